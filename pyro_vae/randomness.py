@@ -64,10 +64,21 @@ def stream(seed: int, *names: str | int, device: torch.device | None = None) -> 
 
 
 @contextmanager
+def block_stream(
+    seed: int | None, data_block: int, sample_block: int, device: torch.device | None = None
+) -> Iterator[None]:
+    """The stream of one block (see `block_seed`); with seed None the caller's own stream goes on."""
+    if seed is None:
+        yield
+        return
+    with preserved(device):
+        torch.manual_seed(block_seed(seed, data_block, sample_block))
+        yield
+
+
+@contextmanager
 def preserved(device: torch.device | None = None) -> Iterator[None]:
     """Puts the random state of the CPU, and of `device` where it is an accelerator, back at the end."""
     accelerators = [device] if device is not None and device.type != "cpu" else []
-    with torch.random.fork_rng(
-        devices=accelerators, device_type=accelerators[0].type if accelerators else "cuda"
-    ):
+    with torch.random.fork_rng(devices=accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
         yield

@@ -1,0 +1,68 @@
+"""Variational autoencoders as Pyro programs.
+
+A VAE is three conditional distributions, p(z), q(z|x) and p(x|z). Each is a module whose `forward` returns a
+Pyro distribution; the program samples them and never asks what they are. The rooms, in the order of the data:
+
+    data         a name or a path -> Splits(train, valid, test, protocol)
+    model        networks; priors, posteriors, likelihoods; Program and VAE
+    inference    objectives, SVI, fit
+    evaluation   per-datum estimates in nats, with their errors
+    report       numbers -> text, JSON, pictures
+    experiment   a run on disk: config, build, checkpoint, run
+
+Imports are lazy: torch is loaded when a name that needs it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae import data, evaluation, experiment, inference, report
+    from pyro_vae.experiment.checkpoint import load
+    from pyro_vae.model import likelihoods, networks, posteriors, priors
+    from pyro_vae.model.program import Program
+    from pyro_vae.model.vae import VAE
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Program": "pyro_vae.model.program:Program",
+    "VAE": "pyro_vae.model.vae:VAE",
+    "load": "pyro_vae.experiment.checkpoint:load",
+    "networks": "pyro_vae.model.networks",
+    "priors": "pyro_vae.model.priors",
+    "posteriors": "pyro_vae.model.posteriors",
+    "likelihoods": "pyro_vae.model.likelihoods",
+    "data": "pyro_vae.data",
+    "inference": "pyro_vae.inference",
+    "evaluation": "pyro_vae.evaluation",
+    "report": "pyro_vae.report",
+    "experiment": "pyro_vae.experiment",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of the rooms
+    "Program",
+    "VAE",
+    "load",
+    "networks",
+    "priors",
+    "posteriors",
+    "likelihoods",
+    "data",
+    "inference",
+    "evaluation",
+    "report",
+    "experiment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    value = import_module(module)
+    return getattr(value, attribute) if attribute else value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

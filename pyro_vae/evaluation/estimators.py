@@ -1,0 +1,194 @@
+"""Estimates of log p(x) and of its parts, per datum, in nats, each with its errors.
+
+Two errors are kept apart everywhere. For per-datum values v_i with Monte Carlo standard errors e_i, i = 1 ... N,
+
+    standard_error    = sd(v) / sqrt(N)            how the mean would vary over other data of the same kind
+    monte_carlo_error = sqrt(sum_i e_i^2) / N      how it would vary over other draws of z for the same data
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.weights import draw_blocks
+from pyro_vae.randomness import generator
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Per-datum values and their errors. Printing it gives one line that names both errors.
+
+    Attributes:
+        name: what is estimated.
+        value: (N,), float64.
+        value_error: (N,), the Monte Carlo standard error of each value; NaN where one draw can not tell.
+        num_samples: K, draws of z for each datum.
+        unit: of value and errors.
+        kind: per latent site, "analytic" or "sampled", where that matters.
+
+    Example:
+        >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
+        ELBO                     -2.000 nats   ±1.000 over 2 data   ±0.071 Monte Carlo (K = 100)
+    """
+
+    name: str
+    value: Tensor
+    value_error: Tensor
+    num_samples: int
+    unit: str = "nats"
+    kind: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_data(self) -> int:
+        """N."""
+        return len(self.value)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data."""
+        return self.value.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over the data; NaN for a single datum."""
+        return self.value.std().item() / math.sqrt(self.num_data) if self.num_data > 1 else math.nan
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Monte Carlo standard error of the mean, over repeated draws of z for the same data."""
+        return self.value_error.square().sum().sqrt().item() / self.num_data
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where an error is unknown."""
+        numbers: dict[str, Any] = {
+            "mean": self.mean,
+            "standard_error": _known(self.standard_error),
+            "monte_carlo_error": _known(self.monte_carlo_error),
+            "num_samples": self.num_samples,
+            "num_data": self.num_data,
+            "unit": self.unit,
+        }
+        return {**numbers, "kind": self.kind} if self.kind else numbers
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   ±{self.standard_error:.3f} over {self.num_data} data   "
+            f"±{self.monte_carlo_error:.3f} Monte Carlo (K = {self.num_samples})"
+        )
+
+
+class ELBOTerms(NamedTuple):
+    """elbo = reconstruction - kl, from the same draws."""
+
+    elbo: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+
+
+def elbo(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Estimate:
+    """The evidence lower bound E_q[log p(x|z)] - KL(q(z|x) || p(z)), per datum.
+
+    Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The KL is analytic where one is registered
+    and sampled elsewhere; `Estimate.kind` says which. Always the ELBO of the program itself, without loss weights.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, or K < 1.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> elbo(vae, torch.zeros(3, 4), num_samples=10, seed=0).kind
+        {'z': 'analytic'}
+    """
+    return elbo_terms(vae, x, num_samples, y, seed).elbo
+
+
+def elbo_terms(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> ELBOTerms:
+    """ELBO, reconstruction E_q[log p(x|z)] and KL in one pass over the draws. Arguments and errors as for `elbo`."""
+    moments = [_Moments(len(x)) for _ in range(3)]
+    kind: dict[str, str] = {}
+    for draws in draw_blocks(vae, x, num_samples, y, seed, analytic=True):
+        kl = torch.stack(list(draws.kl.values())).sum(0)
+        for moment, values in zip(moments, (draws.reconstruction - kl, draws.reconstruction, kl), strict=True):
+            moment.add(draws.data, values)
+        kind = draws.kind
+    names = ("ELBO", "reconstruction", "KL")
+    return ELBOTerms(*(moment.estimate(name, kind) for moment, name in zip(moments, names, strict=True)))
+
+
+def iwae(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Estimate:
+    """log p(x) by importance sampling from the guide: log (1/K) sum_k p(x, z_k) / q(z_k|x), per datum.
+
+    Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. A lower bound on log p(x) in
+    expectation (not in each run), tight as K grows; how fast depends on how well the guide covers the posterior. The
+    Monte Carlo error is that of the logarithm of a mean, sd(w) / (sqrt(K) mean(w)); it does not contain the bias, and
+    where few weights dominate it is too small.
+
+    Arguments and errors as for `elbo`. The sum is streamed: no (K, N) array is held.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> iwae(vae, torch.zeros(3, 4), num_samples=100, seed=0).value.shape
+        torch.Size([3])
+    """
+    first = torch.full((len(x),), -math.inf, dtype=torch.float64)
+    second = first.clone()
+    for draws in draw_blocks(vae, x, num_samples, y, seed):
+        for total, power in ((first, 1), (second, 2)):
+            block = torch.logsumexp(power * draws.log_weights, 0).cpu()
+            total[draws.data] = torch.logaddexp(total[draws.data], block)
+    # K sum(w^2) / sum(w)^2 - 1 is the squared coefficient of variation of the weights.
+    spread = (num_samples * (second - 2 * first).exp() - 1).clamp(min=0)
+    error = (spread / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(first, math.nan)
+    return Estimate("log p(x)", first - math.log(num_samples), error, num_samples)
+
+
+def subset(size: int, num_data: int, seed: int) -> Tensor:
+    """Positions of a random subset, sorted: data files may be sorted by class, so never "the first n".
+
+    >>> subset(10, 4, seed=0).tolist() == sorted(subset(10, 4, seed=0).tolist())
+    True
+    """
+    return torch.randperm(size, generator=generator(seed, "subset"))[:num_data].sort().values
+
+
+class _Moments:
+    """Running mean and variance over draws, per datum (Chan, Golub & LeVeque 1983), on the CPU in float64."""
+
+    def __init__(self, num_data: int) -> None:
+        self.count = torch.zeros(num_data, dtype=torch.float64)
+        self.mean = torch.zeros(num_data, dtype=torch.float64)
+        self.square = torch.zeros(num_data, dtype=torch.float64)
+
+    def add(self, data: slice, values: Tensor) -> None:
+        values = values.cpu()
+        old, new = self.count[data], float(len(values))
+        mean, square = values.mean(0), (values - values.mean(0)).square().sum(0)
+        step = mean - self.mean[data]
+        self.mean[data] += step * new / (old + new)
+        self.square[data] += square + step.square() * old * new / (old + new)
+        self.count[data] += new
+
+    def estimate(self, name: str, kind: dict[str, str]) -> Estimate:
+        variance = self.square / (self.count - 1)  # 0/0 = NaN for a single draw: it can not tell its own error
+        return Estimate(name, self.mean, (variance / self.count).sqrt(), int(self.count[0]), kind=kind)
+
+
+def _known(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,100 @@
+"""Log-weights: log w_kb = log p(x_b, z_kb) - log q(z_kb | x_b),  z_kb ~ q(z|x_b), in nats.
+
+Everything that is estimated about log p(x) starts here. The work goes through blocks of fixed size, so that the memory
+for activations depends on neither K nor N, and the noise of a seeded call is a function of (seed, block of data, block
+of samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share noise.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.model import traces
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import block_stream
+
+DATA_BLOCK = 128
+SAMPLE_BLOCK = 32
+
+
+class Draws(NamedTuple):
+    """What one block of draws says about one block of data, (k, b) each, float64."""
+
+    data: slice
+    reconstruction: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    kl: dict[str, Tensor]
+    """Per latent site, with `analytic=True`: its analytic KL, or log q - log p at the draws where there is none."""
+    kind: dict[str, str]
+    """Per latent site: "analytic" or "sampled"."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self.reconstruction + self.log_prior - self.log_posterior
+
+
+def draw_blocks(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None, *, analytic: bool = False
+) -> Iterator[Draws]:
+    """All blocks, the samples of one block of data after one another, before the next block of data."""
+    if len(x) == 0:
+        raise ValueError("there are no data to evaluate: x is empty")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+    for i, data in enumerate(_slices(len(x), DATA_BLOCK)):
+        for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
+            with torch.no_grad(), undisturbed(vae), block_stream(seed, i, j, x.device):
+                labels = () if y is None else (y[data],)
+                pair = traces.run(vae.model, vae.guide, samples.stop - samples.start, x[data], *labels)
+                draws = _read(pair, data, analytic)
+            yield draws
+
+
+def log_weights(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Tensor:
+    """log p(x, z_k) - log q(z_k|x) for K draws of z from the guide, per datum: (K, B), float64, nats.
+
+    Eq. 7 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. If the guide is the exact
+    posterior they are constant, log p(x), for every K.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (B, *x_shape).
+        num_samples: K.
+        y: one-hot labels (B, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, or a program with sites outside the data plate.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> log_weights(vae, torch.zeros(3, 4), num_samples=100, seed=0).shape
+        torch.Size([100, 3])
+    """
+    columns: dict[int, list[Tensor]] = {}
+    for draws in draw_blocks(vae, x, num_samples, y, seed):
+        columns.setdefault(draws.data.start, []).append(draws.log_weights)
+    return torch.cat([torch.cat(rows) for rows in columns.values()], dim=1)
+
+
+def _read(pair: traces.Traces, data: slice, analytic: bool) -> Draws:
+    kl: dict[str, Tensor] = {}
+    kind: dict[str, str] = {}
+    reconstruction = traces.reconstruction(pair).double()
+    for name in traces.latent_sites(pair.guide) if analytic else ():
+        closed = traces.analytic_kl(pair, name)
+        kind[name] = "sampled" if closed is None else "analytic"
+        kl[name] = (traces.sampled_kl(pair, name) if closed is None else closed).double().expand_as(reconstruction)
+    log_prior, log_posterior = traces.log_prior(pair).double(), traces.log_posterior(pair).double()
+    return Draws(data, reconstruction, log_prior, log_posterior, kl, kind)
+
+
+def _slices(size: int, block: int) -> list[slice]:
+    return [slice(start, min(start + block, size)) for start in range(0, size, block)]

@@ -1,0 +1,92 @@
+"""Flags made from `Config`, and exit codes made from errors: what every script shares."""
+
+import difflib
+import re
+import signal
+import sys
+from argparse import SUPPRESS
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from types import FrameType
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.errors import PyroVAEError, UsageError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser; an unknown flag is answered with the nearest one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exits with code 2 and one sentence."""
+        if unknown := re.search(r"unrecognized arguments: (--[^\s=]+)", message, re.IGNORECASE):
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[1], flags, n=1, cutoff=0.0)[0]
+            message = f"unknown flag {unknown[1]}; did you mean {near}?"
+        print(f"error: {message} (--help lists all flags)", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+
+
+def config_parser(description: str) -> ArgumentParser:
+    """A parser with one flat flag for each field of `Config`, `--config FILE` and `--print_config`."""
+    parser = Parser(
+        description=description, usage="%(prog)s [--flag value ...]   (--help lists all flags)", default_env=False
+    )
+    parser.add_argument("--config", action="config", help="YAML or JSON file of flag values; later flags override it")
+    for field in fields(Config):
+        _add_flag(parser, field)
+    return parser
+
+
+def config_from(arguments: Namespace) -> Config:
+    """The `Config` among parsed arguments, with every name checked."""
+    config = Config(**{field.name: arguments[field.name] for field in fields(Config)})
+    build.check_names(config)
+    return config
+
+
+def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """The names of `Config` fields that were set on the command line or in a `--config` file."""
+    given = parser.parse_args(argv, defaults=False)
+    return {field.name for field in fields(Config) if field.name in given}
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit as end:
+        if end.code in (130, 143):
+            print("interrupted: the last finished epoch is kept; --out FOLDER --resume goes on", file=sys.stderr)
+        raise
+    except PyroVAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
+    flag = "--" + field.name.replace("_", "-")
+    default = field.default if field.default is not MISSING else SUPPRESS
+    table, reason = field.metadata["table"], field.metadata["help"]
+    if field.type is bool:
+        parser.add_argument(flag, action="store_true", default=default, help=reason)
+    elif isinstance(default, tuple):
+        parser.add_argument(flag, nargs="+", type=int, default=list(default), help=reason)
+    elif table:
+        names = "|".join(name for name in getattr(build, table))
+        parser.add_argument(flag, type=str, default=default, help=f"{names}: {reason}")
+    else:
+        parser.add_argument(flag, type=field.type, default=default, help=reason)

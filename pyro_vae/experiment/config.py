@@ -1,0 +1,120 @@
+"""Config: everything that decides what a run computes. Each field is a flag; each default has its reason."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pyro_vae.errors import UsageError
+
+
+def _flag(default: Any, reason: str, table: str = "") -> Any:
+    return field(default=default, metadata={"help": reason, "table": table})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment. `metadata["help"]` of a field says what it does and why its default is what it is.
+
+    Fields whose names are also constructor arguments of a member (`latent_dim`, `scale`, `num_particles`, ...) reach
+    that member; see `pyro_vae.experiment.build`.
+
+    Raises:
+        UsageError: a value out of range; names are checked where they are resolved, in `build`.
+
+    Example:
+        >>> Config(latent_dim=2).likelihood
+        'bernoulli'
+    """
+
+    dataset: str = _flag(
+        "digits",
+        "name of a data set, or path of an .npy/.npz file; digits comes with scikit-learn and needs no download",
+        table="DATASETS",
+    )
+    data_dir: str = _flag("data", "folder of the data files, laid out as torchvision does")
+    download: bool = _flag(False, "allow downloading into --data-dir; off, so that nothing is fetched by surprise")
+    binarize: str = _flag(
+        "auto",
+        "dynamic (drawn anew each epoch), static (drawn once), threshold or none; auto is dynamic for a likelihood of "
+        "binary data and none for all others",
+        table="BINARIZATIONS",
+    )
+    dequantize: bool = _flag(
+        False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
+    )
+    split: str = _flag(
+        "random", "random, or contiguous for films, whose neighbouring frames are near twins", table="SPLITS"
+    )
+    data_seed: int = _flag(
+        0, "seed of the split and of all fixed draws, apart from --seed so that seeds compare on the same test data"
+    )
+
+    prior: str = _flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
+    posterior: str = _flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
+    likelihood: str = _flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
+    latent_dim: int = _flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse")
+    network: str = _flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
+    hidden: tuple[int, ...] = _flag((256,), "widths or channels of the hidden layers; one layer is enough for digits")
+    activation: str = _flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
+    scale: float = _flag(0.1, "sigma of the normal likelihood; at 1, on pixels in [0, 1], nearly all latents collapse")
+
+    objective: str = _flag(
+        "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
+    )
+    num_particles: int = _flag(1, "draws of z per datum and step; for iwae the K of the bound")
+    reconstruction_weight: float = _flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL")
+    kl_weight: float = _flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction")
+    kl_warmup: int = _flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it")
+
+    epochs: int = _flag(
+        600, "passes over the training data; digits has levelled off by then, in about a quarter of a minute"
+    )
+    batch_size: int = _flag(128, "data per step; ten steps make an epoch of digits")
+    optimizer: str = _flag("adam", "Adam, fused into one kernel over all parameters", table="OPTIMIZERS")
+    lr: float = _flag(3e-3, "learning rate at the start; the largest that trains smoothly on digits")
+    lr_schedule: str = _flag(
+        "cosine", "how --lr falls over the epochs; falling to 0 gains some tenths of a nat", table="SCHEDULES"
+    )
+    weight_decay: float = _flag(0.0, "as in the optimiser; 0, since the best epoch on validation data is kept")
+    max_grad_norm: float = _flag(math.inf, "bound on the norm of the whole gradient, per datum; inf is no bound")
+    patience: int = _flag(0, "stop after so many epochs without a better validation ELBO; 0 runs all epochs")
+
+    valid_samples: int = _flag(4, "draws per datum for the validation ELBO; few, since all epochs share them")
+    test_samples: int = _flag(1000, "draws per datum for log p(x) in the report")
+    elbo_samples: int = _flag(100, "draws per datum for the test ELBO in the report")
+    test_data: int = _flag(0, "size of a random subset of the test data to report on; 0 is all")
+
+    seed: int = _flag(0, "seed of initialisation, order, binarisation and draws of z")
+    device: str = _flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        positive = ("latent_dim", "num_particles", "epochs", "batch_size", "lr", "scale", "max_grad_norm")
+        samples = ("valid_samples", "test_samples", "elbo_samples")
+        weights = ("reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data")
+        for names, least in ((positive, "above 0"), (samples, "1 or more"), (weights, "0 or above")):
+            for name in names:
+                value = getattr(self, name)
+                if math.isnan(value) or value < 0 or (value == 0 and least != "0 or above"):
+                    raise UsageError(f"{name} must be {least}; got {value}")
+        for name in ("reconstruction_weight", "kl_weight", "lr", "scale"):
+            if math.isinf(getattr(self, name)):
+                raise UsageError(f"{name} must be finite; got {getattr(self, name)}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"hidden must name one or more widths above 0; got {list(self.hidden)}")
+        if self.seed < 0 or self.data_seed < 0:
+            raise UsageError(f"seeds must be 0 or above; got seed={self.seed}, data_seed={self.data_seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite bound becomes the string "inf"."""
+        return {k: "inf" if v == math.inf else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """The inverse of `to_dict`. Raises `UsageError` for an unknown field."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UsageError(f"unknown settings {unknown}: written by another version?")
+        plain: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in values.items()}
+        return cls(**plain)

@@ -1,0 +1,47 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyro_vae.inference import Record
+
+_LINES = 20
+
+
+class Show(Protocol):
+    """Shows one record."""
+
+    def __call__(self, record: Record) -> None: ...
+
+
+@contextmanager
+def progress(epochs: int, done: int) -> Iterator[Show]:
+    """A function that shows each epoch record."""
+    console = Console()
+    if not console.is_terminal:
+        yield lambda record: _line(record, epochs)
+        return
+    columns = (
+        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=epochs, completed=done)
+        yield lambda record: bar.update(task, completed=record.epoch, description=_sentence(record))
+
+
+def _line(record: Record, epochs: int) -> None:
+    if record.epoch % max(1, epochs // _LINES) == 0 or record.epoch in (1, epochs):
+        print(f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}  {_sentence(record)}", flush=True)
+
+
+def _sentence(record: Record) -> str:
+    best = "  best" if record.best else ""
+    return (
+        f"loss {record.loss:.3f}  validation ELBO {record.valid_elbo:.3f} "
+        f"(reconstruction {record.valid_reconstruction:.3f}, KL {record.valid_kl:.3f}){best}"
+    )

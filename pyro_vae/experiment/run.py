@@ -1,0 +1,181 @@
+"""A run on disk: one folder that says what was computed, how far it came and what it found.
+
+config.json     the Config
+run.json        versions, git commit, seeds, data protocol, status: running, finished, interrupted, diverged
+history.jsonl   one Record a line
+checkpoints/    the last few epochs, see `checkpoint`
+report.*        numbers; pictures beside them
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
+from pyro_vae.experiment import checkpoint, storage
+from pyro_vae.experiment.config import Config
+from pyro_vae.inference import SVI, Progress, Record
+from pyro_vae.model.vae import VAE
+
+_FREE_TO_CHANGE = ("device", "data_dir", "download", "test_samples", "elbo_samples", "test_data")
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        path: the folder; it is made when something is first written.
+        config: what is run in it.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        self.checkpoints = path / "checkpoints"
+
+    def open(self, vae: VAE, svi: SVI, protocol: dict[str, Any]) -> tuple[Progress, list[str]]:
+        """Starts the run, or puts program and optimiser where its newest whole checkpoint left them.
+
+        Returns:
+            how far the run had come, and what was wrong with newer checkpoints.
+        """
+        storage.make_folder(self.checkpoints)
+        storage.sweep(self.path)
+        storage.sweep(self.checkpoints)
+        found, complaints = checkpoint.newest(self.checkpoints)
+        if found is not None:
+            self._check_same_data(protocol)
+        progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
+        self._cut_history(progress.epoch)
+        storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
+        self._describe(protocol)
+        return progress, complaints
+
+    def save(self, record: Record, vae: VAE, svi: SVI, progress: Progress, x_shape: tuple[int, ...]) -> None:
+        """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
+        storage.append(self.path / "history.jsonl", json.dumps(record.to_dict(), allow_nan=False))
+        checkpoint.save(self.checkpoints, self.config, x_shape, vae, svi.optimizer, progress)
+
+    def is_finished(self) -> bool:
+        """Whether the report was written and no more epochs are asked for."""
+        extended = self.config.lr_schedule == "constant" and len(self.history()) < self.config.epochs
+        return self.status() == "finished" and not (extended and not self.config.patience)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records, oldest first; a torn last line is dropped."""
+        path = self.path / "history.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def status(self) -> str:
+        """What run.json says, or "new"."""
+        path = self.path / "run.json"
+        return json.loads(path.read_bytes())["status"] if path.exists() else "new"
+
+    def set_status(self, status: str, **more: Any) -> None:
+        """Updates run.json."""
+        path = self.path / "run.json"
+        storage.write(path, storage.to_json({**json.loads(path.read_bytes()), "status": status, **more}))
+
+    @contextmanager
+    def status_on_exit(self) -> Iterator[None]:
+        """run.json says "interrupted" or "diverged" when the block ends so."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.set_status("interrupted")
+            raise
+        except DivergenceError:
+            self.set_status("diverged")
+            raise
+
+    def _cut_history(self, epochs: int) -> None:
+        # Records past the checkpoint belong to epochs that will be run again.
+        records = self.history()[:epochs]
+        if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+            raise CheckpointError(f"{self.path / 'history.jsonl'} does not hold epochs 1 to {epochs} of the checkpoint")
+        if records or (self.path / "history.jsonl").exists():
+            lines = "".join(json.dumps(record) + "\n" for record in records)
+            storage.write(self.path / "history.jsonl", lines.encode())
+
+    def _check_same_data(self, protocol: dict[str, Any]) -> None:
+        path = self.path / "run.json"
+        before = json.loads(path.read_bytes())["protocol"] if path.exists() else protocol
+        changed = [key for key in before if before[key] != json.loads(storage.to_json(protocol)).get(key)]
+        if changed:
+            raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
+
+    def _describe(self, protocol: dict[str, Any]) -> None:
+        storage.write(
+            self.path / "run.json",
+            storage.to_json(
+                {
+                    "status": "running",
+                    "command": " ".join(["python", *sys.argv]),
+                    "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
+                    "protocol": protocol,
+                    "git": _git_commit(),
+                    "versions": {
+                        name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
+                    },
+                    "machine": {
+                        "python": platform.python_version(),
+                        "system": platform.platform(),
+                        "device": self.config.device,
+                    },
+                }
+            ),
+        )
+
+
+def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:
+    """The saved config, with the flags given now that may change between sessions.
+
+    Args:
+        path: the run folder.
+        wanted: the config of the command line.
+        given: the names of the flags that were given explicitly.
+
+    Raises:
+        UsageError: a flag was given that contradicts the saved run.
+    """
+    saved = Config.from_dict(json.loads((path / "config.json").read_bytes()))
+    changed = {name for name in given if getattr(wanted, name) != getattr(saved, name)}
+    longer = {"epochs"} if saved.lr_schedule == "constant" and wanted.epochs > saved.epochs else set()
+    if refused := sorted(changed - set(_FREE_TO_CHANGE) - longer):
+        name = refused[0]
+        raise UsageError(
+            f"{path} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave the flag out, "
+            "or start another run with another --out"
+        )
+    return replace(saved, **{name: getattr(wanted, name) for name in changed})
+
+
+def new_folder(root: Path, config: Config) -> Path:
+    """A folder name that is not taken: time, data set and likelihood."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.dataset).stem}-{config.likelihood}"
+    names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    return next(name for name in names if not name.exists())
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

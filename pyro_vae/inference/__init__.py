@@ -1,0 +1,20 @@
+"""How a program is fitted: objectives, SVI, fit."""
+
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+
+from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
+from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.training import Progress, Record, fit
+
+__all__ = [
+    "SVI",
+    "ImportanceWeightedELBO",
+    "MeanFieldELBO",
+    "Objective",
+    "Progress",
+    "Record",
+    "TraceMeanField_ELBO",
+    "Trace_ELBO",
+    "fit",
+    "weighted",
+]

@@ -1,0 +1,217 @@
+"""Objectives: what SVI minimises, and the weights and schedules that act on it from outside the program.
+
+    sampled            L = E_q[log p(x, z) - log q(z|x)]                      pyro.infer.Trace_ELBO
+    analytic KL        L = E_q[log p(x|z)] - KL(q(z|x) || p(z))               MeanFieldELBO
+    importance-weighted  L_K = E log (1/K) sum_k p(x, z_k) / q(z_k|x)         ImportanceWeightedELBO
+
+A loss is minus the bound, summed over the batch, as everywhere in Pyro. With weights it is no longer a bound and is
+not called an ELBO:
+
+    loss = -reconstruction_weight * E_q[log p(x|z)] + kl_weight * KL(q(z|x) || p(z))
+
+(`reconstruction_weight` is the alpha of teaching material, `kl_weight` the beta of Higgins et al., "beta-VAE",
+ICLR 2017.)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_vae.model import traces
+
+PyroFunction = Callable[..., Any]
+
+__all__ = ["ImportanceWeightedELBO", "MeanFieldELBO", "Objective", "Trace_ELBO", "weighted"]
+
+
+class MeanFieldELBO(TraceMeanField_ELBO):
+    """`pyro.infer.TraceMeanField_ELBO`, with its warning turned into an error.
+
+    Where a KL is registered it is analytic; elsewhere (mixtures, flows) it is sampled, as in Pyro. On a guide that
+    samples in another order than the model the stock objective warns and then reports a loss that is too good by any
+    number of nats; this one refuses.
+
+    Raises:
+        ValueError: model and guide sample their latent sites in different orders.
+    """
+
+    def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        wanted = list(traces.latent_sites(model_trace))
+        order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
+        if order != wanted:
+            raise ValueError(
+                f"the analytic KL needs a guide that samples its sites in the model's order, {wanted}; this one "
+                f"samples {order}. Use Trace_ELBO (--objective trace_elbo)"
+            )
+        return model_trace, guide_trace
+
+
+class ImportanceWeightedELBO(ELBO):
+    """The importance-weighted bound  L_K = E log (1/K) sum_k w_k,  w_k = p(x, z_k) / q(z_k|x).
+
+    Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the bound of
+    `pyro.infer.RenyiELBO` at order 0. K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data
+    plate. Gradients flow through the draws, so every latent must be reparametrised.
+
+    Args:
+        num_particles: K.
+
+    Raises:
+        ValueError: K < 1, a latent without `rsample`, a site outside the data plate, or loss weights other than 1.
+
+    Example:
+        >>> ImportanceWeightedELBO(num_particles=5).num_particles
+        5
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        if num_particles < 1:
+            raise ValueError(f"an importance-weighted bound needs at least one particle; got {num_particles}")
+        super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+    def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> Tensor:
+        """-L_K, summed over the batch, with its gradient."""
+        pair = traces.run(model, guide, self.num_particles, *args)
+        for name, site in traces.latent_sites(pair.guide).items():
+            if not site["fn"].has_rsample:
+                raise ValueError(f"site {name} has no reparametrised sampler: its gradient would be wrong")
+        return -log_mean_exp(traces.log_weights(pair)).sum()
+
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> float:
+        """-L_K, summed over the batch."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args).item()
+
+    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> float:
+        """-L_K, summed over the batch; adds its gradient to the parameters."""
+        loss = self.differentiable_loss(model, guide, *args)
+        loss.backward()
+        return loss.item()
+
+    def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        pair = traces.run(model, guide, self.num_particles, *args)
+        return pair.model, pair.guide
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """log (1/K) sum_k exp(log_weights[k]): (K, B) -> (B,), stable for weights of any size."""
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+
+
+class Objective(nn.Module):
+    """A program and a loss as one module: `objective(x, y)` is the differentiable loss, summed over the batch.
+
+    This is what `DistributedDataParallel` wraps: Pyro's own `Trace_ELBO()(vae.model, vae.guide)` on bound methods has
+    no parameters.
+
+    Args:
+        program: a module with `.model` and `.guide`.
+        loss: an ELBO with `differentiable_loss`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> Objective(vae, Trace_ELBO())(torch.zeros(3, 4)).backward()
+    """
+
+    def __init__(self, program: Any, loss: ELBO) -> None:
+        super().__init__()
+        if not hasattr(loss, "differentiable_loss"):
+            raise ValueError(f"{type(loss).__name__} has no differentiable_loss; at order 0 use ImportanceWeightedELBO")
+        self.program, self.loss = program, loss
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, *, kl_weight: float = 1.0, reconstruction_weight: float = 1.0
+    ) -> Tensor:
+        model, guide = weighted(
+            self.program.model, self.program.guide, reconstruction=reconstruction_weight, kl=kl_weight
+        )
+        return self.loss.differentiable_loss(model, guide, x, y)
+
+
+def weighted(
+    model: PyroFunction, guide: PyroFunction, reconstruction: float = 1.0, kl: float = 1.0
+) -> tuple[PyroFunction, PyroFunction]:
+    """The same program with observed sites weighted by `reconstruction` and latent sites by `kl`, on both sides.
+
+    On both sides, because `TraceMeanField_ELBO` reads the guide's scale alone where it has a closed form, and
+    `Trace_ELBO` reads each side's own: only so does a weight mean the same under either, and for every prior. An exact
+    0 becomes a mask ("only reconstruction", "only KL"), since Pyro's scale must be positive.
+
+    Args:
+        model, guide: the two halves of a program; they are not changed.
+        reconstruction: weight on E_q[log p(x|z)].
+        kl: weight on KL(q(z|x) || p(z)).
+
+    Raises:
+        ValueError: a weight that is negative or not finite.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def half(): return pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> model, guide = weighted(half, half, kl=0.5)
+        >>> pyro.poutine.trace(guide).get_trace().nodes["z"]["scale"]
+        0.5
+    """
+    for name, weight in (("reconstruction_weight", reconstruction), ("kl_weight", kl)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
+    if reconstruction == kl == 1.0:
+        return model, guide
+    return _Weights(reconstruction, kl)(model), _Weights(reconstruction, kl)(guide)
+
+
+class _Weights(Messenger):
+    def __init__(self, reconstruction: float, kl: float) -> None:
+        super().__init__()
+        self.reconstruction, self.kl = reconstruction, kl
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        weight = self.reconstruction if msg["is_observed"] else self.kl
+        if weight == 0.0:
+            msg["mask"] = False
+        else:
+            msg["scale"] = msg["scale"] * weight
+
+
+def warm_up(step: int, num_steps: int) -> float:
+    """Linear warm-up: the factor on `kl_weight` at a step counted from 0, above 0 at once, 1 from `num_steps` on.
+
+    Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016, section 3.1 (there sigmoid).
+
+    >>> [warm_up(step, 4) for step in range(6)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+    return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
+
+
+def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
+    """The factor on the learning rate in an epoch counted from 0; a pure function, so that there is no state to save.
+
+        constant   1
+        cosine     (1 + cos(pi * epoch / epochs)) / 2        (Loshchilov & Hutter, "SGDR", ICLR 2017, eq. 5)
+        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts (Burda et al. 2016, section 5)
+
+    >>> learning_rate_factor("cosine", 50, 100)
+    0.5
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    if schedule == "step":
+        parts = (3**8 - 1) // 2
+        stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
+        return 10 ** (-stretch / 7)
+    raise ValueError(f"schedule must be constant, cosine or step; got {schedule!r}")

@@ -1,0 +1,161 @@
+"""fit: a generator of epoch records. It knows no files; whoever consumes the records decides what to keep.
+
+All randomness of an epoch (order, binarisation, draws of z) is a function of (seed, epoch), so training that is taken
+up again at an epoch boundary draws what it would have drawn without the break.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Splits
+from pyro_vae.errors import DivergenceError
+from pyro_vae.evaluation import elbo_terms
+from pyro_vae.inference.objectives import learning_rate_factor, warm_up
+from pyro_vae.inference.svi import SVI
+from pyro_vae.model.program import Program
+from pyro_vae.randomness import derive, stream
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch. Everything per datum and in nats; the validation numbers are those of the true ELBO, without weights.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: the objective as it was minimised, with its weights, averaged over the epoch's data.
+        kl_weight: at the end of the epoch (a warm-up moves it).
+        learning_rate: of the epoch.
+        valid_elbo, valid_reconstruction, valid_kl: on the validation data.
+        valid_standard_error: of valid_elbo, over the data.
+        best: whether valid_elbo is the highest so far.
+    """
+
+    epoch: int
+    loss: float
+    kl_weight: float
+    learning_rate: float
+    valid_elbo: float
+    valid_standard_error: float
+    valid_reconstruction: float
+    valid_kl: float
+    best: bool
+
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """For JSON: None where an error is not known (a single validation datum)."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+@dataclass
+class Progress:
+    """How far a fit has come, apart from parameters and optimiser: with those it is all that a later fit needs."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_elbo: float = -math.inf
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and with which weights. Each field is explained in `pyro_vae.experiment.config`."""
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr_schedule: str = "constant"
+    kl_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+    kl_warmup: int = 0
+    patience: int = 0
+    valid_samples: int = 4
+
+
+def fit(
+    program: Program, svi: SVI, data: Splits, schedule: Schedule, *, seed: int = 0, progress: Progress | None = None
+) -> Iterator[Record]:
+    """Trains epoch by epoch, yielding a `Record` after each; ends with the best state in the program.
+
+    Best means the highest validation ELBO. Stops early after `schedule.patience` epochs without a better one. The
+    caller's random state is left alone.
+
+    Args:
+        program: what is trained; it stays on the device where it is.
+        svi: the step, over the program's parameters.
+        data: training and validation data.
+        schedule: number of epochs, batch size, weights, ...
+        seed: of order, binarisation and draws of z.
+        progress: where to go on, changed in place; None starts afresh.
+
+    Raises:
+        DivergenceError: the loss or a gradient is not finite; the program holds its last good state.
+
+    Example:
+        >>> import pyro, torch, pyro_vae as pv
+        >>> data = pv.data.load("digits", binarize="dynamic")
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 8, 8), (4,), hidden=(64,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (1, 8, 8), hidden=(64,))))
+        >>> adam = torch.optim.Adam(vae.parameters(), lr=3e-3)
+        >>> svi = pv.inference.SVI(vae.model, vae.guide, adam, pyro.infer.Trace_ELBO())
+        >>> for record in fit(vae, svi, data, Schedule(epochs=2)):
+        ...     print(record.epoch, record.valid_elbo < 0)
+        1 True
+        2 True
+    """
+    progress = progress if progress is not None else Progress()
+    device = next(program.parameters()).device
+    held_out = data.valid.fixed()
+    while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
+        epoch = progress.epoch
+        rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
+        with stream(seed, "noise", epoch, device=device):
+            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device)
+        terms = elbo_terms(program, held_out.to(device), schedule.valid_samples, seed=derive(seed, "validation"))
+        if not math.isfinite(terms.elbo.mean):
+            raise DivergenceError(
+                f"epoch {epoch + 1}: the validation ELBO is {terms.elbo.mean}; the epochs before it are kept. Use a "
+                "smaller learning rate (--lr)"
+            )
+        progress.epoch += 1
+        if best := terms.elbo.mean > progress.best_elbo:
+            progress.best_epoch, progress.best_elbo = progress.epoch, terms.elbo.mean
+            progress.best_tensors = {name: t.detach().clone() for name, t in program.tensors().items()}
+        yield Record(
+            progress.epoch,
+            loss,
+            kl_weight,
+            rate,
+            terms.elbo.mean,
+            terms.elbo.standard_error,
+            terms.reconstruction.mean,
+            terms.kl.mean,
+            best,
+        )
+    if progress.best_tensors:
+        program.set_tensors(progress.best_tensors)
+
+
+def _train(
+    program: Program, svi: SVI, data: Splits, schedule: Schedule, seed: int, epoch: int, device: torch.device
+) -> tuple[float, float]:
+    program.train()
+    steps = -(-len(data.train) // schedule.batch_size)
+    svi.num_steps = epoch * steps
+    total = 0.0
+    for x, _ in data.train.batches(schedule.batch_size, seed=seed, epoch=epoch):
+        kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
+        total += svi.step(x.to(device), kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
+    return total / len(data.train), kl_weight
+
+
+def _set_learning_rate(svi: SVI, factor: float) -> float:
+    for group in svi.optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return svi.optimizer.param_groups[0]["lr"]
+
+
+def _exhausted(progress: Progress, schedule: Schedule) -> bool:
+    return 0 < schedule.patience <= progress.epoch - progress.best_epoch

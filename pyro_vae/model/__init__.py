@@ -1,0 +1,1 @@
+"""What the program is: networks; priors, posteriors, likelihoods; Program and VAE."""

@@ -1,0 +1,215 @@
+"""Networks: tensors to tensors, any leading batch dimensions, no probability.
+
+Every network maps `(*, *in_shape)` to `(*, *out_shape)` and, where it was built with `y_dim = C`, takes labels
+`(B, C)` as a second argument, which are expanded to the leading dimensions `*` of the first. A network ends in
+`output_bias`, a parameter of `out_shape` numbers added to the output, so that a likelihood can start its
+decoder at the mean of the training data.
+
+To write one of your own, any `nn.Module` with such a `forward` will do; `output_bias` is needed only by
+`Likelihood.start_at`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+
+class Network(nn.Module):
+    """Base class: checks shapes at the door, folds leading dimensions, adds the output bias.
+
+    A member implements `run`, from `(N, *in_shape)` and labels `(N, C)` or None to `(N, out_size)`.
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], y_dim: int = 0) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape, self.y_dim = tuple(in_shape), tuple(out_shape), y_dim
+        self.output_bias = nn.Parameter(torch.zeros(self.out_shape))
+
+    def run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """(N, *in_shape), (N, C) -> (N, out_size), without the output bias."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        lead = self._leading_shape(x, y)
+        if y is not None:
+            y = y.expand(*lead, self.y_dim).reshape(-1, self.y_dim)
+        return self.run(x.reshape(-1, *self.in_shape), y).reshape(*lead, *self.out_shape) + self.output_bias
+
+    def _leading_shape(self, x: Tensor, y: Tensor | None) -> torch.Size:
+        split = x.dim() - len(self.in_shape)
+        if split < 0 or x.shape[split:] != self.in_shape:
+            raise ValueError(f"{type(self).__name__} takes tensors (*, {_comma(self.in_shape)}); got {tuple(x.shape)}")
+        given = 0 if y is None else y.shape[-1]
+        if given != self.y_dim:
+            raise ValueError(
+                f"{type(self).__name__} was built with y_dim={self.y_dim} and got {given} label columns: "
+                f"pass one-hot labels (B, {self.y_dim})"
+                if self.y_dim
+                else f"{type(self).__name__} was built without labels (y_dim=0) and got labels of {given} columns"
+            )
+        return x.shape[:split]
+
+
+class MLP(Network):
+    """Multilayer perceptron.
+
+        h_0 = [x, y],   h_i = activation(W_i h_{i-1} + b_i),   output = W h_L + b
+
+    Args:
+        in_shape: event shape of the input, e.g. `(1, 28, 28)`.
+        out_shape: event shape of the output, e.g. `(2 * D,)`.
+        hidden: widths of the hidden layers.
+        activation: a module class without arguments, e.g. `torch.nn.Tanh`.
+        y_dim: number of label columns C, 0 for none.
+
+    Example:
+        >>> net = MLP((1, 8, 8), (40,), hidden=(256,))
+        >>> net(torch.zeros(5, 3, 1, 8, 8)).shape
+        torch.Size([5, 3, 40])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int] = (200, 200),
+        activation: Activation = nn.ReLU,
+        y_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, y_dim)
+        widths = [math.prod(in_shape) + y_dim, *hidden]
+        self.body = nn.Sequential(*(layer for pair in pairwise(widths) for layer in self._layer(*pair, activation)))
+        self.head = nn.Linear(widths[-1], math.prod(out_shape), bias=False)
+
+    def _layer(self, fan_in: int, fan_out: int, activation: Activation) -> list[nn.Module]:
+        return [nn.Linear(fan_in, fan_out), activation()]
+
+    def run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        flat = x.flatten(1)
+        return self.head(self.body(flat if y is None else torch.cat([flat, y], -1)))
+
+
+class GatedMLP(MLP):
+    """Multilayer perceptron of gated layers: h_i = (A h + a) * sigmoid(G h + g).
+
+    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, section 5. Arguments as in `MLP`; the gate is the only
+    non-linearity, so `activation` is not used.
+
+    Example:
+        >>> GatedMLP((784,), (80,), hidden=(300, 300))(torch.zeros(2, 784)).shape
+        torch.Size([2, 80])
+    """
+
+    def _layer(self, fan_in: int, fan_out: int, activation: Activation) -> list[nn.Module]:
+        return [nn.Linear(fan_in, 2 * fan_out), nn.GLU(-1)]
+
+
+class ConvEncoder(Network):
+    """Strided 3 x 3 convolutions, each halving height and width (rounding up), then one linear layer.
+
+    Args:
+        in_shape: `(C, H, W)`, any height and width.
+        out_shape: event shape of the output.
+        hidden: channels of the convolutions.
+        activation: a module class without arguments, e.g. `torch.nn.Tanh`.
+        y_dim: number of label columns, which enter as constant feature maps.
+
+    Example:
+        >>> ConvEncoder((1, 28, 20), (60,), hidden=(16, 32))(torch.zeros(7, 1, 28, 20)).shape
+        torch.Size([7, 60])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int] = (32, 64),
+        activation: Activation = nn.ReLU,
+        y_dim: int = 0,
+    ) -> None:
+        super().__init__(_image(in_shape), out_shape, y_dim)
+        channels = [in_shape[0] + y_dim, *hidden]
+        self.body = nn.Sequential(
+            *(
+                layer
+                for fan_in, fan_out in pairwise(channels)
+                for layer in (nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), activation())
+            )
+        )
+        height, width = _halvings(in_shape[1:], len(hidden))[-1]
+        self.head = nn.Linear(channels[-1] * height * width, math.prod(out_shape), bias=False)
+
+    def run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if y is not None:
+            x = torch.cat([x, y[..., None, None].expand(*y.shape, *x.shape[-2:])], 1)
+        return self.head(self.body(x).flatten(1))
+
+
+class ConvDecoder(Network):
+    """One linear layer, then transposed 3 x 3 convolutions that undo the halvings of `ConvEncoder` exactly.
+
+    Args:
+        in_shape: event shape of the input, e.g. `(D,)`.
+        out_shape: `(*, C, H, W)`; leading entries, where a likelihood needs several numbers a pixel, count as channels.
+        hidden: channels, from the output backwards as in the encoder, so that one setting serves both.
+        activation: a module class without arguments, e.g. `torch.nn.Tanh`.
+        y_dim: number of label columns, concatenated to the input.
+
+    Example:
+        >>> ConvDecoder((30,), (1, 28, 20), hidden=(16, 32))(torch.zeros(4, 7, 30)).shape
+        torch.Size([4, 7, 1, 28, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int] = (32, 64),
+        activation: Activation = nn.ReLU,
+        y_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, _image(out_shape), y_dim)
+        sizes = _halvings(out_shape[-2:], len(hidden))
+        channels = [math.prod(out_shape[:-2]), *hidden]
+        self.activation = activation()
+        self.seed_shape = (channels[-1], *sizes[-1])
+        self.head = nn.Linear(math.prod(in_shape) + y_dim, math.prod(self.seed_shape))
+        self.body = nn.ModuleList(
+            nn.ConvTranspose2d(
+                channels[i + 1],
+                channels[i],
+                3,
+                stride=2,
+                padding=1,
+                output_padding=(1 - sizes[i][0] % 2, 1 - sizes[i][1] % 2),
+                bias=i > 0,  # the last one's bias is output_bias, one number a pixel
+            )
+            for i in reversed(range(len(hidden)))
+        )
+
+    def run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        flat = x.flatten(1)
+        h = self.head(flat if y is None else torch.cat([flat, y], -1)).unflatten(1, self.seed_shape)
+        for layer in self.body:
+            h = layer(self.activation(h))
+        return h
+
+
+def _halvings(size: Sequence[int], times: int) -> list[tuple[int, int]]:
+    height, width = size
+    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(times + 1)]
+
+
+def _image(shape: Sequence[int]) -> Sequence[int]:
+    if len(shape) < 3:
+        raise ValueError(f"a convolutional network needs images (C, H, W); got {tuple(shape)}. Use an MLP")
+    return shape
+
+
+def _comma(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

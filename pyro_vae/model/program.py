@@ -1,0 +1,163 @@
+"""Program: what every model/guide pair shares.
+
+A program is a pair of Pyro functions over the same latent variables,
+
+    model(x)   p(z) p(x | z)        guide(x)   q(z | x),
+
+together with the parameters of both, as one `torch.nn.Module`. This file holds the two things that each
+pair needs and no member should know: how its parameters reach Pyro's parameter store, and how to run it
+without leaving a trace.
+"""
+
+import itertools
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.randomness import preserved
+
+_serial = itertools.count()
+
+
+class Program(nn.Module):
+    """Base class of model/guide pairs whose parameters are trained by SVI.
+
+    To write one: hold the members as submodules, and begin both `model` and `guide` with
+    `self.list_parameters()`, which stands where `pyro.module("name", self)` would stand in stock Pyro.
+
+    Why not `pyro.module`: under a fixed name a second program of the same process silently trains the
+    first one's tensors, and so does a copy, or a program whose prior was replaced. Here each instance
+    lists its own tensors under a prefix of its own, and they leave the store when the instance dies.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open_listing()
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """p(x, z): samples the latent sites and the observed site `x`; without x it generates."""
+        raise NotImplementedError(f"{type(self).__name__} has no model")
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> Any:
+        """q(z|x): samples the latent sites of the model."""
+        raise NotImplementedError(f"{type(self).__name__} has no guide")
+
+    def list_parameters(self) -> None:
+        """Shows Pyro every parameter that requires a gradient, as this module holds it at this moment.
+
+        The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous,
+        and train the copy). An entry that holds another tensor, because a member was replaced, gives way.
+        """
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters(prefix=self._prefix):
+            if not parameter.requires_grad:
+                continue
+            if name in store and store[name].unconstrained() is not parameter:  # type: ignore[attr-defined]
+                _unlist(name)
+            if name not in store:
+                store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
+            pyro.param(name)
+
+    def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
+        """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
+
+        Args:
+            x: data (B, *x_shape) to trace with; without it one datum is generated.
+            y: labels (B, C), where the program needs them.
+        """
+        with torch.no_grad(), undisturbed(self), preserved():
+            model = poutine.trace(self.model).get_trace(x, y)
+            datum = model.nodes["_RETURN"]["value"] if x is None else x
+            guide = poutine.trace(self.guide).get_trace(datum, y)
+        table = "\n".join([_shape_table("model", model), _shape_table("guide", guide)])
+        print(table)
+        return table
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that make up the program's state, each once, by name: what a checkpoint holds.
+
+        Unlike `state_dict` it names a tensor that two members share only once.
+        """
+        unique: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            unique.setdefault(id(tensor), (name, tensor))
+        return dict(unique.values())
+
+    @torch.no_grad()
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies the values of `tensors` into the program's own.
+
+        Raises:
+            ValueError: a tensor is missing, left over, or of another shape.
+        """
+        own = self.tensors()
+        if wrong := own.keys() ^ tensors.keys():
+            raise ValueError(f"these tensors are on one side only: {sorted(wrong)}. Was the program built otherwise?")
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; got {tuple(tensors[name].shape)}")
+            tensor.copy_(tensors[name])
+
+    def _open_listing(self) -> None:
+        self._prefix = f"{type(self).__name__}-{next(_serial)}"
+        weakref.finalize(self, _close_listing, self._prefix + ".").atexit = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pyro hangs a weak reference on every listed tensor; neither pickle nor copy can take it along.
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)
+        return {key: value for key, value in self.__dict__.items() if key != "_prefix"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._open_listing()
+
+
+def _unlist(name: str) -> None:
+    # `del store[name]` fails where two programs share a tensor: the store keeps one name for each tensor.
+    store = pyro.get_param_store()
+    parameter = store._params.pop(name)
+    store._constraints.pop(name)
+    if store._param_to_name.get(parameter) == name:
+        del store._param_to_name[parameter]
+
+
+def _close_listing(prefix: str) -> None:
+    for name in [name for name in pyro.get_param_store() if name.startswith(prefix)]:
+        _unlist(name)
+
+
+def _shape_table(title: str, trace: poutine.Trace) -> str:
+    sites = prune_subsample_sites(trace)
+    for name in [name for name, site in trace.nodes.items() if site["type"] == "param"]:
+        sites.remove_node(name)
+    sites.compute_log_prob()
+    return sites.format_shapes(title=f"{title}:").replace("Param Sites:\n", "")
+
+
+@contextmanager
+def undisturbed(program: Any) -> Iterator[None]:
+    """Whatever runs inside leaves the parameter store and every `.training` flag as they were.
+
+    Dropout and batch statistics are switched to evaluation inside. `program` is anything with a model and a guide;
+    where it is no module, it has no flags. The random state is `pyro_vae.randomness`'s business.
+    """
+    store = pyro.get_param_store()
+    modules = list(program.modules()) if isinstance(program, nn.Module) else []
+    flags = [module.training for module in modules]
+    with store.scope(store.get_state()):
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, flag in zip(modules, flags, strict=True):
+                module.training = flag

@@ -1,0 +1,126 @@
+"""Reading log-probabilities, one per draw and datum, out of the traces of a program.
+
+One pass of the guide and of the model replayed on it, under a plate of K draws to the left of the data plate,
+gives everything that an objective or an estimator needs, for any program of static structure:
+
+    log w_kb = log p(x_b, z_kb) - log q(z_kb | x_b)            (K, B), nats
+
+Latent sites are those that are not observed; no site is known by name.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+Site = Any  # a message of pyro.poutine: name, fn, value, log_prob, scale, mask, ...
+
+
+class Traces(NamedTuple):
+    """A guide's trace and the trace of the model replayed on it."""
+
+    model: poutine.Trace
+    guide: poutine.Trace
+
+
+def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, *args: Any) -> Traces:
+    """Draws K latents for each datum at once; the encoder still sees each datum once.
+
+    Args:
+        model, guide: functions over one plate, the data plate at dim -1.
+        num_samples: K.
+        args: what model and guide take, usually x (B, *x_shape) and y (B, C).
+    """
+    draws = pyro.plate("draws", num_samples, dim=-2)
+    guide_trace = prune_subsample_sites(poutine.trace(draws(guide)).get_trace(*args))
+    replayed = poutine.replay(draws(model), trace=guide_trace)
+    model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args))
+    for site in (*_samples(model_trace), *_samples(guide_trace)):
+        _check_in_data_plate(site)
+    missing = set(latent_sites(guide_trace)) ^ set(latent_sites(model_trace))
+    if missing:
+        raise ValueError(f"model and guide must have the same latent sites; only one of them has {sorted(missing)}")
+    model_trace.compute_log_prob()
+    guide_trace.compute_log_prob()
+    return Traces(model_trace, guide_trace)
+
+
+def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites that are not observed, in the order in which they were sampled."""
+    return {site["name"]: site for site in _samples(trace) if not site["is_observed"]}
+
+
+def log_weights(traces: Traces) -> Tensor:
+    """log p(x, z) - log q(z|x), (K, B).
+
+    Raises:
+        ValueError: the program carries loss weights, under which this is no importance weight.
+    """
+    return reconstruction(traces) + log_prior(traces) - log_posterior(traces)
+
+
+def reconstruction(traces: Traces) -> Tensor:
+    """log p(x|z): the sum over observed sites, (K, B)."""
+    return _total([site for site in _samples(traces.model) if site["is_observed"]])
+
+
+def log_prior(traces: Traces) -> Tensor:
+    """log p(z): the sum over latent sites of the model, (K, B)."""
+    return _total(latent_sites(traces.model).values())
+
+
+def log_posterior(traces: Traces) -> Tensor:
+    """log q(z|x): the sum over latent sites of the guide, (K, B)."""
+    return _total(latent_sites(traces.guide).values())
+
+
+def sampled_kl(traces: Traces, name: str) -> Tensor:
+    """log q(z|x) - log p(z) at the drawn values of one latent site: its mean over draws is the KL, (K, B)."""
+    return _log_prob(traces.guide.nodes[name]) - _log_prob(traces.model.nodes[name])
+
+
+def analytic_kl(traces: Traces, name: str) -> Tensor | None:
+    """KL(q || p) of one latent site in closed form, where one is registered, else None; (K, B) or (B,).
+
+    With several latent sites it is the KL given the drawn values of the sites before it, whose mean over draws is that
+    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order. None where it does not.
+    """
+    if list(latent_sites(traces.model)) != list(latent_sites(traces.guide)):
+        return None
+    try:
+        return kl_divergence(_distribution(traces.guide, name), _distribution(traces.model, name))
+    except NotImplementedError:
+        return None
+
+
+def _distribution(trace: poutine.Trace, name: str) -> Any:
+    return trace.nodes[name]["fn"]
+
+
+def _samples(trace: poutine.Trace) -> list[Site]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample"]
+
+
+def _total(sites: Any) -> Tensor:
+    return sum(map(_log_prob, sites))  # type: ignore[return-value]
+
+
+def _log_prob(site: Site) -> Tensor:
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1.0 or site["mask"] is False:
+        raise ValueError(
+            f"site {site['name']} carries a loss weight: importance weights and log p(x) are those of the program "
+            "itself. Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights"
+        )
+    return site["log_prob"]
+
+
+def _check_in_data_plate(site: Site) -> None:
+    if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
+        raise ValueError(
+            f"site {site['name']} is outside the data plate (dim=-1): there is no log-weight per datum. "
+            'Sample it inside pyro.plate("data", len(x), dim=-1)'
+        )

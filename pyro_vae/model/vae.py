@@ -1,0 +1,137 @@
+"""VAE: three conditional distributions, sampled by one model and one guide.
+
+    model:  z ~ p(z),   x ~ p(x|z)          guide:  z ~ q(z|x)
+
+The program never asks what its members are. Evidence lower bound (Kingma & Welling 2014, eq. 3), in nats:
+
+    log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z))
+"""
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError
+from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.posteriors import Posterior
+from pyro_vae.model.priors import Prior
+from pyro_vae.model.program import Program, undisturbed
+
+
+class VAE(Program):
+    """A variational autoencoder with latent site `z`, observed site `x` and data plate `data`.
+
+    Args:
+        prior: p(z), see `pyro_vae.priors`.
+        posterior: q(z|x), see `pyro_vae.posteriors`.
+        likelihood: p(x|z), see `pyro_vae.likelihoods`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(20),
+        ...     posterior=pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 8, 8), (40,)), latent_dim=20),
+        ...     likelihood=pv.likelihoods.Bernoulli(pv.networks.MLP((20,), (1, 8, 8))),
+        ... )
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+        >>> loss = svi.step(torch.zeros(16, 1, 8, 8))   # minus the ELBO, summed over the batch
+    """
+
+    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Samples z ~ p(z) and x ~ p(x|z), or observes x (B, *x_shape); labels y are one-hot (B, C).
+
+        Without x it generates len(y) data, or one. Returns x.
+        """
+        self.list_parameters()
+        size = len(x) if x is not None else len(y) if y is not None else 1
+        with pyro.plate("data", size, dim=-1):
+            z = pyro.sample("z", self.prior(y))
+            p = self.likelihood(z, y)
+            if x is not None:
+                _check_shape(x, p.event_shape)
+                self.likelihood.check(x)
+            value = pyro.sample("x", p, obs=x)
+        if value.shape[value.dim() - len(p.event_shape) - 1] != size:
+            # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
+            raise ValueError(
+                f"site x was conditioned on {len(value)} data under a plate of size {size}, all with the same z: "
+                "pass the data as the argument, model(x)"
+            )
+        return value
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Samples z ~ q(z|x) for data x (B, *x_shape) and labels y (B, C). Returns z (B, D)."""
+        if x is None:
+            raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
+        if not torch.isfinite(x).all():
+            _refuse_not_finite(x)
+        self.list_parameters()
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.posterior(x, y))
+
+    @torch.no_grad()
+    def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """Draws z from the prior and then x from p(x|z): new data `(num_data, *x_shape)`.
+
+        (To draw z from the encoder instead, as some teaching material has it, is reconstruction.)
+
+        Args:
+            num_data: how many; with labels y (B, C) it is their number B.
+            y: one-hot labels.
+            mean: return the mean of p(x|z) instead of a sample of it.
+        """
+        if y is not None and num_data not in (None, len(y)):
+            raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
+        size = len(y) if y is not None else 1 if num_data is None else num_data
+        with undisturbed(self):
+            z = self.prior(y).expand((size,)).sample()
+            return self._decode(z, y, mean)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
+        """Several stochastic reconstructions `(num_samples, B, *x_shape)`: z ~ q(z|x), then p(x|z).
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+            num_samples: draws of z for each datum.
+            mean: return the mean of p(x|z) at each z instead of a sample of it.
+        """
+        with undisturbed(self):
+            z = self.posterior(x, y).sample((num_samples,))
+            return self._decode(z, y, mean)
+
+    @torch.no_grad()
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
+        """Means of p(x|z) along the straight line between the posterior means of two data.
+
+        Args:
+            start, end: data (B, *x_shape), the ends of B lines.
+            steps: number of points on each line, both ends counted.
+            y: one-hot labels (B, C), the same along the line.
+
+        Returns:
+            (steps, B, *x_shape).
+        """
+        with undisturbed(self):
+            a, b = self.posterior(start, y).mean, self.posterior(end, y).mean
+            t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None, None]
+            return self._decode(a + t * (b - a), y, mean=True)
+
+    def _decode(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
+        p = self.likelihood(z, y)
+        return p.mean if mean else p.sample()
+
+
+def _check_shape(x: Tensor, event_shape: torch.Size) -> None:
+    if x.shape[1:] != event_shape:
+        raise DataError(f"p(x|z) is over data of shape {tuple(event_shape)}; got x of shape {tuple(x.shape)}")
+
+
+def _refuse_not_finite(x: Tensor) -> None:
+    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
+    raise DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")

@@ -1,0 +1,111 @@
+"""From a program and test data to the numbers of a report, as plain values and as text."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.evaluation import Estimate
+
+
+def measure(vae: Any, x: Tensor, *, elbo_samples: int, likelihood_samples: int, seed: int) -> dict[str, Estimate]:
+    """The estimates of a report: ELBO, reconstruction, KL and log p(x), each per datum, in nats.
+
+    Args:
+        vae: anything with `.model` and `.guide`.
+        x: test data (N, *x_shape).
+        elbo_samples: draws per datum for the ELBO and its parts.
+        likelihood_samples: draws per datum for log p(x).
+        seed: of all draws.
+    """
+    elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, seed=seed)
+    log_likelihood = evaluation.iwae(vae, x, likelihood_samples, seed=seed)
+    return {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood}
+
+
+def to_dict(
+    estimates: Mapping[str, Estimate],
+    protocol: Mapping[str, Any],
+    training: Mapping[str, Any],
+    *,
+    kl_weight: float = 1.0,
+    reconstruction_weight: float = 1.0,
+) -> dict[str, Any]:
+    """What report.json holds: {"test": ..., "objective": ..., "training": ..., "protocol": ...}."""
+    test = {name: estimate.to_dict() for name, estimate in estimates.items()}
+    if protocol["dequantized"] is not None:
+        test |= _on_the_levels(estimates, protocol)
+    weights = {"kl_weight": kl_weight, "reconstruction_weight": reconstruction_weight}
+    if not kl_weight == reconstruction_weight == 1.0:
+        terms = estimates["reconstruction"].mean, estimates["kl"].mean
+        weights["loss"] = -reconstruction_weight * terms[0] + kl_weight * terms[1]
+    return {"test": test, "objective": weights, "training": dict(training), "protocol": dict(protocol)}
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """The report as a table: every line names both errors."""
+    test, protocol = report["test"], report["protocol"]
+    head = f"{'test, per datum':<22}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
+    lines = [head, *(_row(_LABELS[name], test[name]) for name in _LABELS if name in test)]
+    kinds = ", ".join(f"{site} {kind}" for site, kind in test["kl"].get("kind", {}).items())
+    lines += [
+        "",
+        "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
+        f"KL: {kinds}. log p(x): a lower bound in expectation, by importance sampling from q(z|x).",
+        *_weights_note(report["objective"]),
+        f"data: {protocol['name']}, {_split(protocol)}; {protocol['binarization']['sentence']}",
+        *protocol["notes"],
+    ]
+    return "\n".join(lines)
+
+
+_LABELS = {
+    "elbo": "ELBO",
+    "reconstruction": "reconstruction",
+    "kl": "KL",
+    "log_likelihood": "log p(x)",
+    "log_likelihood_of_levels": "log p(level)",
+    "bits_per_dim": "log p(level)",
+}
+
+
+def _row(label: str, numbers: Mapping[str, Any]) -> str:
+    errors = [numbers["standard_error"], numbers["monte_carlo_error"]]
+    data, draws = ("n/a" if e is None else f"{e:.3f}" for e in errors)
+    unit = numbers["unit"]
+    return (
+        f"{label + ', ' + unit:<22}{numbers['mean']:>11.3f}{data:>14}{draws:>16}"
+        f"{numbers['num_samples']:>8}{numbers['num_data']:>8}"
+    )
+
+
+def _on_the_levels(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    # log p(x) of dequantised x, plus the Jacobian, bounds log p of the level from below (Theis et al. 2016, eq. 2-6).
+    dim = math.prod(protocol["shape"])
+    nats = estimates["log_likelihood"].to_dict()
+    nats["mean"] += protocol["dequantized"]["log_jacobian"]
+    bits = {name: value for name, value in nats.items() if name in ("num_samples", "num_data")}
+    factor = 1 / (dim * math.log(2))
+    bits |= {
+        name: None if nats[name] is None else nats[name] * factor
+        for name in ("mean", "standard_error", "monte_carlo_error")
+    }
+    bits["mean"] *= -1
+    return {"log_likelihood_of_levels": nats, "bits_per_dim": {**bits, "unit": "bits/dim"}}
+
+
+def _weights_note(objective: Mapping[str, Any]) -> list[str]:
+    if "loss" not in objective:
+        return []
+    return [
+        f"trained on a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "
+        f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is no bound. "
+        "The ELBO above is that of the model itself."
+    ]
+
+
+def _split(protocol: Mapping[str, Any]) -> str:
+    split = protocol["split"]
+    return f"{split['kind']} split " + " / ".join(str(size) for size in split["sizes"].values())
