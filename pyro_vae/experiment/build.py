@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.data import SOURCES
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import PyroVAEError, UsageError
 from pyro_vae.experiment.config import Config
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def vae(config: Config, x_shape: tuple[int, ...], **members: Any) -> VAE:
 
     if unknown := set(members) - {"prior", "posterior", "likelihood"}:
         raise UsageError(f"a VAE has a prior, a posterior and a likelihood; got {sorted(unknown)}")
-    with stream(config.seed, "init"):
+    with stream(config.seed, "init"), _usage_errors():
         made = VAE(**{**_members(config, x_shape, skip=members), **members})
     return made.to(_device(config.device))
 
@@ -156,6 +158,17 @@ def schedule(config: Config) -> Schedule:
     from pyro_vae.inference.training import Schedule
 
     return Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)})
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    # A network or member that can not be built from what the flags say, e.g. a convolution on vectors.
+    try:
+        yield
+    except PyroVAEError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _members(config: Config, x_shape: tuple[int, ...], skip: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ clock: equal states give equal bytes.
 """
 
 import json
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ class Checkpoint:
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
         """Puts the state into a program and its optimiser, and returns how far they had come."""
         _set(program, self.program)
-        optimizer.load_state_dict(self.optimizer)
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint does not fit the optimiser: {error}") from error
         return self.progress
 
 
@@ -84,8 +88,8 @@ def save(
     storage.write(path, content)
     storage.write(path.with_suffix(".json"), storage.to_json({**body, "sha256": storage.sha256(storage.to_json(body))}))
     for old in manifests(folder)[KEEP:]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        storage.remove(old)
+        storage.remove(old.with_suffix(".safetensors"))
     return path.with_suffix(".json")
 
 
@@ -129,7 +133,8 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def manifests(folder: Path) -> list[Path]:
     """Manifests in a folder, newest first."""
-    return sorted(folder.glob("epoch-*.json"), reverse=True)
+    numbered = {path: path.stem.removeprefix("epoch-") for path in folder.glob("epoch-*.json")}
+    return sorted((path for path in numbered if numbered[path].isdigit()), key=lambda p: int(numbered[p]), reverse=True)
 
 
 def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
@@ -140,7 +145,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     Args:
         run_or_checkpoint: path of a run folder, or of an `epoch-*.json` or `epoch-*.safetensors` in it.
         overrides: `prior`, `posterior` or `likelihood` to use instead of the one that the config names, already of the
-            right sizes; its values come from the checkpoint. `device` to load onto.
+            right sizes; its values come from the checkpoint. `device` to load onto, by default the CPU.
 
     Raises:
         CheckpointError: nothing there, or damaged, or its tensors do not fit the members.
@@ -153,15 +158,28 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     """
     path = Path(run_or_checkpoint)
     if path.is_dir():
-        checkpoint, _ = newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        checkpoint, complaints = newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        for complaint in complaints:
+            warnings.warn(f"{complaint} Loading an older checkpoint.", stacklevel=2)
     else:
         checkpoint = read(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else None
     if checkpoint is None:
         raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
-    device = overrides.pop("device", "cpu")
-    program = build.vae(checkpoint.config, checkpoint.x_shape, **overrides).to(device)
-    _set(program, checkpoint.progress.best_tensors or checkpoint.program)
+    # Not where it was trained: that device may not exist here.
+    config = replace(checkpoint.config, device=str(overrides.pop("device", "cpu")))
+    tensors = checkpoint.progress.best_tensors or checkpoint.program
+    _check_latent_dim(config.latent_dim, overrides)
+    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    program = build.vae(config, checkpoint.x_shape, **overrides).to(dtype)
+    _set(program, tensors)
     return program.eval()
+
+
+def _check_latent_dim(wanted: int, members: dict[str, Any]) -> None:
+    # A prior without parameters of its own would fit any checkpoint, and fail when it is first used.
+    for name, member in members.items():
+        if (found := getattr(member, "latent_dim", wanted)) != wanted:
+            raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={found}")
 
 
 def _set(program: Program, tensors: dict[str, Tensor]) -> None:
@@ -174,14 +192,12 @@ def _set(program: Program, tensors: dict[str, Tensor]) -> None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_bytes())
-        claimed = stored.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} can not be read as a manifest: {error}.") from error
-    if stored.get("schema", 0) > SCHEMA:
-        raise CheckpointError(
-            f"{path} has schema {stored['schema']}, this version reads up to {SCHEMA}: update pyro_vae."
-        )
-    found = storage.sha256(storage.to_json(stored))
+        claimed, schema = stored.pop("sha256"), int(stored["schema"])
+        found = storage.sha256(storage.to_json(stored))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} can not be read as a manifest: {error!r}.") from error
+    if schema > SCHEMA:
+        raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae.")
     if found != claimed:
         raise CheckpointError(f"{path} was altered: it says SHA-256 {claimed}, its content has {found}.")
     return stored

@@ -17,6 +17,9 @@ from pyro_vae.errors import PyroVAEError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 
+_WRONG_TYPE = re.compile(r"Parser key \"(\w+)\".*Expected an? <class '(int|str|bool)'>. Got value: (.*)", re.DOTALL)
+_KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
+
 
 class Parser(ArgumentParser):
     """jsonargparse's parser; an unknown flag is answered with the nearest one."""
@@ -27,14 +30,19 @@ class Parser(ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[1], flags, n=1, cutoff=0.0)[0]
             message = f"unknown flag {unknown[1]}; did you mean {near}?"
-        print(f"error: {message} (--help lists all flags)", file=sys.stderr)
+        elif wrong := _WRONG_TYPE.search(message):
+            message = f"--{wrong[1].replace('_', '-')} takes {_KINDS[wrong[2]]}; got {wrong[3]}"
+        print(f"error: {' '.join(message.split())} (--help lists all flags)", file=sys.stderr)
         sys.exit(UsageError.exit_code)
 
 
 def config_parser(description: str) -> ArgumentParser:
     """A parser with one flat flag for each field of `Config`, `--config FILE` and `--print_config`."""
     parser = Parser(
-        description=description, usage="%(prog)s [--flag value ...]   (--help lists all flags)", default_env=False
+        description=description,
+        usage="%(prog)s [--flag value ...]   (--help lists all flags)",
+        default_env=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file of flag values; later flags override it")
     for field in fields(Config):
@@ -77,6 +85,16 @@ def exit_codes() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Float:
+    """Like `float`, and unlike jsonargparse's reading of it, takes "inf" on the command line and in a config.json."""
+
+    def __call__(self, value: Any) -> float:
+        return float(value)
+
+    def __repr__(self) -> str:
+        return "float"
+
+
 def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
     flag = "--" + field.name.replace("_", "-")
     default = field.default if field.default is not MISSING else SUPPRESS
@@ -86,7 +104,8 @@ def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
     elif isinstance(default, tuple):
         parser.add_argument(flag, nargs="+", type=int, default=list(default), help=reason)
     elif table:
-        names = "|".join(name for name in getattr(build, table))
+        names = ", ".join(getattr(build, table))
         parser.add_argument(flag, type=str, default=default, help=f"{names}: {reason}")
     else:
-        parser.add_argument(flag, type=field.type, default=default, help=reason)
+        kind = _Float() if field.type is float else field.type
+        parser.add_argument(flag, type=kind, default=default, help=reason)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pyro_vae.errors import UsageError
 
+_MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
+
 
 def _flag(default: Any, reason: str, table: str = "") -> Any:
     return field(default=default, metadata={"help": reason, "table": table})
@@ -89,6 +91,7 @@ class Config:
     device: str = _flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "hidden", tuple(self.hidden))
         positive = ("latent_dim", "num_particles", "epochs", "batch_size", "lr", "scale", "max_grad_norm")
         samples = ("valid_samples", "test_samples", "elbo_samples")
@@ -98,7 +101,10 @@ class Config:
                 value = getattr(self, name)
                 if math.isnan(value) or value < 0 or (value == 0 and least != "0 or above"):
                     raise UsageError(f"{name} must be {least}; got {value}")
-        for name in ("reconstruction_weight", "kl_weight", "lr", "scale"):
+        for name in samples:
+            if getattr(self, name) > _MOST_SAMPLES:
+                raise UsageError(f"{name} must be at most {_MOST_SAMPLES}; got {getattr(self, name)}")
+        for name in ("reconstruction_weight", "kl_weight", "weight_decay", "lr", "scale"):
             if math.isinf(getattr(self, name)):
                 raise UsageError(f"{name} must be finite; got {getattr(self, name)}")
         if not self.hidden or min(self.hidden) < 1:
@@ -116,5 +122,15 @@ class Config:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UsageError(f"unknown settings {unknown}: written by another version?")
-        plain: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in values.items()}
+        floats = {f.name for f in fields(cls) if f.type is float}
+        plain: dict[str, Any] = {k: math.inf if v == "inf" and k in floats else v for k, v in values.items()}
         return cls(**plain)
+
+    def _check_types(self) -> None:
+        # A null in a --config file, or an edited config.json, comes through every parser.
+        for name, kind in ((f.name, f.type) for f in fields(self) if isinstance(f.type, type)):
+            value = getattr(self, name)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise UsageError(f"{name} must be of type {kind.__name__}; got {value!r}")
+        if not isinstance(self.hidden, list | tuple) or any(type(width) is not int for width in self.hidden):
+            raise UsageError(f"hidden must be a list of whole numbers; got {self.hidden!r}")

@@ -9,6 +9,7 @@ report.*        numbers; pictures beside them
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Run:
         storage.sweep(self.checkpoints)
         found, complaints = checkpoint.newest(self.checkpoints)
         if found is not None:
+            self._check_same_config(found.config)
             self._check_same_data(protocol)
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(progress.epoch)
@@ -64,25 +66,28 @@ class Run:
         checkpoint.save(self.checkpoints, self.config, x_shape, vae, svi.optimizer, progress)
 
     def is_finished(self) -> bool:
-        """Whether the report was written and no more epochs are asked for."""
-        extended = self.config.lr_schedule == "constant" and len(self.history()) < self.config.epochs
-        return self.status() == "finished" and not (extended and not self.config.patience)
+        """Whether the report was written, and for this config: more epochs or draws are new work."""
+        same = _read_json(self.path / "config.json") == self.config.to_dict()
+        return same and self.status() == "finished" and (self.path / "report.txt").exists()
 
     def history(self) -> list[dict[str, Any]]:
         """The records, oldest first; a torn last line is dropped."""
         path = self.path / "history.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
 
     def status(self) -> str:
         """What run.json says, or "new"."""
         path = self.path / "run.json"
-        return json.loads(path.read_bytes())["status"] if path.exists() else "new"
+        return _read_json(path)["status"] if path.exists() else "new"
 
     def set_status(self, status: str, **more: Any) -> None:
         """Updates run.json."""
         path = self.path / "run.json"
-        storage.write(path, storage.to_json({**json.loads(path.read_bytes()), "status": status, **more}))
+        storage.write(path, storage.to_json({**_read_json(path), "status": status, **more}))
 
     @contextmanager
     def status_on_exit(self) -> Iterator[None]:
@@ -105,9 +110,18 @@ class Run:
             lines = "".join(json.dumps(record) + "\n" for record in records)
             storage.write(self.path / "history.jsonl", lines.encode())
 
+    def _check_same_config(self, before: Config) -> None:
+        # Flags were compared with config.json; this is for a config.json that was edited, or lost.
+        free = {*_FREE_TO_CHANGE, *(["epochs"] if before.lr_schedule == "constant" else [])}
+        for name, value in self.config.to_dict().items():
+            if name not in free and value != (saved := before.to_dict()[name]):
+                raise CheckpointError(
+                    f"{self.checkpoints} was made with {name}={saved}, not {value}: use another --out"
+                )
+
     def _check_same_data(self, protocol: dict[str, Any]) -> None:
         path = self.path / "run.json"
-        before = json.loads(path.read_bytes())["protocol"] if path.exists() else protocol
+        before = _read_json(path)["protocol"] if path.exists() else protocol
         changed = [key for key in before if before[key] != json.loads(storage.to_json(protocol)).get(key)]
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
@@ -118,7 +132,7 @@ class Run:
             storage.to_json(
                 {
                     "status": "running",
-                    "command": " ".join(["python", *sys.argv]),
+                    "command": shlex.join(["python", *sys.argv]),
                     "started": datetime.now(UTC).isoformat(timespec="seconds"),
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
@@ -147,7 +161,7 @@ def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:
     Raises:
         UsageError: a flag was given that contradicts the saved run.
     """
-    saved = Config.from_dict(json.loads((path / "config.json").read_bytes()))
+    saved = Config.from_dict(_read_json(path / "config.json"))
     changed = {name for name in given if getattr(wanted, name) != getattr(saved, name)}
     longer = {"epochs"} if saved.lr_schedule == "constant" and wanted.epochs > saved.epochs else set()
     if refused := sorted(changed - set(_FREE_TO_CHANGE) - longer):
@@ -164,6 +178,13 @@ def new_folder(root: Path, config: Config) -> Path:
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.dataset).stem}-{config.likelihood}"
     names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
     return next(name for name in names if not name.exists())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
 
 
 def _git_commit() -> str | None:

@@ -41,6 +41,12 @@ def append(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there."""
+    with _storage_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents."""
     with _storage_errors(path):
@@ -49,9 +55,8 @@ def make_folder(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what an interrupted `write` left behind."""
-    with _storage_errors(folder):
-        for partial in folder.glob(f"*{_TEMPORARY}"):
-            partial.unlink(missing_ok=True)
+    for partial in folder.glob(f"*{_TEMPORARY}"):
+        remove(partial)
 
 
 def to_json(value: Any) -> bytes:

@@ -47,7 +47,7 @@ def to_dict(
 def to_text(report: Mapping[str, Any]) -> str:
     """The report as a table: every line names both errors."""
     test, protocol = report["test"], report["protocol"]
-    head = f"{'test, per datum':<22}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
+    head = f"{'test, per datum':<24}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
     lines = [head, *(_row(_LABELS[name], test[name]) for name in _LABELS if name in test)]
     kinds = ", ".join(f"{site} {kind}" for site, kind in test["kl"].get("kind", {}).items())
     lines += [
@@ -55,7 +55,7 @@ def to_text(report: Mapping[str, Any]) -> str:
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
         f"KL: {kinds}. log p(x): a lower bound in expectation, by importance sampling from q(z|x).",
         *_weights_note(report["objective"]),
-        f"data: {protocol['name']}, {_split(protocol)}; {protocol['binarization']['sentence']}",
+        f"data: {protocol['name']}, {_split(protocol)}; {_recipe(protocol)}",
         *protocol["notes"],
     ]
     return "\n".join(lines)
@@ -67,7 +67,7 @@ _LABELS = {
     "kl": "KL",
     "log_likelihood": "log p(x)",
     "log_likelihood_of_levels": "log p(level)",
-    "bits_per_dim": "log p(level)",
+    "bits_per_dim": "-log p(level)",
 }
 
 
@@ -76,7 +76,7 @@ def _row(label: str, numbers: Mapping[str, Any]) -> str:
     data, draws = ("n/a" if e is None else f"{e:.3f}" for e in errors)
     unit = numbers["unit"]
     return (
-        f"{label + ', ' + unit:<22}{numbers['mean']:>11.3f}{data:>14}{draws:>16}"
+        f"{label + ', ' + unit:<24}{numbers['mean']:>11.3f}{data:>14}{draws:>16}"
         f"{numbers['num_samples']:>8}{numbers['num_data']:>8}"
     )
 
@@ -104,6 +104,11 @@ def _weights_note(objective: Mapping[str, Any]) -> list[str]:
         f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is no bound. "
         "The ELBO above is that of the model itself."
     ]
+
+
+def _recipe(protocol: Mapping[str, Any]) -> str:
+    # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
+    return (protocol["dequantized"] or protocol["binarization"])["sentence"]
 
 
 def _split(protocol: Mapping[str, Any]) -> str:

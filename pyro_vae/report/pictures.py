@@ -35,7 +35,7 @@ def reconstructions(vae: VAE, x: Tensor, seed: int, num_data: int = 12, num_samp
     x = x[:num_data]
     with stream(seed, "reconstructions", device=x.device):
         rows = torch.cat([x[None], vae.reconstruct(x, num_samples=num_samples)]).flatten(0, 1)
-    figure = Figure(figsize=(9, 9 * (num_samples + 1) / len(x) + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(4, 0.75 * len(x)), 0.75 * (num_samples + 1) + 0.5), layout="constrained")
     _show(figure.subplots(), tile(rows, len(x)), f"data, and {num_samples} reconstructions of each")
     return _png(figure)
 
@@ -71,9 +71,12 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
 def tile(images: Tensor, columns: int) -> Tensor:
     """Images (N, C, H, W) as one picture (rows * (H + 1) - 1, columns * (W + 1) - 1, C), one pixel apart.
 
+    The gaps, and the places that a last row leaves empty, are NaN.
+
     >>> tile(torch.zeros(6, 1, 8, 8), columns=3).shape
     torch.Size([17, 26, 1])
     """
+    images = torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), float("nan"))])
     images = torch.nn.functional.pad(images, (0, 1, 0, 1), value=float("nan"))
     rows = [torch.cat(list(row), -1) for row in images.split(columns)]
     return torch.cat(rows, -2)[..., :-1, :-1].movedim(0, -1)

@@ -1,0 +1,53 @@
+"""A name or a path -> three disjoint splits, the recipe that makes `x` of them, and a record of both.
+
+    load("mnist", binarize="dynamic") -> Splits(train, valid, test, x_shape, num_classes, protocol)
+
+    formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
+    sources.py   what is on offer by name: `source(request) -> Raw`
+    arrays.py    a user's own `.npy` or `.npz` file, as one more source
+    splits.py    Split: levels in storage, and the x that a model sees
+    loading.py   load: source -> cut -> Splits, with the protocol
+
+To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae.data.loading import load
+    from pyro_vae.data.sources import Part, Raw, Request
+    from pyro_vae.data.splits import Split, Splits
+
+SOURCES: dict[str, str] = {
+    "digits": "pyro_vae.data.sources:digits",
+    "mnist": "pyro_vae.data.sources:mnist",
+    "fashion_mnist": "pyro_vae.data.sources:fashion_mnist",
+    "kmnist": "pyro_vae.data.sources:kmnist",
+    "omniglot": "pyro_vae.data.sources:omniglot",
+    "cifar10": "pyro_vae.data.sources:cifar10",
+    "binarized_mnist": "pyro_vae.data.sources:binarized_mnist",
+    "frey_faces": "pyro_vae.data.sources:frey_faces",
+}
+
+_HOMES = {
+    "load": "loading",
+    "Part": "sources",
+    "Raw": "sources",
+    "Request": "sources",
+    "Split": "splits",
+    "Splits": "splits",
+}
+
+__all__ = ["SOURCES", "Part", "Raw", "Request", "Split", "Splits", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,204 @@
+"""Readers of file formats: bytes on disk -> numpy arrays.
+
+No reader trusts its file. How much may be unpacked is known before unpacking, from the file's own header or
+from the caller, so that neither a damaged header nor a gzip bomb can fill the memory. Whatever is wrong comes
+out as a `DataError` that names the file, the place, the value and the cure.
+"""
+
+import gzip
+import hashlib
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pyro_vae.errors import DataError
+
+_LARGEST_IDX = 1 << 30  # bytes; the largest idx file on offer has 47 million
+_LARGEST_MAT = 1 << 26  # bytes; the one on offer has a million
+_BLOCK = 1 << 22  # bytes of text parsed at a time
+_ANEW = "Fetch or copy the file anew"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes as they lie on disk, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find(folders: Iterable[Path], name: str) -> Path | None:
+    """The first of `folder/name` and `folder/name.gz` that exists, in the order of the folders."""
+    candidates = (folder / ending for folder in folders for ending in (name, f"{name}.gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        DataError: also for damage that shows only while the block reads (truncation, checksum).
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]  # a GzipFile reads like any binary file
+    except EOFError as error:
+        raise DataError(f"{path}: the gzip data end too early, the file is truncated. {_ANEW}.") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip data are damaged ({error}). {_ANEW}.") from error
+    except OSError as error:
+        raise DataError(f"{path}: can not be read ({error.strerror or error}).") from error
+
+
+def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> np.ndarray:
+    """An idx file of unsigned bytes (LeCun's format), plain or gzipped: (N, *item_shape) uint8.
+
+    The header is big-endian: the magic number 0x0800 + rank, then the size of each axis.
+
+    Raises:
+        DataError: wrong magic number or shape, no data, fewer or more bytes than declared, damaged gzip.
+    """
+    rank = 1 + len(item_shape)
+    with opened(path) as file:
+        magic, *shape = struct.unpack(f">{1 + rank}I", _exactly(file, 4 * (1 + rank), path))
+        _check_idx_header(path, magic, tuple(shape), item_shape)
+        body = _exactly(file, math.prod(shape), path)
+        if file.read(1):
+            raise DataError(f"{path}: holds more than the {len(body)} bytes that its header declares. {_ANEW}.")
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _check_idx_header(path: Path, magic: int, shape: tuple[int, ...], item_shape: tuple[int, ...]) -> None:
+    if magic != 0x0800 + len(shape):
+        raise DataError(
+            f"{path}: magic number {magic:#010x}, expected {0x0800 + len(shape):#010x}: this is no idx file "
+            f"of {len(shape)}-dimensional bytes. Is it the file that its name says?"
+        )
+    if shape[1:] != item_shape:
+        raise DataError(f"{path}: declares items of shape {shape[1:]}, expected {item_shape}.")
+    if shape[0] == 0:
+        raise DataError(f"{path}: declares no data. {_ANEW}.")
+    if math.prod(shape) > _LARGEST_IDX:
+        raise DataError(f"{path}: declares {math.prod(shape)} bytes, more than any data set on offer. {_ANEW}.")
+
+
+def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        what = "is empty" if not data else f"is truncated: {len(data)} bytes where {size} are declared"
+        raise DataError(f"{path}: {what}. {_ANEW}.")
+    return data
+
+
+def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
+    """A text file of `rows` lines with `columns` numbers 0 or 1, plain or gzipped: (rows, columns) uint8.
+
+    Raises:
+        DataError: any other value (with its line and position), a wrong number of values or lines, damage.
+    """
+    values = np.empty((rows, columns), np.uint8)
+    done = 0
+    with opened(path) as file:
+        while block := file.read(_BLOCK):
+            block += file.readline(64 * columns)
+            parsed = _regular_lines(block, columns)
+            if parsed is None:
+                parsed = _any_lines(block, columns, path, done)
+            if done + len(parsed) > rows:
+                raise DataError(f"{path}: more than the {rows} lines expected. {_ANEW}.")
+            values[done : done + len(parsed)] = parsed
+            done += len(parsed)
+    if done < rows:
+        what = f"{done} lines where {rows} are expected" if done else "is empty"
+        raise DataError(f"{path}: {what}. {_ANEW}.")
+    return values
+
+
+def _regular_lines(block: bytes, columns: int) -> np.ndarray | None:
+    """The fast path: every line is `d d ... d\\n` with single blanks. None where any byte differs."""
+    if len(block) % (2 * columns):
+        return None
+    text = np.frombuffer(block, np.uint8).reshape(-1, 2 * columns)
+    values = text[:, ::2] - ord("0")
+    regular = values.max() <= 1 and (text[:, 1:-1:2] == ord(" ")).all() and (text[:, -1] == ord("\n")).all()
+    return values if regular else None
+
+
+def _any_lines(block: bytes, columns: int, path: Path, done: int) -> np.ndarray:
+    """The slow path, for other white space, and to say what is wrong and where."""
+    lines = enumerate(block.splitlines(), start=done + 1)
+    return np.stack([_line(line.split(), columns, f"{path}: line {number}") for number, line in lines])
+
+
+def _line(row: list[bytes], columns: int, place: str) -> np.ndarray:
+    digits = b"".join(row)
+    if len(row) == len(digits) == columns and not digits.strip(b"01"):
+        return np.frombuffer(digits, np.uint8) - ord("0")
+    wrong = next((i for i, value in enumerate(row) if value not in (b"0", b"1")), None)
+    if wrong is None:
+        raise DataError(f"{place} has {len(row)} values, expected {columns}. {_ANEW}.")
+    value = row[wrong][:20].decode(errors="replace")
+    raise DataError(f"{place}, value {wrong + 1} is {value!r}; only 0 and 1 may occur. {_ANEW}.")
+
+
+def read_mat(path: Path, key: str) -> np.ndarray:
+    """The array `key` of a MATLAB file (up to version 7), plain or gzipped.
+
+    Raises:
+        DataError: no such key, or a file that scipy can not read.
+    """
+    from scipy.io import loadmat
+
+    with opened(path) as file:
+        packed = file.read(_LARGEST_MAT)
+    try:
+        content = loadmat(io.BytesIO(packed), variable_names=[key])
+    except Exception as error:  # a damaged file raises almost anything in there
+        raise DataError(f"{path}: can not be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
+    if key not in content:
+        raise DataError(f"{path}: holds no array {key!r}. {_ANEW}.")
+    return np.asarray(content[key])
+
+
+def read_numpy(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
+
+    Raises:
+        DataError: not such a file, damaged, empty, or made of Python objects.
+    """
+    try:
+        if path.suffix == ".npz":
+            _check_zip(path)
+        with path.open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"x": content}
+            return {name: content[name] for name in content.files}
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
+    except Exception as error:  # headers of damaged files raise almost anything in there
+        raise DataError(
+            f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
+            "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a bomb: deflate shrinks zeros by a factor of a thousand, real data hardly by a hundred."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    if size > 1 << 30 and size > 200 * path.stat().st_size:
+        raise DataError(f"{path}: would unpack to {size} bytes. If that is meant, save it with np.save instead.")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]

@@ -1,0 +1,214 @@
+"""load: a name or a path -> Splits with their protocol."""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae.data import SOURCES
+from pyro_vae.data.sources import Part, Raw, Request
+from pyro_vae.data.splits import Split, Splits
+from pyro_vae.errors import DataError, UsageError
+from pyro_vae.randomness import generator
+
+NAMES = ("train", "valid", "test")
+BINARIZE = ("dynamic", "static", "threshold", "none")
+SPLITS = ("random", "contiguous")
+_USER_FILE = "pyro_vae.data.arrays:user_file"
+
+
+def load(
+    dataset: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] = "data",
+    download: bool = False,
+    binarize: str = "none",
+    dequantize: bool = False,
+    split: str = "random",
+    data_seed: int = 0,
+) -> Splits:
+    """Loads a data set and cuts it into three disjoint splits.
+
+    Arguments:
+        dataset: a name in `SOURCES`, or the path of a `.npy` or `.npz` file.
+        data_dir: the folder that holds the data sets.
+        download: allows the network, where torchvision knows the data set.
+        binarize: "dynamic", "static", "threshold" or "none"; data of only 0 and 1 stay as they are.
+        dequantize: adds uniform noise within a level; see `Split.log_jacobian`.
+        split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
+        data_seed: fixes the split and the draw that evaluation sees.
+
+    Raises:
+        UsageError: an unknown name or choice, or choices that exclude each other.
+        DataError: data that are missing, damaged, too few, or not what `binarize` needs.
+
+    >>> splits = load("digits", binarize="dynamic")
+    >>> splits.x_shape, len(splits.train), len(splits.valid), len(splits.test)
+    ((1, 8, 8), 1257, 180, 360)
+    >>> x, labels = next(splits.train.batches(100, seed=0, epoch=0))
+    >>> x.shape, x.unique().tolist()
+    (torch.Size([100, 1, 8, 8]), [0.0, 1.0])
+    """
+    _check_choice("binarize", binarize, BINARIZE)
+    _check_choice("split", split, SPLITS)
+    source = _resolve(os.fspath(dataset))
+    raw = source(Request(os.fspath(dataset), Path(data_dir), download))
+    recipe = _recipe(raw, binarize, dequantize)
+    pieces = _cut(raw, split, data_seed)
+    splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
+    x_shape = tuple(splits["train"].levels.shape[1:])
+    protocol = _protocol(raw, splits, recipe, split, data_seed, {k: index for k, (_, index) in pieces.items()})
+    return Splits(**splits, x_shape=x_shape, num_classes=raw.num_classes, protocol=protocol)
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _resolve(dataset: str) -> Callable[[Request], Raw]:
+    if dataset in SOURCES:
+        address = SOURCES[dataset]
+    elif dataset.endswith((".npy", ".npz")):
+        address = _USER_FILE
+    else:
+        near = difflib.get_close_matches(dataset.lower(), SOURCES, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"unknown data set {dataset!r}. {hint}There are {', '.join(SOURCES)}, and paths that end in .npy or .npz."
+        )
+    module, function = address.split(":")
+    return getattr(import_module(module), function)
+
+
+def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
+    """The key of `RECIPES` that serves these choices on these data."""
+    if dequantize and binarize != "none":
+        raise UsageError(f"--dequantize excludes --binarize {binarize}: use one of them, with --binarize none")
+    if dequantize and raw.num_levels is None:
+        raise UsageError(f"--dequantize needs integer levels; {raw.name} holds floats. Leave it out.")
+    if dequantize:
+        return "dequantize"
+    if raw.num_levels is None and binarize != "none":
+        _check_intensities(raw, binarize)
+    return "none" if raw.num_levels == 2 else binarize
+
+
+def _check_intensities(raw: Raw, binarize: str) -> None:
+    for part in raw.parts:
+        outside = (part.levels < 0) | (part.levels > 1)
+        if outside.any():
+            where = np.unravel_index(outside.argmax(), outside.shape)
+            raise DataError(
+                f"{raw.name}: --binarize {binarize} needs intensities in [0, 1]; got {part.levels[where]} at "
+                f"datum {where[0]} of {'/'.join(part.cut)}. Use --binarize none, or scale the data."
+            )
+
+
+def _cut(raw: Raw, split: str, data_seed: int) -> dict[str, tuple[Part, np.ndarray]]:
+    """Split name -> its part and its indices into that part. A random split keeps its random order."""
+    pieces = {}
+    for part in raw.parts:
+        if min(part.cut.values()) < 1:
+            sizes = " / ".join(f"{name} {size}" for name, size in part.cut.items())
+            raise DataError(f"{raw.name}: {len(part.levels)} data are too few to split ({sizes}).")
+        shuffled = split == "random" and len(part.cut) > 1
+        order = _shuffle(len(part.levels), data_seed) if shuffled else np.arange(len(part.levels))
+        ends = np.cumsum(list(part.cut.values()))[:-1]
+        pieces.update({name: (part, index) for name, index in zip(part.cut, np.split(order, ends), strict=True)})
+    return pieces
+
+
+def _shuffle(size: int, data_seed: int) -> np.ndarray:
+    return torch.randperm(size, generator=generator(data_seed, "split")).numpy()
+
+
+def _split(name: str, part: Part, index: np.ndarray, num_levels: int | None, recipe: str, data_seed: int) -> Split:
+    levels = torch.from_numpy(np.ascontiguousarray(part.levels[index]))
+    labels = None if part.labels is None else torch.from_numpy(part.labels[index].astype(np.int64))
+    return Split.make(name, levels, labels, num_levels, recipe, data_seed)
+
+
+_SENTENCES = {
+    "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
+    "already binary": "The data are already binary and stay as they are.",
+    "dynamic": "Each pixel is drawn from Bernoulli(intensity) anew in every training epoch; evaluation sees "
+    "one draw, fixed by the data seed.",
+    "static": "Each pixel was drawn once from Bernoulli(intensity) by the data seed; training and evaluation "
+    "see that draw.",
+    "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
+    "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
+    "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
+    "log-density on the scale of the levels, whose mean over u bounds the log-probability of the discrete image "
+    "from below (Theis et al. 2016).",
+}
+
+
+def _protocol(
+    raw: Raw, splits: dict[str, Split], recipe: str, split: str, seed: int, indices: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The record: JSON, no absolute path, the same on every machine."""
+    cut = any(len(part.cut) > 1 for part in raw.parts)
+    kind = split if cut else "given"
+    levels = hashlib.sha256()
+    for name in NAMES:
+        levels.update(splits[name].levels.numpy().data)
+    return {
+        "name": raw.name,
+        "source": raw.source,
+        "files": raw.files,
+        "sha256": levels.hexdigest(),
+        "shape": list(splits["train"].levels.shape[1:]),
+        "num_levels": raw.num_levels,
+        "num_classes": raw.num_classes,
+        "split": {
+            "kind": kind,
+            "seed": seed if kind == "random" else None,
+            "given": [name for part in raw.parts if len(part.cut) == 1 for name in part.cut],
+            "sizes": {name: len(splits[name]) for name in NAMES},
+            "index_sha256": {name: _index_hash(indices[name]) for name in NAMES},
+        },
+        "binarization": _binarization(raw, recipe, seed),
+        "dequantized": _dequantization(splits["train"], recipe, seed),
+        "notes": [*raw.notes, *_notes(raw, recipe, kind)],
+    }
+
+
+def _index_hash(index: np.ndarray) -> str:
+    return hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
+
+
+def _binarization(raw: Raw, recipe: str, seed: int) -> dict[str, Any]:
+    kind = "none" if recipe == "dequantize" else "already binary" if raw.num_levels == 2 else recipe
+    drawn = kind in ("dynamic", "static")
+    return {"kind": kind, "seed": seed if drawn else None, "sentence": _SENTENCES[kind]}
+
+
+def _dequantization(split: Split, recipe: str, seed: int) -> dict[str, Any] | None:
+    if recipe != "dequantize":
+        return None
+    return {
+        "num_levels": split.num_levels,
+        "seed": seed,
+        "log_jacobian": split.log_jacobian,
+        "sentence": _SENTENCES[recipe],
+    }
+
+
+def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
+    notes = []
+    if raw.name == "frey_faces" and kind == "random":
+        notes.append(
+            "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
+            "the test data; --split contiguous avoids it."
+        )
+    if recipe in ("dynamic", "static"):
+        other = "static" if recipe == "dynamic" else "dynamic"
+        notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
+    return notes

@@ -1,0 +1,288 @@
+"""The data sets on offer, each a function `source(request) -> Raw`.
+
+A source finds its files, reads them strictly, and says how each file is to be cut into splits. It draws
+nothing and scales nothing: levels stay the integers that were published. To add one, write such a function
+and name it in `pyro_vae.data.SOURCES`.
+"""
+
+import hashlib
+import urllib.error
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.data import formats
+from pyro_vae.errors import DataError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for: a name or path, the folder to search, whether it may use the network."""
+
+    dataset: str
+    data_dir: Path = Path("data")
+    download: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images that are cut into splits together.
+
+    Arguments:
+        levels: (N, *x_shape) uint8 or float32.
+        labels: (N,) integers, or None.
+        cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
+    """
+
+    levels: np.ndarray
+    labels: np.ndarray | None
+    cut: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A data set as published.
+
+    Arguments:
+        name: a name or a file name, never a path.
+        source: one sentence: where the data come from.
+        parts: together they name "train", "valid" and "test" once each.
+        num_levels: L where levels are 0..L-1 (2: binary); None for floats.
+        num_classes: number of classes of the labels, 0 without labels.
+        files: file name -> SHA-256 of the bytes on disk.
+        notes: what a reader of a number measured on these data must know, in sentences.
+    """
+
+    name: str
+    source: str
+    parts: tuple[Part, ...]
+    num_levels: int | None
+    num_classes: int
+    files: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def seven_one_two(size: int) -> dict[str, int]:
+    """70 / 10 / 20 per cent for training, validation and test.
+
+    >>> seven_one_two(1797)
+    {'train': 1257, 'valid': 180, 'test': 360}
+    """
+    train, valid = 7 * size // 10, (size + 5) // 10
+    return {"train": train, "valid": valid, "test": size - train - valid}
+
+
+def hold_out(size: int, one_in: int) -> dict[str, int]:
+    """One datum in `one_in` for validation, the rest for training.
+
+    >>> hold_out(60000, 6)
+    {'train': 50000, 'valid': 10000}
+    """
+    return {"train": size - size // one_in, "valid": size // one_in}
+
+
+def digits(request: Request) -> Raw:
+    """1,797 handwritten digits, 8 x 8 pixels of 17 grey levels, from scikit-learn: no file, no network."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels = bunch.images.astype(np.uint8)[:, None]
+    return Raw(
+        name="digits",
+        source="Test part of the UCI optical recognition of handwritten digits (Alpaydin and Kaynak 1998), as "
+        "in scikit-learn's load_digits.",
+        parts=(Part(levels, bunch.target, seven_one_two(len(levels))),),
+        num_levels=17,
+        num_classes=10,
+        files={"load_digits().images as uint8": hashlib.sha256(levels.tobytes()).hexdigest()},
+        notes=("There are 360 test images: the standard error over the data is large.",),
+    )
+
+
+def mnist(request: Request) -> Raw:
+    """Handwritten digits, 28 x 28 pixels of 256 grey levels; 60,000 + 10,000 (LeCun et al. 1998)."""
+    return _idx_family(request, "mnist", "MNIST", "MNIST handwritten digits (LeCun et al. 1998).")
+
+
+def fashion_mnist(request: Request) -> Raw:
+    """Articles of clothing in MNIST's form (Xiao, Rasul and Vollgraf 2017)."""
+    source = "Fashion-MNIST articles of clothing (Xiao, Rasul and Vollgraf 2017)."
+    return _idx_family(request, "fashion_mnist", "FashionMNIST", source)
+
+
+def kmnist(request: Request) -> Raw:
+    """Cursive Japanese characters in MNIST's form (Clanuwat et al. 2018)."""
+    source = "Kuzushiji-MNIST cursive Japanese characters (Clanuwat et al. 2018)."
+    return _idx_family(request, "kmnist", "KMNIST", source)
+
+
+def _idx_family(request: Request, name: str, class_name: str, source: str) -> Raw:
+    folder = request.data_dir / class_name / "raw"
+    names = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
+    if request.download and not all(formats.find([folder], file) for file in names):
+        _from_torchvision(request, class_name, train=True)
+    train_x, train_y, test_x, test_y = paths = [_found(request, name, [folder], file) for file in names]
+    train, train_labels = _idx_pair(train_x, train_y)
+    test, test_labels = _idx_pair(test_x, test_y)
+    return Raw(
+        name=name,
+        source=source,
+        parts=(
+            Part(train, train_labels, hold_out(len(train), 6)),
+            Part(test, test_labels, {"test": len(test)}),
+        ),
+        num_levels=256,
+        num_classes=10,
+        files={path.name: formats.digest(path) for path in paths},
+    )
+
+
+def _idx_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    x, y = formats.read_idx(images, (28, 28)), formats.read_idx(labels)
+    if len(x) != len(y):
+        raise DataError(f"{images} holds {len(x)} images but {labels} holds {len(y)} labels: not a pair.")
+    if y.max() > 9:
+        raise DataError(f"{labels}: label {y.max()} at datum {y.argmax()}; labels are 0..9.")
+    return x[:, None], y
+
+
+def binarized_mnist(request: Request) -> Raw:
+    """MNIST as binarised once by Larochelle and Murray (2011): 50,000 / 10,000 / 10,000 images of 0 and 1."""
+    folders = [request.data_dir / "binarized_mnist", request.data_dir]
+    sizes = {"train": 50_000, "valid": 10_000, "test": 10_000}
+    files = {s: f"binarized_mnist_{s}.amat" for s in sizes}
+    home = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+    paths = {s: _found(request, "binarized_mnist", folders, files[s], home) for s in sizes}
+    return Raw(
+        name="binarized_mnist",
+        source="MNIST binarised once (Larochelle and Murray 2011), the .amat files.",
+        parts=tuple(
+            Part(formats.read_amat(paths[s], size, 784).reshape(-1, 1, 28, 28), None, {s: size})
+            for s, size in sizes.items()
+        ),
+        num_levels=2,
+        num_classes=0,
+        files={path.name: formats.digest(path) for path in paths.values()},
+        notes=(
+            "The test file is sorted by class: a subset of it must be drawn at random.",
+            "Numbers on this static binarisation are not comparable with numbers on dynamic binarisation.",
+        ),
+    )
+
+
+def frey_faces(request: Request) -> Raw:
+    """1,965 frames of a film of one face, 28 x 20 pixels of 256 grey levels (Roweis)."""
+    folders = [request.data_dir / "frey_faces", request.data_dir]
+    home = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
+    path = _found(request, "frey_faces", folders, "frey_rawface.mat", home)
+    columns = formats.read_mat(path, "ff")
+    if columns.shape != (560, 1965) or columns.dtype != np.uint8:
+        raise DataError(f"{path}: ff is {columns.dtype} {columns.shape}, expected uint8 (560, 1965).")
+    return Raw(
+        name="frey_faces",
+        source="Frey faces (Roweis, Saul and Hinton 2002): frames of one film, in film order.",
+        parts=(Part(columns.T.reshape(-1, 1, 28, 20), None, {"train": 1565, "valid": 200, "test": 200}),),
+        num_levels=256,
+        num_classes=0,
+        files={path.name: formats.digest(path)},
+    )
+
+
+def cifar10(request: Request) -> Raw:
+    """Colour photographs of ten classes, 3 x 32 x 32; 50,000 + 10,000 (Krizhevsky 2009)."""
+    train, test = (_from_torchvision(request, "CIFAR10", train=t) for t in (True, False))
+    folder = request.data_dir / "cifar-10-batches-py"
+    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    return Raw(
+        name="cifar10",
+        source="CIFAR-10 (Krizhevsky 2009), through torchvision.",
+        parts=(
+            Part(train.data.transpose(0, 3, 1, 2), np.asarray(train.targets), hold_out(len(train.data), 10)),
+            Part(test.data.transpose(0, 3, 1, 2), np.asarray(test.targets), {"test": len(test.data)}),
+        ),
+        num_levels=256,
+        num_classes=10,
+        files={name: formats.digest(folder / name) for name in batches if (folder / name).is_file()},
+    )
+
+
+def omniglot(request: Request) -> Raw:
+    """Handwritten characters of 50 alphabets, shrunk to 28 x 28, strokes white (Lake et al. 2015)."""
+    for background in (True, False):
+        _from_torchvision(request, "Omniglot", background=background)
+    folder = request.data_dir / "omniglot-py"
+    train, test = (_strokes(folder / f"images_{part}") for part in ("background", "evaluation"))
+    zips = [folder / f"images_{part}.zip" for part in ("background", "evaluation")]
+    return Raw(
+        name="omniglot",
+        source="Omniglot (Lake, Salakhutdinov and Tenenbaum 2015), through torchvision; 105 x 105 images shrunk "
+        "to 28 x 28 with antialiasing, strokes white.",
+        parts=(Part(train, None, hold_out(len(train), 10)), Part(test, None, {"test": len(test)})),
+        num_levels=256,
+        num_classes=0,
+        files={path.name: formats.digest(path) for path in zips if path.is_file()},
+        notes=(
+            "This is not the 28 x 28 file of the IWAE paper (Burda et al. 2016): numbers are not comparable.",
+            "Training and test alphabets differ, so there are no labels.",
+        ),
+    )
+
+
+def _strokes(folder: Path) -> np.ndarray:
+    """(N, 1, 28, 28) uint8; sorted by path, because the order of a folder differs between machines."""
+    from PIL import Image
+
+    paths = sorted(folder.glob("*/*/*.png"))
+    if not paths:
+        raise DataError(f"{folder}: holds no images. Unpack the archive beside it, or pass --download.")
+    x = np.empty((len(paths), 1, 28, 28), np.uint8)
+    for i, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                shrunk = image.convert("L").resize((28, 28), Image.Resampling.BILINEAR)
+        except OSError as error:
+            raise DataError(f"{path}: can not be read as an image ({error}).") from error
+        x[i, 0] = 255 - np.asarray(shrunk)
+    return x
+
+
+def _found(request: Request, name: str, folders: list[Path], file: str, home: str | None = None) -> Path:
+    """The file, plain or gzipped; where it is missing, a sentence with the folder searched and the cure."""
+    if path := formats.find(folders, file):
+        return path
+    if home and request.download:
+        cure = f"It can not be downloaded from here: get it from {home}"
+    else:
+        cure = "Name the folder that holds it with --data-dir" + ("" if home else ", or pass --download")
+        cure += f"; it was published at {home}" if home else ""
+    searched = " and ".join(str(folder) for folder in folders)
+    raise DataError(f"{name}: no {file} (or {file}.gz) in {searched}. {cure}.")
+
+
+def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> Any:
+    """torchvision's data set, which verifies its files and fetches them where the request allows it."""
+    datasets = _torchvision_datasets()
+    try:
+        return getattr(datasets, class_name)(str(request.data_dir), download=request.download, **arguments)
+    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        if request.download:
+            raise DataError(f"{class_name}: the download into {request.data_dir} failed ({error}).") from error
+        raise DataError(
+            f"{class_name}: not found, or damaged, in {request.data_dir} ({error}). Name the folder that "
+            "holds it with --data-dir, or pass --download."
+        ) from error
+
+
+def _torchvision_datasets() -> Any:
+    try:
+        import torchvision.datasets
+    except (ImportError, RuntimeError, OSError) as error:
+        import torch
+
+        raise DataError(
+            f"torchvision can not be imported ({error}). It must fit torch {torch.__version__}: install both "
+            "together, from the same index."
+        ) from error
+    return torchvision.datasets

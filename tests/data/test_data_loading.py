@@ -1,0 +1,147 @@
+"""load: splits are disjoint and seeded, the protocol records what was done, mistakes are named."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from pyro_vae.data import load
+from pyro_vae.errors import DataError, UsageError
+
+NAMES = ("train", "valid", "test")
+
+
+def parts(splits):
+    return [getattr(splits, name) for name in NAMES]
+
+
+def pairs(images, labels):
+    return sorted((tuple(map(int, x)), int(y)) for x, y in zip(images, labels, strict=True))
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """200 data, each of which carries its own number."""
+    path = tmp_path / "numbered.npy"
+    np.save(path, np.arange(200, dtype=np.uint8)[:, None])
+    return path
+
+
+def indices(splits):
+    return [split.levels[:, 0].tolist() for split in parts(splits)]
+
+
+def test_digits_are_scikit_learns():
+    splits = load("digits")
+    assert [len(split) for split in parts(splits)] == [1257, 180, 360]
+    assert (splits.x_shape, splits.num_classes) == ((1, 8, 8), 10)
+    truth = load_digits()
+    levels, labels = (torch.cat([getattr(s, key) for s in parts(splits)]) for key in ("levels", "labels"))
+    assert pairs(levels.flatten(1), labels) == pairs(truth.data, truth.target)
+    assert splits.train.intensities().max() == 1
+
+
+@pytest.mark.parametrize("kind", ["random", "contiguous"])
+def test_splits_are_disjoint_and_complete(numbered, kind):
+    found = indices(load(numbered, split=kind))
+    assert [len(index) for index in found] == [140, 20, 40]
+    together = [*found[0], *found[1], *found[2]]
+    assert sorted(together) == list(range(200))
+    assert (together == list(range(200))) == (kind == "contiguous")
+
+
+def test_a_random_split_is_a_function_of_the_data_seed(numbered):
+    torch.manual_seed(1)
+    first = indices(load(numbered, data_seed=3))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert indices(load(numbered, data_seed=3)) == first
+    assert torch.equal(state, torch.get_rng_state())
+    assert indices(load(numbered, data_seed=4)) != first
+
+
+def test_the_choice_of_recipe_does_not_move_the_split(numbered):
+    assert indices(load(numbered, binarize="static")) == indices(load(numbered, dequantize=True))
+
+
+def test_the_protocol_is_json_repeats_and_names_no_folder(numbered):
+    splits = load(numbered, binarize="dynamic", data_seed=7)
+    protocol = splits.protocol
+    assert json.loads(json.dumps(protocol)) == protocol == load(numbered, binarize="dynamic", data_seed=7).protocol
+    assert str(numbered.parent) not in json.dumps(protocol)
+    assert protocol["files"] == {numbered.name: hashlib.sha256(numbered.read_bytes()).hexdigest()}
+    content = b"".join(split.levels.numpy().tobytes() for split in parts(splits))
+    assert protocol["sha256"] == hashlib.sha256(content).hexdigest()
+    split = protocol["split"]
+    assert (split["kind"], split["seed"]) == ("random", 7)
+    assert split["sizes"] == {"train": 140, "valid": 20, "test": 40}
+    for name, index in zip(NAMES, indices(splits), strict=True):
+        assert split["index_sha256"][name] == hashlib.sha256(np.array(index, "<i8").tobytes()).hexdigest()
+    assert (protocol["binarization"]["kind"], protocol["binarization"]["seed"]) == ("dynamic", 7)
+    assert protocol["dequantized"] is None
+    assert any("not comparable" in note for note in protocol["notes"])
+
+
+def test_the_protocol_of_dequantised_data():
+    protocol = load("digits", dequantize=True).protocol
+    assert protocol["dequantized"]["log_jacobian"] == pytest.approx(-64 * np.log(17), rel=1e-15)
+    assert protocol["binarization"]["kind"] == "none"
+    json.dumps(protocol)
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold", "none"])
+def test_binary_data_stay_as_they_are(tmp_path, binarize):
+    x = np.random.default_rng(0).random((30, 4)) < 0.5
+    np.save(tmp_path / "x.npy", x)
+    splits = load(tmp_path / "x.npy", binarize=binarize, split="contiguous")
+    np.testing.assert_array_equal(torch.cat([s.fixed() for s in parts(splits)]).numpy(), x)
+    assert splits.protocol["binarization"]["kind"] == "already binary"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"binarize": "auto"}, "binarize must be one of dynamic, static, threshold, none; got 'auto'"),
+        ({"split": "sorted"}, "split must be one of random, contiguous; got 'sorted'"),
+        ({"binarize": "static", "dequantize": True}, "--dequantize excludes --binarize static"),
+    ],
+)
+def test_usage_errors(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        load("digits", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("minst", "Did you mean mnist"),
+        ("Fashion-MNIST", "Did you mean fashion_mnist"),
+        ("digit", "Did you mean digits"),
+        ("x.csv", r"paths that end in .npy or .npz"),
+    ],
+)
+def test_an_unknown_name(name, message):
+    with pytest.raises(UsageError, match=message):
+        load(name)
+
+
+def test_exit_codes():
+    assert (UsageError.exit_code, DataError.exit_code) == (2, 3)
+
+
+def test_importing_the_room_imports_neither_torch_nor_numpy():
+    script = "import sys, pyro_vae.data as d; d.SOURCES; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_checks_do_not_rest_on_assert(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((20, 2), np.nan))
+    script = f"from pyro_vae.data import load; load({str(tmp_path / 'x.npy')!r})"
+    result = subprocess.run([sys.executable, "-O", "-c", script], check=False, capture_output=True, text=True)
+    assert "DataError" in result.stderr
+    assert "nan at datum 0" in result.stderr

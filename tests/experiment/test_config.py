@@ -1,0 +1,105 @@
+"""Config: what is written comes back, and what makes no sense is refused by name and value."""
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from pyro_vae.errors import UsageError
+from pyro_vae.evaluation import weights
+from pyro_vae.experiment import storage
+from pyro_vae.experiment.config import Config
+from pyro_vae.randomness import block_seed
+
+NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
+FLOATS = [f.name for f in fields(Config) if f.type is float]
+MAY_BE_ZERO = {
+    "reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data", "seed", "data_seed",
+}  # fmt: skip
+OTHER_THAN_DEFAULT = {
+    bool: lambda value: not value,
+    int: lambda value: value + 7,
+    float: lambda value: 0.1 + 0.2,  # has no short decimal form
+    str: lambda value: "inf",  # a name, not the infinite bound of that spelling
+}
+
+
+def through_json(config):
+    return Config.from_dict(json.loads(storage.to_json(config.to_dict())))
+
+
+def test_the_defaults_survive_json():
+    assert through_json(Config()) == Config()
+    assert through_json(Config()).max_grad_norm == math.inf
+
+
+def test_every_field_survives_json():
+    changed = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in fields(Config) if f.name != "hidden"}
+    config = Config(hidden=(3, 1, 2), **changed)
+    assert all(getattr(config, f.name) != f.default for f in fields(Config))
+    assert through_json(config) == config
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_negative_number_is_refused_by_name_and_value(name):
+    with pytest.raises(UsageError, match=rf"{name}.*-3"):
+        Config(**{name: -3})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_zero_is_refused_where_it_makes_no_sense(name):
+    if name in MAY_BE_ZERO:
+        assert getattr(Config(**{name: 0}), name) == 0
+        return
+    with pytest.raises(UsageError, match=f"{name} must be .*; got 0"):
+        Config(**{name: 0})
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_not_a_number_is_refused(name):
+    with pytest.raises(UsageError, match=f"{name}.*nan"):
+        Config(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_infinity_is_a_bound_and_nothing_else(name):
+    if name == "max_grad_norm":
+        assert Config(max_grad_norm=math.inf).max_grad_norm == math.inf
+        return
+    with pytest.raises(UsageError, match=f"{name} must be finite; got inf"):
+        Config(**{name: math.inf})
+
+
+@pytest.mark.parametrize("name", ["valid_samples", "test_samples", "elbo_samples"])
+def test_more_draws_than_a_seed_keeps_apart_are_refused_before_training(name):
+    most = 4096 * weights.SAMPLE_BLOCK
+    assert getattr(Config(**{name: most}), name) == most
+    block_seed(0, 0, most // weights.SAMPLE_BLOCK - 1)
+    with pytest.raises(UsageError, match=f"{name} must be at most {most}; got {most + 1}"):
+        Config(**{name: most + 1})
+    with pytest.raises(ValueError, match="beyond"):
+        block_seed(0, 0, most // weights.SAMPLE_BLOCK)
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 0), (8, -1), 8, (8.5,), None, "88"])
+def test_widths_that_make_no_layers_are_refused(hidden):
+    with pytest.raises(UsageError, match="hidden must"):
+        Config(hidden=hidden)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Config)])
+def test_a_null_is_refused_by_name(name):
+    with pytest.raises(UsageError, match=f"{name} must be .*None"):
+        replace(Config(), **{name: None})
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", "ten"), ("epochs", 2.5), ("download", 1), ("device", 0)])
+def test_an_edited_config_with_a_wrong_type_is_refused(name, value):
+    with pytest.raises(UsageError, match=f"{name} must be of type"):
+        Config.from_dict({**Config().to_dict(), name: value})
+
+
+def test_a_setting_of_another_version_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"unknown settings \['temperature'\]"):
+        Config.from_dict({**Config().to_dict(), "temperature": 1.0})

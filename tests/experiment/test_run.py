@@ -1,0 +1,193 @@
+"""The run folder: it says what was computed and how far it came, and refuses to go on with something else."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
+from pyro_vae.experiment import build, storage
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import Run, config_for_resume, new_folder
+from pyro_vae.inference import fit
+
+
+def train(folder, config, epochs=None):
+    """Opens a run, trains it for so many epochs, and returns it with what `open` said."""
+    data = build.data(config)
+    vae = build.vae(config, data.x_shape)
+    svi = build.svi(config, vae)
+    run = Run(folder, config)
+    progress, complaints = run.open(vae, svi, data.protocol)
+    start = progress.epoch
+    for record in fit(vae, svi, data, build.schedule(config), progress=progress):
+        run.save(record, vae, svi, progress, data.x_shape)
+        if record.epoch == epochs:
+            break
+    return run, start, complaints
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def test_a_run_says_what_was_computed(folder, config):
+    run, start, complaints = train(folder, config)
+    said = json.loads((folder / "run.json").read_bytes())
+    assert (start, complaints) == (0, [])
+    assert (run.status(), said["seeds"]) == ("running", {"seed": 0, "data_seed": 0})
+    assert said["protocol"]["sha256"] == build.data(config).protocol["sha256"]
+    assert {"pyro-ppl", "torch", "numpy"} <= said["versions"].keys()
+    assert Config.from_dict(json.loads((folder / "config.json").read_bytes())) == config
+    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5]
+
+
+def test_the_history_is_cut_to_the_checkpoint_it_goes_on_from(folder, config):
+    train(folder, config)
+    whole = (folder / "history.jsonl").read_bytes()
+    (folder / "checkpoints" / "epoch-00005.json").unlink()
+    with (folder / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 6, "lo')  # as a kill leaves it
+    run, start, _ = train(folder, config)
+    assert start == 4
+    assert (folder / "history.jsonl").read_bytes() == whole
+    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5]
+
+
+def test_a_damaged_checkpoint_is_complained_of_and_made_again(folder, config):
+    train(folder, config)
+    path = folder / "checkpoints" / "epoch-00005.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    _, start, complaints = train(folder, config)
+    assert start == 4
+    assert len(complaints) == 1
+    assert "epoch-00005.safetensors" in complaints[0]
+    assert path.read_bytes() == whole
+
+
+def test_what_a_killed_write_left_is_swept(folder, config):
+    train(folder, config, epochs=1)
+    for place in (folder / "report.json.partial", folder / "checkpoints" / "epoch-00009.safetensors.partial"):
+        place.touch()
+    train(folder, config, epochs=2)
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_a_history_shorter_than_its_checkpoint_is_refused(folder, config):
+    train(folder, config)
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:3]))
+    with pytest.raises(CheckpointError, match=r"history\.jsonl does not hold epochs 1 to 5"):
+        train(folder, config)
+
+
+def test_a_run_does_not_go_on_with_other_data(folder, config):
+    train(folder, config)
+    np.save(config.dataset, np.load(config.dataset)[::-1])
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with pytest.raises(CheckpointError, match=r"was trained on other data: .*sha256"):
+        train(folder, config)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("name", ["lr", "hidden", "kl_weight", "seed"])
+def test_a_run_does_not_go_on_from_checkpoints_of_another_config(folder, config, name):
+    other = replace(config, **{name: (9,) if name == "hidden" else getattr(config, name) + 1})
+    train(folder, config)
+    with pytest.raises(CheckpointError, match=f"was made with {name}="):
+        train(folder, other)
+
+
+@pytest.mark.parametrize("file", ["config.json", "run.json", "history.jsonl"])
+def test_a_damaged_file_of_the_run_is_named(folder, config, file):
+    run, _, _ = train(folder, config)
+    (folder / file).write_bytes(b'{"epoch": 1\n')
+    with pytest.raises(CheckpointError, match=rf"{file} is damaged"):
+        {
+            "config.json": lambda: config_for_resume(folder, config, set()),
+            "run.json": run.status,
+            "history.jsonl": run.history,
+        }[file]()
+
+
+def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, config):
+    run, _, _ = train(folder, config)
+    assert not run.is_finished()
+    run.set_status("finished")
+    assert not run.is_finished()
+    storage.write(folder / "report.txt", b"")
+    assert run.is_finished()
+    assert not Run(folder, replace(config, test_samples=7)).is_finished()
+    assert not Run(folder, replace(config, epochs=9)).is_finished()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "interrupted"), (SystemExit(143), "interrupted"), (DivergenceError("x"), "diverged")],
+)
+def test_the_status_says_how_training_ended(folder, config, error, status):
+    run, _, _ = train(folder, config, epochs=1)
+    with pytest.raises(type(error)), run.status_on_exit():
+        raise error
+    assert run.status() == status
+
+
+def resumed(folder, saved, **given):
+    """The config of a run that was started with `saved` and is taken up with the flags `given`."""
+    folder.mkdir()
+    storage.write(folder / "config.json", storage.to_json(saved.to_dict()))
+    return config_for_resume(folder, replace(Config(), **given), set(given))
+
+
+def test_a_resumed_run_has_its_own_config_not_the_defaults(folder, config):
+    assert resumed(folder, config) == config
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 0.5), ("latent_dim", 3), ("objective", "iwae"), ("data_seed", 1)])
+def test_a_contradicting_flag_is_refused_with_both_values(folder, config, name, value):
+    with pytest.raises(UsageError, match=rf"started with {name}={getattr(config, name)}, not {value}:"):
+        resumed(folder, config, **{name: value})
+
+
+def test_a_flag_that_says_the_same_is_fine(folder, config):
+    assert resumed(folder, config, lr=config.lr, hidden=config.hidden) == config
+
+
+@pytest.mark.parametrize(("name", "value"), [("test_samples", 7), ("data_dir", "x"), ("test_data", 3)])
+def test_what_does_not_touch_the_training_may_change(folder, config, name, value):
+    assert resumed(folder, config, **{name: value}) == replace(config, **{name: value})
+
+
+def test_epochs_may_grow_only_where_the_learning_rate_does_not_depend_on_them(tmp_path, config):
+    constant = replace(config, lr_schedule="constant")
+    assert resumed(tmp_path / "a", constant, epochs=9).epochs == 9
+    with pytest.raises(UsageError, match="epochs=5, not 4"):
+        resumed(tmp_path / "b", constant, epochs=4)
+    with pytest.raises(UsageError, match="epochs=5, not 9"):
+        resumed(tmp_path / "c", config, epochs=9)
+
+
+def test_an_extended_run_goes_on_where_it_ended(folder, config):
+    train(folder, replace(config, lr_schedule="constant"))
+    run, start, _ = train(folder, replace(config, lr_schedule="constant", epochs=7))
+    assert start == 5
+    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_new_folders_never_collide(tmp_path, monkeypatch):
+    class Stopped:
+        @staticmethod
+        def now():
+            return datetime(2020, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("pyro_vae.experiment.run.datetime", Stopped)
+    made = []
+    for _ in range(3):
+        made.append(new_folder(tmp_path, Config(dataset="a/faces.npz")).name)
+        (tmp_path / made[-1]).mkdir()
+    first = "20200102-030405-faces-bernoulli"
+    assert made == [first, f"{first}-2", f"{first}-3"]

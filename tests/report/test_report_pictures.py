@@ -1,0 +1,138 @@
+"""Pictures: valid PNGs of a sensible size that show what they should, and leave no trace."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pyro
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.report import pictures
+
+
+def network(shape_in, shape_out):
+    return pv.networks.MLP(shape_in, shape_out, (8,))
+
+
+def program(shape):
+    torch.manual_seed(0)
+    posterior = pv.posteriors.DiagonalNormal(network(shape, (4,)), 2)
+    return pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Bernoulli(network((2,), shape)))
+
+
+def read(png):
+    """Height, width and pixels of a PNG."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    image = matplotlib.image.imread(io.BytesIO(png))
+    return image[..., :3]
+
+
+def history(elbos):
+    return [
+        {"epoch": i, "loss": -elbo - 0.5, "valid_elbo": elbo, "valid_standard_error": None if i == 1 else 0.1}
+        for i, elbo in enumerate(elbos, 1)
+    ]
+
+
+def slow_tile(images, columns):
+    size, channels, height, width = images.shape
+    rows = -(-size // columns)
+    picture = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.nan, np.float32)
+    for i in range(size):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        for row in range(height):
+            for column in range(width):
+                for channel in range(channels):
+                    picture[top + row, left + column, channel] = images[i, channel, row, column]
+    return picture
+
+
+@pytest.mark.parametrize(("size", "columns"), [(6, 3), (6, 6), (6, 1), (1, 1), (5, 3), (2, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tile_is_a_slow_loop(size, columns, channels):
+    images = torch.rand(size, channels, 4, 5)
+    np.testing.assert_array_equal(pictures.tile(images, columns).numpy(), slow_tile(images, columns))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 20), (3, 8, 8)])
+@pytest.mark.parametrize("size", [1, 3, 12])
+def test_pictures_have_a_sensible_size(shape, size):
+    vae = program(shape)
+    x = torch.rand(size, *shape).round()
+    for png in (pictures.samples(vae, seed=0, rows=4), pictures.reconstructions(vae, x, seed=0)):
+        height, width, _ = read(png).shape
+        assert 150 <= height <= 1500
+        assert 300 <= width <= 1500
+        assert 0.25 <= height / width <= 2
+
+
+def test_data_stand_in_the_top_row_with_black_for_0_and_white_for_1():
+    vae = program((1, 8, 8))
+    with torch.no_grad():
+        for p in vae.likelihood.decoder.parameters():
+            p.zero_()  # every reconstruction is the grey 1/2
+    x = torch.zeros(4, 1, 8, 8)
+    x[:, :, :, 2:] = 1.0
+    shown = read(pictures.reconstructions(vae, x, seed=0, num_samples=2))
+    grey = shown[..., 0]
+    used = grey[60:]  # below the title
+    assert (used.min(), used.max()) == (0.0, 1.0)
+    top, bottom = used[: len(used) // 4], used[len(used) // 2 : -len(used) // 8]
+    assert 0.1 < (top == 0).mean() < 0.35  # a quarter of each image is black
+    assert (bottom == 0).mean() == 0
+    assert (abs(bottom - 0.5) < 0.01).mean() > 0.3
+
+
+def test_colours_are_kept():
+    vae = program((3, 8, 8))
+    x = torch.zeros(4, 3, 8, 8)
+    x[:, 0] = 1.0
+    shown = read(pictures.reconstructions(vae, x, seed=0))
+    assert (shown == [1.0, 0.0, 0.0]).all(-1).mean() > 0.01
+
+
+@pytest.mark.parametrize("elbos", [[-30.0], [-30.0, -30.0], [-300.0, *np.linspace(-30, -25, 50)]])
+def test_the_training_curve_is_drawn_for_any_history(elbos):
+    assert read(pictures.training(history(elbos))).shape == (440, 770, 3)
+
+
+def test_the_best_epoch_is_marked_where_it_is():
+    # The red mark moves to the left when the best epoch does.
+    def red(elbos):
+        image = read(pictures.training(history(elbos)))
+        distance = abs(image - matplotlib.colors.to_rgb("C3")).sum(-1)
+        return np.argwhere(distance < 0.05)[:, 1].min()
+
+    assert red([-30.0, -20.0, -25.0, -25.0, -25.0]) < red([-30.0, -29.0, -28.0, -20.0, -25.0])
+
+
+def test_images_can_be_shown_and_vectors_can_not():
+    assert [pictures.can_show(shape) for shape in ((1, 8, 8), (3, 8, 8), (2, 8, 8), (64,), (8, 8))] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_pictures_are_reproducible_and_leave_no_trace():
+    vae = program((1, 8, 8))
+    x = torch.ones(3, 1, 8, 8)
+    before = torch.random.get_rng_state()
+    flags = [module.training for module in vae.modules()]
+    store = pyro.get_param_store()
+    with store.scope():
+        pyro.param("mine", torch.ones(1))
+        first, again = ((pictures.samples(vae, 0, 2), pictures.reconstructions(vae, x, 0)) for _ in range(2))
+        assert list(store) == ["mine"]
+    assert first == again
+    assert pictures.samples(vae, 1, 2) != first[0]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [module.training for module in vae.modules()] == flags
+
+
+def test_no_window_and_no_global_figure_is_made():
+    import sys
+
+    pictures.training(history([-1.0, -2.0]))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []

@@ -1,0 +1,453 @@
+"""train_svi.py from outside: exit codes, sentences, the run folder, and runs that are cut and taken up again."""
+
+import json
+import math
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.randomness import derive
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5"]
+MAIN = runpy.run_path(str(SCRIPT))["main"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Sixty binary images of 4 x 4 pixels: an epoch takes milliseconds."""
+    path = tmp_path / "tiny.npy"
+    np.save(path, np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+    return str(path)
+
+
+def run(*arguments):
+    """Runs the script here; returns its exit code."""
+    try:
+        MAIN([*SMALL, *map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def resume(*arguments):
+    """The same, without the flags of a first start."""
+    try:
+        MAIN([*map(str, arguments), "--resume"])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def start(*arguments):
+    """Starts the script as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def result(folder):
+    """What a run found, byte by byte: all that must not depend on whether it was cut."""
+    last = max((folder / "checkpoints").glob("*.json"))
+    paths = [
+        last,
+        last.with_suffix(".safetensors"),
+        *(folder / n for n in ("history.jsonl", "report.json", "report.txt")),
+    ]
+    return {path.name: path.read_bytes() for path in (*paths, *sorted(folder.glob("*.png")))}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_bytes())
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def cut_after(epochs, whole, folder):
+    """The folder as a kill after so many epochs leaves it, while the checkpoints reach back that far."""
+    shutil.copytree(whole, folder)
+    for name in ("report.json", "report.txt", *(path.name for path in folder.glob("*.png"))):
+        (folder / name).unlink()
+    for path in (folder / "checkpoints").glob("epoch-*"):
+        if int(path.stem.removeprefix("epoch-")) > epochs:
+            path.unlink()
+    status = read(folder, "run.json")
+    (folder / "run.json").write_text(json.dumps({**status, "status": "running"}))
+
+
+# A run that was cut and taken up again.
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--kl-warmup", 4, "--lr-schedule", "cosine", "--objective", "trace_elbo"],
+        ["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"],
+        ["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"],
+        ["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8],  # stops before the sixth epoch
+    ],
+    ids=["warm-up", "iwae", "clipped", "patience"],
+)
+def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, settings):
+    flags = ["--dataset", tiny, "--batch-size", 16, "--epochs", 6, *settings]
+    assert run(*flags, "--out", "whole") == 0
+    whole = result(tmp_path / "whole")
+
+    # Three of six: the checkpoints reach back to the fourth, so the third comes from a run that was stopped there.
+    assert stopped_after(3, *flags, "--out", "cut") == 143
+    assert [path.stem[-1] for path in sorted(Path("cut/checkpoints").glob("*.json"))] == ["1", "2", "3"]
+    assert read(Path("cut"), "run.json")["status"] == "interrupted"
+    assert resume("--out", "cut") == 0
+    assert result(Path("cut")) == whole
+    assert read(Path("cut"), "run.json")["status"] == "finished"
+
+
+def stopped_after(epochs, *arguments):
+    """Runs the script and sends it SIGTERM while it saves that epoch, once its checkpoint is there."""
+    from pyro_vae.experiment.run import Run
+
+    with pytest.MonkeyPatch.context() as patch:
+        save = Run.save
+
+        def save_and_stop(self, record, *rest):
+            save(self, record, *rest)
+            if record.epoch == epochs:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(Run, "save", save_and_stop)
+        return run(*arguments)
+
+
+@pytest.mark.parametrize("epochs", [4, 5, 6])
+def test_a_run_killed_outright_ends_with_the_same_bytes(tiny, tmp_path, epochs):
+    assert run("--dataset", tiny, "--epochs", 6, "--out", "whole") == 0
+    cut_after(epochs, tmp_path / "whole", tmp_path / "cut")
+    assert resume("--out", "cut") == 0
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tiny, tmp_path, capsys):
+    assert run("--dataset", tiny, "--epochs", 6, "--out", "whole") == 0
+    cut_after(6, tmp_path / "whole", tmp_path / "cut")
+    path = tmp_path / "cut/checkpoints/epoch-00006.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    assert resume("--out", "cut") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: ")
+    assert "epoch-00006.safetensors" in err
+    assert "going on after epoch 5" in out
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")
+
+
+def test_a_process_that_is_killed_goes_on_in_another(tmp_path):
+    flags = [*SMALL, "--epochs", 60, "--kl-warmup", 50, "--out"]
+    cut = start(*flags, "cut")
+    awaited(tmp_path / "cut/checkpoints/epoch-00005.json", cut)
+    cut.kill()
+    cut.communicate()
+    reached = len((tmp_path / "cut/history.jsonl").read_text().splitlines())
+    again = start("--out", "cut", "--resume")
+    whole = start(*flags, "whole")
+    out, err = again.communicate()
+    whole.communicate()
+    assert (cut.returncode, again.returncode, whole.returncode, err) == (-signal.SIGKILL, 0, 0, "")
+    assert reached < 60
+    assert "going on after epoch" in out
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_process_with_its_code_and_without_a_traceback(tmp_path, number, code):
+    process = start(*SMALL, "--epochs", 100_000, "--out", "cut")
+    awaited(tmp_path / "cut/checkpoints/epoch-00002.json", process)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == code
+    assert err == "interrupted: the last finished epoch is kept; --out FOLDER --resume goes on\n"
+    assert read(tmp_path / "cut", "run.json")["status"] == "interrupted"
+    assert next(pv.load(tmp_path / "cut").parameters()).isfinite().all()
+
+
+def awaited(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# What --resume may and may not do.
+
+
+def test_resume_without_a_run_starts_afresh(tiny, tmp_path):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "new", "--resume") == 0
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "plain") == 0
+    assert result(tmp_path / "new") == result(tmp_path / "plain")
+
+
+def test_resume_before_the_first_checkpoint_starts_afresh(tiny, tmp_path):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "whole") == 0
+    cut_after(0, tmp_path / "whole", tmp_path / "cut")
+    assert resume("--out", "cut") == 0
+    assert result(tmp_path / "cut") == result(tmp_path / "whole")
+
+
+def test_resume_of_a_finished_run_says_so_and_changes_nothing(tiny, tmp_path, capsys):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "done") == 0
+    before = snapshot(tmp_path / "done")
+    capsys.readouterr()
+    assert resume("--out", "done") == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("done is finished.")
+    assert (tmp_path / "done/report.txt").read_text() in out
+    assert snapshot(tmp_path / "done") == before
+
+
+def test_a_finished_run_can_be_reported_on_with_more_draws(tiny, tmp_path):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "done") == 0
+    before = read(tmp_path / "done", "report.json")["test"]
+    assert resume("--out", "done", "--test-samples", 50, "--elbo-samples", 7, "--test-data", 5) == 0
+    after = read(tmp_path / "done", "report.json")["test"]
+    assert (after["log_likelihood"]["num_samples"], after["elbo"]["num_samples"]) == (50, 7)
+    assert [after[name]["num_data"] for name in after] == [5] * 4
+    assert before["elbo"]["num_data"] == 12
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--resume", "--latent-dim", 3], "latent_dim=2, not 3"),
+        (["--resume", "--lr", 0.5], "lr=0.003, not 0.5"),
+        (["--resume", "--epochs", 9], "epochs=2, not 9"),  # cosine: another end is another run
+        ([], "add --resume"),
+    ],
+)
+def test_what_a_run_was_started_with_stays(tiny, tmp_path, capsys, flags, words):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "done") == 0
+    before = snapshot(tmp_path / "done")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        MAIN([str(flag) for flag in ("--out", "done", *flags)])
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+    assert snapshot(tmp_path / "done") == before
+
+
+def test_resume_refuses_other_data(tiny, tmp_path, capsys):
+    assert run("--dataset", tiny, "--epochs", 2, "--out", "whole") == 0
+    cut_after(1, tmp_path / "whole", tmp_path / "cut")
+    np.save(tiny, np.load(tiny)[::-1])
+    before = snapshot(tmp_path / "cut")
+    assert resume("--out", "cut") == 4
+    assert "was trained on other data" in capsys.readouterr().err
+    assert snapshot(tmp_path / "cut") == before
+
+
+def test_resume_needs_to_know_the_run(capsys):
+    assert resume() == 2
+    assert "add --out" in capsys.readouterr().err
+
+
+# Mistakes: one sentence, the right code, and no folder.
+
+
+def saved(name, x):
+    np.save(name, x)
+    return name
+
+
+GREY = np.linspace(0, 1, 60 * 4, dtype=np.float32).reshape(60, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--likelihood", "bernouli"], 2, ["bernouli", "did you mean 'bernoulli'?"]),
+        (["--dataset", "digit"], 2, ["digit", "did you mean 'digits'?"]),
+        (["--lr", "0"], 2, ["lr", "above 0", "0.0"]),
+        (["--lr", "nan"], 2, ["lr", "nan"]),
+        (["--objective", "iwae", "--kl-weight", "0.5"], 2, ["iwae", "weights must be 1"]),
+        (["--device", "nonesuch"], 2, ["nonesuch", "--device cpu"]),
+        (["--binarize", "none"], 3, ["Bernoulli needs x in {0, 1}", "datum 0", "--binarize dynamic"]),
+        (["--dataset", "missing.npy"], 3, ["missing.npy", "no such file"]),
+        (["--dataset", lambda: saved("nan.npy", np.where(GREY == 1, np.nan, GREY))], 3, ["nan", "datum 59"]),
+        (["--dataset", lambda: saved("line.npy", np.zeros(60))], 3, ["line.npy", "(60,)"]),
+        (["--dataset", lambda: saved("empty.npy", np.zeros((0, 4)))], 3, ["empty"]),
+        (["--dataset", lambda: saved("flat.npy", GREY), "--network", "conv"], 2, ["images (C, H, W)", "(4,)"]),
+        (["--out", lambda: f"{saved('file.npy', GREY)}/run"], 6, ["file.npy/run", "Not a directory", "--out"]),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_answered_by_one_sentence(tmp_path, capsys, flags, code, words):
+    flags = [flag() if callable(flag) else flag for flag in flags]
+    before = set(tmp_path.iterdir())
+    out = [] if "--out" in flags else ["--out", "run"]
+    assert run("--epochs", 1, *flags, *out) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert [word for word in words if word not in err] == []
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here cuda can be used")
+def test_a_missing_accelerator_is_a_usage_error(capsys):
+    assert run("--device", "cuda", "--out", "run") == 2
+    assert "device 'cuda' can not be used here" in capsys.readouterr().err
+
+
+def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
+    process = start(*SMALL, "--binarize", "none", "--out", "run")
+    out, err = process.communicate()
+    assert (process.returncode, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("error: Bernoulli needs x in {0, 1}")
+
+
+def test_a_diverged_run_keeps_its_last_good_state(tiny, tmp_path, capsys, monkeypatch):
+    # The second epoch diverges: one good epoch comes first.
+    from pyro_vae.inference import training
+
+    rate = training.learning_rate_factor
+    monkeypatch.setattr(training, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 0))
+    assert run("--dataset", tiny, "--epochs", 4, "--batch-size", 8, "--out", "run") == 5
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "--lr" in err
+    assert read(tmp_path / "run", "run.json")["status"] == "diverged"
+    assert not (tmp_path / "run/report.json").exists()
+    assert all(p.isfinite().all() for p in pv.load(tmp_path / "run").parameters())
+
+
+def test_a_rate_that_diverges_at_once_says_so(tiny, tmp_path, capsys):
+    assert run("--dataset", tiny, "--epochs", 3, "--lr", "1e6", "--batch-size", 8, "--out", "run") == 5
+    assert "smaller learning rate" in capsys.readouterr().err
+    assert read(tmp_path / "run", "run.json")["status"] == "diverged"
+
+
+# The report of a run.
+
+
+def test_the_report_of_a_run(tiny, tmp_path, capsys):
+    assert run("--dataset", tiny, "--epochs", 3, "--out", "run") == 0
+    folder = tmp_path / "run"
+    found, text = read(folder, "report.json"), (folder / "report.txt").read_text()
+    test = found["test"]
+    promised = {"mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit"}
+    assert {"elbo", "reconstruction", "kl", "log_likelihood"} == test.keys()
+    assert all(promised <= entry.keys() for entry in test.values())
+    assert {entry["unit"] for entry in test.values()} == {"nats"}
+    assert {entry["num_data"] for entry in test.values()} == {12}
+    assert (test["elbo"]["num_samples"], test["log_likelihood"]["num_samples"]) == (5, 20)
+    assert test["elbo"]["mean"] == pytest.approx(test["reconstruction"]["mean"] - test["kl"]["mean"])
+    assert test["elbo"]["mean"] < 0 < test["kl"]["mean"]
+    assert test["kl"]["kind"] == {"z": "analytic"}
+    assert found["protocol"] == read(folder, "run.json")["protocol"]
+    assert text in capsys.readouterr().out
+    for name, label in (("elbo", "ELBO"), ("log_likelihood", "log p(x)")):
+        row = next(line for line in text.splitlines() if line.startswith(label)).split()
+        assert f"{test[name]['mean']:.3f}" in row
+    assert {path.name for path in folder.glob("*.png")} == {"training.png", "samples.png", "reconstructions.png"}
+
+
+def test_the_report_is_on_the_best_epoch_which_load_gives_back(tiny, tmp_path):
+    # At this rate the first epoch is the best.
+    flags = ["--dataset", tiny, "--epochs", 5, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8]
+    assert run(*flags, "--out", "run") == 0
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    best = max(history, key=lambda record: record["valid_elbo"])
+    training = read(tmp_path / "run", "report.json")["training"]
+    assert training == {"epochs": 5, "best_epoch": best["epoch"], "valid_elbo": best["valid_elbo"]}
+    assert best["epoch"] < 5
+    data, vae = pv.data.load(tiny), pv.load(tmp_path / "run")
+    again = pv.evaluation.elbo(vae, data.valid.fixed(), 4, seed=derive(0, "validation"))
+    assert again.mean == best["valid_elbo"]
+    test = pv.evaluation.elbo(vae, data.test.fixed(), 5, seed=derive(0, "evaluation"))
+    assert test.mean == read(tmp_path / "run", "report.json")["test"]["elbo"]["mean"]
+
+
+def test_a_weighted_run_reports_its_loss_and_the_true_elbo(tiny, tmp_path):
+    assert run("--dataset", tiny, "--epochs", 2, "--kl-weight", 0.25, "--reconstruction-weight", 2, "--out", "run") == 0
+    found, text = read(tmp_path / "run", "report.json"), (tmp_path / "run/report.txt").read_text()
+    reconstruction, kl = (found["test"][name]["mean"] for name in ("reconstruction", "kl"))
+    assert found["objective"]["loss"] == pytest.approx(-2 * reconstruction + 0.25 * kl)
+    assert found["test"]["elbo"]["mean"] == pytest.approx(reconstruction - kl)
+    assert f"{found['objective']['loss']:.3f} nats, which is no bound" in text
+
+
+@pytest.mark.parametrize("weight", ["--kl-weight", "--reconstruction-weight"])
+def test_one_term_alone_can_be_trained(tiny, tmp_path, weight):
+    assert run("--dataset", tiny, "--epochs", 2, weight, 0, "--out", "run") == 0
+    assert read(tmp_path / "run", "report.json")["objective"][weight[2:].replace("-", "_")] == 0.0
+
+
+def test_a_dequantised_run_reports_bits_per_dimension(tmp_path):
+    np.save("grey.npy", np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8))
+    flags = ["--dataset", "grey.npy", "--likelihood", "normal", "--scale", 0.3, "--dequantize", "--epochs", 2]
+    assert run(*flags, "--out", "run") == 0
+    test = read(tmp_path / "run", "report.json")["test"]
+    # p(v) >= p(x) / 256^16 on 16 pixels, in bits for each of them.
+    by_hand = (16 * math.log(256) - test["log_likelihood"]["mean"]) / (16 * math.log(2))
+    assert test["bits_per_dim"]["mean"] == pytest.approx(by_hand)
+    assert 8 < by_hand < 12  # uniform noise of 8 bits under a density that is not uniform
+
+
+def test_a_single_test_datum_has_no_error_and_no_nan(tmp_path):
+    x = np.random.default_rng(0).random((22, 1, 4, 4)) < 0.5
+    np.savez("one.npz", x_train=x[:20], x_valid=x[20:21], x_test=x[21:])
+    flags = ["--dataset", "one.npz", "--elbo-samples", 1, "--test-samples", 1, "--epochs", 2]
+    assert run(*flags, "--out", "run") == 0
+    test = read(tmp_path / "run", "report.json")["test"]
+    assert [(e["standard_error"], e["num_data"]) for e in test.values()] == [(None, 1)] * 4
+    assert test["log_likelihood"]["monte_carlo_error"] is None
+    assert "NaN" not in (tmp_path / "run/report.json").read_text() + (tmp_path / "run/history.jsonl").read_text()
+
+
+def test_data_that_are_no_images_get_no_pictures_of_data(tmp_path):
+    np.save("flat.npy", GREY)
+    assert run("--dataset", "flat.npy", "--likelihood", "normal", "--epochs", 1, "--out", "run") == 0
+    assert [path.name for path in (tmp_path / "run").glob("*.png")] == ["training.png"]
+
+
+def test_progress_is_one_line_an_epoch_and_never_hundreds(tiny, capsys):
+    assert run("--dataset", tiny, "--epochs", 3, "--out", "short") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert run("--dataset", tiny, "--epochs", 100, "--out", "long") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 21
+    assert "100/100" in lines[-1]
+
+
+def test_without_out_a_new_folder_below_runs_is_made(tiny, tmp_path):
+    assert run("--dataset", tiny, "--epochs", 1) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("tiny-bernoulli")
+    assert read(folder, "run.json")["status"] == "finished"
+
+
+def test_a_run_leaves_the_callers_random_state_and_precision_alone(tiny):
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_default_dtype()  # noqa: NPY002
+    with pyro.get_param_store().scope():
+        assert run("--dataset", tiny, "--epochs", 2, "--out", "run") == 0
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.get_default_dtype() is before[2]
