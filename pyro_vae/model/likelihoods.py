@@ -142,13 +142,13 @@ class Normal(Likelihood):
     """
 
     advice = "Remove such data, or replace the missing values."
-    scale: Tensor
 
     def __init__(self, decoder: Callable[..., Tensor], scale: float = 0.1) -> None:
         super().__init__(decoder)
         if not scale > 0:
             raise ValueError(f"scale is a standard deviation and must be above 0; got {scale}")
-        self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
+        # A number, not a buffer: a float32 buffer would stay rounded after .double().
+        self.scale = float(scale)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         mean = self.decode(z, y)

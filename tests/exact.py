@@ -1,0 +1,95 @@
+"""Models whose evidence and posterior are known in closed form: the truth that estimators are held against.
+
+Linear-Gaussian VAE (probabilistic PCA, Tipping & Bishop 1999), float64:
+
+    z ~ N(0, I_D),   x | z ~ N(W z + b, s^2 I_d)
+    x ~ N(b, W W' + s^2 I),     z | x ~ N(S W'(x - b) / s^2, S),   S = (I + W'W / s^2)^-1
+"""
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.randomness import stream
+
+
+class LinearGaussian:
+    """The truth: W (d, D), b (d,) and s, drawn once from a seed."""
+
+    def __init__(self, latent_dim=2, data_dim=5, scale=0.7, seed=0):
+        noise = torch.Generator().manual_seed(seed)
+        self.W = torch.randn(data_dim, latent_dim, generator=noise, dtype=torch.float64)
+        self.b = torch.randn(data_dim, generator=noise, dtype=torch.float64)
+        self.scale, self.latent_dim, self.data_dim = scale, latent_dim, data_dim
+        self.covariance = torch.linalg.inv(torch.eye(latent_dim, dtype=torch.float64) + self.W.T @ self.W / scale**2)
+
+    def evidence(self):
+        marginal = self.W @ self.W.T + self.scale**2 * torch.eye(self.data_dim, dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(self.b, marginal)
+
+    def posterior(self, x):
+        mean = (x - self.b) @ self.W @ self.covariance / self.scale**2
+        return dist.MultivariateNormal(mean, self.covariance)
+
+    def data(self, size, seed=1):
+        with stream(seed, "data"):
+            return self.evidence().sample((size,))
+
+    def vae(self, widen=1.0, shift=0.0):
+        """The program of this model. widen = 1, shift = 0 is the exact posterior; anything else a mismatched guide."""
+        return pv.VAE(
+            pv.priors.StandardNormal(self.latent_dim),
+            _ExactPosterior(self, widen, shift),
+            pv.likelihoods.Normal(_Affine(self.W, self.b), scale=self.scale),
+        ).double()
+
+
+class _ExactPosterior(pv.posteriors.Posterior):
+    def __init__(self, truth, widen, shift):
+        super().__init__(nn.Identity(), truth.latent_dim)
+        self.truth, self.widen, self.shift = truth, widen, shift
+
+    def forward(self, x, y=None):
+        exact = self.truth.posterior(x)
+        return dist.MultivariateNormal(exact.mean + self.shift, exact.covariance_matrix * self.widen**2)
+
+
+class _Affine(nn.Module):
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, z):
+        return z @ self.weight.T + self.bias
+
+
+def small_vae(latent_dim=3, x_shape=(6,), likelihood=None, prior=None, hidden=(8,), seed=0, **options):
+    """A small VAE with random weights, in float64."""
+    likelihood = likelihood or pv.likelihoods.Bernoulli
+    with stream(seed, "init"):
+        encoder = pv.networks.MLP(x_shape, (2 * latent_dim,), hidden=hidden, activation=nn.Tanh)
+        decoder = pv.networks.MLP((latent_dim,), likelihood.decoder_shape(x_shape), hidden=hidden, activation=nn.Tanh)
+        return pv.VAE(
+            prior or pv.priors.StandardNormal(latent_dim),
+            pv.posteriors.DiagonalNormal(encoder, latent_dim),
+            likelihood(decoder, **options),
+        ).double()
+
+
+def binary_data(size, x_shape=(6,), seed=2):
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (size, *x_shape), generator=noise).double()
+
+
+class MixturePrior(pv.priors.Prior):
+    """A joint mixture of two normals: no analytic KL, so that both sides are sampled."""
+
+    def __init__(self, latent_dim):
+        super().__init__(latent_dim)
+        self.centres = nn.Parameter(torch.linspace(-1, 1, 2)[:, None].repeat(1, latent_dim))
+
+    def forward(self, y=None):
+        parts = dist.Normal(self.centres, self.scale).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros_like(self.centres[:, 0])), parts)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae.model.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
+
+IMAGES = [(1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32), (2, 7, 5)]
+
+
+def build(kind, y_dim=0):
+    cases = {
+        "mlp": lambda: MLP((2, 3), (4,), hidden=(5, 6), y_dim=y_dim),
+        "gated": lambda: GatedMLP((2, 3), (4,), hidden=(5, 6), y_dim=y_dim),
+        "conv_encoder": lambda: ConvEncoder((1, 6, 5), (4,), hidden=(3, 2), y_dim=y_dim),
+        "conv_decoder": lambda: ConvDecoder((3,), (1, 6, 5), hidden=(3, 2), y_dim=y_dim),
+    }
+    return cases[kind]().double()
+
+
+KINDS = ["mlp", "gated", "conv_encoder", "conv_decoder"]
+
+
+@pytest.mark.parametrize("y_dim", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_leading_dimensions_are_a_loop(kind, y_dim):
+    net = build(kind, y_dim)
+    x = torch.randn(4, 2, *net.in_shape, dtype=torch.float64)
+    y = torch.randn(2, y_dim, dtype=torch.float64) if y_dim else None
+    whole = net(x, y)
+    assert whole.shape == (4, 2, *net.out_shape)
+    for k in range(4):
+        for b in range(2):
+            one = net(x[k, b], None if y is None else y[b])
+            assert torch.allclose(whole[k, b], one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_reach_the_output(kind):
+    net = build(kind, y_dim=3)
+    x = torch.randn(2, *net.in_shape, dtype=torch.float64)
+    assert not torch.allclose(net(x, torch.eye(3).double()[:2]), net(x, torch.eye(3).double()[1:]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient_and_the_bias_is_added(kind):
+    net = build(kind)
+    x = torch.randn(8, *net.in_shape, dtype=torch.float64)
+    plain = net(x)
+    plain.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    with torch.no_grad():
+        net.output_bias.copy_(torch.arange(net.output_bias.numel()).reshape(net.out_shape))
+    assert torch.allclose(net(x), plain + net.output_bias, rtol=0, atol=1e-12)
+
+
+def test_gated_layer_is_the_papers_formula():
+    net = GatedMLP((3,), (2,), hidden=(4,)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    linear = net.body[0]
+    a, g = linear.weight[:4], linear.weight[4:]
+    h = (x @ a.T + linear.bias[:4]) * torch.sigmoid(x @ g.T + linear.bias[4:])
+    assert torch.allclose(net(x), h @ net.head.weight.T, rtol=0, atol=1e-12)
+
+
+def test_mlp_is_its_formula():
+    net = MLP((3,), (2,), hidden=(4,), activation=nn.Tanh).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    h = torch.tanh(x @ net.body[0].weight.T + net.body[0].bias)
+    assert torch.allclose(net(x), h @ net.head.weight.T, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [(4,), (4, 3), (4, 3, 2)])
+@pytest.mark.parametrize("shape", IMAGES)
+def test_convolutions_fit_images_of_any_size(shape, hidden):
+    assert ConvEncoder(shape, (7,), hidden=hidden)(torch.zeros(2, *shape)).shape == (2, 7)
+    assert ConvDecoder((7,), shape, hidden=hidden)(torch.zeros(2, 7)).shape == (2, *shape)
+    assert ConvDecoder((7,), (2, *shape), hidden=hidden)(torch.zeros(2, 7)).shape == (2, 2, *shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((5, 7), None, r"MLP takes tensors \(\*, 2, 3\); got \(5, 7\)"),
+        ((3,), None, r"takes tensors \(\*, 2, 3\)"),
+        ((5, 2, 3), torch.eye(5), r"built without labels"),
+    ],
+)
+def test_wrong_shapes_are_refused_at_the_door(shape, labels, message):
+    with pytest.raises(ValueError, match=message):
+        build("mlp")(torch.zeros(shape).double(), labels)
+
+
+@pytest.mark.parametrize("labels", [None, torch.eye(4)])
+def test_missing_or_wrong_labels_are_refused(labels):
+    with pytest.raises(ValueError, match=r"y_dim=3.*pass one-hot labels \(B, 3\)"):
+        build("mlp", y_dim=3)(torch.zeros(4, 2, 3).double(), labels)
+
+
+def test_convolutions_refuse_vectors():
+    with pytest.raises(ValueError, match="needs images"):
+        ConvEncoder((64,), (4,))

@@ -1,0 +1,159 @@
+"""The program under stock Pyro, unchanged, and what a VAE offers beside it."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian, binary_data, small_vae
+from pyro import poutine
+from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+
+from pyro_vae.errors import DataError
+
+
+@pytest.fixture
+def x():
+    return binary_data(16)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Trace_ELBO(),
+        Trace_ELBO(num_particles=7, vectorize_particles=True),
+        TraceMeanField_ELBO(),
+        TraceMeanField_ELBO(num_particles=7, vectorize_particles=True, max_plate_nesting=1),
+        RenyiELBO(alpha=0, num_particles=7),
+        RenyiELBO(alpha=0, num_particles=7, vectorize_particles=True),
+    ],
+    ids=lambda loss: f"{type(loss).__name__}-{loss.num_particles}-{loss.vectorize_particles}",
+)
+def test_stock_svi_trains_with_every_elbo(loss, x):
+    vae = small_vae()
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 3e-2}), loss)
+    before = sum(svi.evaluate_loss(x) for _ in range(20))
+    for _ in range(40):
+        svi.step(x)
+    assert sum(svi.evaluate_loss(x) for _ in range(20)) < before - 20  # a nat a pass, of some 60
+
+
+def test_predictive_without_data_generates():
+    draws = Predictive(small_vae().model, num_samples=50)()
+    assert draws["x"].shape == (50, 1, 6)
+    assert draws["z"].shape == (50, 1, 3)
+    assert len(draws["x"].unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_posterior_predictive_draws_need_the_observation_released(parallel, x):
+    vae = small_vae()
+    observed = Predictive(vae.model, guide=vae.guide, num_samples=20, parallel=parallel)(x)["x"]
+    assert (observed == x).all()  # the trap: the data themselves come back
+    free = poutine.uncondition(vae.model)
+    draws = Predictive(free, guide=vae.guide, num_samples=20, parallel=parallel)(x)["x"]
+    assert draws.reshape(20, 16, 6).shape == (20, 16, 6)
+    assert not (draws.reshape(20, 16, 6) == x).all()
+
+
+@pytest.mark.parametrize("handler", [poutine.condition, poutine.do])
+def test_z_can_be_conditioned_and_intervened_on(handler, x):
+    vae = small_vae()
+    z = torch.randn(16, 3, dtype=torch.float64)
+    trace = poutine.trace(handler(vae.model, {"z": z})).get_trace(x)
+    trace.compute_log_prob()
+    expected = vae.likelihood(z).log_prob(x)
+    assert torch.allclose(trace.nodes["x"]["log_prob"], expected, rtol=0, atol=1e-12)
+
+
+def test_the_model_generates_as_many_as_labels_else_one():
+    vae = small_vae()
+    vae.prior.forward = lambda y: dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
+    vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
+    assert vae.model().shape == (1, 6)
+    assert vae.model(None, torch.eye(4).double()).shape == (4, 6)
+
+
+def test_conditioning_the_model_on_data_with_one_z_is_refused(x):
+    vae = small_vae()
+    with pytest.raises(ValueError, match="pass the data as the argument"):
+        poutine.condition(vae.model, {"x": x})(None)
+    assert torch.equal(poutine.condition(vae.model, {"x": x[:1]})(None), x[:1])
+
+
+def test_the_guide_needs_data_and_says_so():
+    with pytest.raises(ValueError, match="needs the data"):
+        small_vae().guide(None)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.full((2, 6), 0.37), r"Bernoulli needs x in \{0, 1\}; got 0.37 at datum 0, position \(0,\).*Binarise"),
+        (torch.tensor([[0.0] * 6, [0, 0, 2, 0, 0, 0]]), r"got 2 at datum 1, position \(2,\)"),
+        (torch.zeros(2, 5), r"takes tensors \(\*, 6\)"),
+    ],
+)
+def test_unsupported_data_are_refused_under_stock_svi(bad, message):
+    vae = small_vae()
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    with pytest.raises(ValueError, match=message):
+        svi.step(bad.double())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_data_that_are_not_finite_are_refused_by_both_halves(value):
+    vae, x = small_vae(), torch.zeros(3, 6).double()
+    x[1, 4] = value
+    for half in (vae.model, vae.guide):
+        with pytest.raises(DataError, match=rf"{value}.*datum 1, position \(4,\)"):
+            half(x)
+
+
+def test_data_of_another_shape_than_the_decoder_are_refused():
+    vae = small_vae()
+    with pytest.raises(DataError, match=r"shape \(6,\); got x of shape \(2, 7\)"):
+        vae.model(torch.zeros(2, 7).double())
+
+
+def test_generation_follows_the_marginal_of_the_model():
+    # Linear-Gaussian: x ~ N(b, WW' + s^2). z-test on every mean and variance, 4.5 standard errors (10 tests, 7e-5).
+    truth = LinearGaussian()
+    n = 20_000
+    x = truth.vae().generate(n)
+    exact = truth.evidence()
+    deviation = (x.mean(0) - exact.mean) / (exact.variance / n).sqrt()
+    spread = (x.var(0) / exact.variance - 1) / (2 / n) ** 0.5
+    assert deviation.abs().max() < 4.5
+    assert spread.abs().max() < 4.5
+    means = truth.vae().generate(n, mean=True)
+    assert (means.var(0) < x.var(0)).all()
+
+
+def test_reconstructions_are_stochastic_and_differ_between_draws(x):
+    vae = small_vae()
+    several = vae.reconstruct(x, num_samples=4)
+    assert several.shape == (4, 16, 6)
+    assert (several[0] != several[1]).any()
+    assert set(vae.reconstruct(x, mean=False).unique().tolist()) == {0.0, 1.0}
+
+
+def test_interpolation_runs_from_one_reconstruction_to_the_other(x):
+    vae = small_vae()
+    line = vae.interpolate(x[:1], x[1:2], steps=5)
+    assert line.shape == (5, 1, 6)
+    ends = vae.likelihood(vae.posterior(x[:2]).mean).mean
+    assert torch.allclose(line[[0, -1], 0], ends, rtol=0, atol=1e-12)
+
+
+def test_drawing_pictures_leaves_flags_store_and_gradients_alone(x):
+    vae = small_vae().train()
+    for drawn in (vae.generate(3), vae.reconstruct(x), vae.interpolate(x[:1], x[1:2])):
+        assert not drawn.requires_grad
+    assert vae.training
+    assert vae.posterior.encoder.training
+    assert not list(pyro.get_param_store())
+
+
+def test_labels_and_a_number_that_contradict_are_refused():
+    with pytest.raises(ValueError, match="leave num_data out"):
+        small_vae().generate(3, torch.eye(4))
