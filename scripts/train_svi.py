@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
         config = config_from(arguments)
         folder = Path(arguments.out) if arguments.out else None
-        if folder and (folder / "config.json").exists():
+        if folder and folder.is_dir() and any(folder.iterdir()):
             resume(folder, config, given_flags(parser, argv), allowed=arguments.resume)
         else:
             train(folder, config)
@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
 def resume(folder: Path, config: Config, given: set[str], *, allowed: bool) -> None:
     from pyro_vae.experiment.run import Run, config_for_resume
 
+    if not Run(folder, config).exists():
+        train(folder, config)
+        return
     if not allowed:
         raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
     run = Run(folder, config_for_resume(folder, config, given))
@@ -60,7 +63,7 @@ def train(folder: Path | None, config: Config) -> None:
     vae = build.vae(config, data.x_shape)
     for split in (data.train, data.valid, data.test):
         vae.likelihood.check(split.fixed())
-    vae.likelihood.start_at(data.train.intensities())
+    vae.likelihood.start_at(data.train.expected())
     svi = build.svi(config, vae)
 
     # The run folder, new or taken up again.
@@ -105,8 +108,7 @@ def report(run: "Run", vae: "VAE", data: "Splits", progress: "Progress") -> str:
         estimates,
         data.protocol,
         {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "valid_elbo": progress.best_elbo},
-        kl_weight=config.kl_weight,
-        reconstruction_weight=config.reconstruction_weight,
+        config.scientific(),
     )
     text = numbers.to_text(found)
     storage.write(run.path / "report.json", storage.to_json(found))

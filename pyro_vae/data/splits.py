@@ -94,11 +94,12 @@ class Split:
         return len(self.levels)
 
     def intensities(self, index: slice | Tensor = slice(None)) -> Tensor:
-        """Level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are.
-
-        Its mean over the training data starts the bias of the decoder.
-        """
+        """Level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are."""
         return _intensity(self.levels[index], self.num_levels, torch.default_generator)
+
+    def expected(self) -> Tensor:
+        """(N, *x_shape) float32: the mean of x over the draws of training. Starts the decoder's output bias."""
+        return self.intensities() if self.recipe == "dynamic" else self.fixed()
 
     @property
     def log_jacobian(self) -> float:

@@ -131,6 +131,13 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def remove_orphans(folder: Path) -> None:
+    """Removes tensor files whose manifest was never written, or was removed just before a crash."""
+    for path in folder.glob("epoch-*.safetensors"):
+        if not path.with_suffix(".json").exists():
+            storage.remove(path)
+
+
 def manifests(folder: Path) -> list[Path]:
     """Manifests in a folder, newest first."""
     numbered = {path: path.stem.removeprefix("epoch-") for path in folder.glob("epoch-*.json")}

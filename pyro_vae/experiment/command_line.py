@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from types import FrameType
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from pyro_vae.errors import PyroVAEError, UsageError
 from pyro_vae.experiment import build
@@ -75,7 +75,7 @@ def exit_codes() -> Iterator[None]:
         yield
     except SystemExit as end:
         if end.code in (130, 143):
-            print("interrupted: the last finished epoch is kept; --out FOLDER --resume goes on", file=sys.stderr)
+            print("interrupted: finished epochs are kept; --out FOLDER --resume goes on", file=sys.stderr)
         raise
     except PyroVAEError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -100,7 +100,7 @@ def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
     default = field.default if field.default is not MISSING else SUPPRESS
     table, reason = field.metadata["table"], field.metadata["help"]
     if field.type is bool:
-        parser.add_argument(flag, action="store_true", default=default, help=reason)
+        parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=reason)
     elif isinstance(default, tuple):
         parser.add_argument(flag, nargs="+", type=int, default=list(default), help=reason)
     elif table:

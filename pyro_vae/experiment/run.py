@@ -1,7 +1,7 @@
 """A run on disk: one folder that says what was computed, how far it came and what it found.
 
 config.json     the Config
-run.json        versions, git commit, seeds, data protocol, status: running, finished, interrupted, diverged
+run.json        versions, git commit, seeds, data protocol, status: running, finished, interrupted, diverged, failed
 history.jsonl   one Record a line
 checkpoints/    the last few epochs, see `checkpoint`
 report.*        numbers; pictures beside them
@@ -13,20 +13,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
+from pyro_vae.errors import CheckpointError, DivergenceError, StorageError, UsageError
 from pyro_vae.experiment import checkpoint, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference import SVI, Progress, Record
 from pyro_vae.model.vae import VAE
 
 _FREE_TO_CHANGE = ("device", "data_dir", "download", "test_samples", "elbo_samples", "test_data")
+_WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
 
 
 class Run:
@@ -54,6 +55,7 @@ class Run:
         if found is not None:
             self._check_same_config(found.config)
             self._check_same_data(protocol)
+            checkpoint.remove_orphans(self.checkpoints)
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(progress.epoch)
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
@@ -64,6 +66,10 @@ class Run:
         """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
         storage.append(self.path / "history.jsonl", json.dumps(record.to_dict(), allow_nan=False))
         checkpoint.save(self.checkpoints, self.config, x_shape, vae, svi.optimizer, progress)
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, be it a damaged one."""
+        return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
 
     def is_finished(self) -> bool:
         """Whether the report was written, and for this config: more epochs or draws are new work."""
@@ -91,14 +97,13 @@ class Run:
 
     @contextmanager
     def status_on_exit(self) -> Iterator[None]:
-        """run.json says "interrupted" or "diverged" when the block ends so."""
+        """run.json says "interrupted", "diverged" or "failed" when the block ends so."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
-            self.set_status("interrupted")
-            raise
-        except DivergenceError:
-            self.set_status("diverged")
+        except BaseException as error:
+            ends = {DivergenceError: "diverged", SystemExit: "interrupted", KeyboardInterrupt: "interrupted"}
+            with suppress(StorageError):  # the first error is the one to report
+                self.set_status(ends.get(type(error), "failed"))
             raise
 
     def _cut_history(self, epochs: int) -> None:
@@ -122,18 +127,22 @@ class Run:
     def _check_same_data(self, protocol: dict[str, Any]) -> None:
         path = self.path / "run.json"
         before = _read_json(path)["protocol"] if path.exists() else protocol
-        changed = [key for key in before if before[key] != json.loads(storage.to_json(protocol)).get(key)]
+        now = json.loads(storage.to_json(protocol))
+        changed = [key for key in _WHAT_THE_MODEL_SEES if before[key] != now[key]]
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 
     def _describe(self, protocol: dict[str, Any]) -> None:
+        path = self.path / "run.json"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write(
-            self.path / "run.json",
+            path,
             storage.to_json(
                 {
                     "status": "running",
                     "command": shlex.join(["python", *sys.argv]),
-                    "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "started": _read_json(path)["started"] if path.exists() else now,
+                    "session_started": now,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
                     "git": _git_commit(),
@@ -188,7 +197,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return None
     try:
         asked = subprocess.run(
             ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_vae.errors import StorageError
 
-_TEMPORARY = ".partial"
+_TEMPORARY = ".pyro_vae-partial"
 
 
 def write(path: Path, content: bytes) -> None:

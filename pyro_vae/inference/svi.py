@@ -1,6 +1,7 @@
 """SVI: the step of `pyro.infer.SVI`, with one torch optimiser over all parameters."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,9 @@ class SVI:
 
     def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...]) -> float:
         try:
-            return _as_float(self.loss.loss_and_grads(model, guide, *args))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
+                return _as_float(self.loss.loss_and_grads(model, guide, *args))
         except ValueError as error:
             # Pyro validates the parameters of distributions: a diverged network surfaces there first.
             if isinstance(error, PyroVAEError) or not self._first_not_finite(args):

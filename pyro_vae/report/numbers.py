@@ -1,12 +1,14 @@
 """From a program and test data to the numbers of a report, as plain values and as text."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vae import evaluation
+from pyro_vae.errors import DivergenceError
 from pyro_vae.evaluation import Estimate
 
 
@@ -19,9 +21,16 @@ def measure(vae: Any, x: Tensor, *, elbo_samples: int, likelihood_samples: int, 
         elbo_samples: draws per datum for the ELBO and its parts.
         likelihood_samples: draws per datum for log p(x).
         seed: of all draws.
+
+    Raises:
+        DivergenceError: an estimate is not finite.
     """
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, seed=seed)
     log_likelihood = evaluation.iwae(vae, x, likelihood_samples, seed=seed)
+    for estimate in (elbo, log_likelihood):
+        if not math.isfinite(estimate.mean):
+            worst = int((~estimate.value.isfinite()).nonzero()[0])
+            raise DivergenceError(f"the test {estimate.name} is {estimate.mean}, first at datum {worst}")
     return {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood}
 
 
@@ -29,19 +38,31 @@ def to_dict(
     estimates: Mapping[str, Estimate],
     protocol: Mapping[str, Any],
     training: Mapping[str, Any],
-    *,
-    kl_weight: float = 1.0,
-    reconstruction_weight: float = 1.0,
+    config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What report.json holds: {"test": ..., "objective": ..., "training": ..., "protocol": ...}."""
+    """What report.json holds: {"test": ..., "objective": ..., "training": ..., "config": ..., "protocol": ...}.
+
+    Args:
+        estimates: what `measure` gave.
+        protocol: the data's card.
+        training: how long it took, in epochs.
+        config: the settings, by name; `objective`, `num_particles` and the two weights are read here.
+    """
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
     if protocol["dequantized"] is not None:
         test |= _on_the_levels(estimates, protocol)
-    weights = {"kl_weight": kl_weight, "reconstruction_weight": reconstruction_weight}
-    if not kl_weight == reconstruction_weight == 1.0:
+    names = ("objective", "num_particles", "kl_weight", "reconstruction_weight")
+    objective = {name: config[name] for name in names}
+    if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
         terms = estimates["reconstruction"].mean, estimates["kl"].mean
-        weights["loss"] = -reconstruction_weight * terms[0] + kl_weight * terms[1]
-    return {"test": test, "objective": weights, "training": dict(training), "protocol": dict(protocol)}
+        objective["loss"] = -config["reconstruction_weight"] * terms[0] + config["kl_weight"] * terms[1]
+    return {
+        "test": test,
+        "objective": objective,
+        "training": dict(training),
+        "config": dict(config),
+        "protocol": dict(protocol),
+    }
 
 
 def to_text(report: Mapping[str, Any]) -> str:
@@ -50,15 +71,14 @@ def to_text(report: Mapping[str, Any]) -> str:
     head = f"{'test, per datum':<24}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
     lines = [head, *(_row(_LABELS[name], test[name]) for name in _LABELS if name in test)]
     kinds = ", ".join(f"{site} {kind}" for site, kind in test["kl"].get("kind", {}).items())
-    lines += [
-        "",
+    notes = [
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
         f"KL: {kinds}. log p(x): a lower bound in expectation, by importance sampling from q(z|x).",
         *_weights_note(report["objective"]),
         f"data: {protocol['name']}, {_split(protocol)}; {_recipe(protocol)}",
         *protocol["notes"],
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(textwrap.fill(note, 92, subsequent_indent="  ") for note in notes)])
 
 
 _LABELS = {

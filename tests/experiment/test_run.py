@@ -71,10 +71,10 @@ def test_a_damaged_checkpoint_is_complained_of_and_made_again(folder, config):
 
 def test_what_a_killed_write_left_is_swept(folder, config):
     train(folder, config, epochs=1)
-    for place in (folder / "report.json.partial", folder / "checkpoints" / "epoch-00009.safetensors.partial"):
+    for place in (folder / "report.json.pyro_vae-partial", folder / "checkpoints" / "epoch-00009.safetensors.partial"):
         place.touch()
     train(folder, config, epochs=2)
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.pyro_vae-partial"))
 
 
 def test_a_history_shorter_than_its_checkpoint_is_refused(folder, config):

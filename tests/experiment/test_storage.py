@@ -59,12 +59,12 @@ def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(Path, "replace", lambda *a: (steps.append("rename"), replace(*a)))
     storage.write(tmp_path / "x", b"new")
-    assert steps == [str(tmp_path / "x.partial"), "rename", str(tmp_path)]
+    assert steps == [str(tmp_path / "x.pyro_vae-partial"), "rename", str(tmp_path)]
     assert (tmp_path / "x").read_bytes() == b"new"
 
 
 def test_sweep_removes_what_a_killed_write_left_and_nothing_else(tmp_path):
-    for name in ("a.json", "a.json.partial", "partial", "b.partial.txt"):
+    for name in ("a.json", "a.json.pyro_vae-partial", "partial", "b.partial.txt"):
         (tmp_path / name).touch()
     storage.sweep(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"a.json", "partial", "b.partial.txt"}

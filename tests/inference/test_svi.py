@@ -19,7 +19,9 @@ def x():
 
 
 def ours(vae, loss=None, lr=1e-2, **options):
-    return SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr, fused=True), loss or Trace_ELBO(), **options)
+    return SVI(
+        vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr, fused=True), loss or Trace_ELBO(), **options
+    )
 
 
 @pytest.mark.parametrize(

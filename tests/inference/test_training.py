@@ -26,7 +26,9 @@ def build(loss=None, lr=3e-3):
             pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 8, 8), (4,), hidden=(16,)), 2),
             pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (1, 8, 8), hidden=(16,))),
         )
-    return vae, SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr, fused=True), loss or MeanFieldELBO())
+    return vae, SVI(
+        vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr, fused=True), loss or MeanFieldELBO()
+    )
 
 
 def tensors(vae, svi):

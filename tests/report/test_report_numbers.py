@@ -25,6 +25,8 @@ LEVELS = {
     **PROTOCOL,
     "dequantized": {"num_levels": 256, "log_jacobian": -6 * math.log(256), "sentence": "Noise within a level."},
 }
+CONFIG = {"objective": "trace_elbo", "num_particles": 1, "kl_weight": 1.0, "reconstruction_weight": 1.0, "seed": 3}
+OBJECTIVE = {name: value for name, value in CONFIG.items() if name != "seed"}
 TRAINING = {"epochs": 3, "best_epoch": 2, "valid_elbo": -4.0}
 
 
@@ -45,7 +47,7 @@ def estimates():
 
 
 def report(estimates, protocol=PROTOCOL, **weights):
-    found = numbers.to_dict(estimates, protocol, TRAINING, **weights)
+    found = numbers.to_dict(estimates, protocol, TRAINING, {**CONFIG, **weights})
     return json.loads(storage.to_json(found)), numbers.to_text(found)
 
 
@@ -77,11 +79,11 @@ def test_the_numbers_are_those_of_a_hand_calculation(estimates):
 def test_the_structure_is_the_promised_one(estimates):
     found, _ = report(estimates)
     promised = {"mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit"}
-    assert set(found) == {"test", "objective", "training", "protocol"}
+    assert set(found) == {"test", "objective", "training", "config", "protocol"}
     assert set(found["test"]) == {"elbo", "reconstruction", "kl", "log_likelihood"}
     assert all(promised <= entry.keys() <= promised | {"kind"} for entry in found["test"].values())
-    assert (found["protocol"], found["training"]) == (PROTOCOL, TRAINING)
-    assert found["objective"] == {"kl_weight": 1.0, "reconstruction_weight": 1.0}
+    assert (found["protocol"], found["training"], found["config"]) == (PROTOCOL, TRAINING, CONFIG)
+    assert found["objective"] == OBJECTIVE
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])
@@ -112,7 +114,8 @@ def test_the_columns_stand_under_their_heads(estimates):
 def test_a_weighted_run_shows_its_loss_beside_the_true_elbo(estimates):
     found, text = report(estimates, kl_weight=0.5, reconstruction_weight=2.0)
     # 2 * 5 + 0.5 * 1.5, from the means -5 and 1.5
-    assert found["objective"] == {"kl_weight": 0.5, "reconstruction_weight": 2.0, "loss": pytest.approx(10.75)}
+    weights = {"kl_weight": 0.5, "reconstruction_weight": 2.0}
+    assert found["objective"] == {**OBJECTIVE, **weights, "loss": pytest.approx(10.75)}
     assert found["test"]["elbo"]["mean"] == -6.5
     assert "reconstruction_weight=2, kl_weight=0.5" in text
     assert "10.750 nats, which is no bound" in text

@@ -1,0 +1,94 @@
+"""Imports point one way, the package is light until it is used, and nothing dangerous is in it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pyro_vae"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+# In the order in which data flows; a module may import only from its own line or from the lines above.
+ORDER = [
+    ["errors", "randomness"],
+    ["data"],
+    ["model.networks", "model.program", "model.traces"],
+    ["model.priors", "model.posteriors", "model.likelihoods"],
+    ["model.vae", "model"],
+    ["inference.objectives", "evaluation"],
+    ["inference.svi"],
+    ["inference.training", "inference"],
+    ["report"],
+    ["experiment.config", "experiment.storage"],
+    ["experiment.build"],
+    ["experiment.checkpoint"],
+    ["experiment"],
+]
+
+
+def level(module):
+    name = module.removeprefix("pyro_vae.")
+    found = [(len(room), i) for i, rooms in enumerate(ORDER) for room in rooms if f"{name}.".startswith(f"{room}.")]
+    return max(found)[1]
+
+
+def imports(path):
+    """What a file imports from the package, type-checking blocks left out."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_vae"):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in inner)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("pyro_vae"))
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"pyro_vae"}))
+def test_imports_point_one_way(module):
+    wrong = [name for name in imports(MODULES[module]) if name != "pyro_vae" and level(name) > level(module)]
+    assert not wrong
+
+
+def test_evaluation_knows_no_vae():
+    used = {name for path in (PACKAGE / "evaluation").glob("*.py") for name in imports(path)}
+    assert not {name for name in used if "vae" in name.removeprefix("pyro_vae.").split(".")}
+
+
+def test_the_order_is_strict_enough_to_fail():
+    assert level("pyro_vae.model.vae") > level("pyro_vae.model.priors") > level("pyro_vae.data.splits")
+    assert level("pyro_vae.inference.training") > level("pyro_vae.evaluation.weights")
+
+
+def test_importing_the_package_loads_no_torch_and_every_public_name_resolves():
+    code = (
+        "import sys, pyro_vae; light = 'torch' not in sys.modules;"
+        "[getattr(pyro_vae, name) for name in pyro_vae.__all__]; sys.exit(not light)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+DANGERS = {"eval", "exec", "compile", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+def test_no_file_runs_code_from_data(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not DANGERS & {ast.unparse(call.func) for call in calls}
+    allowed = [
+        k for call in calls for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+    ]
+    assert not allowed
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+def test_mistakes_are_raised_not_asserted(path):
+    """Under python -O an assert is nothing."""
+    assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]

@@ -1,0 +1,57 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pyro_vae.experiment import build
+from pyro_vae.experiment.command_line import config_from, config_parser
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_library_code_runs(capsys):
+    namespace = {}
+    for block in blocks("python"):
+        exec(block, namespace)  # noqa: S102 - our own README
+    elbo, log_p, kind = capsys.readouterr().out.strip().splitlines()
+    assert elbo.startswith("ELBO")
+    assert log_p.startswith("log p(x)")
+    assert kind == "{'z': 'sampled'}"
+
+
+def commands():
+    return [
+        line.split("train_svi.py ")[1].split() for line in "".join(blocks("sh")).splitlines() if "train_svi" in line
+    ]
+
+
+@pytest.mark.parametrize("flags", commands(), ids=" ".join)
+def test_the_commands_have_flags_that_exist(flags):
+    parser = config_parser("")
+    parser.add_argument("--out", type=str)
+    parser.add_argument("--resume", action="store_true")
+    config_from(parser.parse_args([flag for flag in flags if flag != "--help"]))
+
+
+def test_the_two_lines_stand_first():
+    assert blocks("sh")[0].splitlines() == [
+        "pip install -e . && python scripts/train_svi.py --likelihood bernoulli",
+        "pip install -e '.[test]' && pytest",
+    ]
+
+
+@pytest.mark.parametrize("table", ["PRIORS", "POSTERIORS", "LIKELIHOODS", "NETWORKS", "OBJECTIVES", "DATASETS"])
+def test_the_table_names_every_member(table):
+    rows = README.split("## What there is")[1]
+    assert all(f"`{name}`" in rows for name in getattr(build, table))
+
+
+def test_the_pictures_are_there():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (Path(__file__).parents[1] / path).stat().st_size > 1000
