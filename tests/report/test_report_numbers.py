@@ -117,8 +117,8 @@ def test_a_weighted_run_shows_its_loss_beside_the_true_elbo(estimates):
     weights = {"kl_weight": 0.5, "reconstruction_weight": 2.0}
     assert found["objective"] == {**OBJECTIVE, **weights, "loss": pytest.approx(10.75)}
     assert found["test"]["elbo"]["mean"] == -6.5
-    assert "reconstruction_weight=2, kl_weight=0.5" in text
-    assert "10.750 nats, which is no bound" in text
+    assert "reconstruction_weight=2, kl_weight=0.5" in " ".join(text.split())
+    assert "10.750 nats, which is no bound" in " ".join(text.split())
     assert rows(text)["ELBO, nats"][0] == "-6.500"
 
 
