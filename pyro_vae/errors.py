@@ -4,6 +4,10 @@ A message names the thing, the value and the cure. Everything here that a user's
 `ValueError` as well, so that library code needs no import from this file to catch it.
 """
 
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 
 class PyroVAEError(Exception):
     """Base of all errors that the scripts turn into one sentence and an exit code."""
@@ -15,6 +19,17 @@ class UsageError(PyroVAEError, ValueError):
     """A flag, a name or a combination of them that makes no sense."""
 
     exit_code = 2
+
+
+def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> UsageError:
+    """The error for a name that is none of `names`, with the nearest one; `also` says what else would do.
+
+    >>> print(unknown("likelihood", "bernouli", ["bernoulli", "normal"]))
+    unknown likelihood 'bernouli'; did you mean 'bernoulli'? (bernoulli, normal)
+    """
+    names = list(names)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
+    return UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)}{also})")
 
 
 class DataError(PyroVAEError, ValueError):
@@ -33,6 +48,18 @@ class DivergenceError(PyroVAEError, ArithmeticError):
     """A loss or gradient that is not finite; the step was not applied."""
 
     exit_code = 5
+
+
+@contextmanager
+def divergence(what: str) -> Iterator[None]:
+    """Names what can not be computed, where Pyro's validation or a check finds numbers that are not finite."""
+    try:
+        yield
+    except PyroVAEError:
+        raise
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise DivergenceError(f"{what} is not finite ({reason}). Use a smaller learning rate (--lr)") from error
 
 
 class StorageError(PyroVAEError, OSError):

@@ -59,7 +59,7 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 def stream(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
     """Seeds torch from the named stream inside the block and puts the caller's random state back."""
     with preserved(device):
-        torch.manual_seed(derive(seed, *names))
+        _seed(derive(seed, *names), device)
         yield
 
 
@@ -72,8 +72,16 @@ def block_stream(
         yield
         return
     with preserved(device):
-        torch.manual_seed(block_seed(seed, data_block, sample_block))
+        _seed(block_seed(seed, data_block, sample_block), device)
         yield
+
+
+def _seed(seed: int, device: torch.device | None) -> None:
+    # Not torch.manual_seed: that one reseeds every accelerator of the machine.
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type != "cpu":
+        with torch.get_device_module(device).device(device):
+            torch.get_device_module(device).manual_seed(seed)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = config_parser("Train a variational autoencoder by SVI, and report how good it is.")
     parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")
     parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
+    parser.add_argument("--tensorboard", action="store_true", help="also write the epochs as TensorBoard scalars")
     arguments = parser.parse_args(argv)
     with exit_codes():
         if arguments.resume and not arguments.out:
@@ -33,16 +34,16 @@ def main(argv: list[str] | None = None) -> None:
         config = config_from(arguments)
         folder = Path(arguments.out) if arguments.out else None
         if folder and folder.is_dir() and any(folder.iterdir()):
-            resume(folder, config, given_flags(parser, argv), allowed=arguments.resume)
+            resume(folder, config, given_flags(parser, argv), arguments.tensorboard, allowed=arguments.resume)
         else:
-            train(folder, config)
+            train(folder, config, arguments.tensorboard)
 
 
-def resume(folder: Path, config: Config, given: set[str], *, allowed: bool) -> None:
+def resume(folder: Path, config: Config, given: set[str], tensorboard: bool, *, allowed: bool) -> None:
     from pyro_vae.experiment.run import Run, config_for_resume
 
     if not Run(folder, config).exists():
-        train(folder, config)
+        train(folder, config, tensorboard)
         return
     if not allowed:
         raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
@@ -50,10 +51,10 @@ def resume(folder: Path, config: Config, given: set[str], *, allowed: bool) -> N
     if run.is_finished():
         print(f"{folder} is finished. Its report:\n\n{(folder / 'report.txt').read_text(encoding='utf-8')}")
     else:
-        train(folder, run.config)
+        train(folder, run.config, tensorboard)
 
 
-def train(folder: Path | None, config: Config) -> None:
+def train(folder: Path | None, config: Config, tensorboard: bool) -> None:
     from pyro_vae.experiment import build, console
     from pyro_vae.experiment.run import Run, new_folder
     from pyro_vae.inference import fit
@@ -77,10 +78,12 @@ def train(folder: Path | None, config: Config) -> None:
     # Training, then the report on the best epoch.
     begun = time.perf_counter()
     with run.status_on_exit():
-        with console.progress(config.epochs, progress.epoch) as show:
+        done = progress.epoch
+        with console.progress(config.epochs, done) as show, console.tensorboard(run.path, tensorboard, done) as log:
             for record in fit(vae, svi, data, build.schedule(config), seed=config.seed, progress=progress):
                 run.save(record, vae, svi, progress, data.x_shape)
                 show(record)
+                log(record)
         trained = time.perf_counter() - begun
         text = report(run, vae, data, progress)
         seconds = time.perf_counter() - begun
@@ -100,6 +103,7 @@ def report(run: "Run", vae: "VAE", data: "Splits", progress: "Progress") -> str:
     if 0 < config.test_data < len(x):
         x = x[subset(len(x), config.test_data, config.data_seed)]
     x = x.to(config.device)
+    history = run.history()
     estimates = numbers.measure(
         vae, x, elbo_samples=config.elbo_samples, likelihood_samples=config.test_samples,
         seed=derive(config.seed, "evaluation"),
@@ -107,7 +111,11 @@ def report(run: "Run", vae: "VAE", data: "Splits", progress: "Progress") -> str:
     found = numbers.to_dict(
         estimates,
         data.protocol,
-        {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "valid_elbo": progress.best_elbo},
+        {
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "valid_elbo": history[progress.best_epoch - 1]["valid_elbo"],
+        },
         config.scientific(),
     )
     text = numbers.to_text(found)
@@ -115,7 +123,7 @@ def report(run: "Run", vae: "VAE", data: "Splits", progress: "Progress") -> str:
     storage.write(run.path / "report.txt", (text + "\n").encode())
 
     # Pictures.
-    storage.write(run.path / "training.png", pictures.training(run.history()))
+    storage.write(run.path / "training.png", pictures.training(history))
     if pictures.can_show(data.x_shape):
         shown = x[subset(len(x), 12, config.data_seed)]
         storage.write(run.path / "samples.png", pictures.samples(vae, config.seed))

@@ -23,6 +23,11 @@ def test_blocks_never_collide():
     assert all(0 <= block_seed(7, i, j) < 2**32 for i, j in corner)
 
 
+def test_neighbouring_seeds_do_not_share_blocks():
+    blocks = [{block_seed(seed, i, j) for i in range(100) for j in range(32)} for seed in range(5)]
+    assert len(set.union(*blocks)) == 5 * 3200
+
+
 @pytest.mark.parametrize("block", [(2**20, 0), (0, 2**12)])
 def test_more_blocks_than_a_seed_can_keep_apart_are_refused(block):
     with pytest.raises(ValueError, match="split the data over several seeds"):

@@ -29,6 +29,9 @@ SOURCES: dict[str, str] = {
     "frey_faces": "pyro_vae.data.sources:frey_faces",
 }
 
+BINARIZE = ("dynamic", "static", "threshold", "none")
+SPLITS = ("random", "contiguous")
+
 _HOMES = {
     "load": "loading",
     "Part": "sources",
@@ -38,7 +41,7 @@ _HOMES = {
     "Splits": "splits",
 }
 
-__all__ = ["SOURCES", "Part", "Raw", "Request", "Split", "Splits", "load"]
+__all__ = ["BINARIZE", "SOURCES", "SPLITS", "Part", "Raw", "Request", "Split", "Splits", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -185,11 +185,21 @@ def read_numpy(path: Path) -> dict[str, np.ndarray]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
+    except ValueError as error:
+        with path.open("rb") as file:
+            start = file.read(6)
+            if start and not start.startswith((b"\x93NUM", b"PK")):  # numpy would call any such file a pickle
+                raise DataError(f"{path}: is not a numpy file. Write it with np.save or np.savez.") from error
+        raise _unreadable(path, error) from error
     except Exception as error:  # headers of damaged files raise almost anything in there
-        raise DataError(
-            f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
-            "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
+        "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
+    )
 
 
 def _check_zip(path: Path) -> None:

@@ -1,6 +1,5 @@
 """load: a name or a path -> Splits with their protocol."""
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable
@@ -11,15 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import SOURCES
+from pyro_vae.data import BINARIZE, SOURCES, SPLITS
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.errors import DataError, UsageError, unknown
 from pyro_vae.randomness import generator
 
 NAMES = ("train", "valid", "test")
-BINARIZE = ("dynamic", "static", "threshold", "none")
-SPLITS = ("random", "contiguous")
 _USER_FILE = "pyro_vae.data.arrays:user_file"
 
 
@@ -69,7 +66,7 @@ def load(
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
+        raise unknown(flag, value, choices)
 
 
 def _resolve(dataset: str) -> Callable[[Request], Raw]:
@@ -78,11 +75,7 @@ def _resolve(dataset: str) -> Callable[[Request], Raw]:
     elif dataset.endswith((".npy", ".npz")):
         address = _USER_FILE
     else:
-        near = difflib.get_close_matches(dataset.lower(), SOURCES, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"unknown data set {dataset!r}. {hint}There are {', '.join(SOURCES)}, and paths that end in .npy or .npz."
-        )
+        raise unknown("dataset", dataset, SOURCES, also=", or a path that ends in .npy or .npz")
     module, function = address.split(":")
     return getattr(import_module(module), function)
 

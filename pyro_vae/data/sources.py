@@ -268,7 +268,10 @@ def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> An
         return getattr(datasets, class_name)(str(request.data_dir), download=request.download, **arguments)
     except (RuntimeError, OSError, urllib.error.URLError) as error:
         if request.download:
-            raise DataError(f"{class_name}: the download into {request.data_dir} failed ({error}).") from error
+            raise DataError(
+                f"{class_name}: the download into {request.data_dir} failed ({str(error).splitlines()[0]}). Without a "
+                "network, fetch its files elsewhere and name their folder with --data-dir."
+            ) from error
         raise DataError(
             f"{class_name}: not found, or damaged, in {request.data_dir} ({error}). Name the folder that "
             "holds it with --data-dir, or pass --download."

@@ -14,7 +14,7 @@ state is neither read nor changed.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -73,12 +73,12 @@ class Split:
     """
 
     name: str
-    levels: Tensor
-    labels: Tensor | None
+    levels: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
     num_levels: int | None
     recipe: str
     data_seed: int
-    drawn: Tensor | None = None
+    drawn: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def make(

@@ -88,7 +88,15 @@ class ELBOTerms(NamedTuple):
     kl: Estimate
 
 
-def elbo(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Estimate:
+def elbo(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+) -> Estimate:
     """The evidence lower bound E_q[log p(x|z)] - KL(q(z|x) || p(z)), per datum.
 
     Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The KL is analytic where one is registered
@@ -100,10 +108,11 @@ def elbo(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: i
         num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, or K < 1.
+        ValueError: no data, K < 1, or K > 131,072.
 
     Example:
         >>> import pyro_vae as pv
@@ -113,14 +122,22 @@ def elbo(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: i
         >>> elbo(vae, torch.zeros(3, 4), num_samples=10, seed=0).kind
         {'z': 'analytic'}
     """
-    return elbo_terms(vae, x, num_samples, y, seed).elbo
+    return elbo_terms(vae, x, num_samples, y, seed, first_block=first_block).elbo
 
 
-def elbo_terms(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> ELBOTerms:
+def elbo_terms(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+) -> ELBOTerms:
     """ELBO, reconstruction E_q[log p(x|z)] and KL in one pass over the draws. Arguments and errors as for `elbo`."""
     moments = [_Moments(len(x)) for _ in range(3)]
     kind: dict[str, str] = {}
-    for draws in draw_blocks(vae, x, num_samples, y, seed, analytic=True):
+    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block, analytic=True):
         kl = torch.stack(list(draws.kl.values())).sum(0)
         for moment, values in zip(moments, (draws.reconstruction - kl, draws.reconstruction, kl), strict=True):
             moment.add(draws.data, values)
@@ -129,7 +146,15 @@ def elbo_terms(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, s
     return ELBOTerms(*(moment.estimate(name, kind) for moment, name in zip(moments, names, strict=True)))
 
 
-def iwae(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Estimate:
+def iwae(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+) -> Estimate:
     """log p(x) by importance sampling from the guide: log (1/K) sum_k p(x, z_k) / q(z_k|x), per datum.
 
     Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. A lower bound on log p(x) in
@@ -149,7 +174,7 @@ def iwae(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: i
     """
     first = torch.full((len(x),), -math.inf, dtype=torch.float64)
     second = first.clone()
-    for draws in draw_blocks(vae, x, num_samples, y, seed):
+    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block):
         for total, power in ((first, 1), (second, 2)):
             block = torch.logsumexp(power * draws.log_weights, 0).cpu()
             total[draws.data] = torch.logaddexp(total[draws.data], block)

@@ -37,14 +37,23 @@ class Draws(NamedTuple):
 
 
 def draw_blocks(
-    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None, *, analytic: bool = False
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+    analytic: bool = False,
 ) -> Iterator[Draws]:
     """All blocks, the samples of one block of data after one another, before the next block of data."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
     if len(x) == 0:
         raise ValueError("there are no data to evaluate: x is empty")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
-    for i, data in enumerate(_slices(len(x), DATA_BLOCK)):
+    for i, data in enumerate(_slices(len(x), DATA_BLOCK), start=first_block):
         for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
             with torch.no_grad(), undisturbed(vae), block_stream(seed, i, j, x.device):
                 labels = () if y is None else (y[data],)
@@ -53,7 +62,15 @@ def draw_blocks(
             yield draws
 
 
-def log_weights(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None) -> Tensor:
+def log_weights(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+) -> Tensor:
     """log p(x, z_k) - log q(z_k|x) for K draws of z from the guide, per datum: (K, B), float64, nats.
 
     Eq. 7 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. If the guide is the exact
@@ -65,10 +82,11 @@ def log_weights(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, 
         num_samples: K.
         y: one-hot labels (B, C).
         seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1, or a program with sites outside the data plate.
+        ValueError: no data, K < 1 or K > 131,072, or a program with sites outside the data plate.
 
     Example:
         >>> import pyro_vae as pv
@@ -79,7 +97,7 @@ def log_weights(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, 
         torch.Size([100, 3])
     """
     columns: dict[int, list[Tensor]] = {}
-    for draws in draw_blocks(vae, x, num_samples, y, seed):
+    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block):
         columns.setdefault(draws.data.start, []).append(draws.log_weights)
     return torch.cat([torch.cat(rows) for rows in columns.values()], dim=1)
 

@@ -7,7 +7,6 @@ member with an option needs no code here.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.data import SOURCES
-from pyro_vae.errors import PyroVAEError, UsageError
+from pyro_vae import data as data_room
+from pyro_vae.errors import PyroVAEError, UsageError, unknown
 from pyro_vae.experiment.config import Config
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
     from pyro_vae.inference.training import Schedule
     from pyro_vae.model.vae import VAE
 
-DATASETS = SOURCES
-BINARIZATIONS = {"auto": "", "dynamic": "", "static": "", "threshold": "", "none": ""}
-SPLITS = {"random": "", "contiguous": ""}
+DATASETS = data_room.SOURCES
+SPLITS = data_room.SPLITS
+BINARIZATIONS = ("auto", *data_room.BINARIZE)
 PRIORS = {"standard": "pyro_vae.model.priors:StandardNormal"}
 POSTERIORS = {"diagonal": "pyro_vae.model.posteriors:DiagonalNormal"}
 LIKELIHOODS = {
@@ -56,7 +55,7 @@ OBJECTIVES = {
     "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
 }
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
-SCHEDULES = {"constant": "", "cosine": "", "step": ""}
+SCHEDULES = ("constant", "cosine", "step")
 
 
 def check_name(table: str, name: str) -> str:
@@ -74,9 +73,8 @@ def check_name(table: str, name: str) -> str:
     names = globals()[table]
     if name in names or (table == "DATASETS" and Path(name).suffix in (".npy", ".npz")):
         return name
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-    kind = table.removesuffix("S").lower()
-    raise UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)})")
+    also = ", or a path that ends in .npy or .npz" if table == "DATASETS" else ""
+    raise unknown(table.removesuffix("S").lower(), name, names, also)
 
 
 def check_names(config: Config) -> None:
@@ -88,6 +86,8 @@ def check_names(config: Config) -> None:
     for field in fields(config):
         if table := field.metadata["table"]:
             check_name(table, getattr(config, field.name))
+    if config.kl_weight == config.reconstruction_weight == 0.0:
+        raise UsageError("kl_weight and reconstruction_weight are both 0: there is nothing to train")
     if config.objective == "iwae" and not config.kl_weight == config.reconstruction_weight == 1.0:
         raise UsageError(
             "an importance-weighted bound has no separate KL: with --objective iwae both weights must be 1"
@@ -195,7 +195,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:100]
         raise UsageError(f"device {name!r} can not be used here ({reason}): try --device cpu") from error
     return device
 

@@ -81,7 +81,7 @@ def save(
         "progress": {
             "epoch": progress.epoch,
             "best_epoch": progress.best_epoch,
-            "best_elbo": progress.best_elbo,
+            "best_score": progress.best_score,
         },
         "optimizer": groups,
     }

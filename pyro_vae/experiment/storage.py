@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -78,9 +79,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"can not write {path}: {error.strerror or error}. Free some space, or use another --out"
-        ) from error
+        cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Use another --out"
+        raise StorageError(f"can not write {path}: {error.strerror or error}. {cure}.") from error
 
 
 def _sync_folder(folder: Path) -> None:

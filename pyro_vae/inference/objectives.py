@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.model import traces
@@ -76,27 +75,27 @@ class ImportanceWeightedELBO(ELBO):
             raise ValueError(f"an importance-weighted bound needs at least one particle; got {num_particles}")
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
 
-    def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> Tensor:
+    def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Tensor:
         """-L_K, summed over the batch, with its gradient."""
-        pair = traces.run(model, guide, self.num_particles, *args)
+        pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         for name, site in traces.latent_sites(pair.guide).items():
             if not site["fn"].has_rsample:
                 raise ValueError(f"site {name} has no reparametrised sampler: its gradient would be wrong")
         return -log_mean_exp(traces.log_weights(pair)).sum()
 
-    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> float:
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
         """-L_K, summed over the batch."""
         with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args).item()
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
-    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: Any) -> float:
+    def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
         """-L_K, summed over the batch; adds its gradient to the parameters."""
-        loss = self.differentiable_loss(model, guide, *args)
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.item()
 
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        pair = traces.run(model, guide, self.num_particles, *args)
+        pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         return pair.model, pair.guide
 
 
@@ -152,6 +151,9 @@ def weighted(
         reconstruction: weight on E_q[log p(x|z)].
         kl: weight on KL(q(z|x) || p(z)).
 
+    Importance-weighted bounds have no separate KL: `ImportanceWeightedELBO` and `pyro_vae.inference.SVI` refuse a
+    weighted program; Pyro's own `RenyiELBO`, used without that SVI, can not tell.
+
     Raises:
         ValueError: a weight that is negative or not finite.
 
@@ -176,8 +178,6 @@ class _Weights(Messenger):
         self.reconstruction, self.kl = reconstruction, kl
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
         weight = self.reconstruction if msg["is_observed"] else self.kl
         if weight == 0.0:
             msg["mask"] = False

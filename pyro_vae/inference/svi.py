@@ -59,49 +59,54 @@ class SVI:
         self.max_grad_norm = max_grad_norm
         self.num_steps = 0
 
-    def step(self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0) -> float:
+    def step(self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any) -> float:
         """One gradient step. Returns the loss, summed over the batch, in nats.
 
         Args:
-            args: what model and guide take, usually x (B, *x_shape) and y (B, C).
+            args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
             kl_weight, reconstruction_weight: see `pyro_vae.inference.weighted`.
 
         Raises:
-            DivergenceError: the loss or a gradient is not finite; parameters and optimiser are as before the step.
+            DivergenceError: the loss or a gradient is not finite; parameters and optimiser are as before the step (the
+                running statistics of a batch norm have seen the batch).
             ValueError: a parameter got a gradient that the optimiser does not know.
         """
         model, guide = self._weighted(kl_weight, reconstruction_weight)
         self.optimizer.zero_grad(set_to_none=True)
         with poutine.trace(param_only=True) as capture:
-            loss = self._loss_and_grads(model, guide, args)
+            loss = self._loss_and_grads(model, guide, args, kwargs)
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._check_held(capture.trace, held)
-        self._check_finite(loss, held, args)
+        self._check_finite(loss, held, args, kwargs)
         self.optimizer.step()
         self.num_steps += 1
         return loss
 
-    def evaluate_loss(self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0) -> float:
+    def evaluate_loss(
+        self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
+    ) -> float:
         """The loss, summed over the batch, without a step."""
         model, guide = self._weighted(kl_weight, reconstruction_weight)
         with torch.no_grad():
-            return _as_float(self.loss.loss(model, guide, *args))
+            return _as_float(self.loss.loss(model, guide, *args, **kwargs))
 
     def _weighted(self, kl: float, reconstruction: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
         if isinstance(self.loss, RenyiELBO) and not kl == reconstruction == 1.0:
             raise ValueError("an importance-weighted bound has no separate KL: its weights must be 1")
         return weighted(self.model, self.guide, reconstruction=reconstruction, kl=kl)
 
-    def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...]) -> float:
+    def _loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> float:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
-                return _as_float(self.loss.loss_and_grads(model, guide, *args))
+                return _as_float(self.loss.loss_and_grads(model, guide, *args, **kwargs))
         except ValueError as error:
             # Pyro validates the parameters of distributions: a diverged network surfaces there first.
-            if isinstance(error, PyroVAEError) or not self._first_not_finite(args):
+            if isinstance(error, PyroVAEError) or not self._first_not_finite(args, kwargs):
                 raise
-            raise self._diverged("loss is not finite", args) from error
+            raise self._diverged("loss is not finite", args, kwargs) from error
 
     def _check_held(self, trace: poutine.Trace, held: list[Tensor]) -> None:
         known = set(map(id, held))
@@ -112,29 +117,30 @@ class SVI:
                     "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
                 )
 
-    def _check_finite(self, loss: float, held: list[Tensor], args: tuple[Any, ...]) -> None:
+    def _check_finite(self, loss: float, held: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}", args)
+            raise self._diverged(f"loss is {loss}", args, kwargs)
         norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         if not math.isfinite(norm.item()):
-            raise self._diverged("gradient is not finite", args)
+            raise self._diverged("gradient is not finite", args, kwargs)
         limit = self.max_grad_norm * _batch_size(args)
         if norm > limit:
             nn.utils.clip_grads_with_norm_(held, limit, norm)
 
-    def _diverged(self, what: str, args: tuple[Any, ...]) -> DivergenceError:
+    def _diverged(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DivergenceError:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
-            f"step {self.num_steps + 1}: the {what}{self._first_not_finite(args)}; the step was not applied. Use a "
-            "smaller learning rate (--lr), or bound the gradient (--max-grad-norm)"
+            f"step {self.num_steps + 1}: the {what}{self._first_not_finite(args, kwargs)}; the step was not applied. "
+            "Use a smaller learning rate (--lr), or bound the gradient (--max-grad-norm)"
         )
 
-    def _first_not_finite(self, args: tuple[Any, ...]) -> str:
+    def _first_not_finite(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Names the first site whose value or log-probability is not finite, on a draw of its own; else ''."""
         program = getattr(self.model, "__self__", None)
-        with torch.no_grad(), undisturbed(program), preserved(), pyro.validation_enabled(False):
-            guide = poutine.trace(self.guide).get_trace(*args)
-            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args)
+        device = args[0].device if args and isinstance(args[0], Tensor) else None
+        with torch.no_grad(), undisturbed(program), preserved(device), pyro.validation_enabled(False):
+            guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
             for side, trace in (("guide", guide), ("model", model)):
                 trace.compute_log_prob()
                 for name, site in trace.nodes.items():

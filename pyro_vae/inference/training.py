@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Splits
-from pyro_vae.errors import DivergenceError
-from pyro_vae.evaluation import elbo_terms
+from pyro_vae.errors import DivergenceError, divergence
+from pyro_vae.evaluation import ELBOTerms, elbo_terms
 from pyro_vae.inference.objectives import learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
 from pyro_vae.model.program import Program
@@ -31,7 +31,7 @@ class Record:
         learning_rate: of the epoch.
         valid_elbo, valid_reconstruction, valid_kl: on the validation data.
         valid_standard_error: of valid_elbo, over the data.
-        best: whether valid_elbo is the highest so far.
+        best: whether this is the best epoch so far, see `fit`.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class Progress:
 
     epoch: int = 0
     best_epoch: int = 0
-    best_elbo: float = -math.inf
+    best_score: float = -math.inf
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,10 +76,13 @@ class Schedule:
 def fit(
     program: Program, svi: SVI, data: Splits, schedule: Schedule, *, seed: int = 0, progress: Progress | None = None
 ) -> Iterator[Record]:
-    """Trains epoch by epoch, yielding a `Record` after each; ends with the best state in the program.
+    """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
 
-    Best means the highest validation ELBO. Stops early after `schedule.patience` epochs without a better one. The
-    caller's random state is left alone.
+    Best means the highest validation ELBO; under a weighted loss, where the ELBO is not what is asked for, the lowest
+    weighted loss on the validation data, with the final weights. Stops early after `schedule.patience` epochs without
+    a better one. Whoever leaves the loop before its end has the state of that epoch in the program, and the best one in
+    `progress`. The caller's random state is left alone. The schedule multiplies the rate that each parameter group of
+    the optimiser had at its first fit (`initial_lr`, as in torch's schedulers).
 
     Args:
         program: what is trained; it stays on the device where it is.
@@ -90,7 +93,8 @@ def fit(
         progress: where to go on, changed in place; None starts afresh.
 
     Raises:
-        DivergenceError: the loss or a gradient is not finite; the program holds its last good state.
+        DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
+            ELBO is not, and the program holds its best state.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -113,16 +117,12 @@ def fit(
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
             loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device)
-        terms = elbo_terms(program, held_out.to(device), schedule.valid_samples, seed=derive(seed, "validation"))
-        if not math.isfinite(terms.elbo.mean):
-            raise DivergenceError(
-                f"epoch {epoch + 1}: the validation ELBO is {terms.elbo.mean}; the epochs before it are kept. Use a "
-                "smaller learning rate (--lr)"
-            )
+        terms = _validate(program, held_out.to(device), schedule.valid_samples, derive(seed, "validation"), progress)
         progress.epoch += 1
-        if best := terms.elbo.mean > progress.best_elbo:
-            progress.best_epoch, progress.best_elbo = progress.epoch, terms.elbo.mean
-            progress.best_tensors = {name: t.detach().clone() for name, t in program.tensors().items()}
+        score = _score(terms, schedule)
+        if best := score > progress.best_score:
+            progress.best_epoch, progress.best_score = progress.epoch, score
+            progress.best_tensors = {name: tensor.clone() for name, tensor in program.tensors().items()}
         yield Record(
             progress.epoch,
             loss,
@@ -136,6 +136,23 @@ def fit(
         )
     if progress.best_tensors:
         program.set_tensors(progress.best_tensors)
+
+
+def _validate(program: Program, x: Tensor, num_samples: int, seed: int, progress: Progress) -> ELBOTerms:
+    try:
+        with divergence(f"epoch {progress.epoch + 1}: the validation ELBO"):
+            terms = elbo_terms(program, x, num_samples, seed=seed)
+            if not math.isfinite(terms.elbo.mean):
+                raise ValueError(f"it is {terms.elbo.mean}")
+            return terms
+    except DivergenceError:
+        if progress.best_tensors:
+            program.set_tensors(progress.best_tensors)
+        raise
+
+
+def _score(terms: ELBOTerms, schedule: Schedule) -> float:
+    return schedule.reconstruction_weight * terms.reconstruction.mean - schedule.kl_weight * terms.kl.mean
 
 
 def _train(

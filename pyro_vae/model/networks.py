@@ -44,6 +44,11 @@ class Network(nn.Module):
         split = x.dim() - len(self.in_shape)
         if split < 0 or x.shape[split:] != self.in_shape:
             raise ValueError(f"{type(self).__name__} takes tensors (*, {_comma(self.in_shape)}); got {tuple(x.shape)}")
+        if x.dtype != self.output_bias.dtype:
+            raise ValueError(
+                f"{type(self).__name__} computes in {self.output_bias.dtype}; got {x.dtype}: "
+                f"x.to({self.output_bias.dtype}), or move the program, e.g. vae.double()"
+            )
         given = 0 if y is None else y.shape[-1]
         if given != self.y_dim:
             raise ValueError(

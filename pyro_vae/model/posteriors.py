@@ -39,7 +39,8 @@ class Posterior(nn.Module):
         if output.shape[1:] != wanted:
             raise ValueError(
                 f"{type(self).__name__}(latent_dim={self.latent_dim}) needs an encoder whose output has shape "
-                f"(B, {', '.join(map(str, wanted))}); got {tuple(output.shape)}"
+                f"(B, {', '.join(map(str, wanted))}); got {tuple(output.shape)}. "
+                "A single datum needs a batch dimension, x[None]"
             )
         return output
 

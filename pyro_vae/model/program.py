@@ -19,12 +19,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
+from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.randomness import preserved
 
 _serial = itertools.count()
+_TAG = "pyro_vae:"
+_alive: set[str] = set()
 
 
 class Program(nn.Module):
@@ -64,6 +67,8 @@ class Program(nn.Module):
                 _unlist(name)
             if name not in store:
                 store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
+            # A tensor that two programs share has one name at a time; it must not lose its last one.
+            store._param_to_name.setdefault(parameter, name)
             pyro.param(name)
 
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
@@ -73,7 +78,8 @@ class Program(nn.Module):
             x: data (B, *x_shape) to trace with; without it one datum is generated.
             y: labels (B, C), where the program needs them.
         """
-        with torch.no_grad(), undisturbed(self), preserved():
+        device = next((p.device for p in self.parameters()), None)
+        with torch.no_grad(), undisturbed(self), preserved(device):
             model = poutine.trace(self.model).get_trace(x, y)
             datum = model.nodes["_RETURN"]["value"] if x is None else x
             guide = poutine.trace(self.guide).get_trace(datum, y)
@@ -84,11 +90,11 @@ class Program(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that make up the program's state, each once, by name: what a checkpoint holds.
 
-        Unlike `state_dict` it names a tensor that two members share only once.
+        They are detached views, not copies. Unlike `state_dict` it names a tensor that two members share only once.
         """
         unique: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.state_dict(keep_vars=True).items():
-            unique.setdefault(id(tensor), (name, tensor))
+            unique.setdefault(id(tensor), (name, tensor.detach()))
         return dict(unique.values())
 
     @torch.no_grad()
@@ -96,7 +102,7 @@ class Program(nn.Module):
         """Copies the values of `tensors` into the program's own.
 
         Raises:
-            ValueError: a tensor is missing, left over, or of another shape.
+            ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
         """
         own = self.tensors()
         if wrong := own.keys() ^ tensors.keys():
@@ -104,11 +110,21 @@ class Program(nn.Module):
         for name, tensor in own.items():
             if tensor.shape != tensors[name].shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; got {tuple(tensors[name].shape)}")
+        for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
     def _open_listing(self) -> None:
-        self._prefix = f"{type(self).__name__}-{next(_serial)}"
-        weakref.finalize(self, _close_listing, self._prefix + ".").atexit = False
+        self._prefix = f"{_TAG}{type(self).__name__}-{next(_serial)}"
+        _alive.add(self._prefix)
+        weakref.finalize(self, _close_listing, self._prefix).atexit = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and any(isinstance(module, PyroModule) for module in value.modules()):
+            raise TypeError(
+                f"{name} holds a PyroModule, which names its parameters for itself in Pyro's store, so that two "
+                "programs would train the same ones. Use the plain torch.nn module"
+            )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pyro hangs a weak reference on every listed tensor; neither pickle nor copy can take it along.
@@ -131,8 +147,14 @@ def _unlist(name: str) -> None:
 
 
 def _close_listing(prefix: str) -> None:
-    for name in [name for name in pyro.get_param_store() if name.startswith(prefix)]:
-        _unlist(name)
+    _alive.discard(prefix)
+    _unlist_dead()
+
+
+def _unlist_dead() -> None:
+    for name in [name for name in pyro.get_param_store() if name.startswith(_TAG)]:
+        if name.partition(".")[0] not in _alive:
+            _unlist(name)
 
 
 def _shape_table(title: str, trace: poutine.Trace) -> str:
@@ -140,7 +162,8 @@ def _shape_table(title: str, trace: poutine.Trace) -> str:
     for name in [name for name, site in trace.nodes.items() if site["type"] == "param"]:
         sites.remove_node(name)
     sites.compute_log_prob()
-    return sites.format_shapes(title=f"{title}:").replace("Param Sites:\n", "")
+    table = sites.format_shapes(title=f"{title}:").splitlines()
+    return "\n".join(line for line in table if line.strip() != "Param Sites:")
 
 
 @contextmanager
@@ -153,11 +176,13 @@ def undisturbed(program: Any) -> Iterator[None]:
     store = pyro.get_param_store()
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
-    with store.scope(store.get_state()):
-        try:
+    try:
+        with store.scope(store.get_state()):
             for module in modules:
                 module.training = False
             yield
-        finally:
-            for module, flag in zip(modules, flags, strict=True):
-                module.training = flag
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+        # A program that was collected inside the scope could not leave the store that has just come back.
+        _unlist_dead()

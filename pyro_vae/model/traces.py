@@ -27,18 +27,18 @@ class Traces(NamedTuple):
     guide: poutine.Trace
 
 
-def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, *args: Any) -> Traces:
+def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, *args: Any, **kwargs: Any) -> Traces:
     """Draws K latents for each datum at once; the encoder still sees each datum once.
 
     Args:
         model, guide: functions over one plate, the data plate at dim -1.
         num_samples: K.
-        args: what model and guide take, usually x (B, *x_shape) and y (B, C).
+        args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
     """
     draws = pyro.plate("draws", num_samples, dim=-2)
-    guide_trace = prune_subsample_sites(poutine.trace(draws(guide)).get_trace(*args))
+    guide_trace = prune_subsample_sites(poutine.trace(draws(guide)).get_trace(*args, **kwargs))
     replayed = poutine.replay(draws(model), trace=guide_trace)
-    model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args))
+    model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
     for site in (*_samples(model_trace), *_samples(guide_trace)):
         _check_in_data_plate(site)
     missing = set(latent_sites(guide_trace)) ^ set(latent_sites(model_trace))
@@ -87,9 +87,12 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
     """KL(q || p) of one latent site in closed form, where one is registered, else None; (K, B) or (B,).
 
     With several latent sites it is the KL given the drawn values of the sites before it, whose mean over draws is that
-    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order. None where it does not.
+    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order. None where it does not, and
+    where a mask, which may differ from draw to draw, is set.
     """
     if list(latent_sites(traces.model)) != list(latent_sites(traces.guide)):
+        return None
+    if not traces.guide.nodes[name]["mask"] is traces.model.nodes[name]["mask"] is None:
         return None
     try:
         return kl_divergence(_distribution(traces.guide, name), _distribution(traces.model, name))

@@ -39,6 +39,9 @@ class VAE(Program):
 
     def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
         super().__init__()
+        _check_member("prior", prior, Prior)
+        _check_member("posterior", posterior, Posterior)
+        _check_member("likelihood", likelihood, Likelihood)
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -46,6 +49,8 @@ class VAE(Program):
 
         Without x it generates len(y) data, or one. Returns x.
         """
+        if x is not None:
+            _check_tensor(x)
         self.list_parameters()
         size = len(x) if x is not None else len(y) if y is not None else 1
         with pyro.plate("data", size, dim=-1):
@@ -55,18 +60,22 @@ class VAE(Program):
                 _check_shape(x, p.event_shape)
                 self.likelihood.check(x)
             value = pyro.sample("x", p, obs=x)
-        if value.shape[value.dim() - len(p.event_shape) - 1] != size:
+        if x is None:
             # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
-            raise ValueError(
-                f"site x was conditioned on {len(value)} data under a plate of size {size}, all with the same z: "
-                "pass the data as the argument, model(x)"
-            )
+            if value.shape != z.shape[:-1] + p.event_shape:
+                raise ValueError(
+                    f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
+                    f"{tuple(z.shape[:-1] + p.event_shape)} is generated, so that data would share one z: "
+                    "pass the data as the argument, model(x)"
+                )
+            self.likelihood.check(value)
         return value
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Samples z ~ q(z|x) for data x (B, *x_shape) and labels y (B, C). Returns z (B, D)."""
         if x is None:
             raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
+        _check_tensor(x)
         if not torch.isfinite(x).all():
             _refuse_not_finite(x)
         self.list_parameters()
@@ -101,6 +110,7 @@ class VAE(Program):
             num_samples: draws of z for each datum.
             mean: return the mean of p(x|z) at each z instead of a sample of it.
         """
+        _check_tensor(x)
         with undisturbed(self):
             z = self.posterior(x, y).sample((num_samples,))
             return self._decode(z, y, mean)
@@ -117,6 +127,10 @@ class VAE(Program):
         Returns:
             (steps, B, *x_shape).
         """
+        _check_tensor(start)
+        _check_tensor(end)
+        if start.shape != end.shape:
+            raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
         with undisturbed(self):
             a, b = self.posterior(start, y).mean, self.posterior(end, y).mean
             t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None, None]
@@ -125,6 +139,17 @@ class VAE(Program):
     def _decode(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
         p = self.likelihood(z, y)
         return p.mean if mean else p.sample()
+
+
+def _check_member(name: str, member: object, kind: type) -> None:
+    if not isinstance(member, kind):
+        found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
+        raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
+
+
+def _check_tensor(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
 
 
 def _check_shape(x: Tensor, event_shape: torch.Size) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae import evaluation
-from pyro_vae.errors import DivergenceError
+from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate
 
 
@@ -25,12 +25,13 @@ def measure(vae: Any, x: Tensor, *, elbo_samples: int, likelihood_samples: int, 
     Raises:
         DivergenceError: an estimate is not finite.
     """
-    elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, seed=seed)
-    log_likelihood = evaluation.iwae(vae, x, likelihood_samples, seed=seed)
-    for estimate in (elbo, log_likelihood):
-        if not math.isfinite(estimate.mean):
-            worst = int((~estimate.value.isfinite()).nonzero()[0])
-            raise DivergenceError(f"the test {estimate.name} is {estimate.mean}, first at datum {worst}")
+    with divergence("an estimate on the test data"):
+        elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, seed=seed)
+        log_likelihood = evaluation.iwae(vae, x, likelihood_samples, seed=seed)
+        for estimate in (elbo, log_likelihood):
+            if not math.isfinite(estimate.mean):
+                worst = int((~estimate.value.isfinite()).nonzero()[0])
+                raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
     return {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood}
 
 
@@ -67,15 +68,17 @@ def to_dict(
 
 def to_text(report: Mapping[str, Any]) -> str:
     """The report as a table: every line names both errors."""
-    test, protocol = report["test"], report["protocol"]
+    test, protocol, training = report["test"], report["protocol"], report["training"]
     head = f"{'test, per datum':<24}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
     lines = [head, *(_row(_LABELS[name], test[name]) for name in _LABELS if name in test)]
     kinds = ", ".join(f"{site} {kind}" for site, kind in test["kl"].get("kind", {}).items())
     notes = [
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
-        f"KL: {kinds}. log p(x): a lower bound in expectation, by importance sampling from q(z|x).",
+        f"KL: {kinds}. log p(x): by importance sampling from q(z|x), a lower bound in expectation; how far below it "
+        "lies is no part of its ±, and shrinks with the number of draws.",
+        f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data.",
         *_weights_note(report["objective"]),
-        f"data: {protocol['name']}, {_split(protocol)}; {_recipe(protocol)}",
+        f"data: {protocol['name']}, {_split(protocol, test['elbo']['num_data'])}. {_recipe(protocol)}",
         *protocol["notes"],
     ]
     return "\n".join([*lines, "", *(textwrap.fill(note, 92, subsequent_indent="  ") for note in notes)])
@@ -120,7 +123,7 @@ def _weights_note(objective: Mapping[str, Any]) -> list[str]:
     if "loss" not in objective:
         return []
     return [
-        f"trained on a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "
+        f"objective: a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "
         f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is no bound. "
         "The ELBO above is that of the model itself."
     ]
@@ -131,6 +134,9 @@ def _recipe(protocol: Mapping[str, Any]) -> str:
     return (protocol["dequantized"] or protocol["binarization"])["sentence"]
 
 
-def _split(protocol: Mapping[str, Any]) -> str:
+def _split(protocol: Mapping[str, Any], num_data: int) -> str:
     split = protocol["split"]
-    return f"{split['kind']} split " + " / ".join(str(size) for size in split["sizes"].values())
+    sizes = " / ".join(str(size) for size in split["sizes"].values())
+    given = f", {' and '.join(split['given'])} as published" if split["given"] else ""
+    some = f", {num_data} of the test data drawn at random" if num_data < split["sizes"]["test"] else ""
+    return f"{split['kind']} split {sizes}{given}{some}"

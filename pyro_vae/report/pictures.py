@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.model.vae import VAE
@@ -18,13 +19,18 @@ def can_show(x_shape: Sequence[int]) -> bool:
 
 
 def samples(vae: VAE, seed: int, rows: int = 8) -> bytes:
-    """Data generated from the prior: means of p(x|z) beside draws from it, at different z."""
+    """Data generated from the prior: means of p(x|z) beside draws from it, at the same z."""
     device = next(vae.parameters()).device
-    with stream(seed, "samples", device=device):
-        means, draws = (vae.generate(rows * rows, mean=mean) for mean in (True, False))
+    panels = []
+    for mean in (True, False):
+        with stream(seed, "samples", device=device):  # twice the same, so that both panels show the same z
+            panels.append(vae.generate(rows * rows, mean=mean))
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, images, title in zip(
-        figure.subplots(1, 2), (means, draws), ("mean of p(x|z), z from the prior", "draws of x"), strict=True
+        figure.subplots(1, 2),
+        panels,
+        ("means of p(x|z), z drawn from the prior", "draws of x at the same z"),
+        strict=True,
     ):
         _show(axes, tile(images, rows), title)
     return _png(figure)
@@ -36,7 +42,11 @@ def reconstructions(vae: VAE, x: Tensor, seed: int, num_data: int = 12, num_samp
     with stream(seed, "reconstructions", device=x.device):
         rows = torch.cat([x[None], vae.reconstruct(x, num_samples=num_samples)]).flatten(0, 1)
     figure = Figure(figsize=(max(4, 0.75 * len(x)), 0.75 * (num_samples + 1) + 0.5), layout="constrained")
-    _show(figure.subplots(), tile(rows, len(x)), f"data, and {num_samples} reconstructions of each")
+    _show(
+        figure.subplots(),
+        tile(rows, len(x)),
+        f"top row: data. Below: means of p(x|z) at {num_samples} draws of z from q(z|x)",
+    )
     return _png(figure)
 
 
@@ -63,6 +73,7 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
     low, high = sorted(elbo)[len(elbo) // 20], max(*elbo, *(-record["loss"] for record in history))
     axes.set_ylim(low - 0.3 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
     axes.set(xlabel="epoch", ylabel="nats per datum")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)

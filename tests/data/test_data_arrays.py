@@ -139,6 +139,14 @@ def test_refuses_an_archive(tmp_path, arrays, message):
         load(saved(tmp_path, **arrays))
 
 
+def test_a_text_is_not_called_a_pickle(tmp_path):
+    path = tmp_path / "own.npy"
+    path.write_text("0.1, 0.2\n0.3, 0.4\n")
+    with pytest.raises(DataError, match=r"own.npy: is not a numpy file. Write it with np.save") as caught:
+        load(path)
+    assert "pickle" not in str(caught.value)
+
+
 def test_damaged_files(tmp_path):
     path = saved(tmp_path, BYTES)
     for keep in (0, 5, 40, 130):

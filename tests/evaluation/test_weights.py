@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError
@@ -84,6 +85,16 @@ class TestNoise:
         first = pv.evaluation.log_weights(vae, x[:DATA_BLOCK], 5, seed=3)
         assert torch.equal(whole[:, :DATA_BLOCK], first)
 
+    def test_a_shard_says_how_many_blocks_stand_before_it(self, case):
+        vae, x = case
+        for estimate in (pv.evaluation.elbo, pv.evaluation.iwae):
+            whole = estimate(vae, x, 5, seed=3).value
+            second = estimate(vae, x[DATA_BLOCK:], 5, seed=3, first_block=1).value
+            assert torch.equal(whole[DATA_BLOCK:], second)
+        same = x[:1].expand(DATA_BLOCK, 6)
+        shards = [pv.evaluation.log_weights(vae, same, 5, seed=3, first_block=i) for i in (0, 1)]
+        assert not (shards[0] == shards[1]).any()
+
     def test_more_samples_begin_with_the_same_ones(self, case):
         vae, x = case
         few = pv.evaluation.log_weights(vae, x, SAMPLE_BLOCK, seed=3)
@@ -155,6 +166,16 @@ def _plain(value):
     return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
+class TestPrecision:
+    def test_log_weights_are_float64_whatever_the_program_and_carry_no_gradient(self):
+        weights = pv.evaluation.log_weights(small_vae().float(), binary_data(3).float(), 5, seed=0)
+        assert weights.dtype == torch.float64
+        assert not weights.requires_grad
+        draws = next(pv.evaluation.weights.draw_blocks(small_vae().float(), binary_data(3).float(), 5, seed=0))
+        parts = (draws.reconstruction, draws.log_prior, draws.log_posterior)
+        assert all(part.dtype == torch.float64 for part in parts)
+
+
 class TestMemory:
     def test_activations_do_not_depend_on_k_or_n(self):
         """The decoder never sees more than one block, however many data and samples there are."""
@@ -197,6 +218,20 @@ class TestAnyProgram:
         assert torch.allclose(estimate.value, weights.mean(0), rtol=0, atol=1e-10)
         exact = dist.Normal(0.0, (1 + 0.25 + 0.49) ** 0.5).log_prob(x[:, 0]).mean()
         assert estimate.mean < exact
+
+    def test_a_mask_counts_in_the_elbo_as_in_the_weights(self):
+        """Datum 1 is masked out on both sides: its latent is free, and its ELBO that of nothing."""
+        vae, x = small_vae(), binary_data(2)
+        keep = torch.tensor([True, False])
+
+        class Masked:
+            model, guide = (staticmethod(poutine.mask(half, mask=keep)) for half in (vae.model, vae.guide))
+
+        elbo = pv.evaluation.elbo(Masked(), x, 500, seed=0)
+        weights = pv.evaluation.log_weights(Masked(), x, 500, seed=0)
+        assert torch.allclose(elbo.value, weights.mean(0), rtol=0, atol=1e-10)
+        assert elbo.value[1] == 0
+        assert elbo.value[0] == pytest.approx(pv.evaluation.elbo(vae, x, 5000, seed=1).value[0].item(), abs=0.5)
 
     def test_a_missing_latent_is_named(self):
         program = self.TwoLayers()

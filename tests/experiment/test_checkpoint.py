@@ -62,7 +62,7 @@ def test_a_restored_fit_is_bitwise_the_saved_one(config, tmp_path, optimizer):
     restored = found.restore(fresh, steps[1].optimizer)
     assert (found.config, found.x_shape) == (config, (6,))
     assert same(fresh.tensors(), saved.tensors())
-    assert (restored.epoch, restored.best_epoch, restored.best_elbo) == (3, 2, -1 / 3)
+    assert (restored.epoch, restored.best_epoch, restored.best_score) == (3, 2, -1 / 3)
     assert same(restored.best_tensors, progress.best_tensors)
     states = [step.optimizer.state_dict()["state"] for step in steps]
     assert states[0].keys() == states[1].keys()

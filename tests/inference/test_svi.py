@@ -159,6 +159,51 @@ class TestDivergence:
         assert self.diverged(x, poison).startswith("step 2: the gradient is not finite")
 
 
+def test_the_diagnosis_of_divergence_draws_from_a_stream_of_its_own(x):
+    """The failing step draws once; naming the site must not draw again from the caller's stream."""
+    vae = small_vae()
+    svi = ours(vae)
+    vae.likelihood.decoder.output_bias.register_hook(lambda gradient: gradient * math.nan)
+    torch.manual_seed(0)
+    svi.evaluate_loss(x)
+    after_one_draw = torch.get_rng_state()
+    torch.manual_seed(0)
+    with pytest.raises(DivergenceError):
+        svi.step(x)
+    assert torch.equal(torch.get_rng_state(), after_one_draw)
+
+
+def test_frozen_parameters_need_not_be_in_the_optimiser(x):
+    vae = small_vae()
+    vae.likelihood.requires_grad_(False)
+    svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.posterior.parameters(), lr=1e-2), Trace_ELBO())
+    before = copy.deepcopy(vae.likelihood.state_dict())
+    svi.step(x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in vae.likelihood.state_dict().items())
+
+
+def test_evaluating_the_loss_builds_no_graph(x):
+    vae, graphs = small_vae(), []
+    vae.likelihood.decoder.register_forward_hook(lambda module, args, output: graphs.append(output.requires_grad))
+    ours(vae).evaluate_loss(x)
+    assert graphs == [False]
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO(), ImportanceWeightedELBO(2)])
+def test_labels_may_be_passed_by_name(loss, x):
+    vae = small_vae()
+    vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
+    vae.posterior.encode = lambda x, y: vae.posterior.encoder(x)
+    labels = torch.eye(16).double()
+    torch.manual_seed(0)
+    by_place = ours(vae, loss).step(x, labels)
+    vae = small_vae()
+    vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
+    vae.posterior.encode = lambda x, y: vae.posterior.encoder(x)
+    torch.manual_seed(0)
+    assert ours(vae, loss).step(x, y=labels) == by_place
+
+
 def test_a_mistake_of_the_user_is_not_called_divergence():
     vae = small_vae()
     with pytest.raises(ValueError, match="takes tensors") as caught:

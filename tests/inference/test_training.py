@@ -83,15 +83,17 @@ def test_another_seed_is_another_run(data):
 
 
 def test_the_best_state_is_kept_and_given_back(data):
-    vae, svi = build(lr=0.05)
+    vae, svi = build(lr=0.3)  # so fast that the last epoch is not the best
     best, states = -math.inf, {}
     progress = Progress()
     for record in fit(vae, svi, data, Schedule(epochs=8), progress=progress):
         states[record.epoch] = [p.detach().clone() for p in vae.parameters()]
         assert record.best == (record.valid_elbo > best)
         best = max(best, record.valid_elbo)
-    assert progress.best_elbo == best
+    assert progress.best_score == pytest.approx(best, abs=1e-12)
+    assert progress.best_epoch < 8
     assert all(torch.equal(a, b) for a, b in zip(states[progress.best_epoch], vae.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(states[8], vae.parameters(), strict=True))
     elbo = pv.evaluation.elbo(vae, data.valid.fixed(), 4, seed=derive(0, "validation"))
     assert elbo.mean == pytest.approx(best, abs=1e-12)
 
@@ -121,6 +123,8 @@ def test_warm_up_and_learning_rate_are_recorded(data):
     schedule = Schedule(epochs=4, kl_warmup=2, kl_weight=0.5, lr_schedule="cosine", batch_size=1257)
     records = list(fit(vae, svi, data, schedule))
     assert [r.kl_weight for r in records] == pytest.approx([0.25, 0.5, 0.5, 0.5])
+    three_steps = Schedule(epochs=3, kl_warmup=2, batch_size=500)
+    assert [r.kl_weight for r in fit(*build(), data, three_steps)] == pytest.approx([0.5, 1, 1])
     expected = [3e-3 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
     assert [r.learning_rate for r in records] == pytest.approx(expected)
 
@@ -144,6 +148,7 @@ def test_only_reconstruction_and_only_kl(data, weights, kl_rises):
 
 def test_training_mode_is_on_in_steps_and_evaluation_mode_in_validation(data):
     vae, svi = build()
+    vae.eval()
     seen = []
     vae.posterior.encoder.body.append(nn.Dropout(0.5))
     vae.posterior.encoder.body[-1].register_forward_hook(lambda module, *_: seen.append(module.training))
@@ -151,6 +156,30 @@ def test_training_mode_is_on_in_steps_and_evaluation_mode_in_validation(data):
     assert seen[0] is True
     assert set(seen[1:]) == {False}
     assert vae.training
+
+
+def test_under_a_weighted_loss_the_best_epoch_is_best_by_that_loss(data):
+    """Only reconstruction: the ELBO falls from the first epoch on, and is not what was asked for."""
+    vae, svi = build(lr=1e-2)
+    progress = Progress()
+    records = list(fit(vae, svi, data, Schedule(epochs=6, kl_weight=0.0), progress=progress))
+    by_reconstruction = max(records, key=lambda r: r.valid_reconstruction)
+    assert progress.best_epoch == by_reconstruction.epoch != max(records, key=lambda r: r.valid_elbo).epoch
+    assert progress.best_score == pytest.approx(by_reconstruction.valid_reconstruction)
+
+
+def test_divergence_seen_in_validation_is_divergence_and_gives_the_best_state_back(data):
+    vae, svi = build()
+    progress, schedule = Progress(), Schedule(epochs=3, batch_size=1257)
+    records = fit(vae, svi, data, schedule, progress=progress)
+    next(records)
+    for group in svi.optimizer.param_groups:
+        group["initial_lr"] = 1e30  # one step an epoch: its effect is first seen in validation
+    with pytest.raises(DivergenceError, match="epoch 2: the validation ELBO is not finite"):
+        next(records)
+    best = progress.best_tensors
+    assert all(torch.equal(best[name], tensor) for name, tensor in vae.tensors().items())
+    assert progress.epoch == 1
 
 
 def test_divergence_leaves_the_last_good_state(data):

@@ -53,6 +53,20 @@ def test_every_parameter_gets_a_gradient_and_the_bias_is_added(kind):
     assert torch.allclose(net(x), plain + net.output_bias, rtol=0, atol=1e-12)
 
 
+def test_the_only_bias_of_the_output_is_output_bias():
+    for kind in KINDS:
+        net = build(kind)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(0) if p is net.output_bias else p.fill_(0 if p.dim() > 1 else 3)
+        assert (net(torch.zeros(1, *net.in_shape).double()) == 0).all(), kind
+
+
+def test_numbers_of_another_precision_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"computes in torch.float64; got torch.float32: x.to\(torch.float64\)"):
+        build("mlp")(torch.zeros(2, 3))
+
+
 def test_gated_layer_is_the_papers_formula():
     net = GatedMLP((3,), (2,), hidden=(4,)).double()
     x = torch.randn(5, 3, dtype=torch.float64)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from exact import MixturePrior, binary_data, small_vae
 from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule
 
 import pyro_vae as pv
+from pyro_vae.model.program import undisturbed
 
 
 def trains(vae, x, svi=None, steps=20):
@@ -121,6 +123,46 @@ def test_a_hundred_built_and_dropped_leave_nothing_in_the_store(x):
     assert (len(store), len(store._param_to_name), len(store._constraints)) == (0, 0, 0)
 
 
+def test_a_program_that_dies_inside_an_evaluation_leaves_the_store(x):
+    survivor, victim = small_vae(), small_vae()
+    survivor.model(x)
+    victim.model(x)
+    with undisturbed(survivor):
+        del victim
+        gc.collect()
+    assert len(pyro.get_param_store()) == len(list(survivor.parameters()))
+
+
+def test_one_programs_listing_is_not_anothers_by_prefix(x):
+    """VAE-1 dies, VAE-10 ... VAE-19 live."""
+    programs = [small_vae() for _ in range(25)]
+    for vae in programs:
+        vae.model(x)
+    kept = programs[1:]
+    del programs, vae
+    gc.collect()
+    assert len(pyro.get_param_store()) == sum(len(list(vae.parameters())) for vae in kept)
+
+
+def test_a_shared_tensor_keeps_a_name_when_one_program_dies(x):
+    first = small_vae()
+    second = pv.VAE(first.prior, first.posterior, first.likelihood)
+    optimiser = pyro.optim.Adam({"lr": 1e-2})
+    for vae in (first, second):
+        SVI(vae.model, vae.guide, optimiser, Trace_ELBO()).step(x)
+    del vae, first
+    gc.collect()
+    second.model(x)
+    assert None not in optimiser.get_state()
+    assert len(optimiser.get_state()) == len(list(second.parameters()))
+
+
+def test_pyro_modules_are_refused_as_members():
+    vae = small_vae()
+    with pytest.raises(TypeError, match=r"likelihood holds a PyroModule.*plain torch\.nn"):
+        vae.likelihood = pv.likelihoods.Bernoulli(PyroModule[torch.nn.Linear](3, 6))
+
+
 def test_a_cleared_store_is_filled_again(x):
     vae = small_vae()
     trains(vae, x)
@@ -146,9 +188,10 @@ def test_tensors_name_a_shared_tensor_once_and_set_tensors_refuses_misfits():
     assert all(torch.equal(vae.tensors()[name], tensors[name]) for name in tensors)
     with pytest.raises(ValueError, match="one side only"):
         vae.set_tensors({})
-    name = next(iter(tensors))
+    name = list(tensors)[-1]
     with pytest.raises(ValueError, match="has shape"):
-        vae.set_tensors({**tensors, name: torch.zeros(1)})
+        vae.set_tensors({**{name: tensor + 1 for name, tensor in tensors.items()}, name: torch.zeros(1)})
+    assert all(torch.equal(vae.tensors()[name], tensors[name]) for name in tensors)  # all or nothing
 
 
 def test_describe_prints_the_shape_table_and_changes_nothing(capsys):

@@ -11,6 +11,7 @@ from exact import LinearGaussian, binary_data, small_vae
 from pyro import poutine
 from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
+import pyro_vae as pv
 from pyro_vae.errors import DataError
 
 
@@ -78,7 +79,9 @@ def test_the_model_generates_as_many_as_labels_else_one():
 
 def test_conditioning_the_model_on_data_with_one_z_is_refused(x):
     vae = small_vae()
-    with pytest.raises(ValueError, match="pass the data as the argument"):
+    with pytest.raises(
+        ValueError, match=r"shape \(16, 6\) where one of shape \(1, 6\) is generated.*pass the data as the argument"
+    ):
         poutine.condition(vae.model, {"x": x})(None)
     assert torch.equal(poutine.condition(vae.model, {"x": x[:1]})(None), x[:1])
 
@@ -103,7 +106,7 @@ def test_unsupported_data_are_refused_under_stock_svi(bad, message):
         svi.step(bad.double())
 
 
-def test_unsupported_data_are_refused_under_python_O_where_pyro_validates_nothing():
+def test_unsupported_data_are_refused_without_python_asserts_where_pyro_validates_nothing():
     code = (
         "import torch, pyro_vae as pv, pyro.distributions as dist\n"
         "unchecked = dist.Bernoulli(logits=torch.tensor(1.0)).log_prob(torch.tensor(2.0))\n"
@@ -169,6 +172,39 @@ def test_drawing_pictures_leaves_flags_store_and_gradients_alone(x):
     assert vae.training
     assert vae.posterior.encoder.training
     assert not list(pyro.get_param_store())
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((1, 0, 2), "prior must be an instance of pyro_vae.model.priors.Prior; got a DiagonalNormal"),
+        ((3, 1, 2), "prior must be an instance of .*; got the class StandardNormal"),
+    ],
+)
+def test_swapped_members_and_classes_are_refused(members, message):
+    vae = small_vae()
+    parts = [vae.prior, vae.posterior, vae.likelihood, type(vae.prior)]
+    with pytest.raises(TypeError, match=message):
+        pv.VAE(*(parts[i] for i in members))
+
+
+def test_arrays_that_are_no_tensors_are_refused_with_the_cure(x):
+    vae = small_vae()
+    calls = [
+        vae.model,
+        vae.guide,
+        vae.reconstruct,
+        lambda a: vae.interpolate(a, a),
+        lambda a: pv.evaluation.elbo(vae, a, 2),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"x must be a tensor; got ndarray: torch.as_tensor\(x\)"):
+            call(x.numpy())
+
+
+def test_a_line_needs_two_ends(x):
+    with pytest.raises(ValueError, match="each line needs two ends"):
+        small_vae().interpolate(x[:2], x[:3])
 
 
 def test_labels_and_a_number_that_contradict_are_refused():

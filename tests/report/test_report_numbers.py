@@ -16,7 +16,7 @@ from pyro_vae.report import numbers
 PROTOCOL = {
     "name": "toy",
     "shape": [1, 2, 3],
-    "split": {"kind": "random", "sizes": {"train": 7, "valid": 1, "test": 2}},
+    "split": {"kind": "random", "given": [], "sizes": {"train": 7, "valid": 1, "test": 2}},
     "binarization": {"kind": "none", "sentence": "Not binarised."},
     "dequantized": None,
     "notes": ["A note."],
@@ -102,7 +102,7 @@ def test_the_text_names_both_errors_and_the_kind_of_kl(estimates):
     assert "± over data" in text.splitlines()[0]
     assert "± Monte Carlo" in text.splitlines()[0]
     assert "KL: z analytic." in text
-    assert "toy, random split 7 / 1 / 2; Not binarised." in text
+    assert "toy, random split 7 / 1 / 2. Not binarised." in text
     assert text.endswith("A note.")
 
 

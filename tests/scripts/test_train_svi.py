@@ -368,6 +368,19 @@ def test_the_report_of_a_run(tiny, tmp_path, capsys):
     assert {path.name for path in folder.glob("*.png")} == {"training.png", "samples.png", "reconstructions.png"}
 
 
+def test_tensorboard_gets_the_epochs(tiny, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "board"
+    assert run("--dataset", tiny, "--epochs", 3, "--tensorboard", "--out", out) == 0
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [e.value for e in events.Scalars("valid_elbo")] == pytest.approx(
+        [r["valid_elbo"] for r in history], rel=1e-6
+    )
+
+
 def test_the_report_is_on_the_best_epoch_which_load_gives_back(tiny, tmp_path):
     # At this rate the first epoch is the best.
     flags = ["--dataset", tiny, "--epochs", 5, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8]
