@@ -68,8 +68,9 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
         lw=0,
         label="± standard error over the data",
     )
-    best = max(range(len(elbo)), key=elbo.__getitem__)
-    axes.plot(epochs[best], elbo[best], "o", color="C3", label=f"best: {elbo[best]:.2f} at epoch {epochs[best]}")
+    # Not the highest ELBO: under a weighted loss another epoch is kept.
+    best = max(i for i, record in enumerate(history) if record["best"])
+    axes.plot(epochs[best], elbo[best], "o", color="C3", label=f"kept: {elbo[best]:.2f} at epoch {epochs[best]}")
     low, high = sorted(elbo)[len(elbo) // 20], max(*elbo, *(-record["loss"] for record in history))
     axes.set_ylim(low - 0.3 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
     axes.set(xlabel="epoch", ylabel="nats per datum")

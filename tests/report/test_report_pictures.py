@@ -29,9 +29,17 @@ def read(png):
     return image[..., :3]
 
 
-def history(elbos):
+def history(elbos, kept=None):
+    """Records; kept is the epoch that is best by the objective, by default the one of the highest ELBO."""
+    kept = kept or max(range(len(elbos)), key=elbos.__getitem__) + 1
     return [
-        {"epoch": i, "loss": -elbo - 0.5, "valid_elbo": elbo, "valid_standard_error": None if i == 1 else 0.1}
+        {
+            "epoch": i,
+            "loss": -elbo - 0.5,
+            "valid_elbo": elbo,
+            "valid_standard_error": None if i == 1 else 0.1,
+            "best": i == kept,
+        }
         for i, elbo in enumerate(elbos, 1)
     ]
 
@@ -100,12 +108,13 @@ def test_the_training_curve_is_drawn_for_any_history(elbos):
 
 def test_the_best_epoch_is_marked_where_it_is():
     # The red mark moves to the left when the best epoch does.
-    def red(elbos):
-        image = read(pictures.training(history(elbos)))
+    def red(elbos, kept=None):
+        image = read(pictures.training(history(elbos, kept)))
         distance = abs(image - matplotlib.colors.to_rgb("C3")).sum(-1)
         return np.argwhere(distance < 0.05)[:, 1].min()
 
     assert red([-30.0, -20.0, -25.0, -25.0, -25.0]) < red([-30.0, -29.0, -28.0, -20.0, -25.0])
+    assert red([-30.0, -29.0, -28.0, -20.0, -25.0], kept=2) < red([-30.0, -29.0, -28.0, -20.0, -25.0])
 
 
 def test_images_can_be_shown_and_vectors_can_not():
