@@ -1,6 +1,7 @@
 """Flags made from `Config`, and exit codes made from errors: what every script shares."""
 
 import difflib
+import os
 import re
 import signal
 import sys
@@ -77,6 +78,10 @@ def exit_codes() -> Iterator[None]:
         if end.code in (130, 143):
             print("interrupted: finished epochs are kept; --out FOLDER --resume goes on", file=sys.stderr)
         raise
+    except BrokenPipeError:
+        # Whoever read the output, e.g. head, has gone; what Python still holds back must not be written to the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except PyroVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -101,7 +101,8 @@ class Run:
         try:
             yield
         except BaseException as error:
-            ends = {DivergenceError: "diverged", SystemExit: "interrupted", KeyboardInterrupt: "interrupted"}
+            cut = dict.fromkeys((SystemExit, KeyboardInterrupt, BrokenPipeError), "interrupted")
+            ends: dict[type[BaseException], str] = {DivergenceError: "diverged", **cut}
             with suppress(StorageError):  # the first error is the one to report
                 self.set_status(ends.get(type(error), "failed"))
             raise

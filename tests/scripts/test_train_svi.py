@@ -368,6 +368,16 @@ def test_the_report_of_a_run(tiny, tmp_path, capsys):
     assert {path.name for path in folder.glob("*.png")} == {"training.png", "samples.png", "reconstructions.png"}
 
 
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback(tiny, tmp_path):
+    command = [sys.executable, str(SCRIPT), *SMALL, "--dataset", tiny, "--epochs", "2000", "--out", "piped"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+    assert read(tmp_path / "piped", "run.json")["status"] == "interrupted"
+
+
 def test_tensorboard_gets_the_epochs(tiny, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
