@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
         config = config_from(arguments)
         folder = Path(arguments.out) if arguments.out else None
-        if folder and folder.is_dir() and any(folder.iterdir()):
+        if folder and folder.exists():
             resume(folder, config, given_flags(parser, argv), arguments.tensorboard, allowed=arguments.resume)
         else:
             train(folder, config, arguments.tensorboard)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model import traces
-from pyro_vae.model.program import undisturbed
+from pyro_vae.model.program import check_tensor, undisturbed
 from pyro_vae.randomness import block_stream
 
 DATA_BLOCK = 128
@@ -47,8 +47,7 @@ def draw_blocks(
     analytic: bool = False,
 ) -> Iterator[Draws]:
     """All blocks, the samples of one block of data after one another, before the next block of data."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
+    check_tensor(x)
     if len(x) == 0:
         raise ValueError("there are no data to evaluate: x is empty")
     if num_samples < 1:

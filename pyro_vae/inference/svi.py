@@ -123,7 +123,8 @@ class SVI:
         norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         if not math.isfinite(norm.item()):
             raise self._diverged("gradient is not finite", args, kwargs)
-        limit = self.max_grad_norm * _batch_size(args)
+        x = _first_tensor(args, kwargs)
+        limit = self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
         if norm > limit:
             nn.utils.clip_grads_with_norm_(held, limit, norm)
 
@@ -137,7 +138,8 @@ class SVI:
     def _first_not_finite(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Names the first site whose value or log-probability is not finite, on a draw of its own; else ''."""
         program = getattr(self.model, "__self__", None)
-        device = args[0].device if args and isinstance(args[0], Tensor) else None
+        x = _first_tensor(args, kwargs)
+        device = None if x is None else x.device
         with torch.no_grad(), undisturbed(program), preserved(device), pyro.validation_enabled(False):
             guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
             model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
@@ -161,5 +163,6 @@ def _as_float(loss: Any) -> float:
     return loss.item() if isinstance(loss, Tensor) else float(loss)
 
 
-def _batch_size(args: tuple[Any, ...]) -> int:
-    return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else 1
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The data, be they given by place or by name."""
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)

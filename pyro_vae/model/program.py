@@ -166,6 +166,12 @@ def _shape_table(title: str, trace: poutine.Trace) -> str:
     return "\n".join(line for line in table if line.strip() != "Param Sites:")
 
 
+def check_tensor(x: Any) -> None:
+    """Raises TypeError, with the cure, for data that are no tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
+
+
 @contextmanager
 def undisturbed(program: Any) -> Iterator[None]:
     """Whatever runs inside leaves the parameter store and every `.training` flag as they were.

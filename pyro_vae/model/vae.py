@@ -15,7 +15,7 @@ from pyro_vae.errors import DataError
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, undisturbed
+from pyro_vae.model.program import Program, check_tensor, undisturbed
 
 
 class VAE(Program):
@@ -50,7 +50,7 @@ class VAE(Program):
         Without x it generates len(y) data, or one. Returns x.
         """
         if x is not None:
-            _check_tensor(x)
+            check_tensor(x)
         self.list_parameters()
         size = len(x) if x is not None else len(y) if y is not None else 1
         with pyro.plate("data", size, dim=-1):
@@ -75,7 +75,7 @@ class VAE(Program):
         """Samples z ~ q(z|x) for data x (B, *x_shape) and labels y (B, C). Returns z (B, D)."""
         if x is None:
             raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
-        _check_tensor(x)
+        check_tensor(x)
         if not torch.isfinite(x).all():
             _refuse_not_finite(x)
         self.list_parameters()
@@ -110,7 +110,7 @@ class VAE(Program):
             num_samples: draws of z for each datum.
             mean: return the mean of p(x|z) at each z instead of a sample of it.
         """
-        _check_tensor(x)
+        check_tensor(x)
         with undisturbed(self):
             z = self.posterior(x, y).sample((num_samples,))
             return self._decode(z, y, mean)
@@ -127,8 +127,8 @@ class VAE(Program):
         Returns:
             (steps, B, *x_shape).
         """
-        _check_tensor(start)
-        _check_tensor(end)
+        check_tensor(start)
+        check_tensor(end)
         if start.shape != end.shape:
             raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
         with undisturbed(self):
@@ -145,11 +145,6 @@ def _check_member(name: str, member: object, kind: type) -> None:
     if not isinstance(member, kind):
         found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
         raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
-
-
-def _check_tensor(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
 
 
 def _check_shape(x: Tensor, event_shape: torch.Size) -> None:

@@ -108,6 +108,11 @@ class TestClipping:
         for p, q in zip(free.parameters(), bound.parameters(), strict=True):
             assert torch.allclose(p.grad * scale, q.grad, rtol=1e-6, atol=1e-12)
 
+    def test_counts_the_data_by_name_as_by_place(self, x):
+        vae = small_vae()
+        ours(vae, max_grad_norm=0.01).step(x=x)
+        assert self.gradient_norm(vae) == pytest.approx(0.01 * len(x), rel=1e-4)
+
     def test_leaves_a_small_gradient_alone(self, x):
         free, bound = small_vae(), small_vae()
         for vae, limit in ((free, math.inf), (bound, 1e6)):
