@@ -1,7 +1,7 @@
 """Networks: tensors to tensors, any leading batch dimensions, no probability.
 
 Every network maps `(*, *in_shape)` to `(*, *out_shape)` and, where it was built with `y_dim = C`, takes labels
-`(B, C)` as a second argument, which are expanded to the leading dimensions `*` of the first. A network ends in
+`(B, C)` as a second argument; the leading dimensions of the two are broadcast against each other. A network ends in
 `output_bias`, a parameter of `out_shape` numbers added to the output, so that a likelihood can start its
 decoder at the mean of the training data.
 
@@ -25,9 +25,12 @@ class Network(nn.Module):
     A member implements `run`, from `(N, *in_shape)` and labels `(N, C)` or None to `(N, out_size)`.
     """
 
-    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], y_dim: int = 0) -> None:
+    def __init__(
+        self, in_shape: Sequence[int], out_shape: Sequence[int], y_dim: int = 0, input_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.in_shape, self.out_shape, self.y_dim = tuple(in_shape), tuple(out_shape), y_dim
+        self.input_scale = input_scale
         self.output_bias = nn.Parameter(torch.zeros(self.out_shape))
 
     def run(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -37,8 +40,13 @@ class Network(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         lead = self._leading_shape(x, y)
         if y is not None:
+            lead = torch.broadcast_shapes(lead, y.shape[:-1])
             y = y.expand(*lead, self.y_dim).reshape(-1, self.y_dim)
-        return self.run(x.reshape(-1, *self.in_shape), y).reshape(*lead, *self.out_shape) + self.output_bias
+            x = x.expand(*lead, *self.in_shape)
+        x = x.reshape(-1, *self.in_shape)
+        if self.input_scale != 1.0:
+            x = x * self.input_scale
+        return self.run(x, y).reshape(*lead, *self.out_shape) + self.output_bias
 
     def _leading_shape(self, x: Tensor, y: Tensor | None) -> torch.Size:
         split = x.dim() - len(self.in_shape)
@@ -71,6 +79,7 @@ class MLP(Network):
         hidden: widths of the hidden layers.
         activation: a module class without arguments, e.g. `torch.nn.Tanh`.
         y_dim: number of label columns C, 0 for none.
+        input_scale: factor on the input, e.g. 1 / 255 for grey levels, which no network likes as they are.
 
     Example:
         >>> net = MLP((1, 8, 8), (40,), hidden=(256,))
@@ -85,8 +94,9 @@ class MLP(Network):
         hidden: Sequence[int] = (200, 200),
         activation: Activation = nn.ReLU,
         y_dim: int = 0,
+        input_scale: float = 1.0,
     ) -> None:
-        super().__init__(in_shape, out_shape, y_dim)
+        super().__init__(in_shape, out_shape, y_dim, input_scale)
         widths = [math.prod(in_shape) + y_dim, *hidden]
         self.body = nn.Sequential(*(layer for pair in pairwise(widths) for layer in self._layer(*pair, activation)))
         self.head = nn.Linear(widths[-1], math.prod(out_shape), bias=False)
@@ -123,6 +133,7 @@ class ConvEncoder(Network):
         hidden: channels of the convolutions.
         activation: a module class without arguments, e.g. `torch.nn.Tanh`.
         y_dim: number of label columns, which enter as constant feature maps.
+        input_scale: factor on the input.
 
     Example:
         >>> ConvEncoder((1, 28, 20), (60,), hidden=(16, 32))(torch.zeros(7, 1, 28, 20)).shape
@@ -136,8 +147,9 @@ class ConvEncoder(Network):
         hidden: Sequence[int] = (32, 64),
         activation: Activation = nn.ReLU,
         y_dim: int = 0,
+        input_scale: float = 1.0,
     ) -> None:
-        super().__init__(_image(in_shape), out_shape, y_dim)
+        super().__init__(_image(in_shape), out_shape, y_dim, input_scale)
         channels = [in_shape[0] + y_dim, *hidden]
         self.body = nn.Sequential(
             *(

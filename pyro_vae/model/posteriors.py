@@ -6,13 +6,21 @@ To add a member:
 
 - subclass `Posterior`, say in `encoder_shape` how many numbers it needs, and return a distribution from `forward`;
 - build it from `self.encode(x, y)`, which calls the encoder and checks what comes out;
-- it must have `rsample`, so that gradients reach the encoder through the samples.
+- it must have `rsample`, so that gradients reach the encoder through the samples;
+- options of `encoder_shape` have the names and defaults of the constructor's, which passes them to `super().__init__`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
+
+import pyro_vae.model.gaussians  # noqa: F401 - registers the KLs of these members to normal priors
+from pyro_vae.model import flows
+
+ENCODER_PREDICTS = ("log_sigma", "log_variance")
 
 
 class Posterior(nn.Module):
@@ -21,11 +29,12 @@ class Posterior(nn.Module):
     Args:
         encoder: maps x `(B, *x_shape)` (and labels `(B, C)`, where given) to `(B, *encoder_shape(latent_dim))`.
         latent_dim: D.
+        options: what else `encoder_shape` depends on.
     """
 
-    def __init__(self, encoder: Callable[..., Tensor], latent_dim: int) -> None:
+    def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, **options: Any) -> None:
         super().__init__()
-        self.encoder, self.latent_dim = encoder, latent_dim
+        self.encoder, self.latent_dim, self._options = encoder, latent_dim, options
 
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:
@@ -35,8 +44,8 @@ class Posterior(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The encoder's output (B, *encoder_shape)."""
         output = self.encoder(x) if y is None else self.encoder(x, y)
-        wanted = self.encoder_shape(self.latent_dim)
-        if output.shape[1:] != wanted:
+        wanted = self.encoder_shape(self.latent_dim, **self._options)
+        if output.dim() <= len(wanted) or output.shape[-len(wanted) :] != wanted:
             raise ValueError(
                 f"{type(self).__name__}(latent_dim={self.latent_dim}) needs an encoder whose output has shape "
                 f"(B, {', '.join(map(str, wanted))}); got {tuple(output.shape)}. "
@@ -48,17 +57,25 @@ class Posterior(nn.Module):
         """q(z|x), or q(z|x, y) for labels y (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
+    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """One typical z for each datum (B, D), from which to interpolate: the mean of q(z|x)."""
+        return self(x, y).mean
+
 
 class DiagonalNormal(Posterior):
     """q(z|x) = N(z; mu(x), diag sigma(x)^2),   sigma(x) = floor + exp(s(x)),   [mu, s] = encoder(x).
 
     Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, eq. 9. Samples are reparametrised,
     z = mu + sigma * eps with eps ~ N(0, I). The floor keeps sigma away from 0, where the density would be infinite.
+    An encoder may predict the log of sigma or of sigma^2, which then moves sigma half as fast: sigma = exp(s / 2).
 
     Args:
         encoder: x (B, *x_shape) -> (B, 2 D).
         latent_dim: D.
         floor: smallest sigma.
+        encoder_predicts: what s is, "log_sigma" or "log_variance".
+
+    Errors: `ValueError` for a floor of 0 or below, another `encoder_predicts`, an encoder of another size.
 
     Example:
         >>> import torch
@@ -68,16 +85,200 @@ class DiagonalNormal(Posterior):
         (torch.Size([5]), torch.Size([20]))
     """
 
-    def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, floor: float = 1e-4) -> None:
+    def __init__(
+        self,
+        encoder: Callable[..., Tensor],
+        latent_dim: int,
+        floor: float = 1e-4,
+        encoder_predicts: str = "log_sigma",
+    ) -> None:
         super().__init__(encoder, latent_dim)
-        if floor <= 0:
-            raise ValueError(f"floor is the smallest sigma and must be above 0; got {floor}")
-        self.floor = floor
+        if encoder_predicts not in ENCODER_PREDICTS:
+            raise ValueError(f"encoder_predicts must be one of {ENCODER_PREDICTS}; got {encoder_predicts!r}")
+        self.floor = _checked(floor)
+        self.encoder_predicts = encoder_predicts
 
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:
         return (2 * latent_dim,)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        loc, log_scale = self.encode(x, y).chunk(2, -1)
+        loc, s = self.encode(x, y).chunk(2, -1)
+        log_scale = s if self.encoder_predicts == "log_sigma" else 0.5 * s
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(1)
+
+
+class FullNormal(Posterior):
+    """q(z|x) = N(z; mu(x), L(x) L(x)'),   L lower triangular,   diag L = floor + exp(s(x)).
+
+    Kingma & Welling, "An Introduction to Variational Autoencoders", 2019, section 2.5.1. Its KL to a normal prior is
+    analytic, whatever the prior's covariance:
+
+        KL = 1/2 [ tr(S_p^-1 S_q) + (m_p - m_q)' S_p^-1 (m_p - m_q) - D + log |S_p| - log |S_q| ]   nats
+
+    Args:
+        encoder: x (B, *x_shape) -> (B, D + D (D + 1) / 2): mu, s, and the triangle below the diagonal row by row.
+        latent_dim: D.
+        floor: smallest diagonal entry of L.
+
+    Errors: `ValueError` for a floor of 0 or below, an encoder of another size.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.model.networks import MLP
+        >>> FullNormal.encoder_shape(20)
+        (230,)
+        >>> FullNormal(MLP((1, 8, 8), (230,)), latent_dim=20)(torch.zeros(5, 1, 8, 8)).scale_tril.shape
+        torch.Size([5, 20, 20])
+    """
+
+    layout: Tensor
+
+    def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, floor: float = 1e-4) -> None:
+        super().__init__(encoder, latent_dim)
+        self.floor = _checked(floor)
+        self.register_buffer("layout", _triangle(latent_dim), persistent=False)
+
+    @staticmethod
+    def encoder_shape(latent_dim: int) -> tuple[int, ...]:
+        return (latent_dim + latent_dim * (latent_dim + 1) // 2,)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        D = self.latent_dim
+        loc, log_diagonal, below = self.encode(x, y).split([D, D, D * (D - 1) // 2], -1)
+        entries = torch.cat([torch.zeros_like(loc[..., :1]), self.floor + log_diagonal.exp(), below], -1)
+        return dist.MultivariateNormal(loc, scale_tril=entries[..., self.layout])
+
+
+class LowRankNormal(Posterior):
+    """q(z|x) = N(z; mu(x), F(x) F(x)' + diag sigma(x)^2),   F of shape (D, rank),   sigma = floor + exp(s(x)).
+
+    Between the diagonal and the full covariance: D (2 + rank) numbers a datum. Ong, Nott & Smith, "Gaussian Variational
+    Approximation with a Factor Covariance Structure", 2018. Its KL to normal priors is analytic, as for `FullNormal`.
+
+    Args:
+        encoder: x (B, *x_shape) -> (B, (2 + rank) D): mu, s, and F row by row.
+        latent_dim: D.
+        rank: columns of F, 1 or more.
+        floor: smallest sigma.
+
+    Errors: `ValueError` for a rank below 1, a floor of 0 or below, an encoder of another size.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.model.networks import MLP
+        >>> encoder = MLP((1, 8, 8), LowRankNormal.encoder_shape(20, rank=3))
+        >>> LowRankNormal(encoder, latent_dim=20, rank=3)(torch.zeros(5, 1, 8, 8)).cov_factor.shape
+        torch.Size([5, 20, 3])
+    """
+
+    def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, rank: int = 2, floor: float = 1e-4) -> None:
+        if rank < 1:
+            raise ValueError(f"rank must be 1 or more; got {rank}. For rank 0 use DiagonalNormal")
+        super().__init__(encoder, latent_dim, rank=rank)
+        self.rank, self.floor = rank, _checked(floor)
+
+    @staticmethod
+    def encoder_shape(latent_dim: int, rank: int = 2) -> tuple[int, ...]:
+        return ((2 + rank) * latent_dim,)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        D = self.latent_dim
+        loc, log_scale, factor = self.encode(x, y).split([D, D, self.rank * D], -1)
+        scale = self.floor + log_scale.exp()
+        return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (D, self.rank)), scale.square())
+
+
+class FlowPosterior(Posterior):
+    """q(z|x): an inverse autoregressive flow from a diagonal normal, both given x.
+
+        z_0 ~ N(mu(x), diag sigma(x)^2),   z = f_T(... f_1(z_0, h(x)) ..., h(x)),   [mu, s, h] = encoder(x)
+
+    Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016. A draw and its own
+    density cost one pass through each transform; the density at any other z costs D passes, one after another, which
+    matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the aggregate posterior).
+    It has no analytic KL and no closed mean.
+
+    Args:
+        encoder: x (B, *x_shape) -> (B, 3 D): mu, s, and the context h of the transforms.
+        latent_dim: D.
+        flow_transforms: T.
+        flow_hidden: hidden widths of each transform's network.
+        floor: smallest sigma.
+
+    Errors: `ValueError` for a floor of 0 or below, an encoder of another size.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.model.networks import MLP
+        >>> q = FlowPosterior(MLP((1, 8, 8), (6,)), latent_dim=2)(torch.zeros(5, 1, 8, 8))
+        >>> q.rsample((3,)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[..., Tensor],
+        latent_dim: int,
+        flow_transforms: int = 3,
+        flow_hidden: Sequence[int] = (64, 64),
+        floor: float = 1e-4,
+    ) -> None:
+        super().__init__(encoder, latent_dim)
+        self.floor = _checked(floor)
+        self.transform = flows.inverse_autoregressive(latent_dim, latent_dim, flow_transforms, tuple(flow_hidden))
+
+    @staticmethod
+    def encoder_shape(latent_dim: int) -> tuple[int, ...]:
+        return (3 * latent_dim,)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        loc, log_scale, context = self.encode(x, y).chunk(3, -1)
+        return flows.flow(self.transform(context), loc, self.floor + log_scale.exp())
+
+    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Where the flow takes the mean of its base: a typical z, not the mean of q(z|x)."""
+        loc, _, context = self.encode(x, y).chunk(3, -1)
+        return self.transform(context).inv(loc)
+
+
+class Delta(Posterior):
+    """q(z|x) = a point, z = encoder(x): the plain autoencoder.
+
+    It has no density, so KL(q || p) is infinite for every prior with one, the ELBO is minus infinity, and there is no
+    log p(x) by importance sampling. It trains under "only reconstruction" (`kl_weight=0`), where with a `Normal`
+    likelihood the loss is the squared error, with `ExponentialNorm` the RMSE, up to constants.
+
+    Args:
+        encoder: x (B, *x_shape) -> (B, D).
+        latent_dim: D, the numbers in the code.
+
+    Errors: `ValueError` for an encoder of another size.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.model.networks import MLP
+        >>> Delta(MLP((1, 8, 8), (20,)), latent_dim=20)(torch.zeros(5, 1, 8, 8)).event_shape
+        torch.Size([20])
+    """
+
+    @staticmethod
+    def encoder_shape(latent_dim: int) -> tuple[int, ...]:
+        return (latent_dim,)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return dist.Delta(self.encode(x, y), event_dim=1)
+
+
+def _checked(floor: float) -> float:
+    if not floor > 0:
+        raise ValueError(f"floor is the smallest sigma and must be above 0; got {floor}")
+    return floor
+
+
+def _triangle(dim: int) -> Tensor:
+    """Where each entry of a lower triangular matrix stands in [0, diagonal, below the diagonal]."""
+    layout = torch.diag(torch.arange(1, dim + 1))
+    row, column = torch.tril_indices(dim, dim, -1)
+    layout[row, column] = torch.arange(len(row)) + dim + 1
+    return layout

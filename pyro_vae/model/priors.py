@@ -10,9 +10,18 @@ To add a member:
 - nothing else: every objective and estimator reads log-probabilities from the trace.
 """
 
+import math
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+
+from pyro_vae.errors import unknown
+from pyro_vae.model import flows
+from pyro_vae.model.mixtures import Mixture
+from pyro_vae.model.posteriors import Delta, Posterior
+from pyro_vae.model.program import once
 
 
 class Prior(nn.Module):
@@ -44,6 +53,9 @@ class Prior(nn.Module):
         """p(z), or p(z|y) for labels y (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
+    def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
+        """Before training: sets what depends on the data x (N, *x_shape) and labels y (N, C). By default nothing."""
+
 
 class StandardNormal(Prior):
     """p(z) = N(z; 0, I).
@@ -65,3 +77,273 @@ class StandardNormal(Prior):
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
         return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+class DiagonalNormal(Prior):
+    """p(z) = N(z; mean, diag sigma^2), both learned, from N(0, I) on. The KL of normal posteriors is analytic.
+
+    It adds nothing that a decoder with a free first layer could not do; it is there to be compared with.
+
+    Args:
+        latent_dim: D.
+
+    Example:
+        >>> DiagonalNormal(2)().log_prob(torch.zeros(2))
+        tensor(-1.8379, grad_fn=<SumBackward1>)
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.mean = nn.Parameter(torch.zeros(latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return dist.Normal(self.mean, self.log_scale.exp()).to_event(1)
+
+
+class FullNormal(Prior):
+    """p(z) = N(z; mean, L L'), mean and lower triangular L learned, from N(0, I) on.
+
+    The KL of normal posteriors, diagonal or not, is analytic: see `pyro_vae.model.gaussians`.
+
+    Args:
+        latent_dim: D.
+
+    Example:
+        >>> FullNormal(2)().covariance_matrix.diagonal()
+        tensor([1., 1.], grad_fn=<DiagonalBackward0>)
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.mean = nn.Parameter(torch.zeros(latent_dim))
+        self.log_diagonal = nn.Parameter(torch.zeros(latent_dim))
+        self.below = nn.Parameter(torch.zeros(latent_dim, latent_dim))
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return dist.MultivariateNormal(self.mean, scale_tril=self.below.tril(-1) + self.log_diagonal.exp().diag())
+
+
+class Laplace(Prior):
+    """p(z) = prod_j Laplace(z_j; 0, 1), heavier tails and a sharper peak than the normal. No parameters.
+
+    Its KL from a `DiagonalNormal` posterior is analytic (registered by torch).
+
+    Args:
+        latent_dim: D.
+
+    Example:
+        >>> Laplace(2)().log_prob(torch.zeros(2))   # -2 log 2
+        tensor(-1.3863)
+    """
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return dist.Laplace(self.loc, self.scale).to_event(1)
+
+
+class StudentT(Prior):
+    """p(z) = prod_j StudentT(z_j; df), with tails like |z|^-(df + 1). No parameters.
+
+    Args:
+        latent_dim: D.
+        df: degrees of freedom, above 0; with 2 or fewer the variance is infinite.
+
+    Errors: `ValueError` for df of 0 or below.
+
+    Example:
+        >>> StudentT(1, df=1.0)().log_prob(torch.zeros(1))   # Cauchy: -log pi
+        tensor(-1.1447)
+    """
+
+    def __init__(self, latent_dim: int, df: float = 5.0) -> None:
+        super().__init__(latent_dim)
+        if not df > 0:
+            raise ValueError(f"df, the degrees of freedom, must be above 0; got {df}")
+        self.df = df
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
+
+
+class ConditionalNormal(Prior):
+    """p(z|y) = N(z; mean_y, diag sigma_y^2), one normal for each class, learned, from N(0, I) on.
+
+    Sohn, Lee & Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", NeurIPS 2015.
+    Labels y (B, C) give batch_shape (B,). The KL of normal posteriors is analytic.
+
+    Args:
+        latent_dim: D.
+        y_dim: C, the number of classes.
+
+    Errors: `ValueError` without classes, and where `forward` gets no labels.
+
+    Example:
+        >>> ConditionalNormal(20, y_dim=10)(torch.eye(10)[[7, 7, 1]]).batch_shape
+        torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int, y_dim: int) -> None:
+        super().__init__(latent_dim)
+        if y_dim < 1:
+            raise ValueError(f"p(z|y) needs at least one class; got y_dim={y_dim}")
+        self.means = nn.Parameter(torch.zeros(y_dim, latent_dim))
+        self.log_scales = nn.Parameter(torch.zeros(y_dim, latent_dim))
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        if y is None or y.shape[-1] != len(self.means):
+            found = "none" if y is None else f"labels of shape {tuple(y.shape)}"
+            raise ValueError(
+                f"ConditionalNormal is p(z|y) and needs one-hot labels (B, {len(self.means)}); got {found}"
+            )
+        return dist.Normal(y @ self.means, (y @ self.log_scales).exp()).to_event(1)
+
+
+class MixtureOfNormals(Prior):
+    """p(z) = sum_k w_k N(z; mean_k, diag sigma_k^2): whole vectors are mixed, everything is learned.
+
+    Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders", 2016, without
+    the extra latent variables. At the start the means are drawn so that the mixture has mean 0 and variance 1;
+    `start_at` puts them on encoded data instead.
+
+    Args:
+        latent_dim: D.
+        num_components: K.
+
+    Errors: `ValueError` for K below 1.
+
+    Example:
+        >>> p = MixtureOfNormals(20, num_components=10)()
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([]), torch.Size([20]))
+    """
+
+    SPREAD = 0.5  # of the means, beside sigma^2 = 1 - SPREAD^2 within each component
+
+    def __init__(self, latent_dim: int, num_components: int = 100) -> None:
+        super().__init__(latent_dim)
+        _check_components(num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.means = nn.Parameter(self.SPREAD * torch.randn(num_components, latent_dim))
+        self.log_scales = nn.Parameter(torch.full_like(self.means, math.log(1 - self.SPREAD**2) / 2))
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        components = dist.Normal(self.means, self.log_scales.exp()).to_event(1)
+        return Mixture(self.logits.log_softmax(0), components)
+
+    @torch.no_grad()
+    def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
+        """Draws K data, and one z ~ q(z|x) for each as a mean, shrunk so that the spread of all z stays what it was."""
+        data = _draw(len(self.means), len(x))
+        device = self.means.device
+        z = posterior(x[data].to(device), None if y is None else y[data].to(device)).sample()
+        self.means.copy_(self.SPREAD * z)
+
+
+class VampPrior(Prior):
+    """p(z) = 1/K sum_k q(z|u_k): the guide at K learned pseudo-inputs u_k, the best prior for it with so few terms.
+
+    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9. It holds the guide's posterior itself, so the
+    encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder. Works with any posterior
+    that has a density; over a `FlowPosterior` each p(z) costs K x D passes of its transforms.
+
+    Args:
+        posterior: the posterior of the same program.
+        x_shape: event shape of the data.
+        num_components: K.
+        y_dim: number of label columns that the posterior takes. Each u_k has a label of its own then, which
+            `start_at` takes from the data, and p(z) does not depend on y.
+        pseudo_inputs: "data", so that `start_at` puts the u_k on random training data, or "random", uniform in [0, 1].
+
+    Errors: `ValueError` for K below 1, another `pseudo_inputs`, or a `Delta` posterior.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> from pyro_vae.model.posteriors import DiagonalNormal
+        >>> posterior = DiagonalNormal(MLP((1, 8, 8), (40,)), latent_dim=20)
+        >>> VampPrior(posterior, (1, 8, 8), num_components=50)().event_shape
+        torch.Size([20])
+    """
+
+    pseudo_y: Tensor | None
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        x_shape: Sequence[int],
+        num_components: int = 100,
+        y_dim: int = 0,
+        pseudo_inputs: str = "data",
+    ) -> None:
+        super().__init__(posterior.latent_dim)
+        _check_components(num_components)
+        if pseudo_inputs not in ("data", "random"):
+            raise ValueError(f"pseudo_inputs must be 'data' or 'random'; got {pseudo_inputs!r}")
+        if isinstance(posterior, Delta):
+            raise ValueError("a VampPrior is a mixture of the guide's densities, and a Delta posterior has none")
+        self.posterior, self.pseudo_inputs = posterior, pseudo_inputs
+        self.pseudo_x = nn.Parameter(torch.rand(num_components, *x_shape))
+        classes = torch.eye(y_dim)[torch.arange(num_components) % y_dim] if y_dim else None
+        self.register_buffer("pseudo_y", classes)
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return Mixture(*once(self, self._components))
+
+    def _components(self) -> tuple[Tensor, dist.Distribution]:
+        weights = self.pseudo_x.new_full((len(self.pseudo_x),), -math.log(len(self.pseudo_x)))
+        return weights, self.posterior(self.pseudo_x, self.pseudo_y)
+
+    @torch.no_grad()
+    def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
+        """Puts the pseudo-inputs, and their labels, on data drawn at random."""
+        if self.pseudo_inputs == "random":
+            return
+        data = _draw(len(self.pseudo_x), len(x))
+        self.pseudo_x.copy_(x[data])
+        if self.pseudo_y is not None and y is not None:
+            self.pseudo_y.copy_(y[data])
+
+
+class FlowPrior(Prior):
+    """p(z): a normalising flow from N(0, I), learned.
+
+    `spline` is a neural spline flow with coupling (Durkan et al., NeurIPS 2019), cheap both ways; `autoregressive` a
+    masked autoregressive flow (Papamakarios et al., NeurIPS 2017), whose density costs one pass and whose samples D
+    passes. Both by zuko. No analytic KL.
+
+    Args:
+        latent_dim: D.
+        flow: "spline" or "autoregressive".
+        flow_transforms: how many after one another.
+        flow_hidden: hidden widths of each transform's network.
+
+    Errors: `ValueError` for an unknown flow, or a coupling flow of one dimension.
+
+    Example:
+        >>> FlowPrior(4, flow="autoregressive")().sample((3,)).shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        flow: str = "spline",
+        flow_transforms: int = 3,
+        flow_hidden: Sequence[int] = (64, 64),
+    ) -> None:
+        super().__init__(latent_dim)
+        if flow not in flows.FLOWS:
+            raise unknown("flow", flow, flows.FLOWS)
+        self.flow = flows.FLOWS[flow](latent_dim, flow_transforms, tuple(flow_hidden))
+
+    def forward(self, y: Tensor | None = None) -> dist.Distribution:
+        return flows.FlowDistribution(self.flow())
+
+
+def _check_components(number: int) -> None:
+    if number < 1:
+        raise ValueError(f"a mixture needs at least one component; got num_components={number}")
+
+
+def _draw(number: int, size: int) -> Tensor:
+    """Positions of so many of `size` data, each as often as any other."""
+    return torch.randperm(max(number, size))[:number] % size

@@ -11,9 +11,10 @@ without leaving a trace.
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -24,6 +25,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyro_vae.randomness import preserved
+
+T = TypeVar("T")
 
 _serial = itertools.count()
 _TAG = "pyro_vae:"
@@ -164,6 +167,33 @@ def _shape_table(title: str, trace: poutine.Trace) -> str:
     sites.compute_log_prob()
     table = sites.format_shapes(title=f"{title}:").splitlines()
     return "\n".join(line for line in table if line.strip() != "Param Sites:")
+
+
+_memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def remembering(memory: dict[Any, Any]) -> Iterator[None]:
+    """Inside, `once` computes each value a single time and keeps it in `memory`.
+
+    For evaluation, where parameters stay as they are: whoever opens the context owns the memory, and drops it before
+    the next training step.
+    """
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def once(key: Any, compute: Callable[[], T]) -> T:
+    """`compute()`, or inside `remembering` what it gave the first time for this key."""
+    memory = _memory.get()
+    if memory is None:
+        return compute()
+    if key not in memory:
+        memory[key] = compute()
+    return memory[key]
 
 
 def check_tensor(x: Any) -> None:

@@ -8,11 +8,14 @@ gives everything that an objective or an estimator needs, for any program of sta
 Latent sites are those that are not observed; no site is known by name.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
+import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -74,7 +77,17 @@ def log_prior(traces: Traces) -> Tensor:
 
 
 def log_posterior(traces: Traces) -> Tensor:
-    """log q(z|x): the sum over latent sites of the guide, (K, B)."""
+    """log q(z|x): the sum over latent sites of the guide, (K, B).
+
+    Raises:
+        ValueError: a latent site of the guide is a point, and has no density.
+    """
+    for name, site in latent_sites(traces.guide).items():
+        if is_point(site["fn"]):
+            raise ValueError(
+                f"the guide's site {name} is a point (Delta) and has no density: there are no importance weights and "
+                "no log p(x) for a plain autoencoder. Use a posterior with a density"
+            )
     return _total(latent_sites(traces.guide).values())
 
 
@@ -88,16 +101,25 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
 
     With several latent sites it is the KL given the drawn values of the sites before it, whose mean over draws is that
     site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order. None where it does not, and
-    where a mask, which may differ from draw to draw, is set.
+    where a mask, which may differ from draw to draw, is set. Infinite where q is a point, which has no density.
     """
     if list(latent_sites(traces.model)) != list(latent_sites(traces.guide)):
         return None
     if not traces.guide.nodes[name]["mask"] is traces.model.nodes[name]["mask"] is None:
         return None
+    if is_point(traces.guide.nodes[name]["fn"]):
+        return torch.full_like(traces.model.nodes[name]["log_prob"], math.inf)
     try:
         return kl_divergence(_distribution(traces.guide, name), _distribution(traces.model, name))
     except NotImplementedError:
         return None
+
+
+def is_point(distribution: Any) -> bool:
+    """Whether it is a `Delta`, perhaps expanded or with its batch dimensions declared an event."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
 
 
 def _distribution(trace: poutine.Trace, name: str) -> Any:

@@ -39,10 +39,11 @@ class VAE(Program):
 
     def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
         super().__init__()
-        _check_member("prior", prior, Prior)
-        _check_member("posterior", posterior, Posterior)
-        _check_member("likelihood", likelihood, Likelihood)
-        self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
+        check_member("prior", prior, Prior)
+        check_member("posterior", posterior, Posterior)
+        check_member("likelihood", likelihood, Likelihood)
+        # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
+        self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z ~ p(z) and x ~ p(x|z), or observes x (B, *x_shape); labels y are one-hot (B, C).
@@ -52,32 +53,13 @@ class VAE(Program):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
-        size = len(x) if x is not None else len(y) if y is not None else 1
-        with pyro.plate("data", size, dim=-1):
+        with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
-            p = self.likelihood(z, y)
-            if x is not None:
-                _check_shape(x, p.event_shape)
-                self.likelihood.check(x)
-            value = pyro.sample("x", p, obs=x)
-        if x is None:
-            # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
-            if value.shape != z.shape[:-1] + p.event_shape:
-                raise ValueError(
-                    f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
-                    f"{tuple(z.shape[:-1] + p.event_shape)} is generated, so that data would share one z: "
-                    "pass the data as the argument, model(x)"
-                )
-            self.likelihood.check(value)
-        return value
+            return observe(self.likelihood, z, x, y)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Samples z ~ q(z|x) for data x (B, *x_shape) and labels y (B, C). Returns z (B, D)."""
-        if x is None:
-            raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
-        check_tensor(x)
-        if not torch.isfinite(x).all():
-            _refuse_not_finite(x)
+        check_data(x)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
@@ -93,9 +75,7 @@ class VAE(Program):
             y: one-hot labels.
             mean: return the mean of p(x|z) instead of a sample of it.
         """
-        if y is not None and num_data not in (None, len(y)):
-            raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
-        size = len(y) if y is not None else 1 if num_data is None else num_data
+        size = number_to_generate(num_data, y)
         with undisturbed(self):
             z = self.prior(y).expand((size,)).sample()
             return self._decode(z, y, mean)
@@ -117,7 +97,7 @@ class VAE(Program):
 
     @torch.no_grad()
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
-        """Means of p(x|z) along the straight line between the posterior means of two data.
+        """Means of p(x|z) along the straight line between the posterior means (centres) of two data.
 
         Args:
             start, end: data (B, *x_shape), the ends of B lines.
@@ -127,31 +107,87 @@ class VAE(Program):
         Returns:
             (steps, B, *x_shape).
         """
-        check_tensor(start)
-        check_tensor(end)
-        if start.shape != end.shape:
-            raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
+        check_ends(start, end)
         with undisturbed(self):
-            a, b = self.posterior(start, y).mean, self.posterior(end, y).mean
-            t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None, None]
-            return self._decode(a + t * (b - a), y, mean=True)
+            z = line(self.posterior.centre(start, y), self.posterior.centre(end, y), steps)
+            return self._decode(z, y, mean=True)
 
     def _decode(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
         p = self.likelihood(z, y)
         return p.mean if mean else p.sample()
 
 
-def _check_member(name: str, member: object, kind: type) -> None:
+def check_member(name: str, member: object, kind: type) -> None:
+    """Raises TypeError for a member of another kind, or a class in place of an instance."""
     if not isinstance(member, kind):
         found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
         raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
 
 
+def check_data(x: Tensor | None) -> None:
+    """Raises what a guide has against the data x (B, *x_shape): none, no tensor, numbers that are not finite."""
+    if x is None:
+        raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
+    check_tensor(x)
+    if not torch.isfinite(x).all():
+        datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
+        raise DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
+
+
+def check_ends(start: Tensor, end: Tensor) -> None:
+    """Raises unless start and end are tensors of one shape."""
+    check_tensor(start)
+    check_tensor(end)
+    if start.shape != end.shape:
+        raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
+
+
+def plate_size(x: Tensor | None, y: Tensor | None) -> int:
+    """B: the number of data, without them that of labels, without either 1."""
+    return len(x) if x is not None else len(y) if y is not None else 1
+
+
+def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
+    """num_data, or the number of labels, or 1.
+
+    Raises:
+        ValueError: num_data is not the number of labels.
+    """
+    if y is not None and num_data not in (None, len(y)):
+        raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
+    return len(y) if y is not None else 1 if num_data is None else num_data
+
+
+def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
+    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None, None]
+    return start + t * (end - start)
+
+
+def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
+    """Site x ~ p(x|z), inside the data plate: observed where x is given, else drawn. Returns its value.
+
+    Raises:
+        DataError: x has another shape, or lies outside the support.
+        ValueError: the site was conditioned from outside on several data, which would share one z.
+    """
+    p = likelihood(z, y)
+    if x is not None:
+        _check_shape(x, p.event_shape)
+        likelihood.check(x)
+    value = pyro.sample("x", p, obs=x)
+    if x is None:
+        # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
+        if value.shape != z.shape[:-1] + p.event_shape:
+            raise ValueError(
+                f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
+                f"{tuple(z.shape[:-1] + p.event_shape)} is generated, so that data would share one z: "
+                "pass the data as the argument, model(x)"
+            )
+        likelihood.check(value)
+    return value
+
+
 def _check_shape(x: Tensor, event_shape: torch.Size) -> None:
     if x.shape[1:] != event_shape:
         raise DataError(f"p(x|z) is over data of shape {tuple(event_shape)}; got x of shape {tuple(x.shape)}")
-
-
-def _refuse_not_finite(x: Tensor) -> None:
-    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
-    raise DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,42 @@ def test_leading_dimensions_are_a_loop(kind, y_dim):
         for b in range(2):
             one = net(x[k, b], None if y is None else y[b])
             assert torch.allclose(whole[k, b], one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("x_lead", "y_lead"), [((2,), (4, 2)), ((), (2,)), ((4, 1), (2,)), ((2,), (4, 1)), ((2,), ())])
+@pytest.mark.parametrize("kind", KINDS)
+def test_leading_dimensions_of_data_and_labels_are_broadcast(kind, x_lead, y_lead):
+    net = build(kind, y_dim=3)
+    x = torch.randn(*x_lead, *net.in_shape, dtype=torch.float64)
+    y = torch.randn(*y_lead, 3, dtype=torch.float64)
+    lead = torch.broadcast_shapes(x_lead, y_lead)
+    whole, wide_x, wide_y = net(x, y), x.expand(*lead, *net.in_shape), y.expand(*lead, 3)
+    assert whole.shape == (*lead, *net.out_shape)
+    for index in itertools.product(*map(range, lead)):
+        assert torch.allclose(whole[index], net(wide_x[index], wide_y[index]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leading_dimensions_that_do_not_fit_are_refused(kind):
+    net = build(kind, y_dim=3)
+    with pytest.raises((ValueError, RuntimeError), match="broadcast"):
+        net(torch.randn(2, *net.in_shape, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("y_dim", [0, 3])
+@pytest.mark.parametrize("kind", [MLP, GatedMLP, ConvEncoder])
+def test_input_scale_is_a_factor_on_the_data_alone(kind, y_dim):
+    torch.manual_seed(1)
+    plain = kind((1, 6, 5), (4,), hidden=(3, 2), y_dim=y_dim).double()
+    torch.manual_seed(1)
+    scaled = kind((1, 6, 5), (4,), hidden=(3, 2), y_dim=y_dim, input_scale=1 / 255).double()
+    x = 255 * torch.rand(7, 2, 1, 6, 5, dtype=torch.float64)
+    y = torch.randn(2, y_dim, dtype=torch.float64) if y_dim else None
+    before = x.clone()
+    assert torch.allclose(scaled(x, y), plain(x / 255, y), rtol=0, atol=1e-12)
+    assert not torch.allclose(scaled(x, y), plain(x, y))
+    assert torch.equal(x, before)
+    assert plain.state_dict().keys() == scaled.state_dict().keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,35 @@
+"""KL divergences between Gaussians that neither torch nor Pyro registers; importing this file registers them.
+
+    KL(q || p) = 1/2 [ tr(S_p^-1 S_q) + (m_p - m_q)' S_p^-1 (m_p - m_q) - D + log |S_p| - log |S_q| ]   nats
+
+for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q): entropy and
+density know the structure of either covariance (diagonal, Cholesky, low rank), and the trace needs only the diagonal
+of the other where one is diagonal. Every pair of diagonal, full and low-rank-plus-diagonal normals has its KL then.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, register_kl
+
+
+@register_kl(MultivariateNormal, Independent)
+@register_kl(LowRankMultivariateNormal, Independent)
+def _kl_to_diagonal(q: Any, p: Any) -> Tensor:
+    _check_diagonal(p)
+    return _kl(q, p, (q.variance / p.variance).sum(-1))
+
+
+@register_kl(Independent, LowRankMultivariateNormal)
+def _kl_from_diagonal(q: Any, p: Any) -> Tensor:
+    _check_diagonal(q)
+    return _kl(q, p, (q.variance * p.precision_matrix.diagonal(dim1=-2, dim2=-1)).sum(-1))
+
+
+def _kl(q: Any, p: Any, trace: Tensor) -> Tensor:
+    return 0.5 * trace - p.log_prob(q.mean) - q.entropy()
+
+
+def _check_diagonal(distribution: Independent) -> None:
+    if not (isinstance(distribution.base_dist, Normal) and distribution.reinterpreted_batch_ndims == 1):
+        raise NotImplementedError  # what torch does where no closed form is known
