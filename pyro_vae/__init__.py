@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyro_vae import data, evaluation, experiment, inference, report
     from pyro_vae.experiment.checkpoint import load
     from pyro_vae.model import likelihoods, networks, posteriors, priors
+    from pyro_vae.model.hierarchical import HierarchicalVAE
     from pyro_vae.model.program import Program
     from pyro_vae.model.vae import VAE
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Program": "pyro_vae.model.program:Program",
     "VAE": "pyro_vae.model.vae:VAE",
+    "HierarchicalVAE": "pyro_vae.model.hierarchical:HierarchicalVAE",
     "load": "pyro_vae.experiment.checkpoint:load",
     "networks": "pyro_vae.model.networks",
     "priors": "pyro_vae.model.priors",
@@ -43,6 +45,7 @@ _PLACES = {
 __all__ = [  # noqa: RUF022 - in the order of the rooms
     "Program",
     "VAE",
+    "HierarchicalVAE",
     "load",
     "networks",
     "priors",

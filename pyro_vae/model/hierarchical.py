@@ -1,0 +1,219 @@
+"""HierarchicalVAE: two layers of latents, five conditional distributions, from the members of `VAE`.
+
+    model:      z2 ~ p(z2),       z1 ~ p(z1|z2),       x ~ p(x|z1)
+    top-down:   z2 ~ q(z2|x),     z1 ~ q(z1|x, z2)                       a guide in the model's order
+    bottom-up:  z1 ~ q(z1|x),     z2 ~ q(z2|z1)                          a guide against it
+
+    log p(x) >= E_q[log p(x|z1)] - KL(q(z1, z2|x) || p(z1, z2))                                       nats
+
+Under the top-down guide the KL is a sum over sites, each analytic where one is registered:
+
+    KL(q(z1, z2|x) || p(z1, z2)) = KL(q(z2|x) || p(z2)) + E_q(z2|x)[KL(q(z1|x, z2) || p(z1|z2))]
+
+Under the bottom-up guide z1 is drawn before the z2 on which p(z1|z2) depends. There is no such sum, and objectives with
+an analytic KL do not apply.
+"""
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+from pyro_vae.errors import unknown
+from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.networks import Network
+from pyro_vae.model.posteriors import Posterior
+from pyro_vae.model.priors import Prior
+from pyro_vae.model.program import Program, check_tensor, undisturbed
+from pyro_vae.model.vae import check_data, check_ends, check_member, line, number_to_generate, observe, plate_size
+
+GUIDES = ("top_down", "bottom_up")
+
+
+class HierarchicalVAE(Program):
+    """A variational autoencoder with latent sites `z1` and `z2`, observed site `x` and data plate `data`.
+
+        model:      p(x, z1, z2) = p(z2) p(z1|z2) p(x|z1)
+        top-down:   q(z1, z2|x)  = q(z2|x) q(z1|x, z2)
+        bottom-up:  q(z1, z2|x)  = q(z1|x) q(z2|z1)
+
+    The top-down guide is that of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, section 4 (where x depends on
+    z2 too); the bottom-up one that of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
+    section 2. Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, compares a guide of each kind and shows
+    how z2 tends to be left unused. With labels y every factor is given y.
+
+    The top-down guide goes with every objective. The bottom-up one goes with `Trace_ELBO` and `ImportanceWeightedELBO`;
+    `MeanFieldELBO` refuses it, and estimators sample its KL.
+
+    Args:
+        prior: p(z2), see `pyro_vae.priors`; event (D2,). A `VampPrior` over `posterior2` has pseudo-inputs of shape
+            x_shape under the top-down guide, of shape (D1,) under the bottom-up one, where
+            `prior.start_at(posterior2, posterior1(x).sample())` puts them on data.
+        middle: p(z1|z2), a likelihood of event (D1,), continuous and reparametrised; most often
+            `Normal(network, learn_scale="predicted")` with a network (D2,) -> (2, D1).
+        likelihood: p(x|z1), see `pyro_vae.likelihoods`.
+        posterior1: top-down q(z1|x, z2), whose encoder takes x (B, *x_shape) and z2 (*, B, D2), or [z2, y]
+            (*, B, D2 + C), and broadcasts them, as networks with y_dim = D2 or D2 + C do; bottom-up q(z1|x).
+        posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1).
+        guide: "top_down" or "bottom_up".
+
+    Errors: `TypeError` for members of another kind; `ValueError` for another guide, latent dimensions that do not fit,
+    a top-down encoder that takes no z2, a p(z1|z2) that is not reparametrised; `DataError` for unsupported data.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> MLP, normal = pv.networks.MLP, pv.likelihoods.Normal
+        >>> vae = pv.HierarchicalVAE(
+        ...     prior=pv.priors.StandardNormal(5),
+        ...     middle=normal(MLP((5,), normal.decoder_shape((20,), "predicted")), scale=1.0, learn_scale="predicted"),
+        ...     likelihood=pv.likelihoods.Bernoulli(MLP((20,), (1, 8, 8))),
+        ...     posterior1=pv.posteriors.DiagonalNormal(MLP((1, 8, 8), (40,), y_dim=5), latent_dim=20),
+        ...     posterior2=pv.posteriors.DiagonalNormal(MLP((1, 8, 8), (10,)), latent_dim=5),
+        ... )
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+        >>> loss = svi.step(torch.zeros(16, 1, 8, 8))   # minus the ELBO, summed over the batch
+        >>> pv.evaluation.elbo(vae, torch.zeros(16, 1, 8, 8), num_samples=10).kind
+        {'z2': 'analytic', 'z1': 'analytic'}
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        middle: Likelihood,
+        likelihood: Likelihood,
+        posterior1: Posterior,
+        posterior2: Posterior,
+        guide: str = "top_down",
+    ) -> None:
+        super().__init__()
+        check_member("prior", prior, Prior)
+        check_member("middle", middle, Likelihood)
+        check_member("likelihood", likelihood, Likelihood)
+        check_member("posterior1", posterior1, Posterior)
+        check_member("posterior2", posterior2, Posterior)
+        if guide not in GUIDES:
+            raise unknown("guide", guide, GUIDES)
+        self.top_down = guide == "top_down"
+        if prior.latent_dim != posterior2.latent_dim:
+            raise ValueError(f"z2 has {prior.latent_dim} dimensions in prior, {posterior2.latent_dim} in posterior2")
+        if self.top_down:
+            _check_takes_z2(posterior1, prior.latent_dim)
+        # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
+        self.posterior1, self.posterior2 = posterior1, posterior2
+        self.likelihood, self.middle, self.prior = likelihood, middle, prior
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x (B, *x_shape); labels y are one-hot (B, C).
+
+        Without x it generates len(y) data, or one. Returns x.
+        """
+        if x is not None:
+            check_tensor(x)
+        self.list_parameters()
+        with pyro.plate("data", plate_size(x, y), dim=-1):
+            z2 = pyro.sample("z2", self.prior(y))
+            z1 = pyro.sample("z1", self._p_of_z1(z2, y))
+            return observe(self.likelihood, z1, x, y)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Samples z1 and z2 given data x (B, *x_shape) and labels y (B, C). Returns z1 (B, D1) and z2 (B, D2)."""
+        check_data(x)
+        self.list_parameters()
+        with pyro.plate("data", len(x), dim=-1):
+            if self.top_down:
+                z2 = pyro.sample("z2", self.posterior2(x, y))
+                z1 = pyro.sample("z1", self.posterior1(x, _joined(z2, y)))
+            else:
+                z1 = pyro.sample("z1", self.posterior1(x, y))
+                z2 = pyro.sample("z2", self.posterior2(z1, y))
+        return z1, z2
+
+    @torch.no_grad()
+    def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """Draws z2 from the prior, z1 from p(z1|z2) and x from p(x|z1): new data `(num_data, *x_shape)`.
+
+        Args:
+            num_data: how many; with labels y (B, C) it is their number B.
+            y: one-hot labels.
+            mean: return the mean of p(x|z1) at the drawn z1 instead of a sample of it.
+        """
+        size = number_to_generate(num_data, y)
+        with undisturbed(self):
+            z2 = self.prior(y).expand((size,)).sample()
+            return self._decode(self._p_of_z1(z2, y).sample(), y, mean)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
+        """Several stochastic reconstructions `(num_samples, B, *x_shape)`: z1 from the guide, then p(x|z1).
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+            num_samples: draws of z1, and z2 above it, for each datum.
+            mean: return the mean of p(x|z1) at each z1 instead of a sample of it.
+        """
+        check_tensor(x)
+        with undisturbed(self):
+            if self.top_down:
+                z2 = self.posterior2(x, y).sample((num_samples,))
+                z1 = self.posterior1(x, _joined(z2, y)).sample()
+            else:
+                z1 = self.posterior1(x, y).sample((num_samples,))
+            return self._decode(z1, y, mean)
+
+    @torch.no_grad()
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
+        """Means of p(x|z1) along the straight line in z1 between the centres of q for two data.
+
+        In z1, so that the ends are reconstructions whether or not z2 is in use; the top-down centre of z1 is that at
+        the centre of z2.
+
+        Args:
+            start, end: data (B, *x_shape), the ends of B lines.
+            steps: number of points on each line, both ends counted.
+            y: one-hot labels (B, C), the same along the line.
+
+        Returns:
+            (steps, B, *x_shape).
+        """
+        check_ends(start, end)
+        with undisturbed(self):
+            z1 = line(self._centre(start, y), self._centre(end, y), steps)
+            return self._decode(z1, y, mean=True)
+
+    def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
+        p = self.middle(z2, y)
+        if not p.has_rsample:
+            raise ValueError(
+                f"z1 is a latent, so p(z1|z2) must be continuous and reparametrised; the middle "
+                f"{type(self.middle).__name__} is not. Use likelihoods.Normal, Laplace or LowRankNormal"
+            )
+        if p.event_shape != (self.posterior1.latent_dim,):
+            raise ValueError(
+                f"the middle p(z1|z2) is over z1 of shape {tuple(p.event_shape)}, posterior1 over z1 of shape "
+                f"({self.posterior1.latent_dim},)"
+            )
+        return p
+
+    def _centre(self, x: Tensor, y: Tensor | None) -> Tensor:
+        above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
+        return self.posterior1.centre(x, above)
+
+    def _decode(self, z1: Tensor, y: Tensor | None, mean: bool) -> Tensor:
+        p = self.likelihood(z1, y)
+        return p.mean if mean else p.sample()
+
+
+def _joined(z2: Tensor, y: Tensor | None) -> Tensor:
+    """[z2, y], what q(z1|x, z2, y) is given beside x: (*, B, D2 + C) for z2 (*, B, D2) and labels y (B, C)."""
+    return z2 if y is None else torch.cat([z2, y.expand(*z2.shape[:-1], -1)], -1)
+
+
+def _check_takes_z2(posterior1: Posterior, latent_dim: int) -> None:
+    encoder = posterior1.encoder
+    if isinstance(encoder, Network) and encoder.y_dim < latent_dim:
+        raise ValueError(
+            f"the top-down q(z1|x, z2) takes z2 as the second argument of its encoder: build posterior1's "
+            f"{type(encoder).__name__} with y_dim={latent_dim}, plus the number of label columns; got "
+            f"y_dim={encoder.y_dim}"
+        )
