@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.weights import draw_blocks
+from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
+from pyro_vae.model import traces
 from pyro_vae.randomness import generator
 
 
@@ -27,7 +28,7 @@ class Estimate:
         value_error: (N,), the Monte Carlo standard error of each value; NaN where one draw can not tell.
         num_samples: K, draws of z for each datum.
         unit: of value and errors.
-        kind: per latent site, "analytic" or "sampled", where that matters.
+        kind: per latent site, "analytic", "sampled" or "infinite" (a guide without a density), where that matters.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -134,16 +135,24 @@ def elbo_terms(
     *,
     first_block: int = 0,
 ) -> ELBOTerms:
-    """ELBO, reconstruction E_q[log p(x|z)] and KL in one pass over the draws. Arguments and errors as for `elbo`."""
-    moments = [_Moments(len(x)) for _ in range(3)]
+    """ELBO, reconstruction E_q[log p(x|z)] and KL in one pass over the draws. Arguments and errors as for `elbo`.
+
+    Where the guide is a point (`Delta`) the KL is infinite, `kind` says so, and the ELBO is minus infinity.
+    """
+    elbo, reconstruction, kl = (_Moments(len(x)) for _ in range(3))
     kind: dict[str, str] = {}
-    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block, analytic=True):
-        kl = torch.stack(list(draws.kl.values())).sum(0)
-        for moment, values in zip(moments, (draws.reconstruction - kl, draws.reconstruction, kl), strict=True):
-            moment.add(draws.data, values)
-        kind = draws.kind
-    names = ("ELBO", "reconstruction", "KL")
-    return ELBOTerms(*(moment.estimate(name, kind) for moment, name in zip(moments, names, strict=True)))
+    for data, terms in draw_blocks(vae, x, num_samples, y, seed, _read_terms, first_block):
+        kind = terms.kind
+        reconstruction.add(data, terms.reconstruction)
+        if "infinite" not in kind.values():
+            elbo.add(data, terms.reconstruction - terms.kl)
+            kl.add(data, terms.kl)
+    found = reconstruction.estimate("reconstruction", kind)
+    if "infinite" in kind.values():
+        endless, exact = torch.full_like(found.value, math.inf), torch.zeros_like(found.value)
+        bounds = (Estimate(n, s * endless, exact, num_samples, kind=kind) for n, s in (("ELBO", -1), ("KL", 1)))
+        return ELBOTerms(next(bounds), found, next(bounds))
+    return ELBOTerms(elbo.estimate("ELBO", kind), found, kl.estimate("KL", kind))
 
 
 def iwae(
@@ -174,10 +183,10 @@ def iwae(
     """
     first = torch.full((len(x),), -math.inf, dtype=torch.float64)
     second = first.clone()
-    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block):
+    for data, log_weights in draw_blocks(vae, x, num_samples, y, seed, read_log_weights, first_block):
         for total, power in ((first, 1), (second, 2)):
-            block = torch.logsumexp(power * draws.log_weights, 0).cpu()
-            total[draws.data] = torch.logaddexp(total[draws.data], block)
+            block = torch.logsumexp(power * log_weights, 0).cpu()
+            total[data] = torch.logaddexp(total[data], block)
     # K sum(w^2) / sum(w)^2 - 1 is the squared coefficient of variation of the weights.
     spread = (num_samples * (second - 2 * first).exp() - 1).clamp(min=0)
     error = (spread / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(first, math.nan)
@@ -191,6 +200,24 @@ def subset(size: int, num_data: int, seed: int) -> Tensor:
     True
     """
     return torch.randperm(size, generator=generator(seed, "subset"))[:num_data].sort().values
+
+
+class _Terms(NamedTuple):
+    """Of one block of draws, (k, b) each, float64."""
+
+    reconstruction: Tensor
+    kl: Tensor
+    kind: dict[str, str]
+
+
+def _read_terms(pair: traces.Traces) -> _Terms:
+    reconstruction = traces.reconstruction(pair).double()
+    total, kind = torch.zeros_like(reconstruction), {}
+    for name, site in traces.latent_sites(pair.guide).items():
+        closed = traces.analytic_kl(pair, name)
+        kind[name] = "infinite" if traces.is_point(site["fn"]) else "sampled" if closed is None else "analytic"
+        total = total + (traces.sampled_kl(pair, name) if closed is None else closed).double()
+    return _Terms(reconstruction, total, kind)
 
 
 class _Moments:

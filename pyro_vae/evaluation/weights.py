@@ -5,60 +5,49 @@ for activations depends on neither K nor N, and the noise of a seeded call is a 
 of samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share noise.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pyro_vae.model import traces
-from pyro_vae.model.program import check_tensor, undisturbed
+from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import block_stream
+
+T = TypeVar("T")
 
 DATA_BLOCK = 128
 SAMPLE_BLOCK = 32
-
-
-class Draws(NamedTuple):
-    """What one block of draws says about one block of data, (k, b) each, float64."""
-
-    data: slice
-    reconstruction: Tensor
-    log_prior: Tensor
-    log_posterior: Tensor
-    kl: dict[str, Tensor]
-    """Per latent site, with `analytic=True`: its analytic KL, or log q - log p at the draws where there is none."""
-    kind: dict[str, str]
-    """Per latent site: "analytic" or "sampled"."""
-
-    @property
-    def log_weights(self) -> Tensor:
-        return self.reconstruction + self.log_prior - self.log_posterior
 
 
 def draw_blocks(
     vae: Any,
     x: Tensor,
     num_samples: int,
-    y: Tensor | None = None,
-    seed: int | None = None,
-    *,
+    y: Tensor | None,
+    seed: int | None,
+    read: Callable[[traces.Traces], T],
     first_block: int = 0,
-    analytic: bool = False,
-) -> Iterator[Draws]:
-    """All blocks, the samples of one block of data after one another, before the next block of data."""
+) -> Iterator[tuple[slice, T]]:
+    """What `read` makes of each block of draws, beside the data that it is about.
+
+    All blocks of samples of one block of data come after one another, before the next block of data.
+    """
     check_tensor(x)
     if len(x) == 0:
         raise ValueError("there are no data to evaluate: x is empty")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"each datum needs its label: there are {len(x)} data and {len(y)} labels")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+    memory: dict[Any, Any] = {}
     for i, data in enumerate(_slices(len(x), DATA_BLOCK), start=first_block):
+        labels = () if y is None else (y[data],)
         for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
-            with torch.no_grad(), undisturbed(vae), block_stream(seed, i, j, x.device):
-                labels = () if y is None else (y[data],)
-                pair = traces.run(vae.model, vae.guide, samples.stop - samples.start, x[data], *labels)
-                draws = _read(pair, data, analytic)
-            yield draws
+            with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
+                found = read(traces.run(vae.model, vae.guide, samples.stop - samples.start, x[data], *labels))
+            yield data, found
 
 
 def log_weights(
@@ -85,7 +74,8 @@ def log_weights(
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1 or K > 131,072, or a program with sites outside the data plate.
+        ValueError: no data, K < 1 or K > 131,072, a program with sites outside the data plate, or a guide without a
+            density (`Delta`).
 
     Example:
         >>> import pyro_vae as pv
@@ -96,21 +86,15 @@ def log_weights(
         torch.Size([100, 3])
     """
     columns: dict[int, list[Tensor]] = {}
-    for draws in draw_blocks(vae, x, num_samples, y, seed, first_block=first_block):
-        columns.setdefault(draws.data.start, []).append(draws.log_weights)
+    for data, weights in draw_blocks(vae, x, num_samples, y, seed, read_log_weights, first_block):
+        columns.setdefault(data.start, []).append(weights)
     return torch.cat([torch.cat(rows) for rows in columns.values()], dim=1)
 
 
-def _read(pair: traces.Traces, data: slice, analytic: bool) -> Draws:
-    kl: dict[str, Tensor] = {}
-    kind: dict[str, str] = {}
-    reconstruction = traces.reconstruction(pair).double()
-    for name in traces.latent_sites(pair.guide) if analytic else ():
-        closed = traces.analytic_kl(pair, name)
-        kind[name] = "sampled" if closed is None else "analytic"
-        kl[name] = (traces.sampled_kl(pair, name) if closed is None else closed).double().expand_as(reconstruction)
+def read_log_weights(pair: traces.Traces) -> Tensor:
+    """(k, b), float64: the three terms are large and nearly cancel."""
     log_prior, log_posterior = traces.log_prior(pair).double(), traces.log_posterior(pair).double()
-    return Draws(data, reconstruction, log_prior, log_posterior, kl, kind)
+    return traces.reconstruction(pair).double() + log_prior - log_posterior
 
 
 def _slices(size: int, block: int) -> list[slice]:

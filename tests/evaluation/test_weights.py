@@ -171,9 +171,6 @@ class TestPrecision:
         weights = pv.evaluation.log_weights(small_vae().float(), binary_data(3).float(), 5, seed=0)
         assert weights.dtype == torch.float64
         assert not weights.requires_grad
-        draws = next(pv.evaluation.weights.draw_blocks(small_vae().float(), binary_data(3).float(), 5, seed=0))
-        parts = (draws.reconstruction, draws.log_prior, draws.log_posterior)
-        assert all(part.dtype == torch.float64 for part in parts)
 
 
 class TestMemory:

@@ -1,0 +1,71 @@
+"""Bayes classification by a conditional program:  p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.diagnostics import psis_khat
+from pyro_vae.evaluation.weights import log_weights
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a conditional program says about the class of each datum.
+
+    Attributes:
+        log_likelihood: (C, N), log p(x|y) for every class, in nats, by importance sampling: each a lower bound in
+            expectation. The guide was trained on true labels alone, so a wrong class has the looser bound, which
+            flatters the accuracy.
+        log_posterior: (C, N), log p(y|x).
+        khat: (C, N), PSIS k-hat of each of these estimates.
+        num_samples: K, draws of z for each datum and class.
+    """
+
+    log_likelihood: Tensor
+    log_posterior: Tensor
+    khat: Tensor
+    num_samples: int
+
+    @property
+    def prediction(self) -> Tensor:
+        """(N,): the most probable class."""
+        return self.log_posterior.argmax(0)
+
+
+def classify(
+    vae: Any, x: Tensor, class_probabilities: Tensor, num_samples: int, seed: int | None = None
+) -> Classification:
+    """p(y|x) for every class, by Bayes' rule from log p(x|y) and p(y).
+
+    Args:
+        vae: anything with `.model(x, y)` and `.guide(x, y)`.
+        x: data (N, *x_shape).
+        class_probabilities: p(y), (C,), e.g. the frequencies of the training data.
+        num_samples: K.
+        seed: as for `log_weights`; every class sees the same noise, so that their differences have less of it.
+
+    Raises:
+        ValueError: probabilities that are negative or do not sum to 1.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,), y_dim=3), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,), y_dim=3)))
+        >>> found = classify(vae, torch.zeros(5, 4), torch.full((3,), 1 / 3), num_samples=100, seed=0)
+        >>> found.log_posterior.exp().sum(0).allclose(torch.ones(5, dtype=torch.float64))
+        True
+    """
+    p = class_probabilities.double()
+    if (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
+        raise ValueError(f"class_probabilities must be 0 or above and sum to 1; got {p.tolist()}")
+    likelihoods, khats = [], []
+    for y in torch.eye(len(p), dtype=x.dtype, device=x.device):
+        weights = log_weights(vae, x, num_samples, y.expand(len(x), -1), seed)
+        likelihoods.append(torch.logsumexp(weights, 0).cpu() - torch.tensor(num_samples).log())
+        khats.append(psis_khat(weights))
+    likelihood = torch.stack(likelihoods)
+    joint = likelihood + p.log().cpu()[:, None]
+    return Classification(likelihood, joint.log_softmax(0), torch.stack(khats), num_samples)
