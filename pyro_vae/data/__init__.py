@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae.data.loading import load
     from pyro_vae.data.sources import Part, Raw, Request
-    from pyro_vae.data.splits import Split, Splits
+    from pyro_vae.data.splits import Form, Split, Splits, one_hot
 
 SOURCES: dict[str, str] = {
     "digits": "pyro_vae.data.sources:digits",
@@ -37,11 +37,13 @@ _HOMES = {
     "Part": "sources",
     "Raw": "sources",
     "Request": "sources",
+    "Form": "splits",
     "Split": "splits",
     "Splits": "splits",
+    "one_hot": "splits",
 }
 
-__all__ = ["BINARIZE", "SOURCES", "SPLITS", "Part", "Raw", "Request", "Split", "Splits", "load"]
+__all__ = ["BINARIZE", "SOURCES", "SPLITS", "Form", "Part", "Raw", "Request", "Split", "Splits", "load", "one_hot"]
 
 
 def __getattr__(name: str) -> Any:

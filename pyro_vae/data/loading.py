@@ -27,6 +27,7 @@ def load(
     download: bool = False,
     binarize: str = "none",
     dequantize: bool = False,
+    levels: bool = False,
     split: str = "random",
     data_seed: int = 0,
 ) -> Splits:
@@ -38,6 +39,7 @@ def load(
         download: allows the network, where torchvision knows the data set.
         binarize: "dynamic", "static", "threshold" or "none"; data of only 0 and 1 stay as they are.
         dequantize: adds uniform noise within a level; see `Split.log_jacobian`.
+        levels: x is the level 0..L-1 itself, or the count, as likelihoods over whole numbers need it.
         split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
         data_seed: fixes the split and the draw that evaluation sees.
 
@@ -56,7 +58,11 @@ def load(
     _check_choice("split", split, SPLITS)
     source = _resolve(os.fspath(dataset))
     raw = source(Request(os.fspath(dataset), Path(data_dir), download))
-    recipe = _recipe(raw, binarize, dequantize)
+    recipe = "levels" if levels else _recipe(raw, binarize, dequantize)
+    if levels and (dequantize or binarize != "none"):
+        raise UsageError(
+            "a likelihood of whole numbers takes the levels as they are: leave --binarize, --dequantize out"
+        )
     pieces = _cut(raw, split, data_seed)
     splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
     x_shape = tuple(splits["train"].levels.shape[1:])
@@ -136,6 +142,7 @@ _SENTENCES = {
     "static": "Each pixel was drawn once from Bernoulli(intensity) by the data seed; training and evaluation "
     "see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
+    "levels": "x is the level 0 ... L-1, or the count, as stored.",
     "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
     "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
     "log-density on the scale of the levels, whose mean over u bounds the log-probability of the discrete image "

@@ -6,6 +6,7 @@ Storage is small: integer levels v in 0..L-1, as bytes. The model sees floats x,
     dynamic        x ~ Bernoulli(v / (L - 1))             anew in every epoch; evaluation sees one fixed draw
     static         the same, drawn once                   every epoch and evaluation see the same draw
     threshold      x = 1 if v / (L - 1) >= 1/2 else 0     no randomness
+    levels         x = v                                  the level, or count, no randomness
     dequantize     x = (v + u) / L,  u ~ U(0, 1)          anew in every epoch; evaluation sees one fixed draw
 
 Every draw is a function of (seed, epoch), or of the data seed and the name of the split: the global random
@@ -15,12 +16,12 @@ state is neither read nor changed.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator
 
 _BLOCK = 4096  # data per block of a fixed draw; part of what a fixed draw is
@@ -39,6 +40,10 @@ def _threshold(levels: Tensor, num_levels: int | None, noise: torch.Generator) -
     return (_intensity(levels, num_levels, noise) >= 0.5).float()
 
 
+def _levels(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
+    return levels.float()
+
+
 def _dequantized(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
     # Midpoints of 2**15 cells: v + u is exact in float32 for v < 256, so no x rounds to the next level.
     cells = torch.randint(_HALF_STEPS, levels.shape, generator=noise, dtype=torch.int32)
@@ -50,6 +55,7 @@ RECIPES: dict[str, Callable[[Tensor, int | None, torch.Generator], Tensor]] = {
     "dynamic": _bernoulli,
     "static": _bernoulli,
     "threshold": _threshold,
+    "levels": _levels,
     "dequantize": _dequantized,
 }
 
@@ -92,6 +98,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def one_hot(self, num_classes: int) -> Tensor:
+        """(N, num_classes) float32: the labels as a conditional program takes them.
+
+        Raises:
+            DataError: there are no labels.
+        """
+        if self.labels is None:
+            raise DataError("these data have no labels, which a conditional program needs: leave --conditional out")
+        return one_hot(self.labels, num_classes)
 
     def intensities(self, index: slice | Tensor = slice(None)) -> Tensor:
         """Level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are."""
@@ -159,6 +175,24 @@ class Split:
         return RECIPES[self.recipe](self.levels[index], self.num_levels, noise)
 
 
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels (B,) of whole numbers below C as float32 (B, C).
+
+    >>> one_hot(torch.tensor([2, 0]), 3)
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+class Form(NamedTuple):
+    """What a program must know of data: the shape of one, L where they are levels 0..L-1, the number of classes."""
+
+    x_shape: tuple[int, ...]
+    num_levels: int | None = None
+    num_classes: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Three disjoint splits and the record of where they come from.
@@ -175,3 +209,8 @@ class Splits:
     x_shape: tuple[int, ...]
     num_classes: int
     protocol: dict[str, Any]
+
+    @property
+    def form(self) -> Form:
+        """What a program must know of these data."""
+        return Form(self.x_shape, self.train.num_levels, self.num_classes)

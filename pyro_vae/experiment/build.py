@@ -1,8 +1,9 @@
 """The one place where strings become objects.
 
 Each table maps a name of the command line to "module:attribute"; nothing is imported until a name is used. To offer a
-new member, add its row. A constructor argument that has the name of a `Config` field gets that field's value, so a
-member with an option needs no code here.
+new member, add its row. A constructor argument that has the name of a `Config` field gets that field's value; so do
+`x_shape`, `num_levels` and `y_dim`, which the data say, and the program's `posterior`. A member with an option needs no
+code here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pyro_vae.experiment.config import Config
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Splits
+    from pyro_vae.data import Form, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.training import Schedule
     from pyro_vae.model.vae import VAE
@@ -30,12 +31,40 @@ if TYPE_CHECKING:
 DATASETS = data_room.SOURCES
 SPLITS = data_room.SPLITS
 BINARIZATIONS = ("auto", *data_room.BINARIZE)
-PRIORS = {"standard": "pyro_vae.model.priors:StandardNormal"}
-POSTERIORS = {"diagonal": "pyro_vae.model.posteriors:DiagonalNormal"}
+PRIORS = {
+    "standard": "pyro_vae.model.priors:StandardNormal",
+    "diagonal": "pyro_vae.model.priors:DiagonalNormal",
+    "full": "pyro_vae.model.priors:FullNormal",
+    "laplace": "pyro_vae.model.priors:Laplace",
+    "student_t": "pyro_vae.model.priors:StudentT",
+    "mixture": "pyro_vae.model.priors:MixtureOfNormals",
+    "vamp": "pyro_vae.model.priors:VampPrior",
+    "flow": "pyro_vae.model.priors:FlowPrior",
+    "conditional": "pyro_vae.model.priors:ConditionalNormal",
+}
+POSTERIORS = {
+    "diagonal": "pyro_vae.model.posteriors:DiagonalNormal",
+    "full": "pyro_vae.model.posteriors:FullNormal",
+    "low_rank": "pyro_vae.model.posteriors:LowRankNormal",
+    "flow": "pyro_vae.model.posteriors:FlowPosterior",
+    "delta": "pyro_vae.model.posteriors:Delta",
+}
 LIKELIHOODS = {
     "bernoulli": "pyro_vae.model.likelihoods:Bernoulli",
+    "continuous_bernoulli": "pyro_vae.model.likelihoods:ContinuousBernoulli",
     "normal": "pyro_vae.model.likelihoods:Normal",
+    "low_rank_normal": "pyro_vae.model.likelihoods:LowRankNormal",
+    "laplace": "pyro_vae.model.likelihoods:Laplace",
+    "exponential_norm": "pyro_vae.model.likelihoods:ExponentialNorm",
+    "discretized_logistic": "pyro_vae.model.likelihoods:DiscretizedLogistic",
+    "categorical": "pyro_vae.model.likelihoods:Categorical",
+    "poisson": "pyro_vae.model.likelihoods:Poisson",
+    "negative_binomial": "pyro_vae.model.likelihoods:NegativeBinomial",
 }
+FLOWS = ("spline", "autoregressive")
+PSEUDO_INPUTS = ("data", "random")
+ENCODER_PREDICTS = ("log_sigma", "log_variance")
+LEARN_SCALES = ("no", "one", "pixel", "predicted")
 NETWORKS = {
     "mlp": "pyro_vae.model.networks:MLP",
     "gated_mlp": "pyro_vae.model.networks:GatedMLP",
@@ -65,10 +94,10 @@ def check_name(table: str, name: str) -> str:
         UsageError: with the nearest valid name.
 
     Example:
-        >>> check_name("LIKELIHOODS", "bernouli")
+        >>> check_name("OPTIMIZERS", "adan")
         Traceback (most recent call last):
         ...
-        pyro_vae.errors.UsageError: unknown likelihood 'bernouli'; did you mean 'bernoulli'? (bernoulli, normal)
+        pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
     """
     names = globals()[table]
     if name in names or (table == "DATASETS" and Path(name).suffix in (".npy", ".npz")):
@@ -94,51 +123,95 @@ def check_names(config: Config) -> None:
         )
     if config.objective == "iwae" and config.kl_warmup:
         raise UsageError("a KL warm-up is a weight, and --objective iwae has none: leave --kl-warmup out")
+    if config.prior == "conditional" and not config.conditional:
+        raise UsageError("--prior conditional is p(z|y) and needs labels: add --conditional")
 
 
 def data(config: Config) -> Splits:
-    """The three splits, binarised and dequantised as the config says."""
+    """The three splits, binarised, dequantised or left as levels, as the config and its likelihood say."""
     from pyro.distributions import constraints
 
     from pyro_vae.data import load
 
+    likelihood = _find("LIKELIHOODS", config.likelihood)
     binarize = config.binarize
     if binarize == "auto":
-        binarize = "dynamic" if _find("LIKELIHOODS", config.likelihood).support is constraints.boolean else "none"
-    return load(
+        binarize = "dynamic" if likelihood.support is constraints.boolean else "none"
+    splits = load(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
         binarize=binarize,
         dequantize=config.dequantize,
+        levels=_takes_levels(likelihood),
         split=config.split,
         data_seed=config.data_seed,
     )
+    if config.conditional and not splits.num_classes:
+        raise UsageError(f"{config.dataset} has no labels, which --conditional needs: leave it out")
+    return splits
 
 
-def vae(config: Config, x_shape: tuple[int, ...], **members: Any) -> VAE:
+def vae(
+    config: Config,
+    x_shape: tuple[int, ...],
+    num_levels: int | None = None,
+    num_classes: int = 0,
+    **members: Any,
+) -> VAE:
     """The program that the config names, with parameters drawn from the stream (seed, "init").
 
     Args:
         config: names and sizes.
-        x_shape: event shape of the data.
+        x_shape, num_levels, num_classes: what must be known of the data, see `pyro_vae.data.Form`.
         members: `prior`, `posterior` or `likelihood` to use instead of the ones that the config names.
+
+    Raises:
+        UsageError: members that can not be built, or make no sense together.
     """
     from pyro_vae.model.vae import VAE
     from pyro_vae.randomness import stream
 
     if unknown := set(members) - {"prior", "posterior", "likelihood"}:
         raise UsageError(f"a VAE has a prior, a posterior and a likelihood; got {sorted(unknown)}")
+    facts: dict[str, Any] = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0}
+    facts["input_scale"] = 1.0
+    if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
+        facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
-        made = VAE(**{**_members(config, x_shape, skip=members), **members})
+        made = VAE(**_members({**_values(config), **facts}, members))
+    _check_autoencoder(config, made)
     return made.to(_device(config.device))
+
+
+def start(config: Config, program: VAE, data: Splits) -> None:
+    """Before training: the decoder at the mean of the training data, the prior where it wants to be among them.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+    """
+    from pyro_vae.randomness import stream
+
+    for split in (data.valid, data.test, data.train):
+        x = split.fixed()
+        program.likelihood.check(x)
+    y = data.train.one_hot(data.num_classes) if config.conditional else None
+    program.likelihood.start_at(data.train.expected())
+    with stream(config.seed, "start"):
+        program.prior.start_at(program.posterior, x, y)
+
+
+def white(config: Config, form: Form) -> float:
+    """The value of x that a picture shows white: the highest level, or 1."""
+    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
+    return float(levels - 1) if levels else 1.0
 
 
 def optimizer(config: Config, program: VAE) -> torch.optim.Optimizer:
     """One optimiser over all parameters."""
     kind = _find("OPTIMIZERS", config.optimizer)
     options = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
-    return kind(program.parameters(), **_options(kind, config), **options)
+    return kind(program.parameters(), **_options(kind, _values(config)), **options)
 
 
 def svi(config: Config, program: VAE) -> SVI:
@@ -149,7 +222,7 @@ def svi(config: Config, program: VAE) -> SVI:
     # One plate, the data; told so, Pyro need not run the program once to find out.
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
     extra = batched if "vectorize_particles" in inspect.signature(kind).parameters else {}
-    loss = kind(**_options(kind, config), **extra)
+    loss = kind(**_options(kind, _values(config)), **extra)
     return SVI(program.model, program.guide, optimizer(config, program), loss, config.max_grad_norm)
 
 
@@ -171,21 +244,59 @@ def _usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _members(config: Config, x_shape: tuple[int, ...], skip: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    if "prior" not in skip:
-        kind = _find("PRIORS", config.prior)
-        made["prior"] = kind(**_options(kind, config))
-    network = {"hidden": config.hidden, "activation": _find("ACTIVATIONS", config.activation)}
-    if "posterior" not in skip:
-        kind = _find("POSTERIORS", config.posterior)
-        encoder = _find("NETWORKS", config.network)(x_shape, kind.encoder_shape(config.latent_dim), **network)
-        made["posterior"] = kind(encoder, **_options(kind, config))
-    if "likelihood" not in skip:
-        kind = _find("LIKELIHOODS", config.likelihood)
-        decoder = _find("DECODERS", config.network)((config.latent_dim,), kind.decoder_shape(x_shape), **network)
-        made["likelihood"] = kind(decoder, **_options(kind, config))
+def _members(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    # The prior last: it may need the posterior, and other priors leave the networks' first weights as they are.
+    made = dict(given)
+    if "posterior" not in made:
+        kind = _find("POSTERIORS", values["posterior"])
+        shape = kind.encoder_shape(**_options(kind.encoder_shape, values))
+        made["posterior"] = kind(_network("NETWORKS", values["x_shape"], shape, values), **_options(kind, values))
+    if "likelihood" not in made:
+        kind = _find("LIKELIHOODS", values["likelihood"])
+        shape = kind.decoder_shape(**_options(kind.decoder_shape, values))
+        made["likelihood"] = kind(
+            _network("DECODERS", (values["latent_dim"],), shape, values), **_options(kind, values)
+        )
+    if "prior" not in made:
+        kind = _find("PRIORS", values["prior"])
+        made["prior"] = kind(**_options(kind, {**values, "posterior": made["posterior"]}))
     return made
+
+
+def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: dict[str, Any]) -> Any:
+    scale = {"input_scale": values["input_scale"]} if table == "NETWORKS" else {}
+    return _find(table, values["network"])(
+        in_shape,
+        out_shape,
+        hidden=values["hidden"],
+        activation=_find("ACTIVATIONS", values["activation"]),
+        y_dim=values["y_dim"],
+        **scale,
+    )
+
+
+def _takes_levels(likelihood: Any) -> bool:
+    """Whether x is whole numbers 0, 1, 2, ... under this likelihood."""
+    from pyro.distributions import constraints
+
+    return likelihood.support.is_discrete and likelihood.support is not constraints.boolean
+
+
+def _check_autoencoder(config: Config, program: VAE) -> None:
+    from pyro_vae.model.posteriors import Delta
+
+    if not isinstance(program.posterior, Delta):
+        return
+    if config.kl_weight != 0.0:
+        raise UsageError(
+            "--posterior delta is the plain autoencoder: its KL is infinite, so that it trains under only "
+            "reconstruction. Add --kl-weight 0"
+        )
+    if list(program.prior.parameters()):
+        raise UsageError(
+            f"--posterior delta trains without the KL, so that the parameters of --prior {config.prior} would not "
+            "train. Use --prior standard"
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -200,8 +311,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _options(kind: Any, config: Config) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name in inspect.signature(kind).parameters}
+def _values(config: Config) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def _options(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in inspect.signature(kind).parameters if name in values}
 
 
 def _find(table: str, name: str) -> Any:

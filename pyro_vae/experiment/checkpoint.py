@@ -20,6 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment import build, storage
 from pyro_vae.experiment.config import Config
@@ -36,7 +37,7 @@ class Checkpoint:
     """What one checkpoint holds."""
 
     config: Config
-    x_shape: tuple[int, ...]
+    form: Form
     progress: Progress
     program: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -54,7 +55,7 @@ class Checkpoint:
 def save(
     folder: Path,
     config: Config,
-    x_shape: tuple[int, ...],
+    form: Form,
     program: Program,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -77,7 +78,7 @@ def save(
         "schema": SCHEMA,
         "tensors": {"file": path.name, "sha256": storage.sha256(content), "bytes": len(content)},
         "config": config.to_dict(),
-        "x_shape": list(x_shape),
+        **form._asdict(),
         "progress": {
             "epoch": progress.epoch,
             "best_epoch": progress.best_epoch,
@@ -107,7 +108,7 @@ def read(manifest: Path) -> Checkpoint:
         parts[part][key] = tensor
     return Checkpoint(
         config=Config.from_dict(body["config"]),
-        x_shape=tuple(body["x_shape"]),
+        form=Form(tuple(body["x_shape"]), body.get("num_levels"), body.get("num_classes", 0)),
         progress=Progress(**body["progress"], best_tensors=parts["best"]),
         program=parts["program"],
         optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
@@ -177,7 +178,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     tensors = checkpoint.progress.best_tensors or checkpoint.program
     _check_latent_dim(config.latent_dim, overrides)
     dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    program = build.vae(config, checkpoint.x_shape, **overrides).to(dtype)
+    program = build.vae(config, *checkpoint.form, **overrides).to(dtype)
     _set(program, tensors)
     return program.eval()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro_vae.errors import UsageError
 
+_WIDTHS = ("hidden", "flow_hidden")
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
 
 
@@ -55,11 +56,40 @@ class Config:
     prior: str = _flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
     posterior: str = _flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
     likelihood: str = _flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
+    conditional: bool = _flag(
+        False, "give one-hot labels to encoder and decoder, for p(x|y); off, since not all data have labels"
+    )
     latent_dim: int = _flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse")
     network: str = _flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
     hidden: tuple[int, ...] = _flag((256,), "widths or channels of the hidden layers; one layer is enough for digits")
     activation: str = _flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
-    scale: float = _flag(0.1, "sigma of the normal likelihood; at 1, on pixels in [0, 1], nearly all latents collapse")
+    df: float = _flag(5.0, "degrees of freedom of --prior student_t; heavy tails with a finite variance")
+    num_components: int = _flag(100, "components of a mixture or VampPrior; more cost time and rarely hurt")
+    pseudo_inputs: str = _flag(
+        "data",
+        "start of the VampPrior's pseudo-inputs; on random training data they are useful at once",
+        table="PSEUDO_INPUTS",
+    )
+    flow: str = _flag("spline", "kind of --prior flow; a spline with coupling is cheap both ways", table="FLOWS")
+    flow_transforms: int = _flag(3, "transforms of a flow, in prior or posterior, one after another")
+    flow_hidden: tuple[int, ...] = _flag((64, 64), "hidden widths of each transform's network; z is small, so are they")
+    encoder_predicts: str = _flag(
+        "log_sigma", "what the encoder of --posterior diagonal predicts beside the mean", table="ENCODER_PREDICTS"
+    )
+    rank: int = _flag(2, "columns of the covariance factor of --posterior low_rank and --likelihood low_rank_normal")
+    scale: float = _flag(
+        0.1, "sigma of a normal likelihood, or where a learned one starts; at 1, on [0, 1], nearly all latents collapse"
+    )
+    learn_scale: str = _flag(
+        "no",
+        "learn the likelihood's sigma (or rate): one number, one a pixel, or predicted from z; no, since on data that "
+        "are not dequantised a learned sigma shrinks to its floor",
+        table="LEARN_SCALES",
+    )
+    scale_floor: float = _flag(1e-3, "smallest learned sigma, a quarter of a grey level; the report shows it")
+    rate: float = _flag(
+        1000.0, "rate on the RMSE of --likelihood exponential_norm; the best is d / RMSE, thousands on images"
+    )
 
     objective: str = _flag(
         "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
@@ -102,8 +132,12 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_types()
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        positive = ("latent_dim", "num_particles", "epochs", "batch_size", "lr", "scale", "max_grad_norm")
+        for name in _WIDTHS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        positive = (
+            "latent_dim", "num_components", "flow_transforms", "rank", "df", "scale", "scale_floor", "rate",
+            "num_particles", "epochs", "batch_size", "lr", "max_grad_norm",
+        )  # fmt: skip
         samples = ("valid_samples", "test_samples", "elbo_samples")
         weights = ("reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data")
         for names, least in ((positive, "above 0"), (samples, "1 or more"), (weights, "0 or above")):
@@ -114,11 +148,12 @@ class Config:
         for name in samples:
             if getattr(self, name) > _MOST_SAMPLES:
                 raise UsageError(f"{name} must be at most {_MOST_SAMPLES}; got {getattr(self, name)}")
-        for name in ("reconstruction_weight", "kl_weight", "weight_decay", "lr", "scale"):
+        for name in ("reconstruction_weight", "kl_weight", "weight_decay", "lr", "df", "scale", "scale_floor", "rate"):
             if math.isinf(getattr(self, name)):
                 raise UsageError(f"{name} must be finite; got {getattr(self, name)}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(f"hidden must name one or more widths above 0; got {list(self.hidden)}")
+        for name in _WIDTHS:
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise UsageError(f"{name} must name one or more widths above 0; got {list(getattr(self, name))}")
         if self.seed < 0 or self.data_seed < 0:
             raise UsageError(f"seeds must be 0 or above; got seed={self.seed}, data_seed={self.data_seed}")
 
@@ -146,5 +181,7 @@ class Config:
             value = getattr(self, name)
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise UsageError(f"{name} must be of type {kind.__name__}; got {value!r}")
-        if not isinstance(self.hidden, list | tuple) or any(type(width) is not int for width in self.hidden):
-            raise UsageError(f"hidden must be a list of whole numbers; got {self.hidden!r}")
+        for name in _WIDTHS:
+            widths = getattr(self, name)
+            if not isinstance(widths, list | tuple) or any(type(width) is not int for width in widths):
+                raise UsageError(f"{name} must be a list of whole numbers; got {widths!r}")

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, DivergenceError, StorageError, UsageError
 from pyro_vae.experiment import checkpoint, storage
 from pyro_vae.experiment.config import Config
@@ -62,10 +63,10 @@ class Run:
         self._describe(protocol)
         return progress, complaints
 
-    def save(self, record: Record, vae: VAE, svi: SVI, progress: Progress, x_shape: tuple[int, ...]) -> None:
+    def save(self, record: Record, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
         """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
         storage.append(self.path / "history.jsonl", json.dumps(record.to_dict(), allow_nan=False))
-        checkpoint.save(self.checkpoints, self.config, x_shape, vae, svi.optimizer, progress)
+        checkpoint.save(self.checkpoints, self.config, form, vae, svi.optimizer, progress)
 
     def exists(self) -> bool:
         """Whether the folder holds a run, be it a damaged one."""

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Splits
-from pyro_vae.errors import DivergenceError, divergence
+from pyro_vae.data import Splits, one_hot
+from pyro_vae.errors import DataError, DivergenceError, divergence
 from pyro_vae.evaluation import ELBOTerms, elbo_terms
 from pyro_vae.inference.objectives import learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
@@ -45,8 +45,8 @@ class Record:
     best: bool
 
     def to_dict(self) -> dict[str, float | bool | None]:
-        """For JSON: None where an error is not known (a single validation datum)."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
+        """For JSON: None where an error is not known (a single datum) or a bound not finite (a plain autoencoder)."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -74,7 +74,14 @@ class Schedule:
 
 
 def fit(
-    program: Program, svi: SVI, data: Splits, schedule: Schedule, *, seed: int = 0, progress: Progress | None = None
+    program: Program,
+    svi: SVI,
+    data: Splits,
+    schedule: Schedule,
+    *,
+    conditional: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Record]:
     """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
 
@@ -89,6 +96,7 @@ def fit(
         svi: the step, over the program's parameters.
         data: training and validation data.
         schedule: number of epochs, batch size, weights, ...
+        conditional: pass one-hot labels to model and guide as their second argument.
         seed: of order, binarisation and draws of z.
         progress: where to go on, changed in place; None starts afresh.
 
@@ -111,13 +119,13 @@ def fit(
     """
     progress = progress if progress is not None else Progress()
     device = next(program.parameters()).device
-    held_out = data.valid.fixed()
+    held_out = _arguments(data.valid.fixed(), data.valid.labels, data.num_classes if conditional else 0, device)
     while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
         epoch = progress.epoch
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
-            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device)
-        terms = _validate(program, held_out.to(device), schedule.valid_samples, derive(seed, "validation"), progress)
+            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device, conditional)
+        terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
         progress.epoch += 1
         score = _score(terms, schedule)
         if best := score > progress.best_score:
@@ -138,12 +146,26 @@ def fit(
         program.set_tensors(progress.best_tensors)
 
 
-def _validate(program: Program, x: Tensor, num_samples: int, seed: int, progress: Progress) -> ELBOTerms:
+def _arguments(x: Tensor, labels: Tensor | None, num_classes: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What model and guide take: x, and one-hot labels where a program is conditional on `num_classes` of them."""
+    if not num_classes:
+        return (x.to(device),)
+    if labels is None:
+        raise DataError("these data have no labels, which a conditional program needs")
+    return x.to(device), one_hot(labels, num_classes).to(device)
+
+
+def _validate(
+    program: Program, held_out: tuple[Tensor, ...], num_samples: int, seed: int, progress: Progress
+) -> ELBOTerms:
+    x, *y = held_out
     try:
         with divergence(f"epoch {progress.epoch + 1}: the validation ELBO"):
-            terms = elbo_terms(program, x, num_samples, seed=seed)
-            if not math.isfinite(terms.elbo.mean):
-                raise ValueError(f"it is {terms.elbo.mean}")
+            terms = elbo_terms(program, x, num_samples, y[0] if y else None, seed)
+            # A plain autoencoder has no finite ELBO; its reconstruction must be.
+            worth = terms.reconstruction if "infinite" in terms.elbo.kind.values() else terms.elbo
+            if not math.isfinite(worth.mean):
+                raise ValueError(f"it is {worth.mean}")
             return terms
     except DivergenceError:
         if progress.best_tensors:
@@ -152,19 +174,29 @@ def _validate(program: Program, x: Tensor, num_samples: int, seed: int, progress
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:
-    return schedule.reconstruction_weight * terms.reconstruction.mean - schedule.kl_weight * terms.kl.mean
+    # Weights of 0 leave a term out, be it infinite.
+    weights = ((schedule.reconstruction_weight, terms.reconstruction), (-schedule.kl_weight, terms.kl))
+    return sum(weight * term.mean for weight, term in weights if weight != 0)
 
 
 def _train(
-    program: Program, svi: SVI, data: Splits, schedule: Schedule, seed: int, epoch: int, device: torch.device
+    program: Program,
+    svi: SVI,
+    data: Splits,
+    schedule: Schedule,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    conditional: bool,
 ) -> tuple[float, float]:
     program.train()
     steps = -(-len(data.train) // schedule.batch_size)
     svi.num_steps = epoch * steps
     total = 0.0
-    for x, _ in data.train.batches(schedule.batch_size, seed=seed, epoch=epoch):
+    for batch in data.train.batches(schedule.batch_size, seed=seed, epoch=epoch):
+        arguments = _arguments(*batch, data.num_classes if conditional else 0, device)
         kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
-        total += svi.step(x.to(device), kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
+        total += svi.step(*arguments, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
     return total / len(data.train), kl_weight
 
 

@@ -5,19 +5,27 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
-from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation import Classification, Estimate
+
+_BLOCK = 1024  # data reconstructed at once
 
 
-def measure(vae: Any, x: Tensor, *, elbo_samples: int, likelihood_samples: int, seed: int) -> dict[str, Estimate]:
+def measure(
+    vae: Any, x: Tensor, y: Tensor | None = None, *, elbo_samples: int, likelihood_samples: int, seed: int
+) -> dict[str, Estimate]:
     """The estimates of a report: ELBO, reconstruction, KL and log p(x), each per datum, in nats.
 
+    For a plain autoencoder, whose guide has no density: reconstruction, and the RMSE of the mean of p(x|z).
+
     Args:
-        vae: anything with `.model` and `.guide`.
+        vae: anything with `.model` and `.guide`; a plain autoencoder must have `.reconstruct` too.
         x: test data (N, *x_shape).
+        y: one-hot labels (N, C) for a conditional program, whose log p(x|y) it is then.
         elbo_samples: draws per datum for the ELBO and its parts.
         likelihood_samples: draws per datum for log p(x).
         seed: of all draws.
@@ -26,13 +34,49 @@ def measure(vae: Any, x: Tensor, *, elbo_samples: int, likelihood_samples: int, 
         DivergenceError: an estimate is not finite.
     """
     with divergence("an estimate on the test data"):
-        elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, seed=seed)
-        log_likelihood = evaluation.iwae(vae, x, likelihood_samples, seed=seed)
-        for estimate in (elbo, log_likelihood):
-            if not math.isfinite(estimate.mean):
-                worst = int((~estimate.value.isfinite()).nonzero()[0])
-                raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
-    return {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood}
+        elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, y, seed)
+        if "infinite" in elbo.kind.values():
+            return _finite({"reconstruction": reconstruction, "rmse": _rmse(vae, x, y)})
+        log_likelihood = evaluation.iwae(vae, x, likelihood_samples, y, seed)
+        return _finite({"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood})
+
+
+def _finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    for estimate in estimates.values():
+        if not math.isfinite(estimate.mean):
+            worst = int((~estimate.value.isfinite()).nonzero()[0])
+            raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
+    return estimates
+
+
+def _rmse(vae: Any, x: Tensor, y: Tensor | None) -> Estimate:
+    labels = [None] * len(x) if y is None else y.split(_BLOCK)
+    means = [vae.reconstruct(block, label)[0] for block, label in zip(x.split(_BLOCK), labels, strict=False)]
+    value = (torch.cat(means) - x).double().flatten(1).square().mean(1).sqrt().cpu()
+    return Estimate("RMSE", value, torch.zeros_like(value), 1, unit="per number")
+
+
+def classification(found: Classification, labels: Tensor) -> dict[str, Any]:
+    """What a report says of Bayes classification: accuracy with its error, K, and how far the weights can be trusted.
+
+    Args:
+        found: for N data.
+        labels: (N,), the true classes.
+    """
+    right = (found.prediction == labels).double()
+    true = torch.nn.functional.one_hot(labels, len(found.khat)).T.bool()
+    log_posterior = found.log_posterior.gather(0, labels[None])[0]
+    return {
+        "accuracy": right.mean().item(),
+        "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
+        "log_p_of_true_class": log_posterior.mean().item(),
+        "num_samples": found.num_samples,
+        "num_data": len(labels),
+        "khat_above_0.7": {
+            name: None if khat.isnan().all() else (khat > 0.7).double().mean().item()
+            for name, khat in (("true_class", found.khat[true]), ("other_classes", found.khat[~true]))
+        },
+    }
 
 
 def to_dict(
@@ -40,6 +84,10 @@ def to_dict(
     protocol: Mapping[str, Any],
     training: Mapping[str, Any],
     config: Mapping[str, Any],
+    *,
+    discrete: bool = False,
+    scales: Mapping[str, Any] | None = None,
+    classification: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What report.json holds: {"test": ..., "objective": ..., "training": ..., "config": ..., "protocol": ...}.
 
@@ -47,18 +95,29 @@ def to_dict(
         estimates: what `measure` gave.
         protocol: the data's card.
         training: how long it took, in epochs.
-        config: the settings, by name; `objective`, `num_particles` and the two weights are read here.
+        config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
+        discrete: whether p(x|z) gives masses, not densities, so that log p(x) has a meaning in bits.
+        scales: what `Likelihood.scales` says of its scales and their floors.
+        classification: what `classification` gave, for a conditional program.
     """
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
-    if protocol["dequantized"] is not None:
+    if "log_likelihood" in estimates and protocol["dequantized"] is not None:
         test |= _on_the_levels(estimates, protocol)
+    elif "log_likelihood" in estimates and discrete:
+        test["bits_per_dim"] = _in_bits(test["log_likelihood"], protocol)
     names = ("objective", "num_particles", "kl_weight", "reconstruction_weight")
     objective = {name: config[name] for name in names}
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
-        terms = estimates["reconstruction"].mean, estimates["kl"].mean
-        objective["loss"] = -config["reconstruction_weight"] * terms[0] + config["kl_weight"] * terms[1]
+        weights = {"reconstruction": -config["reconstruction_weight"], "kl": config["kl_weight"]}
+        objective["loss"] = sum(weight * estimates[name].mean for name, weight in weights.items() if weight != 0)
+    more: dict[str, Any] = {"likelihood": dict(scales)} if scales else {}
+    if classification is not None:
+        more["classification"] = dict(classification)
+    if "rmse" in estimates:
+        more["autoencoder"] = {"numbers_in": math.prod(protocol["shape"]), "numbers_in_code": config["latent_dim"]}
     return {
         "test": test,
+        **more,
         "objective": objective,
         "training": dict(training),
         "config": dict(config),
@@ -70,15 +129,17 @@ def to_text(report: Mapping[str, Any]) -> str:
     """The report as a table: every line names both errors."""
     test, protocol, training = report["test"], report["protocol"], report["training"]
     head = f"{'test, per datum':<24}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
-    lines = [head, *(_row(_LABELS[name], test[name]) for name in _LABELS if name in test)]
-    kinds = ", ".join(f"{site} {kind}" for site, kind in test["kl"].get("kind", {}).items())
+    given = "|y" if report["config"].get("conditional") else ""
+    of = "level" if "log_likelihood_of_levels" in test else "x"
+    lines = [head, *(_row(_LABELS[name].format(of=of, y=given), test[name]) for name in _LABELS if name in test)]
     notes = [
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
-        f"KL: {kinds}. log p(x): by importance sampling from q(z|x), a lower bound in expectation; how far below it "
-        "lies is no part of its ±, and shrinks with the number of draws.",
+        *_estimation_notes(report, given),
+        *_scales_note(report.get("likelihood", {})),
+        *_classification_note(report.get("classification")),
         f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data.",
-        *_weights_note(report["objective"]),
-        f"data: {protocol['name']}, {_split(protocol, test['elbo']['num_data'])}. {_recipe(protocol)}",
+        *_weights_note(report["objective"], "elbo" in test),
+        f"data: {protocol['name']}, {_split(protocol, test['reconstruction']['num_data'])}. {_recipe(protocol)}",
         *protocol["notes"],
     ]
     return "\n".join([*lines, "", *(textwrap.fill(note, 92, subsequent_indent="  ") for note in notes)])
@@ -88,10 +149,49 @@ _LABELS = {
     "elbo": "ELBO",
     "reconstruction": "reconstruction",
     "kl": "KL",
-    "log_likelihood": "log p(x)",
-    "log_likelihood_of_levels": "log p(level)",
-    "bits_per_dim": "-log p(level)",
+    "log_likelihood": "log p(x{y})",
+    "log_likelihood_of_levels": "log p(level{y})",
+    "bits_per_dim": "-log p({of}{y})",
+    "rmse": "RMSE",
 }
+
+
+def _estimation_notes(report: Mapping[str, Any], given: str) -> list[str]:
+    if "autoencoder" in report:
+        numbers = report["autoencoder"]
+        return [
+            f"plain autoencoder, {numbers['numbers_in']} numbers in, {numbers['numbers_in_code']} in the code: q(z|x) "
+            "is a point without a density, its KL is infinite, and there is no ELBO and no log p(x). Reconstruction is "
+            "log p(x|z) at the code."
+        ]
+    kinds = ", ".join(f"{site} {kind}" for site, kind in report["test"]["kl"].get("kind", {}).items())
+    return [
+        f"KL: {kinds}. log p(x{given}): by importance sampling from q(z|x), a lower bound in expectation; "
+        "how far below it lies is no part of its ±, and shrinks with the number of draws."
+    ]
+
+
+def _scales_note(scales: Mapping[str, Any]) -> list[str]:
+    return [f"likelihood: {', '.join(f'{name} {_plain(value)}' for name, value in scales.items())}."] if scales else []
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _classification_note(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    khat = found["khat_above_0.7"]
+    shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
+    return [
+        f"classes by Bayes' rule from log p(x|y) and p(y): {found['accuracy']:.1%} right "
+        f"(± {found['standard_error']:.1%}) of {found['num_data']}, K = {found['num_samples']}. PSIS k-hat is "
+        f"above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
+        "those for the others, whose bounds are looser; that flatters the accuracy."
+    ]
 
 
 def _row(label: str, numbers: Mapping[str, Any]) -> str:
@@ -106,21 +206,20 @@ def _row(label: str, numbers: Mapping[str, Any]) -> str:
 
 def _on_the_levels(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any]) -> dict[str, Any]:
     # log p(x) of dequantised x, plus the Jacobian, bounds log p of the level from below (Theis et al. 2016, eq. 2-6).
-    dim = math.prod(protocol["shape"])
     nats = estimates["log_likelihood"].to_dict()
     nats["mean"] += protocol["dequantized"]["log_jacobian"]
-    bits = {name: value for name, value in nats.items() if name in ("num_samples", "num_data")}
-    factor = 1 / (dim * math.log(2))
-    bits |= {
-        name: None if nats[name] is None else nats[name] * factor
-        for name in ("mean", "standard_error", "monte_carlo_error")
-    }
-    bits["mean"] *= -1
-    return {"log_likelihood_of_levels": nats, "bits_per_dim": {**bits, "unit": "bits/dim"}}
+    return {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, protocol)}
 
 
-def _weights_note(objective: Mapping[str, Any]) -> list[str]:
-    if "loss" not in objective:
+def _in_bits(nats: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    factor = 1 / (math.prod(protocol["shape"]) * math.log(2))
+    errors = {name: nats[name] and nats[name] * factor for name in ("standard_error", "monte_carlo_error")}
+    counts = {name: nats[name] for name in ("num_samples", "num_data")}
+    return {"mean": -nats["mean"] * factor, **errors, **counts, "unit": "bits/dim"}
+
+
+def _weights_note(objective: Mapping[str, Any], has_elbo: bool) -> list[str]:
+    if "loss" not in objective or not has_elbo:
         return []
     return [
         f"objective: a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "

@@ -18,14 +18,23 @@ def can_show(x_shape: Sequence[int]) -> bool:
     return len(x_shape) == 3 and x_shape[0] in (1, 3)
 
 
-def samples(vae: VAE, seed: int, rows: int = 8) -> bytes:
-    """Data generated from the prior: means of p(x|z) beside draws from it, at the same z."""
+def samples(vae: VAE, seed: int, rows: int = 8, *, num_classes: int = 0, white: float = 1.0) -> bytes:
+    """Data generated from the prior: means of p(x|z) beside draws from it, at the same z.
+
+    Args:
+        vae: what generates.
+        seed: of the draws.
+        rows: and columns of each panel.
+        num_classes: of a conditional program, which fills one row for each class.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+    """
     device = next(vae.parameters()).device
+    y = torch.eye(num_classes, device=device).repeat_interleave(rows, 0) if num_classes else None
     panels = []
     for mean in (True, False):
         with stream(seed, "samples", device=device):  # twice the same, so that both panels show the same z
-            panels.append(vae.generate(rows * rows, mean=mean))
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+            panels.append(vae.generate(None if num_classes else rows * rows, y, mean=mean) / white)
+    figure = Figure(figsize=(9, 4.8 * max(1, num_classes / rows)), layout="constrained")
     for axes, images, title in zip(
         figure.subplots(1, 2),
         panels,
@@ -36,11 +45,20 @@ def samples(vae: VAE, seed: int, rows: int = 8) -> bytes:
     return _png(figure)
 
 
-def reconstructions(vae: VAE, x: Tensor, seed: int, num_data: int = 12, num_samples: int = 4) -> bytes:
+def reconstructions(
+    vae: VAE,
+    x: Tensor,
+    seed: int,
+    num_data: int = 12,
+    num_samples: int = 4,
+    *,
+    y: Tensor | None = None,
+    white: float = 1.0,
+) -> bytes:
     """Data in the top row; below, means of p(x|z) for several draws of z from q(z|x)."""
-    x = x[:num_data]
+    x, y = x[:num_data], None if y is None else y[:num_data]
     with stream(seed, "reconstructions", device=x.device):
-        rows = torch.cat([x[None], vae.reconstruct(x, num_samples=num_samples)]).flatten(0, 1)
+        rows = torch.cat([x[None], vae.reconstruct(x, y, num_samples=num_samples)]).flatten(0, 1) / white
     figure = Figure(figsize=(max(4, 0.75 * len(x)), 0.75 * (num_samples + 1) + 0.5), layout="constrained")
     _show(
         figure.subplots(),
@@ -51,14 +69,18 @@ def reconstructions(vae: VAE, x: Tensor, seed: int, num_data: int = 12, num_samp
 
 
 def training(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Minus the training loss and the validation ELBO against the epoch, with the best epoch marked."""
+    """Minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
+
+    A plain autoencoder has no ELBO: its reconstruction is shown instead.
+    """
     epochs = [record["epoch"] for record in history]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(epochs, [-record["loss"] for record in history], color="0.6", lw=1, label="minus training loss")
-    elbo = [record["valid_elbo"] for record in history]
+    name = "reconstruction" if history[0]["valid_elbo"] is None else "ELBO"
+    elbo = [record[f"valid_{name.lower()}"] for record in history]
     error = [record["valid_standard_error"] or 0.0 for record in history]
-    axes.plot(epochs, elbo, color="C0", lw=1.5, label="validation ELBO")
+    axes.plot(epochs, elbo, color="C0", lw=1.5, label=f"validation {name}")
     axes.fill_between(
         epochs,
         [value - e for value, e in zip(elbo, error, strict=True)],

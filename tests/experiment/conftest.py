@@ -22,12 +22,12 @@ def trained(config, tmp_path):
     class Trained:
         folder = tmp_path / "checkpoints"
         data = build.data(config)
-        vae = build.vae(config, data.x_shape)
+        vae = build.vae(config, *data.form)
         svi = build.svi(config, vae)
         progress = Progress()
 
         def save(self, folder):
-            return checkpoint.save(folder, config, self.data.x_shape, self.vae, self.svi.optimizer, self.progress)
+            return checkpoint.save(folder, config, self.data.form, self.vae, self.svi.optimizer, self.progress)
 
     made = Trained()
     made.folder.mkdir()

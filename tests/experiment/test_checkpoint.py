@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, StorageError, UsageError
 from pyro_vae.experiment import build, checkpoint, storage
 from pyro_vae.experiment.config import Config
@@ -56,11 +57,11 @@ def test_a_restored_fit_is_bitwise_the_saved_one(config, tmp_path, optimizer):
     for _ in range(3):
         steps[0].step(x)
     progress = Progress(3, 2, -1 / 3, {name: t.detach() / 7 for name, t in saved.tensors().items()})
-    manifest = checkpoint.save(tmp_path, config, (6,), saved, steps[0].optimizer, progress)
+    manifest = checkpoint.save(tmp_path, config, Form((6,)), saved, steps[0].optimizer, progress)
 
     found = checkpoint.read(manifest)
     restored = found.restore(fresh, steps[1].optimizer)
-    assert (found.config, found.x_shape) == (config, (6,))
+    assert (found.config, found.form) == (config, Form((6,)))
     assert same(fresh.tensors(), saved.tensors())
     assert (restored.epoch, restored.best_epoch, restored.best_score) == (3, 2, -1 / 3)
     assert same(restored.best_tensors, progress.best_tensors)
@@ -87,7 +88,7 @@ def test_a_state_that_was_restored_gives_the_bytes_it_came_from(trained, config,
     optimizer = build.optimizer(config, vae)
     progress = checkpoint.read(last).restore(vae, optimizer)
     (tmp_path / "again").mkdir()
-    again = checkpoint.save(tmp_path / "again", config, (6,), vae, optimizer, progress)
+    again = checkpoint.save(tmp_path / "again", config, trained.data.form, vae, optimizer, progress)
     assert again.read_bytes() == last.read_bytes()
 
 

@@ -48,7 +48,10 @@ FLAGS = {
     "--num-particles": 2, "--reconstruction-weight": 0.5, "--kl-weight": 0.0, "--kl-warmup": 4, "--epochs": 11,
     "--batch-size": 9, "--optimizer": "adamax", "--lr": 1e-5, "--lr-schedule": "step", "--weight-decay": 0.125,
     "--max-grad-norm": 3.5, "--patience": 8, "--valid-samples": 12, "--test-samples": 13, "--elbo-samples": 14,
-    "--test-data": 15, "--seed": 16, "--device": "meta", "--download": True, "--dequantize": True,
+    "--conditional": True, "--df": 3.0, "--num-components": 21, "--pseudo-inputs": "random", "--flow": "autoregressive",
+    "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
+    "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
+    "--device": "meta", "--download": True, "--dequantize": True,
 }  # fmt: skip
 
 

@@ -17,13 +17,13 @@ from pyro_vae.inference import fit
 def train(folder, config, epochs=None):
     """Opens a run, trains it for so many epochs, and returns it with what `open` said."""
     data = build.data(config)
-    vae = build.vae(config, data.x_shape)
+    vae = build.vae(config, *data.form)
     svi = build.svi(config, vae)
     run = Run(folder, config)
     progress, complaints = run.open(vae, svi, data.protocol)
     start = progress.epoch
     for record in fit(vae, svi, data, build.schedule(config), progress=progress):
-        run.save(record, vae, svi, progress, data.x_shape)
+        run.save(record, vae, svi, progress, data.form)
         if record.epoch == epochs:
             break
     return run, start, complaints

@@ -228,7 +228,7 @@ def test_a_finished_run_can_be_reported_on_with_more_draws(tiny, tmp_path):
     assert resume("--out", "done", "--test-samples", 50, "--elbo-samples", 7, "--test-data", 5) == 0
     after = read(tmp_path / "done", "report.json")["test"]
     assert (after["log_likelihood"]["num_samples"], after["elbo"]["num_samples"]) == (50, 7)
-    assert [after[name]["num_data"] for name in after] == [5] * 4
+    assert [after[name]["num_data"] for name in after] == [5] * 5
     assert before["elbo"]["num_data"] == 12
 
 
@@ -352,9 +352,12 @@ def test_the_report_of_a_run(tiny, tmp_path, capsys):
     found, text = read(folder, "report.json"), (folder / "report.txt").read_text()
     test = found["test"]
     promised = {"mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit"}
-    assert {"elbo", "reconstruction", "kl", "log_likelihood"} == test.keys()
+    assert {"elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dim"} == test.keys()
     assert all(promised <= entry.keys() for entry in test.values())
-    assert {entry["unit"] for entry in test.values()} == {"nats"}
+    assert {entry["unit"] for name, entry in test.items() if name != "bits_per_dim"} == {"nats"}
+    # Binary data are discrete, so that -log p(x) counts bits: 16 pixels.
+    bits = -test["log_likelihood"]["mean"] / 16 / math.log(2)
+    assert (test["bits_per_dim"]["mean"], test["bits_per_dim"]["unit"]) == (pytest.approx(bits), "bits/dim")
     assert {entry["num_data"] for entry in test.values()} == {12}
     assert (test["elbo"]["num_samples"], test["log_likelihood"]["num_samples"]) == (5, 20)
     assert test["elbo"]["mean"] == pytest.approx(test["reconstruction"]["mean"] - test["kl"]["mean"])
@@ -439,7 +442,7 @@ def test_a_single_test_datum_has_no_error_and_no_nan(tmp_path):
     flags = ["--dataset", "one.npz", "--elbo-samples", 1, "--test-samples", 1, "--epochs", 2]
     assert run(*flags, "--out", "run") == 0
     test = read(tmp_path / "run", "report.json")["test"]
-    assert [(e["standard_error"], e["num_data"]) for e in test.values()] == [(None, 1)] * 4
+    assert [(e["standard_error"], e["num_data"]) for e in test.values()] == [(None, 1)] * 5
     assert test["log_likelihood"]["monte_carlo_error"] is None
     assert "NaN" not in (tmp_path / "run/report.json").read_text() + (tmp_path / "run/history.jsonl").read_text()
 
