@@ -1,0 +1,29 @@
+"""Distributions that Pyro lacks, as Pyro distributions: plates expand them, `to_event` makes their batches events.
+
+    ContinuousBernoulli    l x - A(l) on [0, 1]
+    DiscretizedLogistic    a logistic, rounded to the levels 0..L-1
+    GreyLevels             any probabilities on the levels 0..L-1, which are numbers here, not names
+    NegativeBinomial       Pyro's, exact in float32 for large total counts too
+    ExponentialNorm        exp(-rate * RMSE), with its constant
+    LowRankNormal          N(m, W W' + diag), over an event of any shape
+
+Log-probabilities are in nats and include every constant. They and their gradients stay finite at the extremes that
+training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.
+"""
+
+from pyro_vae.model.distributions.counts import NegativeBinomial
+from pyro_vae.model.distributions.expandable import invert
+from pyro_vae.model.distributions.levels import DiscretizedLogistic, GreyLevels
+from pyro_vae.model.distributions.reals import ExponentialNorm, LowRankNormal
+from pyro_vae.model.distributions.unit import ContinuousBernoulli, continuous_bernoulli_logits
+
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "ExponentialNorm",
+    "GreyLevels",
+    "LowRankNormal",
+    "NegativeBinomial",
+    "continuous_bernoulli_logits",
+    "invert",
+]

@@ -1,0 +1,94 @@
+"""Likelihoods of counts 0, 1, 2, ..."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pyro_vae.model import distributions
+from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
+from pyro_vae.model.likelihoods.scales import Learned
+
+# Rates and means stay above it: softplus underflows to 0, where log p of a count is minus infinity.
+_SMALLEST_MEAN = 1e-6
+
+
+class Poisson(Likelihood):
+    """p(x|z) = prod_i Poisson(x_i; m_i), m = softplus(decoder(z)) + 1e-6, for counts.
+
+        log p(x|z) = sum_i x_i log m_i - m_i - log x_i!   nats
+
+    Mean and variance are the same; for counts that vary more see `NegativeBinomial`.
+
+    Args:
+        decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
+
+    Errors: `DataError` from `check` for values that are not counts.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> Poisson(MLP((20,), (50,)))(torch.zeros(5, 20)).event_shape
+        torch.Size([50])
+    """
+
+    support: constraints.Constraint = constraints.nonnegative_integer
+    advice = "For measurements that are no counts use a density (--likelihood normal)."
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return over_pixels(dist.Poisson(_mean_of_counts(self.decode(z, y))), z)
+
+    def start(self, x: Tensor) -> Tensor:
+        return _start_of_counts(x)
+
+
+class NegativeBinomial(Likelihood):
+    """p(x|z) = prod_i NB(x_i; mean m_i, total count r), m = softplus(decoder(z)) + 1e-6, for overdispersed counts.
+
+        log p(x|z) = sum_i log Gamma(x_i + r) / (Gamma(r) x_i!) + r log(r / (r + m_i)) + x_i log(m_i / (r + m_i))   nats
+
+    The variance is m + m^2 / r, with one learned r for all pixels; r -> infinity is the Poisson. Used so for counts of
+    genes by Lopez et al., "Deep generative modeling for single-cell transcriptomics", Nature Methods 2018.
+
+    Args:
+        decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
+        total_count: where r starts; it stays above 1e-3.
+
+    Errors: `ValueError` for a total_count that would start below its floor; `DataError` from `check` for values that
+    are not counts.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> NegativeBinomial(MLP((20,), (50,)))(torch.zeros(5, 20)).event_shape
+        torch.Size([50])
+    """
+
+    support: constraints.Constraint = constraints.nonnegative_integer
+    advice = Poisson.advice
+
+    def __init__(self, decoder: Callable[..., Tensor], total_count: float = 10.0) -> None:
+        super().__init__(decoder)
+        self.total_count = Learned("total_count", total_count, floor=1e-3)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        mean, total_count = _mean_of_counts(self.decode(z, y)), self.total_count()
+        return over_pixels(distributions.NegativeBinomial(total_count, logits=mean.log() - total_count.log()), z)
+
+    def start(self, x: Tensor) -> Tensor:
+        return _start_of_counts(x)
+
+    def scales(self) -> dict[str, Any]:
+        return {"total_count": self.total_count.summary(), **self.total_count.how()}
+
+
+def _mean_of_counts(output: Tensor) -> Tensor:
+    return softplus(output) + _SMALLEST_MEAN
+
+
+def _start_of_counts(x: Tensor) -> Tensor:
+    # Half a count more keeps a pixel without counts at a finite start; then the inverse of softplus.
+    mean = x.mean(0) + 0.5 / len(x)
+    return mean + torch.log(-torch.expm1(-mean))

@@ -1,0 +1,133 @@
+"""Likelihoods of grey levels 0..L-1."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae.model import distributions
+from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, over_pixels
+from pyro_vae.model.likelihoods.scales import LocationScale
+
+
+class DiscretizedLogistic(LocationScale):
+    """p(x|z) over grey levels 0..L-1: a logistic of location (L-1) m and scale (L-1) s, rounded to the nearest level.
+
+        log p(x|z) = sum_i log(sigmoid(b_i) - sigmoid(a_i)),   m = decoder(z)   nats
+        a_i = (x_i - 1/2 - (L-1) m_i) / ((L-1) s_i),   b_i = a_i + 1 / ((L-1) s_i)
+
+    and the end levels take the tails. Decoder and scale are in units of the full range, as for a density on [0, 1];
+    the data are the levels themselves. These are probabilities, which no constant pixel drives above 1: there is
+    nothing to dequantise. Kingma et al., "Improved variational inference with inverse autoregressive flow", NeurIPS
+    2016; Salimans et al., "PixelCNN++", ICLR 2017.
+
+    Args:
+        decoder: z (*, D) -> locations m (*, *x_shape), or m and raw scales (*, 2, *x_shape) for "predicted".
+        num_levels: L.
+        scale: s, or where a learned s starts.
+        learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
+        scale_floor: smallest s that is not fixed: s = scale_floor + exp(raw).
+        x_shape: shape of one datum, needed for "pixel".
+
+    Errors: as for `Normal`, and `ValueError` for fewer than two levels; `DataError` from `check` for values that are
+    not levels.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> p = DiscretizedLogistic(MLP((20,), (1, 8, 8)), num_levels=17)(torch.zeros(5, 20))
+        >>> p.sample().unique().max() <= 16
+        tensor(True)
+    """
+
+    support: constraints.Constraint = constraints.nonnegative_integer
+    advice = (
+        "It takes the levels themselves (num_levels of them): leave --dequantize out, "
+        "or use a density (--dequantize --likelihood normal)."
+    )
+    symbol = "s"
+
+    def __init__(
+        self,
+        decoder: Callable[..., Tensor],
+        num_levels: int = 256,
+        scale: float = 0.1,
+        learn_scale: str = "no",
+        scale_floor: float = 1e-3,
+        x_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(decoder, scale, learn_scale, scale_floor, x_shape)
+        self.num_levels, self.support = num_levels, _levels(num_levels)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        top = self.num_levels - 1
+        loc, scale = self.location_and_scale(z, y)
+        return over_pixels(distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels), z)
+
+    def start_location(self, x: Tensor) -> Tensor:
+        top, scale = self.num_levels - 1, torch.tensor(self.scale, dtype=torch.float64)
+        # The tails of the end levels pull the mean inwards; 40 scales beyond an end nothing else is left.
+        return distributions.invert(
+            lambda loc: distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels).mean,
+            mean_with_one_more(x, top / 2),
+            -40 * scale,
+            1 + 40 * scale,
+        )
+
+    def scales(self) -> dict[str, Any]:
+        return {**super().scales(), "unit": f"full range, {self.num_levels - 1} levels"}
+
+
+class Categorical(Likelihood):
+    """p(x|z) = prod_i softmax(decoder(z)_i) at the level x_i: any probabilities of the grey levels 0..L-1.
+
+        log p(x|z) = sum_i l_i[x_i] - log sum_v exp l_i[v],   l = decoder(z)   nats
+
+    It knows no order of the levels, and learns it from the data. The mean is that of the level, sum_v v P(v).
+    van den Oord, Kalchbrenner & Kavukcuoglu, "Pixel recurrent neural networks", ICML 2016, section 3.4.
+
+    Args:
+        decoder: z (*, D) -> logits l (*, L, *x_shape).
+        num_levels: L.
+
+    Errors: `ValueError` for fewer than two levels; `DataError` from `check` for values that are not levels.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> decoder = MLP((20,), Categorical.decoder_shape((1, 8, 8), num_levels=17))
+        >>> Categorical(decoder, num_levels=17)(torch.zeros(5, 20)).mean.shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    support: constraints.Constraint = constraints.nonnegative_integer
+    advice = DiscretizedLogistic.advice
+
+    def __init__(self, decoder: Callable[..., Tensor], num_levels: int = 256) -> None:
+        super().__init__(decoder)
+        self.num_levels, self.support = num_levels, _levels(num_levels)
+
+    @staticmethod
+    def decoder_shape(x_shape: Sequence[int], num_levels: int = 256) -> tuple[int, ...]:
+        return (num_levels, *x_shape)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        logits = self.decode_parts(z, y, self.num_levels).movedim(0, -1)
+        return over_pixels(distributions.GreyLevels(logits), z)
+
+    def start(self, x: Tensor) -> Tensor:
+        # The frequency of each level at each pixel, with one datum more that is spread evenly over the levels.
+        pixels = torch.arange(x[0].numel(), device=x.device) * self.num_levels
+        size = x[0].numel() * self.num_levels
+        counts = x.new_full((size,), 1 / self.num_levels)
+        for block in x.split(1000):
+            counts += torch.bincount((block.flatten(1).long() + pixels).flatten(), minlength=size)
+        frequencies = counts / (len(x) + 1)
+        return frequencies.reshape(*x.shape[1:], self.num_levels).movedim(-1, 0).log()
+
+
+def _levels(num_levels: int) -> constraints.Constraint:
+    if num_levels < 2:
+        raise ValueError(f"num_levels is the number of grey levels and must be at least 2; got {num_levels}")
+    return constraints.integer_interval(0, num_levels - 1)

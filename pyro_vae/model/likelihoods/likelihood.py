@@ -1,0 +1,121 @@
+"""Likelihood, the base class, and what its members share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from pyro_vae.errors import DataError
+
+
+class Likelihood(nn.Module):
+    """Base class of p(x|z).
+
+    Args:
+        decoder: maps z `(*, D)` (and labels `(B, C)`, where given) to `(*, *decoder_shape(x_shape))`.
+    """
+
+    support: constraints.Constraint = constraints.real
+    advice = ""
+
+    def __init__(self, decoder: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    @staticmethod
+    def decoder_shape(x_shape: Sequence[int]) -> tuple[int, ...]:
+        """Event shape of what the decoder must return; one number a pixel unless a member says otherwise.
+
+        A member takes the constructor arguments that it depends on by their names and with their defaults.
+        """
+        return tuple(x_shape)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The decoder's output (*, *decoder_shape) at z (*, D)."""
+        return self.decoder(z) if y is None else self.decoder(z, y)
+
+    def decode_parts(self, z: Tensor, y: Tensor | None, count: int) -> Tensor:
+        """The decoder's output (*, count, *x_shape), its axis of several numbers a pixel moved to the front.
+
+        Raises:
+            ValueError: the decoder's output has no such axis.
+        """
+        output, axis = self.decode(z, y), z.dim() - 1
+        if output.dim() <= axis or output.shape[axis] != count:
+            raise ValueError(
+                f"{type(self).__name__} needs a decoder whose output has shape (*, {count}, *x_shape), {count} numbers "
+                f"a pixel; got {tuple(output.shape)} for z {tuple(z.shape)}: build it with decoder_shape()"
+            )
+        return output.movedim(axis, 0)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        """p(x|z), or p(x|z, y) for labels y (B, C)."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward()")
+
+    def scales(self) -> dict[str, Any]:
+        """What each scale of this likelihood is, and its floor, as plain numbers and words; read by reports."""
+        return {}
+
+    def start(self, x: Tensor) -> Tensor:
+        """The decoder output, of shape `decoder_shape`, under which x has the mean of the data x (N, *x_shape)."""
+        return x.mean(0)
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Sets the decoder's output bias so that training starts at the mean of the data x (N, *x_shape).
+
+        For data that are binarised anew in each epoch, pass the grey levels: they are the mean of the draws.
+
+        Raises:
+            ValueError: the decoder has no `output_bias` of the right shape.
+        """
+        wanted = self.start(x)
+        bias = getattr(self.decoder, "output_bias", None)
+        if bias is None or bias.shape != wanted.shape:
+            raise ValueError(
+                f"to start at the mean of the data the decoder needs a parameter output_bias of shape "
+                f"{tuple(wanted.shape)}; {type(self.decoder).__name__} has "
+                f"{'none' if bias is None else tuple(bias.shape)}"
+            )
+        bias.copy_(wanted)
+
+    def check(self, x: Tensor) -> None:
+        """Refuses data outside the support, or not finite, naming the first such datum.
+
+        Raises:
+            DataError: with the value, its place and the cure.
+        """
+        inside = self.support.check(x) & torch.isfinite(x)
+        if not inside.all():
+            place = (~inside).nonzero()[0].tolist()
+            value = x[tuple(place)].item()
+            raise DataError(
+                f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {place[0]}, "
+                f"position {tuple(place[1:])}. {self.advice}".rstrip()
+            )
+
+
+def over_pixels(p: TorchDistributionMixin, z: Tensor) -> dist.Distribution:
+    return p.to_event(len(p.batch_shape) - z.dim() + 1)
+
+
+def mean_with_one_more(x: Tensor, value: float) -> Tensor:
+    # One datum more in the middle keeps a pixel that never changes at a finite start (Krichevsky & Trofimov 1981).
+    return (x.sum(0) + value) / (len(x) + 1)
+
+
+def _describe(support: constraints.Constraint) -> str:
+    if isinstance(support, constraints.integer_interval):
+        return f"to be a whole number from {support.lower_bound} to {support.upper_bound}"
+    known = {
+        constraints.boolean: "in {0, 1}",
+        constraints.unit_interval: "in [0, 1]",
+        constraints.real: "to be finite",
+        constraints.nonnegative_integer: "to be a whole number, 0 or more",
+        constraints.positive: "above 0",
+    }
+    return known.get(support, f"in the support {support}")

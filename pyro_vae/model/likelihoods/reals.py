@@ -1,0 +1,215 @@
+"""Likelihoods of real numbers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae.model import distributions
+from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
+from pyro_vae.model.likelihoods.scales import (
+    Learned,
+    LocationScale,
+    above,
+    check_shape,
+    known_mode,
+    needed_shape,
+    positive,
+    raw_for,
+)
+
+
+class Normal(LocationScale):
+    """p(x|z) = N(x; m, diag sigma^2), m = decoder(z); sigma fixed, learned, or predicted from z too.
+
+        log p(x|z) = sum_i -(x_i - m_i)^2 / (2 sigma_i^2) - 1/2 log(2 pi sigma_i^2)   nats
+
+    With sigma fixed, `weight * squared error + KL` is this likelihood with sigma^2 = 1 / (2 weight): the sum of squared
+    errors (SSE) is sigma^2 = 1/2, the mean squared error (MSE) is sigma^2 = d/2. They differ by more than a
+    multiplicative constant, since the KL does not change with them. The constant -d/2 log(2 pi sigma^2) does not move
+    the optimum while sigma is fixed, but belongs into every reported log p(x); and without it a learned sigma would
+    grow without limit.
+
+    Beware of sigma = 1 on pixels in [0, 1]: a latent dimension pays only where the data vary by more than sigma^2 along
+    it, and on such data hardly any direction does, so that nearly all latents collapse onto the prior. To learn sigma
+    is to choose that weight by maximum likelihood; its optimum is the root mean squared error. Rybkin, Daniilidis &
+    Levine, "Simple and effective VAE training with calibrated decoders", ICML 2021.
+
+    Where sigma is learned the density of 8-bit pixels grows without limit as a pixel that never changes drives its
+    sigma to 0: dequantise the data (`--dequantize`), and report the floor beside the number.
+
+    Args:
+        decoder: z (*, D) -> means (*, *x_shape), or means and raw scales (*, 2, *x_shape) for "predicted".
+        scale: sigma, or where a learned sigma starts.
+        learn_scale: "no", sigma is fixed; "one", one learned number; "pixel", a learned number for each pixel;
+            "predicted", from z by the decoder.
+        scale_floor: smallest sigma that is not fixed: sigma = scale_floor + exp(raw).
+        x_shape: shape of one datum, needed for "pixel".
+
+    Errors: `ValueError` for an unknown learn_scale, a learned scale that would start below its floor, "pixel" without
+    x_shape; `DataError` from `check` for values that are not finite.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> Normal(MLP((20,), (1, 8, 8)), scale=0.1)(torch.zeros(5, 20)).event_shape
+        torch.Size([1, 8, 8])
+        >>> decoder = MLP((20,), Normal.decoder_shape((1, 8, 8), learn_scale="predicted"))
+        >>> Normal(decoder, learn_scale="predicted").scales()
+        {'sigma': 'predicted from z', 'floor': 0.001}
+    """
+
+    advice = "Remove such data, or replace the missing values."
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return over_pixels(dist.Normal(*self.location_and_scale(z, y)), z)
+
+
+class Laplace(LocationScale):
+    """p(x|z) = prod_i Laplace(x_i; m_i, b_i), m = decoder(z): absolute errors; b as sigma of `Normal`.
+
+        log p(x|z) = sum_i -|x_i - m_i| / b_i - log(2 b_i)   nats
+
+    `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned b is the
+    mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`--dequantize`) where b is learned,
+    as for `Normal`.
+
+    Args:
+        decoder: z (*, D) -> locations (*, *x_shape), or locations and raw scales (*, 2, *x_shape) for "predicted".
+        scale: b, or where a learned b starts.
+        learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
+        scale_floor: smallest b that is not fixed: b = scale_floor + exp(raw).
+        x_shape: shape of one datum, needed for "pixel".
+
+    Errors: as for `Normal`.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> Laplace(MLP((20,), (1, 8, 8)), learn_scale="pixel", x_shape=(1, 8, 8)).learned_scale().shape
+        torch.Size([1, 8, 8])
+    """
+
+    advice = "Remove such data, or replace the missing values."
+    symbol = "b"
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return over_pixels(dist.Laplace(*self.location_and_scale(z, y)), z)
+
+
+class LowRankNormal(Likelihood):
+    """p(x|z) = N(x; m, Sigma), Sigma = W W' + diag(sigma^2): mean, sigma and the columns of W all from z.
+
+        log p(x|z) = -1/2 (x - m)' Sigma^-1 (x - m) - 1/2 log|Sigma| - d/2 log(2 pi),   (m, sigma, W) = decoder(z)
+
+    in nats. Pixels that err together do so along a column of W. As Sigma depends on z and on the weights, both the
+    Mahalanobis term AND the log-determinant count: without -1/2 log|Sigma| the loss would be smallest for Sigma ->
+    infinity (teaching material that writes "log p proportional to the Mahalanobis distance" drops it).
+
+    Dequantise 8-bit data (`--dequantize`): as for `Normal`, a pixel that never changes drives its sigma to the floor.
+
+    Args:
+        decoder: z (*, D) -> (*, 2 + rank, *x_shape): means, raw sigmas and the columns of W.
+        rank: number of columns of W.
+        scale: where sigma starts; W starts around 0.
+        scale_floor: smallest sigma = scale_floor + exp(raw).
+
+    Errors: `ValueError` for a rank below 1, or a scale that would start below its floor; `DataError` from `check` for
+    values that are not finite.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> decoder = MLP((20,), LowRankNormal.decoder_shape((1, 8, 8), rank=3))
+        >>> LowRankNormal(decoder, rank=3)(torch.zeros(5, 20)).event_shape
+        torch.Size([1, 8, 8])
+    """
+
+    advice = Normal.advice
+
+    def __init__(
+        self, decoder: Callable[..., Tensor], rank: int = 2, scale: float = 0.1, scale_floor: float = 1e-3
+    ) -> None:
+        super().__init__(decoder)
+        if rank < 1:
+            raise ValueError(f'rank must be at least 1; got {rank}. Without W this is Normal(learn_scale="predicted")')
+        self.rank, self.scale_floor = rank, scale_floor
+        self.start_raw = raw_for("scale", scale, scale_floor)
+
+    @staticmethod
+    def decoder_shape(x_shape: Sequence[int], rank: int = 2) -> tuple[int, ...]:
+        return (2 + rank, *x_shape)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        parts = self.decode_parts(z, y, 2 + self.rank)
+        loc, raw, *columns = parts.flatten(z.dim())
+        variance = above(self.scale_floor, raw).square()
+        return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[z.dim() :])
+
+    def start(self, x: Tensor) -> Tensor:
+        mean = x.mean(0)
+        return torch.stack([mean, torch.full_like(mean, self.start_raw), *[torch.zeros_like(mean)] * self.rank])
+
+    def scales(self) -> dict[str, Any]:
+        return {"sigma": "predicted from z", "floor": self.scale_floor, "rank": self.rank}
+
+
+class ExponentialNorm(Likelihood):
+    """p(x|z) proportional to exp(-rate * RMSE), RMSE = |x - m|_2 / sqrt(d), m = decoder(z): RMSE as a likelihood.
+
+        log p(x|z) = -rate RMSE + d log(rate / sqrt(d)) - log(2 pi^(d/2) / Gamma(d/2)) - log Gamma(d)   nats
+
+    So `rate * RMSE + KL` is minus an ELBO up to a constant, while the rate is fixed; and with the constant the rate can
+    be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE: thousands on images, where
+    people try 1 or 10, under which nearly all latents collapse onto the prior.
+
+    Dequantise 8-bit data (`--dequantize`) where the rate is learned, as for `Normal`.
+
+    Args:
+        decoder: z (*, D) -> m (*, *x_shape).
+        rate: weight of the RMSE, or where a learned rate starts.
+        learn_scale: "no", the rate is fixed; "one", it is learned through the mean RMSE, rate = d / mean RMSE.
+        scale_floor: smallest mean RMSE that can be learned: scale_floor + exp(raw).
+        x_shape: shape of one datum, d numbers; needed for "one".
+
+    Errors: `ValueError` for another learn_scale, "one" without x_shape, a rate that would start with a mean RMSE below
+    the floor; `DataError` from `check` for values that are not finite.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> ExponentialNorm(MLP((20,), (1, 8, 8)), rate=1000.0, x_shape=(1, 8, 8)).scales()
+        {'rate': 1000.0, 'mean_rmse': 0.064}
+    """
+
+    advice = Normal.advice
+
+    def __init__(
+        self,
+        decoder: Callable[..., Tensor],
+        rate: float = 1000.0,
+        learn_scale: str = "no",
+        scale_floor: float = 1e-3,
+        x_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(decoder)
+        self.rate, self.scale_floor = positive("rate", rate), positive("scale_floor", scale_floor)
+        self.learn_scale = known_mode(self, learn_scale, ("no", "one"))
+        self.x_shape = None if x_shape is None else tuple(x_shape)
+        if learn_scale == "one":
+            self.size = math.prod(needed_shape(self, x_shape, learn_scale))
+            self.learned_rmse = Learned(f"d / rate = {self.size} / {rate:g}", self.size / rate, scale_floor)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        loc = self.decode(z, y)
+        if self.x_shape is not None:
+            check_shape(self, loc, z, self.x_shape)
+        return distributions.ExponentialNorm(loc, self._rate(), event_dim=loc.dim() - z.dim() + 1)
+
+    @torch.no_grad()
+    def scales(self) -> dict[str, Any]:
+        rate = float(self._rate())
+        rmse = {} if self.x_shape is None else {"mean_rmse": math.prod(self.x_shape) / rate}
+        return {"rate": rate, **rmse, **(self.learned_rmse.how() if self.learn_scale == "one" else {})}
+
+    def _rate(self) -> Tensor | float:
+        return self.rate if self.learn_scale == "no" else self.size / self.learned_rmse()

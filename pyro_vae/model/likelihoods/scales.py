@@ -1,0 +1,145 @@
+"""Scales of likelihoods that are fixed, learned or predicted from z, above a floor."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.model.likelihoods.likelihood import Likelihood
+
+# exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
+_LARGEST_EXPONENT = 20.0
+
+
+class LocationScale(Likelihood):
+    """Base class of members with one location a pixel and a scale that is fixed, learned or predicted from z.
+
+    A scale that is not fixed is scale_floor + exp(raw).
+    """
+
+    symbol = "sigma"
+
+    def __init__(
+        self,
+        decoder: Callable[..., Tensor],
+        scale: float = 0.1,
+        learn_scale: str = "no",
+        scale_floor: float = 1e-3,
+        x_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(decoder)
+        # A number, not a buffer: a float32 buffer would stay rounded after .double().
+        self.scale, self.scale_floor = positive("scale", scale), positive("scale_floor", scale_floor)
+        self.learn_scale = known_mode(self, learn_scale, ("no", "one", "pixel", "predicted"))
+        if learn_scale == "one":
+            self.learned_scale = Learned("scale", scale, scale_floor)
+        elif learn_scale == "pixel":
+            self.learned_scale = Learned("scale", scale, scale_floor, needed_shape(self, x_shape, learn_scale))
+        elif learn_scale == "predicted":
+            self.start_raw = raw_for("scale", scale, scale_floor)
+
+    @staticmethod
+    def decoder_shape(x_shape: Sequence[int], learn_scale: str = "no") -> tuple[int, ...]:
+        return (2, *x_shape) if learn_scale == "predicted" else tuple(x_shape)
+
+    def location_and_scale(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """Location (*, *x_shape) and scale, which broadcasts to it."""
+        if self.learn_scale == "predicted":
+            loc, raw = self.decode_parts(z, y, 2)
+            return loc, above(self.scale_floor, raw)
+        loc = self.decode(z, y)
+        if self.learn_scale == "no":
+            return loc, self.scale
+        scale = self.learned_scale()
+        if scale.dim():
+            check_shape(self, loc, z, scale.shape)
+        return loc, scale
+
+    def start(self, x: Tensor) -> Tensor:
+        mean = self.start_location(x)
+        return torch.stack([mean, torch.full_like(mean, self.start_raw)]) if self.learn_scale == "predicted" else mean
+
+    def start_location(self, x: Tensor) -> Tensor:
+        """The location (x_shape) under which x has the mean of the data x (N, *x_shape)."""
+        return x.mean(0)
+
+    def scales(self) -> dict[str, Any]:
+        if self.learn_scale == "no":
+            return {self.symbol: self.scale}
+        if self.learn_scale == "predicted":
+            return {self.symbol: "predicted from z", "floor": self.scale_floor}
+        return {self.symbol: self.learned_scale.summary(), **self.learned_scale.how()}
+
+
+class Learned(nn.Module):
+    """Learned numbers above a floor, floor + exp(raw), one or one for each pixel.
+
+    Args:
+        name: what starts at `start`, for the message.
+        start: the value before training.
+        floor: the smallest value.
+        shape: () for one number.
+    """
+
+    def __init__(self, name: str, start: float, floor: float, shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.floor = floor
+        self.raw = nn.Parameter(torch.full(tuple(shape), raw_for(name, start, floor)))
+
+    def forward(self) -> Tensor:
+        return above(self.floor, self.raw)
+
+    def summary(self) -> float | dict[str, float]:
+        """The number, or three that stand for many."""
+        values = self().detach()
+        if not values.dim():
+            return values.item()
+        return {"min": values.min().item(), "median": values.median().item(), "max": values.max().item()}
+
+    def how(self) -> dict[str, Any]:
+        """Floor and number of values, in words."""
+        return {"floor": self.floor, "learned": "per pixel" if self.raw.dim() else "one number"}
+
+
+def above(floor: float, raw: Tensor) -> Tensor:
+    excess = (raw - _LARGEST_EXPONENT).relu()
+    return floor + (raw - excess).exp() * (1 + excess)
+
+
+def raw_for(name: str, value: float, floor: float) -> float:
+    # The raw number that `above` takes to the value.
+    if not positive("scale_floor", floor) < positive(name, value):
+        raise ValueError(f"{name} is where a learned scale starts and must be above its floor {floor:g}; got {value:g}")
+    largest = math.exp(_LARGEST_EXPONENT)
+    return math.log(min(value - floor, largest)) + max((value - floor) / largest - 1, 0.0)
+
+
+def positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0; got {value}")
+    return float(value)
+
+
+def known_mode(member: Likelihood, learn_scale: str, modes: tuple[str, ...]) -> str:
+    if learn_scale not in modes:
+        raise ValueError(f"{type(member).__name__} takes learn_scale {', '.join(modes)}; got {learn_scale!r}")
+    return learn_scale
+
+
+def needed_shape(member: Likelihood, x_shape: Sequence[int] | None, learn_scale: str) -> tuple[int, ...]:
+    if x_shape is None:
+        raise ValueError(
+            f"{type(member).__name__} with learn_scale={learn_scale!r} must know the shape of one datum: "
+            "pass it, e.g. x_shape=(1, 28, 28)"
+        )
+    return tuple(x_shape)
+
+
+def check_shape(member: Likelihood, loc: Tensor, z: Tensor, x_shape: Sequence[int]) -> None:
+    if loc.shape[z.dim() - 1 :] != tuple(x_shape):
+        raise ValueError(
+            f"{type(member).__name__} was built for x_shape={tuple(x_shape)}; its decoder gives "
+            f"{tuple(loc.shape[z.dim() - 1 :])}"
+        )

@@ -1,0 +1,76 @@
+"""Likelihoods of pixels that are 0 or 1, and of pixels in [0, 1]."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae.model import distributions
+from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, over_pixels
+
+
+class Bernoulli(Likelihood):
+    """p(x|z) = prod_i Bernoulli(x_i; sigmoid(decoder(z)_i)), for binary data.
+
+        log p(x|z) = sum_i x_i log m_i + (1 - x_i) log(1 - m_i),   m = sigmoid(decoder(z))   nats
+
+    Minus the binary cross-entropy, summed over pixels. Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014,
+    eq. 11. Grey pixels give no log-likelihood under it and are refused.
+
+    Args:
+        decoder: z (*, D) -> logits (*, *x_shape).
+
+    Errors: `DataError` from `check` for pixels other than 0 and 1.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> p = Bernoulli(MLP((20,), (1, 8, 8)))(torch.zeros(1000, 5, 20))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([1000, 5]), torch.Size([1, 8, 8]))
+    """
+
+    support = constraints.boolean
+    advice = (
+        "Binarise the data (--binarize dynamic), or use a likelihood for grey levels "
+        "(--likelihood continuous_bernoulli, or --likelihood normal)."
+    )
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return over_pixels(dist.Bernoulli(logits=self.decode(z, y)), z)
+
+    def start(self, x: Tensor) -> Tensor:
+        return torch.logit(mean_with_one_more(x, 0.5))
+
+
+class ContinuousBernoulli(Likelihood):
+    """p(x|z) = prod_i exp(l_i x_i - A(l_i)) on [0, 1], for grey pixels as numbers.
+
+        log p(x|z) = sum_i l_i x_i - A(l_i),   A(l) = log((e^l - 1) / l),   l = decoder(z)   nats
+
+    The binary cross-entropy of grey pixels with the normaliser that it lacks. Loaiza-Ganem & Cunningham, "The
+    continuous Bernoulli: fixing a pervasive error in variational autoencoders", NeurIPS 2019.
+
+    It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data the density |l| grows
+    without limit. Dequantise 8-bit data (`--dequantize`), whose means then keep half a level away from the ends.
+
+    Args:
+        decoder: z (*, D) -> logits l (*, *x_shape).
+
+    Errors: `DataError` from `check` for pixels outside [0, 1].
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> p = ContinuousBernoulli(MLP((20,), (1, 8, 8)))(torch.zeros(5, 20))
+        >>> p.event_shape
+        torch.Size([1, 8, 8])
+    """
+
+    support = constraints.unit_interval
+    advice = "Scale the data to [0, 1], or use a density of all real numbers (--likelihood normal)."
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return over_pixels(distributions.ContinuousBernoulli(self.decode(z, y)), z)
+
+    def start(self, x: Tensor) -> Tensor:
+        # Half a grey level from the ends: logits of thousands, as a black pixel asks for, would not come back.
+        return distributions.continuous_bernoulli_logits(x.mean(0).clamp(1 / 512, 511 / 512))
