@@ -56,6 +56,8 @@ def train(folder: Path | None, config: Config, tensorboard: bool) -> None:
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
     svi = build.svi(config, vae)
+    for name in build.unused(config):
+        print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
 
     # The run folder, new or taken up again.
     run = Run(folder or new_folder(Path("runs"), config), config)

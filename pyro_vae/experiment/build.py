@@ -184,6 +184,19 @@ def vae(
     return made.to(_device(config.device))
 
 
+def unused(config: Config) -> list[str]:
+    """Names of the settings that were changed and reach none of the three members, since others take them.
+
+    Example:
+        >>> unused(Config(prior="vamp", num_components=50)), unused(Config(prior="standard", num_components=50))
+        ([], ['num_components'])
+    """
+    chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
+    taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
+    known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
+    return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
+
+
 def start(config: Config, program: VAE, data: Splits) -> None:
     """Before training: the decoder at the mean of the training data, the prior where it wants to be among them.
 
@@ -317,6 +330,10 @@ def _values(config: Config) -> dict[str, Any]:
 
 def _options(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in inspect.signature(kind).parameters if name in values}
+
+
+def _takes(table: str, name: str) -> set[str]:
+    return set(inspect.signature(_find(table, name)).parameters)
 
 
 def _find(table: str, name: str) -> Any:

@@ -1,0 +1,95 @@
+"""Every prior with every posterior and every likelihood, for one epoch through the command line.
+
+A fifth of them, in which each pair of members meets, is always run; the others, two minutes, are marked slow.
+"""
+
+import json
+import math
+import runpy
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_vae.experiment import build
+
+MAIN = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_svi.py"))["main"]
+SMALL = [
+    "--hidden", "4", "--latent-dim", "2", "--num-components", "3", "--flow-hidden", "4", "--flow-transforms", "2",
+    "--epochs", "1", "--batch-size", "20", "--valid-samples", "1", "--test-samples", "4", "--elbo-samples", "2",
+]  # fmt: skip
+# Pairs of p(z) and q(z|x) whose KL has a closed form.
+CLOSED = {*product(("standard", "diagonal", "full", "conditional"), ("diagonal", "full", "low_rank"))}
+CLOSED |= {("laplace", "diagonal")}
+
+# What makes no sense, and the words in which it is refused.
+REFUSED = {
+    ("delta", "diagonal"): "the parameters of --prior diagonal would not train",
+    ("delta", "full"): "the parameters of --prior full would not train",
+    ("delta", "mixture"): "the parameters of --prior mixture would not train",
+    ("delta", "vamp"): "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none",
+    ("delta", "flow"): "the parameters of --prior flow would not train",
+    ("delta", "conditional"): "the parameters of --prior conditional would not train",
+}
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """Sixty labelled data of four 8-bit levels: binarised, scaled or counted as each likelihood asks."""
+    path = tmp_path_factory.mktemp("data") / "levels.npz"
+    source = np.random.default_rng(0)
+    np.savez(path, x=source.integers(0, 256, (60, 4), np.uint8), y=np.arange(60) % 3)
+    return str(path)
+
+
+def run(folder, data, prior, posterior, likelihood):
+    """The exit code; a plain autoencoder and a prior given y get the one flag that they ask for."""
+    flags = ["--kl-weight", "0"] if posterior == "delta" else []
+    flags += ["--conditional"] if prior == "conditional" else []
+    members = ["--prior", prior, "--posterior", posterior, "--likelihood", likelihood]
+    try:
+        MAIN(["--dataset", data, "--out", str(folder), *SMALL, *members, *flags])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def combinations():
+    tables = build.PRIORS, build.POSTERIORS, build.LIKELIHOODS
+    for (i, prior), (j, posterior), (k, likelihood) in product(*map(enumerate, tables)):
+        always = (i + k) % len(build.POSTERIORS) == j
+        yield pytest.param(prior, posterior, likelihood, marks=[] if always else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("prior", "posterior", "likelihood"), list(combinations()))
+def test_it_trains_and_reports_or_says_why_not(tmp_path, levels, capsys, prior, posterior, likelihood):
+    code = run(tmp_path / "run", levels, prior, posterior, likelihood)
+    if (posterior, prior) in REFUSED:
+        message = capsys.readouterr().err
+        assert (code, message.count("\n")) == (2, 1)
+        assert REFUSED[posterior, prior] in message
+        assert not (tmp_path / "run").exists()
+        return
+    assert code == 0
+    test = json.loads((tmp_path / "run" / "report.json").read_bytes())["test"]
+    assert all(math.isfinite(numbers["mean"]) for numbers in test.values())
+    if posterior == "delta":
+        assert set(test) - {"bits_per_dim"} == {"reconstruction", "rmse"}
+        return
+    assert test["kl"]["kind"] == {"z": "analytic" if (prior, posterior) in CLOSED else "sampled"}
+    elbo = test["reconstruction"]["mean"] - test["kl"]["mean"]
+    assert test["elbo"]["mean"] == pytest.approx(elbo, abs=1e-9 * abs(elbo) + 1e-9)
+    assert test["log_likelihood"]["num_samples"] == 4
+
+
+def test_delta_asks_for_the_weight_that_it_needs(tmp_path, levels, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        MAIN(["--dataset", levels, "--out", str(tmp_path / "run"), *SMALL, "--posterior", "delta"])
+    assert "Add --kl-weight 0" in capsys.readouterr().err
+
+
+def test_a_conditional_prior_asks_for_labels(tmp_path, levels, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        MAIN(["--dataset", levels, "--out", str(tmp_path / "run"), *SMALL, "--prior", "conditional"])
+    assert "add --conditional" in capsys.readouterr().err
