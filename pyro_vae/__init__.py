@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyro_vae import data, evaluation, experiment, inference, report
     from pyro_vae.experiment.checkpoint import load
     from pyro_vae.model import likelihoods, networks, posteriors, priors
+    from pyro_vae.model.checks import check_likelihood, check_posterior, check_prior
     from pyro_vae.model.hierarchical import HierarchicalVAE
     from pyro_vae.model.program import Program
     from pyro_vae.model.vae import VAE
@@ -31,6 +32,9 @@ _PLACES = {
     "VAE": "pyro_vae.model.vae:VAE",
     "HierarchicalVAE": "pyro_vae.model.hierarchical:HierarchicalVAE",
     "load": "pyro_vae.experiment.checkpoint:load",
+    "check_prior": "pyro_vae.model.checks:check_prior",
+    "check_posterior": "pyro_vae.model.checks:check_posterior",
+    "check_likelihood": "pyro_vae.model.checks:check_likelihood",
     "networks": "pyro_vae.model.networks",
     "priors": "pyro_vae.model.priors",
     "posteriors": "pyro_vae.model.posteriors",
@@ -47,6 +51,9 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "VAE",
     "HierarchicalVAE",
     "load",
+    "check_prior",
+    "check_posterior",
+    "check_likelihood",
     "networks",
     "priors",
     "posteriors",

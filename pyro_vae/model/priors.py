@@ -104,6 +104,8 @@ class DiagonalNormal(Prior):
 class FullNormal(Prior):
     """p(z) = N(z; mean, L L'), mean and lower triangular L learned, from N(0, I) on.
 
+    `root` holds the entries of L below the diagonal, and on it their logarithms.
+
     The KL of normal posteriors, diagonal or not, is analytic: see `pyro_vae.model.gaussians`.
 
     Args:
@@ -117,11 +119,10 @@ class FullNormal(Prior):
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         self.mean = nn.Parameter(torch.zeros(latent_dim))
-        self.log_diagonal = nn.Parameter(torch.zeros(latent_dim))
-        self.below = nn.Parameter(torch.zeros(latent_dim, latent_dim))
+        self.root = nn.Parameter(torch.zeros(latent_dim, latent_dim))
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
-        return dist.MultivariateNormal(self.mean, scale_tril=self.below.tril(-1) + self.log_diagonal.exp().diag())
+        return dist.MultivariateNormal(self.mean, scale_tril=self.root.tril(-1) + self.root.diagonal().exp().diag())
 
 
 class Laplace(Prior):

@@ -80,9 +80,9 @@ def diagonal(prior, z, y):
 def full(prior, z, y):
     root = np.zeros((D, D))
     for i in range(D):
-        root[i, i] = np.exp(prior.log_diagonal[i].item())
+        root[i, i] = np.exp(prior.root[i, i].item())
         for j in range(i):
-            root[i, j] = prior.below[i, j].item()
+            root[i, j] = prior.root[i, j].item()
     return full_normal(z, numbers(prior.mean), root @ root.T)
 
 
@@ -495,7 +495,7 @@ def test_at_their_start_learned_normals_are_the_standard_one():
 
 def test_a_full_normal_reads_only_the_lower_triangle():
     prior = pv.priors.FullNormal(D).double()
-    prior.below.data.copy_(torch.triu(torch.ones(D, D)))
+    prior.root.data.copy_(torch.triu(torch.ones(D, D), diagonal=1))
     assert torch.equal(prior().covariance_matrix, torch.eye(D).double())
 
 

@@ -1,0 +1,321 @@
+"""Does a density integrate to 1, and do the draws of its sampler follow it?
+
+A distribution is taken as n independent factors over d numbers each: 784 independent pixels are 784 factors of one
+number. If the draws follow p / c, where c is the integral of p, then for every normalised density g
+
+    c = E_g[p / (p + g)] / E_draws[g / (p + g)]                                                      (1)
+
+Both are means of numbers in [0, 1], so that no tail can spoil them (g / p alone has the same mean over the draws, but
+its variance is finite only where g has the lighter tails); where g is close to p the quotient is the most precise there
+is. For up to three numbers c is known from quadrature, for discrete values from a sum; above, the g that overlaps best
+tells it. All other g must agree, or the draws do not follow the density. As g serve normals fitted to draws, one and
+several, the product of mixtures fitted to each dimension, and p itself, moved.
+
+Bennett, "Efficient estimation of free energy differences from Monte Carlo data", 1976; Meng & Wong, "Simulating ratios
+of normalizing constants via a simple identity", 1996.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
+
+from pyro_vae.model import cubature
+
+_TOLERANCE = 1e-4  # of an integral, beside its error
+_COARSE = 0.018  # largest relative error with which an integral is reported
+_NUMBERS = 2_000_000  # in one evaluation of a density
+_FITTED = 64  # numbers, to which mixtures of normals are fitted
+_CLUSTERS = 8
+_BRIDGE = "bridge sampling"
+
+
+class Measurement(NamedTuple):
+    """What `measure` found.
+
+    Args:
+        how: how the integral was measured, or why it was not.
+        integral: of each factor (n,); None where it was not measured.
+        error: of each integral (n,).
+        gap: the largest disagreement of draws and density over what is allowed: above 1 they do not agree.
+        against: the g that disagrees most.
+        draws: N, on either side.
+    """
+
+    how: str
+    integral: Tensor | None
+    error: Tensor
+    gap: float
+    against: str
+    draws: int
+
+    @property
+    def by_draws(self) -> bool:
+        """Whether the integral takes draws that follow the density."""
+        return self.how == _BRIDGE
+
+    @property
+    def integrates(self) -> bool:
+        """Whether each integral is 1, up to 1e-4 and its error: that of quadrature, or 5 standard errors and more."""
+        if self.integral is None:
+            return False
+        limit = threshold(len(self.error)) if self.by_draws else 1.0
+        return bool(((self.integral - 1).abs() <= _TOLERANCE + limit * self.error).all())
+
+
+@torch.no_grad()
+def measure(p: Any) -> Measurement:
+    """The integral of a distribution over R^d or over discrete values, and the agreement of its draws with it.
+
+    Each disagreement is allowed 5 standard errors + 25 / N, and a little more where there are many factors.
+
+    Args:
+        p: of any batch_shape and event_shape; computed best in float64.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> found = measure(dist.Laplace(torch.zeros(2).double(), 1.0).to_event(1))
+        >>> found.how, found.integral.numpy().round(4), found.gap < 1
+        ('quadrature', array([1., 1.]), True)
+    """
+    f = _Factors.of(p)
+    return _measure_discrete(f) if f.is_discrete else _measure_continuous(f)
+
+
+def threshold(comparisons: int) -> float:
+    """Standard errors that as many comparisons exceed about as rarely as one exceeds 5 (6e-7).
+
+    Example:
+        >>> threshold(1)
+        5.0
+    """
+    return math.sqrt(25 + 2 * math.log(comparisons))
+
+
+def in_support(p: Any, value: Tensor) -> Tensor:
+    """Whether each value (*, *event_shape) is in the support of p, or where p names none, is finite: (*)."""
+    support = _support(p)
+    inside = torch.isfinite(value) if support is None else support.check(value)
+    return inside.reshape(*value.shape[: value.dim() - len(p.event_shape)], -1).all(-1)
+
+
+def _support(p: Any) -> Any:
+    try:
+        return p.support
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """n independent factors over d numbers each, every one of every datum."""
+
+    p: Any
+    n: int
+    d: int
+
+    @classmethod
+    def of(cls, p: Any) -> "_Factors":
+        while type(p) in (Independent, dist.Independent):  # a subclass may have a density of its own
+            p = p.base_dist
+        return cls(p, p.batch_shape.numel(), p.event_shape.numel())
+
+    @property
+    def is_discrete(self) -> bool:
+        return bool(getattr(_support(self.p), "is_discrete", False))
+
+    def bound(self, name: str, otherwise: float) -> float:
+        """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
+        bound = torch.as_tensor(getattr(_support(self.p), name, otherwise))
+        return float(bound) if bound.numel() == 1 else otherwise
+
+    def draw(self) -> Tensor:
+        """(N, n, d), N from 1000 to 10,000."""
+        size = max(1000, min(10_000, _NUMBERS // (4 * self.n * self.d)))
+        return self.p.sample((size,)).reshape(size, self.n, self.d).double()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(N, n, d) -> (N, n): minus infinity outside the support, where many distributions give numbers too."""
+        rows = max(1, _NUMBERS // (self.n * self.d))
+        return torch.cat([self._log_prob(part) for part in value.split(rows)])
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        shaped = value.reshape(len(value), *self.p.batch_shape, *self.p.event_shape)
+        inside = in_support(self.p, shaped)
+        known = torch.where(inside.reshape(*inside.shape, *[1] * len(self.p.event_shape)), shaped, self.p.sample())
+        return torch.where(inside, self.p.log_prob(known).double(), -torch.inf).reshape(len(value), self.n)
+
+
+# Discrete values: a sum, and frequencies
+
+
+def _measure_discrete(f: _Factors) -> Measurement:
+    draws = f.draw()
+    values, zero = _values(f, draws), torch.zeros(f.n, dtype=torch.float64)
+    if values is None:
+        return Measurement("the values can not be listed, or are too many", None, zero, 0.0, "frequencies", len(draws))
+    probability = f.log_prob(values).exp()
+    frequency = torch.stack([(draws == value).all(-1).double().mean(0) for value in values])
+    integral = probability.sum(0)
+    # A last row for draws that are none of the values.
+    expected = torch.cat([probability / integral, zero[None]])
+    found = torch.cat([frequency, 1 - frequency.sum(0, keepdim=True)])
+    ratio = _gap(found - expected, expected * (1 - expected) / len(draws), len(draws))
+    return Measurement(f"sum over {len(values)} values", integral, zero, ratio, "frequencies", len(draws))
+
+
+def _values(f: _Factors, draws: Tensor) -> Tensor | None:
+    """All values (V, n, d); of counts, those up to 50 standard deviations above the draws."""
+    if getattr(f.p, "has_enumerate_support", False):
+        values = f.p.enumerate_support(expand=True)
+        return values.reshape(len(values), f.n, f.d).double()
+    reach = 50 * (1 + draws.std(0).max().item())
+    low = max(f.bound("lower_bound", -math.inf), math.floor(draws.min().item() - reach))
+    high = min(f.bound("upper_bound", math.inf), math.ceil(draws.max().item() + reach))
+    if f.d > 1 or (high - low) * draws.numel() > 1000 * _NUMBERS:
+        return None
+    return torch.arange(low, high + 1, dtype=torch.float64)[:, None, None].expand(-1, f.n, 1)
+
+
+def _gap(difference: Tensor, variance: Tensor, size: int) -> float:
+    """The largest |difference| over what is allowed, of n factors (*, n), and of their mean."""
+    mean, limit = difference.mean(-1).abs(), threshold(difference.numel())
+    one = difference.abs() / (limit * variance.sqrt() + limit**2 / size)
+    n = difference.shape[-1]
+    every = mean / (limit * (variance.sum(-1)).sqrt() / n + limit**2 / (size * n))
+    return max(one.max().nan_to_num(math.inf).item(), every.max().nan_to_num(math.inf).item())
+
+
+# Densities: quadrature or the best g, and what the other g say
+
+
+def _measure_continuous(f: _Factors) -> Measurement:
+    fit, draws = _without_tails(f.draw()), f.draw()
+    log_p = f.log_prob(draws)
+    compared = [_compare(f, g, draws, log_p) for g in _references(f, fit)]
+    unknown = torch.zeros(f.n), torch.ones(f.n)
+    how, (integral, error) = "quadrature", unknown
+    if f.d <= cubature.LARGEST_DIM:
+        ends = f.bound("lower_bound", -math.inf), f.bound("upper_bound", math.inf)
+        integral, error = cubature.integrate(f.log_prob, fit, *ends)
+    if _is_coarse(integral, error):
+        how = _BRIDGE
+        found = [c.integral() for c in compared if not c.moved]
+        integral, error = min(found, key=lambda pair: pair[1].max().item(), default=unknown)
+    known = not _is_coarse(integral, error)
+    scale = (integral, error) if known else (torch.ones_like(error), torch.zeros_like(error))
+    gap = max((c.gap(*scale), c.name) for c in compared)
+    how = how if known else f"no g comes close enough to a density of {f.d} dependent numbers"
+    return Measurement(how, integral if known else None, error, *gap, len(draws))
+
+
+def _is_coarse(integral: Tensor, error: Tensor) -> bool:
+    return not bool((error <= _COARSE * integral).all())
+
+
+def _without_tails(draws: Tensor) -> Tensor:
+    # Draws far out, as of a Cauchy, would make a normal too wide to resemble anything.
+    ends = draws.quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
+    return draws.clamp(ends[0], ends[1])
+
+
+class _Reference(NamedTuple):
+    """A density g: `draw()` (N, n, d), log g (N, n). `moved`: it is p itself, moved, and has the same integral."""
+
+    name: str
+    draw: Callable[[], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    moved: bool = False
+
+
+class _Comparison(NamedTuple):
+    """p / (p + g) at draws from g, and g / (p + g) at draws of the member, both (N, n)."""
+
+    name: str
+    at_g: Tensor
+    at_draws: Tensor
+    moved: bool
+
+    def integral(self) -> tuple[Tensor, Tensor]:
+        """c by equation (1), and its standard error."""
+        above, below = self.at_g.mean(0), self.at_draws.mean(0)
+        size = len(self.at_g)
+        relative = (self.at_g.var(0) / above**2 + self.at_draws.var(0) / below**2) / size
+        error = (above / below) * (relative.sqrt() + 1 / (size * torch.minimum(above, below)))
+        return above / below, error.nan_to_num(math.inf)
+
+    def gap(self, c: Tensor, error: Tensor) -> float:
+        c, error = (torch.ones_like(c), 0 * error) if self.moved else (c, error)
+        size, below = len(self.at_g), self.at_draws.mean(0)
+        variance = (self.at_g.var(0) + c**2 * self.at_draws.var(0)) / size + (error * below) ** 2
+        return _gap(self.at_g.mean(0) - c * below, variance, size)
+
+
+def _compare(f: _Factors, g: _Reference, draws: Tensor, log_p: Tensor) -> _Comparison:
+    own = g.draw()
+    # At the end of a support rounding can put a draw from g outside of both: -inf - -inf.
+    at_g = torch.sigmoid((f.log_prob(own) - g.log_prob(own)).nan_to_num(0.0, torch.inf, -torch.inf))
+    return _Comparison(g.name, at_g, torch.sigmoid(g.log_prob(draws) - log_p), g.moved)
+
+
+def _references(f: _Factors, fit: Tensor) -> Iterator[_Reference]:
+    if f.d <= _FITTED:
+        yield _fitted("one normal", _normals(fit, 1), f, len(fit))
+    if f.n * f.d <= _FITTED:
+        yield _fitted(f"{_CLUSTERS} normals", _normals(fit, _CLUSTERS), f, len(fit))
+        if f.d > 1:
+            each = _normals(fit.reshape(len(fit), -1, 1), _CLUSTERS)
+            yield _fitted("product of marginals", each, f, len(fit))
+    for step in (0.5, 0.1):
+        yield _moved(f, fit, step / math.sqrt(f.d))
+
+
+def _fitted(name: str, g: Any, f: _Factors, size: int) -> _Reference:
+    """g: over d numbers for each of n factors, or over one number for each of n d."""
+    return _Reference(
+        name,
+        lambda: g.sample((size,)).reshape(size, f.n, f.d),
+        lambda z: g.log_prob(z.reshape(size, *g.batch_shape, *g.event_shape)).reshape(size, f.n, -1).sum(-1),
+    )
+
+
+def _normals(fit: Tensor, number: int) -> MixtureSameFamily:
+    """A mixture of so many normals for each of n factors, fitted to draws (N, n, d)."""
+    loc = fit.mean(0)
+    scale = fit.std(0) + 1e-12 * (1 + loc.abs())
+    z = ((fit - loc) / scale).transpose(0, 1)
+    weights, mean = torch.ones(len(z), 1).double(), torch.zeros_like(loc)[:, None]
+    covariance = (z.mT @ z / len(fit))[:, None]
+    if number > 1:
+        found = zip(*(_mixture(one, number) for one in z), strict=True)
+        weights, mean, covariance = (torch.stack(part) for part in found)
+    tril = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(fit.shape[-1]).double())
+    components = MultivariateNormal(loc[:, None] + scale[:, None] * mean, scale_tril=scale[:, None, :, None] * tril)
+    return MixtureSameFamily(Categorical(weights), components)
+
+
+def _mixture(z: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it could be fitted better: any g will do
+        found = GaussianMixture(number, reg_covar=1e-6, tol=1e-2, max_iter=20, random_state=0).fit(z.numpy())
+    weights, means, covariances = map(torch.from_numpy, (found.weights_, found.means_, found.covariances_))
+    return weights, means, covariances
+
+
+def _moved(f: _Factors, fit: Tensor, step: float) -> _Reference:
+    """g(z) = p(m + e^s (z - m) + t) e^(s d): whether place and width of the draws are those of the density."""
+    centre = fit.median(0).values
+    shift = step * fit.std(0) * (torch.randint(2, centre.shape) * 2 - 1)
+
+    def log_prob(z: Tensor) -> Tensor:
+        return f.log_prob(centre + math.exp(step) * (z - centre) + shift) + step * f.d
+
+    draw = lambda: centre + math.exp(-step) * (f.draw() - centre - shift)  # noqa: E731
+    return _Reference(f"the density moved by {step:.2g}", draw, log_prob, moved=True)

@@ -1,0 +1,388 @@
+"""The contract of priors, posteriors and likelihoods, as one short function a line: `PRIOR`, `POSTERIOR`, `LIKELIHOOD`.
+
+Each function takes a `Case`, works on copies of the member in float64 on the CPU, and returns whether the member keeps
+that line (None where the line does not apply) and one sentence with the measured numbers. `pyro_vae.model.checks` runs
+them; what a member raises is its business.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pyro_vae.model import agreement
+from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.posteriors import Posterior
+from pyro_vae.randomness import stream
+
+Outcome = tuple[bool | None, str]
+Check = Callable[["Case"], Outcome]
+
+_STEPS = 8  # of Adam, until which a gradient must have reached every parameter
+_FEW = slice(0, 2)  # data whose densities are integrated
+_DRAWS = 4000
+_A_POINT: Outcome = (None, "does not apply: a point has no density")
+
+
+@dataclass
+class Case:
+    """A member, what it is called with, and what it is held against.
+
+    Args:
+        member: the user's own; only copies of it are called.
+        arguments: what `forward` takes: (y,), (x, y) or (z, y).
+        event: the event_shape that it must have; None where the member decides.
+        seed: of the draws that more than one line looks at.
+        x: data of a likelihood; by default draws of its own.
+        prior: p(z) for the analytic KL of a posterior.
+    """
+
+    member: Any
+    arguments: tuple[Any, ...]
+    event: torch.Size | None
+    seed: int
+    x: Tensor | None = None
+    prior: Any = None
+
+    def copy(self, dtype: torch.dtype = torch.float64) -> Any:
+        return copy.deepcopy(self.member).cpu().to(dtype)
+
+    def call(self, member: Any, rows: Any = slice(None), dtype: torch.dtype = torch.float64) -> Any:
+        """The distribution that a copy returns, for some rows of the data."""
+        return member(*[None if a is None else _to(a, dtype)[rows] for a in self.arguments])
+
+    def p(self, rows: Any = slice(None), dtype: torch.dtype = torch.float64) -> Any:
+        """The distribution of a fresh copy."""
+        return self.call(self.copy(dtype), rows, dtype)
+
+    @property
+    def batch(self) -> torch.Size:
+        return torch.Size([len(a) for a in self.arguments if a is not None][:1])
+
+    def data(self) -> Tensor:
+        return self.p().sample() if self.x is None else _to(self.x, torch.float64)
+
+    @cached_property
+    def measured(self) -> agreement.Measurement:
+        with stream(self.seed, "checks", "density"):
+            return agreement.measure(self.p(rows=_FEW))
+
+
+def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().cpu().to(dtype) if tensor.is_floating_point() else tensor.detach().cpu()
+
+
+def _is_point(p: Any) -> bool:
+    while hasattr(p, "base_dist"):
+        p = p.base_dist
+    return isinstance(p, dist.Delta)
+
+
+# What forward returns
+
+
+def distribution(case: Case) -> Outcome:
+    """It is a Pyro distribution, which plates can expand."""
+    p = case.p()
+    name = f"{type(p).__module__}.{type(p).__name__}"
+    if isinstance(p, TorchDistributionMixin):
+        return True, f"forward returns {name}"
+    known = hasattr(dist, type(p).__name__)
+    cure = (
+        f"use pyro.distributions.{type(p).__name__}" if known else "derive it from pyro.distributions.TorchDistribution"
+    )
+    return False, f"forward returns {name}, which plates can not expand: {cure}"
+
+
+def support(case: Case) -> Outcome:
+    """Draws are finite and in the support, and a likelihood accepts them, and the given data, as data."""
+    p = case.p()
+    draws = p.sample((200,))
+    if not torch.isfinite(draws).all():
+        return False, "samples are not finite"
+    if not agreement.in_support(p, draws).all():
+        return False, f"the sampler draws values outside the distribution's support, {p.support}"
+    if isinstance(case.member, Likelihood):
+        case.copy().check(draws.flatten(0, 1))
+        case.copy().check(case.data())
+    if not torch.isfinite(p.log_prob(draws)).all():
+        return False, "log_prob is not finite at some of 200 draws"
+    return True, "200 draws lie in the support, with finite log_prob"
+
+
+def shapes(case: Case) -> Outcome:
+    """Batch (B,), event as stated, and samples and log_prob to match; a prior may ignore y, and have batch ()."""
+    p = case.p()
+    event = p.event_shape if case.event is None else case.event
+    wanted = {"forward": (p, case.batch)}
+    if isinstance(case.member, Likelihood):
+        z = _to(case.arguments[0], torch.float64)
+        stacked = Case(case.member, (torch.stack([z, z.flip(0)]), *case.arguments[1:]), event, 0)
+        wanted["forward at z (2, B, D)"] = (stacked.p(), torch.Size([2, *case.batch]))
+    elif not isinstance(case.member, Posterior) and not p.batch_shape:
+        wanted["forward"] = (p, torch.Size())
+    for name, (found, batch) in wanted.items():
+        value = found.sample()
+        for what, shape, right in (
+            ("batch_shape", found.batch_shape, batch),
+            ("event_shape", found.event_shape, event),
+            ("samples of shape", value.shape, batch + event),
+            ("log_prob of shape", found.log_prob(value).shape, batch),
+        ):
+            if shape != right:
+                cure = f": add .to_event({len(event)})" if found.batch_shape == (*batch, *event) else ""
+                return False, f"{name} has {what} {tuple(shape)} where {tuple(right)} is needed{cure}"
+    return True, f"batch {tuple(p.batch_shape)}, event {tuple(event)}"
+
+
+def plates(case: Case) -> Outcome:
+    """It works as a site inside the plate of the data and a plate of draws."""
+    batch = case.batch or torch.Size([3])
+
+    def program() -> None:
+        with pyro.plate("draws", 2, dim=-2), pyro.plate("data", batch[0], dim=-1):
+            pyro.sample("site", case.p())
+
+    trace = poutine.trace(program).get_trace()
+    trace.compute_log_prob()
+    site: Any = trace.nodes["site"]
+    value, log_prob = site["value"], site["log_prob"]
+    right = value.shape == (2, *batch, *case.p().event_shape) and log_prob.shape == (2, *batch)
+    return right, f"in plates of 2 x {batch[0]}: samples {tuple(value.shape)}, log_prob {tuple(log_prob.shape)}"
+
+
+def reparametrised(case: Case) -> Outcome:
+    """Gradients pass through the samples."""
+    q = case.p()
+    if not q.has_rsample:
+        return False, f"{type(q).__name__} has no rsample: its samples carry no gradient to the encoder"
+    return True, "has rsample"
+
+
+# Density and draws
+
+
+def integral(case: Case) -> Outcome:
+    """The density integrates to 1."""
+    if _is_point(case.p()):
+        return _A_POINT
+    found = case.measured
+    if found.integral is None:
+        return None, f"not measured: {found.how}"
+    if found.gap > 1 and found.by_draws:
+        return None, "not measured: above three numbers it takes draws that follow the density, see sampler"
+    worst = (found.integral - 1).abs().argmax()
+    error = f" +- {found.error[worst]:.1g}" if found.error[worst] > 0 else ""
+    parts = f", the worst of {len(found.error)} factors" if len(found.error) > 1 else ""
+    return found.integrates, f"{found.integral[worst]:.5f}{error} by {found.how}{parts}"
+
+
+def sampler(case: Case) -> Outcome:
+    """The draws follow the density."""
+    if _is_point(case.p()):
+        return _A_POINT
+    found = case.measured
+    detail = (
+        f"{found.draws} draws and density differ by {found.gap:.2f} of what is allowed, held against {found.against}"
+    )
+    if found.integral is None and found.gap <= 1:
+        return None, f"{detail}; but {found.how}"
+    return found.gap <= 1, detail
+
+
+@torch.no_grad()
+def mean(case: Case) -> Outcome:
+    """`.mean` is the mean of the draws."""
+    p = case.p(rows=_FEW)
+    try:
+        expected = p.mean
+    except NotImplementedError:
+        return None, f"does not apply: {type(p).__name__} has no closed mean"
+    draws = p.sample((_DRAWS,))
+    limit = agreement.threshold(expected.numel())
+    allowed = limit * draws.std(0) / math.sqrt(_DRAWS) + limit**2 * (draws.max() - draws.min()) / _DRAWS + 1e-9
+    ratio = float(((draws.mean(0) - expected).abs() / allowed).max())
+    return ratio <= 1, f"the mean of {_DRAWS} draws differs from .mean by {ratio:.2f} of what is allowed"
+
+
+@torch.no_grad()
+def analytic_kl(case: Case) -> Outcome:
+    """A registered KL(q || p) is the mean of log q - log p over draws, also where parameters have left their start."""
+    y = case.arguments[1]
+    q = case.call(_moved(case.copy()))
+    p = copy.deepcopy(case.prior).cpu().double()(None if y is None else _to(y, torch.float64))
+    if _is_point(q):
+        return _A_POINT
+    try:
+        analytic = torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return None, f"does not apply: none is registered for {type(q).__name__} and {type(p).__name__}"
+    if analytic.shape != case.batch:
+        return False, f"the registered KL has shape {tuple(analytic.shape)} where {tuple(case.batch)} is needed"
+    z = q.sample((_DRAWS,))
+    gap = analytic - (q.log_prob(z) - p.log_prob(z))
+    error = gap.std(0) / math.sqrt(_DRAWS)
+    passed = bool((gap.mean(0).abs() <= agreement.threshold(len(error)) * error + 1e-9).all())
+    worst = (gap.mean(0).abs() / (error + 1e-9)).argmax()
+    return (
+        passed,
+        f"{analytic[worst]:.4f} nats where the draws say {(analytic - gap.mean(0))[worst]:.4f} +- {error[worst]:.1g}",
+    )
+
+
+# Parameters and state
+
+
+def gradients(case: Case) -> Outcome:
+    """On each route a finite gradient reaches each parameter within a few steps: some parts of a flow start at 0."""
+    member = case.copy()
+    named = {name: p for name, p in member.named_parameters() if p.requires_grad}
+    if not named:
+        return None, "does not apply: no parameters"
+    optimizer = torch.optim.Adam(named.values(), lr=1e-2)
+    dry: dict[str, set[str]] = {}
+    for _ in range(_STEPS):
+        routes = _losses(case, member)
+        for route, loss in routes.items():
+            found = torch.autograd.grad(loss, [*named.values()], retain_graph=True, allow_unused=True)
+            by_name = {name: g for name, g in zip(named, found, strict=True) if g is not None}
+            if bad := [name for name, g in by_name.items() if not torch.isfinite(g).all()]:
+                return False, f"the gradient of {route} is not finite at {', '.join(bad)}"
+            dry.setdefault(route, set(named)).difference_update(name for name, g in by_name.items() if g.any())
+        if not any(dry.values()):
+            return True, f"reaches all {len(named)} parameters through {' and '.join(routes)}"
+        optimizer.zero_grad()
+        torch.stack([*routes.values()]).sum().backward()
+        optimizer.step()
+    return False, "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
+
+
+def _losses(case: Case, member: Any) -> dict[str, Tensor]:
+    """One loss for each route by which training reaches the parameters."""
+    p = case.call(member)
+    if isinstance(case.member, Likelihood):
+        return {"log p(x|z)": -p.log_prob(case.data()).mean()}
+    value = p.sample(() if p.batch_shape else (64,))
+    if not isinstance(case.member, Posterior):
+        return {"log p(z)": -p.log_prob(value).mean()}
+    routes = {}
+    if p.has_rsample:
+        z = p.rsample()
+        slope = torch.linspace(0.5, 1.5, z.numel(), dtype=z.dtype).reshape(z.shape)
+        routes["rsample"] = (slope * z + z.square()).mean()
+    if not _is_point(p):
+        routes["log q(z|x)"] = -p.log_prob(value).mean()
+    return routes
+
+
+def moves(case: Case) -> Outcome:
+    """Everything follows .to(device) and .double()."""
+    if stay := sorted(_loose_tensors(case.member)):
+        return False, f"{', '.join(stay)}: a plain tensor stays behind in .to() and .double(); use register_buffer"
+    single, double = case.p(dtype=torch.float32), case.p()
+    value = single.sample((100,))
+    if value.dtype != torch.float32 or double.sample().dtype != torch.float64:
+        return False, f"samples are {value.dtype} after .float() and {double.sample().dtype} after .double()"
+    if _is_point(double):
+        return True, "samples are float64 after .double()"
+    exact, rounded = double.log_prob(value.double()), single.log_prob(value)
+    if exact.dtype != torch.float64:
+        return False, f"log_prob is {exact.dtype} after .double()"
+    gap = (exact - rounded).abs()
+    passed = bool((gap <= 1e-3 * (double.event_shape.numel() + exact.abs())).all())
+    return passed, f"log_prob is float64 after .double() and differs from float32's by {gap.max():.2g} nats"
+
+
+def _loose_tensors(member: nn.Module) -> Iterator[str]:
+    """Attributes that hold tensors, in a container or distribution too, that are neither parameters nor buffers."""
+    for prefix, module in member.named_modules():
+        known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        for name, value in vars(module).items():
+            held = [] if name in ("_parameters", "_buffers", "_modules") else _tensors_in(value)
+            if any(id(tensor) not in known for tensor in held):
+                yield f"{prefix}.{name}".lstrip(".")
+
+
+def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, (dict, list, tuple, torch.distributions.Distribution)):
+        inner = vars(value) if isinstance(value, torch.distributions.Distribution) else value
+        for item in inner.values() if isinstance(inner, dict) else inner:
+            yield from _tensors_in(item, depth - 1)
+
+
+def saves(case: Case) -> Outcome:
+    """A trained copy, written by safetensors and read into an untrained one, is the same distribution."""
+    trained = _moved(case.copy()).train()
+    for _ in range(2):
+        _losses(case, trained)
+    state = load(save({name: tensor.clone().contiguous() for name, tensor in trained.state_dict().items()}))
+    twin = case.copy()
+    twin.load_state_dict(state)
+    before, after = case.call(trained.eval()), case.call(twin.eval())
+    gap = _distance(before, after, before.sample())
+    return gap == 0, f"{len(state)} tensors; log_prob differs by {gap:.2g} (relative) after save and load"
+
+
+def _moved(member: Any) -> Any:
+    """Parameters moved at random, so that nothing is still at its start."""
+    with torch.no_grad():
+        for parameter in member.parameters():
+            spread = parameter.std() if parameter.dim() > 1 and parameter.numel() > 1 else 1.0
+            parameter += 0.3 * spread * torch.randn_like(parameter)
+    return member
+
+
+def batch_order(case: Case) -> Outcome:
+    """A datum's distribution depends on that datum alone, in training too (dropout is left out)."""
+    if not case.batch or case.batch[0] < 2 or not case.p().batch_shape:
+        return None, "does not apply: no batch of two or more"
+    gaps = {}
+    rows = torch.randperm(case.batch[0])[: max(1, case.batch[0] // 2)]
+    for mode in ("evaluation", "training"):
+        member = case.copy().train(mode == "training")
+        for module in member.modules():
+            module.training &= not isinstance(module, nn.modules.dropout._DropoutNd)
+        p = case.call(copy.deepcopy(member))
+        gaps[mode] = _distance(p, case.call(member, rows), p.sample(), rows)
+    worst = max(gaps, key=lambda mode: gaps[mode])
+    return gaps[
+        worst
+    ] < 1e-6, f"half of the data, shuffled: log_prob differs by {gaps[worst]:.2g} (relative) in {worst}"
+
+
+@torch.no_grad()
+def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
+    if _is_point(p):
+        expected, found = value[rows], other.sample()
+    else:
+        expected, found = p.log_prob(value)[rows], other.log_prob(value[rows])
+    return float(((expected - found).abs() / (1 + expected.abs())).max())
+
+
+PRIOR: dict[str, Check] = {
+    "distribution": distribution,
+    "support": support,
+    "shapes": shapes,
+    "plates": plates,
+    "integral": integral,
+    "sampler": sampler,
+    "gradients": gradients,
+    "moves": moves,
+    "saves": saves,
+    "batch order": batch_order,
+}
+POSTERIOR: dict[str, Check] = {**PRIOR, "reparametrised": reparametrised, "analytic KL": analytic_kl}
+LIKELIHOOD: dict[str, Check] = {**PRIOR, "mean": mean}
+NEEDED_FIRST = ("distribution", "support", "shapes")  # without which the other lines mean nothing

@@ -1,0 +1,118 @@
+"""Integrals of densities over one to three numbers, by adaptive Gauss-Legendre quadrature on boxes.
+
+    integral p(z) dz = integral over the unit cube of p(z(u)) |dz / du| du,      z = centre + L t(u)
+
+centre and L are taken from draws. A box is cut into 2^d where two orders disagree, and also while it holds many of the
+draws, so that no narrow mode is overlooked. n densities are integrated on the same boxes at once.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST_DIM = 3
+_NODES = {1: 12, 2: 8, 3: 6}  # along each side of a box
+_EVALUATIONS = 150_000  # points; fewer where there are many densities
+_NUMBERS = 20_000_000  # points times densities
+_AT_ONCE = 64  # boxes
+_CROWD = 1 / 64  # of the draws
+_SHOWN = 4000  # draws that are counted
+
+
+def integrate(
+    log_density: Callable[[Tensor], Tensor],
+    draws: Tensor,
+    low: float = -math.inf,
+    high: float = math.inf,
+    tolerance: float = 5e-5,
+) -> tuple[Tensor, Tensor]:
+    """Integrals of n densities and bounds on their errors, usually far too large ones: (n,), (n,).
+
+    Args:
+        log_density: (P, n, d) -> (P, n).
+        draws: (N, n, d), by which to find the densities; without outliers they do best.
+        low, high: where the densities end, if they do.
+        tolerance: of the error, if it is reached within 150,000 points.
+
+    Example:
+        >>> draws = torch.randn(1000, 1, 2, dtype=torch.float64)
+        >>> integral, error = integrate(lambda z: -0.5 * z.square().sum(-1), draws)
+        >>> abs(integral - 2 * math.pi) < 1e-4
+        tensor([True])
+    """
+    onto, d = _Map.onto(draws, low, high), draws.shape[-1]
+    u = onto.inverse(draws).flatten(0, 1)
+    u = u[torch.randperm(len(u))[:_SHOWN]]
+    octants = torch.tensor(list(itertools.product([0.0, 1.0], repeat=d)), dtype=torch.float64)
+    corner, width = torch.zeros(1, d, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    value, error = _box_integrals(log_density, onto, corner, width)
+    cuts = min(_EVALUATIONS, _NUMBERS // draws.shape[1]) // (len(octants) * _NODES[d] ** d)
+    while cuts > 0:
+        place = (u[:, None] - corner) / width[:, None]
+        crowd = ((place >= 0) & (place < 1)).all(-1).double().mean(0)
+        badness = error.amax(-1) + (crowd > _CROWD)
+        if badness.sum() < tolerance:
+            break
+        worst = badness.topk(min(len(badness), cuts, _AT_ONCE)).indices
+        keep = torch.ones(len(badness), dtype=torch.bool).index_fill(0, worst, False)
+        half = width[worst] / 2
+        new_corner = (corner[worst, None] + octants * half[:, None, None]).flatten(0, 1)
+        new_width = half.repeat_interleave(len(octants))
+        new_value, new_error = _box_integrals(log_density, onto, new_corner, new_width)
+        corner, width = torch.cat([corner[keep], new_corner]), torch.cat([width[keep], new_width])
+        value, error = torch.cat([value[keep], new_value]), torch.cat([error[keep], new_error])
+        cuts -= len(worst)
+    return value.sum(0), error.sum(0)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """z = centre + tril t(u) for u (P, d) in the unit cube; t is u itself where z is bounded on both sides."""
+
+    centre: Tensor
+    tril: Tensor
+    bounded: bool
+
+    @classmethod
+    def onto(cls, draws: Tensor, low: float, high: float) -> "_Map":
+        centre = draws.median(0).values
+        if math.isfinite(high - low):
+            return cls(torch.full_like(centre, low), torch.diag_embed(torch.full_like(centre, high - low)), True)
+        if math.isfinite(low) or math.isfinite(high):  # u = 1/2, where boxes end, is the end of the density
+            centre = torch.full_like(centre, low if math.isfinite(low) else high)
+            return cls(centre, torch.diag_embed(draws.std(0)), False)
+        z = (draws - draws.mean(0)).transpose(0, 1)
+        scale = z.square().mean(1) + 1e-300
+        return cls(centre, torch.linalg.cholesky(z.mT @ z / len(draws) + torch.diag_embed(1e-9 * scale)), False)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """z (P, n, d) and log |dz / du| (P, n)."""
+        v = 2 * u - 1
+        t, slope = (u, torch.ones_like(u)) if self.bounded else (v / (1 - v**2), 2 * (1 + v**2) / (1 - v**2) ** 2)
+        z = self.centre + torch.einsum("nij,pj->pni", self.tril, t)
+        return z, slope.log().sum(-1, keepdim=True) + self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        t = torch.linalg.solve_triangular(self.tril, (z - self.centre)[..., None], upper=False)[..., 0]
+        return t if self.bounded else 0.5 + t / (1 + (1 + 4 * t**2).sqrt())
+
+
+def _box_integrals(
+    log_density: Callable[[Tensor], Tensor], onto: _Map, corner: Tensor, width: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Integrals over boxes (M, n), and how far those of a lower order are from them."""
+    d = corner.shape[-1]
+    by_order = []
+    for order in (_NODES[d], _NODES[d] - 2):
+        nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(order))
+        grid = torch.cartesian_prod(*[(nodes + 1) / 2] * d).reshape(-1, d)
+        weight = torch.cartesian_prod(*[weights / 2] * d).reshape(-1, d).prod(-1)
+        z, log_slope = onto((corner[:, None] + width[:, None, None] * grid).flatten(0, 1))
+        density = (log_density(z) + log_slope).exp().unflatten(0, (len(corner), len(grid)))
+        by_order.append(torch.einsum("mgn,g->mn", density, weight) * width[:, None] ** d)
+    return by_order[0], (by_order[0] - by_order[1]).abs()

@@ -1,0 +1,539 @@
+"""The contract as a public function: built-in members keep it, and each of its lines is broken by a member here."""
+
+import subprocess
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from densities import members
+from pyro.distributions import constraints
+from spliced import Spliced, normal, per_dimension, whole_vectors
+from torch import nn
+from torch.distributions import register_kl
+
+import pyro_vae as pv
+from pyro_vae.model import checks
+
+SHAPE = (1, 2, 4)
+LABELS = torch.eye(3)[[0, 1, 2, 2, 1]]
+
+
+def mlp(in_shape, out_shape, **options):
+    return pv.networks.MLP(in_shape, out_shape, hidden=(8,), **options)
+
+
+def encoder(D, numbers=2):
+    return mlp(SHAPE, (numbers * D,))
+
+
+# Built-in members
+
+
+def diagonal(D, **options):
+    return pv.posteriors.DiagonalNormal(mlp(SHAPE, (2 * D,), **options), D)
+
+
+PRIORS = {
+    "StandardNormal": pv.priors.StandardNormal,
+    "DiagonalNormal": pv.priors.DiagonalNormal,
+    "FullNormal": pv.priors.FullNormal,
+    "Laplace": pv.priors.Laplace,
+    "StudentT": pv.priors.StudentT,
+    "MixtureOfNormals": lambda D: pv.priors.MixtureOfNormals(D, 5),
+    "VampPrior": lambda D: pv.priors.VampPrior(diagonal(D), SHAPE, 5),
+    "FlowPrior": lambda D: pv.priors.FlowPrior(D, "autoregressive", 2, (8,)),
+    "FlowPrior spline": lambda D: pv.priors.FlowPrior(D, "spline", 1, (8,)),
+    "ConditionalNormal": lambda D: pv.priors.ConditionalNormal(D, 3),
+}
+POSTERIORS = {
+    **{name: {} for name in sorted(members(pv.posteriors, pv.posteriors.Posterior))},
+    "FlowPosterior": {"flow_transforms": 2, "flow_hidden": (8,)},
+}
+LIKELIHOODS = {
+    **{name: {} for name in sorted(members(pv.likelihoods, pv.likelihoods.Likelihood))},
+    "DiscretizedLogistic": {"num_levels": 9},
+    "Categorical": {"num_levels": 9},
+}
+
+
+def test_every_prior_has_a_case():
+    assert {name.split()[0] for name in PRIORS} == members(pv.priors, pv.priors.Prior)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("D", [2, 5])
+def test_priors_pass(name, D):
+    report = pv.check_prior(PRIORS[name](D), LABELS if name == "ConditionalNormal" else None)
+    report.raise_if_failed()
+    assert {f.name for f in report.findings if f.passed} >= {"integral", "sampler", "saves", "moves"}
+
+
+def test_a_prior_may_ignore_labels():
+    pv.check_prior(pv.priors.StandardNormal(2), LABELS).raise_if_failed()
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("D", [2, 5])
+def test_posteriors_pass(name, D):
+    kind = getattr(pv.posteriors, name)
+    posterior = kind(mlp(SHAPE, kind.encoder_shape(D)), D, **POSTERIORS[name])
+    report = pv.check_posterior(posterior, torch.rand(5, *SHAPE))
+    report.raise_if_failed()
+    analytic = next(f.passed for f in report.findings if f.name == "analytic KL")
+    assert analytic is (None if name in ("FlowPosterior", "Delta") else True)
+
+
+@pytest.mark.parametrize("prior", ["FullNormal", "Laplace", "ConditionalNormal"])
+def test_posteriors_with_labels_and_other_priors_pass(prior):
+    report = pv.check_posterior(diagonal(3, y_dim=3), torch.rand(5, *SHAPE), LABELS, prior=PRIORS[prior](3))
+    report.raise_if_failed()
+    assert next(f.passed for f in report.findings if f.name == "analytic KL")
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_pass(name):
+    kind, options = getattr(pv.likelihoods, name), LIKELIHOODS[name]
+    shape = kind.decoder_shape(SHAPE, **options) if name == "Categorical" else kind.decoder_shape(SHAPE)
+    report = pv.check_likelihood(kind(mlp((3,), shape), **options), torch.randn(5, 3))
+    report.raise_if_failed()
+    assert all(f.passed for f in report.findings)
+
+
+class StudentPrior(pv.priors.Prior):
+    def forward(self, y=None):
+        return dist.StudentT(5.0, self.loc, self.scale).to_event(1)
+
+
+@pytest.mark.parametrize("D", [1, 3, 20])
+def test_a_prior_of_three_lines_passes(D):
+    assert pv.check_prior(StudentPrior(D)).passed
+
+
+# Members that break one line each
+
+
+class Bad(pv.priors.Prior):
+    """A standard normal; each subclass spoils one thing."""
+
+    def __init__(self, latent_dim=2):
+        super().__init__(latent_dim)
+        self.shift = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(self, y=None):
+        return dist.Normal(self.shift, self.scale).to_event(1)
+
+
+class OffByAFactor(Bad):
+    def forward(self, y=None):
+        return Spliced(normal(self.latent_dim, loc=self.shift), factor=1.1)
+
+
+class TooWide(Bad):
+    def forward(self, y=None):
+        return Spliced(normal(self.latent_dim, loc=self.shift), normal(self.latent_dim, 1.1, loc=self.shift))
+
+
+class DrawnPerDimension(Bad):
+    def forward(self, y=None):
+        D = self.latent_dim
+        return Spliced(whole_vectors(D, loc=self.shift), per_dimension(D, loc=self.shift))
+
+
+class DrawnAsWholeVectors(Bad):
+    def forward(self, y=None):
+        D = self.latent_dim
+        return Spliced(per_dimension(D, loc=self.shift), whole_vectors(D, loc=self.shift))
+
+
+class NotPyro(Bad):
+    def forward(self, y=None):
+        return torch.distributions.Independent(torch.distributions.Normal(self.shift, self.scale), 1)
+
+
+class NoEvent(Bad):
+    def forward(self, y=None):
+        return dist.Normal(self.shift, self.scale)
+
+
+class NeedlessBatch(Bad):
+    def forward(self, y=None):
+        return super().forward().expand((3,))
+
+
+class NotExpandable(Bad):
+    def forward(self, y=None):
+        p = Spliced(normal(self.latent_dim, loc=self.shift))
+        p.expand = lambda batch_shape: p
+        return p
+
+
+class Unbounded(Bad):
+    def forward(self, y=None):
+        p = dist.Normal(self.shift, self.scale).to_event(1)
+        return Spliced(dist.HalfNormal(self.shift.exp()).to_event(1), p)
+
+
+class Raises(Bad):
+    def forward(self, y=None):
+        raise RuntimeError("no such thing")
+
+
+class Detached(Bad):
+    def forward(self, y=None):
+        return dist.Normal(self.shift.detach(), self.scale).to_event(1)
+
+
+class PlainConstant(Bad):
+    def __init__(self, latent_dim=2):
+        super().__init__(latent_dim)
+        self.widths = {"all": torch.ones(latent_dim)}
+
+    def forward(self, y=None):
+        return dist.Normal(self.shift, self.widths["all"]).to_event(1)
+
+
+class StuckInSingle(Bad):
+    def forward(self, y=None):
+        return dist.Normal(self.shift.float(), 1.0).to_event(1)
+
+
+class Forgets(Bad):
+    """A running state that `state_dict` does not know."""
+
+    steps = 0
+
+    def forward(self, y=None):
+        if self.training and torch.is_grad_enabled():
+            self.steps += 1
+        return dist.Normal(self.shift, 1.0 + 0.1 * self.steps).to_event(1)
+
+
+BAD_PRIORS = [
+    (OffByAFactor, {"integral"}),
+    (TooWide, {"sampler"}),
+    (DrawnPerDimension, {"sampler"}),
+    (DrawnAsWholeVectors, {"sampler"}),
+    (NotPyro, {"distribution"}),
+    (NoEvent, {"shapes"}),
+    (NeedlessBatch, {"shapes"}),
+    (NotExpandable, {"plates"}),
+    (Unbounded, {"support"}),
+    (Raises, {"distribution"}),
+    (Detached, {"gradients"}),
+    (PlainConstant, {"moves"}),
+    (StuckInSingle, {"moves"}),
+    (Forgets, {"saves"}),
+]
+
+
+@pytest.mark.parametrize("D", [2, 10])
+@pytest.mark.parametrize(("kind", "failed"), BAD_PRIORS)
+def test_a_bad_prior_is_found_by_its_line(kind, failed, D):
+    assert set(pv.check_prior(kind(D)).failed) == failed
+
+
+class BadPosterior(pv.posteriors.Posterior):
+    """A diagonal normal; each subclass spoils one thing."""
+
+    @staticmethod
+    def encoder_shape(latent_dim):
+        return (2 * latent_dim,)
+
+    def numbers(self, x):
+        loc, log_scale = self.encode(x).chunk(2, -1)
+        return loc, log_scale.exp()
+
+    def forward(self, x, y=None):
+        return dist.Normal(*self.numbers(x)).to_event(1)
+
+
+class NoReparametrisation(BadPosterior):
+    def forward(self, x, y=None):
+        q = super().forward(x)
+        halves = dist.Categorical(torch.ones(len(x), 1).to(x))
+        components = dist.Normal(q.base_dist.loc[:, None], q.base_dist.scale[:, None]).to_event(1)
+        return dist.MixtureSameFamily(halves, components)
+
+
+class SilentSamples(BadPosterior):
+    def forward(self, x, y=None):
+        class Silent(dist.Normal):
+            def rsample(self, sample_shape=()):
+                return super().rsample(sample_shape).detach()
+
+        return Silent(*self.numbers(x)).to_event(1)
+
+
+class ScaleDetached(BadPosterior):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.log_width = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Normal(loc, scale * self.log_width.detach().exp()).to_event(1)
+
+
+class Centred(BadPosterior):
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Normal(loc - loc.mean(0), scale).to_event(1)
+
+
+class CentredInTraining(BadPosterior):
+    def __init__(self, net, latent_dim):
+        super().__init__(net, latent_dim)
+        self.norm = nn.BatchNorm1d(latent_dim)
+
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Normal(self.norm(loc), scale).to_event(1)
+
+
+class OneForAll(BadPosterior):
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Normal(loc[0], scale[0]).to_event(1)
+
+
+class Private(dist.Normal):
+    """A normal whose registered KL lacks its 1/2."""
+
+
+@register_kl(Private, dist.Normal)
+def _twice_the_kl(q, p):
+    return 2 * torch.distributions.kl_divergence(dist.Normal(q.loc, q.scale), p)
+
+
+class WrongKL(BadPosterior):
+    def forward(self, x, y=None):
+        return Private(*self.numbers(x)).to_event(1)
+
+
+BAD_POSTERIORS = [
+    (NoReparametrisation, {"reparametrised"}),
+    (SilentSamples, {"gradients"}),
+    (ScaleDetached, {"gradients"}),
+    (Centred, {"batch order"}),
+    (CentredInTraining, {"batch order"}),
+    (OneForAll, {"shapes"}),
+    (WrongKL, {"analytic KL"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "failed"), BAD_POSTERIORS)
+def test_a_bad_posterior_is_found_by_its_line(kind, failed):
+    pv.check_posterior(BadPosterior(encoder(2), 2), torch.rand(6, *SHAPE)).raise_if_failed()
+    assert set(pv.check_posterior(kind(encoder(2), 2), torch.rand(6, *SHAPE)).failed) == failed
+
+
+class BadLikelihood(pv.likelihoods.Likelihood):
+    """A normal; each subclass spoils one thing."""
+
+    scale, kind = 0.5, dist.Normal
+
+    def forward(self, z, y=None):
+        return self.kind(self.decode(z), self.scale).to_event(len(SHAPE))
+
+
+class Grey(BadLikelihood):
+    support = constraints.boolean
+
+
+class WidePixels(BadLikelihood):
+    class kind(dist.Normal):  # noqa: N801
+        def sample(self, sample_shape=()):
+            with torch.no_grad():
+                return self.loc + 1.1 * (super().sample(sample_shape) - self.loc)
+
+
+class BrightPixels(BadLikelihood):
+    class kind(dist.Normal):  # noqa: N801
+        def log_prob(self, value):
+            return super().log_prob(value) + 0.0953
+
+
+class WrongMean(BadLikelihood):
+    class kind(dist.Normal):  # noqa: N801
+        @property
+        def mean(self):
+            return self.loc + 0.1
+
+
+class OneBatchDimension(BadLikelihood):
+    def forward(self, z, y=None):
+        return super().forward(z.reshape(-1, z.shape[-1]))
+
+
+BAD_LIKELIHOODS = [
+    (Grey, {"support"}),
+    (WidePixels, {"sampler"}),
+    (BrightPixels, {"integral"}),
+    (WrongMean, {"mean"}),
+    (OneBatchDimension, {"shapes"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "failed"), BAD_LIKELIHOODS)
+def test_a_bad_likelihood_is_found_by_its_line(kind, failed):
+    pv.check_likelihood(BadLikelihood(mlp((3,), SHAPE)), torch.randn(5, 3)).raise_if_failed()
+    assert set(pv.check_likelihood(kind(mlp((3,), SHAPE)), torch.randn(5, 3)).failed) == failed
+
+
+def test_every_line_is_broken_by_a_member():
+    broken = set().union(*(failed for _, failed in BAD_PRIORS + BAD_POSTERIORS + BAD_LIKELIHOODS))
+    assert broken == {*checks.contract.POSTERIOR, *checks.contract.LIKELIHOOD}
+
+
+def test_given_data_are_checked():
+    likelihood = pv.likelihoods.Bernoulli(mlp((3,), SHAPE))
+    report = pv.check_likelihood(likelihood, torch.randn(5, 3), torch.full((5, *SHAPE), 0.5))
+    assert "support" in report.failed
+    assert "needs x in {0, 1}" in str(report)
+
+
+# The report, and what a check leaves behind
+
+
+def test_a_report_can_be_raised_and_printed():
+    report = pv.check_prior(NoEvent(2))
+    with pytest.raises(ValueError, match="FAIL  shapes"):
+        report.raise_if_failed()
+    assert "not checked before what fails above is mended" in str(report)
+    assert str(report).startswith("NoEvent: FAILED (2 passed, 1 failed, ")
+
+
+def test_the_same_seed_gives_the_same_report():
+    prior = pv.priors.MixtureOfNormals(2, 3)
+    first, second, other = (str(pv.check_prior(prior, seed=seed)) for seed in (1, 1, 2))
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (
+            lambda: pv.check_prior(StudentPrior),
+            "prior must be an instance of .*priors.Prior; got the class StudentPrior",
+        ),
+        (lambda: pv.check_posterior(StudentPrior(2), torch.rand(5, 3)), "posterior must be .*; got a StudentPrior"),
+        (lambda: pv.check_posterior(diagonal(2), [[1.0]]), "torch.as_tensor"),
+        (lambda: pv.check_likelihood(None, torch.rand(5, 3)), "likelihood must be .*; got a NoneType"),
+    ],
+)
+def test_what_is_no_member_is_refused(check, message):
+    with pytest.raises(TypeError, match=message):
+        check()
+
+
+def test_nothing_is_left_behind():
+    vae = pv.VAE(pv.priors.DiagonalNormal(2), diagonal(2), pv.likelihoods.Bernoulli(mlp((2,), SHAPE)))
+    x = torch.rand(5, *SHAPE).round()
+    pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()).step(x)
+    vae.likelihood.eval()
+    vae.prior.mean.requires_grad_(False)
+
+    def state():
+        flags = [module.training for module in vae.modules()]
+        grads = [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in vae.parameters()]
+        values = [p.detach().clone() for p in vae.parameters()]
+        store = {name: id(p) for name, p in pyro.get_param_store()._params.items()}
+        return flags, grads, values, [p.dtype for p in vae.parameters()], store, torch.get_rng_state()
+
+    before = state()
+    pv.check_prior(vae.prior).raise_if_failed()
+    pv.check_posterior(vae.posterior, x).raise_if_failed()
+    pv.check_likelihood(vae.likelihood, torch.randn(5, 2, generator=torch.Generator())).raise_if_failed()
+    after = state()
+    assert before[0] == after[0]
+    assert before[3:5] == after[3:5]
+    for (needs, grad), (needs_now, grad_now) in zip(before[1], after[1], strict=True):
+        assert needs == needs_now
+        assert (grad is None) == (grad_now is None)
+        assert grad is None or grad.equal(grad_now)
+    assert all(old.equal(new) for old, new in zip(before[2], after[2], strict=True))
+    assert before[5].equal(after[5])
+
+
+# The command line
+
+
+USER_FILE = """
+import pyro.distributions as dist, torch
+import pyro_vae as pv
+
+class Good(pv.priors.Prior):
+    def forward(self, y=None):
+        return dist.StudentT(5.0, self.loc, self.scale).to_event(1)
+
+class NoEvent(pv.priors.Prior):
+    def forward(self, y=None):
+        return dist.Normal(self.loc, self.scale)
+
+class Wants(pv.priors.Prior):
+    def __init__(self, latent_dim, colour):
+        super().__init__(latent_dim)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def user_folder(tmp_path, monkeypatch):
+    (tmp_path / "user_members.py").write_text(USER_FILE)
+    (tmp_path / "user_broken.py").write_text("import no_such_thing_at_all")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "code"), [("Good", 0), ("NoEvent", 1), ("Missing", 2)])
+def test_exit_codes_of_the_process(name, code, user_folder):
+    command = [sys.executable, "-m", "pyro_vae.model.checks", f"user_members:{name}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith({0: "Good: passed", 1: "NoEvent: FAILED", 2: ""}[code])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([":Good"], "':Good' names no class: write MODULE:CLASS"),
+        (["user_members"], "'user_members' names no class: write MODULE:CLASS"),
+        (["user_memberz:Good"], "module 'user_memberz' can not be imported (ModuleNotFoundError"),
+        (["user_broken:Good"], "module 'user_broken' can not be imported (ModuleNotFoundError"),
+        (["user_members:Gold"], "module 'user_members' has no 'Gold'"),
+        (["user_members:number"], "user_members:number is 3: name a subclass of Prior, Posterior or Likelihood"),
+        (["pyro_vae.model.priors:Prior"], "name a subclass of Prior, Posterior or Likelihood"),
+        (["user_members:Wants"], "Wants can not be built from latent_dim, x_shape"),
+        (["pyro_vae.model.priors:ConditionalNormal"], "p(z|y) needs at least one class; got y_dim=0"),
+    ],
+)
+def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
+    assert checks.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_sizes_must_be_sizes(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        checks.main(["pyro_vae.model.priors:StandardNormal", "--latent-dim", "0"])
+    assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pyro_vae.model.priors:VampPrior", "--x-shape", "5", "--y-dim", "3"],
+        ["pyro_vae.model.priors:ConditionalNormal", "--y-dim", "3", "--latent-dim", "5"],
+        ["pyro_vae.model.posteriors:LowRankNormal", "--seed", "3"],
+        ["pyro_vae.model.likelihoods:Poisson", "--x-shape", "2", "3", "--y-dim", "2"],
+    ],
+)
+def test_built_in_members_pass_from_the_command_line(arguments, capsys):
+    assert checks.main(arguments) == 0
+    assert ": passed" in capsys.readouterr().out
