@@ -1,5 +1,6 @@
 """Bayes classification by a conditional program:  p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,12 @@ def classify(
         True
     """
     p = class_probabilities.double()
-    if (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
+    if not ((p >= 0).all() and abs(p.sum().item() - 1) < 1e-6):
         raise ValueError(f"class_probabilities must be 0 or above and sum to 1; got {p.tolist()}")
     likelihoods, khats = [], []
     for y in torch.eye(len(p), dtype=x.dtype, device=x.device):
         weights = log_weights(vae, x, num_samples, y.expand(len(x), -1), seed)
-        likelihoods.append(torch.logsumexp(weights, 0).cpu() - torch.tensor(num_samples).log())
+        likelihoods.append(torch.logsumexp(weights, 0).cpu() - math.log(num_samples))
         khats.append(psis_khat(weights))
     likelihood = torch.stack(likelihoods)
     joint = likelihood + p.log().cpu()[:, None]

@@ -194,6 +194,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
+    known -= {"posterior"}  # that of the program, which a VampPrior takes: here the name of a member
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
 
 

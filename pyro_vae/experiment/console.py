@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a progress bar on a terminal, else lines; TensorBoard on request."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,7 @@ def _line(record: Record, epochs: int) -> None:
 
 
 def _sentence(record: Record) -> str:
-    best = "  best" if record.best else ""
-    return (
-        f"loss {record.loss:.3f}  validation ELBO {record.valid_elbo:.3f} "
-        f"(reconstruction {record.valid_reconstruction:.3f}, KL {record.valid_kl:.3f}){best}"
-    )
+    parts = f"reconstruction {record.valid_reconstruction:.3f}"
+    if math.isfinite(record.valid_kl):  # a plain autoencoder has neither KL nor ELBO
+        parts = f"ELBO {record.valid_elbo:.3f} ({parts}, KL {record.valid_kl:.3f})"
+    return f"loss {record.loss:.3f}  validation {parts}{'  best' if record.best else ''}"

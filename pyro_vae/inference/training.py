@@ -119,12 +119,13 @@ def fit(
     """
     progress = progress if progress is not None else Progress()
     device = next(program.parameters()).device
-    held_out = _arguments(data.valid.fixed(), data.valid.labels, data.num_classes if conditional else 0, device)
+    num_classes = data.num_classes if conditional else None
+    held_out = _arguments(data.valid.fixed(), data.valid.labels, num_classes, device)
     while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
         epoch = progress.epoch
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
-            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device, conditional)
+            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device, num_classes)
         terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
         progress.epoch += 1
         score = _score(terms, schedule)
@@ -146,9 +147,9 @@ def fit(
         program.set_tensors(progress.best_tensors)
 
 
-def _arguments(x: Tensor, labels: Tensor | None, num_classes: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What model and guide take: x, and one-hot labels where a program is conditional on `num_classes` of them."""
-    if not num_classes:
+def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None, device: torch.device) -> tuple[Tensor, ...]:
+    """What model and guide take: x, and one-hot labels where a program is conditional, on so many classes."""
+    if num_classes is None:
         return (x.to(device),)
     if labels is None:
         raise DataError("these data have no labels, which a conditional program needs")
@@ -187,14 +188,14 @@ def _train(
     seed: int,
     epoch: int,
     device: torch.device,
-    conditional: bool,
+    num_classes: int | None,
 ) -> tuple[float, float]:
     program.train()
     steps = -(-len(data.train) // schedule.batch_size)
     svi.num_steps = epoch * steps
     total = 0.0
     for batch in data.train.batches(schedule.batch_size, seed=seed, epoch=epoch):
-        arguments = _arguments(*batch, data.num_classes if conditional else 0, device)
+        arguments = _arguments(*batch, num_classes, device)
         kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
         total += svi.step(*arguments, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
     return total / len(data.train), kl_weight

@@ -253,7 +253,8 @@ class VampPrior(Prior):
         num_components: K.
         y_dim: number of label columns that the posterior takes. Each u_k has a label of its own then, which
             `start_at` takes from the data, and p(z) does not depend on y.
-        pseudo_inputs: "data", so that `start_at` puts the u_k on random training data, or "random", uniform in [0, 1].
+        pseudo_inputs: where `start_at` puts the u_k: "data", on random training data, or "random", uniform over the
+            range of the data. Before it they are uniform in [0, 1].
 
     Errors: `ValueError` for K below 1, another `pseudo_inputs`, or a `Delta` posterior.
 
@@ -295,8 +296,9 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts the pseudo-inputs, and their labels, on data drawn at random."""
+        """Puts the pseudo-inputs, and their labels, on data drawn at random, or the former at random in their range."""
         if self.pseudo_inputs == "random":
+            self.pseudo_x.uniform_(x.min().item(), x.max().item())
             return
         data = _draw(len(self.pseudo_x), len(x))
         self.pseudo_x.copy_(x[data])

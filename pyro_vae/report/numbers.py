@@ -69,7 +69,8 @@ def classification(found: Classification, labels: Tensor) -> dict[str, Any]:
     return {
         "accuracy": right.mean().item(),
         "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
-        "log_p_of_true_class": log_posterior.mean().item(),
+        # A class that the training data lack has p(y) = 0, and JSON has no infinity.
+        "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
         "num_samples": found.num_samples,
         "num_data": len(labels),
         "khat_above_0.7": {
@@ -128,10 +129,13 @@ def to_dict(
 def to_text(report: Mapping[str, Any]) -> str:
     """The report as a table: every line names both errors."""
     test, protocol, training = report["test"], report["protocol"], report["training"]
-    head = f"{'test, per datum':<24}{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
     given = "|y" if report["config"].get("conditional") else ""
     of = "level" if "log_likelihood_of_levels" in test else "x"
-    lines = [head, *(_row(_LABELS[name].format(of=of, y=given), test[name]) for name in _LABELS if name in test)]
+    found = [(_LABELS[name].format(of=of, y=given), test[name]) for name in _LABELS if name in test]
+    rows = {f"{label}, {entry['unit']}": entry for label, entry in found}
+    width = max(24, *(len(label) + 1 for label in rows))
+    head = f"{'mean':>11}{'± over data':>14}{'± Monte Carlo':>16}{'draws':>8}{'data':>8}"
+    lines = [f"{'test, per datum':<{width}}{head}", *(f"{label:<{width}}{_row(rows[label])}" for label in rows)]
     notes = [
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
         *_estimation_notes(report, given),
@@ -194,14 +198,10 @@ def _classification_note(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _row(label: str, numbers: Mapping[str, Any]) -> str:
+def _row(numbers: Mapping[str, Any]) -> str:
     errors = [numbers["standard_error"], numbers["monte_carlo_error"]]
     data, draws = ("n/a" if e is None else f"{e:.3f}" for e in errors)
-    unit = numbers["unit"]
-    return (
-        f"{label + ', ' + unit:<24}{numbers['mean']:>11.3f}{data:>14}{draws:>16}"
-        f"{numbers['num_samples']:>8}{numbers['num_data']:>8}"
-    )
+    return f"{numbers['mean']:>11.3f}{data:>14}{draws:>16}{numbers['num_samples']:>8}{numbers['num_data']:>8}"
 
 
 def _on_the_levels(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any]) -> dict[str, Any]:

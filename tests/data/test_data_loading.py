@@ -95,6 +95,41 @@ def test_the_protocol_of_dequantised_data():
     json.dumps(protocol)
 
 
+def test_levels_of_digits_are_scikit_learns_own_numbers():
+    splits = load("digits", levels=True)
+    truth = load_digits()
+    x, labels = (torch.cat([part(s) for s in parts(splits)]) for part in (lambda s: s.fixed(), lambda s: s.labels))
+    assert pairs(x.flatten(1), labels) == pairs(truth.data, truth.target)
+    assert x.dtype == torch.float32
+    assert splits.form == ((1, 8, 8), 17, 10)
+    protocol = splits.protocol
+    assert protocol["binarization"]["kind"] == "levels"
+    assert protocol["binarization"]["sentence"] == "x is the level 0 ... L-1, or the count, as stored."
+    assert (protocol["binarization"]["seed"], protocol["dequantized"]) == (None, None)
+    assert "binarisation" not in " ".join(protocol["notes"])
+    assert json.loads(json.dumps(protocol)) == protocol
+
+
+def test_the_levels_are_cut_as_all_other_recipes_are(numbered):
+    assert indices(load(numbered, levels=True)) == indices(load(numbered))
+
+
+def test_counts_beyond_eight_bits_are_levels_without_a_number_of_them(tmp_path):
+    x = np.arange(60, dtype=np.float32).reshape(30, 2) * 1000
+    np.save(tmp_path / "x.npy", x)
+    splits = load(tmp_path / "x.npy", levels=True, split="contiguous")
+    np.testing.assert_array_equal(torch.cat([s.fixed() for s in parts(splits)]).numpy(), x)
+    assert splits.form == ((2,), None, 0)
+
+
+def test_the_form_counts_the_classes_of_a_file(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.arange(30, dtype=np.uint8)[:, None], y=np.arange(30) % 4)
+    splits = load(tmp_path / "x.npz", levels=True)
+    assert splits.form == ((1,), 256, 4)
+    for split in parts(splits):
+        assert torch.equal(split.one_hot(4).argmax(1), split.fixed()[:, 0].long() % 4)
+
+
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold", "none"])
 def test_binary_data_stay_as_they_are(tmp_path, binarize):
     x = np.random.default_rng(0).random((30, 4)) < 0.5
@@ -110,6 +145,8 @@ def test_binary_data_stay_as_they_are(tmp_path, binarize):
         ({"binarize": "auto"}, "unknown binarize 'auto'; did you mean 'threshold'? (dynamic, static, threshold, none)"),
         ({"split": "sorted"}, "unknown split 'sorted'; did you mean 'random'? (random, contiguous)"),
         ({"binarize": "static", "dequantize": True}, "--dequantize excludes --binarize static"),
+        ({"levels": True, "binarize": "static"}, "takes the levels as they are: leave --binarize, --dequantize out"),
+        ({"levels": True, "dequantize": True}, "takes the levels as they are: leave --binarize, --dequantize out"),
     ],
 )
 def test_usage_errors(arguments, message):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pyro_vae.data import Split
-from pyro_vae.errors import UsageError
+from pyro_vae.data import Form, Split, Splits, one_hot
+from pyro_vae.errors import DataError, UsageError
 
 LEVELS = torch.tensor([0, 16, 64, 100, 128, 200, 254, 255], dtype=torch.uint8)
 MANY = LEVELS.repeat(50, 1)
@@ -21,7 +21,7 @@ def epoch_of(split, batch_size=7, seed=0, epoch=0):
 
 
 RANDOM = ["dynamic", "dequantize"]
-RECIPES = ["none", "static", "threshold", *RANDOM]
+RECIPES = ["none", "static", "threshold", "levels", *RANDOM]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -122,6 +122,15 @@ def test_floats_are_taken_as_they_are():
     assert torch.equal(split.intensities(), levels)
 
 
+@pytest.mark.parametrize("levels", [LEVELS[None], torch.tensor([[0.0, 3.0, 1e6]])], ids=["bytes", "counts"])
+def test_levels_are_taken_as_the_whole_numbers_that_they_are(levels):
+    split = make("levels", levels=levels, num_levels=256 if levels.dtype == torch.uint8 else None)
+    for x in (split.fixed(), split.expected(), epoch_of(split)):
+        assert x.dtype == torch.float32
+        assert x.tolist() == [list(map(float, levels[0].tolist()))]
+    assert split.log_jacobian == 0.0
+
+
 @pytest.mark.parametrize("num_levels", [2, 16, 17, 256])
 def test_dequantised_data_stay_inside_their_level_and_fill_it(num_levels):
     """Mean of u over 10,000 draws a level within 5 standard errors (1 / sqrt 12 / 100): p < 1e-6 a level."""
@@ -170,3 +179,24 @@ def test_the_jacobian_turns_a_density_into_a_lower_bound_on_the_discrete_probabi
 def test_a_batch_size_below_one_is_refused_at_the_call(batch_size):
     with pytest.raises(UsageError, match=f"at least 1; got {batch_size}"):
         make("none").batches(batch_size, seed=0, epoch=0)
+
+
+def test_labels_become_one_hot_rows():
+    labels = torch.tensor([2, 0, 3, 2])
+    rows = [[float(c == label) for c in range(5)] for label in (2, 0, 3, 2)]
+    for y in (one_hot(labels, 5), make("none", levels=MANY[:4], labels=labels).one_hot(5)):
+        assert y.dtype == torch.float32
+        assert y.tolist() == rows
+
+
+def test_data_without_labels_have_no_one_hot_ones():
+    with pytest.raises(DataError, match=r"no labels, which a conditional program needs: leave --conditional out"):
+        make("none").one_hot(3)
+
+
+@pytest.mark.parametrize(("num_levels", "classes"), [(17, 3), (None, 0)])
+def test_the_form_is_what_a_program_must_know(num_levels, classes):
+    parts = {name: make("none", num_levels=num_levels, name=name) for name in ("train", "valid", "test")}
+    splits = Splits(**parts, x_shape=(8,), num_classes=classes, protocol={})
+    assert splits.form == Form(x_shape=(8,), num_levels=num_levels, num_classes=classes)
+    assert Form((8,)) == ((8,), None, 0)

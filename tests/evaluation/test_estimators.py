@@ -123,3 +123,40 @@ def test_a_subset_is_random_seeded_and_without_repeats():
     assert len(chosen.unique()) == 500
     # Uniform over positions: the mean position is 5,000 within 5 standard errors of 2,887 / sqrt(500).
     assert abs(chosen.double().mean() - 5000) < 5 * 2887 / 500**0.5
+
+
+# A guide that is a point: the plain autoencoder.
+
+
+@pytest.fixture
+def autoencoder():
+    encoder = pv.networks.MLP((6,), (3,), (8,))
+    decoder = pv.networks.MLP((3,), (6,), (8,))
+    return pv.VAE(
+        pv.priors.StandardNormal(3), pv.posteriors.Delta(encoder, 3), pv.likelihoods.Bernoulli(decoder)
+    ).double()
+
+
+@pytest.mark.parametrize("estimate", [pv.evaluation.iwae, pv.evaluation.log_weights])
+def test_there_is_no_evidence_of_an_autoencoder(autoencoder, estimate):
+    with pytest.raises(ValueError, match=r"site z is a point \(Delta\) and has no density: .* no log p\(x\)"):
+        estimate(autoencoder, binary_data(4), 5, seed=0)
+
+
+def test_there_are_no_classes_of_an_autoencoder():
+    encoder, decoder = pv.networks.MLP((6,), (3,), y_dim=2), pv.networks.MLP((3,), (6,), y_dim=2)
+    vae = pv.VAE(pv.priors.StandardNormal(3), pv.posteriors.Delta(encoder, 3), pv.likelihoods.Bernoulli(decoder))
+    with pytest.raises(ValueError, match="no log p"):
+        pv.evaluation.classify(vae, binary_data(4).float(), torch.tensor([0.5, 0.5]), 5, seed=0)
+
+
+def test_the_terms_of_an_autoencoder_are_its_reconstruction_and_two_infinities(autoencoder):
+    x = binary_data(130)
+    terms = pv.evaluation.elbo_terms(autoencoder, x, 3, seed=0)
+    with torch.no_grad():
+        slow = [autoencoder.likelihood(autoencoder.posterior.encoder(v[None])).log_prob(v).item() for v in x]
+    assert terms.reconstruction.value.tolist() == pytest.approx(slow, abs=1e-12)
+    assert terms.reconstruction.value_error.max() < 1e-12
+    assert (terms.elbo.mean, terms.kl.mean) == (-math.inf, math.inf)
+    assert {estimate.kind["z"] for estimate in terms} == {"infinite"}
+    assert (terms.elbo.name, terms.kl.name) == ("ELBO", "KL")

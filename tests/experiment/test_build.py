@@ -3,14 +3,15 @@
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.data import loading
-from pyro_vae.errors import UsageError
+from pyro_vae.data import Form, Split, loading
+from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.objectives import learning_rate_factor
@@ -197,3 +198,187 @@ def test_building_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
     program()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# What the data say.
+
+
+@pytest.mark.parametrize("likelihood", build.LIKELIHOODS)
+def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
+    whole = {"discretized_logistic", "categorical", "poisson", "negative_binomial"}
+    recipe = "levels" if likelihood in whole else "dynamic" if likelihood == "bernoulli" else "none"
+    config = Config(likelihood=likelihood, latent_dim=2, hidden=(4,))
+    data = build.data(config)
+    assert {split.recipe for split in (data.train, data.valid, data.test)} == {recipe}
+    vae = build.vae(config, *data.form)
+    # Sixteen is the highest of the 17 levels of digits: the encoder sees numbers up to 1, whatever it is given.
+    assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
+    assert data.train.fixed().max() == (16 if likelihood in whole else 1)
+    assert build.white(config, data.form) == (16 if likelihood in whole else 1)
+
+
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
+def test_the_number_of_levels_reaches_the_likelihood(likelihood):
+    config = Config(likelihood=likelihood, latent_dim=2, hidden=(4,))
+    support = build.vae(config, *Form((1, 2, 2), 23)).likelihood.support
+    assert (support.lower_bound, support.upper_bound) == (0, 22)
+
+
+def test_counts_without_a_number_of_levels_are_neither_scaled_nor_white():
+    config, form = Config(likelihood="poisson", latent_dim=2, hidden=(4,)), Form((5,))
+    assert build.vae(config, *form).posterior.encoder.input_scale == 1.0
+    assert build.white(config, form) == 1.0
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_number_of_classes_reaches_both_networks_of_a_conditional_program(conditional):
+    vae = build.vae(Config(conditional=conditional, latent_dim=2, hidden=(4,)), *Form((5,), 2, 3))
+    expected = 3 if conditional else 0
+    assert vae.posterior.encoder.y_dim == vae.likelihood.decoder.y_dim == expected
+
+
+def test_a_conditional_program_needs_data_with_labels(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(60, dtype=np.uint8).reshape(30, 2) % 2)
+    config = Config(dataset=str(tmp_path / "x.npy"), conditional=True)
+    with pytest.raises(UsageError, match=r"x\.npy has no labels, which --conditional needs: leave it out"):
+        build.data(config)
+
+
+def test_a_prior_of_the_classes_needs_the_classes():
+    with pytest.raises(UsageError, match=r"--prior conditional is p\(z\|y\) and needs labels: add --conditional"):
+        build.check_names(Config(prior="conditional"))
+    build.check_names(Config(prior="conditional", conditional=True))
+
+
+def test_an_autoencoder_trains_without_the_kl():
+    with pytest.raises(UsageError, match=r"its KL is infinite, .* Add --kl-weight 0"):
+        program(posterior="delta")
+
+
+@pytest.mark.parametrize("prior", ["diagonal", "full", "mixture", "flow", "conditional"])
+def test_an_autoencoder_has_no_prior_that_would_not_train(prior):
+    config = Config(posterior="delta", prior=prior, kl_weight=0.0, conditional=True, latent_dim=2, hidden=(4,))
+    with pytest.raises(UsageError, match=rf"parameters of --prior {prior} would not train. Use --prior standard"):
+        build.vae(config, (5,), num_classes=2)
+
+
+@pytest.mark.parametrize("prior", ["standard", "laplace", "student_t"])
+def test_an_autoencoder_takes_any_prior_without_parameters(prior):
+    assert isinstance(program(posterior="delta", prior=prior, kl_weight=0.0).posterior, pv.posteriors.Delta)
+
+
+MEMBERS = {"prior": "PRIORS", "posterior": "POSTERIORS", "likelihood": "LIKELIHOODS"}
+
+
+@pytest.mark.parametrize(
+    ("field", "name"), [(field, name) for field in MEMBERS for name in getattr(build, MEMBERS[field])]
+)
+def test_the_choice_of_a_member_always_has_an_effect(field, name):
+    assert build.unused(replace(Config(), **{field: name})) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        ({"prior": "mixture", "num_components": 7}, []),
+        ({"posterior": "diagonal", "num_components": 7, "df": 3.0}, ["df", "num_components"]),
+        ({"likelihood": "poisson", "scale": 0.5, "rate": 3.0, "rank": 3}, ["rank", "scale", "rate"]),
+        ({"posterior": "low_rank", "rank": 3}, []),
+        ({"posterior": "flow", "flow_transforms": 7, "flow": "autoregressive"}, ["flow"]),
+        ({"lr": 0.5, "hidden": (7,), "seed": 3, "network": "conv", "kl_weight": 0.5}, []),
+    ],
+)
+def test_settings_that_no_chosen_member_takes_are_named(settings, unused):
+    assert build.unused(Config(**settings)) == unused
+
+
+# Where training starts.
+
+
+def started(**settings):
+    """A program on digits before its first step, and its data; the guide is nearly a point at its mean."""
+    config = Config(**{"latent_dim": 3, "hidden": (4,), "num_components": 30, "binarize": "threshold", **settings})
+    data = build.data(config)
+    vae = build.vae(config, *data.form)
+    with torch.no_grad():
+        vae.posterior.encoder.output_bias[3:] = -20.0
+        vae.posterior.encoder.head.weight[3:] = 0.0
+        vae.likelihood.decoder.head.weight.zero_()
+    build.start(config, vae, data)
+    return vae, data
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
+def test_the_decoder_starts_at_the_mean_of_what_training_draws(binarize):
+    """Within 1/(2 (N + 1)) = 4e-4, the weight of the half datum that keeps logits finite."""
+    vae, data = started(binarize=binarize)
+    drawn = data.train.levels / 16 if binarize == "dynamic" else (data.train.levels >= 8).float()
+    assert ((vae.likelihood(torch.randn(1, 3)).mean[0] - drawn.mean(0)).abs() < 4.1e-4).all()
+
+
+@pytest.mark.parametrize("likelihood", sorted(set(build.LIKELIHOODS) - {"bernoulli"}))
+def test_every_decoder_starts_at_the_mean_of_the_training_data(likelihood):
+    """Within half a grey level of 256; those who keep away from the ends do so by less."""
+    vae, data = started(likelihood=likelihood, binarize="none")
+    x = data.train.fixed()
+    assert ((vae.likelihood(torch.randn(1, 3)).mean[0] - x.mean(0)).abs() < 0.002 * x.max() + 1e-6).all()
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_mixture_starts_on_encoded_data(conditional):
+    vae, data = started(prior="mixture", conditional=conditional)
+    y = torch.eye(10)[data.train.labels] if conditional else None
+    with torch.no_grad():
+        codes = vae.posterior(data.train.fixed(), y).mean
+        distance = torch.cdist(2 * vae.prior.means, codes)  # the means are shrunk by 1/2, sigma is 1e-4
+    assert distance.amin(1).max() < 1e-3
+    assert len(distance.argmin(1).unique()) == 30
+    assert codes.std(0).min() > 0.02
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
+def test_pseudo_inputs_start_on_training_data_with_their_labels(conditional, likelihood):
+    binarize = "threshold" if likelihood == "bernoulli" else "none"
+    vae, data = started(prior="vamp", conditional=conditional, likelihood=likelihood, binarize=binarize)
+    rows = [(tuple(x.flatten().tolist()), int(y)) for x, y in zip(data.train.fixed(), data.train.labels, strict=True)]
+    pseudo = [tuple(u.flatten().tolist()) for u in vae.prior.pseudo_x]
+    assert len(set(pseudo)) > 25  # of 30: two digits may look the same in black and white
+    if conditional:
+        assert set(zip(pseudo, vae.prior.pseudo_y.argmax(1).tolist(), strict=True)) <= set(rows)
+        assert (vae.prior.pseudo_y.sum(1) == 1).all()
+        assert len(vae.prior.pseudo_y.argmax(1).unique()) > 5
+    else:
+        assert set(pseudo) <= {x for x, _ in rows}
+
+
+@pytest.mark.parametrize(("likelihood", "high"), [("bernoulli", 1), ("categorical", 16)])
+def test_random_pseudo_inputs_are_uniform_over_the_range_of_the_data(likelihood, high):
+    vae, _ = started(prior="vamp", pseudo_inputs="random", likelihood=likelihood)
+    found = vae.prior.pseudo_x / high
+    assert 0 <= found.min() < found.max() <= 1
+    # Mean 1/2 and variance 1/12 over 1,920 numbers, 4 standard errors.
+    assert abs(found.mean() - 0.5) < 4 * (1 / 12 / 1920) ** 0.5
+    assert abs(found.var() - 1 / 12) < 4 * (1 / 180 / 1920) ** 0.5
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_where_training_starts_is_a_function_of_the_seed(prior):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = started(prior=prior, seed=3)[0].tensors()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    again, other = (started(prior=prior, seed=seed)[0].tensors() for seed in (3, 4))
+    name = {"mixture": "prior.means", "vamp": "prior.pseudo_x"}[prior]
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_data_outside_the_support_are_refused_in_every_split(name):
+    config = Config(latent_dim=2, hidden=(4,), binarize="threshold")
+    data = build.data(config)
+    grey = Split.make(name, torch.full((3, 1, 8, 8), 0.5), None, None, "none", 0)
+    with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at datum 0"):
+        build.start(config, build.vae(config, *data.form), replace(data, **{name: grey}))

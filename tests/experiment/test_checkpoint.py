@@ -289,6 +289,73 @@ def test_load_gives_the_best_program_of_a_run_or_checkpoint(trained, tmp_path, w
     assert not torch.equal(found, log_probs(trained.vae, x))
 
 
+ROWS = [(field, name) for field in ("prior", "posterior", "likelihood") for name in getattr(build, f"{field.upper()}S")]
+COMBINATIONS = [
+    *({field: name} for field, name in ROWS),
+    *({"likelihood": name, "learn_scale": "one"} for name in ("normal", "laplace", "exponential_norm")),
+    *({"likelihood": "normal", "learn_scale": how} for how in ("pixel", "predicted")),
+    {"prior": "flow", "flow": "autoregressive"},
+    {"encoder_predicts": "log_variance", "network": "conv"},
+    {"prior": "vamp", "posterior": "flow"},
+    {"prior": "vamp", "posterior": "full", "conditional": True, "likelihood": "categorical"},
+]
+
+
+def with_what_it_needs(settings):
+    """The prior of the classes needs labels, a plain autoencoder no KL; all else is small."""
+    more = {"conditional": True} if settings.get("prior") == "conditional" else {}
+    more |= {"kl_weight": 0.0} if settings.get("posterior") == "delta" else {}
+    sizes = {"latent_dim": 2, "hidden": (5,), "num_components": 4, "flow_transforms": 2, "flow_hidden": (6,), "rank": 3}
+    return Config(**{**sizes, "df": 3.0, "scale": 0.3, "rate": 50.0, **settings, **more})
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_whatever_the_tables_name_comes_back_bit_by_bit(settings, tmp_path):
+    config = with_what_it_needs(settings)
+    data = build.data(config)
+    vae = build.vae(config, *data.form)
+    build.start(config, vae, data)
+    svi = build.svi(config, vae)
+    x, y = data.test.fixed()[:9], data.test.one_hot(10)[:9] if config.conditional else None
+    svi.step(x, y, kl_weight=config.kl_weight)
+    manifest = checkpoint.save(tmp_path, config, data.form, vae, svi.optimizer, Progress(1, 1, -1.0))
+
+    found = pv.load(manifest)
+    assert checkpoint.read(manifest).form == data.form
+    assert same(found.tensors(), vae.tensors())
+    for member in ("prior", "posterior", "likelihood"):
+        assert type(getattr(found, member)) is type(getattr(vae, member))
+    if settings.get("posterior") == "delta":
+        assert torch.equal(found.reconstruct(x), vae.reconstruct(x))
+    else:
+        weights = [pv.evaluation.log_weights(program, x, 3, y, seed=0) for program in (found, vae)]
+        assert torch.equal(*weights)
+
+
+# What the config gained when a checkpoint learnt to hold more of the data than x_shape.
+LATER = (
+    "conditional", "df", "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden",
+    "encoder_predicts", "rank", "learn_scale", "scale_floor", "rate",
+)  # fmt: skip
+
+
+def test_a_manifest_that_knows_only_the_shape_still_loads(trained, last, config, tmp_path):
+    before, x = pv.load(tmp_path), trained.data.test.fixed()
+
+    def as_it_was(body):
+        for name in ("num_levels", "num_classes"):
+            del body[name]
+        for name in LATER:
+            del body["config"][name]
+
+    edit(last, as_it_was)
+    assert checkpoint.read(last).form == Form((6,), None, 0)
+    assert checkpoint.read(last).config == config
+    after = pv.load(last)
+    assert same(after.tensors(), before.tensors())
+    assert torch.equal(log_probs(after, x), log_probs(before, x))
+
+
 def test_an_older_checkpoint_can_be_loaded_by_name(trained, tmp_path):
     older = checkpoint.read(trained.folder / "epoch-00003.json").progress.best_tensors
     assert same(pv.load(trained.folder / "epoch-00003.json").tensors(), older)

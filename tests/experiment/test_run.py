@@ -18,11 +18,12 @@ def train(folder, config, epochs=None):
     """Opens a run, trains it for so many epochs, and returns it with what `open` said."""
     data = build.data(config)
     vae = build.vae(config, *data.form)
+    build.start(config, vae, data)
     svi = build.svi(config, vae)
     run = Run(folder, config)
     progress, complaints = run.open(vae, svi, data.protocol)
     start = progress.epoch
-    for record in fit(vae, svi, data, build.schedule(config), progress=progress):
+    for record in fit(vae, svi, data, build.schedule(config), conditional=config.conditional, progress=progress):
         run.save(record, vae, svi, progress, data.form)
         if record.epoch == epochs:
             break
@@ -43,6 +44,30 @@ def test_a_run_says_what_was_computed(folder, config):
     assert {"pyro-ppl", "torch", "numpy"} <= said["versions"].keys()
     assert Config.from_dict(json.loads((folder / "config.json").read_bytes())) == config
     assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prior": "vamp", "posterior": "flow"},
+        {"prior": "mixture"},
+        {"prior": "conditional", "conditional": True},
+        {"prior": "vamp", "posterior": "full", "conditional": True, "likelihood": "categorical"},
+        {"posterior": "delta", "kl_weight": 0.0, "likelihood": "normal", "learn_scale": "one"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_a_run_with_a_break_ends_with_the_bytes_of_one_without(tmp_path, config, settings):
+    x = np.load(config.dataset)
+    np.savez(tmp_path / "tiny.npz", x=x, y=x[:, 0].astype(int))
+    small = {"num_components": 7, "flow_transforms": 2, "flow_hidden": (6,)}
+    config = replace(config, dataset=str(tmp_path / "tiny.npz"), **small, **settings)
+    train(tmp_path / "whole", config)
+    train(tmp_path / "cut", config, epochs=2)
+    _, start, complaints = train(tmp_path / "cut", config)
+    assert (start, complaints) == (2, [])
+    for name in ("history.jsonl", "checkpoints/epoch-00005.json", "checkpoints/epoch-00005.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_history_is_cut_to_the_checkpoint_it_goes_on_from(folder, config):

@@ -1,6 +1,7 @@
 """fit: epochs, best state, early stopping, warm-up, and going on as if nothing had happened."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.errors import DivergenceError
+from pyro_vae.data import Split, Splits
+from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Trace_ELBO, fit
 from pyro_vae.inference.training import Schedule
 from pyro_vae.randomness import derive, stream
@@ -45,24 +47,28 @@ def tensors(vae, svi):
     ],
 )
 def test_going_on_is_bitwise_the_run_without_a_break(data, loss, options):
-    schedule = Schedule(epochs=5, **options)
-    vae, svi = build(loss())
+    check_going_on(lambda: build(loss()), data, Schedule(epochs=5, **options))
+
+
+def check_going_on(made, data, schedule, **options):
+    """Trains what `made` gives in one go, and again with a break after two epochs, after which all is made anew."""
+    vae, svi = made()
     whole = []
-    for record in fit(vae, svi, data, schedule, seed=3):
+    for record in fit(vae, svi, data, schedule, seed=3, **options):
         whole.append(record)
         last = tensors(vae, svi)
-    vae, svi = build(loss())
+    vae, svi = made()
     progress, records = Progress(), []
-    for record in fit(vae, svi, data, schedule, seed=3, progress=progress):
+    for record in fit(vae, svi, data, schedule, seed=3, progress=progress, **options):
         records.append(record)
         if record.epoch == 2:
             break
     saved = copy.deepcopy((vae.state_dict(), svi.optimizer.state_dict(), progress))
-    vae, svi = build(loss())
+    vae, svi = made()
     vae.load_state_dict(saved[0])
     svi.optimizer.load_state_dict(saved[1])
     torch.manual_seed(12345)  # the caller's random state must not matter
-    for record in fit(vae, svi, data, schedule, seed=3, progress=saved[2]):
+    for record in fit(vae, svi, data, schedule, seed=3, progress=saved[2], **options):
         records.append(record)
         again = tensors(vae, svi)
     assert records == whole
@@ -187,3 +193,148 @@ def test_divergence_leaves_the_last_good_state(data):
     with pytest.raises(DivergenceError):
         list(fit(vae, svi, data, Schedule(epochs=5)))
     assert all(torch.isfinite(p).all() for p in vae.parameters())
+
+
+# Labels.
+
+
+def labelled(classes=3, labels=True):
+    """Data whose every number is their label."""
+    splits = {}
+    for name, size in (("train", 50), ("valid", 20), ("test", 20)):
+        y = torch.arange(size) * 7 % classes
+        levels = y.to(torch.uint8)[:, None].repeat(1, 4)
+        splits[name] = Split.make(name, levels, y if labels else None, classes, "levels", 0)
+    return Splits(**splits, x_shape=(4,), num_classes=classes if labels else 0, protocol={})
+
+
+class Spy(pv.VAE):
+    """Keeps what model and guide are called with."""
+
+    def model(self, x=None, y=None):
+        self.seen.append(("model", self.training, x, y))
+        return super().model(x, y)
+
+    def guide(self, x, y=None):
+        self.seen.append(("guide", self.training, x, y))
+        return super().guide(x, y)
+
+
+def conditional(y_dim, x_shape=(4,), likelihood=pv.likelihoods.Normal, kind=pv.VAE, lr=1e-2):
+    with stream(0, "init"):
+        vae = kind(
+            pv.priors.ConditionalNormal(2, y_dim) if y_dim else pv.priors.StandardNormal(2),
+            pv.posteriors.DiagonalNormal(pv.networks.MLP(x_shape, (4,), hidden=(16,), y_dim=y_dim), 2),
+            likelihood(pv.networks.MLP((2,), x_shape, hidden=(16,), y_dim=y_dim)),
+        )
+    vae.seen = []
+    return vae, SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr), MeanFieldELBO())
+
+
+def test_labels_reach_model_and_guide_one_hot_beside_their_data():
+    vae, svi = conditional(3, kind=Spy)
+    list(fit(vae, svi, labelled(), Schedule(epochs=2, batch_size=16), conditional=True))
+    assert {(half, training) for half, training, _, _ in vae.seen} == {
+        ("model", True), ("guide", True), ("model", False), ("guide", False),
+    }  # fmt: skip
+    for _, training, x, y in vae.seen:
+        assert (y.shape, y.dtype) == ((len(x), 3), torch.float32)
+        assert len(x) in ((16, 2) if training else (20,))
+        assert all(row.tolist() == [float(c == int(v[0])) for c in range(3)] for v, row in zip(x, y, strict=True))
+
+
+def test_without_conditional_the_labels_stay_where_they_are():
+    vae, svi = conditional(0, kind=Spy)
+    next(fit(vae, svi, labelled(), Schedule(epochs=1)))
+    assert {y for *_, y in vae.seen} == {None}
+
+
+def test_a_program_without_labels_refuses_them():
+    with pytest.raises(ValueError, match=r"was built without labels \(y_dim=0\) and got labels of 3 columns"):
+        next(fit(*conditional(0), labelled(), Schedule(epochs=1), conditional=True))
+
+
+def test_a_conditional_program_refuses_to_go_without():
+    with pytest.raises(ValueError, match=r"y_dim=3 and got 0 label columns: pass one-hot labels \(B, 3\)"):
+        next(fit(*conditional(3), labelled(), Schedule(epochs=1)))
+
+
+@pytest.mark.parametrize("y_dim", [0, 3])
+def test_data_without_labels_are_refused_before_the_first_step(y_dim):
+    vae, svi = conditional(y_dim)
+    with pytest.raises(DataError, match="these data have no labels, which a conditional program needs"):
+        next(fit(vae, svi, labelled(labels=False), Schedule(epochs=1), conditional=True))
+    assert svi.num_steps == 0
+
+
+def test_a_conditional_fit_goes_on_bitwise(data):
+    check_going_on(
+        lambda: conditional(10, (1, 8, 8), pv.likelihoods.Bernoulli), data, Schedule(epochs=4), conditional=True
+    )
+
+
+def test_the_validation_numbers_are_those_given_the_labels():
+    data = labelled()
+    vae, svi = conditional(3)
+    record = next(fit(vae, svi, data, Schedule(epochs=1), conditional=True))
+    x, y = data.valid.fixed(), torch.eye(3)[data.valid.labels]
+    seed = derive(0, "validation")
+    assert record.valid_elbo == pv.evaluation.elbo(vae, x, 4, y, seed).mean
+    assert record.valid_elbo != pytest.approx(pv.evaluation.elbo(vae, x, 4, y.roll(1, 1), seed).mean, rel=1e-3)
+
+
+# The plain autoencoder.
+
+
+@pytest.fixture(scope="module")
+def still():
+    return pv.data.load("digits", binarize="threshold")
+
+
+def autoencoder(lr=3e-3):
+    with stream(0, "init"):
+        vae = pv.VAE(
+            pv.priors.StandardNormal(5),
+            pv.posteriors.Delta(pv.networks.MLP((1, 8, 8), (5,), hidden=(32,)), 5),
+            pv.likelihoods.Bernoulli(pv.networks.MLP((5,), (1, 8, 8), hidden=(32,))),
+        )
+    return vae, SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=lr), MeanFieldELBO())
+
+
+@torch.no_grad()
+def at_the_code(vae, x):
+    return vae.likelihood(vae.posterior.encoder(x)).log_prob(x).double().mean().item()
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_the_loss_of_an_autoencoder_is_its_reconstruction_without_noise(still, weight):
+    vae, svi = autoencoder(lr=0.0)
+    progress, schedule = Progress(), Schedule(epochs=1, kl_weight=0.0, reconstruction_weight=weight)
+    record = next(fit(vae, svi, still, schedule, progress=progress))
+    assert record.loss == pytest.approx(-weight * at_the_code(vae, still.train.fixed()), rel=1e-5)
+    assert record.valid_reconstruction == pytest.approx(at_the_code(vae, still.valid.fixed()), rel=1e-6)
+    assert progress.best_score == pytest.approx(weight * record.valid_reconstruction)
+    assert (progress.best_epoch, record.best) == (1, True)
+
+
+def test_an_autoencoder_keeps_the_epoch_that_reconstructs_best(still):
+    vae, svi = autoencoder(lr=0.1)  # so fast that the last epoch is not the best
+    progress = Progress()
+    records = list(fit(vae, svi, still, Schedule(epochs=8, kl_weight=0.0, batch_size=64), progress=progress))
+    best = max(records, key=lambda record: record.valid_reconstruction)
+    assert progress.best_epoch == best.epoch < 8
+    assert at_the_code(vae, still.valid.fixed()) == pytest.approx(best.valid_reconstruction, rel=1e-6)
+    untrained = at_the_code(autoencoder()[0], still.valid.fixed())
+    assert best.valid_reconstruction > untrained + 10
+
+
+def test_the_record_of_an_autoencoder_says_nothing_where_a_bound_is_infinite(still):
+    record = next(fit(*autoencoder(), still, Schedule(epochs=1, kl_weight=0.0)))
+    assert (record.valid_elbo, record.valid_kl) == (-math.inf, math.inf)
+    said = record.to_dict()
+    assert [name for name, value in said.items() if value is None] == [
+        "valid_elbo", "valid_standard_error", "valid_kl",
+    ]  # fmt: skip
+    assert said["valid_reconstruction"] == record.valid_reconstruction
+    assert said["best"] is True
+    json.dumps(said, allow_nan=False)

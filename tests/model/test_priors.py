@@ -295,12 +295,12 @@ class TestStart:
         assert torch.equal(prior.pseudo_y, y[drawn])
         assert len(drawn.unique()) == 6
 
-    def test_random_pseudo_inputs_stay_in_the_unit_cube(self):
+    def test_random_pseudo_inputs_span_the_range_of_the_data(self):
         prior = self.vamp("random")
-        before = prior.pseudo_x.clone()
-        prior.start_at(prior.posterior, data())
-        assert torch.equal(prior.pseudo_x, before)
-        assert 0 <= before.min() < before.max() <= 1
+        prior.start_at(prior.posterior, 20 * data() - 10)
+        assert prior.pseudo_x.unique().numel() == prior.pseudo_x.numel()
+        assert -10 <= prior.pseudo_x.min() < -5
+        assert 5 < prior.pseudo_x.max() <= 10
 
     def test_fewer_data_than_components_are_used_about_equally_often(self):
         x = torch.arange(4.0).double()[:, None, None, None].expand(4, *SHAPE)

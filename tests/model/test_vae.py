@@ -207,6 +207,82 @@ def test_a_line_needs_two_ends(x):
         small_vae().interpolate(x[:2], x[:3])
 
 
+# A chosen class.
+
+GREY_OF_CLASS = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
+
+
+class ClassDecoder(torch.nn.Module):
+    """x = z_0 + the number of the class, on four pixels."""
+
+    def forward(self, z, y):
+        return (z[..., 0] + y @ GREY_OF_CLASS)[..., None].expand(*torch.broadcast_shapes(z.shape[:-1], y.shape[:-1]), 4)
+
+
+class ClassEncoder(torch.nn.Module):
+    """q(z|x, y) = N(x_0 - the number of the class, e^-3) in the first dimension, N(0, e^-3) in the second."""
+
+    def forward(self, x, y):
+        loc = x[:, 0] - y @ GREY_OF_CLASS
+        return torch.stack([loc, 0 * loc, 0 * loc - 3, 0 * loc - 3], -1)
+
+
+def class_vae(prior=None):
+    posterior, likelihood = pv.posteriors.DiagonalNormal(ClassEncoder(), 2), pv.likelihoods.Normal(ClassDecoder(), 0.1)
+    return pv.VAE(prior or pv.priors.StandardNormal(2), posterior, likelihood).double()
+
+
+def one_hot(*labels):
+    return torch.eye(3, dtype=torch.float64)[list(labels)]
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_generation_of_a_chosen_class_follows_its_marginal(mean):
+    """x_i ~ N(class, 1 + 0.1^2), or N(class, 1) for the means: 3 classes x 4 pixels within 4.5 errors (1e-4)."""
+    n, variance = 4000, 1.0 if mean else 1.01
+    x = class_vae().generate(y=one_hot(0, 1, 2).repeat_interleave(n, 0), mean=mean).reshape(3, n, 4)
+    assert ((x.mean(1) - GREY_OF_CLASS[:, None]).abs() < 4.5 * (variance / n) ** 0.5).all()
+    assert ((x.var(1) / variance - 1).abs() < 4.5 * (2 / n) ** 0.5).all()
+
+
+def test_generation_draws_z_from_the_prior_of_the_class():
+    prior = pv.priors.ConditionalNormal(2, 3)
+    with torch.no_grad():
+        prior.means.copy_(torch.tensor([[10.0, 0.0], [20.0, 0.0], [30.0, 0.0]]))
+        prior.log_scales.fill_(-20.0)
+    x = class_vae(prior).generate(y=one_hot(2, 0, 1, 2), mean=True)
+    expected = torch.tensor([33.0, 8.0, 20.5, 33.0], dtype=torch.float64)
+    assert torch.allclose(x, expected[:, None].expand(4, 4), rtol=0, atol=1e-6)
+
+
+def test_reconstructions_are_given_the_labels():
+    """z is x_0 minus the class, to which the decoder adds it again: x_0 with a sigma of e^-3 < 0.05; 4.5 errors."""
+    x = torch.linspace(-5, 5, 6, dtype=torch.float64)[:, None].repeat(1, 4)
+    y = one_hot(0, 1, 2, 2, 1, 0)
+    vae = class_vae()
+    several = vae.reconstruct(x, y, num_samples=500)
+    assert several.shape == (500, 6, 4)
+    assert ((several.mean(0) - x).abs() < 4.5 * 0.05 / 500**0.5).all()
+
+
+def test_the_two_halves_of_a_reconstruction_see_the_same_labels():
+    vae, seen = class_vae(), []
+    for half in (vae.posterior.encoder, vae.likelihood.decoder):
+        half.register_forward_hook(lambda module, args, output: seen.append(args[1]))
+    y = one_hot(0, 2)
+    vae.reconstruct(torch.zeros(2, 4).double(), y, num_samples=3)
+    vae.interpolate(torch.zeros(2, 4).double(), torch.ones(2, 4).double(), y=y)
+    assert len(seen) == 5
+    assert all(torch.equal(labels, y) for labels in seen)
+
+
+def test_interpolation_keeps_the_class_along_the_line():
+    start, end = torch.zeros(2, 4).double(), torch.full((2, 4), 8.0).double()
+    line = class_vae().interpolate(start, end, steps=5, y=one_hot(1, 2))
+    expected = torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)
+    assert torch.allclose(line, expected[:, None, None].expand(5, 2, 4), rtol=0, atol=1e-12)
+
+
 def test_labels_and_a_number_that_contradict_are_refused():
     with pytest.raises(ValueError, match="leave num_data out"):
         small_vae().generate(3, torch.eye(4))

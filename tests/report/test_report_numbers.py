@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation import Classification, Estimate
 from pyro_vae.experiment import storage
 from pyro_vae.report import numbers
 
@@ -46,8 +46,8 @@ def estimates():
     }
 
 
-def report(estimates, protocol=PROTOCOL, **weights):
-    found = numbers.to_dict(estimates, protocol, TRAINING, {**CONFIG, **weights})
+def report(estimates, protocol=PROTOCOL, more=None, **config):
+    found = numbers.to_dict(estimates, protocol, TRAINING, {**CONFIG, **config}, **(more or {}))
     return json.loads(storage.to_json(found)), numbers.to_text(found)
 
 
@@ -63,8 +63,8 @@ LABELS = {
 
 def rows(text):
     """label -> [mean, standard error, Monte Carlo error, draws, data], as printed."""
-    table = text.split("\n\n")[0].splitlines()[1:]
-    return {line[:24].strip(): line[24:].split() for line in table}
+    table = (line.rsplit(maxsplit=5) for line in text.split("\n\n")[0].splitlines()[1:])
+    return {label: values for label, *values in table}
 
 
 def test_the_numbers_are_those_of_a_hand_calculation(estimates):
@@ -134,6 +134,25 @@ def test_bits_per_dimension_are_those_of_a_hand_calculation(estimates):
     assert rows(text)["-log p(level), bits/dim"][0] == f"{8 + 5.5 / math.log(2) / 6:.3f}"
 
 
+def test_bits_of_discrete_data_are_those_of_a_hand_calculation(estimates):
+    found, text = report(estimates, more={"discrete": True})
+    bits = found["test"]["bits_per_dim"]
+    # log p = -5.5 nats in the mean, over 6 numbers; its errors are 1.5 and 0.05.
+    assert bits == {
+        "mean": pytest.approx(5.5 / 6 / math.log(2)), "standard_error": pytest.approx(1.5 / 6 / math.log(2)),
+        "monte_carlo_error": pytest.approx(0.05 / 6 / math.log(2)), "num_samples": 100, "num_data": 2,
+        "unit": "bits/dim",
+    }  # fmt: skip
+    assert rows(text)["-log p(x), bits/dim"][0] == f"{5.5 / 6 / math.log(2):.3f}"
+    assert "log_likelihood_of_levels" not in found["test"]
+
+
+def test_a_density_has_no_bits(estimates):
+    found, text = report(estimates)
+    assert "bits" not in text
+    assert "bits_per_dim" not in found["test"]
+
+
 def test_a_report_on_dequantised_data_describes_them_as_such(estimates):
     _, text = report(estimates, LEVELS)
     assert "Noise within a level." in text
@@ -151,6 +170,144 @@ def test_what_one_datum_and_one_draw_can_not_tell_is_null_not_nan(estimates):
         assert {(e["standard_error"], e["monte_carlo_error"]) for e in entries} == {(None, None)}
         assert all(row[1:3] == ["n/a", "n/a"] for row in rows(text).values())
         assert not re.search(r"\bnan\b", text)
+
+
+# Scales of the likelihood.
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": 0.25}, "likelihood: sigma 0.25."),
+        ({"scale": 0.25, "learn_scale": "one"}, "likelihood: sigma 0.25, floor 0.001, learned one number."),
+        (
+            {"scale": 0.25, "learn_scale": "pixel", "x_shape": (2,)},
+            "likelihood: sigma min 0.25, median 0.25, max 0.75, floor 0.001, learned per pixel.",
+        ),
+        ({"learn_scale": "predicted", "scale_floor": 0.01}, "likelihood: sigma predicted from z, floor 0.01."),
+    ],
+)
+def test_the_report_says_what_the_scales_are_and_their_floor(estimates, options, words):
+    likelihood = pv.likelihoods.Normal(lambda z: z, **options)
+    if options.get("learn_scale") == "pixel":
+        raw = likelihood.learned_scale.raw.detach()
+        raw[1] = math.log(0.75 - 1e-3)
+    found, text = report(estimates, more={"scales": likelihood.scales()})
+    assert words in " ".join(text.split())
+    assert found["likelihood"] == likelihood.scales()
+
+
+def test_a_likelihood_without_scales_is_not_mentioned(estimates):
+    found, text = report(estimates, more={"scales": pv.likelihoods.Bernoulli(lambda z: z).scales()})
+    assert "likelihood" not in found
+    assert "likelihood:" not in text
+
+
+# Conditional programs.
+
+
+def classes(log_posterior, khat, num_samples=40):
+    log_posterior, khat = (torch.tensor(v, dtype=torch.float64) for v in (log_posterior, khat))
+    return Classification(torch.zeros_like(log_posterior), log_posterior, khat, num_samples)
+
+
+LOG_POSTERIOR = [[-0.1, -2.0, -1.0, -3.0], [-3.0, -0.5, -0.4, -2.0], [-4.0, -1.0, -5.0, -0.2]]
+KHAT = [[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.9, 0.8], [0.9, 0.1, 0.1, 0.8]]
+
+
+def test_classification_is_that_of_a_hand_calculation():
+    """Predictions 0, 1, 1, 2; true classes 0, 1, 0, 2: three of four are right."""
+    found = numbers.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    assert found == {
+        "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4) ** 0.5),
+        "log_p_of_true_class": pytest.approx(-(0.1 + 0.5 + 1.0 + 0.2) / 4), "num_samples": 40, "num_data": 4,
+        # k-hat of the true classes: 0.1, 0.2, 0.2, 0.8; of the others: 0.8, 0.9, 0.9, 0.1, 0.9, 0.1, 0.3, 0.8.
+        "khat_above_0.7": {"true_class": 0.25, "other_classes": pytest.approx(5 / 8)},
+    }  # fmt: skip
+
+
+def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estimates):
+    found = numbers.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    _, text = report(estimates, more={"classification": found}, conditional=True)
+    words = " ".join(text.split())
+    assert "75.0% right (± 21.7%) of 4, K = 40." in words
+    assert "above 0.7 for 25% of the estimates for the true class and 62% of those for the others" in words
+
+
+def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):
+    """p(y) = 0 of the true class is an infinite log; fewer than 25 draws have no k-hat."""
+    impossible = [[0.0] * 4, [-math.inf] * 4, [-math.inf] * 4]
+    found = numbers.classification(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
+    assert found["log_p_of_true_class"] is None
+    assert found["khat_above_0.7"] == {"true_class": None, "other_classes": None}
+    kept, text = report(estimates, more={"classification": found}, conditional=True)
+    assert kept["classification"] == found
+    assert "above 0.7 for n/a of the estimates" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])
+def test_what_is_given_labels_says_so_in_columns_that_still_stand(estimates, protocol):
+    _, text = report(estimates, protocol, conditional=True)
+    assert "log p(x|y), nats" in rows(text)
+    assert ("-log p(level|y), bits/dim" in rows(text)) == (protocol is LEVELS)
+    assert "log p(x|y): by importance sampling" in text
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1
+
+
+def test_measure_gives_the_labels_to_the_program():
+    torch.manual_seed(0)
+    encoder, decoder = (pv.networks.MLP(*shapes, (8,), y_dim=3) for shapes in (((4,), (4,)), ((2,), (4,))))
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(encoder, 2), pv.likelihoods.Bernoulli(decoder)
+    )
+    x, y = torch.ones(6, 4), torch.eye(3)[[0, 1, 2, 2, 1, 0]]
+    found = numbers.measure(vae, x, y, elbo_samples=5, likelihood_samples=7, seed=1)
+    assert torch.equal(found["log_likelihood"].value, pv.evaluation.iwae(vae, x, 7, y, seed=1).value)
+    assert torch.equal(found["elbo"].value, pv.evaluation.elbo(vae, x, 5, y, seed=1).value)
+
+
+# The plain autoencoder.
+
+
+def autoencoder(y_dim=0):
+    torch.manual_seed(0)
+    encoder, decoder = (
+        pv.networks.MLP(*shapes, (8,), y_dim=y_dim) for shapes in (((1, 2, 3), (2,)), ((2,), (1, 2, 3)))
+    )
+    return pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.Delta(encoder, 2), pv.likelihoods.Normal(decoder))
+
+
+@pytest.mark.parametrize("y_dim", [0, 3])
+def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(monkeypatch, y_dim):
+    """Against a slow loop, datum by datum, over blocks of which the last is short."""
+    monkeypatch.setattr(numbers, "_BLOCK", 3)
+    vae, x = autoencoder(y_dim), torch.rand(7, 1, 2, 3)
+    y = torch.eye(3)[torch.arange(7) % 3] if y_dim else None
+    found = numbers.measure(vae, x, y, elbo_samples=4, likelihood_samples=9, seed=1)
+    assert found.keys() == {"reconstruction", "rmse"}
+    for i in range(7):
+        label = () if y is None else (y[i : i + 1],)
+        p = vae.likelihood(vae.posterior.encoder(x[i : i + 1], *label), *label)
+        squares = [(a - b) ** 2 for a, b in zip(p.mean.flatten().tolist(), x[i].flatten().tolist(), strict=True)]
+        assert found["rmse"].value[i].item() == pytest.approx(math.sqrt(sum(squares) / 6), rel=1e-5)
+        assert found["reconstruction"].value[i].item() == pytest.approx(p.log_prob(x[i : i + 1]).item(), rel=1e-5)
+    assert found["rmse"].monte_carlo_error == 0.0
+    assert (found["rmse"].unit, found["reconstruction"].kind) == ("per number", {"z": "infinite"})
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])
+def test_the_report_of_an_autoencoder_claims_no_bound(discrete, protocol):
+    estimates = numbers.measure(autoencoder(), torch.rand(7, 1, 2, 3), elbo_samples=4, likelihood_samples=9, seed=1)
+    found, text = report(estimates, protocol, {"discrete": discrete}, kl_weight=0.0, latent_dim=2)
+    assert found["test"].keys() == {"reconstruction", "rmse"}
+    assert found["autoencoder"] == {"numbers_in": 6, "numbers_in_code": 2}
+    assert found["objective"]["loss"] == pytest.approx(-estimates["reconstruction"].mean)
+    assert rows(text).keys() == {"reconstruction, nats", "RMSE, per number"}
+    words = " ".join(text.split())
+    assert "plain autoencoder, 6 numbers in, 2 in the code" in words
+    assert "there is no ELBO and no log p(x)" in words
+    assert "which is no bound" not in words
 
 
 @pytest.fixture

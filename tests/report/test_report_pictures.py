@@ -145,3 +145,94 @@ def test_no_window_and_no_global_figure_is_made():
     pictures.training(history([-1.0, -2.0]))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+# Classes and levels.
+
+GREYS = torch.tensor([0.0, 0.25, 0.75])
+
+
+class GreyOfClass(torch.nn.Module):
+    """A decoder under which class c is a plain image of grey GREYS[c]."""
+
+    def forward(self, z, y):
+        lead = torch.broadcast_shapes(z.shape[:-1], y.shape[:-1])
+        return (y @ GREYS)[..., None, None, None].expand(*lead, 1, 4, 4)
+
+
+def conditional():
+    torch.manual_seed(0)
+    posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 4, 4), (4,), (8,), y_dim=3), 2)
+    return pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Normal(GreyOfClass(), scale=1e-3))
+
+
+def runs(line):
+    """The values along a line of pixels, neighbours that are alike counted once."""
+    values = np.round(line, 2)
+    return tuple(values[np.insert(values[1:] != values[:-1], 0, True)].tolist())
+
+
+def test_each_row_of_samples_shows_one_class():
+    grey = read(pictures.samples(conditional(), seed=0, rows=4, num_classes=3))[..., 0]
+    means, draws = np.split(grey, 2, axis=1)
+    # From above: paper, three rows with half-grey gaps between them, paper.
+    shown = [runs(column) for column in means.T]
+    assert shown.count((1.0, 0.0, 0.5, 0.25, 0.5, 0.75, 1.0)) > 0.4 * len(shown)  # title and margins have the rest
+    for grey_of_class in GREYS.tolist():
+        near = abs(draws - grey_of_class) < 0.02  # the draws have a sigma of 0.001
+        assert near.sum() > 0.5 * (abs(means - grey_of_class) < 0.02).sum()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_pictures_of_classes_grow_with_their_number(num_classes):
+    vae = program((1, 8, 8))
+    vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
+    height, width, _ = read(pictures.samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
+    assert (width, height) == (990, pytest.approx(528 * max(1, num_classes / 4), abs=1))
+
+
+def test_reconstructions_are_given_the_labels_of_their_data():
+    y = torch.eye(3)[[2, 0, 1, 2, 2]]
+    x = torch.full((5, 1, 4, 4), 0.5)
+    grey = read(pictures.reconstructions(conditional(), x, seed=0, num_data=4, num_samples=2, y=y))[..., 0]
+    # From the left: paper, four images in the order of the data, paper.
+    assert (1.0, 0.75, 0.5, 0.0, 0.5, 0.25, 0.5, 0.75, 1.0) in {runs(row) for row in grey}
+
+
+def scaled(factor):
+    """A program of levels 0..factor; a power of two moves no bit of any mantissa."""
+    torch.manual_seed(0)
+    encoder = pv.networks.MLP((1, 4, 4), (4,), (8,), input_scale=1 / factor)
+    decoder = pv.networks.MLP((2,), (1, 4, 4), (8,))
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(encoder, 2),
+        pv.likelihoods.Normal(decoder, scale=0.1 * factor),
+    )
+    with torch.no_grad():
+        decoder.output_bias.fill_(0.5)
+        for parameter in (decoder.output_bias, decoder.head.weight):
+            parameter.mul_(factor)
+    return vae
+
+
+def test_the_highest_level_is_shown_white():
+    x = torch.rand(5, 1, 4, 4)
+    one, many = scaled(1), scaled(64)
+    assert pictures.samples(many, 0, 4, white=64.0) == pictures.samples(one, 0, 4)
+    assert pictures.reconstructions(many, 64 * x, 0, white=64.0) == pictures.reconstructions(one, x, 0)
+    assert pictures.samples(many, 0, 4, white=32.0) != pictures.samples(one, 0, 4)
+
+
+def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():
+    """The same numbers, be they ELBO or reconstruction, are drawn at the same place."""
+    elbos = history([-30.0, -20.0, -25.0])
+    codes = [
+        {**record, "valid_elbo": None, "valid_standard_error": None, "valid_reconstruction": record["valid_elbo"]}
+        for record in elbos
+    ]
+    elbos = [{**record, "valid_standard_error": None} for record in elbos]
+    blue = matplotlib.colors.to_rgb("C0")
+    drawn = [abs(read(pictures.training(h))[:300] - blue).sum(-1) < 0.05 for h in (elbos, codes)]
+    assert drawn[0].sum() > 200
+    np.testing.assert_array_equal(*drawn)

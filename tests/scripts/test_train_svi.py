@@ -287,6 +287,14 @@ GREY = np.linspace(0, 1, 60 * 4, dtype=np.float32).reshape(60, 4)
         (["--lr", "nan"], 2, ["lr", "nan"]),
         (["--objective", "iwae", "--kl-weight", "0.5"], 2, ["iwae", "weights must be 1"]),
         (["--device", "nonesuch"], 2, ["nonesuch", "--device cpu"]),
+        (["--posterior", "delta"], 2, ["plain autoencoder", "KL is infinite", "Add --kl-weight 0"]),
+        (["--posterior", "delta", "--kl-weight", "0.5"], 2, ["Add --kl-weight 0"]),
+        (["--posterior", "delta", "--kl-weight", "0", "--prior", "flow"], 2, ["--prior flow", "Use --prior standard"]),
+        (["--posterior", "delta", "--kl-weight", "0", "--prior", "vamp"], 2, ["VampPrior", "Delta posterior has none"]),
+        (["--prior", "conditional"], 2, ["p(z|y)", "add --conditional"]),
+        (["--dataset", lambda: saved("flat.npy", GREY), "--conditional"], 2, ["flat.npy", "no labels", "leave it out"]),
+        (["--likelihood", "categorical", "--dequantize"], 2, ["the levels as they are", "leave --binarize"]),
+        (["--likelihood", "poisson", "--binarize", "static"], 2, ["the levels as they are", "leave --binarize"]),
         (["--binarize", "none"], 3, ["Bernoulli needs x in {0, 1}", "datum 0", "--binarize dynamic"]),
         (["--dataset", "missing.npy"], 3, ["missing.npy", "no such file"]),
         (["--dataset", lambda: saved("nan.npy", np.where(GREY == 1, np.nan, GREY))], 3, ["nan", "datum 59"]),
@@ -417,6 +425,73 @@ def test_a_weighted_run_reports_its_loss_and_the_true_elbo(tiny, tmp_path):
     assert found["objective"]["loss"] == pytest.approx(-2 * reconstruction + 0.25 * kl)
     assert found["test"]["elbo"]["mean"] == pytest.approx(reconstruction - kl)
     assert f"{found['objective']['loss']:.3f} nats, which is no bound" in text
+
+
+# A plain autoencoder, and classes.
+
+
+def test_an_autoencoder_is_trained_reported_and_taken_up_again(tiny, tmp_path, capsys):
+    flags = ["--dataset", tiny, "--posterior", "delta", "--kl-weight", 0, "--likelihood", "normal", "--epochs", 5]
+    assert run(*flags, "--tensorboard", "--out", "run") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found, text = read(tmp_path / "run", "report.json"), (tmp_path / "run/report.txt").read_text()
+    assert found["test"].keys() == {"reconstruction", "rmse"}
+    assert found["autoencoder"] == {"numbers_in": 16, "numbers_in_code": 2}
+    vae, x = pv.load(tmp_path / "run"), pv.data.load(tiny).test.fixed()
+    errors = (vae.reconstruct(x)[0] - x).square().mean((1, 2, 3)).sqrt()
+    assert found["test"]["rmse"]["mean"] == pytest.approx(errors.mean().item(), rel=1e-6)
+    words = " ".join(text.split())
+    assert "16 numbers in, 2 in the code" in words
+    assert f"RMSE, per number {errors.mean():.3f}" in words
+    assert not any(line.startswith(("ELBO", "KL", "log p(x)", "-log p")) for line in text.splitlines())
+    assert text in out
+    with pytest.raises(ValueError, match=r"no log p\(x\) for a plain autoencoder"):
+        pv.evaluation.iwae(vae, x, 3)
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [(r["valid_elbo"], r["valid_kl"], r["valid_standard_error"]) for r in history] == [(None, None, None)] * 5
+    best = max(history, key=lambda r: r["valid_reconstruction"])
+    assert found["training"] == {"epochs": 5, "best_epoch": best["epoch"], "valid_elbo": None}
+
+    assert run(*flags, "--out", "whole") == 0
+    cut_after(3, tmp_path / "whole", tmp_path / "cut")
+    assert resume("--out", "cut") == 0
+    assert result(tmp_path / "cut") == result(tmp_path / "whole") == result(tmp_path / "run")
+
+
+def test_a_conditional_run_tells_the_classes_apart(tmp_path, capsys):
+    """One pixel says which class it is, and the program is told the class: others make that pixel unlikely."""
+    y = np.arange(120) % 3
+    x = np.random.default_rng(0).random((120, 2, 3)) < 0.5
+    x[:, 0] = np.eye(3, dtype=bool)[y]
+    np.savez("classes.npz", x=x, y=y)
+    flags = ["--dataset", "classes.npz", "--conditional", "--prior", "conditional", "--epochs", 60, "--lr", 0.03]
+    assert run(*flags, "--elbo-samples", 30, "--out", "run") == 0
+    found, text = read(tmp_path / "run", "report.json"), (tmp_path / "run/report.txt").read_text()
+    assert found["classification"]["accuracy"] == 1.0
+    assert found["classification"]["khat_above_0.7"].keys() == {"true_class", "other_classes"}
+    # The best possible is 3 ln 2 for the three free pixels: p(x|y) has the rest for granted.
+    assert -2.3 < found["test"]["log_likelihood"]["mean"] / (3 * math.log(2)) < -0.95
+    words = " ".join(text.split())
+    assert "log p(x|y), nats" in words
+    assert "100.0% right" in words
+    assert text in capsys.readouterr().out
+    vae, y = pv.load(tmp_path / "run"), torch.eye(3).repeat_interleave(50, 0)
+    assert (vae.generate(y=y, mean=True)[:, 0, 0].argmax(-1) == y.argmax(-1)).all()
+
+
+def test_a_run_on_levels_is_about_their_probability(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    np.save("grey.npy", x)
+    assert run("--dataset", "grey.npy", "--likelihood", "discretized_logistic", "--epochs", 2, "--out", "run") == 0
+    test = read(tmp_path / "run", "report.json")["test"]
+    by_hand = -test["log_likelihood"]["mean"] / (16 * math.log(2))
+    assert test["bits_per_dim"]["mean"] == pytest.approx(by_hand)
+    assert 8 < by_hand < 16
+    vae = pv.load(tmp_path / "run")
+    drawn = vae.generate(50)
+    assert torch.equal(drawn, drawn.round())
+    assert drawn.max() > 200  # levels, not intensities
 
 
 @pytest.mark.parametrize("weight", ["--kl-weight", "--reconstruction-weight"])
