@@ -56,13 +56,13 @@ def load(
     """
     _check_choice("binarize", binarize, BINARIZE)
     _check_choice("split", split, SPLITS)
-    source = _resolve(os.fspath(dataset))
-    raw = source(Request(os.fspath(dataset), Path(data_dir), download))
-    recipe = "levels" if levels else _recipe(raw, binarize, dequantize)
     if levels and (dequantize or binarize != "none"):
         raise UsageError(
             "a likelihood of whole numbers takes the levels as they are: leave --binarize, --dequantize out"
         )
+    source = _resolve(os.fspath(dataset))
+    raw = source(Request(os.fspath(dataset), Path(data_dir), download))
+    recipe = "levels" if levels else _recipe(raw, binarize, dequantize)
     pieces = _cut(raw, split, data_seed)
     splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
     x_shape = tuple(splits["train"].levels.shape[1:])

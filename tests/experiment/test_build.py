@@ -352,9 +352,9 @@ def test_pseudo_inputs_start_on_training_data_with_their_labels(conditional, lik
         assert set(pseudo) <= {x for x, _ in rows}
 
 
-@pytest.mark.parametrize(("likelihood", "high"), [("bernoulli", 1), ("categorical", 16)])
-def test_random_pseudo_inputs_are_uniform_over_the_range_of_the_data(likelihood, high):
-    vae, _ = started(prior="vamp", pseudo_inputs="random", likelihood=likelihood)
+@pytest.mark.parametrize(("likelihood", "binarize", "high"), [("bernoulli", "static", 1), ("categorical", "none", 16)])
+def test_random_pseudo_inputs_are_uniform_over_the_range_of_the_data(likelihood, binarize, high):
+    vae, _ = started(prior="vamp", pseudo_inputs="random", likelihood=likelihood, binarize=binarize)
     found = vae.prior.pseudo_x / high
     assert 0 <= found.min() < found.max() <= 1
     # Mean 1/2 and variance 1/12 over 1,920 numbers, 4 standard errors.
