@@ -21,7 +21,7 @@ ORDER = [
     ["model.distributions", "model.mixtures", "model.gaussians", "model.flows"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
-    ["model.cubature", "model.agreement", "model.contract", "model.checks"],
+    ["model.checks"],
     ["model.vae", "model.hierarchical", "model"],
     ["inference.objectives", "evaluation"],
     ["inference.svi"],

@@ -45,7 +45,7 @@ def classify(
         x: data (N, *x_shape).
         class_probabilities: p(y), (C,), e.g. the frequencies of the training data.
         num_samples: K.
-        seed: as for `log_weights`; every class sees the same noise, so that their differences have less of it.
+        seed: as for `log_weights`; under an integer every class sees the same noise, so that they differ less by it.
 
     Raises:
         ValueError: probabilities that are negative or do not sum to 1.

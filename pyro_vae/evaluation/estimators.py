@@ -63,9 +63,9 @@ class Estimate:
         return self.value_error.square().sum().sqrt().item() / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where an error is unknown."""
+        """For a report: numbers alone, with None where one is unknown or infinite."""
         numbers: dict[str, Any] = {
-            "mean": self.mean,
+            "mean": _known(self.mean),
             "standard_error": _known(self.standard_error),
             "monte_carlo_error": _known(self.monte_carlo_error),
             "num_samples": self.num_samples,

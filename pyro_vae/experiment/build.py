@@ -207,12 +207,11 @@ def start(config: Config, program: VAE, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        x = split.fixed()
-        program.likelihood.check(x)
+        program.likelihood.check(split.fixed())
     y = data.train.one_hot(data.num_classes) if config.conditional else None
     program.likelihood.start_at(data.train.expected())
     with stream(config.seed, "start"):
-        program.prior.start_at(program.posterior, x, y)
+        program.prior.start_at(program.posterior, data.train.fixed(), y)
 
 
 def white(config: Config, form: Form) -> float:

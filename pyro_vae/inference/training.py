@@ -175,6 +175,11 @@ def _validate(
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:
+    if schedule.kl_weight != 0 and "infinite" in terms.elbo.kind.values():
+        raise ValueError(
+            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with kl_weight=0, "
+            f"not {schedule.kl_weight:g}"
+        )
     # Weights of 0 leave a term out, be it infinite.
     weights = ((schedule.reconstruction_weight, terms.reconstruction), (-schedule.kl_weight, terms.kl))
     return sum(weight * term.mean for weight, term in weights if weight != 0)

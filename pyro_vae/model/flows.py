@@ -33,6 +33,7 @@ class FlowDistribution(ZukoToPyro):
     support = constraints.real_vector
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        self.cache.clear()  # what is kept is the density of the last draw, with its graph
         return self(torch.Size(sample_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008

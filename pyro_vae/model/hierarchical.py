@@ -24,8 +24,8 @@ from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_tensor, undisturbed
-from pyro_vae.model.vae import check_data, check_ends, check_member, line, number_to_generate, observe, plate_size
+from pyro_vae.model.program import Program, check_member, check_tensor, undisturbed
+from pyro_vae.model.vae import check_data, check_ends, check_shared, line, number_to_generate, observe, plate_size
 
 GUIDES = ("top_down", "bottom_up")
 
@@ -101,6 +101,7 @@ class HierarchicalVAE(Program):
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
+        check_shared(prior, posterior2)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x (B, *x_shape); labels y are one-hot (B, C).
@@ -110,6 +111,7 @@ class HierarchicalVAE(Program):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
+        check_shared(self.prior, self.posterior2)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
             z1 = pyro.sample("z1", self._p_of_z1(z2, y))

@@ -195,9 +195,9 @@ class FlowPosterior(Posterior):
         z_0 ~ N(mu(x), diag sigma(x)^2),   z = f_T(... f_1(z_0, h(x)) ..., h(x)),   [mu, s, h] = encoder(x)
 
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016. A draw and its own
-    density cost one pass through each transform; the density at any other z costs D passes, one after another, which
-    matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the aggregate posterior).
-    It has no analytic KL and no closed mean.
+    density cost one pass through each transform; the density at any other z costs D + 1 passes, one after another,
+    which matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the aggregate
+    posterior). It has no analytic KL and no closed mean.
 
     Args:
         encoder: x (B, *x_shape) -> (B, 3 D): mu, s, and the context h of the transforms.

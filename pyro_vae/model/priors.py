@@ -218,7 +218,8 @@ class MixtureOfNormals(Prior):
         (torch.Size([]), torch.Size([20]))
     """
 
-    SPREAD = 0.5  # of the means, beside sigma^2 = 1 - SPREAD^2 within each component
+    SPREAD = 0.5  # of the means, beside sigma^2 = 1 - SPREAD^2 within each component, where the whole has variance 1
+    ENCODED = 1000  # data, from which centre and spread are taken
 
     def __init__(self, latent_dim: int, num_components: int = 100) -> None:
         super().__init__(latent_dim)
@@ -233,19 +234,24 @@ class MixtureOfNormals(Prior):
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Draws K data, and one z ~ q(z|x) for each as a mean, shrunk so that the spread of all z stays what it was."""
-        data = _draw(len(self.means), len(x))
-        device = self.means.device
-        z = posterior(x[data].to(device), None if y is None else y[data].to(device)).sample()
-        self.means.copy_(self.SPREAD * z)
+        """Puts the means on z ~ q(z|x) of K data, drawn to the centre of such z, whose spread the whole then has."""
+
+        def encoded(number: int) -> Tensor:
+            data, device = _draw(number, len(x)), self.means.device
+            return posterior(x[data].to(device), None if y is None else y[data].to(device)).sample()
+
+        z, others = encoded(len(self.means)), encoded(self.ENCODED)
+        self.means.copy_(others.mean(0) + self.SPREAD * (z - others.mean(0)))
+        self.log_scales.copy_((math.sqrt(1 - self.SPREAD**2) * others.std(0)).log().expand_as(self.means))
 
 
 class VampPrior(Prior):
-    """p(z) = 1/K sum_k q(z|u_k): the guide at K learned pseudo-inputs u_k, the best prior for it with so few terms.
+    """p(z) = 1/K sum_k q(z|u_k): the guide at K learned pseudo-inputs u_k.
 
-    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9. It holds the guide's posterior itself, so the
+    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9: the mean of the guide over all data, which
+    is the best prior for it, by few terms. It holds the guide's posterior itself, so the
     encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder. Works with any posterior
-    that has a density; over a `FlowPosterior` each p(z) costs K x D passes of its transforms.
+    that has a density; over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
 
     Args:
         posterior: the posterior of the same program.

@@ -196,6 +196,13 @@ def once(key: Any, compute: Callable[[], T]) -> T:
     return memory[key]
 
 
+def check_member(name: str, member: object, kind: type) -> None:
+    """Raises TypeError for a member of another kind, or a class in place of an instance."""
+    if not isinstance(member, kind):
+        found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
+        raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
+
+
 def check_tensor(x: Any) -> None:
     """Raises TypeError, with the cure, for data that are no tensor."""
     if not isinstance(x, Tensor):

@@ -15,7 +15,7 @@ from pyro_vae.errors import DataError
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_tensor, undisturbed
+from pyro_vae.model.program import Program, check_member, check_tensor, undisturbed
 
 
 class VAE(Program):
@@ -44,6 +44,7 @@ class VAE(Program):
         check_member("likelihood", likelihood, Likelihood)
         # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
+        check_shared(prior, posterior)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z ~ p(z) and x ~ p(x|z), or observes x (B, *x_shape); labels y are one-hot (B, C).
@@ -53,6 +54,7 @@ class VAE(Program):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
+        check_shared(self.prior, self.posterior)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
             return observe(self.likelihood, z, x, y)
@@ -117,11 +119,13 @@ class VAE(Program):
         return p.mean if mean else p.sample()
 
 
-def check_member(name: str, member: object, kind: type) -> None:
-    """Raises TypeError for a member of another kind, or a class in place of an instance."""
-    if not isinstance(member, kind):
-        found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
-        raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
+def check_shared(prior: Prior, posterior: Posterior) -> None:
+    """Raises ValueError where the prior holds a posterior, as VampPrior does, that is not the program's."""
+    if getattr(prior, "posterior", posterior) is not posterior:
+        raise ValueError(
+            f"{type(prior).__name__} is made of another posterior than the program's: build the prior from the "
+            "posterior that the program has now"
+        )
 
 
 def check_data(x: Tensor | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Classification, Estimate
+from pyro_vae.randomness import stream
 
 _BLOCK = 1024  # data reconstructed at once
 
@@ -36,7 +37,7 @@ def measure(
     with divergence("an estimate on the test data"):
         elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, y, seed)
         if "infinite" in elbo.kind.values():
-            return _finite({"reconstruction": reconstruction, "rmse": _rmse(vae, x, y)})
+            return _finite({"reconstruction": reconstruction, "rmse": _rmse(vae, x, y, elbo.kind, seed)})
         log_likelihood = evaluation.iwae(vae, x, likelihood_samples, y, seed)
         return _finite({"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood})
 
@@ -49,11 +50,14 @@ def _finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
     return estimates
 
 
-def _rmse(vae: Any, x: Tensor, y: Tensor | None) -> Estimate:
-    labels = [None] * len(x) if y is None else y.split(_BLOCK)
-    means = [vae.reconstruct(block, label)[0] for block, label in zip(x.split(_BLOCK), labels, strict=False)]
+def _rmse(vae: Any, x: Tensor, y: Tensor | None, kind: Mapping[str, str], seed: int) -> Estimate:
+    blocks = x.split(_BLOCK)
+    labels = [None] * len(blocks) if y is None else y.split(_BLOCK)
+    with stream(seed, "rmse", device=x.device):
+        means = [vae.reconstruct(block, label)[0] for block, label in zip(blocks, labels, strict=True)]
     value = (torch.cat(means) - x).double().flatten(1).square().mean(1).sqrt().cpu()
-    return Estimate("RMSE", value, torch.zeros_like(value), 1, unit="per number")
+    is_exact = set(kind.values()) == {"infinite"}  # every latent is a point: other draws would be the same
+    return Estimate("RMSE", value, torch.full_like(value, 0.0 if is_exact else math.nan), 1, unit="per number")
 
 
 def classification(found: Classification, labels: Tensor) -> dict[str, Any]:

@@ -79,17 +79,11 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes.plot(epochs, [-record["loss"] for record in history], color="0.6", lw=1, label="minus training loss")
     name = "reconstruction" if history[0]["valid_elbo"] is None else "ELBO"
     elbo = [record[f"valid_{name.lower()}"] for record in history]
-    error = [record["valid_standard_error"] or 0.0 for record in history]
     axes.plot(epochs, elbo, color="C0", lw=1.5, label=f"validation {name}")
-    axes.fill_between(
-        epochs,
-        [value - e for value, e in zip(elbo, error, strict=True)],
-        [value + e for value, e in zip(elbo, error, strict=True)],
-        color="C0",
-        alpha=0.2,
-        lw=0,
-        label="± standard error over the data",
-    )
+    if name == "ELBO":
+        pairs = [(v, record["valid_standard_error"] or 0.0) for v, record in zip(elbo, history, strict=True)]
+        ends = [v - e for v, e in pairs], [v + e for v, e in pairs]
+        axes.fill_between(epochs, *ends, color="C0", alpha=0.2, lw=0, label="± standard error over the data")
     # Not the highest ELBO: under a weighted loss another epoch is kept.
     best = max(i for i, record in enumerate(history) if record["best"])
     axes.plot(epochs[best], elbo[best], "o", color="C3", label=f"kept: {elbo[best]:.2f} at epoch {epochs[best]}")

@@ -68,6 +68,12 @@ def test_equal_weights_have_no_tail_beside_others_that_have():
     assert torch.equal(khat[[0, 2]], alone[[0, 2]])
 
 
+def test_weights_that_nearly_agree_have_a_tail():
+    noise = torch.Generator().manual_seed(0)
+    log_weights = 0.005 * torch.rand(1000, 3, generator=noise, dtype=torch.float64)
+    assert pv.evaluation.psis_khat(log_weights).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_under_the_exact_posterior_rounding_is_no_tail(dtype):
     truth = LinearGaussian()

@@ -317,6 +317,11 @@ def test_the_loss_of_an_autoencoder_is_its_reconstruction_without_noise(still, w
     assert (progress.best_epoch, record.best) == (1, True)
 
 
+def test_an_autoencoder_under_a_kl_is_refused(still):
+    with pytest.raises(ValueError, match="trains with kl_weight=0, not 1"):
+        next(fit(*autoencoder(), still, Schedule(epochs=1)))
+
+
 def test_an_autoencoder_keeps_the_epoch_that_reconstructs_best(still):
     vae, svi = autoencoder(lr=0.1)  # so fast that the last epoch is not the best
     progress = Progress()

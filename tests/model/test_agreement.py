@@ -7,7 +7,7 @@ from densities import perturbed
 from spliced import Spliced, normal, per_dimension, student, whole_vectors
 
 import pyro_vae as pv
-from pyro_vae.model import agreement, cubature
+from pyro_vae.model.checks import agreement, cubature
 
 F64 = {"dtype": torch.float64}
 

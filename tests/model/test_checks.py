@@ -15,6 +15,7 @@ from torch.distributions import register_kl
 
 import pyro_vae as pv
 from pyro_vae.model import checks
+from pyro_vae.model.checks.__main__ import main
 
 SHAPE = (1, 2, 4)
 LABELS = torch.eye(3)[[0, 1, 2, 2, 1]]
@@ -185,6 +186,11 @@ class Detached(Bad):
         return dist.Normal(self.shift.detach(), self.scale).to_event(1)
 
 
+class HalfDetached(Bad):
+    def forward(self, y=None):
+        return dist.Normal(self.shift + self.shift.detach().sin(), self.scale).to_event(1)
+
+
 class PlainConstant(Bad):
     def __init__(self, latent_dim=2):
         super().__init__(latent_dim)
@@ -221,9 +227,10 @@ BAD_PRIORS = [
     (NotExpandable, {"plates"}),
     (Unbounded, {"support"}),
     (Raises, {"distribution"}),
-    (Detached, {"gradients"}),
+    (Detached, {"gradients", "slopes"}),
+    (HalfDetached, {"slopes"}),
     (PlainConstant, {"moves"}),
-    (StuckInSingle, {"moves"}),
+    (StuckInSingle, {"moves", "slopes"}),
     (Forgets, {"saves"}),
 ]
 
@@ -298,6 +305,24 @@ class OneForAll(BadPosterior):
         return dist.Normal(loc[0], scale[0]).to_event(1)
 
 
+class OneNetworkScaleDetached(BadPosterior):
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Normal(loc, scale.detach()).to_event(1)
+
+
+class DrawnByRejection(BadPosterior):
+    """Nothing wrong with it: under the same noise its draws jump."""
+
+    def forward(self, x, y=None):
+        loc, scale = self.numbers(x)
+        return dist.Gamma(loc.exp(), scale).to_event(1)
+
+
+def test_draws_by_rejection_are_no_wrong_slope():
+    pv.check_posterior(DrawnByRejection(encoder(2), 2), torch.rand(6, *SHAPE)).raise_if_failed()
+
+
 class Private(dist.Normal):
     """A normal whose registered KL lacks its 1/2."""
 
@@ -314,8 +339,9 @@ class WrongKL(BadPosterior):
 
 BAD_POSTERIORS = [
     (NoReparametrisation, {"reparametrised"}),
-    (SilentSamples, {"gradients"}),
-    (ScaleDetached, {"gradients"}),
+    (SilentSamples, {"gradients", "slopes"}),
+    (ScaleDetached, {"gradients", "slopes"}),
+    (OneNetworkScaleDetached, {"slopes"}),
     (Centred, {"batch order"}),
     (CentredInTraining, {"batch order"}),
     (OneForAll, {"shapes"}),
@@ -513,7 +539,7 @@ def test_exit_codes_of_the_process(name, code, user_folder):
     ],
 )
 def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
-    assert checks.main(arguments) == 2
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -521,7 +547,7 @@ def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
 
 def test_sizes_must_be_sizes(capsys):
     with pytest.raises(SystemExit, match="2"):
-        checks.main(["pyro_vae.model.priors:StandardNormal", "--latent-dim", "0"])
+        main(["pyro_vae.model.priors:StandardNormal", "--latent-dim", "0"])
     assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
 
 
@@ -535,5 +561,5 @@ def test_sizes_must_be_sizes(capsys):
     ],
 )
 def test_built_in_members_pass_from_the_command_line(arguments, capsys):
-    assert checks.main(arguments) == 0
+    assert main(arguments) == 0
     assert ": passed" in capsys.readouterr().out

@@ -233,6 +233,19 @@ def test_negative_binomial_is_exact_at_any_total_count(total_count, dtype, toler
         assert close(p.log_prob(torch.tensor(float(x), dtype=dtype)).item(), reference, tolerance)
 
 
+@pytest.mark.parametrize("total_count", [10.0, 1e3, 1e6])
+@pytest.mark.parametrize("mean", [1e3, 1e5])
+def test_negative_binomial_is_exact_for_large_counts_in_float32(total_count, mean):
+    # A float32 near its own result is the best there is; one more is left for the arguments' rounding of the mean.
+    r = torch.tensor(total_count)
+    logits = torch.tensor(mean).log() - r.log()
+    x = torch.tensor([0.5, 0.9, 1.0, 1.1]) * mean
+    found = NegativeBinomial(total_count=r, logits=logits).log_prob(x.round()).double()
+    odds = logits.double().exp()
+    reference = scipy.stats.nbinom.logpmf(x.round().double(), r.double(), 1 / (1 + odds))
+    assert torch.allclose(found, torch.from_numpy(reference), rtol=2e-7, atol=1e-6)
+
+
 def test_negative_binomial_gradients_equal_finite_differences_across_the_switch():
     r, logits = f64([0.3, 20 - 1e-9, 20.0, 200.0], True), f64([1.0, -1.0, -1.0, -3.0], True)
     x = f64([0.0, 5.0, 5.0, 40.0])

@@ -588,3 +588,10 @@ def test_a_decoder_of_the_wrong_size_is_refused():
         wrong = kind(small, learn_scale=learn_scale, x_shape=(1, 1, 4))
         with pytest.raises(ValueError, match=r"built for x_shape=\(1, 1, 4\); its decoder gives \(1, 2, 4\)"):
             wrong(z)
+
+
+def test_a_start_is_found_where_the_data_are():
+    # The meta device refuses to mix with the CPU, as an accelerator does.
+    likelihood = pv.likelihoods.DiscretizedLogistic(pv.networks.MLP((2,), (3,)), num_levels=16)
+    with dist.validation_enabled(False):
+        assert likelihood.start(torch.zeros(5, 3, device="meta")).device.type == "meta"

@@ -15,7 +15,7 @@ from pyro_vae.report import numbers
 
 PROTOCOL = {
     "name": "toy",
-    "shape": [1, 2, 3],
+    "shape": [3, 2, 1],
     "split": {"kind": "random", "given": [], "sizes": {"train": 7, "valid": 1, "test": 2}},
     "binarization": {"kind": "none", "sentence": "Not binarised."},
     "dequantized": None,

@@ -3,7 +3,7 @@
     ContinuousBernoulli    l x - A(l) on [0, 1]
     DiscretizedLogistic    a logistic, rounded to the levels 0..L-1
     GreyLevels             any probabilities on the levels 0..L-1, which are numbers here, not names
-    NegativeBinomial       Pyro's, exact in float32 for large total counts too
+    NegativeBinomial       Pyro's, exact for large counts in float32 too
     ExponentialNorm        exp(-rate * RMSE), with its constant
     LowRankNormal          N(m, W W' + diag), over an event of any shape
 

@@ -11,8 +11,9 @@ class NegativeBinomial(dist.NegativeBinomial):
 
         log P(x) = log Gamma(x + r) / (Gamma(r) x!) - r log(1 + m / r) + x log(m / (r + m))
 
-    Pyro's own takes the difference of two log-gammas, each about r log r: in float32 that is off by 0.008 a number at
-    r = 1e4 and by 1 at r = 1e6, towards which a learned r moves on Poisson data. Here it is Stirling's series.
+    Computed in float64 whatever the arguments, since terms of the size of x log x nearly cancel: in float32 they cost
+    0.2 nats a number at x = 1e5. Pyro's own loses as much in r log r, 1 nat a number at r = 1e6, towards which a
+    learned r moves on Poisson data; here that is Stirling's series.
 
     Args:
         total_count: r (*).
@@ -27,8 +28,9 @@ class NegativeBinomial(dist.NegativeBinomial):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        odds = self.total_count * logsigmoid(-self.logits) + value * logsigmoid(self.logits)
-        return odds + _log_rising(self.total_count, value) - torch.lgamma(value + 1)
+        r, logits, x = (number.double() for number in (self.total_count, self.logits, value))
+        log_prob = _log_rising(r, x) - torch.lgamma(x + 1) + r * logsigmoid(-logits) + x * logsigmoid(logits)
+        return log_prob.to(self.logits)
 
 
 def _log_rising(start: Tensor, count: Tensor) -> Tensor:

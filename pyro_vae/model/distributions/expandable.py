@@ -27,9 +27,10 @@ class Expandable(TorchDistribution):
             self._validate_sample(value)
 
 
-def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """The arguments, between low and high, at which an increasing elementwise function has the given value."""
-    low, high, goal = low.double(), high.double(), value.double()
+    goal = value.double()
+    low, high = (as_tensor(bound, goal).double() for bound in (low, high))
     for _ in range(64):
         middle = (low + high) / 2
         below = function(middle) < goal

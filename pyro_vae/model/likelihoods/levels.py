@@ -67,7 +67,7 @@ class DiscretizedLogistic(LocationScale):
         return over_pixels(distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels), z)
 
     def start_location(self, x: Tensor) -> Tensor:
-        top, scale = self.num_levels - 1, torch.tensor(self.scale, dtype=torch.float64)
+        top, scale = self.num_levels - 1, self.scale
         # The tails of the end levels pull the mean inwards; 40 scales beyond an end nothing else is left.
         return distributions.invert(
             lambda loc: distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels).mean,

@@ -19,15 +19,19 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.distributions import Beta, Dirichlet, FisherSnedecor, Gamma, StudentT
 
-from pyro_vae.model import agreement
+from pyro_vae.model.checks import agreement
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
+from pyro_vae.model.traces import is_point
 from pyro_vae.randomness import stream
 
 Outcome = tuple[bool | None, str]
 Check = Callable[["Case"], Outcome]
 
+_STEP = 1e-6  # of a central difference
+_SLOPE_TOLERANCE = 1e-4
 _STEPS = 8  # of Adam, until which a gradient must have reached every parameter
 _FEW = slice(0, 2)  # data whose densities are integrated
 _DRAWS = 4000
@@ -80,12 +84,6 @@ class Case:
 
 def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().cpu().to(dtype) if tensor.is_floating_point() else tensor.detach().cpu()
-
-
-def _is_point(p: Any) -> bool:
-    while hasattr(p, "base_dist"):
-        p = p.base_dist
-    return isinstance(p, dist.Delta)
 
 
 # What forward returns
@@ -174,7 +172,7 @@ def reparametrised(case: Case) -> Outcome:
 
 def integral(case: Case) -> Outcome:
     """The density integrates to 1."""
-    if _is_point(case.p()):
+    if is_point(case.p()):
         return _A_POINT
     found = case.measured
     if found.integral is None:
@@ -189,7 +187,7 @@ def integral(case: Case) -> Outcome:
 
 def sampler(case: Case) -> Outcome:
     """The draws follow the density."""
-    if _is_point(case.p()):
+    if is_point(case.p()):
         return _A_POINT
     found = case.measured
     detail = (
@@ -221,7 +219,7 @@ def analytic_kl(case: Case) -> Outcome:
     y = case.arguments[1]
     q = case.call(_moved(case.copy()))
     p = copy.deepcopy(case.prior).cpu().double()(None if y is None else _to(y, torch.float64))
-    if _is_point(q):
+    if is_point(q):
         return _A_POINT
     try:
         analytic = torch.distributions.kl_divergence(q, p)
@@ -267,12 +265,48 @@ def gradients(case: Case) -> Outcome:
     return False, "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
 
 
-def _losses(case: Case, member: Any) -> dict[str, Tensor]:
-    """One loss for each route by which training reaches the parameters."""
+def slopes(case: Case) -> Outcome:
+    """Along a random direction in all parameters the gradient is the slope of each route: no part of it is detached."""
+    member = _moved(case.copy())
+    direction = [torch.randn_like(p) for p in member.parameters() if p.requires_grad]
+    if not direction:
+        return None, "does not apply: no parameters"
+    value = _draw(case.call(copy.deepcopy(member)))
+
+    def losses_at(step: float) -> tuple[dict[str, Tensor], list[nn.Parameter]]:
+        twin = copy.deepcopy(member)
+        parameters = [p for p in twin.parameters() if p.requires_grad]
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p += step * d
+        with stream(case.seed, "checks", "slopes"):  # the same noise at each step
+            return _losses(case, twin, value), parameters
+
+    here, parameters = losses_at(0.0)
+    above, below = losses_at(_STEP)[0], losses_at(-_STEP)[0]
+    routes = [route for route in here if route != "rsample" or not _draws_by_rejection(case.p())]
+    for route in routes:
+        slope = ((above[route] - below[route]) / (2 * _STEP)).item()
+        found = torch.autograd.grad(here[route], parameters, allow_unused=True, retain_graph=True)
+        gradient = sum((g * d).sum().item() for g, d in zip(found, direction, strict=True) if g is not None)
+        if not abs(slope - gradient) <= _SLOPE_TOLERANCE * (1 + abs(slope)):
+            return False, f"{route} has the slope {slope:.5g} in a random direction, its gradient says {gradient:.5g}"
+    return True, f"the gradient of {' and '.join(routes)} is its slope in a random direction"
+
+
+def _draws_by_rejection(p: Any) -> bool:
+    # Under the same noise such draws jump; their gradients are right on average.
+    while hasattr(p, "base_dist"):
+        p = p.base_dist
+    return isinstance(p, Gamma | Beta | Dirichlet | StudentT | FisherSnedecor)
+
+
+def _losses(case: Case, member: Any, value: Tensor | None = None) -> dict[str, Tensor]:
+    """One loss for each route by which training reaches the parameters, at a value, or at draws of its own."""
     p = case.call(member)
     if isinstance(case.member, Likelihood):
         return {"log p(x|z)": -p.log_prob(case.data()).mean()}
-    value = p.sample(() if p.batch_shape else (64,))
+    value = _draw(p) if value is None else value
     if not isinstance(case.member, Posterior):
         return {"log p(z)": -p.log_prob(value).mean()}
     routes = {}
@@ -280,9 +314,13 @@ def _losses(case: Case, member: Any) -> dict[str, Tensor]:
         z = p.rsample()
         slope = torch.linspace(0.5, 1.5, z.numel(), dtype=z.dtype).reshape(z.shape)
         routes["rsample"] = (slope * z + z.square()).mean()
-    if not _is_point(p):
+    if not is_point(p):
         routes["log q(z|x)"] = -p.log_prob(value).mean()
     return routes
+
+
+def _draw(p: Any) -> Tensor:
+    return p.sample(() if p.batch_shape else (64,))
 
 
 def moves(case: Case) -> Outcome:
@@ -293,7 +331,7 @@ def moves(case: Case) -> Outcome:
     value = single.sample((100,))
     if value.dtype != torch.float32 or double.sample().dtype != torch.float64:
         return False, f"samples are {value.dtype} after .float() and {double.sample().dtype} after .double()"
-    if _is_point(double):
+    if is_point(double):
         return True, "samples are float64 after .double()"
     exact, rounded = double.log_prob(value.double()), single.log_prob(value)
     if exact.dtype != torch.float64:
@@ -364,7 +402,7 @@ def batch_order(case: Case) -> Outcome:
 
 @torch.no_grad()
 def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
-    if _is_point(p):
+    if is_point(p):
         expected, found = value[rows], other.sample()
     else:
         expected, found = p.log_prob(value)[rows], other.log_prob(value[rows])
@@ -379,6 +417,7 @@ PRIOR: dict[str, Check] = {
     "integral": integral,
     "sampler": sampler,
     "gradients": gradients,
+    "slopes": slopes,
     "moves": moves,
     "saves": saves,
     "batch order": batch_order,

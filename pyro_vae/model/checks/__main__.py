@@ -1,0 +1,99 @@
+"""The command line of the checks: python -m pyro_vae.model.checks my_module:StudentPrior --latent-dim 3."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae.errors import UsageError
+from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
+from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.networks import MLP
+from pyro_vae.model.posteriors import DiagonalNormal, Posterior
+from pyro_vae.model.priors import Prior
+from pyro_vae.randomness import stream
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Checks the class that the command line names. Exit codes: 0 passed, 1 failed, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyro_vae.model.checks",
+        description="Checks a prior, posterior or likelihood of your own against the contract of its family.",
+        epilog="Exit codes: 0 passed, 1 failed, 2 usage.",
+    )
+    parser.add_argument("member", metavar="MODULE:CLASS", help="subclass of Prior, Posterior or Likelihood")
+    parser.add_argument("--latent-dim", type=_size, default=2, metavar="D", help="up to 3 it is integrated (default 2)")
+    parser.add_argument("--x-shape", type=_size, nargs="+", default=[1, 4, 4], metavar="N", help="default 1 4 4")
+    parser.add_argument("--y-dim", type=_size, default=0, metavar="C", help="number of classes, where it takes labels")
+    parser.add_argument("--seed", type=int, default=0, help="of networks, data and draws (default 0)")
+    options = parser.parse_args(arguments)
+    try:
+        report = _check_class(_find(options.member), options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(report)
+    return 0 if report.passed else 1
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _find(place: str) -> Any:
+    module, colon, name = place.partition(":")
+    if not (module and colon and name):
+        raise UsageError(f"{place!r} names no class: write MODULE:CLASS, e.g. pyro_vae.model.priors:StandardNormal")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        kind = getattr(import_module(module), name)
+    except AttributeError as error:
+        raise UsageError(f"module {module!r} has no {name!r}: check its spelling") from error
+    except Exception as error:  # whatever the user's module raises
+        raise UsageError(f"module {module!r} can not be imported ({type(error).__name__}: {error})") from error
+    families = (Prior, Posterior, Likelihood)
+    if not inspect.isclass(kind) or not issubclass(kind, families) or kind in families:
+        raise UsageError(f"{place} is {kind}: name a subclass of Prior, Posterior or Likelihood")
+    return kind
+
+
+def _check_class(kind: Any, options: argparse.Namespace) -> Report:
+    """Builds the member, as the scripts do: an argument with the name of a fact gets its value."""
+    B, D, C, x_shape = 6, options.latent_dim, options.y_dim, tuple(options.x_shape)
+    with stream(options.seed, "checks", "command line"):
+        x, z = torch.rand(B, *x_shape), torch.randn(B, D)
+        y = torch.eye(C)[torch.arange(B) % C] if C else None
+        facts: dict[str, Any] = {"latent_dim": D, "x_shape": x_shape, "y_dim": C}
+        try:
+            if issubclass(kind, Posterior):
+                facts["encoder"] = MLP(x_shape, _call(kind.encoder_shape, facts), hidden=(32,), y_dim=C)
+            elif issubclass(kind, Likelihood):
+                facts["decoder"] = MLP((D,), _call(kind.decoder_shape, facts), hidden=(32,), y_dim=C)
+            else:
+                facts["posterior"] = DiagonalNormal(MLP(x_shape, (2 * D,), hidden=(32,), y_dim=C), D)
+            member = _call(kind, facts)
+        except Exception as error:  # whatever the user's constructor raises
+            raise UsageError(
+                f"{kind.__name__} can not be built from {', '.join(facts)} ({type(error).__name__}: {error}): "
+                "give other arguments a default, or build it yourself and call the check_ function of its family"
+            ) from error
+    if isinstance(member, Posterior):
+        return check_posterior(member, x, y, seed=options.seed)
+    if isinstance(member, Likelihood):
+        return check_likelihood(member, z, y=y, seed=options.seed)
+    return check_prior(member, y, seed=options.seed)
+
+
+def _call(function: Any, facts: dict[str, Any]) -> Any:
+    return function(**{name: facts[name] for name in inspect.signature(function).parameters if name in facts})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
