@@ -4,7 +4,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
 from pyro_vae.inference.svi import SVI
-from pyro_vae.inference.training import Progress, Record, fit
+from pyro_vae.inference.training import Progress, Record, Schedule, fit
 
 __all__ = [
     "SVI",
@@ -13,6 +13,7 @@ __all__ = [
     "Objective",
     "Progress",
     "Record",
+    "Schedule",
     "TraceMeanField_ELBO",
     "Trace_ELBO",
     "fit",

@@ -287,7 +287,9 @@ class VampPrior(Prior):
         if pseudo_inputs not in ("data", "random"):
             raise ValueError(f"pseudo_inputs must be 'data' or 'random'; got {pseudo_inputs!r}")
         if isinstance(posterior, Delta):
-            raise ValueError("a VampPrior is a mixture of the guide's densities, and a Delta posterior has none")
+            raise ValueError(
+                "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none: use another prior"
+            )
         self.posterior, self.pseudo_inputs = posterior, pseudo_inputs
         self.pseudo_x = nn.Parameter(torch.rand(num_components, *x_shape))
         classes = torch.eye(y_dim)[torch.arange(num_components) % y_dim] if y_dim else None

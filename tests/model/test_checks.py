@@ -408,6 +408,23 @@ def test_a_bad_likelihood_is_found_by_its_line(kind, failed):
     assert set(pv.check_likelihood(kind(mlp((3,), SHAPE)), torch.randn(5, 3)).failed) == failed
 
 
+def test_a_forgotten_event_is_named():
+    class NoEventPixels(BadLikelihood):
+        def forward(self, z, y=None):
+            return self.kind(self.decode(z), self.scale)
+
+    report = pv.check_likelihood(NoEventPixels(mlp((3,), SHAPE)), torch.randn(5, 3))
+    assert f"add .to_event({len(SHAPE)})" in str(report)
+    assert "add .to_event(2)" not in str(pv.check_prior(NeedlessBatch(2)))
+
+
+def test_a_mean_that_is_infinite_is_not_checked():
+    class Cauchy(BadLikelihood):
+        kind = dist.Cauchy
+
+    pv.check_likelihood(Cauchy(mlp((3,), SHAPE)), torch.randn(5, 3)).raise_if_failed()
+
+
 def test_every_line_is_broken_by_a_member():
     broken = set().union(*(failed for _, failed in BAD_PRIORS + BAD_POSTERIORS + BAD_LIKELIHOODS))
     assert broken == {*checks.contract.POSTERIOR, *checks.contract.LIKELIHOOD}

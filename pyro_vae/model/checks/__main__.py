@@ -82,7 +82,7 @@ def _check_class(kind: Any, options: argparse.Namespace) -> Report:
         except Exception as error:  # whatever the user's constructor raises
             raise UsageError(
                 f"{kind.__name__} can not be built from {', '.join(facts)} ({type(error).__name__}: {error}): "
-                "give other arguments a default, or build it yourself and call the check_ function of its family"
+                "give labels (--y-dim C) or defaults to its arguments, or build it and call its check_ function"
             ) from error
     if isinstance(member, Posterior):
         return check_posterior(member, x, y, seed=options.seed)

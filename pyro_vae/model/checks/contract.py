@@ -138,7 +138,9 @@ def shapes(case: Case) -> Outcome:
             ("log_prob of shape", found.log_prob(value).shape, batch),
         ):
             if shape != right:
-                cure = f": add .to_event({len(event)})" if found.batch_shape == (*batch, *event) else ""
+                lead, rest = found.batch_shape[: len(batch)], found.batch_shape[len(batch) :]
+                forgotten = lead == batch and len(rest) > 0 and rest == (rest if case.event is None else case.event)
+                cure = f": add .to_event({len(rest)})" if forgotten else ""
                 return False, f"{name} has {what} {tuple(shape)} where {tuple(right)} is needed{cure}"
     return True, f"batch {tuple(p.batch_shape)}, event {tuple(event)}"
 
@@ -206,6 +208,8 @@ def mean(case: Case) -> Outcome:
         expected = p.mean
     except NotImplementedError:
         return None, f"does not apply: {type(p).__name__} has no closed mean"
+    if not torch.isfinite(expected).all():
+        return None, "does not apply: .mean is not finite"
     draws = p.sample((_DRAWS,))
     limit = agreement.threshold(expected.numel())
     allowed = limit * draws.std(0) / math.sqrt(_DRAWS) + limit**2 * (draws.max() - draws.min()) / _DRAWS + 1e-9
