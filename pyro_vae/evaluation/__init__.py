@@ -1,19 +1,56 @@
 """How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
 
+from pyro_vae.evaluation.aggregate import (
+    AggregateTerms,
+    MutualInformation,
+    aggregate_terms,
+    marginal_kl,
+    mutual_information,
+    total_correlation,
+)
+from pyro_vae.evaluation.amortisation import Refinement, refine
+from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
-from pyro_vae.evaluation.diagnostics import psis_khat
+from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat, to_inference_data, worst_data
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
+from pyro_vae.evaluation.latent import (
+    ActiveUnits,
+    KLPerDimension,
+    RateDistortion,
+    active_units,
+    kl_per_dimension,
+    rate_distortion,
+)
 from pyro_vae.evaluation.weights import log_weights
 
 __all__ = [
+    "ActiveUnits",
+    "AggregateTerms",
     "Classification",
     "ELBOTerms",
     "Estimate",
+    "IWAECurve",
+    "KLPerDimension",
+    "MutualInformation",
+    "RateDistortion",
+    "Refinement",
+    "active_units",
+    "aggregate_terms",
     "classify",
+    "effective_sample_size",
     "elbo",
     "elbo_terms",
     "iwae",
+    "iwae_curve",
+    "kl_per_dimension",
     "log_weights",
+    "marginal_kl",
+    "mutual_information",
     "psis_khat",
+    "rate_distortion",
+    "refine",
     "subset",
+    "to_inference_data",
+    "total_correlation",
+    "worst_data",
 ]

@@ -1,9 +1,25 @@
 """How far importance weights can be trusted, per datum. ArviZ is used here and nowhere else."""
 
 import warnings
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
+from pyro_vae.model import traces
+from pyro_vae.randomness import preserved
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+    from xarray import Dataset
+
+SAMPLING = (
+    "independent draws from the guide q(z|x), not MCMC: R-hat and MCMC's effective sample size say nothing about them. "
+    "They follow p(z|x) only when weighted by exp(log_weight)"
+)
 
 
 def psis_khat(log_weights: Tensor) -> Tensor:
@@ -30,3 +46,151 @@ def psis_khat(log_weights: Tensor) -> Tensor:
         _, khat = psislw(log_weights.T.double().cpu().numpy())
     equal = (log_weights.amax(0) - log_weights.amin(0) < 1e-3).cpu()
     return torch.as_tensor(khat).masked_fill(equal, -torch.inf)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """How many of K weighted draws are left, (sum w)^2 / sum w^2, for each datum: (K, B) -> (B,), from 1 to K.
+
+    Kong, "A Note on Importance Sampling using Standardized Weights", technical report 348, University of Chicago, 1992.
+    It knows nothing of draws that are missing: where the tail is heavy (`psis_khat` above 0.7) it is too large.
+
+    Args:
+        log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
+
+    Example:
+        >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -100.0]]))
+        tensor([2., 1.], dtype=torch.float64)
+    """
+    w = log_weights.double()
+    return (2 * torch.logsumexp(w, 0) - torch.logsumexp(2 * w, 0)).exp()
+
+
+class Datum(NamedTuple):
+    """Position of a datum and its k-hat."""
+
+    datum: int
+    khat: float
+
+
+def worst_data(khat: Tensor, num_data: int = 10, threshold: float = 0.7) -> list[Datum]:
+    """The data whose k-hat lies above the threshold, the largest first, at most num_data of them.
+
+    Above 0.7 no affordable K makes log p(x) of that datum reliable. Data without a k-hat (NaN) are left out.
+
+    Args:
+        khat: (B,), see `psis_khat`.
+        num_data: how many at most.
+        threshold: 0.7 by Vehtari et al. 2024; -inf lists the largest whatever they are.
+
+    Example:
+        >>> [found.datum for found in worst_data(torch.tensor([0.1, 0.8, torch.nan, 1.2]))]
+        [3, 1]
+    """
+    order = khat.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argsort(descending=True, stable=True)
+    listed = [Datum(i, khat[i].item()) for i in order.tolist() if khat[i] > threshold]
+    return listed[:num_data]
+
+
+def to_inference_data(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
+) -> "InferenceData":
+    """Draws from the guide and what is known about them, in the containers of ArviZ.
+
+    Groups, of dimensions chain (1), draw (K), data (N) and those of each site:
+
+        posterior        every latent site                          (chain, draw, data, <site>_dim_0, ...)
+        sample_stats     log_weight = log p(x, z) - log q(z|x)      (chain, draw, data), nats
+                         khat, ess: `psis_khat` and `effective_sample_size` of the weights                  (data,)
+        log_likelihood   log p(x|z) of every observed site          (chain, draw, data), nats
+        observed_data    every observed site                        (data, <site>_dim_0, ...)
+
+    The attribute `sampling` says that the draws are independent draws from q(z|x), not MCMC. The latents are local, one
+    z a datum, so that `arviz.loo` and `arviz.waic` of the log-likelihood mean nothing here.
+
+    Any program; the draws are those of `log_weights` under the same seed. `to_netcdf` writes it to a file, by h5netcdf,
+    which comes with ArviZ. All K N draws are held.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        num_samples: K.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, or a guide without a density.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> to_inference_data(vae, torch.zeros(3, 4), num_samples=30, seed=0).posterior["z"].shape
+        (1, 30, 3, 2)
+    """
+    found = _gathered(draw_blocks(vae, x, num_samples, y, seed, _read_draws))
+    weights = found["sample_stats"]["log_weight"]
+    stats = {"khat": psis_khat(weights), "ess": effective_sample_size(weights)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in psis_khat
+        from arviz import InferenceData
+
+        groups = {name: _dataset(sites, ("chain", "draw", "data")) for name, sites in found.items()}
+        groups["sample_stats"].update(_dataset(stats, ("data",)))
+        groups["observed_data"] = _dataset(_observed(vae, x, y), ("data",))
+        about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": num_samples}
+        labelled: dict[str, Any] = {name: group.assign_attrs(about) for name, group in groups.items()}
+        return InferenceData(attrs=about, **labelled)
+
+
+def _read_draws(pair: traces.Traces) -> dict[str, dict[str, Tensor]]:
+    """Group -> name -> (k, b, *event)."""
+    weights = read_log_weights(pair)
+    likelihood = {name: site["log_prob"].double().expand(weights.shape) for name, site in _observed_sites(pair).items()}
+    latent = {name: _values(site, weights.shape) for name, site in traces.latent_sites(pair.guide).items()}
+    return {"posterior": latent, "sample_stats": {"log_weight": weights}, "log_likelihood": likelihood}
+
+
+def _observed(vae: Any, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    """Site -> (N, *event)."""
+
+    def read(pair: traces.Traces) -> dict[str, dict[str, Tensor]]:
+        found = {name: _values(site, site["log_prob"].shape) for name, site in _observed_sites(pair).items()}
+        return {"observed": found}
+
+    with preserved(x.device):
+        found = _gathered(draw_blocks(vae, x, 1, y, None, read))
+    return {name: value[0] for name, value in found["observed"].items()}
+
+
+def _observed_sites(pair: traces.Traces) -> dict[str, traces.Site]:
+    sites: list[traces.Site] = list(pair.model.nodes.values())
+    return {site["name"]: site for site in sites if site["type"] == "sample" and site["is_observed"]}
+
+
+def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
+    return site["value"].expand(batch_shape + site["fn"].event_shape)
+
+
+def _gathered(blocks: Iterable[tuple[slice, dict[str, dict[str, Tensor]]]]) -> dict[str, dict[str, Tensor]]:
+    """Blocks of (k, b, *event) put together, draws along dim 0 and data along dim 1."""
+    columns = [[found for _, found in rows] for _, rows in groupby(blocks, key=lambda row: row[0])]
+
+    def joined(group: str, name: str) -> Tensor:
+        return torch.cat([torch.cat([found[group][name] for found in column]) for column in columns], 1)
+
+    return {group: {name: joined(group, name) for name in names} for group, names in columns[0][0].items()}
+
+
+def _dataset(sites: dict[str, Tensor], dims: tuple[str, ...]) -> "Dataset":
+    """Named numbers with their dimensions; a leading dimension `chain` of length 1 is added where it is asked for."""
+    from xarray import Dataset
+
+    variables, coordinates = {}, {}
+    for name, tensor in sites.items():
+        values = (tensor[None] if dims[0] == "chain" else tensor).detach().cpu().numpy()
+        inner = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(dims)))
+        variables[name] = (*dims, *inner), values
+        coordinates.update({dim: range(size) for dim, size in zip((*dims, *inner), values.shape, strict=True)})
+    return Dataset(variables, coordinates)

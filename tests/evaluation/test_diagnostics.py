@@ -1,14 +1,20 @@
-"""k-hat: the tail index of the weights, whoever drew them, and nothing in the process is changed by asking."""
+"""k-hat: the tail index of the weights, whoever drew them, and nothing in the process is changed by asking.
+
+Beside it the effective sample size, the list of the worst data, and the draws in ArviZ's containers.
+"""
 
 import subprocess
 import sys
+import warnings
 
+import pyro
 import pytest
 import torch
-from exact import LinearGaussian
+from exact import LinearGaussian, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
+from pyro_vae.evaluation.diagnostics import effective_sample_size, to_inference_data, worst_data
 
 
 def pareto(k, draws, columns, seed=0):
@@ -113,3 +119,127 @@ def test_asking_switches_neither_warnings_nor_validation_of_the_process():
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (ran.stderr, ran.stdout) == ("", "still checked\n")
+
+
+def test_khat_of_a_fixed_set_of_weights_is_arviz_psislw():
+    weights = pareto(0.5, 400, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from arviz import psislw
+
+        _, khat = psislw(weights.T.numpy())
+    assert torch.equal(psis_khat(weights), torch.as_tensor(khat))
+
+
+class TestEffectiveSampleSize:
+    def test_is_a_slow_loop(self):
+        weights = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for b, found in enumerate(effective_sample_size(weights)):
+            w = weights[:, b].exp().tolist()
+            assert found.item() == pytest.approx(sum(w) ** 2 / sum(v * v for v in w), rel=1e-12)
+
+    def test_is_k_for_equal_weights_and_1_for_a_single_one(self):
+        weights = torch.full((40, 3), -1234.5)
+        weights[7, 1] = 0.0
+        weights[:20, 2] = -torch.inf
+        assert effective_sample_size(weights).tolist() == pytest.approx([40, 1, 20], rel=1e-9)
+
+    def test_is_that_of_theory_for_a_wide_guide(self):
+        """N(0, 1) by N(0, r^2): E[w]^2 / E[w^2] = sqrt(2 r^2 - 1) / r^2; the mean of 200 within 4 errors and 1 %."""
+        r, noise = 2.0, torch.Generator().manual_seed(0)
+        z = r * torch.randn(4000, 200, generator=noise, dtype=torch.float64)
+        share = effective_sample_size(-0.5 * z**2 + 0.5 * (z / r) ** 2) / 4000
+        assert abs(share.mean() - (2 * r**2 - 1) ** 0.5 / r**2) < 4 * share.std() / 200**0.5 + 0.01 * share.mean()
+
+
+class TestWorstData:
+    KHAT = torch.tensor([0.1, 0.9, torch.nan, 1.5, -torch.inf, 0.71, torch.inf])
+
+    def test_are_those_above_the_threshold_the_largest_first(self):
+        assert [found.datum for found in worst_data(self.KHAT)] == [6, 3, 1, 5]
+        assert [found.datum for found in worst_data(self.KHAT, 2)] == [6, 3]
+        assert [found.datum for found in worst_data(self.KHAT, threshold=-torch.inf)] == [6, 3, 1, 5, 0]
+        assert worst_data(self.KHAT, threshold=0.8)[1].khat == 1.5
+        assert worst_data(torch.zeros(3)) == []
+
+    def test_find_the_datum_that_the_guide_misses(self):
+        truth = LinearGaussian()
+        x = truth.data(30)
+        weights = pv.evaluation.log_weights(truth.vae(widen=1.3), x, 1000, seed=0)
+        weights[:, 17] = pv.evaluation.log_weights(truth.vae(widen=0.3), x, 1000, seed=0)[:, 17]
+        assert [found.datum for found in worst_data(psis_khat(weights))] == [17]
+
+
+@pytest.fixture(scope="module")
+def case():
+    vae, x = small_vae(), binary_data(140)
+    return vae, x, to_inference_data(vae, x, 40, seed=3)
+
+
+class TestInferenceData:
+    def test_groups_and_dimensions_are_named(self, case):
+        _, _, found = case
+        assert found.groups() == ["posterior", "log_likelihood", "sample_stats", "observed_data"]
+        assert found.posterior["z"].dims == ("chain", "draw", "data", "z_dim_0")
+        assert found.posterior["z"].shape == (1, 40, 140, 3)
+        assert found.sample_stats["log_weight"].dims == ("chain", "draw", "data")
+        assert found.sample_stats["khat"].dims == found.sample_stats["ess"].dims == ("data",)
+        assert found.log_likelihood["x"].dims == ("chain", "draw", "data")
+        assert found.observed_data["x"].dims == ("data", "x_dim_0")
+        assert found.posterior["draw"].values.tolist() == list(range(40))
+
+    def test_it_says_that_this_is_no_mcmc(self, case):
+        _, _, found = case
+        for attrs in (found.attrs, found.posterior.attrs, found.sample_stats.attrs):
+            assert "not MCMC" in attrs["sampling"]
+            assert attrs["num_samples"] == 40
+
+    def test_its_numbers_are_those_of_the_program(self, case):
+        vae, x, found = case
+        weights = pv.evaluation.log_weights(vae, x, 40, seed=3)
+        z = torch.as_tensor(found.posterior["z"].values[0])
+        likelihood = vae.likelihood(z).log_prob(x)
+        joint = likelihood + vae.prior().log_prob(z) - vae.posterior(x).log_prob(z)
+        assert torch.equal(torch.as_tensor(found.sample_stats["log_weight"].values[0]), weights)
+        assert torch.allclose(joint, weights, rtol=0, atol=1e-10)
+        assert torch.allclose(torch.as_tensor(found.log_likelihood["x"].values[0]), likelihood, rtol=0, atol=1e-10)
+        assert torch.equal(torch.as_tensor(found.sample_stats["khat"].values), psis_khat(weights))
+        assert torch.equal(torch.as_tensor(found.sample_stats["ess"].values), effective_sample_size(weights))
+        assert torch.equal(torch.as_tensor(found.observed_data["x"].values), x)
+
+    def test_it_comes_back_from_a_file(self, case, tmp_path):
+        _, _, found = case
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import arviz
+        path = found.to_netcdf(str(tmp_path / "draws.nc"))
+        again = arviz.from_netcdf(path)
+        for group in found.groups():
+            assert again[group].equals(found[group])
+            assert again[group].attrs["sampling"] == found.attrs["sampling"]
+        again.close()
+
+    def test_every_site_of_two_layers_has_its_draws(self):
+        MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
+        vae = pv.HierarchicalVAE(
+            pv.priors.StandardNormal(2),
+            pv.likelihoods.Normal(MLP((2,), (3,))),
+            pv.likelihoods.Bernoulli(MLP((3,), (6,))),
+            Normal(MLP((6,), (6,), y_dim=2), 3),
+            Normal(MLP((6,), (4,)), 2),
+        ).double()
+        found = to_inference_data(vae, binary_data(5), 7, seed=0)
+        assert {name: values.shape for name, values in found.posterior.items()} == {
+            "z2": (1, 7, 5, 2),
+            "z1": (1, 7, 5, 3),
+        }
+
+    def test_a_seeded_call_is_reproducible_and_changes_nothing(self):
+        vae, x = small_vae().train(), binary_data(5)
+        state = torch.get_rng_state()
+        first, again = (to_inference_data(vae, x, 5, seed=0) for _ in range(2))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert first.posterior.equals(again.posterior)
+        assert vae.training
+        assert not list(pyro.get_param_store())
+        assert not to_inference_data(vae, x, 5).posterior.equals(to_inference_data(vae, x, 5).posterior)

@@ -1,0 +1,179 @@
+"""How the importance-weighted bound rises with the number of draws.
+
+    L_k = E log (1/k) sum_i w_i,     w_i = p(x, z_i) / q(z_i|x),     z_i ~ q(z|x)
+
+rises with k from the ELBO (k = 1) to log p(x). Draws that are not shared between blocks give every L_k without bias:
+K draws hold floor(K/k) blocks of k, so that one pass of K draws gives the whole curve, with an error at every k < K/2
+that needs no theory. What is missing at the end of the curve falls like 1/k, and the jackknife takes that term away.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
+
+
+@dataclass(frozen=True)
+class IWAECurve:
+    """Importance-weighted bounds at several k, from the same draws. Printing it gives a line for each.
+
+    Attributes:
+        bounds: k -> `Estimate` of L_k; its `num_samples` is k, the draws that the bound is made of.
+        jackknife: the value at K whose bias is of order 1/K^2 in place of 1/K. It is **no bound**: it may lie above
+            log p(x), and does so where the weights have heavy tails. NaN for K = 1.
+    """
+
+    bounds: dict[int, Estimate]
+    jackknife: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone."""
+        bounds = {str(k): estimate.to_dict() for k, estimate in self.bounds.items()}
+        return {"bounds": bounds, "jackknife_no_bound": self.jackknife.to_dict()}
+
+    def __str__(self) -> str:
+        return "\n".join(str(estimate) for estimate in (*self.bounds.values(), self.jackknife))
+
+
+class Moment(NamedTuple):
+    """A value for each datum and its Monte Carlo standard error, both (B,)."""
+
+    value: Tensor
+    error: Tensor
+
+
+def iwae_curve(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
+) -> IWAECurve:
+    """The importance-weighted bound at k = 1, 2, 5, 10, ..., K from one pass of K draws, per datum, in nats.
+
+    Theorem 1 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the jackknife is that of
+    Nowozin, "Debiasing Evidence Approximations: On Importance-Weighted Autoencoders and Jackknife Variational
+    Inference", ICLR 2018. The last bound is `iwae` of the same draws. Errors: see `block_bound` and `jackknife`.
+
+    The weights are held for one block of data at a time, (K, 128), and never for all.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        num_samples: K, the draws of z for each datum, and the last k.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1 or K > 131,072, or a guide without a density.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> list(iwae_curve(vae, torch.zeros(3, 4), num_samples=64, seed=0).bounds)
+        [1, 2, 5, 10, 20, 50, 64]
+    """
+    found: dict[int, list[Moment]] = {k: [] for k in (*steps(num_samples), 0)}
+    drawn = draw_blocks(vae, x, num_samples, y, seed, read_log_weights, first_block)
+    for _, rows in groupby(drawn, key=lambda row: row[0]):
+        weights = torch.cat([block.cpu() for _, block in rows])
+        for k, moments in found.items():
+            moments.append(block_bound(weights, k) if k else jackknife(weights))
+    corrected = _estimate("jackknife, no bound", found.pop(0), num_samples)
+    return IWAECurve({k: _estimate("bound on log p(x)", moments, k) for k, moments in found.items()}, corrected)
+
+
+def steps(num_samples: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... up to K, and K.
+
+    >>> steps(30)
+    [1, 2, 5, 10, 20, 30]
+    """
+    tens = [10**power for power in range(len(str(max(num_samples, 1))))]
+    return sorted({k for ten in tens for k in (ten, 2 * ten, 5 * ten) if k <= num_samples} | {num_samples})
+
+
+def block_bound(log_weights: Tensor, k: int) -> Moment:
+    """L_k: the mean over the floor(K/k) blocks of k draws of the logarithm of each block's mean weight.
+
+    Draws after the last full block are left out. The error is that of a mean of floor(K/k) independent blocks (rough
+    for a few blocks, and right on average over the data); for a single block that of the logarithm of a mean,
+    sd(w) / (sqrt(k) mean(w)), as in `iwae`; for a single draw unknown, NaN.
+
+    Args:
+        log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
+        k: draws in each block, 1 ... K.
+
+    Raises:
+        ValueError: k outside 1 ... K.
+
+    Example:
+        >>> block_bound(torch.tensor([[0.0], [0.0], [-1.0], [-1.0], [9.0]]), 2).value
+        tensor([-0.5000])
+    """
+    K = len(log_weights)
+    if not 1 <= k <= K:
+        raise ValueError(f"k must be within 1 ... {K}, the number of draws; got {k}")
+    blocks = K // k
+    rows = log_weights[: blocks * k].unflatten(0, (blocks, k))
+    values = torch.logsumexp(rows, 1) - math.log(k)
+    if blocks > 1:
+        return Moment(values.mean(0), values.std(0) / math.sqrt(blocks))
+    return Moment(values[0], _relative_error(rows[0]))
+
+
+def jackknife(log_weights: Tensor) -> Moment:
+    """K L_K - (K - 1) mean_i L_(K-1) without draw i: the estimate of log p(x) whose bias 1/K is taken away. No bound.
+
+    The estimator of Nowozin 2018 of order 1. The error is the jackknife's own:
+    sqrt((K-1)/K sum_i (L_(i) - mean L_(i))^2).
+
+    Args:
+        log_weights: (K, B). Both results are NaN for K = 1, from which nothing can be left out.
+
+    Example:
+        >>> jackknife(torch.zeros(5, 1)).value
+        tensor([0.])
+    """
+    K = len(log_weights)
+    if K == 1:
+        unknown = torch.full_like(log_weights[0], math.nan)
+        return Moment(unknown, unknown)
+    without = _leave_one_out(log_weights) - math.log(K - 1)
+    whole = torch.logsumexp(log_weights, 0) - math.log(K)
+    spread = (without - without.mean(0)).square().sum(0)
+    return Moment(whole + (K - 1) * (whole - without.mean(0)), (spread * (K - 1) / K).sqrt())
+
+
+def _leave_one_out(log_weights: Tensor) -> Tensor:
+    """log sum_(j != i) w_j for every i, (K, B): sums from both ends, where subtracting w_i would cancel."""
+    none = torch.full_like(log_weights[:1], -math.inf)
+    before = torch.cat([none, log_weights[:-1].logcumsumexp(0)])
+    after = torch.cat([none, log_weights[1:].flip(0).logcumsumexp(0)]).flip(0)
+    return torch.logaddexp(before, after)
+
+
+def _relative_error(log_weights: Tensor) -> Tensor:
+    k = len(log_weights)
+    if k == 1:
+        return torch.full_like(log_weights[0], math.nan)
+    relative = (log_weights - log_weights.amax(0)).exp()
+    return relative.std(0) / (math.sqrt(k) * relative.mean(0))
+
+
+def _estimate(name: str, moments: Iterable[Moment], k: int) -> Estimate:
+    values, errors = zip(*moments, strict=True)
+    return Estimate(name, torch.cat(values), torch.cat(errors), k)

@@ -1,0 +1,315 @@
+"""What a program uses its latent dimensions for, site by site: who is active, and where the KL goes.
+
+Latents are found by not being observed, never by name. In a program of several latent sites each site is taken given
+the drawn values of the sites before it. The aggregate posterior q(z) has a file of its own, `aggregate.py`.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyro_vae.evaluation.estimators import Estimate, elbo_terms
+from pyro_vae.evaluation.weights import draw_blocks
+from pyro_vae.model import traces
+from pyro_vae.randomness import preserved
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """Which latent dimensions vary with x, for each latent site, D numbers a site.
+
+    Attributes:
+        variance: A_j = Var_x(E_q[z_j|x]), over the data.
+        variance_error: its standard error over the data (heavy tails aside: sqrt((m4 - A^2) / N), m4 the fourth
+            central moment).
+        relative: A_j over the prior's variance in that dimension; NaN where that is not known or not finite.
+        threshold: above which a dimension is active.
+        num_data: N.
+
+    Example:
+        >>> flat, full = torch.tensor([0.0]), torch.tensor([0.9])
+        >>> print(ActiveUnits({"z": torch.cat([flat, full])}, {"z": torch.zeros(2)}, {"z": torch.ones(2)}, 0.01, 50))
+        z: 1 of 2 dimensions active (variance over 50 data above 0.01), 2 relative to the prior's variance
+    """
+
+    variance: dict[str, Tensor]
+    variance_error: dict[str, Tensor]
+    relative: dict[str, Tensor]
+    threshold: float
+    num_data: int
+
+    @property
+    def active(self) -> dict[str, Tensor]:
+        """Site -> (D,), whether A_j > threshold."""
+        return {name: value > self.threshold for name, value in self.variance.items()}
+
+    @property
+    def count(self) -> dict[str, int]:
+        """Site -> the number of active dimensions, as Burda et al. count them."""
+        return {name: int(active.sum()) for name, active in self.active.items()}
+
+    @property
+    def relative_count(self) -> dict[str, int | None]:
+        """The same for A_j over the prior's variance, which no rescaling of z changes; None where it is not known."""
+        known = {name: not ratio.isnan().any() for name, ratio in self.relative.items()}
+        return {n: int((ratio > self.threshold).sum()) if known[n] else None for n, ratio in self.relative.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(self._line(name) for name in self.variance)
+
+    def _line(self, name: str) -> str:
+        count, relative, D = self.count[name], self.relative_count[name], len(self.variance[name])
+        line = f"{name}: {count} of {D} dimensions active (variance over {self.num_data} data above {self.threshold})"
+        return line if relative is None else f"{line}, {relative} relative to the prior's variance"
+
+
+def active_units(
+    vae: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    threshold: float = 0.01,
+    *,
+    num_samples: int = 100,
+    seed: int | None = None,
+) -> ActiveUnits:
+    """A_j = Var_x(E_q[z_j|x]) for every latent dimension; active are those above the threshold.
+
+    Section 5.2 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, whose prior has
+    variance 1. Where the prior learns its scale, A_j alone says nothing: halving z halves it. So `relative` divides it
+    by Var_p(z_j), a number within [0, 1] if q(z) has the prior's variance. That is the variance of the prior over the
+    data and draws at hand, E[Var] + Var[E], which matters only where the prior is one of p(z|y) or p(z1|z2).
+
+    Any program, each site for itself. For one latent site whose mean is known the E_q are exact, and num_samples is
+    not used. Elsewhere (flows; a site that depends on another) they are means over K draws, whose own variance is
+    subtracted; A_j is then unbiased, and may come out below 0 for a dead dimension.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape), two or more.
+        y: one-hot labels (N, C).
+        threshold: 0.01 in the literature.
+        num_samples: K, where the means are sampled; two or more.
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: fewer than two data, or K below two where it is needed.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> active_units(vae, torch.eye(4)).variance["z"].shape
+        torch.Size([2])
+    """
+    if len(x) < 2:
+        raise ValueError(f"a variance over the data needs two data or more; got {len(x)}")
+    known = _means_are_known(vae, x, y)
+    if not known and num_samples < 2:
+        raise ValueError(f"the means of q(z|x) must be sampled here: num_samples must be 2 or more; got {num_samples}")
+    sites: dict[str, list[Tensor]] = {}
+    drawn = draw_blocks(vae, x, 1 if known else num_samples, y, seed, _read_means)
+    for _, rows in groupby(drawn, key=lambda row: row[0]):
+        blocks = [block for _, block in rows]
+        for name in blocks[0]:
+            sites.setdefault(name, []).append(_over_draws(torch.cat([block[name] for block in blocks], 1)))
+    found = {name: _over_data(torch.cat(parts, 1).cpu()) for name, parts in sites.items()}
+    variance, error, relative = ({name: row[i] for name, row in found.items()} for i in range(3))
+    return ActiveUnits(variance, error, relative, threshold, len(x))
+
+
+def _means_are_known(vae: Any, x: Tensor, y: Tensor | None) -> bool:
+    def read(pair: traces.Traces) -> bool:
+        means = [_moment(site, "mean") for site in traces.latent_sites(pair.guide).values()]
+        return len(means) == 1 and means[0] is not None
+
+    with preserved(x.device):
+        return all(known for _, known in draw_blocks(vae, x[:1], 1, None if y is None else y[:1], None, read))
+
+
+def _read_means(pair: traces.Traces) -> dict[str, Tensor]:
+    """Site -> (3, k, b, D): E_q[z] or a draw in its place, the prior's mean and variance or NaN in their place."""
+    found = {}
+    for name, site in traces.latent_sites(pair.guide).items():
+        mean = _moment(site, "mean")
+        values = [site["value"] if mean is None else mean]
+        values += [_moment(pair.model.nodes[name], moment) for moment in ("mean", "variance")]
+        unknown = torch.full_like(values[0], math.nan)
+        found[name] = _as_vectors(torch.stack([unknown if v is None else v for v in values]).double(), 3)
+    return found
+
+
+def _moment(site: traces.Site, name: str) -> Tensor | None:
+    try:
+        return getattr(site["fn"], name)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _over_draws(values: Tensor) -> Tensor:
+    """(3, K, b, D) -> (4, b, D): mean over draws, its squared error; first and second moment of the prior."""
+    mean, prior_mean, prior_variance = values
+    noise = mean.var(0) / len(mean) if len(mean) > 1 else torch.zeros_like(mean[0])
+    return torch.stack([mean.mean(0), noise, prior_mean.mean(0), (prior_variance + prior_mean.square()).mean(0)])
+
+
+def _over_data(values: Tensor) -> Tensor:
+    """(4, N, D) -> (3, D): the variance over the data, its standard error, and its ratio to the prior's variance."""
+    mean, noise, first, second = values
+    raw, variance = mean.var(0), mean.var(0) - noise.mean(0)
+    fourth = (mean - mean.mean(0)).pow(4).mean(0)
+    prior = second.mean(0) - first.mean(0).square()
+    ratio = torch.where(prior.isfinite(), variance / prior, math.nan)
+    return torch.stack([variance, ((fourth - raw.square()).clamp(min=0) / len(mean)).sqrt(), ratio])
+
+
+@dataclass(frozen=True)
+class KLPerDimension:
+    """KL(q(z_j|x) || p(z_j)) of one latent site, for each datum and dimension, in nats.
+
+    Attributes:
+        value: (N, D), float64.
+        value_error: (N, D), the Monte Carlo standard error of each value; NaN where one draw can not tell.
+        num_samples: K, draws of z for each datum.
+        kind: "analytic" or "sampled".
+
+    Example:
+        >>> found = KLPerDimension(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.zeros(2, 2), 1, "analytic")
+        >>> found.mean, found.standard_error
+        (tensor([2., 0.]), tensor([1., 0.]))
+    """
+
+    value: Tensor
+    value_error: Tensor
+    num_samples: int
+    kind: str
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,): mean over the data."""
+        return self.value.mean(0)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """(D,): of the mean, over the data; NaN for a single datum."""
+        N = len(self.value)
+        return self.value.std(0) / math.sqrt(N) if N > 1 else torch.full_like(self.value[0], math.nan)
+
+    @property
+    def monte_carlo_error(self) -> Tensor:
+        """(D,): of the mean, over repeated draws of z for the same data."""
+        return self.value_error.square().sum(0).sqrt() / len(self.value)
+
+
+def kl_per_dimension(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
+) -> dict[str, KLPerDimension | None]:
+    """Where the KL goes: KL(q(z_j|x) || p(z_j)) for each latent site, datum and dimension, in nats.
+
+    Site by site, in any program. Analytic where a KL is registered, else the mean of log q(z_j|x) - log p(z_j) over
+    draws; None for a site where q or p does not factorise over dimensions (full covariance, flows, mixtures of whole
+    vectors), or is a point or masked. The sum over dimensions is the KL of the site as `elbo_terms` counts it.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        num_samples: K, draws of z for each datum; one is enough for one site with an analytic KL.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, or a program that carries loss weights.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> kl_per_dimension(vae, torch.zeros(3, 4), num_samples=1)["z"].value.shape
+        torch.Size([3, 2])
+    """
+    parts: dict[str, list[Tensor]] = {}
+    kinds: dict[str, str | None] = {}
+    for _, rows in groupby(draw_blocks(vae, x, num_samples, y, seed, _read_dimensions), key=lambda row: row[0]):
+        blocks = [block for _, block in rows]
+        for name, (kind, first) in blocks[0].items():
+            kinds[name] = kind
+            exact = kind == "analytic" and len(blocks[0]) == 1
+            values = torch.cat([block[name][1] for block in blocks])
+            parts.setdefault(name, []).append(_exactly(first[0]) if exact else _mean_and_error(values))
+    return {name: _per_dimension(parts[name], num_samples, kind) for name, kind in kinds.items()}
+
+
+def factors(site: traces.Site) -> Any:
+    """The distribution of every single number of a site, where they are independent; else None."""
+    found = site["fn"]
+    while isinstance(found, Independent):
+        found = found.base_dist
+    whole = found.event_shape == () and site["mask"] is None and not traces.is_point(found)
+    return found if whole else None
+
+
+def _read_dimensions(pair: traces.Traces) -> dict[str, tuple[str | None, Tensor]]:
+    """Site -> kind, (k, b, D)."""
+    found: dict[str, tuple[str | None, Tensor]] = {}
+    for name, site in traces.latent_sites(pair.guide).items():
+        q, p, z = factors(site), factors(pair.model.nodes[name]), site["value"]
+        whole = traces.sampled_kl(pair, name)  # which refuses loss weights
+        if q is None or p is None:
+            found[name] = None, whole
+        elif traces.analytic_kl(pair, name) is None:
+            found[name] = "sampled", q.log_prob(z).double() - p.log_prob(z).double()
+        else:
+            found[name] = "analytic", kl_divergence(q, p).double()
+    return {name: (kind, _as_vectors(value, 2)) for name, (kind, value) in found.items()}
+
+
+def _as_vectors(values: Tensor, batch_dims: int) -> Tensor:
+    """Whatever the shape of a site's event, a vector (*, D)."""
+    return values.reshape(*values.shape[:batch_dims], -1)
+
+
+def _per_dimension(parts: list[Tensor], num_samples: int, kind: str | None) -> KLPerDimension | None:
+    value, error = torch.cat(parts, 1).cpu()
+    return None if kind is None else KLPerDimension(value, error, num_samples, kind)
+
+
+def _exactly(value: Tensor) -> Tensor:
+    return torch.stack([value, torch.zeros_like(value)])
+
+
+def _mean_and_error(values: Tensor) -> Tensor:
+    """(K, b, D) -> (2, b, D)."""
+    K = len(values)
+    error = values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
+    return torch.stack([values.mean(0), error])
+
+
+class RateDistortion(NamedTuple):
+    """rate = KL(q(z|x) || p(z)), distortion = -E_q[log p(x|z)], both per datum: -ELBO = rate + distortion."""
+
+    rate: Estimate
+    distortion: Estimate
+
+
+def rate_distortion(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
+) -> RateDistortion:
+    """The point of a program in the plane of rate and distortion, in nats.
+
+    Alemi et al., "Fixing a Broken ELBO", ICML 2018. The rate bounds I_q(x; z) from above. Arguments, errors and
+    draws are those of `elbo_terms`, any program; the rate of a point guide (`Delta`) is infinite.
+    """
+    terms = elbo_terms(vae, x, num_samples, y, seed)
+    loss = terms.reconstruction
+    distortion = Estimate("distortion", -loss.value, loss.value_error, num_samples, kind=loss.kind)
+    return RateDistortion(
+        Estimate("rate", terms.kl.value, terms.kl.value_error, num_samples, kind=loss.kind), distortion
+    )

@@ -1,0 +1,250 @@
+"""The aggregate posterior: finite mixtures of normals against quadrature, any guide against a slow loop."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+from exact import LinearGaussian, binary_data, small_vae
+from pyro import poutine
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.evaluation import aggregate
+from pyro_vae.evaluation.aggregate import aggregate_terms, marginal_kl, mutual_information, total_correlation
+
+
+class Given(pv.posteriors.Posterior):
+    """x = [loc, scale]: the datum says what its q(z|x) is, so that q(z) can be any mixture of normals."""
+
+    def forward(self, x, y=None):
+        loc, scale = x.chunk(2, -1)
+        return dist.Normal(loc, scale).to_event(1)
+
+
+def given(loc, scale, prior=pv.priors.StandardNormal):
+    loc, scale = (torch.tensor(part, dtype=torch.float64) for part in (loc, scale))
+    D = loc.shape[1]
+    likelihood = pv.likelihoods.Normal(pv.networks.MLP((D,), (2 * D,), (4,)))
+    return pv.VAE(prior(D), Given(nn.Identity(), D), likelihood).double(), torch.cat([loc, scale], -1)
+
+
+LOC, SCALE = [[-1.5], [0.2], [0.4], [2.5]], [[0.4], [0.3], [1.2], [0.5]]
+
+
+@pytest.fixture(scope="module")
+def line():
+    return given(LOC, SCALE)
+
+
+def density(z):
+    return np.mean([scipy.stats.norm.pdf(z, m[0], s[0]) for m, s in zip(LOC, SCALE, strict=True)], axis=0)
+
+
+def integral(function):
+    return scipy.integrate.quad(function, -12, 12, points=[-1.5, 0.2, 2.5], epsabs=1e-11, limit=400)[0]
+
+
+class TestTruth:
+    def test_mutual_information_of_a_mixture_is_the_integral_datum_by_datum(self, line):
+        """KL(q_n || q) for 4 data within 5 standard errors (2e-6), their mean within 4."""
+        found = mutual_information(*line, 4000, seed=0)
+        exact = []
+        for (m,), (s,) in zip(LOC, SCALE, strict=True):
+            q = scipy.stats.norm(m, s)
+            exact.append(integral(lambda z, q=q: q.pdf(z) * (q.logpdf(z) - np.log(density(z)))))
+        exact = torch.tensor(exact, dtype=torch.float64)
+        assert ((found.value - exact).abs() < 5 * found.value_error).all()
+        assert abs(found.mean - exact.mean()) < 4 * found.monte_carlo_error
+        assert found.monte_carlo_error < 0.01
+        assert 0.3 < found.mean < found.bound == math.log(4)
+
+    def test_marginal_kl_of_a_mixture_is_the_integral(self, line):
+        found = marginal_kl(*line, 4000, seed=0)
+        exact = integral(lambda z: density(z) * (np.log(density(z)) - scipy.stats.norm.logpdf(z)))
+        assert abs(found.mean - exact) < 4 * found.monte_carlo_error
+        assert found.monte_carlo_error < 0.02
+        assert exact > 0.3
+
+    def test_the_rate_is_the_sum_of_both_and_the_closed_kl(self, line):
+        vae, x = line
+        terms = aggregate_terms(vae, x, 4000, seed=0)
+        parts = terms.mutual_information.value + terms.marginal_kl.value
+        assert torch.allclose(terms.rate.value, parts, rtol=0, atol=1e-12)
+        closed = pv.evaluation.elbo_terms(vae, x, 2, seed=0).kl
+        assert closed.kind == {"z": "analytic"}
+        assert ((terms.rate.value - closed.value).abs() < 5 * terms.rate.value_error).all()
+        alone = mutual_information(vae, x, 4000, seed=0)
+        assert torch.equal(alone.value, terms.mutual_information.value)
+
+    def test_total_correlation_of_a_mixture_in_the_plane_is_the_integral(self):
+        """Three normals along a diagonal; the trapezoid rule on smooth densities is exact to 1e-9 here."""
+        loc, scale = [[-1.0, -1.2], [0.3, 0.5], [1.5, 1.0]], [[0.5, 0.4], [0.6, 0.7], [0.4, 0.5]]
+        grid = np.linspace(-8, 8, 801)
+        each = [[scipy.stats.norm.pdf(grid, m[j], s[j]) for j in (0, 1)] for m, s in zip(loc, scale, strict=True)]
+        joint = np.mean([np.outer(a, b) for a, b in each], axis=0)
+        first, second = (np.mean([pair[j] for pair in each], axis=0) for j in (0, 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = np.where(joint > 0, joint * np.log(joint / np.outer(first, second)), 0)
+        exact = np.trapezoid(np.trapezoid(np.nan_to_num(terms), grid), grid)
+        found = total_correlation(*given(loc, scale), 4000, seed=0)
+        assert abs(found.mean - exact) < 4 * found.monte_carlo_error
+        assert found.monte_carlo_error < 0.01
+        assert exact > 0.2
+
+    def test_equal_codes_carry_nothing_and_distant_ones_log_n(self):
+        same = aggregate_terms(*given([[0.5, -0.2]] * 150, [[0.4, 1.1]] * 150), 3, seed=0)
+        assert same.mutual_information.value.abs().max() < 1e-9
+        assert torch.allclose(same.marginal_kl.value, same.rate.value, rtol=0, atol=1e-9)
+        assert total_correlation(*given([[0.5, -0.2]] * 150, [[0.4, 1.1]] * 150), 3, seed=0).value.abs().max() < 1e-9
+        apart = mutual_information(*given([[100.0 * n] for n in range(150)], [[1.0]] * 150), 3, seed=0)
+        assert torch.allclose(apart.value, torch.full_like(apart.value, math.log(150)), rtol=0, atol=1e-7)
+        assert apart.bound == math.log(150)
+
+    def test_when_the_aggregate_is_the_prior_its_kl_vanishes(self):
+        """Exact posteriors of data from the model itself mix to the prior, up to N = 400 data: E KL is about 0.02."""
+        truth = LinearGaussian(latent_dim=1)
+        terms = aggregate_terms(truth.vae(), truth.data(400), 5, seed=0)
+        assert abs(terms.marginal_kl.mean) < 0.05
+        exact = -0.5 * math.log(truth.covariance.item())  # I(x; z) of the linear-Gaussian model
+        assert abs(terms.mutual_information.mean - exact) < 0.1
+        assert exact > 1
+
+
+def test_the_claimed_monte_carlo_errors_are_the_true_spreads(line):
+    """200 repeats: the spread of a standard deviation is 5 %, so 20 % is 4 standard errors."""
+    runs = [aggregate_terms(*line, 20, seed=s) for s in range(200)]
+    for i in range(3):
+        spread = torch.tensor([run[i].mean for run in runs]).std()
+        claimed = torch.tensor([run[i].monte_carlo_error for run in runs]).square().mean().sqrt()
+        assert 0.8 < spread / claimed < 1.25
+
+
+def posterior_vae(kind):
+    vae = small_vae()
+    vae.posterior = kind(pv.networks.MLP((6,), kind.encoder_shape(3), (8,)), 3).double()
+    return vae
+
+
+def layers(guide):
+    MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
+    top_down = guide == "top_down"
+    return pv.HierarchicalVAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(MLP((2,), (3,))),
+        pv.likelihoods.Bernoulli(MLP((3,), (6,))),
+        Normal(MLP((6,), (6,), y_dim=2 if top_down else 0), 3),
+        Normal(MLP((6,) if top_down else (3,), (4,)), 2),
+        guide=guide,
+    ).double()
+
+
+PROGRAMS = {
+    "diagonal": small_vae,
+    "full": lambda: posterior_vae(pv.posteriors.FullNormal),
+    "flow": lambda: posterior_vae(pv.posteriors.FlowPosterior),
+    "top_down": lambda: layers("top_down"),
+    "bottom_up": lambda: layers("bottom_up"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_mixture_is_a_slow_loop_over_data_for_any_guide(name):
+    vae, x = PROGRAMS[name](), binary_data(5)
+    draws = aggregate._draws(vae, x, 3, None, 0)
+    found = mutual_information(vae, x, 3, seed=0)
+    columns = []
+    with torch.no_grad():
+        for n in range(5):
+            fixed = poutine.condition(vae.guide, data=draws.z)
+            trace = poutine.trace(fixed).get_trace(x[n : n + 1].expand(15, 6))
+            trace.compute_log_prob()
+            columns.append(sum(trace.nodes[site]["log_prob"] for site in draws.z))
+    table = torch.stack(columns).reshape(5, 3, 5)  # given datum n, draw k of datum m
+    own = torch.stack([table[n, :, n] for n in range(5)], 1)
+    values = own - (torch.logsumexp(table, 0) - math.log(5))
+    assert torch.allclose(draws.log_q, own, rtol=0, atol=1e-9)
+    assert torch.allclose(found.value, values.mean(0), rtol=0, atol=1e-9)
+    assert torch.allclose(found.value_error, values.std(0) / 3**0.5, rtol=0, atol=1e-9)
+
+
+def test_neither_pools_nor_blocks_change_a_result(monkeypatch):
+    vae, x = small_vae(), binary_data(140)
+    first = aggregate_terms(vae, x, 5, seed=0), total_correlation(vae, x, 5, seed=0)
+    monkeypatch.setattr(aggregate, "POOL", 37)
+    monkeypatch.setattr(aggregate, "DATA_BLOCK", 50)
+    again = aggregate_terms(vae, x, 5, seed=0), total_correlation(vae, x, 5, seed=0)
+    for one, other in zip((*first[0], first[1]), (*again[0], again[1]), strict=True):
+        assert torch.allclose(one.value, other.value, rtol=0, atol=1e-10)
+
+
+def test_the_draws_are_those_of_the_weights():
+    vae, x = small_vae(prior=pv.priors.StudentT(3)), binary_data(140)
+    assert torch.allclose(
+        aggregate_terms(vae, x, 40, seed=0).rate.value,
+        pv.evaluation.elbo_terms(vae, x, 40, seed=0).kl.value,
+        rtol=0, atol=1e-10,
+    )  # fmt: skip
+
+
+def test_a_seeded_call_is_reproducible_and_changes_nothing():
+    vae, x = small_vae().train(), binary_data(10)
+    state = torch.get_rng_state()
+    first = aggregate_terms(vae, x, 3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.randn(3)
+    assert torch.equal(aggregate_terms(vae, x, 3, seed=1).rate.value, first.rate.value)
+    assert not torch.equal(aggregate_terms(vae, x, 3, seed=2).rate.value, first.rate.value)
+    assert vae.training
+    assert not list(pyro.get_param_store())
+    unseeded = [mutual_information(vae, x, 3).value for _ in range(2)]
+    assert not torch.equal(*unseeded)
+
+
+def conditional():
+    encoder, decoder = pv.networks.MLP((6,), (6,), (8,), y_dim=2), pv.networks.MLP((3,), (6,), (8,), y_dim=2)
+    prior = pv.priors.ConditionalNormal(3, y_dim=2)
+    prior.means.data[1] = 1.0
+    return pv.VAE(prior, pv.posteriors.DiagonalNormal(encoder, 3), pv.likelihoods.Bernoulli(decoder)).double()
+
+
+def test_a_prior_for_each_label_is_refused_unless_there_is_one_label():
+    vae, x, y = conditional(), binary_data(10), torch.eye(2, dtype=torch.float64)[torch.arange(10) % 2]
+    with pytest.raises(ValueError, match=r"differs between these labels, .* pass the data of one label at a time"):
+        marginal_kl(vae, x, 2, y, seed=0)
+    assert 0 < mutual_information(vae, x, 50, y, seed=0).mean < math.log(10)
+    one = aggregate_terms(vae, x[:5], 500, y[::2], seed=0)
+    closed = pv.evaluation.elbo_terms(vae, x[:5], 2, y[::2], seed=0).kl
+    assert ((one.rate.value - closed.value).abs() < 5 * one.rate.value_error).all()
+    vae.prior = pv.priors.StandardNormal(3).double()
+    assert aggregate_terms(vae, x, 2, y, seed=0).rate.num_data == 10
+
+
+def test_what_does_not_factorise_is_refused():
+    x = binary_data(4)
+    with pytest.raises(ValueError, match="site z does not factorise over the dimensions"):
+        total_correlation(PROGRAMS["full"](), x, 2, seed=0)
+    with pytest.raises(ValueError, match=r"one latent site; the program has \['z1', 'z2'\]"):
+        total_correlation(PROGRAMS["top_down"](), x, 2, seed=0)
+
+
+@pytest.mark.parametrize("measure", [aggregate_terms, mutual_information, marginal_kl, total_correlation])
+def test_a_point_has_no_density(measure):
+    vae = small_vae()
+    vae.posterior = pv.posteriors.Delta(pv.networks.MLP((6,), (3,)), 3).double()
+    with pytest.raises(ValueError, match=r"is a point \(Delta\) and has no density"):
+        measure(vae, binary_data(4), 2, seed=0)
+
+
+def test_it_prints_n_and_log_n():
+    found = mutual_information(small_vae(), binary_data(20), 2, seed=0)
+    assert str(found).endswith("log N = 2.996 (N = 20)")
+    assert found.to_dict()["bound"] == pytest.approx(math.log(20))
+
+
+def test_one_draw_does_not_know_its_error():
+    assert math.isnan(marginal_kl(small_vae(), binary_data(4), 1, seed=0).monte_carlo_error)
