@@ -9,6 +9,7 @@ from pyro_vae.evaluation.aggregate import (
     total_correlation,
 )
 from pyro_vae.evaluation.amortisation import Refinement, refine
+from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
 from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat, to_inference_data, worst_data
@@ -26,6 +27,8 @@ from pyro_vae.evaluation.weights import log_weights
 __all__ = [
     "ActiveUnits",
     "AggregateTerms",
+    "AnnealedEstimate",
+    "BidirectionalEstimate",
     "Classification",
     "ELBOTerms",
     "Estimate",
@@ -36,6 +39,8 @@ __all__ = [
     "Refinement",
     "active_units",
     "aggregate_terms",
+    "ais",
+    "bdmc",
     "classify",
     "effective_sample_size",
     "elbo",
