@@ -10,7 +10,6 @@ observed; z stands for all of them together, so that a program of two layers has
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.evaluation.latent import factors
-from pyro_vae.evaluation.weights import DATA_BLOCK, draw_blocks
+from pyro_vae.evaluation.weights import DATA_BLOCK, draw_columns
 from pyro_vae.model import traces
 from pyro_vae.model.mixtures import Mixture
 from pyro_vae.model.program import undisturbed
@@ -157,10 +156,7 @@ class _Draws(NamedTuple):
 
 
 def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int | None) -> _Draws:
-    found = []
-    for _, rows in groupby(draw_blocks(vae, x, num_samples, y, seed, _read), key=lambda row: row[0]):
-        found.append(_joined([block for _, block in rows], 0))
-    whole = _joined(found, 1)
+    whole = _joined([_joined(blocks, 0) for _, blocks in draw_columns(vae, x, num_samples, y, seed, _read)], 1)
     return whole._replace(z={name: value.flatten(0, 1) for name, value in whole.z.items()})
 
 
@@ -198,12 +194,11 @@ def _rows(x: Tensor, y: Tensor | None, rows: Any) -> tuple[Tensor, ...]:
 
 def _at(program: Callable[..., Any], z: dict[str, Tensor], *args: Tensor) -> poutine.Trace:
     """The trace of a guide or a model at S given latents, each held against every one of B data: (S, B)."""
-    fixed = poutine.Trace()
-    for name, value in z.items():
-        everywhere = value.unsqueeze(1).expand(len(value), len(args[0]), *value.shape[1:])
-        fixed.add_node(name, name=name, type="sample", is_observed=False, value=everywhere, infer={})
+    each = {name: v.unsqueeze(1).expand(len(v), len(args[0]), *v.shape[1:]) for name, v in z.items()}
     draws = pyro.plate("draws", len(next(iter(z.values()))), dim=-2)
-    return prune_subsample_sites(poutine.trace(poutine.replay(draws(program), trace=fixed)).get_trace(*args))
+    return prune_subsample_sites(
+        poutine.trace(poutine.replay(draws(program), trace=traces.holding(each))).get_trace(*args)
+    )
 
 
 def _joint(guide: poutine.Trace) -> Tensor:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.weights import DATA_BLOCK, draw_blocks, read_log_weights
+from pyro_vae.evaluation.weights import DATA_BLOCK, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
@@ -98,9 +97,8 @@ def refine(
     if steps < 1 or draws_per_step < 1:
         raise ValueError(f"steps and draws_per_step must be at least 1; got {steps} and {draws_per_step}")
     before, after, normals = [], [], []
-    drawn = draw_blocks(vae, x, num_samples, y, seed, _read, first_block)
-    for data, rows in groupby(drawn, key=lambda row: row[0]):
-        starts, weights = zip(*(found for _, found in rows), strict=True)
+    for data, blocks in draw_columns(vae, x, num_samples, y, seed, _read, first_block):
+        starts, weights = zip(*blocks, strict=True)
         block, rest = first_block + data.start // DATA_BLOCK, (x[data],) if y is None else (x[data], y[data])
         with nullcontext() if seed is None else stream(seed, "refine", block, device=x.device), undisturbed(vae):
             normal = _fitted(vae.model, starts[0], rest, steps, step_size, draws_per_step)
@@ -175,8 +173,7 @@ def _log_weights(
     x, y = data if len(data) == 2 else (data[0], None)
     program = SimpleNamespace(model=vae.model, guide=normal.guide())
     with undisturbed(vae):
-        found = draw_blocks(program, x, num_samples, y, seed, read_log_weights, block)
-        return torch.cat([weights.cpu() for _, weights in found])
+        return log_weights(program, x, num_samples, y, seed, first_block=block).cpu()
 
 
 def _refinement(before: Tensor, after: Tensor, normals: list[_Normal]) -> Refinement:

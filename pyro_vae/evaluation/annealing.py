@@ -27,7 +27,7 @@ from pyro_vae.errors import unknown
 from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.evaluation.weights import DATA_BLOCK, SAMPLE_BLOCK
 from pyro_vae.model import traces
-from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
 from pyro_vae.randomness import block_stream, derive, preserved
 
 STARTS = ("guide", "prior")
@@ -191,9 +191,7 @@ def bdmc(
         True
     """
     plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
-    if y is not None and num_data not in (None, len(y)):
-        raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
-    size = len(y) if y is not None else 1 if num_data is None else num_data
+    size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
     for i, (data, labels) in enumerate(_blocks(size, y)):
@@ -264,20 +262,18 @@ class Path:
         """Both log-densities at z (K, B, D), with their gradients in z; no parameter gets one."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            pair = traces.run(self.model, poutine.replay(self.guide, trace=self._fixed(z)), len(z), *self.data)
+            guide = poutine.replay(self.guide, trace=traces.holding(self._sites(z)))
+            pair = traces.run(self.model, guide, len(z), *self.data)
             start = traces.log_posterior(pair).double()
             target = traces.reconstruction(pair).double() + traces.log_prior(pair).double()
             (start_slope,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
             (target_slope,) = torch.autograd.grad(target.sum(), z)
         return Point(z.detach(), start.detach(), target.detach(), start_slope, target_slope)
 
-    def _fixed(self, z: Tensor) -> poutine.Trace:
-        trace = poutine.Trace()
+    def _sites(self, z: Tensor) -> dict[str, Tensor]:
         parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
-        for (name, shape), value in zip(self.shapes.items(), parts, strict=True):
-            placed = value.reshape(*z.shape[:-1], *shape)
-            trace.add_node(name, name=name, type="sample", is_observed=False, value=placed, infer={})
-        return trace
+        placed = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in placed}
 
 
 class Steps(NamedTuple):

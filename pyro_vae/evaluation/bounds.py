@@ -10,14 +10,13 @@ that needs no theory. What is missing at the end of the curve falls like 1/k, an
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
+from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,8 @@ def iwae_curve(
         [1, 2, 5, 10, 20, 50, 64]
     """
     found: dict[int, list[Moment]] = {k: [] for k in (*steps(num_samples), 0)}
-    drawn = draw_blocks(vae, x, num_samples, y, seed, read_log_weights, first_block)
-    for _, rows in groupby(drawn, key=lambda row: row[0]):
-        weights = torch.cat([block.cpu() for _, block in rows])
+    for _, blocks in draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block):
+        weights = torch.cat([block.cpu() for block in blocks])
         for k, moments in found.items():
             moments.append(block_bound(weights, k) if k else jackknife(weights))
     corrected = _estimate("jackknife, no bound", found.pop(0), num_samples)

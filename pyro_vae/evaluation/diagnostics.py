@@ -2,13 +2,12 @@
 
 import warnings
 from collections.abc import Iterable
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
+from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.randomness import preserved
 
@@ -129,7 +128,7 @@ def to_inference_data(
         >>> to_inference_data(vae, torch.zeros(3, 4), num_samples=30, seed=0).posterior["z"].shape
         (1, 30, 3, 2)
     """
-    found = _gathered(draw_blocks(vae, x, num_samples, y, seed, _read_draws))
+    found = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws))
     weights = found["sample_stats"]["log_weight"]
     stats = {"khat": psis_khat(weights), "ess": effective_sample_size(weights)}
     with warnings.catch_warnings():
@@ -160,7 +159,7 @@ def _observed(vae: Any, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         return {"observed": found}
 
     with preserved(x.device):
-        found = _gathered(draw_blocks(vae, x, 1, y, None, read))
+        found = _gathered(draw_columns(vae, x, 1, y, None, read))
     return {name: value[0] for name, value in found["observed"].items()}
 
 
@@ -173,9 +172,9 @@ def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
     return site["value"].expand(batch_shape + site["fn"].event_shape)
 
 
-def _gathered(blocks: Iterable[tuple[slice, dict[str, dict[str, Tensor]]]]) -> dict[str, dict[str, Tensor]]:
+def _gathered(drawn: Iterable[tuple[slice, list[dict[str, dict[str, Tensor]]]]]) -> dict[str, dict[str, Tensor]]:
     """Blocks of (k, b, *event) put together, draws along dim 0 and data along dim 1."""
-    columns = [[found for _, found in rows] for _, rows in groupby(blocks, key=lambda row: row[0])]
+    columns = [blocks for _, blocks in drawn]
 
     def joined(group: str, name: str) -> Tensor:
         return torch.cat([torch.cat([found[group][name] for found in column]) for column in columns], 1)

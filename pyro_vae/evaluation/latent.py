@@ -6,7 +6,6 @@ the drawn values of the sites before it. The aggregate posterior q(z) has a file
 
 import math
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.evaluation.estimators import Estimate, elbo_terms
-from pyro_vae.evaluation.weights import draw_blocks
+from pyro_vae.evaluation.weights import draw_blocks, draw_columns
 from pyro_vae.model import traces
 from pyro_vae.randomness import preserved
 
@@ -114,9 +113,7 @@ def active_units(
     if not known and num_samples < 2:
         raise ValueError(f"the means of q(z|x) must be sampled here: num_samples must be 2 or more; got {num_samples}")
     sites: dict[str, list[Tensor]] = {}
-    drawn = draw_blocks(vae, x, 1 if known else num_samples, y, seed, _read_means)
-    for _, rows in groupby(drawn, key=lambda row: row[0]):
-        blocks = [block for _, block in rows]
+    for _, blocks in draw_columns(vae, x, 1 if known else num_samples, y, seed, _read_means):
         for name in blocks[0]:
             sites.setdefault(name, []).append(_over_draws(torch.cat([block[name] for block in blocks], 1)))
     found = {name: _over_data(torch.cat(parts, 1).cpu()) for name, parts in sites.items()}
@@ -237,8 +234,7 @@ def kl_per_dimension(
     """
     parts: dict[str, list[Tensor]] = {}
     kinds: dict[str, str | None] = {}
-    for _, rows in groupby(draw_blocks(vae, x, num_samples, y, seed, _read_dimensions), key=lambda row: row[0]):
-        blocks = [block for _, block in rows]
+    for _, blocks in draw_columns(vae, x, num_samples, y, seed, _read_dimensions):
         for name, (kind, first) in blocks[0].items():
             kinds[name] = kind
             exact = kind == "analytic" and len(blocks[0]) == 1

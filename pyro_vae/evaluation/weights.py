@@ -6,6 +6,7 @@ of samples): chunks, streams and shards of whole blocks give the same numbers, a
 """
 
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -50,6 +51,21 @@ def draw_blocks(
             yield data, found
 
 
+def draw_columns(
+    vae: Any,
+    x: Tensor,
+    num_samples: int,
+    y: Tensor | None,
+    seed: int | None,
+    read: Callable[[traces.Traces], T],
+    first_block: int = 0,
+) -> Iterator[tuple[slice, list[T]]]:
+    """`draw_blocks`, all blocks of samples of one block of data together."""
+    drawn = draw_blocks(vae, x, num_samples, y, seed, read, first_block)
+    for data, rows in groupby(drawn, key=lambda row: row[0]):
+        yield data, [found for _, found in rows]
+
+
 def log_weights(
     vae: Any,
     x: Tensor,
@@ -85,10 +101,8 @@ def log_weights(
         >>> log_weights(vae, torch.zeros(3, 4), num_samples=100, seed=0).shape
         torch.Size([100, 3])
     """
-    columns: dict[int, list[Tensor]] = {}
-    for data, weights in draw_blocks(vae, x, num_samples, y, seed, read_log_weights, first_block):
-        columns.setdefault(data.start, []).append(weights)
-    return torch.cat([torch.cat(rows) for rows in columns.values()], dim=1)
+    columns = draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block)
+    return torch.cat([torch.cat(blocks) for _, blocks in columns], dim=1)
 
 
 def read_log_weights(pair: traces.Traces) -> Tensor:

@@ -206,12 +206,13 @@ def start(config: Config, program: VAE, data: Splits) -> None:
     """
     from pyro_vae.randomness import stream
 
-    for split in (data.valid, data.test, data.train):
-        program.likelihood.check(split.fixed())
+    x = data.train.fixed()
+    for part in (data.valid.fixed(), data.test.fixed(), x):
+        program.likelihood.check(part)
     y = data.train.one_hot(data.num_classes) if config.conditional else None
     program.likelihood.start_at(data.train.expected())
     with stream(config.seed, "start"):
-        program.prior.start_at(program.posterior, data.train.fixed(), y)
+        program.prior.start_at(program.posterior, x, y)
 
 
 def white(config: Config, form: Form) -> float:

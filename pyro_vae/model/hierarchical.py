@@ -24,8 +24,8 @@ from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_member, check_tensor, undisturbed
-from pyro_vae.model.vae import check_data, check_ends, check_shared, line, number_to_generate, observe, plate_size
+from pyro_vae.model.program import Program, check_member, check_tensor, number_to_generate, undisturbed
+from pyro_vae.model.vae import check_data, check_ends, check_shared, decoded, line, observe, plate_size
 
 GUIDES = ("top_down", "bottom_up")
 
@@ -142,7 +142,7 @@ class HierarchicalVAE(Program):
         size = number_to_generate(num_data, y)
         with undisturbed(self):
             z2 = self.prior(y).expand((size,)).sample()
-            return self._decode(self._p_of_z1(z2, y).sample(), y, mean)
+            return decoded(self.likelihood, self._p_of_z1(z2, y).sample(), y, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
@@ -161,7 +161,7 @@ class HierarchicalVAE(Program):
                 z1 = self.posterior1(x, _joined(z2, y)).sample()
             else:
                 z1 = self.posterior1(x, y).sample((num_samples,))
-            return self._decode(z1, y, mean)
+            return decoded(self.likelihood, z1, y, mean)
 
     @torch.no_grad()
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
@@ -181,7 +181,7 @@ class HierarchicalVAE(Program):
         check_ends(start, end)
         with undisturbed(self):
             z1 = line(self._centre(start, y), self._centre(end, y), steps)
-            return self._decode(z1, y, mean=True)
+            return decoded(self.likelihood, z1, y, mean=True)
 
     def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         p = self.middle(z2, y)
@@ -200,10 +200,6 @@ class HierarchicalVAE(Program):
     def _centre(self, x: Tensor, y: Tensor | None) -> Tensor:
         above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
         return self.posterior1.centre(x, above)
-
-    def _decode(self, z1: Tensor, y: Tensor | None, mean: bool) -> Tensor:
-        p = self.likelihood(z1, y)
-        return p.mean if mean else p.sample()
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:

@@ -248,10 +248,10 @@ class MixtureOfNormals(Prior):
 class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k): the guide at K learned pseudo-inputs u_k.
 
-    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9: the mean of the guide over all data, which
-    is the best prior for it, by few terms. It holds the guide's posterior itself, so the
-    encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder. Works with any posterior
-    that has a density; over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
+    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9: the mean of the guide over all data, which is the
+    best prior for it, by few terms. It holds the guide's posterior itself, so the encoder is trained through the prior
+    too, and an evaluation of p(z) depends on the encoder. Works with any posterior that has a density;
+    over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
 
     Args:
         posterior: the posterior of the same program.

@@ -203,6 +203,17 @@ def check_member(name: str, member: object, kind: type) -> None:
         raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
 
 
+def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
+    """num_data, or the number of labels, or 1.
+
+    Raises:
+        ValueError: num_data is not the number of labels.
+    """
+    if y is not None and num_data not in (None, len(y)):
+        raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
+    return len(y) if y is not None else 1 if num_data is None else num_data
+
+
 def check_tensor(x: Any) -> None:
     """Raises TypeError, with the cure, for data that are no tensor."""
     if not isinstance(x, Tensor):

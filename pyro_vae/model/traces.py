@@ -115,6 +115,14 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
         return None
 
 
+def holding(values: dict[str, Tensor]) -> poutine.Trace:
+    """A trace for `poutine.replay`, which holds these values at the latent sites of these names."""
+    trace = poutine.Trace()
+    for name, value in values.items():
+        trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
+    return trace
+
+
 def is_point(distribution: Any) -> bool:
     """Whether it is a `Delta`, perhaps expanded or with its batch dimensions declared an event."""
     while hasattr(distribution, "base_dist"):

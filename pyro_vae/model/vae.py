@@ -15,7 +15,7 @@ from pyro_vae.errors import DataError
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_member, check_tensor, undisturbed
+from pyro_vae.model.program import Program, check_member, check_tensor, number_to_generate, undisturbed
 
 
 class VAE(Program):
@@ -80,7 +80,7 @@ class VAE(Program):
         size = number_to_generate(num_data, y)
         with undisturbed(self):
             z = self.prior(y).expand((size,)).sample()
-            return self._decode(z, y, mean)
+            return decoded(self.likelihood, z, y, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
@@ -95,7 +95,7 @@ class VAE(Program):
         check_tensor(x)
         with undisturbed(self):
             z = self.posterior(x, y).sample((num_samples,))
-            return self._decode(z, y, mean)
+            return decoded(self.likelihood, z, y, mean)
 
     @torch.no_grad()
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
@@ -112,11 +112,13 @@ class VAE(Program):
         check_ends(start, end)
         with undisturbed(self):
             z = line(self.posterior.centre(start, y), self.posterior.centre(end, y), steps)
-            return self._decode(z, y, mean=True)
+            return decoded(self.likelihood, z, y, mean=True)
 
-    def _decode(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
-        p = self.likelihood(z, y)
-        return p.mean if mean else p.sample()
+
+def decoded(likelihood: Likelihood, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
+    """The mean of p(x|z), or a draw from it."""
+    p = likelihood(z, y)
+    return p.mean if mean else p.sample()
 
 
 def check_shared(prior: Prior, posterior: Posterior) -> None:
@@ -149,17 +151,6 @@ def check_ends(start: Tensor, end: Tensor) -> None:
 def plate_size(x: Tensor | None, y: Tensor | None) -> int:
     """B: the number of data, without them that of labels, without either 1."""
     return len(x) if x is not None else len(y) if y is not None else 1
-
-
-def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
-    """num_data, or the number of labels, or 1.
-
-    Raises:
-        ValueError: num_data is not the number of labels.
-    """
-    if y is not None and num_data not in (None, len(y)):
-        raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
-    return len(y) if y is not None else 1 if num_data is None else num_data
 
 
 def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
