@@ -51,6 +51,18 @@ def config_parser(description: str) -> ArgumentParser:
     return parser
 
 
+def run_parser(description: str, *, many: bool = False) -> ArgumentParser:
+    """A parser for scripts that look back at trained runs: their folders, where the data are, where to compute."""
+    parser = Parser(description=description, default_env=False, allow_abbrev=False)
+    if many:
+        parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
+    else:
+        parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument("--data-dir", type=str, default="", help="where the data are, if not where training found them")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...; not where it was trained")
+    return parser
+
+
 def config_from(arguments: Namespace) -> Config:
     """The `Config` among parsed arguments, with every name checked."""
     config = Config(**{field.name: arguments[field.name] for field in fields(Config)})

@@ -1,41 +1,19 @@
 """The report of a finished run: numbers and pictures of its best epoch, on test data, into its folder."""
 
-from typing import NamedTuple
-
-from torch import Tensor
-
-from pyro_vae.data import Splits, one_hot
+from pyro_vae.data import Splits
 from pyro_vae.evaluation import classify, subset
 from pyro_vae.experiment import build, storage
-from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.trained import Held, held
 from pyro_vae.inference import Progress
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive
 from pyro_vae.report import numbers, pictures
 
 
-class Held(NamedTuple):
-    """x (N, *x_shape); for a conditional program also one-hot y (N, C) and labels (N,)."""
-
-    x: Tensor
-    y: Tensor | None
-    labels: Tensor | None
-
-
-def held_out(config: Config, data: Splits) -> Held:
-    """The test data that the config asks for, on its device."""
-    x, labels = data.test.fixed(), data.test.labels if config.conditional else None
-    if 0 < config.test_data < len(x):
-        chosen = subset(len(x), config.test_data, config.data_seed)
-        x, labels = x[chosen], None if labels is None else labels[chosen]
-    y = None if labels is None else one_hot(labels, data.num_classes).to(config.device)
-    return Held(x.to(config.device), y, labels)
-
-
 def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, and returns the text."""
-    test = held_out(run.config, data)
+    test = held(run.config, data.test, data.num_classes)
     found = _numbers(run, vae, data, test, progress)
     text = numbers.to_text(found)
     storage.write(run.path / "report.json", storage.to_json(found))
@@ -52,7 +30,7 @@ def _numbers(run: Run, vae: VAE, data: Splits, test: Held, progress: Progress) -
     draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
     estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
     classes = None
-    if test.labels is not None and "log_likelihood" in estimates:
+    if test.y is not None and test.labels is not None and "log_likelihood" in estimates:
         frequencies = data.train.one_hot(data.num_classes).mean(0)
         found = classify(vae, test.x, frequencies, config.elbo_samples, seed)
         classes = numbers.classification(found, test.labels)

@@ -55,7 +55,7 @@ class Run:
         found, complaints = checkpoint.newest(self.checkpoints)
         if found is not None:
             self._check_same_config(found.config)
-            self._check_same_data(protocol)
+            self.check_same_data(protocol)
             checkpoint.remove_orphans(self.checkpoints)
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(progress.epoch)
@@ -86,10 +86,14 @@ class Run:
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
 
+    def about(self) -> dict[str, Any]:
+        """run.json; empty before the run has begun."""
+        path = self.path / "run.json"
+        return _read_json(path) if path.exists() else {}
+
     def status(self) -> str:
         """What run.json says, or "new"."""
-        path = self.path / "run.json"
-        return _read_json(path)["status"] if path.exists() else "new"
+        return self.about().get("status", "new")
 
     def set_status(self, status: str, **more: Any) -> None:
         """Updates run.json."""
@@ -126,9 +130,9 @@ class Run:
                     f"{self.checkpoints} was made with {name}={saved}, not {value}: use another --out"
                 )
 
-    def _check_same_data(self, protocol: dict[str, Any]) -> None:
-        path = self.path / "run.json"
-        before = _read_json(path)["protocol"] if path.exists() else protocol
+    def check_same_data(self, protocol: dict[str, Any]) -> None:
+        """Raises CheckpointError where these are not the data that run.json describes."""
+        before = self.about().get("protocol", protocol)
         now = json.loads(storage.to_json(protocol))
         changed = [key for key in _WHAT_THE_MODEL_SEES if before[key] != now[key]]
         if changed:

@@ -12,6 +12,7 @@ import pyro_vae as pv
 from pyro_vae.experiment import build, reporting
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.trained import held
 from pyro_vae.inference import Progress, fit
 from pyro_vae.randomness import derive
 
@@ -54,18 +55,19 @@ def finished(folder, config):
 # Which data.
 
 
-def test_all_test_data_are_reported_on_without_labels_that_nobody_asked_for(settings):
+def test_all_test_data_are_reported_on_without_one_hot_labels_that_nobody_asked_for(settings):
     data = build.data(settings)
-    x, y, labels = reporting.held_out(settings, data)
+    x, y, labels = held(settings, data.test, data.num_classes)
     assert torch.equal(x, data.test.fixed())
-    assert (y, labels) == (None, None)
+    assert y is None
+    assert torch.equal(labels, data.test.labels)
 
 
 @pytest.mark.parametrize("size", [0, 5, 16, 100])
 def test_labels_stay_with_the_test_data_that_were_chosen(settings, size):
     config = replace(settings, conditional=True, likelihood="categorical", test_data=size)
     data = build.data(config)
-    x, y, labels = reporting.held_out(config, data)
+    x, y, labels = held(config, data.test, data.num_classes)
     assert len(x) == len(y) == len(labels) == (size if size == 5 else 16)
     assert torch.equal(x[:, 0, 0, 0], 20.0 * labels)
     assert y.tolist() == [[float(c == label) for c in range(CLASSES)] for label in labels.tolist()]
@@ -83,7 +85,7 @@ def test_labels_stay_with_the_test_data_that_were_chosen(settings, size):
 def test_the_numbers_are_those_of_the_estimators_on_the_test_data(tmp_path, settings, conditional, test_data):
     config = replace(settings, conditional=conditional, test_data=test_data)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, y, _ = reporting.held_out(config, data)
+    x, y, _ = held(config, data.test, data.num_classes)
     seed = derive(0, "evaluation")
     log_likelihood = pv.evaluation.iwae(vae, x, 40, y, seed)
     assert found["test"]["elbo"] == pv.evaluation.elbo(vae, x, 30, y, seed).to_dict()
@@ -142,7 +144,7 @@ def test_the_scale_that_was_learned_and_its_floor_are_reported(tmp_path, setting
 def test_the_classes_are_those_of_bayes_rule_with_the_frequencies_of_training(tmp_path, settings):
     config = replace(settings, conditional=True, binarize="threshold", epochs=3)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, _, labels = reporting.held_out(config, data)
+    x, _, labels = held(config, data.test, data.num_classes)
     frequencies = torch.tensor([(data.train.labels == c).double().mean() for c in range(CLASSES)])
     joint = [
         pv.evaluation.iwae(vae, x, 30, torch.eye(CLASSES)[[c] * len(x)], derive(0, "evaluation")).value
@@ -206,7 +208,7 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
 def test_an_autoencoder_is_reported_by_what_it_reconstructs(tmp_path, settings, conditional):
     config = replace(settings, posterior="delta", kl_weight=0.0, likelihood="normal", conditional=conditional)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, y, _ = reporting.held_out(config, data)
+    x, y, _ = held(config, data.test, data.num_classes)
     with torch.no_grad():
         p = vae.likelihood(vae.posterior(x, y).v, y)
     rmse = [math.sqrt(((a - b) ** 2).mean().item()) for a, b in zip(p.mean, x, strict=True)]

@@ -1,0 +1,113 @@
+"""A trained run, opened again: its program at the best epoch, the data it saw, and what was written down of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pyro_vae.data import Split, Splits, one_hot
+from pyro_vae.errors import CheckpointError
+from pyro_vae.evaluation import subset
+from pyro_vae.experiment import build, checkpoint
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import Run
+from pyro_vae.model.vae import VAE
+
+
+class Held(NamedTuple):
+    """x (N, *x_shape); one-hot y (N, C) for a conditional program; labels (N,) where the data have any."""
+
+    x: Tensor
+    y: Tensor | None
+    labels: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run and what it needs to be looked at.
+
+    Attributes:
+        run: the folder: `run.path`, `run.config`, `run.history()`, `run.about()`.
+        vae: the program at its best epoch.
+        data: the three splits that it was trained, selected and tested on.
+        best_epoch: which epoch that was, of `epochs`.
+        epochs: how many were trained.
+    """
+
+    run: Run
+    vae: VAE
+    data: Splits
+    best_epoch: int
+    epochs: int
+
+    @property
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.run.config
+
+    def test(self, num_data: int | None = None) -> Held:
+        """The test data: those that the run's own report saw, or a random subset of num_data (0: all of them)."""
+        return held(self.config, self.data.test, self.data.num_classes, num_data)
+
+    def training(self, num_data: int = 0) -> Held:
+        """The training data as evaluation sees them, or a random subset of them (0: all)."""
+        return held(self.config, self.data.train, self.data.num_classes, num_data)
+
+
+def held(config: Config, split: Split, num_classes: int, num_data: int | None = None) -> Held:
+    """One fixed draw of a split, or of a random subset of it, on the config's device.
+
+    Args:
+        config: `conditional`, `test_data`, `data_seed` and `device` are read.
+        split: of the data.
+        num_classes: of its labels, 0 where it has none.
+        num_data: None for the number that the config tests on; 0 for all.
+    """
+    x, labels = split.fixed(), split.labels
+    size = config.test_data if num_data is None else num_data
+    if 0 < size < len(x):
+        chosen = subset(len(x), size, config.data_seed)
+        x, labels = x[chosen], None if labels is None else labels[chosen]
+    y = one_hot(labels, num_classes).to(config.device) if config.conditional and labels is not None else None
+    return Held(x.to(config.device), y, labels)
+
+
+def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **members: Any) -> Trained:
+    """Opens a run folder.
+
+    Args:
+        path: of the folder.
+        device: to evaluate on; not where it was trained, which may not exist here.
+        data_dir: where the data are now, if they moved.
+        members: `prior`, `posterior` or `likelihood` of the user's own, as for `pyro_vae.load`.
+
+    Raises:
+        CheckpointError: no run there, a damaged one, or data that are not those it was trained on.
+        DataError: the data are not there.
+
+    Example:
+        >>> open_run("no-such-run")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
+    """
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
+    found, _ = checkpoint.newest(path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet: train it first")
+    run = Run(path, replace(_moved(found.config, data_dir), device=device, download=False))
+    vae = checkpoint.load(path, device=device, **members)
+    data = build.data(run.config)
+    run.check_same_data(data.protocol)
+    return Trained(run, vae, data, found.progress.best_epoch, found.progress.epoch)
+
+
+def _moved(config: Config, data_dir: str) -> Config:
+    if not data_dir:
+        return config
+    if config.dataset in build.DATASETS:
+        return replace(config, data_dir=data_dir)
+    return replace(config, dataset=str(Path(data_dir) / Path(config.dataset).name))
