@@ -46,9 +46,14 @@ def config_parser(description: str) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file of flag values; later flags override it")
-    for field in fields(Config):
-        _add_flag(parser, field)
+    add_flags(parser, Config)
     return parser
+
+
+def add_flags(parser: ArgumentParser, settings: type) -> None:
+    """One flat flag for each field of a dataclass made of `config.flag`."""
+    for field in fields(settings):
+        _add_flag(parser, field)
 
 
 def run_parser(description: str, *, many: bool = False) -> ArgumentParser:

@@ -11,7 +11,8 @@ _WIDTHS = ("hidden", "flow_hidden")
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
 
 
-def _flag(default: Any, reason: str, table: str = "") -> Any:
+def flag(default: Any, reason: str, table: str = "") -> Any:
+    """A dataclass field that is a flag: its default, the reason of it, and the table of `build` that has its names."""
     return field(default=default, metadata={"help": reason, "table": table})
 
 
@@ -30,105 +31,105 @@ class Config:
         'bernoulli'
     """
 
-    dataset: str = _flag(
+    dataset: str = flag(
         "digits",
         "name of a data set, or path of an .npy/.npz file; digits comes with scikit-learn and needs no download",
         table="DATASETS",
     )
-    data_dir: str = _flag("data", "folder of the data files, laid out as torchvision does, so that both can share it")
-    download: bool = _flag(False, "allow downloading into --data-dir; off, so that nothing is fetched by surprise")
-    binarize: str = _flag(
+    data_dir: str = flag("data", "folder of the data files, laid out as torchvision does, so that both can share it")
+    download: bool = flag(False, "allow downloading into --data-dir; off, so that nothing is fetched by surprise")
+    binarize: str = flag(
         "auto",
         "dynamic (drawn anew each epoch), static (drawn once), threshold or none; auto is dynamic for a likelihood of "
         "binary data and none for all others",
         table="BINARIZATIONS",
     )
-    dequantize: bool = _flag(
+    dequantize: bool = flag(
         False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
     )
-    split: str = _flag(
+    split: str = flag(
         "random", "random, or contiguous for films, whose neighbouring frames are near twins", table="SPLITS"
     )
-    data_seed: int = _flag(
+    data_seed: int = flag(
         0, "seed of the split and of all fixed draws, apart from --seed so that seeds compare on the same test data"
     )
 
-    prior: str = _flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
-    posterior: str = _flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
-    likelihood: str = _flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
-    conditional: bool = _flag(
+    prior: str = flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
+    posterior: str = flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
+    likelihood: str = flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
+    conditional: bool = flag(
         False, "give one-hot labels to encoder and decoder, for p(x|y); off, since not all data have labels"
     )
-    latent_dim: int = _flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse")
-    network: str = _flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
-    hidden: tuple[int, ...] = _flag((256,), "widths or channels of the hidden layers; one layer is enough for digits")
-    activation: str = _flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
-    df: float = _flag(5.0, "degrees of freedom of --prior student_t; heavy tails with a finite variance")
-    num_components: int = _flag(100, "components of a mixture or VampPrior; more cost time and rarely hurt")
-    pseudo_inputs: str = _flag(
+    latent_dim: int = flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse")
+    network: str = flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
+    hidden: tuple[int, ...] = flag((256,), "widths or channels of the hidden layers; one layer is enough for digits")
+    activation: str = flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
+    df: float = flag(5.0, "degrees of freedom of --prior student_t; heavy tails with a finite variance")
+    num_components: int = flag(100, "components of a mixture or VampPrior; more cost time and rarely hurt")
+    pseudo_inputs: str = flag(
         "data",
         "start of the VampPrior's pseudo-inputs; on random training data they are useful at once",
         table="PSEUDO_INPUTS",
     )
-    flow: str = _flag("spline", "kind of --prior flow; a spline with coupling is cheap both ways", table="FLOWS")
-    flow_transforms: int = _flag(3, "transforms of a flow, in prior or posterior, one after another")
-    flow_hidden: tuple[int, ...] = _flag((64, 64), "hidden widths of each transform's network; z is small, so are they")
-    encoder_predicts: str = _flag(
+    flow: str = flag("spline", "kind of --prior flow; a spline with coupling is cheap both ways", table="FLOWS")
+    flow_transforms: int = flag(3, "transforms of a flow, in prior or posterior, one after another")
+    flow_hidden: tuple[int, ...] = flag((64, 64), "hidden widths of each transform's network; z is small, so are they")
+    encoder_predicts: str = flag(
         "log_sigma", "what the encoder of --posterior diagonal predicts beside the mean", table="ENCODER_PREDICTS"
     )
-    rank: int = _flag(2, "columns of the covariance factor of --posterior low_rank and --likelihood low_rank_normal")
-    scale: float = _flag(
+    rank: int = flag(2, "columns of the covariance factor of --posterior low_rank and --likelihood low_rank_normal")
+    scale: float = flag(
         0.1, "sigma of a normal likelihood, or where a learned one starts; at 1, on [0, 1], nearly all latents collapse"
     )
-    learn_scale: str = _flag(
+    learn_scale: str = flag(
         "no",
         "learn the likelihood's sigma (or rate): one number, one a pixel, or predicted from z; no, since on data that "
         "are not dequantised a learned sigma shrinks to its floor",
         table="LEARN_SCALES",
     )
-    scale_floor: float = _flag(1e-3, "smallest learned sigma, a quarter of a grey level; the report shows it")
-    rate: float = _flag(
+    scale_floor: float = flag(1e-3, "smallest learned sigma, a quarter of a grey level; the report shows it")
+    rate: float = flag(
         1000.0, "rate on the RMSE of --likelihood exponential_norm; the best is d / RMSE, thousands on images"
     )
 
-    objective: str = _flag(
+    objective: str = flag(
         "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
     )
-    num_particles: int = _flag(1, "draws of z per datum and step; for iwae the K of the bound")
-    reconstruction_weight: float = _flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL")
-    kl_weight: float = _flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction")
-    kl_warmup: int = _flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it")
+    num_particles: int = flag(1, "draws of z per datum and step; for iwae the K of the bound")
+    reconstruction_weight: float = flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL")
+    kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction")
+    kl_warmup: int = flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it")
 
-    epochs: int = _flag(
+    epochs: int = flag(
         600, "passes over the training data; digits has levelled off by then, in about a quarter of a minute"
     )
-    batch_size: int = _flag(128, "data per step; ten steps make an epoch of digits")
-    optimizer: str = _flag("adam", "Adam, fused into one kernel over all parameters", table="OPTIMIZERS")
-    lr: float = _flag(3e-3, "learning rate at the start; the largest that trains smoothly on digits")
-    lr_schedule: str = _flag(
+    batch_size: int = flag(128, "data per step; ten steps make an epoch of digits")
+    optimizer: str = flag("adam", "Adam, fused into one kernel over all parameters", table="OPTIMIZERS")
+    lr: float = flag(3e-3, "learning rate at the start; the largest that trains smoothly on digits")
+    lr_schedule: str = flag(
         "cosine", "how --lr falls over the epochs; falling to 0 gains some tenths of a nat", table="SCHEDULES"
     )
-    weight_decay: float = _flag(0.0, "as in the optimiser; 0, since the best epoch on validation data is kept")
-    max_grad_norm: float = _flag(
+    weight_decay: float = flag(0.0, "as in the optimiser; 0, since the best epoch on validation data is kept")
+    max_grad_norm: float = flag(
         math.inf, "bound on the norm of the whole gradient, per datum; inf is none, and Adam alone rarely needs one"
     )
-    patience: int = _flag(
+    patience: int = flag(
         0, "stop after so many epochs without a better validation ELBO; 0, since the falling --lr needs all epochs"
     )
 
-    valid_samples: int = _flag(4, "draws per datum for the validation ELBO; few, since all epochs share them")
-    test_samples: int = _flag(
+    valid_samples: int = flag(4, "draws per datum for the validation ELBO; few, since all epochs share them")
+    test_samples: int = flag(
         1000, "draws per datum for log p(x) in the report; with 1000 the bound is tight for networks of this size"
     )
-    elbo_samples: int = _flag(
+    elbo_samples: int = flag(
         100, "draws per datum for the test ELBO in the report; 100 make its Monte Carlo error small"
     )
-    test_data: int = _flag(0, "report on a random subset of so many test data; 0 is all, the honest default")
+    test_data: int = flag(0, "report on a random subset of so many test data; 0 is all, the honest default")
 
-    seed: int = _flag(
+    seed: int = flag(
         0, "seed of initialisation, order, binarisation and draws of z; fixed, so that a command repeats its numbers"
     )
-    device: str = _flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
+    device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -1,10 +1,13 @@
 """The report of a finished run: numbers and pictures of its best epoch, on test data, into its folder."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import classify, subset
+from pyro_vae.evaluation import Estimate, classify, subset
 from pyro_vae.experiment import build, storage
 from pyro_vae.experiment.run import Run
-from pyro_vae.experiment.trained import Held, held
+from pyro_vae.experiment.trained import Held, Trained
 from pyro_vae.inference import Progress
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive
@@ -13,48 +16,58 @@ from pyro_vae.report import numbers, pictures
 
 def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, and returns the text."""
-    test = held(run.config, data.test, data.num_classes)
-    found = _numbers(run, vae, data, test, progress)
+    trained = Trained(run, vae, data, progress.best_epoch, progress.epoch)
+    test, config, seed = trained.test(), run.config, derive(run.config.seed, "evaluation")
+    draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
+    estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
+    found = describe(trained, estimates, classes(trained, test, estimates, config.elbo_samples, seed))
     text = numbers.to_text(found)
     storage.write(run.path / "report.json", storage.to_json(found))
     storage.write(run.path / "report.txt", (text + "\n").encode())
     storage.write(run.path / "training.png", pictures.training(run.history()))
     if pictures.can_show(data.x_shape):
-        _write_images(run, vae, data, test)
+        _write_images(trained, test)
     return text
 
 
-def _numbers(run: Run, vae: VAE, data: Splits, test: Held, progress: Progress) -> dict[str, object]:
-    # Always those of the model itself, without loss weights.
-    config, seed = run.config, derive(run.config.seed, "evaluation")
-    draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
-    estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
-    classes = None
-    if test.y is not None and test.labels is not None and "log_likelihood" in estimates:
-        frequencies = data.train.one_hot(data.num_classes).mean(0)
-        found = classify(vae, test.x, frequencies, config.elbo_samples, seed)
-        classes = numbers.classification(found, test.labels)
+def describe(
+    trained: Trained, estimates: Mapping[str, Estimate], classification: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What report.json says of these estimates: always those of the model itself, without loss weights."""
+    epoch = trained.best_epoch
+    training = {
+        "epochs": trained.epochs,
+        "best_epoch": epoch,
+        "valid_elbo": trained.run.history()[epoch - 1]["valid_elbo"],
+    }
     return numbers.to_dict(
         estimates,
-        data.protocol,
-        {
-            "epochs": progress.epoch,
-            "best_epoch": progress.best_epoch,
-            "valid_elbo": run.history()[progress.best_epoch - 1]["valid_elbo"],
-        },
-        config.scientific(),
-        discrete=vae.likelihood.support.is_discrete,
-        scales=vae.likelihood.scales(),
-        classification=classes,
+        trained.data.protocol,
+        training,
+        trained.config.scientific(),
+        discrete=trained.vae.likelihood.support.is_discrete,
+        scales=trained.vae.likelihood.scales(),
+        classification=classification,
     )
 
 
-def _write_images(run: Run, vae: VAE, data: Splits, test: Held) -> None:
-    config, white = run.config, build.white(run.config, data.form)
+def classes(
+    trained: Trained, test: Held, estimates: Mapping[str, Estimate], num_samples: int, seed: int
+) -> dict[str, Any] | None:
+    """How a conditional program with a log p(x|y) classifies the test data; None for any other."""
+    if test.y is None or test.labels is None or "log_likelihood" not in estimates:
+        return None
+    frequencies = trained.data.train.one_hot(trained.data.num_classes).mean(0)
+    return numbers.classification(classify(trained.vae, test.x, frequencies, num_samples, seed), test.labels)
+
+
+def _write_images(trained: Trained, test: Held) -> None:
+    config, folder = trained.config, trained.run.path
+    white = build.white(config, trained.data.form)
     shown = subset(len(test.x), 12, config.data_seed)
     y = None if test.y is None else test.y[shown]
-    rows = pictures.reconstructions(vae, test.x[shown], config.seed, y=y, white=white)
-    storage.write(run.path / "reconstructions.png", rows)
-    num_classes = data.num_classes if config.conditional else 0
-    generated = pictures.samples(vae, config.seed, num_classes=num_classes, white=white)
-    storage.write(run.path / "samples.png", generated)
+    rows = pictures.reconstructions(trained.vae, test.x[shown], config.seed, y=y, white=white)
+    storage.write(folder / "reconstructions.png", rows)
+    num_classes = trained.data.num_classes if config.conditional else 0
+    generated = pictures.samples(trained.vae, config.seed, num_classes=num_classes, white=white)
+    storage.write(folder / "samples.png", generated)
