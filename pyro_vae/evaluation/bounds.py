@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 
@@ -27,10 +28,14 @@ class IWAECurve:
         bounds: k -> `Estimate` of L_k; its `num_samples` is k, the draws that the bound is made of.
         jackknife: the value at K whose bias is of order 1/K^2 in place of 1/K. It is **no bound**: it may lie above
             log p(x), and does so where the weights have heavy tails. NaN for K = 1.
+        khat: (N,), `psis_khat` of all K weights of each datum.
+        effective: (N,), `effective_sample_size` of the same.
     """
 
     bounds: dict[int, Estimate]
     jackknife: Estimate
+    khat: Tensor
+    effective: Tensor
 
     def to_dict(self) -> dict[str, Any]:
         """For a report: numbers alone."""
@@ -86,12 +91,16 @@ def iwae_curve(
         [1, 2, 5, 10, 20, 50, 64]
     """
     found: dict[int, list[Moment]] = {k: [] for k in (*steps(num_samples), 0)}
+    khat, effective = [], []
     for _, blocks in draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block):
         weights = torch.cat([block.cpu() for block in blocks])
         for k, moments in found.items():
             moments.append(block_bound(weights, k) if k else jackknife(weights))
+        khat.append(psis_khat(weights))
+        effective.append(effective_sample_size(weights))
     corrected = _estimate("jackknife, no bound", found.pop(0), num_samples)
-    return IWAECurve({k: _estimate("bound on log p(x)", moments, k) for k, moments in found.items()}, corrected)
+    bounds = {k: _estimate("bound on log p(x)", moments, k) for k, moments in found.items()}
+    return IWAECurve(bounds, corrected, torch.cat(khat), torch.cat(effective))
 
 
 def steps(num_samples: int) -> list[int]:

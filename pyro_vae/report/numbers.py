@@ -37,12 +37,13 @@ def measure(
     with divergence("an estimate on the test data"):
         elbo, reconstruction, kl = evaluation.elbo_terms(vae, x, elbo_samples, y, seed)
         if "infinite" in elbo.kind.values():
-            return _finite({"reconstruction": reconstruction, "rmse": _rmse(vae, x, y, elbo.kind, seed)})
+            return finite({"reconstruction": reconstruction, "rmse": _rmse(vae, x, y, elbo.kind, seed)})
         log_likelihood = evaluation.iwae(vae, x, likelihood_samples, y, seed)
-        return _finite({"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood})
+        return finite({"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood})
 
 
-def _finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """These estimates. Raises ValueError where a mean is not finite."""
     for estimate in estimates.values():
         if not math.isfinite(estimate.mean):
             worst = int((~estimate.value.isfinite()).nonzero()[0])

@@ -1,0 +1,332 @@
+"""The evaluation of a trained run: every estimate that a report shows, as one dictionary.
+
+Each section is a function of what is looked at and adds keys of its own. What a program can not be asked, a KL to a
+prior that differs between labels, say, is left out, and `left_out` says why in a sentence.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.errors import divergence
+from pyro_vae.evaluation import Estimate, GridEstimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.experiment import reporting
+from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.trained import Held, Trained
+from pyro_vae.model.posteriors import Delta
+from pyro_vae.randomness import derive, generator
+from pyro_vae.report import numbers
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+GRID_DIM = 3  # a grid needs n^D points
+PICTURE_DIM = 2
+
+
+@dataclass(eq=False)
+class Look:
+    """What is looked at, how closely, and what was found so far.
+
+    Attributes:
+        trained: the run.
+        plan: how closely.
+        say: told what is being done, as a sentence for a person who waits.
+        report: what report.json will hold.
+        posterior: the true posterior of one datum, for a picture.
+        reference: the best estimate of log p(x) of the test data that were annealed.
+    """
+
+    trained: Trained
+    plan: Plan
+    say: Say = lambda sentence: None
+    report: dict[str, Any] = field(default_factory=dict)
+    posterior: PosteriorGrid | PosteriorDraws | None = None
+    reference: Estimate | None = None
+
+    @cached_property
+    def test(self) -> Held:
+        """The test data."""
+        return self.trained.test(self.plan.test_data or None)
+
+    @cached_property
+    def train(self) -> Held:
+        """Training data whose aggregate posterior is measured."""
+        return self.trained.training(self.plan.latent_data)
+
+    @cached_property
+    def chosen(self) -> Tensor:
+        """Positions of the test data that are annealed."""
+        size = min(self.plan.annealed_data, len(self.test.x))
+        return subset(len(self.test.x), size, self.trained.config.data_seed)
+
+    @property
+    def annealed(self) -> tuple[Tensor, Tensor | None]:
+        """x and y of these data."""
+        return self.test.x[self.chosen], None if self.test.y is None else self.test.y[self.chosen]
+
+    @property
+    def seed(self) -> int:
+        """Of all draws: by default that of the training's own report."""
+        again = self.plan.evaluation_seed
+        return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.trained.config.latent_dim
+
+    @cached_property
+    def terms(self) -> evaluation.ELBOTerms:
+        """ELBO, reconstruction and KL of the test data."""
+        return evaluation.elbo_terms(self.trained.vae, self.test.x, self.plan.elbo_samples, self.test.y, self.seed)
+
+    @cached_property
+    def curve(self) -> IWAECurve:
+        """The bounds at k = 1 ... K of the test data."""
+        return evaluation.iwae_curve(self.trained.vae, self.test.x, self.plan.num_samples, self.test.y, self.seed)
+
+    @property
+    def log_likelihood(self) -> Estimate:
+        """The headline: the last point of the curve."""
+        last = self.curve.bounds[self.plan.num_samples]
+        return Estimate("log p(x)", last.value, last.value_error, last.num_samples)
+
+    @contextmanager
+    def step(self, name: str, sentence: str) -> Iterator[None]:
+        """Announces and times one step."""
+        self.say(sentence)
+        begun = time.perf_counter()
+        yield
+        self.report.setdefault("timings", {})[name] = round(time.perf_counter() - begun, 2)
+
+    def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
+        """What a question gives, or None and a sentence in `left_out` where this program can not be asked it."""
+        try:
+            return ask()
+        except ValueError as error:
+            self.report.setdefault("left_out", {})[name] = str(error)
+            return None
+
+
+def evaluate(trained: Trained, plan: Plan, say: Say = lambda sentence: None) -> Look:
+    """Everything the plan asks of a run; `Look.report` is what report.json will hold.
+
+    Raises:
+        DivergenceError: an estimate is not finite.
+    """
+    look = Look(trained, plan, say)
+    if isinstance(trained.vae.posterior, Delta):
+        _autoencoder(look)
+        return look
+    for section in (_headline, _trust, _latent, _annealed, _simulated, _gaps, _posterior):
+        section(look)
+    return look
+
+
+def _autoencoder(look: Look) -> None:
+    draws = {"elbo_samples": look.plan.elbo_samples, "likelihood_samples": look.plan.num_samples}
+    with look.step("reconstruction", f"reconstructing {len(look.test.x)} test data"):
+        estimates = numbers.measure(look.trained.vae, look.test.x, look.test.y, **draws, seed=look.seed)
+        look.report |= reporting.describe(look.trained, estimates, None)
+
+
+def _headline(look: Look) -> None:
+    size = len(look.test.x)
+    with look.step("elbo", f"ELBO of {size} test data, {look.plan.elbo_samples} draws each"):
+        with divergence("an estimate on the test data"):
+            terms = look.terms
+    with look.step("iwae", f"log p(x) of {size} test data, K = {look.plan.num_samples}"):
+        with divergence("an estimate on the test data"):
+            estimates = numbers.finite({**terms._asdict(), "log_likelihood": look.log_likelihood})
+    found = reporting.classes(look.trained, look.test, estimates, look.plan.elbo_samples, look.seed)
+    look.report |= reporting.describe(look.trained, estimates, found)
+    look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
+    look.report["jackknife"] = look.curve.jackknife.to_dict()
+
+
+def _trust(look: Look) -> None:
+    khat, effective, values = look.curve.khat, look.curve.effective, look.log_likelihood.value
+    labels = look.test.labels
+    worst = [
+        {
+            "datum": datum,
+            "khat": worst_khat,
+            "ess": effective[datum].item(),
+            "log_likelihood": values[datum].item(),
+            "label": None if labels is None else int(labels[datum]),
+        }
+        for datum, worst_khat in evaluation.worst_data(khat, threshold=-math.inf)
+    ]
+    look.report["khat"] = {
+        "threshold": 0.7,
+        "num_samples": look.plan.num_samples,
+        "above": None if khat.isnan().all() else (khat > 0.7).double().mean().item(),
+        "values": [_finite(value) for value in khat.tolist()],
+        "ess": effective.tolist(),
+        "worst": worst,
+    }
+    if look.plan.escalated_draws and (khat > 0.7).any():
+        with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
+            look.report["escalation"] = evaluation.escalate(
+                look.trained.vae,
+                look.test.x,
+                look.test.y,
+                log_likelihood=look.log_likelihood,
+                khat=khat,
+                budget=look.plan.escalated_draws,
+                seed=look.seed,
+            ).to_dict()
+
+
+def _latent(look: Look) -> None:
+    vae, (x, y, _), draws, seed = look.trained.vae, look.train, look.plan.latent_samples, look.seed
+    with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
+        active = evaluation.active_units(vae, x, y, seed=seed)
+        kl = evaluation.kl_per_dimension(vae, look.test.x, look.plan.elbo_samples, look.test.y, seed)
+        parts = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
+        information = parts.mutual_information if parts else evaluation.mutual_information(vae, x, draws, y, seed)
+        correlation = look.unless_refused(
+            "total correlation", lambda: evaluation.total_correlation(vae, x, draws, y, seed)
+        )
+        rate, distortion = evaluation.rate_distortion(vae, x, look.plan.elbo_samples, y, seed)
+    look.report["latent"] = {
+        "num_data": len(x),
+        "active": {site: _activity(active, site) for site in active.variance},
+        "kl_per_dimension": {site: found and _spectrum(found) for site, found in kl.items()},
+        "mutual_information": information.to_dict(),
+        "marginal_kl": parts and parts.marginal_kl.to_dict(),
+        "total_correlation": correlation and correlation.to_dict(),
+        "rate": rate.to_dict(),
+        "distortion": distortion.to_dict(),
+    }
+
+
+def _annealed(look: Look) -> None:
+    plan, chosen, vae = look.plan, look.chosen, look.trained.vae
+    if not plan.annealed_data:
+        return
+    x, y = look.annealed
+    rows: list[tuple[str, str, Estimate]] = [
+        ("ELBO", "ELBO", _of(look.terms.elbo, chosen)),
+        ("IWAE", f"IWAE, K = {plan.num_samples}", _of(look.log_likelihood, chosen)),
+    ]
+    with look.step("annealing", f"annealing {len(chosen)} test data, T = {plan.num_temperatures}"):
+        found = evaluation.ais(vae, x, plan.num_temperatures, plan.num_chains, y, look.seed)
+        rows.append(("AIS", f"AIS from q, T = {plan.num_temperatures}", found))
+    if look.latent_dim <= GRID_DIM:
+        with look.step("grid", f"log p(x) of {len(chosen)} test data on a grid of {look.latent_dim} dimensions"):
+            rows.append(("grid", "grid", evaluation.quadrature(vae, x, y)))
+    look.reference = rows[-1][2]
+    look.report["reference"] = {
+        "num_data": len(chosen),
+        "rows": [{"name": name, "label": label, **estimate.to_dict()} for name, label, estimate in rows],
+        "differences": [
+            {"label": f"{after[0]} - {before[0]}", **_difference(after[2], before[2])}
+            for before, after in itertools.pairwise(rows)
+        ],
+    }
+
+
+def _simulated(look: Look) -> None:
+    plan, vae, seed = look.plan, look.trained.vae, derive(look.seed, "simulated")
+    if not plan.annealed_data:
+        return
+    with look.step("simulated", f"annealing {plan.annealed_data} data simulated from the model, in both directions"):
+        y = None if look.test.y is None else _drawn(look.train.y, plan.annealed_data, seed)
+        size = None if y is not None else plan.annealed_data
+        bounds = evaluation.bdmc(vae, size, plan.num_temperatures, plan.num_chains, y, seed)
+        look.report["simulated"] = {
+            "num_data": plan.annealed_data,
+            "forward": bounds.forward.to_dict(),
+            "reverse": bounds.reverse.to_dict(),
+            "gap": bounds.gap,
+            "gap_error": bounds.gap_error,
+            "elbo": evaluation.elbo(vae, bounds.x, plan.elbo_samples, y, seed).to_dict(),
+            "iwae": evaluation.iwae(vae, bounds.x, plan.num_samples, y, seed).to_dict(),
+        }
+
+
+def _gaps(look: Look) -> None:
+    plan, vae, seed, train = look.plan, look.trained.vae, look.seed, look.train
+    with look.step("gaps", f"ELBO of {len(train.x)} training data; the guide refined for {len(look.chosen)} test data"):
+        seen = evaluation.elbo(vae, train.x, plan.elbo_samples, train.y, derive(seed, "train"))
+        gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
+        if look.reference is not None:
+            x, y = look.annealed
+            gaps |= evaluation.gap_budget(vae, x, look.reference, y, seed=seed).to_dict()
+        look.report["gaps"] = gaps
+
+
+def _posterior(look: Look) -> None:
+    datum = _typical(look.curve.khat)
+    x, y = look.test.x[datum : datum + 1], None if look.test.y is None else look.test.y[datum : datum + 1]
+    if look.latent_dim <= PICTURE_DIM:
+        with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
+            look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
+            found: dict[str, Any] = {"method": "grid"}
+    elif look.plan.posterior_draws:
+        with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
+            draws = evaluation.nuts(look.trained.vae, x, y, num_draws=look.plan.posterior_draws, seed=look.seed)
+            look.posterior, found = draws, draws.to_dict()
+    else:
+        return
+    label = None if look.test.labels is None else int(look.test.labels[datum])
+    look.report["posterior"] = {"datum": datum, "label": label, **found}
+
+
+def _typical(khat: Tensor) -> int:
+    """The datum of the middle k-hat."""
+    return int(khat.nan_to_num(nan=0.0).argsort(stable=True)[len(khat) // 2])
+
+
+def _of(estimate: Estimate, chosen: Tensor) -> Estimate:
+    """The estimate for some of its data."""
+    return replace(estimate, value=estimate.value[chosen], value_error=estimate.value_error[chosen])
+
+
+def _difference(after: Estimate, before: Estimate) -> dict[str, Any]:
+    """The paired difference, with its standard error over the data."""
+    gain = after.value - before.value
+    error = gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else None
+    return {"mean": gain.mean().item(), "standard_error": error}
+
+
+def _drawn(y: Tensor | None, size: int, seed: int) -> Tensor | None:
+    """Labels for simulated data, as frequent as among the training data."""
+    if y is None:
+        return None
+    return y[torch.randint(len(y), (size,), generator=generator(seed, "labels")).to(y.device)]
+
+
+def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:
+    return {
+        "count": active.count[site],
+        "of": len(active.variance[site]),
+        "relative_count": active.relative_count[site],
+        "threshold": active.threshold,
+        "variance": active.variance[site].tolist(),
+        "variance_error": active.variance_error[site].tolist(),
+    }
+
+
+def _spectrum(found: evaluation.KLPerDimension) -> dict[str, Any]:
+    errors = [_finite(error) for error in found.standard_error.tolist()]
+    return {"mean": found.mean.tolist(), "standard_error": errors, "kind": found.kind}
+
+
+def _above(khat: Tensor) -> str:
+    return f"{int((khat > 0.7).sum())} of {len(khat)}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
