@@ -42,16 +42,18 @@ class Look:
         plan: how closely.
         say: told what is being done, as a sentence for a person who waits.
         report: what report.json will hold.
+        begun: when, by `time.perf_counter`.
         posterior: the true posterior of one datum, for a picture.
-        reference: the best estimate of log p(x) of the test data that were annealed.
+        reference: the best estimate of log p(x) of the test data that were annealed, and what it is.
     """
 
     trained: Trained
     plan: Plan
     say: Say = lambda sentence: None
     report: dict[str, Any] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)
     posterior: PosteriorGrid | PosteriorDraws | None = None
-    reference: Estimate | None = None
+    reference: tuple[str, Estimate] | None = None
 
     @cached_property
     def test(self) -> Held:
@@ -181,7 +183,7 @@ def _trust(look: Look) -> None:
                 look.trained.vae,
                 look.test.x,
                 look.test.y,
-                log_likelihood=look.log_likelihood,
+                fixed=look.log_likelihood,
                 khat=khat,
                 budget=look.plan.escalated_draws,
                 seed=look.seed,
@@ -226,7 +228,7 @@ def _annealed(look: Look) -> None:
     if look.latent_dim <= GRID_DIM:
         with look.step("grid", f"log p(x) of {len(chosen)} test data on a grid of {look.latent_dim} dimensions"):
             rows.append(("grid", "grid", evaluation.quadrature(vae, x, y)))
-    look.reference = rows[-1][2]
+    look.reference = rows[-1][1:]
     look.report["reference"] = {
         "num_data": len(chosen),
         "rows": [{"name": name, "label": label, **estimate.to_dict()} for name, label, estimate in rows],
@@ -262,8 +264,8 @@ def _gaps(look: Look) -> None:
         seen = evaluation.elbo(vae, train.x, plan.elbo_samples, train.y, derive(seed, "train"))
         gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
         if look.reference is not None:
-            x, y = look.annealed
-            gaps |= evaluation.gap_budget(vae, x, look.reference, y, seed=seed).to_dict()
+            (x, y), (label, reference) = look.annealed, look.reference
+            gaps |= evaluation.gap_budget(vae, x, reference, y, label=label, seed=seed).to_dict()
         look.report["gaps"] = gaps
 
 

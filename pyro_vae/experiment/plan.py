@@ -38,7 +38,7 @@ class Plan:
         400, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none"
     )
     saved_numbers: int = flag(
-        20_000_000, "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows"
+        10_000_000, "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows"
     )
     evaluation_seed: int = flag(0, "of all draws; 0 repeats those of the training's report, so that numbers agree")
 

@@ -146,20 +146,12 @@ class Run:
             storage.to_json(
                 {
                     "status": "running",
-                    "command": shlex.join(["python", *sys.argv]),
+                    "command": command(),
                     "started": _read_json(path)["started"] if path.exists() else now,
                     "session_started": now,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
-                    "git": _git_commit(),
-                    "versions": {
-                        name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
-                    },
-                    "machine": {
-                        "python": platform.python_version(),
-                        "system": platform.platform(),
-                        "device": self.config.device,
-                    },
+                    **surroundings(self.config.device),
                 }
             ),
         )
@@ -200,6 +192,18 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
+
+
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join(["python", *sys.argv])
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What a number depends on beside the config: the commit of this package, versions, the machine."""
+    names = ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
+    system = {"python": platform.python_version(), "system": platform.platform(), "device": device}
+    return {"git": _git_commit(), "versions": {name: version(name) for name in names}, "machine": system}
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,116 @@
+"""The pictures of an evaluated run, in the order in which a reader meets them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation import PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.experiment import build
+from pyro_vae.experiment.evaluating import Look
+from pyro_vae.report import latent_figures, latent_pictures, pictures
+from pyro_vae.report.page import Panel
+from pyro_vae.report.panels import of_report
+
+SHOWN = 10  # data in a row
+PAIRS = 3  # of data to go between
+CLOUD = 2000  # codes in the cloud
+
+
+def panels(look: Look) -> list[Panel]:
+    """Every picture that this run and this evaluation allow."""
+    return [*_learned(look), *_latent(look), *of_report(look.report), *_posterior(look)]
+
+
+def _learned(look: Look) -> Iterator[Panel]:
+    trained = look.trained
+    if pictures.can_show(trained.data.x_shape):
+        yield from _images(look)
+    yield Panel(
+        "Training",
+        "Minus the training loss and the validation score of every epoch. The loss of an epoch is the mean while the "
+        "parameters move, so that it begins below the validation curve.",
+        pictures.training(trained.run.history()),
+        "training",
+    )
+
+
+def _images(look: Look) -> Iterator[Panel]:
+    vae, config, data = look.trained.vae, look.trained.config, look.trained.data
+    white, num_classes = build.white(config, data.form), data.num_classes if config.conditional else 0
+    shown = subset(len(look.test.x), SHOWN + 2, config.data_seed)
+    x, y = _taken(look, shown)
+    yield Panel(
+        "Reconstructions",
+        "Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x). Where they differ, "
+        "the guide is unsure.",
+        pictures.reconstructions(vae, x, config.seed, y=y, white=white),
+        "data",
+    )
+    yield Panel(
+        "Samples",
+        "z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.",
+        pictures.samples(vae, config.seed, num_classes=num_classes, white=white),
+        "data",
+    )
+    if not num_classes:
+        starts, ends = _ends(look)
+        (start, _), (end, _) = _taken(look, starts), _taken(look, ends)
+        yield Panel(
+            "Interpolation",
+            "Means of p(x|z) on paths between the codes of two test data.",
+            latent_pictures.interpolation(vae, start, end, white=white),
+            "data",
+        )
+
+
+def _latent(look: Look) -> Iterator[Panel]:
+    trained, config = look.trained, look.trained.config
+    x, y, labels = trained.training(CLOUD)
+    yield Panel(
+        "Latent cloud",
+        "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often said; "
+        "the marginal KL in the table measures it.",
+        latent_pictures.latent_cloud(trained.vae, x, config.seed, labels=labels, y=y),
+        "latent",
+    )
+    if not config.conditional and pictures.can_show(trained.data.x_shape):
+        white = build.white(config, trained.data.form)
+        yield Panel(
+            "Traversal",
+            "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
+            latent_pictures.traversal(trained.vae, look.test.x, config.seed, white=white),
+            "latent",
+        )
+
+
+def _posterior(look: Look) -> Iterator[Panel]:
+    found, about = look.posterior, look.report.get("posterior")
+    if found is None or about is None:
+        return
+    datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
+    if isinstance(found, PosteriorGrid):
+        drawn = latent_figures.posterior_grid(found.axes, found.posterior, found.guide)
+        yield Panel("On a grid", f"{datum}, whose k-hat is the middle one. No draws are involved.", drawn, "posterior")
+    else:
+        drawn = latent_figures.posterior_draws(_flat(found, "draws"), _flat(found, "guide"))
+        chains = f"{found.num_chains} chains of {found.num_draws} draws, R-hat {found.rhat_max:.3f} at most"
+        yield Panel("By NUTS", f"{datum}, whose k-hat is the middle one: {chains}.", drawn, "posterior")
+
+
+def _flat(found: PosteriorDraws, name: str) -> Tensor:
+    """(S, D): all sites side by side."""
+    sites = {site: draws for site, draws in getattr(found, name).items()}
+    shapes = {site: draws.shape[2:] for site, draws in found.draws.items()}
+    return torch.cat([draws.reshape(-1, max(1, shapes[site].numel())) for site, draws in sites.items()], -1).cpu()
+
+
+def _taken(look: Look, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+    return look.test.x[positions], None if look.test.y is None else look.test.y[positions]
+
+
+def _ends(look: Look) -> tuple[Tensor, Tensor]:
+    """Positions of the first and last datum of each path: of different labels where there are any."""
+    order = subset(len(look.test.x), len(look.test.x), 0) if look.test.labels is None else look.test.labels.argsort()
+    places = torch.linspace(0, len(order) - 1, 2 * PAIRS + 1).long()
+    return order[places[:PAIRS]], order[places[PAIRS + 1 :]]
