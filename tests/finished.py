@@ -1,0 +1,41 @@
+"""Finished runs that take milliseconds: what scripts that look back at runs are tested on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.experiment import build, storage
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import Run
+from pyro_vae.inference import Progress, fit
+
+SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 50, "epochs": 2, "lr": 0.01}
+
+
+def images(path, size=80, seed=0):
+    """Grey images of 4 x 4 pixels with labels of three classes, as an .npz file. Returns its path as text."""
+    x = np.random.default_rng(seed).integers(0, 256, (size, 4, 4), np.uint8)
+    np.savez(path, x=x, y=np.arange(size) % 3)
+    return str(path)
+
+
+def finished_run(folder, dataset, **settings):
+    """Trains a run in this folder, without its report. Returns the folder."""
+    config = Config(dataset=dataset, **{**SMALL, **settings})
+    data = build.data(config)
+    vae = build.vae(config, *data.form)
+    build.start(config, vae, data)
+    svi = build.svi(config, vae)
+    run, progress = Run(Path(folder), config), Progress()
+    run.open(vae, svi, data.protocol)
+    options = {"conditional": config.conditional, "seed": config.seed, "progress": progress}
+    for record in fit(vae, svi, data, build.schedule(config), **options):
+        run.save(record, vae, svi, progress, data.form)
+    run.set_status("finished")
+    return run.path
+
+
+def content(folder):
+    """Every file below a folder, by its path, with its digest."""
+    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): storage.sha256(path.read_bytes()) for path in files}
