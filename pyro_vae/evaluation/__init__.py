@@ -12,6 +12,7 @@ from pyro_vae.evaluation.amortisation import Refinement, refine
 from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
+from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
 from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat, to_inference_data, worst_data
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.latent import (
@@ -30,6 +31,7 @@ __all__ = [
     "AnnealedEstimate",
     "BidirectionalEstimate",
     "Classification",
+    "Difference",
     "ELBOTerms",
     "Estimate",
     "IWAECurve",
@@ -37,10 +39,12 @@ __all__ = [
     "MutualInformation",
     "RateDistortion",
     "Refinement",
+    "SeedDifference",
     "active_units",
     "aggregate_terms",
     "ais",
     "bdmc",
+    "between_seeds",
     "classify",
     "effective_sample_size",
     "elbo",
@@ -51,11 +55,14 @@ __all__ = [
     "log_weights",
     "marginal_kl",
     "mutual_information",
+    "paired",
+    "pooled",
     "psis_khat",
     "rate_distortion",
     "refine",
     "subset",
     "to_inference_data",
     "total_correlation",
+    "unpaired",
     "worst_data",
 ]

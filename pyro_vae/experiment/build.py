@@ -215,6 +215,15 @@ def start(config: Config, program: VAE, data: Splits) -> None:
         program.prior.start_at(program.posterior, x, y)
 
 
+def is_discrete(config: Config) -> bool:
+    """Whether p(x|z) gives masses, not densities.
+
+    >>> is_discrete(Config(likelihood="bernoulli")), is_discrete(Config(likelihood="normal"))
+    (True, False)
+    """
+    return _find("LIKELIHOODS", config.likelihood).support.is_discrete
+
+
 def white(config: Config, form: Form) -> float:
     """The value of x that a picture shows white: the highest level, or 1."""
     levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels

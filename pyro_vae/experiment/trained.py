@@ -93,16 +93,26 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
     """
     path = Path(path)
-    if not (path / "config.json").exists():
-        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
-    found, _ = checkpoint.newest(path / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{path} has no checkpoint yet: train it first")
+    found = newest_checkpoint(path)
     run = Run(path, replace(_moved(found.config, data_dir), device=device, download=False))
     vae = checkpoint.load(path, device=device, **members)
     data = build.data(run.config)
     run.check_same_data(data.protocol)
     return Trained(run, vae, data, found.progress.best_epoch, found.progress.epoch)
+
+
+def newest_checkpoint(path: Path) -> checkpoint.Checkpoint:
+    """Its newest checkpoint that is whole: the settings of a run before program and data are there.
+
+    Raises:
+        CheckpointError: no run in this folder, or a damaged one.
+    """
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
+    found, _ = checkpoint.newest(path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet: train it first")
+    return found
 
 
 def _moved(config: Config, data_dir: str) -> Config:

@@ -1,0 +1,310 @@
+"""Which of two programs is better, by how much, and how sure that is: differences of per-datum estimates.
+
+Two programs that are tested on the same N data share what is easy and what is hard among them. So the mean of
+
+    d_i = v_i(first) - v_i(second),     standard error sd(d) / sqrt(N)
+
+is known far better than either mean. Three things could have come out otherwise, and each has an error of its own:
+
+    the test data       `Difference.standard_error` and `Difference.interval`
+    the draws of z      `Difference.monte_carlo_error`
+    the training        `between_seeds`, which needs two or more runs of each; one run each says nothing about it
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.randomness import derive
+
+LEFT_OUT = "without the variance over training seeds"
+_FEWEST = 100
+_AT_ONCE = 1 << 22  # numbers resampled at a time: 32 MiB, whatever N is
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two means over test data. Printing it gives one line, which says what it leaves out.
+
+    Attributes:
+        name: of what.
+        mean: first - second; above 0 where the first is higher.
+        standard_error: over other test data of the same kind; NaN for a single datum.
+        monte_carlo_error: over other draws of z for the same data, as for draws that the two do not share.
+        interval: from the bootstrap over the data; NaN for a single datum.
+        confidence: of the interval.
+        num_data: N of the first and of the second.
+        is_paired: whether the two stand on the same data.
+        unit: of all numbers.
+
+    Example:
+        >>> print(Difference("difference of log p(x)", 0.32, 0.05, 0.003, (0.22, 0.42), 0.95, (360, 360), True))
+        difference of log p(x)   0.320 nats   ±0.050 over 360 data, 95 % in [0.220, 0.420]   ±0.003 Monte Carlo
+        (without the variance over training seeds)
+    """
+
+    name: str
+    mean: float
+    standard_error: float
+    monte_carlo_error: float
+    interval: tuple[float, float]
+    confidence: float
+    num_data: tuple[int, int]
+    is_paired: bool
+    unit: str = "nats"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where one is unknown."""
+        return {
+            "mean": self.mean,
+            "standard_error": _known(self.standard_error),
+            "monte_carlo_error": _known(self.monte_carlo_error),
+            "interval": _known_interval(self.interval),
+            "confidence": self.confidence,
+            "num_data": list(self.num_data),
+            "is_paired": self.is_paired,
+            "unit": self.unit,
+            "leaves_out": LEFT_OUT,
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        data = f"{self.num_data[0]} data" if self.is_paired else "{} and {} data, unpaired".format(*self.num_data)
+        return (
+            f"{self.name:<22} {self.mean:>7.3f} {self.unit}   ±{self.standard_error:.3f} over {data}, "
+            f"{self.confidence * 100:g} % in [{low:.3f}, {high:.3f}]   ±{self.monte_carlo_error:.3f} Monte Carlo "
+            f"({LEFT_OUT})"
+        )
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """The difference of two means over training seeds, for the same test data. Printing it gives one line.
+
+    Attributes:
+        mean: first - second.
+        standard_error: over other training seeds, sqrt(s_1^2 / n_1 + s_2^2 / n_2).
+        degrees_of_freedom: of Welch and Satterthwaite; NaN where neither side varies.
+        interval: from Student's t with so many degrees of freedom.
+        confidence: of the interval.
+        num_seeds: n_1 and n_2.
+
+    Example:
+        >>> print(between_seeds([-22.15, -22.12, -22.11], [-22.47, -22.45, -22.41]))
+        difference over training seeds   0.317 nats   ±0.021 over 3 and 3 seeds, 95 % in [0.254, 0.379]
+        (without the variance over test data)
+    """
+
+    mean: float
+    standard_error: float
+    degrees_of_freedom: float
+    interval: tuple[float, float]
+    confidence: float
+    num_seeds: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where one is unknown."""
+        return {
+            "mean": self.mean,
+            "standard_error": self.standard_error,
+            "degrees_of_freedom": _known(self.degrees_of_freedom),
+            "interval": list(self.interval),
+            "confidence": self.confidence,
+            "num_seeds": list(self.num_seeds),
+            "unit": "nats",
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"difference over training seeds   {self.mean:.3f} nats   ±{self.standard_error:.3f} over "
+            "{} and {} seeds, ".format(*self.num_seeds)
+            + f"{self.confidence * 100:g} % in "
+            + "[{:.3f}, {:.3f}] (without the variance over test data)".format(*self.interval)
+        )
+
+
+def paired(
+    first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Difference:
+    """The mean difference of two estimates on the same data, datum by datum.
+
+    The interval is the BCa bootstrap over the data (Efron, "Better Bootstrap Confidence Intervals", Journal of the
+    American Statistical Association 82, 1987; `scipy.stats.bootstrap`), which does not take the differences for normal.
+    It holds for these two trained programs; trained again from other seeds they would differ by something else.
+
+    Args:
+        first, second: values of the same data in the same order, (N,) each.
+        confidence: of the interval, within (0, 1).
+        resamples: of the bootstrap.
+        seed: of the bootstrap; the global random state is neither read nor changed.
+
+    Raises:
+        ValueError: unequal numbers of data or units, a value that is not finite, confidence or resamples out of range.
+
+    Example:
+        >>> first, second = (Estimate("log p(x)", torch.tensor(v), torch.zeros(3), num_samples=10)
+        ...                  for v in ([-1.0, -20.0, -90.0], [-2.0, -22.0, -93.0]))
+        >>> paired(first, second).mean, round(paired(first, second).standard_error, 4)
+        (2.0, 0.5774)
+    """
+    a, b = _values(first, second)
+    if len(a) != len(b):
+        raise ValueError(
+            f"a paired difference needs the same data on both sides: got {len(a)} and {len(b)} values. "
+            "Use unpaired for means over different data"
+        )
+    d = a - b
+    error = d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
+    interval = _bootstrap((d,), lambda x, axis: x.mean(axis), confidence, resamples, seed)
+    return _difference(first, second, d.mean(), error, interval, confidence, is_paired=True)
+
+
+def unpaired(
+    first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Difference:
+    """The difference of two means over data that the two estimates do not share.
+
+    Standard error sqrt(se_1^2 + se_2^2), and the BCa bootstrap over both sets of data. Where the data are the same in
+    truth, it is far too wide, and `paired` is right. Arguments and errors as for `paired`, but for the numbers of data.
+
+    Example:
+        >>> first, second = (Estimate("log p(x)", torch.tensor(v), torch.zeros(len(v)), num_samples=10)
+        ...                  for v in ([-1.0, -3.0], [-5.0, -7.0, -9.0]))
+        >>> unpaired(first, second).mean, unpaired(first, second).num_data
+        (5.0, (2, 3))
+    """
+    a, b = _values(first, second)
+    error = math.hypot(first.standard_error, second.standard_error)
+    interval = _bootstrap((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), confidence, resamples, seed)
+    return _difference(first, second, a.mean() - b.mean(), error, interval, confidence, is_paired=False)
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over several runs, datum by datum: what a run of this kind gives on average over these training seeds.
+
+    The standard error is that of the mean of the runs over other data, the Monte Carlo error that of independent draws.
+
+    Args:
+        estimates: of the same data in the same order, one for each run.
+
+    Raises:
+        ValueError: no estimates, or unequal numbers of data, draws, or units.
+
+    Example:
+        >>> runs = [Estimate("log p(x)", torch.tensor(v), torch.full((2,), 0.1), num_samples=10)
+        ...         for v in ([-1.0, -3.0], [-2.0, -6.0])]
+        >>> pooled(runs).value
+        tensor([-1.5000, -4.5000])
+    """
+    kinds = {(e.num_data, e.num_samples, e.unit) for e in estimates}
+    if len(kinds) != 1:
+        found = ", ".join(f"{n} data, K = {k}, {unit}" for n, k, unit in sorted(kinds)) or "none"
+        raise ValueError(f"only estimates of the same data with the same draws can be pooled; got {found}")
+    value = torch.stack([e.value for e in estimates]).mean(0)
+    error = torch.stack([e.value_error for e in estimates]).square().sum(0).sqrt() / len(estimates)
+    first = estimates[0]
+    return Estimate(first.name, value, error, first.num_samples, first.unit, first.kind)
+
+
+def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
+    """The difference of two means over runs that were trained from several seeds each, tested on the same data.
+
+    Welch, "The Generalization of 'Student's' Problem when Several Different Population Variances are Involved",
+    Biometrika 34, 1947: the two kinds of program may vary by different amounts. With two or three seeds the interval is
+    wide, as it must be. It leaves out the variance over test data, which `paired` gives.
+
+    Args:
+        first, second: one mean for each run, in nats.
+        confidence: of the interval, within (0, 1).
+
+    Raises:
+        ValueError: fewer than two runs on a side, or confidence out of range.
+
+    Example:
+        >>> found = between_seeds([1.0, 2.0, 3.0], [0.0, 0.0])
+        >>> found.mean, round(found.standard_error, 4), round(found.degrees_of_freedom)
+        (2.0, 0.5774, 2)
+    """
+    _check(confidence)
+    counts = len(first), len(second)
+    if min(counts) < 2:
+        raise ValueError("the variance over seeds needs two or more runs on each side; got {} and {}".format(*counts))
+    a, b = (np.asarray(means, dtype=float) for means in (first, second))
+    mean, parts = a.mean() - b.mean(), [v.var(ddof=1) / len(v) for v in (a, b)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return SeedDifference(float(mean), 0.0, math.nan, (float(mean),) * 2, confidence, counts)
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+    low, high = stats.t.interval(confidence, freedom, mean, error)
+    return SeedDifference(float(mean), error, float(freedom), (float(low), float(high)), confidence, counts)
+
+
+def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
+    if first.unit != second.unit:
+        raise ValueError(f"a difference needs one unit on both sides; got {first.unit} and {second.unit}")
+    for side, estimate in (("first", first), ("second", second)):
+        if estimate.num_data == 0:
+            raise ValueError(f"there are no data to compare: the {side} estimate is empty")
+        if not estimate.value.isfinite().all():
+            worst = int((~estimate.value.isfinite()).nonzero()[0])
+            raise ValueError(f"the {side} {estimate.name} is {estimate.value[worst].item()} at datum {worst}")
+    return first.value.double().cpu().numpy(), second.value.double().cpu().numpy()
+
+
+def _bootstrap(
+    samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    _check(confidence, resamples)
+    if min(len(sample) for sample in samples) == 1:
+        return math.nan, math.nan
+    if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa can not divide by
+        value = float(statistic(*samples, axis=-1))
+        return value, value
+    found = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _AT_ONCE // max(len(sample) for sample in samples)),
+        vectorized=True,
+        confidence_level=confidence,
+        method="BCa",
+        rng=np.random.default_rng(derive(seed, "bootstrap")),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _check(confidence: float, resamples: int = _FEWEST) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be within (0, 1); got {confidence}")
+    if resamples < _FEWEST:
+        raise ValueError(f"resamples must be at least {_FEWEST}, for an interval to be made of them; got {resamples}")
+
+
+def _difference(
+    first: Estimate,
+    second: Estimate,
+    mean: float,
+    error: float,
+    interval: tuple[float, float],
+    confidence: float,
+    *,
+    is_paired: bool,
+) -> Difference:
+    name = f"difference of {first.name}" if first.name == second.name else f"{first.name} - {second.name}"
+    noise = math.hypot(first.monte_carlo_error, second.monte_carlo_error)
+    sizes = first.num_data, second.num_data
+    return Difference(name, float(mean), float(error), noise, interval, confidence, sizes, is_paired, first.unit)
+
+
+def _known(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _known_interval(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if all(map(math.isfinite, interval)) else None

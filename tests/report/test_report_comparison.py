@@ -1,0 +1,260 @@
+"""The comparison as text, Markdown, CSV and picture: it says what its numbers say, and what they leave out."""
+
+import csv
+import io
+import json
+import re
+
+import matplotlib.colors
+import matplotlib.image
+import numpy as np
+import pytest
+
+from pyro_vae.report import comparison as report
+from pyro_vae.report.comparison_picture import picture
+
+
+def estimate(mean, error=0.2, noise=0.002):
+    counts = {"num_samples": 1000, "num_data": 360, "unit": "nats"}
+    return {"mean": mean, "standard_error": error, "monte_carlo_error": noise, **counts}
+
+
+def difference(mean, is_paired=True):
+    return {
+        "mean": mean,
+        "standard_error": 0.05,
+        "monte_carlo_error": 0.003,
+        "interval": [mean - 0.11, mean + 0.12],
+        "confidence": 0.95,
+        "num_data": [360, 360],
+        "is_paired": is_paired,
+    }
+
+
+def group(label, means, gap=None, *, khat=0.02, is_paired=True, **settings):
+    mean = sum(means) / len(means)
+    over_seeds = {"mean": gap, "standard_error": 0.03, "degrees_of_freedom": 3.4, "interval": [gap or 0 - 0.06, 0.0]}
+    return {
+        "label": label,
+        "settings": settings,
+        "runs": [f"{label}-{i}" for i in range(len(means))],
+        "seeds": list(range(len(means))),
+        "log_likelihood": estimate(mean),
+        "elbo": estimate(mean - 0.4),
+        "khat_above": khat,
+        "run_means": means,
+        "seed_deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        "difference": None if gap is None else difference(gap, is_paired),
+        "difference_over_seeds": None if gap is None or len(means) == 1 else over_seeds,
+    }
+
+
+def comparison(*groups, disagreements=(), best=True, quantities=("log p(x)",)):
+    reference = next(g["label"] for g in groups if not g["difference"])
+    found = {
+        "evaluation": {"num_samples": 1000, "seed": 7},
+        "protocol": {"data set": "digits", "contents": "ab" * 32},
+        "disagreements": list(disagreements),
+        "quantities": list(quantities),
+        "reference": {"label": reference, "is_best_of": len(groups) if best else None},
+        "groups": list(groups),
+        "runs": [
+            {"name": name, "group": g["label"], "seed": i, "best_epoch": 5, "khat_above": g["khat_above"],
+             "log_likelihood": estimate(g["run_means"][i]), "elbo": estimate(g["run_means"][i] - 0.4)}
+            for g in groups for i, name in enumerate(g["runs"])
+        ],
+    }  # fmt: skip
+    return {**found, "notes": report.notes(found)}
+
+
+SEEDS = (
+    group("prior=vamp", [-22.1, -22.2, -22.15], prior="vamp"),
+    group("prior=standard", [-22.4, -22.5, -22.47], -0.307, prior="standard"),
+)
+FORCED = {"what": "quantity", "values": {"log p(x)": ["a", "b", "c", "d"], "log p(x|y)": ["e"]}}
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def line(text, start):
+    return next(row for row in text.splitlines() if row.startswith(start))
+
+
+def test_the_table_says_what_the_numbers_say():
+    text = report.to_text(comparison(*SEEDS))
+    assert line(text, "log p(x), nats").split()[3:] == [
+        "mean", "±", "data", "difference", "±", "data", "95", "%", "interval", "k", ">", "0.7",
+    ]  # fmt: skip
+    assert line(text, "1 prior=vamp").split() == ["1", "prior=vamp", "-22.150", "0.200", "reference", "2.0", "%"]
+    assert line(text, "2 prior=standard  ").split()[2:] == [
+        "-22.457", "0.200", "-0.307", "0.050", "[-0.417,", "-0.187]", "2.0", "%",
+    ]  # fmt: skip
+    over_seeds = text[text.index("over training seeds") :]
+    assert line(over_seeds, "1 prior=vamp").split()[2:] == ["3", "0.050", "-22.200", "-22.100", "reference"]
+    assert line(over_seeds, "2 prior=standard").split()[2:8] == ["3", "0.051", "-22.500", "-22.400", "-0.307", "0.030"]
+    assert line(text, "2 prior=standard-2").split()[2:] == [
+        "2",
+        "5",
+        "-22.470",
+        "0.200",
+        "0.002",
+        "-22.870",
+        "2.0",
+        "%",
+    ]
+    assert line(text, "prior ").split() == ["prior", "vamp", "1"]
+    assert "standard  2" in text
+
+
+def test_it_says_what_the_errors_leave_out():
+    text = flat(report.to_text(comparison(*SEEDS)))
+    assert "It leaves out the variance over training seeds" in text
+    assert "these leave out the variance over test data" in text
+    assert "K = 1000 draws and seed 7 for every run" in text
+    assert "paired datum by datum" in text
+    assert "at most 0.003." in text
+    assert "tested alike: data set digits; contents abababababab..." in text
+    for absent in ("WARNING", "FORCED", "unpaired", "best of", "single run"):
+        assert absent not in text
+
+
+def test_one_run_of_a_kind_is_said_to_tell_nothing_of_its_seed():
+    text = flat(report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.05))))
+    assert "owes to its training seed is not known" in text
+    assert line(report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.0))), "2 b  ")
+    assert "over training seeds  " not in report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0], -1.0)))
+
+
+def test_the_best_of_many_is_said_to_be_flattered():
+    three = [group("a", [-1.0]), group("b", [-2.0], -1.0), group("c", [-3.0], -2.0)]
+    assert "The reference is the best of 3 on these very test data" in flat(report.to_text(comparison(*three)))
+    assert "best of" not in flat(report.to_text(comparison(*three, best=False)))
+
+
+@pytest.mark.parametrize(("shares", "warned"), [((0.02, 0.06), False), ((0.02, 0.08), True), ((0.3, 0.02), True)])
+def test_bounds_of_unequal_tightness_are_warned_of(shares, warned):
+    text = flat(
+        report.to_text(comparison(group("a", [-1.0], khat=shares[0]), group("b", [-2.0], -1.0, khat=shares[1])))
+    )
+    assert ("WARNING: bounds of unequal tightness" in text) is warned
+    if warned:
+        worse, share = ("a", "30.0") if shares[0] > shares[1] else ("b", "8.0")
+        assert f"for {share} % of the data under {worse} and for 2.0 % under" in text
+
+
+def test_unknown_numbers_are_said_to_be_unknown():
+    found = comparison(group("a", [-1.0], khat=None), group("b", [-2.0], -1.0, khat=None))
+    found["groups"][1]["difference"] |= {"monte_carlo_error": None, "standard_error": None, "interval": None}
+    found["groups"][0]["log_likelihood"] |= {"standard_error": None}
+    text = report.to_text({**found, "notes": report.notes(found)})
+    assert line(text, "2 b").split() == ["2", "b", "-2.000", "0.200", "-1.000", "n/a", "n/a", "n/a"]
+    assert "k-hat needs 25 draws" in text
+    assert "unknown, from one draw" in flat(text)
+    assert read(picture(found)).shape[2] == 3
+
+
+def test_what_was_forced_stands_on_top_everywhere():
+    found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
+    text = report.to_text(found)
+    assert text.startswith("FORCED: these runs were not tested alike")
+    assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
+    markdown = report.to_markdown(found)
+    assert markdown.index("FORCED") < markdown.index("| log p, nats |")
+    assert line(text, "log p, nats")
+    assert red(picture(found))[:, 0].min() < 25 < red(picture(comparison(*SEEDS)))[:, 0].min()
+
+
+def test_an_unpaired_difference_is_marked_and_explained():
+    found = comparison(SEEDS[0], group("b", [-23.0], -0.9, is_paired=False, prior="b"))
+    text = report.to_text(found)
+    assert "-0.900*" in line(text, "2 b")
+    assert "* unpaired, since the test data are not the same" in flat(text)
+    assert "paired datum by datum" not in flat(text)
+    assert "\\* unpaired" in report.to_markdown(found)
+
+
+@pytest.mark.parametrize("length", [1, 34, 90])
+@pytest.mark.parametrize("scale", [1.0, 1000.0, 54321.0])
+def test_no_line_is_longer_than_a_terminal(length, scale):
+    labels = [f"{'x' * length}={i}" for i in range(3)]
+    means, hidden = [-22.0 * scale, -21.0 * scale], [length] * 30
+    rows = [group(label, means, gap, hidden=hidden) for label, gap in zip(labels, (None, -scale, scale), strict=True)]
+    found = comparison(*rows, disagreements=[{"what": "files", "values": {label * 3: [label] for label in labels}}])
+    text = report.to_text(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(re.search(rf"^{place} x", text, re.MULTILINE) for place in (1, 2, 3))
+
+
+def test_markdown_has_whole_tables_and_nothing_that_marks_up():
+    name = "a|b*c_d<e>`f"
+    found = comparison(group(name, [-1.0]), group("b", [-2.0], -1.0), quantities=("log p(x|y)",))
+    markdown = report.to_markdown(found)
+    rows = [row for row in markdown.splitlines() if row.startswith("|")]
+    tables = [list(map(len, map(cells, block.splitlines()))) for block in "\n".join(rows).split("\n\n")]
+    assert {len(set(widths)) for widths in tables if widths} <= {1, 2}
+    assert r"1 a\|b\*c\_d\<e\>\`f" in markdown
+    assert r"| log p(x\|y), nats | mean |" in markdown
+    assert "![Means and differences](comparison.png)" in markdown
+
+
+def cells(row):
+    return re.split(r"(?<!\\)\|", row)
+
+
+def test_csv_gives_all_digits_back():
+    found = comparison(SEEDS[0], group('with "quotes", and commas', [-22.4567890123], -0.3, prior="standard"))
+    rows = list(csv.DictReader(io.StringIO(report.to_csv(found))))
+    assert [row["group"] for row in rows] == ["prior=vamp", 'with "quotes", and commas']
+    assert float(rows[1]["log_likelihood"]) == -22.4567890123
+    assert (float(rows[1]["difference_low"]), float(rows[1]["difference_high"])) == tuple(difference(-0.3)["interval"])
+    assert (rows[0]["difference"], rows[0]["is_paired"], rows[1]["is_paired"]) == ("", "", "True")
+    assert (rows[0]["seeds"], rows[1]["seed_difference"]) == ("0 1 2", "")
+
+
+def test_the_report_needs_nothing_but_the_json():
+    found = comparison(*SEEDS, disagreements=[FORCED])
+    again = json.loads(json.dumps(found))
+    assert report.to_text(again) == report.to_text(found)
+    assert report.to_csv(again) == report.to_csv(found)
+    assert picture(again) == picture(found)
+
+
+# The picture.
+
+
+def read(png):
+    return matplotlib.image.imread(io.BytesIO(png))[..., :3]
+
+
+def red(png):
+    return np.argwhere(abs(read(png) - matplotlib.colors.to_rgb("C3")).sum(-1) < 0.05)
+
+
+def test_the_picture_has_a_row_for_each_group_and_any_label():
+    sizes = []
+    for count in (1, 2, 8):
+        others = [group(f"$x_{{{i}}}^$ {'y' * 60}", [-2.0 - i], -1.0 - i) for i in range(count - 1)]
+        sizes.append(read(picture(comparison(group("a", [-1.0, -1.1]), *others))).shape[:2])
+    assert sizes[0][0] < sizes[1][0] < sizes[2][0]
+    assert sizes[0][1] < sizes[1][1] == sizes[2][1] <= 1300
+
+
+def test_the_reference_is_red_and_stands_where_it_is():
+    last = comparison(group("a", [-1.0], 1.0), group("b", [-2.0]), best=False)
+    first = comparison(group("a", [-1.0]), group("b", [-2.0], -1.0))
+    rows = [np.median(red(picture(found))[:, 0]) for found in (first, last)]
+    assert rows[0] < rows[1]
+
+
+def test_a_wider_interval_is_drawn_wider():
+    def blue(interval):
+        found = comparison(group("a", [-1.0]), group("b", [-2.0], -1.0))
+        found["groups"][1]["difference"]["interval"] = interval
+        image = read(picture(found))
+        marks = np.argwhere(abs(image - matplotlib.colors.to_rgb("C0")).sum(-1) < 0.05)
+        right = marks[(marks[:, 1] > image.shape[1] // 2) & (marks[:, 0] < image.shape[0] * 0.75)]
+        return np.ptp(right[:, 1])
+
+    assert blue([-1.4, -0.5]) > 2 * blue([-1.1, -0.95])
