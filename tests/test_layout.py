@@ -18,7 +18,7 @@ ORDER = [
     ["errors", "randomness"],
     ["data"],
     ["model.networks", "model.program", "model.traces"],
-    ["model.distributions", "model.mixtures", "model.gaussians", "model.flows"],
+    ["model.distributions", "model.mixtures", "model.gaussians", "model.flows", "model.paths"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
     ["model.checks"],

@@ -20,12 +20,13 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.errors import unknown
+from pyro_vae.model import paths
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import Program, check_member, check_tensor, number_to_generate, undisturbed
-from pyro_vae.model.vae import check_data, check_ends, check_shared, decoded, line, observe, plate_size
+from pyro_vae.model.vae import check_data, check_ends, check_shared, decoded, labels_along, observe, plate_size
 
 GUIDES = ("top_down", "bottom_up")
 
@@ -164,24 +165,41 @@ class HierarchicalVAE(Program):
             return decoded(self.likelihood, z1, y, mean)
 
     @torch.no_grad()
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
-        """Means of p(x|z1) along the straight line in z1 between the centres of q for two data.
+    def interpolate(
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        y: Tensor | None = None,
+        *,
+        path: str = "straight",
+        y_end: Tensor | None = None,
+    ) -> Tensor:
+        """Means of p(x|z1) along a path in z1 between the centres of q for two data.
 
         In z1, so that the ends are reconstructions whether or not z2 is in use; the top-down centre of z1 is that at
         the centre of z2.
 
         Args:
-            start, end: data (B, *x_shape), the ends of B lines.
-            steps: number of points on each line, both ends counted.
-            y: one-hot labels (B, C), the same along the line.
+            start, end: data (B, *x_shape), the ends of B paths.
+            steps: number of points on each path, both ends counted.
+            y: one-hot labels (B, C), the same along the path.
+            path: "straight", or "spherical", a great circle about 0. "base" is refused: z1 has no prior of its own
+                whose base it could lead through.
+            y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line.
+
+        Raises:
+            UsageError: an unknown path, or "base".
 
         Returns:
             (steps, B, *x_shape).
         """
         check_ends(start, end)
+        labels = labels_along(y, y_end, steps)
         with undisturbed(self):
-            z1 = line(self._centre(start, y), self._centre(end, y), steps)
-            return decoded(self.likelihood, z1, y, mean=True)
+            ends = self._centre(start, y), self._centre(end, y if y_end is None else y_end)
+            z1 = paths.path(path, *ends, steps)
+            return decoded(self.likelihood, z1, labels, mean=True)
 
     def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         p = self.middle(z2, y)

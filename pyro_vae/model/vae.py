@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import DataError
+from pyro_vae.model import paths
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
@@ -98,21 +99,54 @@ class VAE(Program):
             return decoded(self.likelihood, z, y, mean)
 
     @torch.no_grad()
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
-        """Means of p(x|z) along the straight line between the posterior means (centres) of two data.
+    def interpolate(
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        y: Tensor | None = None,
+        *,
+        path: str = "straight",
+        y_end: Tensor | None = None,
+    ) -> Tensor:
+        """Means of p(x|z) along a path between the posterior means (centres) of two data.
 
         Args:
-            start, end: data (B, *x_shape), the ends of B lines.
-            steps: number of points on each line, both ends counted.
-            y: one-hot labels (B, C), the same along the line.
+            start, end: data (B, *x_shape), the ends of B paths.
+            steps: number of points on each path, both ends counted.
+            y: one-hot labels (B, C), the same along the path.
+            path: "straight"; "spherical", a great circle about 0; "base", such a circle in the base of a prior that
+                is a flow. See `pyro_vae.model.paths`.
+            y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line, through
+                mixtures of labels that the networks were not trained on.
+
+        Raises:
+            UsageError: an unknown path; "base" with a prior that is no flow.
 
         Returns:
             (steps, B, *x_shape).
         """
+        labels = labels_along(y, y_end, steps)
+        z = self.latent_path(start, end, steps, y, path=path, y_end=y_end)
+        with undisturbed(self):
+            return decoded(self.likelihood, z, labels, mean=True)
+
+    @torch.no_grad()
+    def latent_path(
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        y: Tensor | None = None,
+        *,
+        path: str = "straight",
+        y_end: Tensor | None = None,
+    ) -> Tensor:
+        """The points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
         check_ends(start, end)
         with undisturbed(self):
-            z = line(self.posterior.centre(start, y), self.posterior.centre(end, y), steps)
-            return decoded(self.likelihood, z, y, mean=True)
+            ends = self.posterior.centre(start, y), self.posterior.centre(end, y if y_end is None else y_end)
+            return paths.path(path, *ends, steps, self.prior(y) if path == "base" else None)
 
 
 def decoded(likelihood: Likelihood, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
@@ -153,10 +187,17 @@ def plate_size(x: Tensor | None, y: Tensor | None) -> int:
     return len(x) if x is not None else len(y) if y is not None else 1
 
 
-def line(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
-    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None, None]
-    return start + t * (end - start)
+def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
+    """y, or where y_end is given the straight line from y to it, (steps, B, C).
+
+    Raises:
+        ValueError: there are labels of the ends and none of the starts.
+    """
+    if y_end is None:
+        return y
+    if y is None:
+        raise ValueError("y_end, the labels of the ends, goes with labels y of the starts; there are none")
+    return paths.straight(y, y_end, steps)
 
 
 def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:

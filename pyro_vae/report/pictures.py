@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import stream
+from pyro_vae.report.views import log_likelihood_of_draws
 
 
 def can_show(x_shape: Sequence[int]) -> bool:
@@ -18,7 +19,9 @@ def can_show(x_shape: Sequence[int]) -> bool:
     return len(x_shape) == 3 and x_shape[0] in (1, 3)
 
 
-def samples(vae: VAE, seed: int, rows: int = 8, *, num_classes: int = 0, white: float = 1.0) -> bytes:
+def samples(
+    vae: VAE, seed: int, rows: int = 8, *, num_classes: int = 0, label: int | None = None, white: float = 1.0
+) -> bytes:
     """Data generated from the prior: means of p(x|z) beside draws from it, at the same z.
 
     Args:
@@ -26,23 +29,36 @@ def samples(vae: VAE, seed: int, rows: int = 8, *, num_classes: int = 0, white: 
         seed: of the draws.
         rows: and columns of each panel.
         num_classes: of a conditional program, which fills one row for each class.
+        label: of such a program, the one class to fill all rows with.
         white: the value of x that is shown white, 255 for levels of 8 bits.
     """
     device = next(vae.parameters()).device
-    y = torch.eye(num_classes, device=device).repeat_interleave(rows, 0) if num_classes else None
-    panels = []
-    for mean in (True, False):
-        with stream(seed, "samples", device=device):  # twice the same, so that both panels show the same z
-            panels.append(vae.generate(None if num_classes else rows * rows, y, mean=mean) / white)
-    figure = Figure(figsize=(9, 4.8 * max(1, num_classes / rows)), layout="constrained")
-    for axes, images, title in zip(
-        figure.subplots(1, 2),
-        panels,
-        ("means of p(x|z), z drawn from the prior", "draws of x at the same z"),
-        strict=True,
-    ):
-        _show(axes, tile(images, rows), title)
-    return _png(figure)
+    y = labels_to_draw(num_classes, rows, label, device=device)
+    size = rows * rows if y is None else len(y)
+    with stream(seed, "samples", device=device):
+        means = vae.generate(size, y, mean=True)
+    with stream(seed, "samples", device=device):  # the same again, so that both panels show the same z
+        draws = vae.generate(size, y)
+    return draw_samples(means, draws, rows, white)
+
+
+def labels_to_draw(
+    num_classes: int, rows: int = 8, label: int | None = None, device: torch.device | None = None
+) -> Tensor | None:
+    """One-hot labels of the data that `samples` shows: a row of each class, or rows of one; None without classes."""
+    if not num_classes:
+        return None
+    classes = torch.eye(num_classes, device=device)
+    return classes.repeat_interleave(rows, 0) if label is None else classes[label].expand(rows * rows, num_classes)
+
+
+def draw_samples(mean: Tensor, x: Tensor, columns: int = 8, white: float = 1.0) -> bytes:
+    """Means of p(x|z) beside draws of x, both (N, C, H, W)."""
+    figure = Figure(figsize=(9, 4.8 * max(1, len(x) / columns**2)), layout="constrained")
+    titles = "means of p(x|z), z drawn from the prior", "draws of x at the same z"
+    for axes, images, title in zip(figure.subplots(1, 2), (mean, x), titles, strict=True):
+        show(axes, tile(images / white, columns), title)
+    return png(figure)
 
 
 def reconstructions(
@@ -54,18 +70,41 @@ def reconstructions(
     *,
     y: Tensor | None = None,
     white: float = 1.0,
+    num_draws: int = 0,
 ) -> bytes:
-    """Data in the top row; below, means of p(x|z) for several draws of z from q(z|x)."""
+    """Data in the top row; below, means of p(x|z) for several draws of z from q(z|x).
+
+    Args:
+        vae: what reconstructs.
+        x: data (N, *x_shape), of which the first num_data are shown.
+        seed: of the draws.
+        num_data: columns.
+        num_samples: rows below the data.
+        y: one-hot labels (N, C), of a conditional program.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        num_draws: where it is not 0, mean and standard deviation of log p(x|z) over so many draws of z are written
+            below each column.
+    """
     x, y = x[:num_data], None if y is None else y[:num_data]
     with stream(seed, "reconstructions", device=x.device):
-        rows = torch.cat([x[None], vae.reconstruct(x, y, num_samples=num_samples)]).flatten(0, 1) / white
-    figure = Figure(figsize=(max(4, 0.75 * len(x)), 0.75 * (num_samples + 1) + 0.5), layout="constrained")
-    _show(
-        figure.subplots(),
-        tile(rows, len(x)),
-        f"top row: data. Below: means of p(x|z) at {num_samples} draws of z from q(z|x)",
-    )
-    return _png(figure)
+        means = vae.reconstruct(x, y, num_samples=num_samples)
+    log_likelihood = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
+    return draw_reconstructions(x, means, white, log_likelihood)
+
+
+def draw_reconstructions(x: Tensor, mean: Tensor, white: float = 1.0, log_likelihood: Tensor | None = None) -> bytes:
+    """Data (B, C, H, W) above means of p(x|z) (K, B, C, H, W); log p(x|z) of any number of draws (K', B) as text."""
+    notes = log_likelihood is not None
+    size = max(4, 0.75 * len(x)), 0.75 * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + (0.9 if notes else 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    picture = tile(torch.cat([x[None], mean]).flatten(0, 1) / white, len(x))
+    show(axes, picture, f"top row: data. Below: means of p(x|z) at {len(mean)} draws of z from q(z|x)")
+    if log_likelihood is not None:
+        pairs = zip(log_likelihood.mean(0).tolist(), log_likelihood.std(0).tolist(), strict=True)
+        name_columns(axes, picture, [f"{mean:.1f}\n± {spread:.1f}" for mean, spread in pairs])
+        axes.set_xlabel(f"log p(x|z), nats: mean ± standard deviation over {len(log_likelihood)} draws", fontsize=9)
+    return png(figure)
 
 
 def training(history: Sequence[Mapping[str, Any]]) -> bytes:
@@ -93,7 +132,7 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
@@ -110,14 +149,39 @@ def tile(images: Tensor, columns: int) -> Tensor:
     return torch.cat(rows, -2)[..., :-1, :-1].movedim(0, -1)
 
 
-def _show(axes: Any, picture: Tensor, title: str) -> None:
+def show(axes: Any, picture: Tensor, title: str = "") -> None:
+    """A picture (rows, columns, C) with values in [0, 1]; what is NaN is grey."""
     picture = torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
     axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
-    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def name_columns(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
+    """Writes names below the columns of a tiled picture."""
+    axes.set_xticks(centres(picture.shape[1], len(names)), names, fontsize=8)
+    axes.tick_params(length=0)
+
+
+def name_rows(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
+    """Writes names to the left of the rows of a tiled picture."""
+    axes.set_yticks(centres(picture.shape[0], len(names)), names, fontsize=8)
+    axes.tick_params(length=0)
+
+
+def centres(size: int, number: int) -> list[float]:
+    """Where the middles of so many tiles are in a picture of `size` pixels.
+
+    >>> centres(17, 2)  # pixels 0 ... 7 and 9 ... 16
+    [3.5, 12.5]
+    """
+    pitch = (size + 1) / number
+    return [(i + 0.5) * pitch - 1 for i in range(number)]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes at any time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

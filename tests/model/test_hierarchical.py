@@ -26,7 +26,7 @@ from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, fit, weighted
 from pyro_vae.inference.training import Schedule
-from pyro_vae.model import traces
+from pyro_vae.model import paths, traces
 from pyro_vae.randomness import stream
 
 GUIDES = ["top_down", "bottom_up"]
@@ -285,6 +285,17 @@ class TestTruth:
         for t, points in zip((0, 0.25, 0.5, 0.75, 1), shown, strict=True):
             mean = ((1 - t) * z1[0] + t * z1[1]) @ truth.W.T + truth.b + (0.0 if y is None else y @ truth.H.T)
             assert torch.allclose(points, mean, rtol=0, atol=1e-12)
+
+    def test_interpolation_may_go_on_a_circle_in_z1_and_not_through_a_base(self, guide, truth):
+        start, end, y, y_end = truth.data(2), truth.data(2, seed=2), one_hot(2), one_hot(2).flip(0)
+        program = truth.program(guide, labels=True)
+        shown = program.interpolate(start, end, 5, y, path="spherical", y_end=y_end)
+        ends = truth.q1_given_x(start, y).mean, truth.q1_given_x(end, y_end).mean
+        labels = torch.stack([(1 - t) * y + t * y_end for t in (0, 0.25, 0.5, 0.75, 1)])
+        mean = paths.spherical(*ends, 5) @ truth.W.T + truth.b + labels @ truth.H.T
+        assert torch.allclose(shown, mean, rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="there is none over these latents"):
+            program.interpolate(start, end, 5, y, path="base")
 
 
 class TestAnalyticKL:

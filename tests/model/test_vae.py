@@ -283,6 +283,16 @@ def test_interpolation_keeps_the_class_along_the_line():
     assert torch.allclose(line, expected[:, None, None].expand(5, 2, 4), rtol=0, atol=1e-12)
 
 
+def test_interpolation_to_another_class_takes_the_label_along():
+    """z goes from -0.5 to 5 and the class from 0.5 to 3: x, their sum, from 0 to 8."""
+    start, end = torch.zeros(1, 4).double(), torch.full((1, 4), 8.0).double()
+    line = class_vae().interpolate(start, end, 5, one_hot(1), y_end=one_hot(2))
+    expected = torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0], dtype=torch.float64)
+    assert torch.allclose(line, expected[:, None, None].expand(5, 1, 4), rtol=0, atol=1e-12)
+    z = class_vae().latent_path(start, end, 5, one_hot(1), y_end=one_hot(2))
+    assert torch.allclose(z[[0, -1], 0, 0], torch.tensor([-0.5, 5.0], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_labels_and_a_number_that_contradict_are_refused():
     with pytest.raises(ValueError, match="leave num_data out"):
         small_vae().generate(3, torch.eye(4))

@@ -1,0 +1,140 @@
+"""Paths in the latent space, from the code of one datum to that of another.
+
+    straight    z(t) = (1 - t) a + t b
+    spherical   z(t) = ((1 - t) |a| + t |b|) (sin((1 - t) w) a/|a| + sin(t w) b/|b|) / sin w,   w the angle of a and b
+    base        z(t) = f^-1(u(t)),   u spherical from f(a) to f(b),   for a prior z = f^-1(u), u ~ base
+
+In many dimensions nearly all draws of N(0, I) have a norm close to sqrt(D), and the straight line between two of them
+passes through smaller norms, where the prior hardly ever draws. The spherical path keeps the norm. Where the prior is
+a flow from such a base, that holds in the base, and the path bends around what the flow leaves empty.
+
+t runs from 0 to 1 in equal steps; at both ends every path is where it should be, up to rounding.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, TransformedDistribution
+from torch.distributions.transforms import ComposeTransform
+
+from pyro_vae.errors import UsageError, unknown
+from pyro_vae.model.flows import FlowDistribution
+
+PATHS = ("straight", "spherical", "base")
+
+Map = Callable[[Tensor], Tensor]
+
+
+def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -> Tensor:
+    """The path of that kind, (steps, B, D).
+
+    Args:
+        kind: one of `PATHS`.
+        start, end: its ends, both (B, D).
+        steps: points, both ends counted.
+        prior: the distribution p(z), which "base" goes through.
+
+    Raises:
+        UsageError: an unknown kind; "base" without a prior that is a flow.
+
+    Example:
+        >>> path("straight", torch.zeros(1, 2), torch.ones(1, 2), steps=3)[:, 0]
+        tensor([[0.0000, 0.0000],
+                [0.5000, 0.5000],
+                [1.0000, 1.0000]])
+    """
+    if kind == "straight":
+        return straight(start, end, steps)
+    if kind == "spherical":
+        return spherical(start, end, steps)
+    if kind == "base":
+        return through_base(start, end, steps, prior)
+    raise unknown("path", kind, PATHS)
+
+
+def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
+    return start + _times(start, steps) * (end - start)
+
+
+def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Points of great circles about 0 from start to end, both (B, D), whose norm goes linearly: (steps, B, D).
+
+    The angle grows in equal steps: Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985, section 3.3;
+    for latent codes White, "Sampling Generative Networks", 2016, section 2.1. Where the ends are parallel or opposite,
+    or one of them is 0, no circle is singled out, and the line is straight.
+
+    Example:
+        >>> spherical(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]), steps=3)[1]
+        tensor([[1.4142, 1.4142]])
+    """
+    t = _times(start, steps)
+    norms = start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True)
+    tiny = torch.finfo(start.dtype).tiny
+    directions = start / norms[0].clamp(min=tiny), end / norms[1].clamp(min=tiny)
+    angle = _angle(*directions)
+    # Towards 0 and pi the quotient of sines loses as many digits as sin(angle) is small.
+    none = (angle.sin() < math.sqrt(torch.finfo(start.dtype).eps)) | (norms[0] == 0) | (norms[1] == 0)
+    sine = torch.where(none, 1.0, angle.sin())
+    circle = (((1 - t) * angle).sin() * directions[0] + (t * angle).sin() * directions[1]) / sine
+    return torch.where(none, straight(start, end, steps), circle * straight(*norms, steps))
+
+
+def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: Any = spherical) -> Tensor:
+    """The path f^-1(u(t)) for a prior z = f^-1(u), u ~ base: (steps, B, D).
+
+    Args:
+        start, end: (B, D).
+        steps: points, both ends counted.
+        prior: p(z), a flow (`pyro_vae.priors.FlowPrior`) or any `TransformedDistribution`.
+        between: the path in the base, `spherical` or `straight`.
+
+    Raises:
+        UsageError: the prior is no such distribution.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from torch.distributions.transforms import ExpTransform
+        >>> prior = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0), [ExpTransform()]).to_event(1)
+        >>> through_base(torch.tensor([[1.0, 1.0]]), torch.tensor([[4.0, 9.0]]), 3, prior, straight)[1]
+        tensor([[2., 3.]])
+    """
+    maps = base_maps(prior)
+    if maps is None:
+        found = "there is none over these latents" if prior is None else f"here p(z) is a {_name(prior)}"
+        raise UsageError(f"the path 'base' leads through the base of a prior that is a flow; {found}. Use 'spherical'")
+    to_base, from_base = maps
+    return from_base(between(to_base(start), to_base(end), steps))
+
+
+def base_maps(prior: Any) -> tuple[Map, Map] | None:
+    """f and f^-1 of a distribution z = f^-1(u), u ~ base: from z to the base and back. None where it is no such one."""
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    if isinstance(prior, FlowDistribution):
+        flow: Any = prior.dist
+        return flow.transform, flow.transform.inv
+    if isinstance(prior, TransformedDistribution):
+        transform = ComposeTransform(prior.transforms)
+        return transform.inv, transform
+    return None
+
+
+def _times(like: Tensor, steps: int) -> Tensor:
+    if steps < 2:
+        raise ValueError(f"a path has two ends: steps must be 2 or more; got {steps}")
+    return torch.linspace(0, 1, steps, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """Between unit vectors (B, D): (B, 1). Exact near 0 and pi too, where acos has lost half the digits (Kahan)."""
+    return 2 * torch.atan2((a - b).norm(dim=-1, keepdim=True), (a + b).norm(dim=-1, keepdim=True))
+
+
+def _name(prior: Any) -> str:
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    return type(prior).__name__

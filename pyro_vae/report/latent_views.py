@@ -1,0 +1,263 @@
+"""From a program and data to the numbers that a picture of the latent space shows, which `latent_pictures` draws.
+
+Each view is a tuple of named tensors, a function of its arguments and the seed alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae.model.program import undisturbed
+from pyro_vae.model.vae import VAE, labels_along
+from pyro_vae.randomness import stream
+
+PRIOR_DRAWS = 1 << 14  # from which quantiles are taken where none are known: some 22 lie beyond 3 standard deviations
+
+
+class Interpolation(NamedTuple):
+    """Paths between N pairs of data, of P kinds.
+
+    start, end (N, *x_shape) the data; z (P, steps, N, D); mean of p(x|z) (P, steps, N, *x_shape); paths, the P kinds.
+    """
+
+    start: Tensor
+    end: Tensor
+    z: Tensor
+    mean: Tensor
+    paths: tuple[str, ...]
+
+
+@torch.no_grad()
+def interpolation(
+    vae: VAE,
+    start: Tensor,
+    end: Tensor,
+    *,
+    paths: Sequence[str] = ("straight", "spherical"),
+    steps: int = 9,
+    y: Tensor | None = None,
+    y_end: Tensor | None = None,
+) -> Interpolation:
+    """What `vae.interpolate` shows along each kind of path, with the z on it. Nothing is drawn at random.
+
+    Args:
+        vae: whose codes and decoder.
+        start, end: data (N, *x_shape).
+        paths: kinds, see `VAE.interpolate`.
+        steps: points on each path, both ends counted.
+        y, y_end: one-hot labels (N, C) of the starts and of the ends, of a conditional program.
+
+    Raises:
+        UsageError: an unknown path, or "base" with a prior that is no flow.
+    """
+    z = torch.stack([vae.latent_path(start, end, steps, y, path=path, y_end=y_end) for path in paths])
+    with undisturbed(vae):
+        means = [vae.likelihood(points, labels_along(y, y_end, steps)).mean for points in z]
+    return Interpolation(start, end, z, torch.stack(means), tuple(paths))
+
+
+class Traversal(NamedTuple):
+    """One datum's code, and what p(x|z) becomes when single dimensions of it are moved.
+
+    x (1, *x_shape) the datum; code (D,); reconstruction (1, *x_shape) at the code; usage (D,), the variance of the
+    codes of all data over that of the prior; dimensions (R,), those moved, the most used first; levels (S,), the
+    probabilities whose quantiles under p(z_j) they are moved to; z (R, S, D); mean of p(x|z) (R, S, *x_shape).
+    """
+
+    x: Tensor
+    code: Tensor
+    reconstruction: Tensor
+    usage: Tensor
+    dimensions: Tensor
+    levels: Tensor
+    z: Tensor
+    mean: Tensor
+
+
+@torch.no_grad()
+def traversal(
+    vae: VAE,
+    x: Tensor,
+    seed: int,
+    *,
+    datum: int = 0,
+    rows: int = 8,
+    steps: int = 9,
+    reach: float = 3.0,
+    y: Tensor | None = None,
+) -> Traversal:
+    """The most used latent dimensions, each moved over the quantiles of the prior, the others at one datum's code.
+
+    A dimension is used as much as the codes (centres of q(z|x)) of the data vary in it, over the prior's variance.
+    Quantiles are those of each p(z_j) for itself, at the probabilities of -reach ... reach standard deviations of a
+    normal: for a standard normal prior the dimension moves from -reach to reach. Exact where the prior is made of
+    independent one-dimensional distributions with known quantiles, else those of 16,384 draws.
+
+    Args:
+        vae: whose codes and decoder.
+        x: data (N, *x_shape), two or more; they say which dimensions are used.
+        seed: of the draws from the prior.
+        datum: position in x of the one whose code is moved.
+        rows: R, how many dimensions; all D where there are fewer.
+        steps: S, how many quantiles.
+        reach: see above.
+        y: one-hot labels (N, C), of a conditional program.
+    """
+    chosen = None if y is None else y[datum : datum + 1]
+    with undisturbed(vae), stream(seed, "traversal", device=x.device):
+        codes = vae.posterior.centre(x, y)
+        # Each datum's own prior where it depends on the label: the whole varies as the mixture over labels does.
+        prior = vae.prior(y)
+        draws = prior.sample((PRIOR_DRAWS // prior.batch_shape.numel() + 1,)).flatten(0, -2)
+        usage = codes.var(0) / draws.var(0)
+        levels = _normal(torch.linspace(-reach, reach, steps, dtype=codes.dtype, device=x.device))
+        grid = quantiles(vae.prior(chosen), levels)
+        dimensions = usage.argsort(descending=True)[:rows]
+        z = codes[datum].repeat(len(dimensions), steps, 1)
+        for row, j in enumerate(dimensions.tolist()):
+            z[row, :, j] = grid[:, j]
+        mean = vae.likelihood(z, chosen).mean
+        shown = vae.likelihood(codes[datum : datum + 1], chosen).mean
+    return Traversal(x[datum : datum + 1], codes[datum], shown, usage, dimensions, levels, z, mean)
+
+
+class Cloud(NamedTuple):
+    """Codes of many data, in the plane.
+
+    z (N, D), centres of q(z|x); points (N, 2), z itself where D = 2, else the first two principal components of z
+    (N, 1 for D = 1); prior (N, 2), as many draws from p(z) seen the same way; share (D,), of the variance of z along
+    each principal component, largest first; covariance (N, 2, 2) of q(z|x) where D = 2, else None.
+    """
+
+    z: Tensor
+    points: Tensor
+    prior: Tensor
+    share: Tensor
+    covariance: Tensor | None
+
+
+@torch.no_grad()
+def cloud(vae: VAE, x: Tensor, seed: int, *, y: Tensor | None = None) -> Cloud:
+    """Where the data lie in the latent space.
+
+    Args:
+        vae: whose guide.
+        x: data (N, *x_shape).
+        seed: of the draws from p(z), and of those from which the covariance of q(z|x) is taken where it is not known.
+        y: one-hot labels (N, C), of a conditional program.
+    """
+    with undisturbed(vae), stream(seed, "cloud", device=x.device):
+        z = vae.posterior.centre(x, y)
+        draws = vae.prior(y).expand((len(x),)).sample()
+        covariance = _covariance(vae.posterior(x, y)) if z.shape[-1] == 2 else None
+    share, axes = principal_axes(z)
+    if z.shape[-1] <= 2:
+        return Cloud(z, z, draws, share, covariance)
+    points, prior = ((codes - z.mean(0)) @ axes[:, :2] for codes in (z, draws))
+    return Cloud(z, points, prior, share, covariance)
+
+
+class Grid(NamedTuple):
+    """p(x|z) over the plane, for each of P labels (P = 1 without labels, which are None then).
+
+    levels (S,), probabilities; z (P, S, S, 2): z[p, i, j] = (quantile of z_0 at levels[j], of z_1 at levels[i]);
+    mean of p(x|z) (P, S, S, *x_shape); labels (P,).
+    """
+
+    levels: Tensor
+    z: Tensor
+    mean: Tensor
+    labels: Tensor | None
+
+
+@torch.no_grad()
+def grid(vae: VAE, seed: int, *, side: int = 21, y: Tensor | None = None) -> Grid:
+    """Means of p(x|z) on a grid of prior quantiles, each dimension's own, for D = 2.
+
+    The probabilities are the midpoints of `side` equal parts of (0, 1), as in figure 4 of Kingma & Welling,
+    "Auto-Encoding Variational Bayes", ICLR 2014.
+
+    Args:
+        vae: whose prior and decoder.
+        seed: of the draws from which quantiles are taken where none are known.
+        side: S.
+        y: one-hot labels (P, C), of a conditional program: a grid for each.
+
+    Raises:
+        ValueError: the latent space has not two dimensions.
+    """
+    if vae.prior.latent_dim != 2:
+        raise ValueError(f"a grid over the latent plane needs 2 dimensions; this program has {vae.prior.latent_dim}")
+    like = vae.prior.loc
+    levels = (torch.arange(side, dtype=like.dtype, device=like.device) + 0.5) / side
+    panels = []
+    with undisturbed(vae), stream(seed, "grid", device=like.device):
+        for label in [None] if y is None else y[:, None]:
+            at = quantiles(vae.prior(label), levels)
+            z = torch.stack(torch.meshgrid(at[:, 0], at[:, 1], indexing="xy"), -1)
+            panels.append((z, vae.likelihood(z, label).mean))
+    z, mean = (torch.stack(parts) for parts in zip(*panels, strict=True))
+    return Grid(levels, z, mean, None if y is None else y.argmax(-1))
+
+
+def quantiles(prior: Any, levels: Tensor) -> Tensor:
+    """Quantiles of each p(z_j) for itself, (S, D), at probabilities (S,).
+
+    Exact where the prior is made of independent one-dimensional distributions that know them, else of 16,384 draws.
+
+    Args:
+        prior: p(z), batch shape () or (1,).
+        levels: (S,), inside (0, 1).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> quantiles(dist.Normal(torch.zeros(2), torch.tensor([1.0, 10.0])).to_event(1), torch.tensor([0.5, 0.8413]))
+        tensor([[0.0000, 0.0000],
+                [0.9998, 9.9982]])
+    """
+    factor = prior
+    while isinstance(factor, Independent):
+        factor = factor.base_dist
+    if factor.event_shape == ():
+        try:
+            return factor.icdf(levels[:, None])
+        except NotImplementedError:
+            pass
+    draws = prior.sample((PRIOR_DRAWS,)).reshape(PRIOR_DRAWS, -1)
+    return draws.quantile(levels, 0)
+
+
+def _normal(deviations: Tensor) -> Tensor:
+    """Probability below so many standard deviations of a normal."""
+    return torch.special.ndtr(deviations)
+
+
+def _covariance(q: Any, num_samples: int = 256) -> Tensor:
+    """(N, D, D), from draws where q can not say."""
+    if hasattr(q, "covariance_matrix"):
+        return q.covariance_matrix
+    try:
+        return q.variance.diag_embed()
+    except (NotImplementedError, AttributeError):
+        z = q.sample((num_samples,))
+        centred = z - z.mean(0)
+        return torch.einsum("kni,knj->nij", centred, centred) / (num_samples - 1)
+
+
+def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Principal components of z (N, D): each one's share of the variance (D,), largest first, and their axes (D, D).
+
+    An axis, one column each, has no sign of its own: its largest weight is made positive.
+
+    Example:
+        >>> principal_axes(torch.tensor([[0.0, 3.0], [0.0, -3.0], [1.0, 0.0], [-1.0, 0.0]]))[0]
+        tensor([0.9000, 0.1000])
+    """
+    centred = (z - z.mean(0)).double()
+    variance, axes = torch.linalg.eigh(centred.T @ centred)
+    variance, axes = variance.flip(0).clamp(min=torch.finfo(torch.double).tiny), axes.flip(1)
+    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return (variance / variance.sum()).to(z.dtype), (axes * signs).to(z.dtype)
