@@ -15,6 +15,8 @@ from pyro_vae.evaluation.classification import Classification, classify
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
 from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat, to_inference_data, worst_data
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
+from pyro_vae.evaluation.grids import gauss_hermite, midpoint, trapezoid
+from pyro_vae.evaluation.identity import Identity, identity
 from pyro_vae.evaluation.latent import (
     ActiveUnits,
     KLPerDimension,
@@ -23,6 +25,7 @@ from pyro_vae.evaluation.latent import (
     kl_per_dimension,
     rate_distortion,
 )
+from pyro_vae.evaluation.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
 from pyro_vae.evaluation.weights import log_weights
 
 __all__ = [
@@ -34,9 +37,12 @@ __all__ = [
     "Difference",
     "ELBOTerms",
     "Estimate",
+    "GridEstimate",
     "IWAECurve",
+    "Identity",
     "KLPerDimension",
     "MutualInformation",
+    "PosteriorGrid",
     "RateDistortion",
     "Refinement",
     "SeedDifference",
@@ -49,20 +55,26 @@ __all__ = [
     "effective_sample_size",
     "elbo",
     "elbo_terms",
+    "gauss_hermite",
+    "identity",
     "iwae",
     "iwae_curve",
     "kl_per_dimension",
     "log_weights",
     "marginal_kl",
+    "midpoint",
     "mutual_information",
     "paired",
     "pooled",
+    "posterior_on_grid",
     "psis_khat",
+    "quadrature",
     "rate_distortion",
     "refine",
     "subset",
     "to_inference_data",
     "total_correlation",
+    "trapezoid",
     "unpaired",
     "worst_data",
 ]

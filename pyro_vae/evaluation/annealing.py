@@ -7,7 +7,7 @@
 with r_0 the guide q(z|x) or the prior p(z). For T = 0 these are the importance weights of `iwae`; with temperatures in
 between they lose their spread, where more draws from a guide that misses the posterior would not help.
 
-Transitions are Hamiltonian (`transition`). E[w] = p(x) needs transitions that do not learn from the chains they move,
+Transitions are those of `hamiltonian.py`. E[w] = p(x) needs transitions that do not learn from the chains they move,
 so their step sizes come from pilot chains with noise of their own, and are fixed before the first chain counts.
 """
 
@@ -20,23 +20,16 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae.errors import unknown
-from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.weights import DATA_BLOCK, SAMPLE_BLOCK
-from pyro_vae.model import traces
+from pyro_vae.evaluation.estimators import Estimate, relative_error
+from pyro_vae.evaluation.hamiltonian import Path, Point, Steps, transition, tune
+from pyro_vae.evaluation.weights import SAMPLE_BLOCK, data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
-from pyro_vae.randomness import block_stream, derive, preserved
+from pyro_vae.randomness import block_stream, derive
 
 STARTS = ("guide", "prior")
-TARGET_ACCEPTANCE = 0.65  # the best for many dimensions: Beskos et al., "Optimal tuning of HMC", Bernoulli 2013
-PILOT_CHAINS = 16
-PILOT_TRANSITIONS = 100  # at least, over all temperatures, so that few of them leave time to follow the path
-FIRST_TRANSITIONS = 40  # besides, at the first temperature: e^(0.2 * 0.35 * 40), a factor of 16 up, more down
-PILOT_RATE = 0.2  # of the Robbins-Monro step; 16 pilots then know each step size within about a tenth
-JITTER = 0.2  # of the step size, either way, so that no trajectory closes on itself
 STEEPNESS = 4.0  # of the schedule
 
 
@@ -145,7 +138,7 @@ def ais(
     plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
     memory: dict[Any, Any] = {}
     found = []
-    for i, (data, labels) in enumerate(_blocks(len(x), y), start=first_block):
+    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
         with undisturbed(vae), remembering(memory):
             found.append(_Block(Path(vae, start, x[data], *labels), plan, seed, i).forward())
     return _estimate("log p(x), annealed", 1, found, plan)
@@ -194,7 +187,7 @@ def bdmc(
     size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
-    for i, (data, labels) in enumerate(_blocks(size, y)):
+    for i, (data, labels) in enumerate(data_blocks(size, y)):
         with undisturbed(vae), remembering(memory):
             simulated = _simulate(vae, data.stop - data.start, labels, _named(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])
@@ -202,137 +195,9 @@ def bdmc(
             path = Path(vae, start, xs[-1], *labels)
             block = _Block(path, plan, seed, i)
             forward.append(block.forward())
-            reverse.append(block.reverse(path.read(simulated)))
+            reverse.append(block.reverse(path.coordinates.read(simulated)))
     lower, upper = ("log p(x), forward", 1, forward, plan), ("log p(x), reverse", -1, reverse, plan)
     return BidirectionalEstimate(_estimate(*lower), _estimate(*upper), torch.cat(xs))
-
-
-class Point(NamedTuple):
-    """K chains for each of B data, where they stand: z (K, B, D), densities (K, B) in float64, slopes (K, B, D)."""
-
-    z: Tensor
-    start: Tensor
-    target: Tensor
-    start_slope: Tensor
-    target_slope: Tensor
-
-    def log_density(self, b: float) -> Tensor:
-        """log f_b, (K, B)."""
-        return (1 - b) * self.start + b * self.target
-
-    def slope(self, b: float) -> Tensor:
-        """Its gradient, (K, B, D)."""
-        return (1 - b) * self.start_slope + b * self.target_slope
-
-    def ratio(self) -> Tensor:
-        """log p(x, z) - log r_0(z), (K, B)."""
-        return self.target - self.start
-
-
-class Path:
-    """log r_0(z) and log p(x, z) of one block of data, as functions of one tensor z: all latent sites side by side.
-
-    Args:
-        vae: anything with `.model` and `.guide`.
-        start: "guide" or "prior".
-        data: x (B, *x_shape), and y (B, C) where there are labels.
-    """
-
-    def __init__(self, vae: Any, start: str, *data: Tensor) -> None:
-        self.model, self.data = vae.model, data
-        # The model's latent sites alone are a guide that draws from the prior.
-        self.guide = vae.guide if start == "guide" else poutine.block(vae.model, hide_fn=_is_observed)
-        with torch.no_grad(), preserved(data[0].device):
-            sites = traces.latent_sites(traces.run(self.model, self.guide, 1, *data).guide)
-        for name, site in sites.items():
-            _check_site(name, site["fn"])
-        self.shapes = {name: site["fn"].event_shape for name, site in sites.items()}
-
-    @torch.no_grad()
-    def draw(self, num_chains: int) -> Point:
-        """z ~ r_0."""
-        return self.at(self.read(traces.run(self.model, self.guide, num_chains, *self.data).guide))
-
-    def read(self, trace: Any) -> Tensor:
-        """The latents in a trace, (*, B, D)."""
-        values = [(trace.nodes[name]["value"], len(shape)) for name, shape in self.shapes.items()]
-        return torch.cat([value.reshape(*value.shape[: value.dim() - n], -1) for value, n in values], -1)
-
-    def at(self, z: Tensor) -> Point:
-        """Both log-densities at z (K, B, D), with their gradients in z; no parameter gets one."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            guide = poutine.replay(self.guide, trace=traces.holding(self._sites(z)))
-            pair = traces.run(self.model, guide, len(z), *self.data)
-            start = traces.log_posterior(pair).double()
-            target = traces.reconstruction(pair).double() + traces.log_prior(pair).double()
-            (start_slope,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
-            (target_slope,) = torch.autograd.grad(target.sum(), z)
-        return Point(z.detach(), start.detach(), target.detach(), start_slope, target_slope)
-
-    def _sites(self, z: Tensor) -> dict[str, Tensor]:
-        parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
-        placed = zip(self.shapes.items(), parts, strict=True)
-        return {name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in placed}
-
-
-class Steps(NamedTuple):
-    """Step sizes: the width (B, D) of r_0 in each direction, times a size (T, B) for each temperature."""
-
-    width: Tensor
-    size: Tensor
-
-
-def leapfrog(
-    path: Path, point: Point, momentum: Tensor, b: float, step: Tensor, num_leapfrog: int
-) -> tuple[Point, Tensor]:
-    """Follows H = -log f_b(z) + |momentum|^2 / 2 in units of `step`: reversible, and keeps volume.
-
-    Neal, "MCMC using Hamiltonian dynamics", 2011, section 2.3. Where z leaves the finite numbers the momentum becomes
-    NaN, and `transition` refuses the end.
-    """
-    for _ in range(num_leapfrog):
-        momentum = momentum + step / 2 * point.slope(b)
-        z = point.z + step * momentum
-        finite = z.isfinite().all(-1, keepdim=True)
-        momentum = momentum.where(finite, math.nan)
-        point = path.at(z.where(finite, point.z))
-        momentum = momentum + step / 2 * point.slope(b)
-    return point, momentum
-
-
-def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian transition that leaves f_b as it is, and its probability of acceptance (K, B)."""
-    momentum = torch.randn_like(point.z)
-    jitter = 1 + JITTER * (2 * torch.rand_like(point.z[..., :1]) - 1)
-    end, last = leapfrog(path, point, momentum, b, jitter * step, num_leapfrog)
-    gain = end.log_density(b) - point.log_density(b) + _kinetic(momentum) - _kinetic(last)
-    probability = gain.exp().clamp(max=1).nan_to_num(0.0)
-    accepted = torch.rand_like(probability) < probability
-    moved = (
-        new.where(accepted[..., None] if new.dim() > accepted.dim() else accepted, old)
-        for new, old in zip(end, point, strict=True)
-    )
-    return Point(*moved), probability
-
-
-def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
-    """Step sizes for the temperatures `levels`, from pilot chains that walk the same path.
-
-    Directions are scaled by the spread of r_0 (quartiles, which heavy tails can not upset). At every temperature the
-    logarithm of each datum's step follows the pilots' acceptance (Robbins & Monro 1951), from the temperature before.
-    """
-    point = path.draw(PILOT_CHAINS)
-    quartiles = point.z.quantile(torch.tensor([0.25, 0.75]).to(point.z), dim=0)
-    width = ((quartiles[1] - quartiles[0]) / 1.35).clamp(min=torch.finfo(point.z.dtype).tiny)
-    log_size = torch.full_like(width[:, 0], math.log(0.2))
-    sizes: list[Tensor] = []
-    for b in levels:
-        for _ in range(math.ceil(PILOT_TRANSITIONS / len(levels)) + (0 if sizes else FIRST_TRANSITIONS)):
-            point, probability = transition(path, point, b, log_size.exp()[:, None] * width, num_leapfrog)
-            log_size = log_size + PILOT_RATE * (probability.mean(0) - TARGET_ACCEPTANCE).to(log_size)
-        sizes.append(log_size.exp())
-    return Steps(width, torch.stack(sizes))
 
 
 def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_leapfrog: int) -> tuple[Tensor, Tensor]:
@@ -352,7 +217,7 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
 def schedule(num_temperatures: int) -> list[float]:
     """b_0 = 0 ... b_T+1 = 1: a sigmoid between -4 and 4, rescaled. Equal to 1 - b reversed.
 
-    Grosse, Ghahramani & Adams 2015, section 5 (and Wu et al. 2017).
+    Of Grosse, Ghahramani & Adams 2015, and of Wu et al. 2017.
 
     >>> [round(b, 3) for b in schedule(3)]
     [0.0, 0.105, 0.5, 0.895, 1.0]
@@ -422,14 +287,12 @@ class _Block:
 
 
 def _estimate(name: str, sign: int, found: list[_Found], plan: _Plan) -> AnnealedEstimate:
-    """sign log (1/K) sum_k w_k, and its error by the delta method: sd(w) / (sqrt(K) mean(w))."""
+    """sign log (1/K) sum_k w_k, and its error."""
     log_weights = torch.cat([block.log_weights for block in found], 1)
     K, T = plan.num_chains, plan.num_temperatures
     value = sign * (log_weights.logsumexp(0) - math.log(K))
-    spread = (K * log_weights.softmax(0).square().sum(0) - 1).clamp(min=0)
-    error = (spread / (K - 1)).sqrt() if K > 1 else torch.full_like(value, math.nan)
     acceptance = torch.cat([block.acceptance for block in found])
-    return AnnealedEstimate(name, value, error, K, acceptance=acceptance, num_temperatures=T)
+    return AnnealedEstimate(name, value, relative_error(log_weights), K, acceptance=acceptance, num_temperatures=T)
 
 
 @torch.no_grad()
@@ -450,38 +313,3 @@ def _simulate(vae: Any, size: int, labels: tuple[Tensor, ...], seed: int | None,
 
 def _named(seed: int | None, name: str) -> int | None:
     return None if seed is None else derive(seed, name)
-
-
-def _kinetic(momentum: Tensor) -> Tensor:
-    return momentum.double().square().sum(-1) / 2
-
-
-def _blocks(size: int, y: Tensor | None) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-    """Each block of data, and its labels where there are any."""
-    if size < 1:
-        raise ValueError(f"there are no data to evaluate: their number is {size}")
-    if y is not None and len(y) != size:
-        raise ValueError(f"each datum needs its label: there are {size} data and {len(y)} labels")
-    for first in range(0, size, DATA_BLOCK):
-        data = slice(first, min(first + DATA_BLOCK, size))
-        yield data, () if y is None else (y[data],)
-
-
-def _check_site(name: str, distribution: Any) -> None:
-    if traces.is_point(distribution):
-        raise ValueError(
-            f"the guide's site {name} is a point (Delta) and has no density, from which annealing could start: "
-            'use start="prior"'
-        )
-    support = distribution.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if support not in (constraints.real, constraints.real_vector):
-        raise ValueError(
-            f"annealing moves latents over all real numbers; site {name} is a {type(distribution).__name__} "
-            f"over {support}"
-        )
-
-
-def _is_observed(site: Any) -> bool:
-    return bool(site["is_observed"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat
-from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.estimators import Estimate, relative_error
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 
 
@@ -139,7 +139,7 @@ def block_bound(log_weights: Tensor, k: int) -> Moment:
     values = torch.logsumexp(rows, 1) - math.log(k)
     if blocks > 1:
         return Moment(values.mean(0), values.std(0) / math.sqrt(blocks))
-    return Moment(values[0], _relative_error(rows[0]))
+    return Moment(values[0], relative_error(rows[0]))
 
 
 def jackknife(log_weights: Tensor) -> Moment:
@@ -171,14 +171,6 @@ def _leave_one_out(log_weights: Tensor) -> Tensor:
     before = torch.cat([none, log_weights[:-1].logcumsumexp(0)])
     after = torch.cat([none, log_weights[1:].flip(0).logcumsumexp(0)]).flip(0)
     return torch.logaddexp(before, after)
-
-
-def _relative_error(log_weights: Tensor) -> Tensor:
-    k = len(log_weights)
-    if k == 1:
-        return torch.full_like(log_weights[0], math.nan)
-    relative = (log_weights - log_weights.amax(0)).exp()
-    return relative.std(0) / (math.sqrt(k) * relative.mean(0))
 
 
 def _estimate(name: str, moments: Iterable[Moment], k: int) -> Estimate:

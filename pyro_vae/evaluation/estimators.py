@@ -141,7 +141,7 @@ def elbo_terms(
     """
     elbo, reconstruction, kl = (_Moments(len(x)) for _ in range(3))
     kind: dict[str, str] = {}
-    for data, terms in draw_blocks(vae, x, num_samples, y, seed, _read_terms, first_block):
+    for data, terms in draw_blocks(vae, x, num_samples, y, seed, read_terms, first_block):
         kind = terms.kind
         reconstruction.add(data, terms.reconstruction)
         if "infinite" not in kind.values():
@@ -187,10 +187,30 @@ def iwae(
         for total, power in ((first, 1), (second, 2)):
             block = torch.logsumexp(power * log_weights, 0).cpu()
             total[data] = torch.logaddexp(total[data], block)
-    # K sum(w^2) / sum(w)^2 - 1 is the squared coefficient of variation of the weights.
-    spread = (num_samples * (second - 2 * first).exp() - 1).clamp(min=0)
-    error = (spread / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(first, math.nan)
+    error = _relative_error((second - 2 * first).exp(), num_samples)
     return Estimate("log p(x)", first - math.log(num_samples), error, num_samples)
+
+
+def relative_error(log_weights: Tensor) -> Tensor:
+    """sd(w) / (sqrt(K) mean(w)): the Monte Carlo error of the logarithm of a mean of K weights, to first order.
+
+    Args:
+        log_weights: (K, B).
+
+    Returns:
+        (B,), nats; NaN for K = 1, from which no spread is known.
+
+    Example:
+        >>> relative_error(torch.tensor([[1.0], [3.0]]).log())   # sqrt(2) / (sqrt(2) 2)
+        tensor([0.5000])
+    """
+    return _relative_error(log_weights.softmax(0).square().sum(0), len(log_weights))
+
+
+def _relative_error(squares: Tensor, K: int) -> Tensor:
+    """The same from sum_k (w_k / sum_j w_j)^2, for K times it less 1 is the squared coefficient of variation."""
+    spread = (K * squares - 1).clamp(min=0)
+    return (spread / (K - 1)).sqrt() if K > 1 else torch.full_like(squares, math.nan)
 
 
 def subset(size: int, num_data: int, seed: int) -> Tensor:
@@ -202,22 +222,23 @@ def subset(size: int, num_data: int, seed: int) -> Tensor:
     return torch.randperm(size, generator=generator(seed, "subset"))[:num_data].sort().values
 
 
-class _Terms(NamedTuple):
-    """Of one block of draws, (k, b) each, float64."""
+class Terms(NamedTuple):
+    """Of one block of draws, (k, b) each, float64; `kind` as for `Estimate`."""
 
     reconstruction: Tensor
     kl: Tensor
     kind: dict[str, str]
 
 
-def _read_terms(pair: traces.Traces) -> _Terms:
+def read_terms(pair: traces.Traces) -> Terms:
+    """log p(x|z), and the KL of all latent sites: in closed form where one is registered, else log q - log p."""
     reconstruction = traces.reconstruction(pair).double()
     total, kind = torch.zeros_like(reconstruction), {}
     for name, site in traces.latent_sites(pair.guide).items():
         closed = traces.analytic_kl(pair, name)
         kind[name] = "infinite" if traces.is_point(site["fn"]) else "sampled" if closed is None else "analytic"
         total = total + (traces.sampled_kl(pair, name) if closed is None else closed).double()
-    return _Terms(reconstruction, total, kind)
+    return Terms(reconstruction, total, kind)
 
 
 class _Moments:

@@ -36,19 +36,28 @@ def draw_blocks(
     All blocks of samples of one block of data come after one another, before the next block of data.
     """
     check_tensor(x)
-    if len(x) == 0:
-        raise ValueError("there are no data to evaluate: x is empty")
-    if y is not None and len(y) != len(x):
-        raise ValueError(f"each datum needs its label: there are {len(x)} data and {len(y)} labels")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
     memory: dict[Any, Any] = {}
-    for i, data in enumerate(_slices(len(x), DATA_BLOCK), start=first_block):
-        labels = () if y is None else (y[data],)
+    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
         for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
                 found = read(traces.run(vae.model, vae.guide, samples.stop - samples.start, x[data], *labels))
             yield data, found
+
+
+def data_blocks(num_data: int, y: Tensor | None) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Each block of data, and its labels where there are any.
+
+    Raises:
+        ValueError: no data, or not as many labels as data.
+    """
+    if num_data < 1:
+        raise ValueError(f"there are no data to evaluate: their number is {num_data}")
+    if y is not None and len(y) != num_data:
+        raise ValueError(f"each datum needs its label: there are {num_data} data and {len(y)} labels")
+    for data in _slices(num_data, DATA_BLOCK):
+        yield data, () if y is None else (y[data],)
 
 
 def draw_columns(

@@ -1,4 +1,4 @@
-"""Annealing against closed forms: unbiased weights, honest errors, bounds from both sides, transitions that keep f_b.
+"""Annealing against closed forms: unbiased weights, honest errors, bounds from both sides.
 
 Unbiasedness is tested where it is exact: E[exp(estimate - log p(x))] = 1, with no bias of a logarithm in the way. Runs
 are repeated by repeating data, as different data never share noise. Fixed seeds and, where nothing else is said, bounds
@@ -16,8 +16,9 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError
-from pyro_vae.evaluation import annealing
-from pyro_vae.evaluation.annealing import Path, Steps, ais, bdmc, leapfrog, schedule, transition, tune
+from pyro_vae.evaluation import annealing, hamiltonian
+from pyro_vae.evaluation.annealing import ais, bdmc, schedule
+from pyro_vae.evaluation.hamiltonian import Path, Steps
 from pyro_vae.evaluation.weights import DATA_BLOCK
 from pyro_vae.model.program import remembering
 from pyro_vae.randomness import block_seed
@@ -27,8 +28,8 @@ from pyro_vae.randomness import block_seed
 def few_pilots(request, monkeypatch):
     """Enough of them for steps of the right size, in a fifth of the time."""
     if "default_pilots" not in request.fixturenames:
-        monkeypatch.setattr(annealing, "PILOT_TRANSITIONS", 20)
-        monkeypatch.setattr(annealing, "FIRST_TRANSITIONS", 20)
+        monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
+        monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def default_pilots():
 @pytest.fixture
 def hasty(few_pilots, monkeypatch):
     """Pilots that hardly tune: right where only noise and bookkeeping are looked at."""
-    monkeypatch.setattr(annealing, "PILOT_TRANSITIONS", 1)
-    monkeypatch.setattr(annealing, "FIRST_TRANSITIONS", 1)
+    monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 1)
+    monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 1)
 
 
 def assert_mean_is(values, wanted, largest_error):
@@ -254,92 +255,7 @@ class TestTwoSides:
         assert lines[2].endswith("simulated data only")
 
 
-class TestTransitions:
-    def test_they_leave_f_b_as_it_is(self):
-        """N(m, P^-1) with P = (1-b) Pq + b Pp and P m = (1-b) Pq mq + b Pp mp; 8192 chains that began at r_0.
-
-        Mean and second moments within 5 standard errors (6 comparisons, 4e-6).
-        """
-        truth, b = LinearGaussian(), 0.4
-        x, vae = truth.data(1).expand(128, 5), truth.vae(widen=1.5, shift=0.7)
-        q, p = vae.posterior(x[:1]), truth.posterior(x[:1])
-        precision = (1 - b) * q.precision_matrix[0] + b * p.precision_matrix[0]
-        covariance = torch.linalg.inv(precision)
-        pull = (1 - b) * q.mean[0] @ q.precision_matrix[0] + b * p.mean[0] @ p.precision_matrix[0]
-        path = Path(vae, "guide", x)
-        steps = tune(path, [b], 3)
-        point = path.draw(64)
-        for _ in range(25):
-            point, probability = transition(path, point, b, steps.size[0][:, None] * steps.width, 3)
-        assert 0.6 < probability.mean() < 0.7
-        z = (point.z.reshape(-1, 2) - covariance @ pull) @ torch.linalg.cholesky(precision)  # N(0, I)
-        assert (z.mean(0).abs() < 5 / 8192**0.5).all()
-        second = z.T @ z / 8192 - torch.eye(2)
-        assert (second.abs() < 5 * torch.tensor([[2, 1], [1, 2]]).sqrt() / 8192**0.5).all()
-
-    def test_one_transition_moves_no_moment_of_exact_draws(self):
-        """Many short steps could hide what one does: 8192 exact posterior draws, one long trajectory, half refused."""
-        truth = LinearGaussian()
-        x = truth.data(1).expand(128, 5)
-        path = Path(truth.vae(), "guide", x)
-        point = path.draw(64)
-        moved, probability = transition(path, point, 1.0, 1.7 * truth.covariance.diagonal().sqrt(), 3)
-        assert 0.2 < probability.mean() < 0.8
-        root = torch.linalg.cholesky(torch.linalg.inv(truth.covariance))
-        z = (moved.z.reshape(-1, 2) - truth.posterior(x[:1]).mean) @ root
-        assert (z.mean(0).abs() < 5 / 8192**0.5).all()
-        assert ((z.T @ z / 8192 - torch.eye(2)).abs() < 5 * torch.tensor([[2, 1], [1, 2]]).sqrt() / 8192**0.5).all()
-
-    @pytest.fixture
-    def curved(self):
-        """A path that is not linear, one point on it, and a momentum."""
-        path = Path(small_vae(latent_dim=2, prior=MixturePrior(2)), "guide", binary_data(1))
-        return path, path.draw(1), torch.randn(1, 1, 2).double(), torch.tensor([0.7, 0.4]).double()
-
-    def test_trajectories_are_reversible(self, curved):
-        path, point, momentum, step = curved
-        end, last = leapfrog(path, point, momentum, 0.6, step, 7)
-        assert (end.z - point.z).abs().max() > 0.3
-        back, first = leapfrog(path, end, -last, 0.6, step, 7)
-        assert torch.allclose(back.z, point.z, rtol=0, atol=1e-12)
-        assert torch.allclose(-first, momentum, rtol=0, atol=1e-12)
-
-    def test_trajectories_keep_volume(self, curved):
-        """The determinant of the map (z, momentum) -> (z', momentum'), by central differences."""
-        path, point, momentum, step = curved
-        shifts = torch.cat([torch.eye(4), -torch.eye(4)]).double() * 1e-5
-        end, last = leapfrog(path, path.at(point.z + shifts[:, None, :2]), momentum + shifts[:, None, 2:], 0.6, step, 5)
-        whole = torch.cat([end.z, last], -1)[:, 0]
-        slope = (whole[:4] - whole[4:]) / 2e-5
-        assert torch.linalg.det(slope).item() == pytest.approx(1, abs=1e-7)
-        assert (slope - torch.eye(4)).abs().max() > 0.1
-
-    def test_slopes_are_those_of_the_densities_at_the_point(self):
-        """All of r_0 and p(x, z), against the members by hand and central differences."""
-        vae, x = small_vae(), binary_data(4)
-        for start, first in (("guide", lambda z: vae.posterior(x).log_prob(z)), ("prior", vae.prior().log_prob)):
-            path = Path(vae, start, x)
-            point = path.draw(2)
-            with torch.no_grad():
-                joint = vae.prior().log_prob(point.z) + vae.likelihood(point.z).log_prob(x)
-                assert torch.allclose(point.start, first(point.z), rtol=0, atol=1e-12)
-                assert torch.allclose(point.target, joint, rtol=0, atol=1e-12)
-            for d in range(3):
-                shift = 1e-5 * torch.eye(3).double()[d]
-                up, down = path.at(point.z + shift), path.at(point.z - shift)
-                slope = (up.log_density(0.3) - down.log_density(0.3)) / 2e-5
-                assert torch.allclose(point.slope(0.3)[..., d], slope, rtol=0, atol=1e-8)
-
-    def test_a_trajectory_into_numbers_that_are_none_is_refused(self):
-        vae = small_vae(likelihood=pv.likelihoods.LowRankNormal).float()
-        path = Path(vae, "guide", binary_data(5).float())
-        point = path.draw(4)
-        for size in (1e4, 1e20, 1e38):
-            with pyro.validation_enabled(False):
-                moved, probability = transition(path, point, 0.9, torch.tensor(size), 5)
-            assert torch.equal(moved.z, point.z)
-            assert not probability.any()
-
+class TestChains:
     def test_chains_that_can_not_move_keep_their_importance_weights(self, monkeypatch):
         """A decoder that returns NaN far out stops nothing; the increments of b add up to 1."""
 
@@ -371,13 +287,14 @@ class TestPilots:
 
     def test_step_sizes_are_fixed_before_the_first_chain_counts(self, monkeypatch, hasty):
         """Three blocks of chains walk with the same steps, those that the pilots came to at each temperature."""
-        seen, real = [], annealing.transition
+        seen, real = [], hamiltonian.transition
 
         def spy(path, point, b, step, num_leapfrog):
             seen.append((b, len(point.z), step.clone(), point.z))
             return real(path, point, b, step, num_leapfrog)
 
-        monkeypatch.setattr(annealing, "transition", spy)
+        for module in (annealing, hamiltonian):
+            monkeypatch.setattr(module, "transition", spy)
         bounds = bdmc(small_vae(), 3, 4, 70, seed=0)
         assert bounds.forward.num_samples == 70
         pilots, rest = seen[:5], seen[5:]  # one more at the first temperature
@@ -390,7 +307,7 @@ class TestPilots:
                 assert torch.equal(block[t][2], blocks[0][t][2])
         for t in range(3):  # a pilot's next step is the one fixed at the temperature before, moved once
             ratio = blocks[0][t][2] / pilots[t + 1][2]
-            assert (ratio.log().abs() <= annealing.PILOT_RATE).all()
+            assert (ratio.log().abs() <= hamiltonian.PILOT_RATE).all()
             assert not (ratio == 1).any()
         starts = torch.cat([seen[0][3].flatten(), *(block[0][3].flatten() for block in blocks[:3])])
         assert len(starts.unique()) == len(starts)  # no noise of theirs is that of a pilot

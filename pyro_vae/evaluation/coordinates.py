@@ -1,0 +1,51 @@
+"""All latent sites of a program side by side, as one vector z of D real numbers: what grids and chains move."""
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae.model import traces
+
+
+class Coordinates:
+    """Where each latent site stands in z.
+
+    Args:
+        sites: name -> site, in the order in which they stand in z; see `traces.latent_sites`.
+
+    Attributes:
+        shapes: name -> event shape.
+        dim: D.
+    """
+
+    def __init__(self, sites: dict[str, traces.Site]) -> None:
+        self.shapes = {name: site["fn"].event_shape for name, site in sites.items()}
+        self.dim = sum(shape.numel() for shape in self.shapes.values())
+
+    def read(self, trace: Any) -> Tensor:
+        """The latents in a trace, (*, B, D)."""
+        values = [(trace.nodes[name]["value"], len(shape)) for name, shape in self.shapes.items()]
+        return torch.cat([value.reshape(*value.shape[: value.dim() - n], -1) for value, n in values], -1)
+
+    def hold(self, z: Tensor) -> poutine.Trace:
+        """A trace for `poutine.replay` that sets the latents to z (*, B, D)."""
+        parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
+        placed = zip(self.shapes.items(), parts, strict=True)
+        return traces.holding({name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in placed})
+
+
+def check_real(name: str, distribution: Any, work: str) -> None:
+    """Raises ValueError for a latent site that does not range over all real numbers; `work` is what needs that."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    support = distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support not in (constraints.real, constraints.real_vector):
+        raise ValueError(
+            f"site {name} is a {type(distribution).__name__} over {support}: {work} needs latents over all real numbers"
+        )

@@ -1,0 +1,163 @@
+"""Hamiltonian transitions along a path of densities, many chains for many data at once.
+
+    log f_b(z) = (1 - b) log r_0(z) + b log p(x, z),      r_0 the guide q(z|x) or the prior p(z)
+
+A transition follows H(z, m) = -log f_b(z) + |m|^2 / 2 from a fresh momentum m ~ N(0, I) by leapfrog steps, which are
+reversible and keep volume, and accepts the end with probability min(1, e^-(change of H)): it leaves f_b as it is for
+any step size that does not depend on the chains it moves. `tune` finds sizes that move them, with chains of its own.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.evaluation.coordinates import Coordinates, check_real
+from pyro_vae.model import traces
+from pyro_vae.randomness import preserved
+
+# The best for many dimensions: Beskos et al., "Optimal tuning of the hybrid Monte Carlo algorithm", Bernoulli 2013.
+TARGET_ACCEPTANCE = 0.65
+PILOT_CHAINS = 16
+PILOT_TRANSITIONS = 100  # at least, over all temperatures, so that few of them leave time to follow the path
+FIRST_TRANSITIONS = 40  # besides, at the first temperature: e^(0.2 * 0.35 * 40), a factor of 16 up, more down
+PILOT_RATE = 0.2  # of the Robbins-Monro step; 16 pilots then know each step size within about a tenth
+JITTER = 0.2  # of the step size, either way, so that no trajectory closes on itself
+
+
+class Point(NamedTuple):
+    """K chains for each of B data, where they stand: z (K, B, D), densities (K, B) in float64, slopes (K, B, D)."""
+
+    z: Tensor
+    start: Tensor
+    target: Tensor
+    start_slope: Tensor
+    target_slope: Tensor
+
+    def log_density(self, b: float) -> Tensor:
+        """log f_b, (K, B)."""
+        return (1 - b) * self.start + b * self.target
+
+    def slope(self, b: float) -> Tensor:
+        """Its gradient, (K, B, D)."""
+        return (1 - b) * self.start_slope + b * self.target_slope
+
+    def ratio(self) -> Tensor:
+        """log p(x, z) - log r_0(z), (K, B)."""
+        return self.target - self.start
+
+
+class Path:
+    """log r_0(z) and log p(x, z) of one block of data, as functions of one tensor z: all latent sites side by side.
+
+    Args:
+        vae: anything with `.model` and `.guide`.
+        start: "guide" or "prior".
+        data: x (B, *x_shape), and y (B, C) where there are labels.
+    """
+
+    def __init__(self, vae: Any, start: str, *data: Tensor) -> None:
+        self.model, self.data = vae.model, data
+        # The model's latent sites alone are a guide that draws from the prior.
+        self.guide = vae.guide if start == "guide" else poutine.block(vae.model, hide_fn=_is_observed)
+        with torch.no_grad(), preserved(data[0].device):
+            sites = traces.latent_sites(traces.run(self.model, self.guide, 1, *data).guide)
+        for name, site in sites.items():
+            _check_start(name, site["fn"])
+        self.coordinates = Coordinates(sites)
+
+    @torch.no_grad()
+    def draw(self, num_chains: int) -> Point:
+        """z ~ r_0."""
+        return self.at(self.coordinates.read(traces.run(self.model, self.guide, num_chains, *self.data).guide))
+
+    def at(self, z: Tensor) -> Point:
+        """Both log-densities at z (K, B, D), with their gradients in z; no parameter gets one."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            guide = poutine.replay(self.guide, trace=self.coordinates.hold(z))
+            pair = traces.run(self.model, guide, len(z), *self.data)
+            start = traces.log_posterior(pair).double()
+            target = traces.reconstruction(pair).double() + traces.log_prior(pair).double()
+            (start_slope,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
+            (target_slope,) = torch.autograd.grad(target.sum(), z)
+        return Point(z.detach(), start.detach(), target.detach(), start_slope, target_slope)
+
+
+class Steps(NamedTuple):
+    """Step sizes: the width (B, D) of r_0 in each direction, times a size (T, B) for each temperature."""
+
+    width: Tensor
+    size: Tensor
+
+
+def leapfrog(
+    path: Path, point: Point, momentum: Tensor, b: float, step: Tensor, num_leapfrog: int
+) -> tuple[Point, Tensor]:
+    """Follows H = -log f_b(z) + |momentum|^2 / 2 in units of `step`: reversible, and keeps volume.
+
+    Neal, "MCMC using Hamiltonian dynamics", 2011, section 2.3. Where z leaves the finite numbers the momentum becomes
+    NaN, and `transition` refuses the end.
+    """
+    for _ in range(num_leapfrog):
+        momentum = momentum + step / 2 * point.slope(b)
+        z = point.z + step * momentum
+        finite = z.isfinite().all(-1, keepdim=True)
+        momentum = momentum.where(finite, math.nan)
+        point = path.at(z.where(finite, point.z))
+        momentum = momentum + step / 2 * point.slope(b)
+    return point, momentum
+
+
+def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:
+    """One Hamiltonian transition that leaves f_b as it is, and its probability of acceptance (K, B)."""
+    momentum = torch.randn_like(point.z)
+    jitter = 1 + JITTER * (2 * torch.rand_like(point.z[..., :1]) - 1)
+    end, last = leapfrog(path, point, momentum, b, jitter * step, num_leapfrog)
+    gain = end.log_density(b) - point.log_density(b) + _kinetic(momentum) - _kinetic(last)
+    probability = gain.exp().clamp(max=1).nan_to_num(0.0)
+    accepted = torch.rand_like(probability) < probability
+    moved = (
+        new.where(accepted[..., None] if new.dim() > accepted.dim() else accepted, old)
+        for new, old in zip(end, point, strict=True)
+    )
+    return Point(*moved), probability
+
+
+def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
+    """Step sizes for the temperatures `levels`, from pilot chains that walk the same path.
+
+    Directions are scaled by the spread of r_0 (quartiles, which heavy tails can not upset). At every temperature the
+    logarithm of each datum's step follows the pilots' acceptance (Robbins & Monro 1951), from the temperature before.
+    """
+    point = path.draw(PILOT_CHAINS)
+    quartiles = point.z.quantile(torch.tensor([0.25, 0.75]).to(point.z), dim=0)
+    width = ((quartiles[1] - quartiles[0]) / 1.35).clamp(min=torch.finfo(point.z.dtype).tiny)
+    log_size = torch.full_like(width[:, 0], math.log(0.2))
+    sizes: list[Tensor] = []
+    for b in levels:
+        for _ in range(math.ceil(PILOT_TRANSITIONS / len(levels)) + (0 if sizes else FIRST_TRANSITIONS)):
+            point, probability = transition(path, point, b, log_size.exp()[:, None] * width, num_leapfrog)
+            log_size = log_size + PILOT_RATE * (probability.mean(0) - TARGET_ACCEPTANCE).to(log_size)
+        sizes.append(log_size.exp())
+    return Steps(width, torch.stack(sizes))
+
+
+def _kinetic(momentum: Tensor) -> Tensor:
+    return momentum.double().square().sum(-1) / 2
+
+
+def _check_start(name: str, distribution: Any) -> None:
+    if traces.is_point(distribution):
+        raise ValueError(
+            f"the guide's site {name} is a point (Delta) and has no density, from which annealing could start: "
+            'use start="prior"'
+        )
+    check_real(name, distribution, "annealing")
+
+
+def _is_observed(site: Any) -> bool:
+    return bool(site["is_observed"])
