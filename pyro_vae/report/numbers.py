@@ -240,7 +240,7 @@ def _recipe(protocol: Mapping[str, Any]) -> str:
 
 def _split(protocol: Mapping[str, Any], num_data: int) -> str:
     split = protocol["split"]
-    sizes = " / ".join(str(size) for size in split["sizes"].values())
+    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))  # JSON sorted them
     given = f", {' and '.join(split['given'])} as published" if split["given"] else ""
     some = f", {num_data} of the test data drawn at random" if num_data < split["sizes"]["test"] else ""
     return f"{split['kind']} split {sizes}{given}{some}"

@@ -1,0 +1,334 @@
+"""What is written is parsed again: CSV, Markdown, LaTeX and terminal say what the report says, and honestly."""
+
+import csv
+import io
+import re
+
+import pytest
+from evaluated import EVALUATED, as_read, autoencoder, base, estimate, estimates, full
+from markdown_it import MarkdownIt
+
+from pyro_vae.report import formats, numbers
+from pyro_vae.report.tables import ESTIMATE_HEADER, notes, tables
+
+HOSTILE = 'a|b & 50% of $x_1$ #1 {y}~^\\ `c` <b>"d"</b>\n\x1b[31m\u202e*e*'
+FORMATS = [formats.to_table, formats.to_markdown, formats.to_csv, formats.to_data_csv, formats.to_latex]
+
+
+def read_csv(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def number(text):
+    return None if text == "" else float(text)
+
+
+# CSV
+
+
+def test_every_estimate_of_the_report_is_a_row_in_full_precision():
+    rows = {
+        (number(row["mean"]), number(row["standard_error"]), number(row["monte_carlo_error"]))
+        for row in read_csv(formats.to_csv(full()))
+    }
+    found = list(estimates(full()))
+    assert len(found) > 25
+    for path, entry in found:
+        accuracy = path == ("classification",)
+        assert accuracy or (entry["mean"], entry["standard_error"], entry.get("monte_carlo_error")) in rows, path
+
+
+def test_a_row_says_what_was_estimated_from_how_much():
+    rows = {(row["section"], row["name"]): row for row in read_csv(formats.to_csv(full()))}
+    assert rows["reference", "AIS"] == {
+        "section": "reference", "name": "AIS", "mean": "-22.03", "standard_error": "0.362",
+        "monte_carlo_error": "0.003", "num_samples": "16", "num_data": "4", "unit": "nats",
+        "bound": "lower", "label": "AIS from q, T = 200",
+    }  # fmt: skip
+    assert rows["simulated", "gap"]["mean"] == "-0.00286"
+    assert rows["simulated", "gap"]["standard_error"] == "0.00462"
+    assert rows["khat", "share_above"]["mean"] == str(2 / 6)
+    assert rows["khat", "share_above"]["num_data"] == "6"
+    assert rows["test", "bits_per_dim"]["unit"] == "bits/dim"
+    assert rows["classification", "accuracy"]["mean"] == "0.9361"
+    assert rows["kl_per_dimension", "z[2]"]["mean"] == "1.9"
+    assert rows["variance", "z[1]"]["standard_error"] == "0.0001"
+
+
+def test_bounds_are_called_bounds():
+    rows = read_csv(formats.to_csv(full()))
+    bounds = {(row["section"], row["name"]): row["bound"] for row in rows}
+    lower = {
+        *(
+            ("test", "elbo"),
+            ("test", "log_likelihood"),
+            ("curve", "iwae_1"),
+            ("curve", "iwae_5"),
+            ("curve", "iwae_1000"),
+        ),
+        *(("reference", "ELBO"), ("reference", "IWAE"), ("reference", "AIS")),
+        *(("simulated", "elbo"), ("simulated", "iwae"), ("simulated", "forward")),
+        *(("gaps", "train_elbo"), ("gaps", "test_elbo")),
+    }
+    assert {key for key, bound in bounds.items() if bound == "lower"} == lower
+    assert {key for key, bound in bounds.items() if bound == "upper"} == {
+        ("test", "bits_per_dim"),
+        ("simulated", "reverse"),
+    }
+    none = {("jackknife", "jackknife"), ("reference", "grid"), ("classification", "log_p_of_true_class")}
+    assert {key for key, bound in bounds.items() if bound == "no bound"} == none
+
+
+def test_rows_stand_in_the_order_of_the_report_though_json_sorts_keys():
+    def order(report, section):
+        return [row["name"] for row in read_csv(formats.to_csv(report)) if row["section"] == section]
+
+    for report in (full(), as_read(full())):
+        assert order(report, "reference") == ["ELBO", "AIS", "IWAE", "grid"]
+        assert order(report, "simulated") == ["elbo", "iwae", "forward", "reverse", "gap"]
+        assert order(report, "test") == ["elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dim"]
+    assert formats.to_csv(full()) == formats.to_csv(as_read(full()))
+
+
+def test_an_unknown_estimate_of_the_test_data_is_shown_under_its_own_name():
+    found = base()
+    found["test"]["surprise"] = estimate(1.25)
+    assert read_csv(formats.to_csv(found))[-1]["name"] == "surprise"
+    assert "surprise" in formats.to_markdown(found)
+
+
+def test_each_datum_has_a_row_with_all_that_is_known_of_it():
+    found = full()
+    found["khat"]["log_likelihood"] = [-1.5, -2.5, None, -4.5, -5.5, -6.5]
+    found["khat"]["thrown"] = [1.0]  # of another length
+    rows = read_csv(formats.to_data_csv(found))
+    assert list(rows[0]) == ["datum", "khat", "ess", "log_likelihood"]
+    assert [int(row["datum"]) for row in rows] == list(range(6))
+    for name, column in (("khat", "values"), ("ess", "ess"), ("log_likelihood", "log_likelihood")):
+        assert [number(row[name]) for row in rows] == found["khat"][column]
+
+
+# The terminal
+
+
+@pytest.mark.parametrize("report", [full(), base(), autoencoder()])
+def test_the_table_fits_a_terminal_of_100_columns(report):
+    assert max(map(len, formats.to_table(report).splitlines())) <= 100
+
+
+def test_the_numbers_stand_under_their_heads():
+    lines = formats.to_table(full()).splitlines()
+    heads = [line for line in lines if line.endswith("± Monte Carlo   draws    data") and "bound" in line]
+    assert len(heads) > 8
+    (line,) = [line for line in lines if line.startswith("AIS from q, T = 200 ")]
+    ends = {
+        name: heads[0].index(name) + len(name) for name in ("bound", "mean", "± over data", "± Monte Carlo", "draws")
+    }
+    assert [line[:end].split()[-1] for end in ends.values()] == ["lower", "-22.030", "0.362", "0.003", "16"]
+    assert line.split()[-1] == "4"
+
+
+def test_the_table_is_honest():
+    text = formats.to_table(full())
+    flat = " ".join(text.split())
+    assert text.startswith("digits-vamp-0\npython scripts/train_svi.py --prior vamp\npython scripts/evaluate.py runs/")
+    assert numbers.to_text(full()) in text
+    assert "one random subset, 4 of 6 test data" in text
+    assert "5 data simulated from the model: log p(x) lies between forward and reverse, in expectation" in text
+    assert re.search(r"gap, simulated data only +-0\.003 +0\.005 +n/a +n/a +5", text)
+    assert re.search(r"data with k-hat above 0\.7 +33 % +n/a +n/a +1000 +6", text)
+    assert re.search(r"jackknife, K = 1000 +no bound +-22\.148", text)
+    assert "Independent draws of z from q(z|x) for each datum, not from a Markov chain" in flat
+    assert "Neither error holds what another training seed would change." in flat
+    assert "apart from the numbers above" in text
+
+
+def test_what_is_not_zero_does_not_read_as_zero():
+    assert re.search(r"bits/dim.*\| <0\.001 \|", formats.to_markdown(full()).replace("\\", ""))
+
+
+def test_long_and_hostile_strings_neither_widen_nor_steer_the_terminal():
+    found = full()
+    found["run"]["name"] = found["reference"]["rows"][1]["label"] = "x" * 300
+    found["run"]["command"] = found["reference"]["rows"][0]["label"] = HOSTILE * 4
+    found["escalation"]["budget"] = found["gaps"]["reference"] = HOSTILE * 9
+    found["protocol_card"]["x" * 140] = HOSTILE * 5
+    found["protocol"]["name"] = HOSTILE
+    text = formats.to_table(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(sign.isprintable() for line in text.split("\n") for sign in line)
+
+
+def test_the_split_reads_train_valid_test_though_json_sorts_keys():
+    assert numbers.to_text(as_read(base())) == numbers.to_text(base())
+    assert "random split 1257 / 180 / 6" in numbers.to_text(as_read(base()))
+
+
+# Markdown
+
+
+def read_markdown(text):
+    """Tables as rows of plain text, headings, and anything that is more than text."""
+    found, tables, headings = MarkdownIt("commonmark").enable("table").parse(text), [], []
+    kinds = {child.type for token in found for child in token.children or ()}
+    for i, token in enumerate(found):
+        inside = found[i + 1].content if token.type in ("heading_open", "th_open", "td_open") else None
+        plain = "".join(child.content for child in found[i + 1].children or ()) if inside is not None else None
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            tables[-1][-1].append(plain)
+        elif token.type == "heading_open":
+            headings.append(plain)
+    return tables, headings, kinds, [token.content for token in found if token.type == "fence"]
+
+
+@pytest.mark.parametrize("report", [full(), base(), autoencoder()])
+def test_markdown_tables_hold_the_cells(report):
+    found, headings, *_ = read_markdown(formats.to_markdown(report))
+    expected = tables(report)
+    assert headings == [report.get("run", {}).get("name", "digits"), *(table.title for table in expected)]
+    assert len(found) == len(expected)
+    for (head, *rows), table in zip(found, expected, strict=True):
+        assert head == list(table.header if any(table.header) else ("item", "value"))
+        assert rows == [list(row) for row in table.rows]
+    assert list(ESTIMATE_HEADER[2:5]) == ["mean", "± over data", "± Monte Carlo"]
+
+
+def test_hostile_strings_are_text_in_markdown():
+    found = full()
+    found["run"]["name"] = found["reference"]["rows"][0]["label"] = found["protocol_card"]["split"] = HOSTILE
+    found["run"]["command"] = "run ```\nrm\n```` x"
+    cells, headings, kinds, fences = read_markdown(formats.to_markdown(found))
+    clean = "".join(sign if sign.isprintable() else " " for sign in HOSTILE)
+    assert headings[0] == clean
+    assert sum(clean in row for table in cells for row in table) == 2
+    assert kinds <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
+    assert fences == ["python scripts/train_svi.py --prior vamp\n", "run ``` rm ```` x\n"]
+
+
+# LaTeX
+
+SIGNS = {
+    "textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">",
+    "textbar": "|", "textquotedbl": '"',
+}  # fmt: skip
+
+
+def typeset(text):
+    """What LaTeX would print: \\& and the like, and the commands above, each with empty braces."""
+    return re.sub(r"\\(?:([&%$#_{}])|(\w+)\{\})", lambda found: found[1] or SIGNS[found[2]], text)
+
+
+def cells(latex):
+    (row,) = [line for line in latex.splitlines() if not line.startswith("%")]
+    assert row.endswith(r" \\")
+    return re.split(r" (?<!\\)& ", row.removesuffix(r" \\"))
+
+
+def test_the_latex_row_holds_the_numbers_below_their_heads():
+    latex = formats.to_latex(full())
+    (head,) = [line for line in latex.splitlines() if line.endswith(r"\\ \midrule")]
+    heads = [part.strip() for part in head.removeprefix("%").removesuffix(r"\\ \midrule").split("&")]
+    found = dict(zip(heads, cells(latex), strict=True))
+    assert found == {
+        "": "digits-vamp-0",
+        "reconstruction": r"$-17.511 \pm 0.200\ (0.004)$",
+        "KL": r"$4.995 \pm 0.051\ (0.000)$",
+        "ELBO": r"$-22.506 \pm 0.200\ (0.004)$",
+        r"$\log p(x) \ge$": r"$-22.148 \pm 0.191\ (0.002)$",
+        r"AIS $\ge$": r"$-22.030 \pm 0.362\ (0.003)$",
+        r"$\hat k > 0.7$": r"33 \%",
+        "active": "2/3",
+    }
+
+
+def test_the_comments_of_the_latex_row_say_what_it_is():
+    comments = " ".join(line for line in formats.to_latex(full()).splitlines() if line.startswith("%"))
+    for said in (
+        "mean over 6 test data +- standard error over data (Monte Carlo error)",
+        "lower bounds in expectation",
+        "1000 i.i.d. draws from q(z|x)",
+        "AIS: 4 test data only",
+        "python scripts/evaluate.py runs/digits-vamp-0",
+    ):
+        assert said in comments
+
+
+def test_hostile_strings_are_text_in_latex():
+    found = full()
+    found["run"]["name"], found["run"]["command"] = HOSTILE, "run\n\\input{secret}"
+    latex = formats.to_latex(found)
+    name, *rest = cells(latex)
+    assert typeset(name) == "".join(sign if sign.isprintable() else " " for sign in HOSTILE)
+    assert len(rest) == 7
+    assert sum(not line.startswith("%") for line in latex.splitlines()) == 1
+
+
+def test_rows_of_different_runs_can_be_stacked():
+    assert {len(cells(formats.to_latex(report))) for report in (full(), base(), autoencoder())} == {8}
+    assert cells(formats.to_latex(autoencoder()))[1:] == [r"$-5.938 \pm 0.200\ (0.004)$", *["--"] * 6]
+
+
+# Sparse reports
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("key", EVALUATED)
+def test_any_key_of_an_evaluation_may_be_absent(write, key):
+    found = full()
+    del found[key]
+    assert write(found)
+
+
+INNER = [
+    ("reference", "differences"), ("simulated", "iwae"), ("simulated", "elbo"), ("khat", "worst"), ("latent", "active"),
+    ("latent", "rate"), ("latent", "kl_per_dimension"), ("gaps", "amortisation"), ("gaps", "approximation"),
+    ("gaps", "train_test"), ("run", "members"), ("run", "name"), ("run", "command"), ("run", "versions"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize(("key", "inner"), INNER)
+def test_parts_may_be_absent_or_unknown(write, key, inner):
+    found = full()
+    found[key] |= {inner: None} if key == "gaps" else {}
+    if key != "gaps":
+        del found[key][inner]
+    assert write(found)
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_numbers_may_be_unknown(write):
+    found = full()
+    for _, entry in list(estimates(found)):
+        entry["standard_error"] = None
+        if "monte_carlo_error" in entry:
+            entry["monte_carlo_error"] = None
+    found["khat"] |= {"above": None, "values": [None] * 6}
+    found["latent"]["kl_per_dimension"]["z"] = None
+    found["latent"]["active"]["z"]["relative_count"] = None
+    assert write(found)
+
+
+def test_a_plain_autoencoder_has_no_log_p():
+    for text in (formats.to_table(autoencoder()), formats.to_markdown(autoencoder())):
+        assert "0.152" in text
+        assert "no ELBO and no log p(x)" in " ".join(text.split())
+    assert [row["name"] for row in read_csv(formats.to_csv(autoencoder()))] == ["reconstruction", "rmse"]
+    assert formats.to_data_csv(autoencoder()) == "datum,khat,ess\n"
+    assert "RMSE 0.152" in formats.to_latex(autoencoder())
+
+
+def test_notes_speak_only_of_what_the_report_holds():
+    assert {term for term, _ in notes(base())} == {"± over data", "± Monte Carlo", "draws", "ELBO", "log p(x)", "data"}
+    assert {"AIS", "gap", "k-hat", "gaps", "jackknife", "more work", "true posterior"} <= {t for t, _ in notes(full())}
+    assert "log p(x|y)" in {term for term, _ in notes(full() | {"config": {"conditional": True}})}
+
+
+def test_the_protocol_card_may_be_pairs_whose_order_is_kept():
+    pairs = [["zeta", "first"], ["alpha", "second"]]
+    (card,) = [table for table in tables(full() | {"protocol_card": pairs}) if table.name == "protocol"]
+    assert card.rows == (("zeta", "first"), ("alpha", "second"))
