@@ -144,11 +144,10 @@ def _autoencoder(look: Look) -> None:
 
 def _headline(look: Look) -> None:
     size = len(look.test.x)
-    with look.step("elbo", f"ELBO of {size} test data, {look.plan.elbo_samples} draws each"):
-        with divergence("an estimate on the test data"):
+    with divergence("an estimate on the test data"):
+        with look.step("elbo", f"ELBO of {size} test data, {look.plan.elbo_samples} draws each"):
             terms = look.terms
-    with look.step("iwae", f"log p(x) of {size} test data, K = {look.plan.num_samples}"):
-        with divergence("an estimate on the test data"):
+        with look.step("iwae", f"log p(x) of {size} test data, K = {look.plan.num_samples}"):
             estimates = numbers.finite({**terms._asdict(), "log_likelihood": look.log_likelihood})
     found = reporting.classes(look.trained, look.test, estimates, look.plan.elbo_samples, look.seed)
     look.report |= reporting.describe(look.trained, estimates, found)
@@ -276,9 +275,11 @@ def _posterior(look: Look) -> None:
         with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
             found: dict[str, Any] = {"method": "grid"}
-    elif look.plan.posterior_draws:
+    elif size := look.plan.posterior_draws:
         with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
-            draws = evaluation.nuts(look.trained.vae, x, y, num_draws=look.plan.posterior_draws, seed=look.seed)
+            draws = evaluation.nuts(
+                look.trained.vae, x, y, num_draws=size, num_warmup=max(50, size // 2), seed=look.seed
+            )
             look.posterior, found = draws, draws.to_dict()
     else:
         return

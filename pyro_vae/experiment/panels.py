@@ -100,9 +100,8 @@ def _posterior(look: Look) -> Iterator[Panel]:
 
 def _flat(found: PosteriorDraws, name: str) -> Tensor:
     """(S, D): all sites side by side."""
-    sites = {site: draws for site, draws in getattr(found, name).items()}
-    shapes = {site: draws.shape[2:] for site, draws in found.draws.items()}
-    return torch.cat([draws.reshape(-1, max(1, shapes[site].numel())) for site, draws in sites.items()], -1).cpu()
+    sizes = {site: draws.shape[2:].numel() for site, draws in found.draws.items()}
+    return torch.cat([draws.reshape(-1, sizes[site]) for site, draws in getattr(found, name).items()], -1).cpu()
 
 
 def _taken(look: Look, positions: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -25,7 +25,7 @@ QUICK = Plan(
     num_chains=3,
     latent_data=20,
     latent_samples=2,
-    posterior_draws=20,
+    posterior_draws=0,
 )
 
 
@@ -81,11 +81,17 @@ class TestNumbers:
         assert gain["label"] == "AIS - IWAE"
         assert gain["mean"] == pytest.approx(rows["AIS"]["mean"] - rows["IWAE"]["mean"], abs=1e-12)
         simulated = pv.evaluation.bdmc(vae, 6, 4, 3, None, derive(seed, "simulated"))
-        assert (found["simulated"]["gap"], found["simulated"]["forward"]) == (simulated.gap, simulated.forward.to_dict())
+        assert (found["simulated"]["gap"], found["simulated"]["forward"]) == (
+            simulated.gap,
+            simulated.forward.to_dict(),
+        )
         train = trained.training(20)
         terms = pv.evaluation.aggregate_terms(vae, train.x, 2, None, seed)
         assert found["latent"]["marginal_kl"] == terms.marginal_kl.to_dict()
-        assert found["latent"]["active"]["z"]["variance"] == pv.evaluation.active_units(vae, train.x).variance["z"].tolist()
+        assert (
+            found["latent"]["active"]["z"]["variance"]
+            == pv.evaluation.active_units(vae, train.x).variance["z"].tolist()
+        )
         gaps = found["gaps"]
         parts = [gaps[name]["mean"] for name in ("inference", "approximation", "amortisation")]
         assert parts[0] == pytest.approx(parts[1] + parts[2], abs=1e-9)
@@ -93,22 +99,20 @@ class TestNumbers:
         assert found["posterior"]["method"] == "grid"
 
     def test_above_three_dimensions_there_is_no_grid_and_nuts_draws_the_posterior(self, run):
-        look = look_at(run(latent_dim=4))
+        look = look_at(run(latent_dim=4), posterior_draws=20)
         assert [row["name"] for row in look.report["reference"]["rows"]] == ["ELBO", "IWAE", "AIS"]
         assert look.report["posterior"]["method"] == "NUTS"
         assert look.report["posterior"]["num_draws"] == 20
         assert look.report["posterior"]["datum"] == int(look.curve.khat.argsort(stable=True)[8])
 
     def test_what_is_switched_off_is_not_there(self, run):
-        found = look_at(run(latent_dim=4), annealed_data=0, posterior_draws=0).report
+        found = look_at(run(latent_dim=4), annealed_data=0).report
         assert not {"reference", "simulated", "posterior"} & set(found)
         assert set(found["gaps"]) == {"train_test"}
 
     def test_another_evaluation_seed_draws_anew(self, run):
         trained = run(latent_dim=4)
-        first, again, other = (
-            look_at(trained, annealed_data=0, posterior_draws=0, evaluation_seed=s).report["curve"] for s in (0, 0, 1)
-        )
+        first, again, other = (look_at(trained, annealed_data=0, evaluation_seed=s).report["curve"] for s in (0, 0, 1))
         assert first == again
         assert first[-1]["mean"] != other[-1]["mean"]
         error = max(first[-1]["monte_carlo_error"], other[-1]["monte_carlo_error"])
@@ -120,7 +124,7 @@ class TestNumbers:
         expected = pv.evaluation.iwae(trained.vae, test.x, 60, test.y, seed)
         assert found["test"]["log_likelihood"]["mean"] == pytest.approx(expected.mean, rel=1e-12)
         assert "classification" in found
-        assert {"reference", "simulated", "latent", "gaps", "posterior"} <= set(found)
+        assert {"reference", "simulated", "latent", "gaps", "posterior"} <= set(found)  # two dimensions: a grid
 
     def test_what_can_not_be_asked_is_left_out_with_its_reason(self, run):
         found = look_at(run(conditional=True, prior="conditional", posterior="full")).report
@@ -148,7 +152,7 @@ class TestNumbers:
 
     def test_a_weighted_run_is_measured_without_weights(self, run):
         trained = run(kl_weight=0.2, latent_dim=4)
-        found = look_at(trained, annealed_data=0, posterior_draws=0).report
+        found = look_at(trained, annealed_data=0).report
         expected = pv.evaluation.elbo(trained.vae, trained.test().x, 20, None, derive(0, "evaluation"))
         assert found["test"]["elbo"] == expected.to_dict()
         assert "loss" in found["objective"]
@@ -177,7 +181,8 @@ def test_evaluation_changes_nothing(run):
 
 class TestFiles:
     @pytest.fixture(scope="class")
-    def written(self, run, tmp_path_factory):
+    @staticmethod
+    def written(run, tmp_path_factory):
         look, folder = look_at(run(latent_dim=2)), tmp_path_factory.mktemp("report")
         text, names = publishing.write(look, folder)
         return look, folder, text, names
@@ -188,7 +193,11 @@ class TestFiles:
         assert (folder / "report.txt").read_text(encoding="utf-8") == text + "\n"
         report = json.loads((folder / "report.json").read_bytes())
         assert report["curve"] == look.report["curve"]
-        assert report["run"]["members"] == {"prior": "StandardNormal", "posterior": "DiagonalNormal", "likelihood": "Bernoulli"}
+        assert report["run"]["members"] == {
+            "prior": "StandardNormal",
+            "posterior": "DiagonalNormal",
+            "likelihood": "Bernoulli",
+        }
         assert report["protocol_card"]["test data"].startswith("16 of 16")
 
     def test_the_page_stands_alone(self, written):
@@ -196,7 +205,15 @@ class TestFiles:
         assert "<script" not in page
         assert "http://" not in page.replace("http://www.w3.org", "")
         assert "https://" not in page
-        for title in ("Reconstructions", "Samples", "Interpolation", "Latent cloud", "Traversal", "Training", "On a grid"):
+        for title in (
+            "Reconstructions",
+            "Samples",
+            "Interpolation",
+            "Latent cloud",
+            "Traversal",
+            "Training",
+            "On a grid",
+        ):
             assert title in page
 
     def test_the_draws_come_back_as_inference_data(self, written):
@@ -210,7 +227,7 @@ class TestFiles:
     def test_there_are_as_many_draws_as_numbers_may_be_saved(self, run, tmp_path):
         import arviz
 
-        look = look_at(run(latent_dim=2), saved_numbers=55 * 32, annealed_data=0, posterior_draws=0)
+        look = look_at(run(latent_dim=2), saved_numbers=55 * 32, annealed_data=0)
         publishing.write(look, tmp_path)
         assert arviz.from_netcdf(str(tmp_path / "log_likelihood.nc")).posterior.sizes["draw"] == 55
 
