@@ -7,7 +7,7 @@ prior that differs between labels, say, is left out, and `left_out` says why in 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
-from pyro_vae.evaluation import Estimate, GridEstimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
 from pyro_vae.experiment import reporting
 from pyro_vae.experiment.plan import Plan
 from pyro_vae.experiment.trained import Held, Trained
@@ -140,6 +140,7 @@ def _autoencoder(look: Look) -> None:
     with look.step("reconstruction", f"reconstructing {len(look.test.x)} test data"):
         estimates = numbers.measure(look.trained.vae, look.test.x, look.test.y, **draws, seed=look.seed)
         look.report |= reporting.describe(look.trained, estimates, None)
+        look.report["per_datum"] = _per_datum(look, estimates)
 
 
 def _headline(look: Look) -> None:
@@ -153,6 +154,7 @@ def _headline(look: Look) -> None:
     look.report |= reporting.describe(look.trained, estimates, found)
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
     look.report["jackknife"] = look.curve.jackknife.to_dict()
+    look.report["per_datum"] = _per_datum(look, estimates)
 
 
 def _trust(look: Look) -> None:
@@ -285,6 +287,12 @@ def _posterior(look: Look) -> None:
         return
     label = None if look.test.labels is None else int(look.test.labels[datum])
     look.report["posterior"] = {"datum": datum, "label": label, **found}
+
+
+def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
+    """Columns of numbers, one for each test datum."""
+    labels = {} if look.test.labels is None else {"label": look.test.labels.tolist()}
+    return {**labels, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
 
 
 def _typical(khat: Tensor) -> int:

@@ -270,9 +270,7 @@ def _numbers(mean: Any, standard_error: Any, num_data: int | None, unit: str) ->
 
 
 def per_datum(report: Report) -> dict[str, Sequence[Any]]:
-    """The columns of numbers that a report holds for every single test datum, k-hat and ess first."""
-    found = report.get("khat", {})
-    values = found.get("values", [])
-    lists = {name: v for name, v in found.items() if isinstance(v, list) and name not in ("values", "worst")}
-    columns = {"khat": values, **({"ess": lists["ess"]} if "ess" in lists else {}), **lists}
-    return {name: column for name, column in columns.items() if len(column) == len(values)} if values else {}
+    """The columns of numbers that a report holds for every single test datum: estimates, then k-hat and ess."""
+    khat = report.get("khat", {})
+    found = {name: khat[key] for name, key in (("khat", "values"), ("ess", "ess")) if key in khat}
+    return {**report.get("per_datum", {}), **found}

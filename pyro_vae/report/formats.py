@@ -75,7 +75,7 @@ def to_csv(report: Report) -> str:
 
 
 def to_data_csv(report: Report) -> str:
-    """One row for each test datum: its position, k-hat, effective sample size, and what else the report has of each.
+    """One row for each test datum: its position, its estimates, k-hat and effective sample size.
 
     A datum without a k-hat (weights that all agree, or fewer than 25 draws) has an empty cell.
 
@@ -85,8 +85,8 @@ def to_data_csv(report: Report) -> str:
         0,0.2,80.5
         1,,100.0
     """
-    columns = per_datum(report) or {"khat": [], "ess": []}
-    rows = zip(*columns.values(), strict=True)
+    columns = per_datum(report)
+    rows = zip(*columns.values(), strict=True) if columns else ()
     return _csv(("datum", *columns), ((i, *row) for i, row in enumerate(rows)))
 
 

@@ -99,13 +99,13 @@ def test_an_unknown_estimate_of_the_test_data_is_shown_under_its_own_name():
 
 def test_each_datum_has_a_row_with_all_that_is_known_of_it():
     found = full()
-    found["khat"]["log_likelihood"] = [-1.5, -2.5, None, -4.5, -5.5, -6.5]
-    found["khat"]["thrown"] = [1.0]  # of another length
+    found["per_datum"] = {"label": [3, 1, 4, 1, 5, 9], "log_likelihood": [-1.5, -2.5, None, -4.5, -5.5, -6.5]}
     rows = read_csv(formats.to_data_csv(found))
-    assert list(rows[0]) == ["datum", "khat", "ess", "log_likelihood"]
+    assert list(rows[0]) == ["datum", "label", "log_likelihood", "khat", "ess"]
     assert [int(row["datum"]) for row in rows] == list(range(6))
-    for name, column in (("khat", "values"), ("ess", "ess"), ("log_likelihood", "log_likelihood")):
-        assert [number(row[name]) for row in rows] == found["khat"][column]
+    expected = {**found["per_datum"], "khat": found["khat"]["values"], "ess": found["khat"]["ess"]}
+    for name, column in expected.items():
+        assert [number(row[name]) for row in rows] == column
 
 
 # The terminal
@@ -318,7 +318,7 @@ def test_a_plain_autoencoder_has_no_log_p():
         assert "0.152" in text
         assert "no ELBO and no log p(x)" in " ".join(text.split())
     assert [row["name"] for row in read_csv(formats.to_csv(autoencoder()))] == ["reconstruction", "rmse"]
-    assert formats.to_data_csv(autoencoder()) == "datum,khat,ess\n"
+    assert formats.to_data_csv(autoencoder()) == "datum\n"
     assert "RMSE 0.152" in formats.to_latex(autoencoder())
 
 
