@@ -2,7 +2,7 @@
 
 The first grid spans draws, and well beyond them; each next one is fitted to the density on the last. Where points are
 too few to resolve it, the fit is to a power of the density, which keeps every mode that the grid has seen. The search
-ends where two grids in succession, and every second point of the last, agree.
+ends where two grids in succession, and every second point of the last, agree; those who do not are marked.
 """
 
 import math
@@ -24,8 +24,7 @@ _LEAST = {1: 257, 2: 65, 3: 33}  # points along each axis of a last grid: fewer 
 _FIRST_REACH = 6.0
 _EDGE = 0.01  # what is beyond the outermost points of a polynomial tail is many times what is in them
 _TAIL, _COARSE_TAIL = 22.0, 15.0  # a grid ends this many nats below its highest point
-
-_ORDER = 3  # 2^2 - 1: by Richardson what an error that falls as 1/n^2 leaves of the difference to half the points
+_ORDER = 3  # 2^2 - 1, after Richardson: by how much an error that falls as 1/n^2 is less than its change on halving n
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]  # z (P, B, D), positions of the data (B,) -> (P, B)
 
