@@ -13,8 +13,17 @@ from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimat
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
-from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat, to_inference_data, worst_data
+from pyro_vae.evaluation.diagnostics import (
+    Mixing,
+    effective_sample_size,
+    mixing,
+    psis_khat,
+    to_inference_data,
+    worst_data,
+)
+from pyro_vae.evaluation.escalation import EscalatedDatum, Escalation, escalate
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
+from pyro_vae.evaluation.gaps import GapBudget, TrainTestGap, gap_budget, train_test_gap
 from pyro_vae.evaluation.grids import gauss_hermite, midpoint, trapezoid
 from pyro_vae.evaluation.identity import Identity, identity
 from pyro_vae.evaluation.latent import (
@@ -25,6 +34,7 @@ from pyro_vae.evaluation.latent import (
     kl_per_dimension,
     rate_distortion,
 )
+from pyro_vae.evaluation.mcmc import Comparison, PosteriorDraws, nuts
 from pyro_vae.evaluation.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
 from pyro_vae.evaluation.weights import log_weights
 
@@ -34,18 +44,25 @@ __all__ = [
     "AnnealedEstimate",
     "BidirectionalEstimate",
     "Classification",
+    "Comparison",
     "Difference",
     "ELBOTerms",
+    "EscalatedDatum",
+    "Escalation",
     "Estimate",
+    "GapBudget",
     "GridEstimate",
     "IWAECurve",
     "Identity",
     "KLPerDimension",
+    "Mixing",
     "MutualInformation",
+    "PosteriorDraws",
     "PosteriorGrid",
     "RateDistortion",
     "Refinement",
     "SeedDifference",
+    "TrainTestGap",
     "active_units",
     "aggregate_terms",
     "ais",
@@ -55,6 +72,8 @@ __all__ = [
     "effective_sample_size",
     "elbo",
     "elbo_terms",
+    "escalate",
+    "gap_budget",
     "gauss_hermite",
     "identity",
     "iwae",
@@ -63,7 +82,9 @@ __all__ = [
     "log_weights",
     "marginal_kl",
     "midpoint",
+    "mixing",
     "mutual_information",
+    "nuts",
     "paired",
     "pooled",
     "posterior_on_grid",
@@ -74,6 +95,7 @@ __all__ = [
     "subset",
     "to_inference_data",
     "total_correlation",
+    "train_test_gap",
     "trapezoid",
     "unpaired",
     "worst_data",

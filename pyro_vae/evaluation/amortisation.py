@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.weights import DATA_BLOCK, draw_columns, log_weights, read_log_weights
+from pyro_vae.evaluation.weights import DATA_BLOCK, draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
-from pyro_vae.randomness import stream
+from pyro_vae.randomness import preserved, stream
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,25 @@ def refine(
     return _refinement(torch.cat(before, 1), torch.cat(after, 1), normals)
 
 
+def refinable(vae: Any, x: Tensor, y: Tensor | None = None) -> bool:
+    """Whether `refine` applies: one latent site, and a guide that is normal with diagonal covariance.
+
+    Args:
+        vae, x, y: as for `refine`; one datum is looked at.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> encoder, decoder = pv.networks.MLP((4,), (5,)), pv.networks.MLP((2,), (4,))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.posteriors.FullNormal(encoder, 2),
+        ...              pv.likelihoods.Bernoulli(decoder))
+        >>> refinable(vae, torch.zeros(3, 4))
+        False
+    """
+    with preserved(x.device):
+        drawn = draw_blocks(vae, x[:1], 1, None if y is None else y[:1], None, _diagonal)
+        return all(found is not None for _, found in drawn)
+
+
 class _Normal(NamedTuple):
     """The guide's normals of one block of data: the site, loc and scale (b, D)."""
 
@@ -128,17 +147,24 @@ def _read(pair: traces.Traces) -> tuple[_Normal, Tensor]:
 
 
 def _normal(pair: traces.Traces) -> _Normal:
+    if (normal := _diagonal(pair)) is not None:
+        return normal
+    found = ", ".join(f"{name} ~ {type(site['fn']).__name__}" for name, site in traces.latent_sites(pair.guide).items())
+    raise ValueError(
+        "refine replaces a normal with diagonal covariance and one latent site, as posteriors.DiagonalNormal gives it, "
+        f"by one fitted to each datum; this guide has {found}"
+    )
+
+
+def _diagonal(pair: traces.Traces) -> _Normal | None:
+    """The guide's normals, if it has one latent site and that is a normal with diagonal covariance."""
     sites = traces.latent_sites(pair.guide)
     for name, site in sites.items():
         q: Any = site["fn"]
         normal = isinstance(q, Independent) and isinstance(q.base_dist, torch.distributions.Normal)
         if normal and q.event_dim == 1 and len(sites) == 1:
             return _Normal(name, q.base_dist.loc[0], q.base_dist.scale[0])
-    found = ", ".join(f"{name} ~ {type(site['fn']).__name__}" for name, site in sites.items())
-    raise ValueError(
-        "refine replaces a normal with diagonal covariance and one latent site, as posteriors.DiagonalNormal gives it, "
-        f"by one fitted to each datum; this guide has {found}"
-    )
+    return None
 
 
 @torch.enable_grad()

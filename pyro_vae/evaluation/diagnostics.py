@@ -1,7 +1,8 @@
-"""How far importance weights can be trusted, per datum. ArviZ is used here and nowhere else."""
+"""How far importance weights and chains can be trusted. ArviZ is used here and nowhere else."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -38,11 +39,8 @@ def psis_khat(log_weights: Tensor) -> Tensor:
     """
     if len(log_weights) < 25:
         return torch.full(log_weights.shape[1:], torch.nan, dtype=torch.float64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ArviZ announces its next major version, and logs what k-hat says anyway
-        from arviz import psislw
-
-        _, khat = psislw(log_weights.T.double().cpu().numpy())
+    with _arviz() as arviz:
+        _, khat = arviz.psislw(log_weights.T.double().cpu().numpy())
     equal = (log_weights.amax(0) - log_weights.amin(0) < 1e-3).cpu()
     return torch.as_tensor(khat).masked_fill(equal, -torch.inf)
 
@@ -62,6 +60,48 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     """
     w = log_weights.double()
     return (2 * torch.logsumexp(w, 0) - torch.logsumexp(2 * w, 0)).exp()
+
+
+class Mixing(NamedTuple):
+    """How well chains mixed, for each number that they draw: shape (*event), float64.
+
+    Attributes:
+        rhat: R-hat; below 1.01 the chains agree.
+        ess_bulk: how many independent draws they are worth, for the centre.
+        ess_tail: the same for the quantiles 5 % and 95 %, the smaller.
+        error: Monte Carlo standard error of the mean over all draws.
+    """
+
+    rhat: Tensor
+    ess_bulk: Tensor
+    ess_tail: Tensor
+    error: Tensor
+
+
+def mixing(draws: Tensor) -> Mixing:
+    """R-hat, effective sample sizes and the error of the mean of Markov chains: (chains, draws, *event) -> (*event).
+
+    R-hat is the rank-normalised split R-hat of Vehtari et al., "Rank-Normalization, Folding, and Localization: An
+    Improved R-hat for Assessing Convergence of MCMC", Bayesian Analysis 2021, as are the sizes. It is NaN for one
+    chain, for fewer than 4 draws, and for a number that never changes.
+
+    Args:
+        draws: (chains, draws, *event).
+
+    Example:
+        >>> draws = torch.randn(4, 500, 2, generator=torch.Generator().manual_seed(0))
+        >>> mixing(draws).rhat < 1.01
+        tensor([True, True])
+    """
+    with _arviz() as arviz:
+        chains = arviz.convert_to_dataset({"draws": draws.double().cpu().numpy()})
+        found = (
+            arviz.rhat(chains),
+            arviz.ess(chains, method="bulk"),
+            arviz.ess(chains, method="tail"),
+            arviz.mcse(chains, method="mean"),
+        )
+    return Mixing(*(torch.as_tensor(each["draws"].values) for each in found))
 
 
 class Datum(NamedTuple):
@@ -131,22 +171,62 @@ def to_inference_data(
     found = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws))
     weights = found["sample_stats"]["log_weight"]
     stats = {"khat": psis_khat(weights), "ess": effective_sample_size(weights)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in psis_khat
-        from arviz import InferenceData
+    groups = {name: _dataset(_one_chain(sites), ("chain", "draw", "data")) for name, sites in found.items()}
+    groups["sample_stats"].update(_dataset(stats, ("data",)))
+    groups["observed_data"] = _dataset(_observed(vae, x, y), ("data",))
+    about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": num_samples}
+    return _inference_data(groups, about)
 
-        groups = {name: _dataset(sites, ("chain", "draw", "data")) for name, sites in found.items()}
-        groups["sample_stats"].update(_dataset(stats, ("data",)))
-        groups["observed_data"] = _dataset(_observed(vae, x, y), ("data",))
-        about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": num_samples}
-        labelled: dict[str, Any] = {name: group.assign_attrs(about) for name, group in groups.items()}
-        return InferenceData(attrs=about, **labelled)
+
+def chains_to_inference_data(
+    draws: dict[str, Tensor], diverging: Tensor, observed: dict[str, Tensor], about: dict[str, Any]
+) -> "InferenceData":
+    """Markov chains about one datum in the containers of ArviZ, whose tables and pictures apply to them.
+
+    Args:
+        draws: site -> (chains, draws, *event), the group `posterior`.
+        diverging: (chains, draws), which transitions diverged, in the group `sample_stats`.
+        observed: site -> (*event), the group `observed_data`.
+        about: attributes of all groups.
+
+    Example:
+        >>> z, still = torch.zeros(4, 100, 2), torch.zeros(4, 100, dtype=torch.bool)
+        >>> chains_to_inference_data({"z": z}, still, {}, {"sampling": "NUTS"}).posterior["z"].dims
+        ('chain', 'draw', 'z_dim_0')
+    """
+    groups = {
+        "posterior": _dataset(draws, ("chain", "draw")),
+        "sample_stats": _dataset({"diverging": diverging}, ("chain", "draw")),
+        "observed_data": _dataset(observed, ()),
+    }
+    return _inference_data(groups, about)
+
+
+@contextmanager
+def _arviz() -> Iterator[Any]:
+    """ArviZ, which announces its next major version, and logs what k-hat says anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz
+
+        yield arviz
+
+
+def _inference_data(groups: dict[str, "Dataset"], about: dict[str, Any]) -> "InferenceData":
+    with _arviz() as arviz:
+        labelled = {name: group.assign_attrs(about) for name, group in groups.items()}
+        return arviz.InferenceData(attrs=about, **labelled)
+
+
+def _one_chain(sites: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[None] for name, tensor in sites.items()}
 
 
 def _read_draws(pair: traces.Traces) -> dict[str, dict[str, Tensor]]:
     """Group -> name -> (k, b, *event)."""
     weights = read_log_weights(pair)
-    likelihood = {name: site["log_prob"].double().expand(weights.shape) for name, site in _observed_sites(pair).items()}
+    observed = traces.observed_sites(pair.model).items()
+    likelihood = {name: site["log_prob"].double().expand(weights.shape) for name, site in observed}
     latent = {name: _values(site, weights.shape) for name, site in traces.latent_sites(pair.guide).items()}
     return {"posterior": latent, "sample_stats": {"log_weight": weights}, "log_likelihood": likelihood}
 
@@ -155,17 +235,12 @@ def _observed(vae: Any, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
     """Site -> (N, *event)."""
 
     def read(pair: traces.Traces) -> dict[str, dict[str, Tensor]]:
-        found = {name: _values(site, site["log_prob"].shape) for name, site in _observed_sites(pair).items()}
-        return {"observed": found}
+        observed = traces.observed_sites(pair.model).items()
+        return {"observed": {name: _values(site, site["log_prob"].shape) for name, site in observed}}
 
     with preserved(x.device):
         found = _gathered(draw_columns(vae, x, 1, y, None, read))
     return {name: value[0] for name, value in found["observed"].items()}
-
-
-def _observed_sites(pair: traces.Traces) -> dict[str, traces.Site]:
-    sites: list[traces.Site] = list(pair.model.nodes.values())
-    return {site["name"]: site for site in sites if site["type"] == "sample" and site["is_observed"]}
 
 
 def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
@@ -183,12 +258,12 @@ def _gathered(drawn: Iterable[tuple[slice, list[dict[str, dict[str, Tensor]]]]])
 
 
 def _dataset(sites: dict[str, Tensor], dims: tuple[str, ...]) -> "Dataset":
-    """Named numbers with their dimensions; a leading dimension `chain` of length 1 is added where it is asked for."""
+    """Named numbers with their dimensions: `dims`, then those of each site."""
     from xarray import Dataset
 
     variables, coordinates = {}, {}
     for name, tensor in sites.items():
-        values = (tensor[None] if dims[0] == "chain" else tensor).detach().cpu().numpy()
+        values = tensor.detach().cpu().numpy()
         inner = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(dims)))
         variables[name] = (*dims, *inner), values
         coordinates.update({dim: range(size) for dim, size in zip((*dims, *inner), values.shape, strict=True)})

@@ -65,9 +65,9 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """For a report: numbers alone, with None where one is unknown or infinite."""
         numbers: dict[str, Any] = {
-            "mean": _known(self.mean),
-            "standard_error": _known(self.standard_error),
-            "monte_carlo_error": _known(self.monte_carlo_error),
+            "mean": known(self.mean),
+            "standard_error": known(self.standard_error),
+            "monte_carlo_error": known(self.monte_carlo_error),
             "num_samples": self.num_samples,
             "num_data": self.num_data,
             "unit": self.unit,
@@ -263,5 +263,6 @@ class _Moments:
         return Estimate(name, self.mean, (variance / self.count).sqrt(), int(self.count[0]), kind=kind)
 
 
-def _known(number: float) -> float | None:
+def known(number: float) -> float | None:
+    """The number for a report, None where it is none or infinite."""
     return number if math.isfinite(number) else None

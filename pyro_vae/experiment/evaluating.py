@@ -180,15 +180,10 @@ def _trust(look: Look) -> None:
     }
     if look.plan.escalated_draws and (khat > 0.7).any():
         with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
-            look.report["escalation"] = evaluation.escalate(
-                look.trained.vae,
-                look.test.x,
-                look.test.y,
-                fixed=look.log_likelihood,
-                khat=khat,
-                budget=look.plan.escalated_draws,
-                seed=look.seed,
-            ).to_dict()
+            vae, (x, y, _), plan = look.trained.vae, look.test, look.plan
+            weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
+            found = evaluation.escalate(vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed)
+            look.report["escalation"] = found.to_dict()
 
 
 def _latent(look: Look) -> None:

@@ -57,6 +57,11 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
     return {site["name"]: site for site in _samples(trace) if not site["is_observed"]}
 
 
+def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites that are observed, by name."""
+    return {site["name"]: site for site in _samples(trace) if site["is_observed"]}
+
+
 def log_weights(traces: Traces) -> Tensor:
     """log p(x, z) - log q(z|x), (K, B).
 
@@ -68,7 +73,7 @@ def log_weights(traces: Traces) -> Tensor:
 
 def reconstruction(traces: Traces) -> Tensor:
     """log p(x|z): the sum over observed sites, (K, B)."""
-    return _total([site for site in _samples(traces.model) if site["is_observed"]])
+    return _total(observed_sites(traces.model).values())
 
 
 def log_prior(traces: Traces) -> Tensor:

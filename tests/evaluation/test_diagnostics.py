@@ -14,7 +14,7 @@ from exact import LinearGaussian, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
-from pyro_vae.evaluation.diagnostics import effective_sample_size, to_inference_data, worst_data
+from pyro_vae.evaluation.diagnostics import effective_sample_size, mixing, to_inference_data, worst_data
 
 
 def pareto(k, draws, columns, seed=0):
@@ -150,6 +150,55 @@ class TestEffectiveSampleSize:
         z = r * torch.randn(4000, 200, generator=noise, dtype=torch.float64)
         share = effective_sample_size(-0.5 * z**2 + 0.5 * (z / r) ** 2) / 4000
         assert abs(share.mean() - (2 * r**2 - 1) ** 0.5 / r**2) < 4 * share.std() / 200**0.5 + 0.01 * share.mean()
+
+
+class TestMixing:
+    def test_independent_draws_are_worth_their_number(self):
+        found = mixing(chains(0.0, 200))
+        assert (found.rhat - 1).abs().max() < 0.02
+        assert found.ess_bulk.mean() == pytest.approx(2000, rel=0.05)
+        assert found.error.mean() == pytest.approx(2000**-0.5, rel=0.05)
+
+    @pytest.mark.parametrize("rho", [0.5, -0.4])
+    def test_draws_that_depend_on_the_last_are_worth_what_theory_says(self, rho):
+        """(1 - rho) / (1 + rho) of their number, for x' = rho x + sqrt(1 - rho^2) noise; the mean of 100 chains."""
+        found = mixing(chains(rho, 100))
+        size = 2000 * (1 - rho) / (1 + rho)
+        assert found.ess_bulk.mean() == pytest.approx(size, rel=0.1)
+        assert found.error.mean() == pytest.approx(size**-0.5, rel=0.1)
+
+    def test_chains_apart_do_not_agree(self):
+        """Two means 2 apart: the variance of all draws is 2 and within chains 1; rank-normalising changes little."""
+        draws = chains(0.0, 3)
+        draws[:2, :, 1] += 2.0
+        rhat = mixing(draws).rhat
+        assert rhat[1] == pytest.approx(2**0.5, rel=0.1)
+        assert (rhat[[0, 2]] < 1.01).all()
+
+    def test_any_event_shape_and_precision(self):
+        draws = chains(0.3, 6).reshape(4, 500, 2, 3)
+        whole, single, number = mixing(draws), mixing(draws.float()), mixing(draws[..., 1, 2])
+        assert whole.rhat.shape == (2, 3)
+        assert whole.rhat.dtype == single.rhat.dtype == torch.float64
+        for field in whole._fields:
+            assert getattr(number, field) == getattr(whole, field)[1, 2]
+            assert torch.allclose(getattr(single, field), getattr(whole, field), rtol=1e-3)
+
+    def test_what_can_not_be_told_is_no_number(self):
+        still = chains(0.0, 2)
+        still[..., 1] = 3.0
+        assert mixing(still).rhat.isnan().tolist() == [False, True]
+        assert mixing(still[:1]).rhat.isnan().all()
+        assert mixing(still[:, :3]).rhat.isnan().all()
+
+
+def chains(rho, columns):
+    """Four stationary autoregressive chains of 500 draws."""
+    noise = torch.randn(4, 500, columns, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    draws = noise.clone()
+    for i in range(1, 500):
+        draws[:, i] = rho * draws[:, i - 1] + (1 - rho**2) ** 0.5 * noise[:, i]
+    return draws
 
 
 class TestWorstData:

@@ -1,0 +1,268 @@
+"""Escalation against closed forms: it finds what the fixed K misses, keeps its budget, and leaves good data alone.
+
+The guide of a linear-Gaussian program is exact for data of one sign and far too narrow for the others. Seeds are fixed;
+bounds are 4 errors, and 0.1 nat for the bias that the text of each test states.
+"""
+
+import copy
+import json
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian, binary_data, small_vae
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.evaluation import annealing, escalate, iwae, log_weights, psis_khat
+from pyro_vae.evaluation.escalation import annealing_cost
+
+SHORT = {"num_temperatures": 60, "num_chains": 16}
+
+
+def hasten(patch):
+    patch.setattr(annealing, "PILOT_TRANSITIONS", 20)
+    patch.setattr(annealing, "FIRST_TRANSITIONS", 20)
+
+
+@pytest.fixture(autouse=True)
+def few_pilots(monkeypatch):
+    hasten(monkeypatch)
+
+
+def counted(vae):
+    """Filled with the number of z's of each call of the decoder."""
+    rows = []
+    vae.likelihood.decoder.register_forward_hook(lambda module, z, output: rows.append(z[0][..., 0].numel()))
+    return rows
+
+
+class Uneven(pv.posteriors.Posterior):
+    """The exact posterior; where the first number of x is positive, narrowed to 0.45 or 0.2 of its width."""
+
+    def __init__(self, truth):
+        super().__init__(nn.Identity(), truth.latent_dim)
+        self.truth = truth
+
+    def forward(self, x, y=None):
+        exact = self.truth.posterior(x)
+        ratio = torch.where(x[..., 0] > 0, torch.where(x[..., 1] > 0, 0.45, 0.2), 1.0)[..., None, None]
+        return dist.MultivariateNormal(exact.mean, exact.covariance_matrix * ratio**2)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return LinearGaussian()
+
+
+@pytest.fixture(scope="module")
+def case(truth):
+    """The program, 60 data and the weights of the headline."""
+    vae = pv.VAE(pv.priors.StandardNormal(2), Uneven(truth), truth.vae().likelihood).double()
+    x = truth.data(60)
+    return vae, x, log_weights(vae, x, 200, seed=0)
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    vae, x, weights = case
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        return escalate(vae, x, weights=weights, **SHORT, seed=0)
+
+
+def heavy(K, N):
+    """Logarithms of weights whose tails are too heavy, k = 3."""
+    noise = torch.Generator().manual_seed(7)
+    return -3 * torch.rand(K, N, generator=noise, dtype=torch.float64).log()
+
+
+def in_full():
+    """What both stages of a datum cost."""
+    return 9 * 200 + annealing_cost(60, 16)
+
+
+class TestTruth:
+    def test_it_ends_at_the_exact_value_and_leaves_good_data_alone(self, truth, case, found):
+        """Within 4 errors and 0.25 nat: the bias of 60 temperatures that begin at a fifth of the posterior's width."""
+        _, x, weights = case
+        khat, fixed = psis_khat(weights), weights.logsumexp(0) - math.log(200)
+        taken = [row.datum for row in found.rows]
+        assert [row.fixed.khat for row in found.rows] == sorted(khat[khat > 0.7].tolist(), reverse=True)
+        assert (x[taken, 0] > 0).all()
+        assert 0 < sum(row.annealed is not None for row in found.rows) < len(taken)
+        exact = truth.evidence().log_prob(x)
+        off = torch.tensor([row.answer.value for row in found.rows]) - exact[taken]
+        error = torch.tensor([row.answer.error for row in found.rows])
+        assert (off.abs() < 4 * error + 0.25).all()
+        assert abs(off.mean()) < 4 * error.square().sum().sqrt() / len(off) + 0.1
+        assert off.abs().mean() < (fixed - exact)[taken].abs().mean() / 2
+
+    def test_where_annealing_has_the_last_word_it_is_within_its_error(self, truth, case):
+        """Two blocks of data, with a threshold that no k-hat meets. A logarithm lies low by half its squared error."""
+        vae, x = case[0], truth.data(140)
+        x[:, 0], x[:, 1] = x[:, 0].abs(), x[:, 1].abs()
+        rows = escalate(vae, x, threshold=-5.0, more=2, **SHORT, seed=1).rows
+        off = torch.tensor([row.answer.value for row in rows]) - truth.evidence().log_prob(x[[r.datum for r in rows]])
+        bias = -torch.tensor([row.answer.error for row in rows]).square() / 2
+        assert len(rows) == 140
+        assert all(row.answer is row.annealed for row in rows)
+        assert off.std() < 0.2
+        assert abs((off - bias).mean()) < 4 * off.std() / 140**0.5
+
+    def test_the_change_of_the_mean(self, case, found):
+        weights = case[2]
+        fixed = weights.logsumexp(0) - math.log(200)
+        replaced, errors = fixed.clone(), torch.zeros(60)
+        for row in found.rows:
+            replaced[row.datum] = row.answer.value
+            errors[row.datum] = row.answer.error**2 + row.fixed.error**2
+        assert found.mean_change == pytest.approx((replaced - fixed).mean().item(), abs=1e-12)
+        assert found.mean_change_error == pytest.approx(errors.sum().sqrt().item() / 60, rel=1e-6)
+
+    def test_each_stage_is_its_estimate(self, case, found):
+        vae, x, weights = case
+        headline, khat = iwae(vae, x, 200, seed=0), psis_khat(weights)
+        for row in found.rows:
+            assert row.fixed.value == pytest.approx(headline.value[row.datum].item(), abs=1e-12)
+            assert row.fixed.error == pytest.approx(headline.value_error[row.datum].item(), rel=1e-9)
+            assert row.fixed.khat == khat[row.datum]
+            assert (row.annealed is None) == (row.more.khat <= 0.7)
+            assert row.answer is (row.annealed or row.more)
+
+    def test_more_samples_are_the_old_ones_and_new_ones(self, case):
+        """What the old weights hold can be told from the value: log of (old sum + new sum) / 2,000."""
+        vae, x, weights = case
+        raised = weights + 5.0
+        before = escalate(vae, x, weights=weights, **SHORT, budget=20 * in_full(), seed=0).rows[0]
+        after = escalate(vae, x, weights=raised, **SHORT, budget=20 * in_full(), seed=0).rows[0]
+        assert before.datum == after.datum
+        old = weights[:, before.datum].exp().sum()
+        new = 2000 * math.exp(before.more.value) - old
+        assert new > 0
+        assert after.more.value == pytest.approx(math.log((old * math.exp(5) + new) / 2000), abs=1e-9)
+        assert before.more.cost == 9 * 200
+
+    def test_without_weights_it_draws_those_of_the_headline(self, case, found):
+        vae, x, _ = case
+        assert escalate(vae, x, num_samples=200, **SHORT, seed=0).to_dict() == found.to_dict()
+
+
+class TestBudget:
+    def test_what_annealing_costs_is_what_it_runs(self, monkeypatch):
+        """Every decoder call of `ais` on 5 data is counted."""
+        vae, x = small_vae(), binary_data(5)
+        rows = counted(vae)
+        for T, K, pilots in ((0, 3, 20), (7, 40, 20), (30, 2, 100)):
+            monkeypatch.setattr(annealing, "PILOT_TRANSITIONS", pilots)
+            rows.clear()
+            annealing.ais(vae, x, T, K, seed=0)
+            assert sum(rows) == 5 * annealing_cost(T, K)
+
+    def test_what_is_spent_is_what_is_run(self, case, found):
+        vae, x, weights = case
+        vae = copy.deepcopy(vae)
+        rows = counted(vae)
+        escalate(vae, x, weights=weights, **SHORT, seed=0)
+        assert sum(rows) == found.spent > 0
+        assert f"{found.spent:,} of at most 5,000,000 evaluations of the decoder" in str(found)
+
+    @pytest.mark.parametrize("data", [0, 1, 3])
+    def test_it_is_kept_and_the_worst_come_first(self, case, data):
+        vae, x, weights = case
+        found = escalate(vae, x, weights=weights, **SHORT, budget=(data + 1) * in_full() - 1, seed=0)
+        order = psis_khat(weights).argsort(descending=True).tolist()
+        assert [row.datum for row in found.rows] == order[: len(found.rows)]
+        assert found.left_out == order[len(found.rows) : found.above]
+        assert len(found.left_out) > 0
+        assert found.spent <= found.budget
+        assert len(found.rows) >= data
+        assert found.above == (psis_khat(weights) > 0.7).sum()
+
+    def test_what_easy_data_save_goes_to_the_next_with_noise_of_their_own(self, truth):
+        """Eight times one datum: old weights have heavy tails, but are lost among new ones. 3 rounds."""
+        vae, x = truth.vae(widen=1.2), truth.data(1).expand(8, -1)
+        weights = heavy(200, 8) - 100
+        found = escalate(vae, x, weights=weights, **SHORT, budget=in_full() + 2 * 1800, seed=0)
+        assert all(row.annealed is None for row in found.rows)
+        assert len(found.rows) == 3
+        assert found.spent == 3 * 1800
+        assert len({row.more.value for row in found.rows}) == 3
+
+
+def test_nothing_above_the_threshold(truth):
+    found = escalate(truth.vae(), truth.data(5), num_samples=100, **SHORT, seed=0)
+    assert (found.rows, found.left_out, found.spent, found.mean_change) == ([], [], 0, 0.0)
+    assert str(found).count("\n") == 0
+    assert found.to_dict()["num_data"] == found.to_dict()["of"] == 0
+
+
+def test_report(case):
+    vae, x, weights = case
+    found = escalate(vae, x, weights=weights, **SHORT, budget=4 * in_full(), seed=0)
+    numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (numbers["num_data"], numbers["of"]) == (len(found.rows), found.above)
+    assert numbers["left_out"] == found.left_out
+    assert numbers["budget"] == f"{found.spent:,} of at most {4 * in_full():,} evaluations of the decoder"
+    assert numbers["mean_change"] == found.mean_change
+    for row, wanted in zip(numbers["rows"], found.rows, strict=True):
+        assert row["datum"] == wanted.datum
+        assert [row[name] for name in ("iwae", "iwae_error", "khat")] == list(wanted.fixed[:3])
+        assert [row[name] for name in ("iwae_more", "iwae_more_error", "khat_more")] == list(wanted.more[:3])
+        assert [row[name] for name in ("ais", "ais_error")] == list((wanted.annealed or (None, None))[:2])
+        assert row["more_samples"] == 2000
+        assert row["answer"] == ("AIS" if wanted.annealed else "more samples")
+    lines = str(found).splitlines()
+    assert [int(line.split()[0]) for line in lines[2:-1]] == [row.datum for row in found.rows]
+    assert f"over 60 data by {found.mean_change:+.4f} nats" in lines[-1]
+
+
+def test_labels_go_with_their_data():
+    """x = 10 y + noise, whatever z: a wrong label is off by far."""
+
+    class Labelled(nn.Module):
+        def forward(self, z, y=None):
+            return (10 * y).expand(*z.shape[:-1], 2)
+
+    noise = torch.Generator().manual_seed(0)
+    y = torch.eye(2, dtype=torch.float64)[torch.arange(6) % 2]
+    x = 10 * y + 0.1 * torch.randn(6, 2, generator=noise, dtype=torch.float64)
+    posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((2,), (2,), (3,), y_dim=2), 1)
+    vae = pv.VAE(pv.priors.StandardNormal(1), posterior, pv.likelihoods.Normal(Labelled(), scale=0.1)).double()
+    found = escalate(vae, x, y, weights=heavy(50, 6), threshold=-9.0, **SHORT, seed=0)
+    exact = vae.likelihood(torch.zeros(6, 1), y).log_prob(x)
+    assert len(found.rows) == 6
+    assert all(row.annealed is not None for row in found.rows)
+    assert all(abs(row.answer.value - exact[row.datum]) < 0.5 for row in found.rows)
+
+
+def test_it_is_reproducible_and_changes_nothing(case, found):
+    vae, x, weights = case
+    before = weights.clone()
+    vae.train()
+    state = torch.get_rng_state()
+    assert escalate(vae, x, weights=weights, **SHORT, seed=0).to_dict() == found.to_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weights, before)
+    assert vae.training
+    assert not list(pyro.get_param_store())
+    one = {"weights": weights, "budget": in_full(), **SHORT}
+    assert escalate(vae, x, **one, seed=2).rows[0].more != found.rows[0].more
+    assert escalate(vae, x, **one).rows[0].more != escalate(vae, x, **one).rows[0].more
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"more": 1}, "more must be at least 2 and budget at least 0; got 1 and 5000000"),
+        ({"budget": -1}, "got 10 and -1"),
+        ({"num_samples": 24}, "a k-hat needs 25 samples or more; got 24"),
+        ({"weights": torch.zeros(30, 2)}, r"\(K, N\) of the same data: \(30, 2\), and N = 3"),
+        ({"weights": torch.zeros(3)}, r"\(K, N\) of the same data: \(3,\), and N = 3"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(ValueError, match=message):
+        escalate(small_vae(), binary_data(3), **options)
