@@ -16,15 +16,15 @@ from exact import LinearGaussian, binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation import annealing, escalate, iwae, log_weights, psis_khat
+from pyro_vae.evaluation import annealing, escalate, hamiltonian, iwae, log_weights, psis_khat
 from pyro_vae.evaluation.escalation import annealing_cost
 
 SHORT = {"num_temperatures": 60, "num_chains": 16}
 
 
 def hasten(patch):
-    patch.setattr(annealing, "PILOT_TRANSITIONS", 20)
-    patch.setattr(annealing, "FIRST_TRANSITIONS", 20)
+    patch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
+    patch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ class TestBudget:
         vae, x = small_vae(), binary_data(5)
         rows = counted(vae)
         for T, K, pilots in ((0, 3, 20), (7, 40, 20), (30, 2, 100)):
-            monkeypatch.setattr(annealing, "PILOT_TRANSITIONS", pilots)
+            monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", pilots)
             rows.clear()
             annealing.ais(vae, x, T, K, seed=0)
             assert sum(rows) == 5 * annealing_cost(T, K)

@@ -329,7 +329,7 @@ class TestRefusals:
                 return dist.LogNormal(self.loc, self.scale).to_event(1)
 
         assert Positive(3)().support is not constraints.real_vector
-        with pytest.raises(ValueError, match="site z is a .* over .*: NUTS needs latents over all real numbers"):
+        with pytest.raises(ValueError, match=r"site z is a .* over .*: NUTS needs latents over all real numbers"):
             nuts(small_vae(prior=Positive(3)), binary_data(1))
 
     def test_a_start_where_the_density_is_zero(self):
