@@ -35,7 +35,7 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
     data = np.array([error(found["standard_error"]) for found in curve])
     with figure(3.2) as (drawn, svg):
         axes, apart = drawn.subplots(1, 2, sharey=True, width_ratios=[6, 1])
-        label = f"± over {curve[-1]['num_data']} data, {data[-1]:.2g}: moves all points together"
+        label = f"± over {curve[-1]['num_data']} data, {data[-1]:.3g}: moves all points together"
         axes.fill_between(k, mean - data, mean + data, color=PALE, lw=0, label=label)
         axes.errorbar(k, mean, noise, fmt="o-", color=BLUE, ms=4, lw=1.2, label="lower bound, ± Monte Carlo")
         axes.set(
@@ -246,7 +246,7 @@ def escalation(found: Numbers) -> bytes:
         found: "escalation" of a report.
     """
     rows = found["rows"]
-    with figure(1.3 + 0.42 * len(rows)) as (drawn, svg):
+    with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
         axes = drawn.subplots()
         axes.axvline(0, color=INK, lw=0.8)
         for i, row in enumerate(rows):

@@ -24,7 +24,8 @@ from pyro_vae.report.entries import (
     per_datum,
     sections,
 )
-from pyro_vae.report.tables import Table, clean, notes, number, share, tables
+from pyro_vae.report.notes import notes
+from pyro_vae.report.tables import Table, clean, number, share, tables
 
 WIDTH = 100  # columns of a terminal
 _LABEL = 34

@@ -1,5 +1,6 @@
 """Figures of the latent space: which dimensions are used, and the guide beside the true posterior of one datum."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def _spectrum(
         else:
             axes.bar(at[chosen], height[order][chosen], 0.75, color=face, edgecolor=BLUE, lw=0.8, label=label)
     axes.errorbar(at, height[order], bars[order], fmt="none", ecolor=INK, lw=1)
-    step = max(1, round(len(at) / 30))
+    step = math.ceil(len(at) / 24)
     axes.set_xticks(at[::step], [str(j) for j in order[::step]])
     axes.set(xlabel=f"dimension j of {site}, in order of size", xlim=(-0.8, max(len(at), 10) - 0.2))
     axes.legend(loc="upper right")
@@ -151,7 +152,7 @@ def _extent(places: Array, relative: Array) -> tuple[float, float]:
     return seen[0] - room, seen[-1] + room
 
 
-_FILLS = ("#dbe7f1", "#9fc3de", "#4a90c2")
+_FILLS = ("#e3edf5", "#c0d8ea", "#8fbbdb")  # light, so that lines on them are seen in grey as well
 
 
 def posterior_draws(posterior: ArrayLike, guide: ArrayLike) -> bytes:
@@ -183,7 +184,7 @@ def _intervals(axes: Any, p: Array, q: Array) -> None:
     axes.errorbar(
         at + 0.15, q.mean(0), q.std(0), fmt="s", color=RED, mfc="white", ms=4, lw=1.2, label="q(z|x), the guide"
     )
-    axes.set_xticks(at[:: max(1, round(len(at) / 30))])
+    axes.set_xticks(at[:: math.ceil(len(at) / 24)])
     axes.set(xlabel="dimension j of z", ylabel="z[j], mean ± sd", xlim=(-0.8, max(len(at), 10) - 0.2))
     plain(axes, "y")
 

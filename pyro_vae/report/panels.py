@@ -86,6 +86,6 @@ def _posterior(report: Report) -> Iterator[Panel]:
     if found := report.get("gaps"):
         caption = (
             "What the ELBO loses against the reference, and which part of it a better encoder (amortisation) or a "
-            "richer posterior (approximation) could win back. The reference is a lower bound itself."
+            "richer posterior (approximation) could win back. As far as the reference is a lower bound, more is lost."
         )
         yield Panel("Where the ELBO loses", caption, figures.gaps(found), "posterior")

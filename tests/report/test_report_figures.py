@@ -178,7 +178,10 @@ def test_every_khat_is_a_mark_of_its_zone():
     assert [len(places) for places in marks.values()] == [2, 1, 2]
     places = np.concatenate(list(marks.values()))
     assert residual([0.12, 0.31, 0.58, 0.74, 0.82], places[:, 1])[0] < 0.01
-    assert residual([1, 2, 3, 4, 5], places[:, 0])[0] < 0.01  # sorted, after the one without a k-hat
+    off, step = residual([1, 2, 3, 4, 5], places[:, 0])
+    assert off < 0.01
+    (unknown,) = bars(tree, style.PALE)  # as wide as one datum, and left of all marks
+    assert unknown == pytest.approx((places[0, 0] - 1.5 * step, places[0, 0] - 0.5 * step), abs=0.01)
     text = words(tree)
     assert "above 0.7: not reliable (2 of 6 data)" in text
     assert "none (1)" in text

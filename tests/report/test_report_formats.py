@@ -9,7 +9,8 @@ from evaluated import EVALUATED, as_read, autoencoder, base, estimate, estimates
 from markdown_it import MarkdownIt
 
 from pyro_vae.report import formats, numbers
-from pyro_vae.report.tables import ESTIMATE_HEADER, notes, tables
+from pyro_vae.report.notes import notes
+from pyro_vae.report.tables import ESTIMATE_HEADER, tables
 
 HOSTILE = 'a|b & 50% of $x_1$ #1 {y}~^\\ `c` <b>"d"</b>\n\x1b[31m\u202e*e*'
 FORMATS = [formats.to_table, formats.to_markdown, formats.to_csv, formats.to_data_csv, formats.to_latex]
@@ -194,6 +195,7 @@ def test_markdown_tables_hold_the_cells(report):
     for (head, *rows), table in zip(found, expected, strict=True):
         assert head == list(table.header if any(table.header) else ("item", "value"))
         assert rows == [list(row) for row in table.rows]
+    assert "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |" in formats.to_markdown(report)
     assert list(ESTIMATE_HEADER[2:5]) == ["mean", "± over data", "± Monte Carlo"]
 
 
@@ -207,6 +209,8 @@ def test_hostile_strings_are_text_in_markdown():
     assert sum(clean in row for table in cells for row in table) == 2
     assert kinds <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
     assert fences == ["python scripts/train_svi.py --prior vamp\n", "run ``` rm ```` x\n"]
+    found["run"]["command"] = "````"
+    assert read_markdown(formats.to_markdown(found))[-1][1] == "````\n"
 
 
 # LaTeX
@@ -218,7 +222,8 @@ SIGNS = {
 
 
 def typeset(text):
-    """What LaTeX would print: \\& and the like, and the commands above, each with empty braces."""
+    """What LaTeX would print: the escaped signs and the commands above; no other sign is active."""
+    assert not set('&%$#_{}~^\\<>|"') & set(re.sub(r"\\[&%$#_{}]|\\\w+\{\}", "", text))
     return re.sub(r"\\(?:([&%$#_{}])|(\w+)\{\})", lambda found: found[1] or SIGNS[found[2]], text)
 
 
@@ -325,6 +330,9 @@ def test_a_plain_autoencoder_has_no_log_p():
 def test_notes_speak_only_of_what_the_report_holds():
     assert {term for term, _ in notes(base())} == {"± over data", "± Monte Carlo", "draws", "ELBO", "log p(x)", "data"}
     assert {"AIS", "gap", "k-hat", "gaps", "jackknife", "more work", "true posterior"} <= {t for t, _ in notes(full())}
+    without = full()
+    del without["reference"]["rows"][1]
+    assert "AIS" not in {term for term, _ in notes(without)}
     assert "log p(x|y)" in {term for term, _ in notes(full() | {"config": {"conditional": True}})}
 
 

@@ -1,0 +1,150 @@
+"""What each number of a report means, and what it does not mean, in sentences."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pyro_vae.report.entries import Report, of_x
+from pyro_vae.report.tables import clean, number, share
+
+
+def notes(report: Report, without: Collection[str] = ()) -> list[tuple[str, str]]:
+    """(term, sentences) for what this report holds.
+
+    Args:
+        report: what report.json holds.
+        without: keys of the report whose notes are left out.
+
+    Example:
+        >>> notes({"jackknife": {"mean": -3.0}})
+        [('jackknife', 'The bound with the first term of its bias taken away. No bound: it may lie above.')]
+    """
+    values = _values(report)
+    kept = ((key, term, text) for key, term, text in _NOTES if key.split(".")[0] not in without and _has(report, key))
+    return [(term.format(**values), clean(text.format(**values))) for _, term, text in kept]
+
+
+def _has(report: Report, key: str) -> bool:
+    found: Any = report
+    for part in key.split("."):
+        if part == "AIS":
+            return any(row["name"] == "AIS" for row in found)
+        if not isinstance(found, Mapping) or found.get(part) in (None, {}, []):
+            return False
+        found = found[part]
+    return True
+
+
+def _values(report: Report) -> dict[str, Any]:
+    """What the notes fill in."""
+    khat, objective = report.get("khat", {}), report.get("objective", {})
+    return {
+        "of": of_x(report),
+        "subset": report.get("reference", {}).get("num_data"),
+        "above": share(khat.get("above")),
+        "threshold": khat.get("threshold"),
+        "reference": report.get("gaps", {}).get("reference", "the reference"),
+        "draws": _DRAWS.get(report.get("posterior", {}).get("method", ""), ""),
+        "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
+        "loss": number(objective.get("loss")),
+        "data": " ".join(report.get("protocol", {}).get("notes", ())),
+    }
+
+
+_DRAWS = {
+    "NUTS": "Draws of NUTS are those of Markov chains; those of q(z|x) are independent.",
+    "grid": "p(z|x) on a grid, normalised there.",
+}
+
+# The key of the report that a note belongs to, the term, the sentences.
+_NOTES = (
+    (
+        "test",
+        "± over data",
+        "Standard error of the mean over other test data of the same kind. Neither error holds what another training "
+        "seed would change.",
+    ),
+    ("test", "± Monte Carlo", "Standard error over other draws of z for the same data. It does not hold the bias."),
+    (
+        "test.elbo",
+        "draws",
+        "Independent draws of z from q(z|x) for each datum, not from a Markov chain; they follow p(z|x) only when "
+        "weighted. For AIS the number of chains, for a grid of its points.",
+    ),
+    (
+        "test.elbo",
+        "ELBO",
+        "E_q[log p(x|z)] - KL(q(z|x) || p(z)), a lower bound on log p({of}), without loss weights.",
+    ),
+    (
+        "test.log_likelihood",
+        "log p({of})",
+        "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
+        "no part of its ±, and shrinks with the number of draws.",
+    ),
+    (
+        "jackknife",
+        "jackknife",
+        "The bound with the first term of its bias taken away. No bound: it may lie above.",
+    ),
+    (
+        "reference.rows.AIS",
+        "AIS",
+        "Annealed importance sampling, a lower bound in expectation as well, on {subset} test data. Compare it with "
+        "the other rows of its table, which saw the same data, not with the mean over all test data.",
+    ),
+    (
+        "simulated",
+        "gap",
+        "Simulated data only: the model's own data come with one exact draw from their posterior, which gives an upper "
+        "bound. Of real data nobody has one. The gap says how tight AIS is under these settings, not how well the "
+        "model fits.",
+    ),
+    (
+        "khat",
+        "k-hat",
+        "The tail of each datum's importance weights, by PSIS. {above} of the data lie above {threshold:g}, where the "
+        "bound is loose and its Monte Carlo error too small. The effective sample size of such data is too large.",
+    ),
+    (
+        "escalation",
+        "more work",
+        "What more draws and annealing give for the data above the threshold. Shown apart: all other numbers are at "
+        "one K for all data, and stay as they are.",
+    ),
+    (
+        "latent.active",
+        "active",
+        "Var_x(E_q[z_j|x]) above the threshold. Where the prior learns its scale the count relative to the prior's "
+        "variance is the one to read, which no rescaling of z changes.",
+    ),
+    (
+        "latent.mutual_information",
+        "mutual information",
+        "Exact mixtures over these training data, at most log N. More data would raise it as long as it is near log N, "
+        "and lower the marginal KL.",
+    ),
+    (
+        "gaps",
+        "gaps",
+        "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
+        "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior.",
+    ),
+    ("posterior", "true posterior", "{draws} One datum shows, it does not prove."),
+    (
+        "autoencoder",
+        "plain autoencoder",
+        "q(z|x) is a point without a density: its KL is infinite, and there is no ELBO and no log p(x). Reconstruction "
+        "is log p(x|z) at the code.",
+    ),
+    (
+        "classification",
+        "classes",
+        "By Bayes' rule from bounds, which are looser for the wrong classes; that flatters the accuracy.",
+    ),
+    (
+        "objective.loss",
+        "objective",
+        "Trained on a weighted loss, {weights}: {loss} on the test data, which is no bound.",
+    ),
+    ("protocol.notes", "data", "{data}"),
+)
