@@ -47,6 +47,7 @@ def _values(report: Report) -> dict[str, Any]:
         "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
         "loss": number(objective.get("loss")),
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
+        "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
     }
 
 
@@ -130,6 +131,7 @@ _NOTES = (
         "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior.",
     ),
     ("posterior", "true posterior", "{draws} One datum shows, it does not prove."),
+    ("left_out", "not computed", "{left_out}"),
     (
         "autoencoder",
         "plain autoencoder",

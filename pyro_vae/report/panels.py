@@ -83,7 +83,7 @@ def _trust(report: Report) -> Iterator[Panel]:
 
 
 def _posterior(report: Report) -> Iterator[Panel]:
-    if found := report.get("gaps"):
+    if "inference" in (found := report.get("gaps", {})):
         caption = (
             "What the ELBO loses against the reference, and which part of it a better encoder (amortisation) or a "
             "richer posterior (approximation) could win back. As far as the reference is a lower bound, more is lost."

@@ -198,7 +198,7 @@ class TestFiles:
             "posterior": "DiagonalNormal",
             "likelihood": "Bernoulli",
         }
-        assert report["protocol_card"]["test data"].startswith("16 of 16")
+        assert dict(report["protocol_card"])["test data"].startswith("16 of 16")
 
     def test_the_page_stands_alone(self, written):
         page = (written[1] / "report.html").read_text(encoding="utf-8")
