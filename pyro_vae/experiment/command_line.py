@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from argparse import SUPPRESS
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from types import FrameType
@@ -50,10 +50,11 @@ def config_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def add_flags(parser: ArgumentParser, settings: type) -> None:
-    """One flat flag for each field of a dataclass made of `config.flag`."""
+def add_flags(parser: ArgumentParser, settings: type, only: Collection[str] = ()) -> None:
+    """One flat flag for each field of a dataclass made of `config.flag`, or for some of them."""
     for field in fields(settings):
-        _add_flag(parser, field)
+        if not only or field.name in only:
+            _add_flag(parser, field)
 
 
 def run_parser(description: str, *, many: bool = False) -> ArgumentParser:

@@ -1,0 +1,279 @@
+"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+
+The ELBO depends on the prior through E_q[log p(z)] alone, so fitting it by the ELBO maximises that. What the ELBO gains
+is then what the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior (Hoffman & Johnson, "ELBO
+surgery", NIPS workshop 2016), in nats per datum:
+
+    ELBO_new - ELBO_old  =  KL(q(z) || p_old(z)) - KL(q(z) || p_new(z))
+
+while reconstruction and mutual information stay. On the same draws of z it holds draw by draw, for any data.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.errors import UsageError
+from pyro_vae.evaluation import Estimate
+from pyro_vae.experiment import build, console, reporting, storage
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.trained import Held, Trained
+from pyro_vae.inference import Progress, fit
+from pyro_vae.model.vae import VAE
+from pyro_vae.randomness import derive, stream
+
+ROUNDING = 1e-6  # of the largest ELBO of a datum: log-densities are computed in the program's own precision
+
+
+def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Config:
+    """The settings of a run with another prior, fitted by the ELBO.
+
+    Args:
+        before: of the trained run.
+        prior: a name of `build.PRIORS`.
+        changes: other settings to set, of those in `FLAGS`.
+
+    Raises:
+        UsageError: a plain autoencoder, an unknown prior, or a prior that lacks labels.
+
+    Example:
+        >>> refitted_config(Config(kl_weight=0.5), "vamp", {"num_components": 50}).kl_weight
+        1.0
+    """
+    if before.posterior == "delta":
+        raise UsageError(
+            "a plain autoencoder has no ELBO: the KL of its codes, which are points, is infinite under every prior. "
+            "Name a run with another posterior"
+        )
+    elbo: dict[str, Any] = {
+        "objective": "mean_field_elbo",
+        "kl_weight": 1.0,
+        "reconstruction_weight": 1.0,
+        "kl_warmup": 0,
+    }
+    config = replace(before, prior=prior, **elbo, **changes)
+    build.check_names(config)
+    return config
+
+
+def with_prior(trained: Trained, config: Config) -> VAE:
+    """The program of a run with the prior of another config, at its start; the other two members are the run's own.
+
+    Raises:
+        UsageError: the prior has nothing to fit, or can not be built.
+    """
+    program, data = trained.vae, trained.data
+    program.posterior.requires_grad_(False)
+    program.likelihood.requires_grad_(False)
+    new = build.vae(config, *data.form, posterior=program.posterior, likelihood=program.likelihood)
+    if not any(parameter.requires_grad for parameter in new.prior.parameters()):
+        raise UsageError(
+            f"--prior {config.prior} has no parameters, so that there is nothing to fit: "
+            "name one that learns, e.g. --prior vamp, mixture or flow"
+        )
+    y = data.train.one_hot(data.num_classes) if config.conditional else None
+    with stream(config.seed, "start"):
+        new.prior.start_at(new.posterior, data.train.fixed(), y)
+    return new
+
+
+class Terms(NamedTuple):
+    """What the prior decides and what it does not, per datum (N,), all at the same K draws of z.
+
+    elbo = reconstruction - rate, rate = mutual_information + marginal_kl; with labels all of it given y, where the
+    mixture q(z|y) is that of the data of one label.
+    """
+
+    elbo: Estimate
+    reconstruction: Estimate
+    rate: Estimate
+    mutual_information: Estimate
+    marginal_kl: Estimate
+
+
+def terms(vae: VAE, data: Held, num_samples: int, seed: int) -> Terms:
+    """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
+    parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
+    return Terms(*(_joined(part) for part in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two priors of one encoder and decoder, on the same data and the same draws. Printing it gives a table.
+
+    Attributes:
+        name: of the data.
+        before, after: their terms.
+        log_likelihood: log p(x) before and after, by importance sampling.
+        elbo: the ELBO before and after by other draws, and with the analytic KL where there is one.
+    """
+
+    name: str
+    before: Terms
+    after: Terms
+    log_likelihood: tuple[Estimate, Estimate]
+    elbo: tuple[Estimate, Estimate]
+
+    @property
+    def residual(self) -> Tensor:
+        """(N,): the change of the ELBO less that of -KL(q(z)||p(z)), which is 0."""
+        return self._change("elbo") + self._change("marginal_kl")
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """The same for the means, with the ELBO by other draws; and its Monte Carlo error, or more than that."""
+        old, new = self.elbo
+        first, second = self.before.marginal_kl, self.after.marginal_kl
+        both = first.monte_carlo_error + second.monte_carlo_error  # they share their draws: no more than the sum
+        error = math.hypot(old.monte_carlo_error, new.monte_carlo_error, both)
+        return new.mean - old.mean - (first.mean - second.mean), error
+
+    def faults(self) -> list[str]:
+        """What does not hold, a sentence each."""
+        allowed = ROUNDING * max(1.0, self.before.elbo.value.abs().max().item())
+        stays = {"reconstruction": "reconstruction", "mutual_information": "mutual information"}
+        checks = {f"the {words} changed": self._change(name) for name, words in stays.items()}
+        checks["the ELBO changed otherwise than KL(q(z)||p(z))"] = self.residual
+        found = [(words, values.abs().max().item()) for words, values in checks.items()]
+        faults = [
+            f"{self.name}: {words}, by {most:.1e} nats at one datum" for words, most in found if not most <= allowed
+        ]
+        gap, error = self.gap
+        if not abs(gap) <= 4 * error:
+            faults.append(f"{self.name}: by other draws the two changes differ by {gap:+.4f} ± {error:.4f} nats")
+        return faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = {name: [a.to_dict(), b.to_dict()] for name, a, b in self._rows()}
+        largest = {name: self._change(name).abs().max().item() for name in ("reconstruction", "mutual_information")}
+        gap, error = self.gap
+        return {
+            "before_and_after": rows,
+            "largest_residual": self.residual.abs().max().item(),
+            "largest_change_of_what_stays": largest,
+            "by_other_draws": {"difference": gap, "monte_carlo_error": error},
+            "faults": self.faults(),
+        }
+
+    def __str__(self) -> str:
+        N, K = self.before.elbo.num_data, self.before.elbo.num_samples
+        head = f"{f'{self.name}, {N} data, K = {K}':<34}{'before':>10}{'± MC':>8}{'after':>10}{'± MC':>8}"
+        lines = [f"{head}{'change':>10}{'± data':>8}", *(self._line(*row) for row in self._rows())]
+        gap, error = self.gap
+        largest = self.residual.abs().max().item()
+        return "\n".join(
+            [
+                *lines,
+                f"change of ELBO + change of KL(q(z)||p(z)): {self.residual.mean():+.1e}, at most {largest:.1e} of one "
+                "datum; draw by draw it is 0",
+                f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
+            ]
+        )
+
+    def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
+        information = f"mutual information, log N = {math.log(self.before.elbo.num_data):.3f}"
+        names = ("ELBO", "reconstruction", "rate KL(q(z|x)||p(z))", information, "KL(q(z)||p(z))")
+        likelihood = (f"log p(x), K = {self.log_likelihood[0].num_samples}", *self.log_likelihood)
+        return [*zip(names, self.before, self.after, strict=True), likelihood]
+
+    def _change(self, name: str) -> Tensor:
+        return getattr(self.after, name).value - getattr(self.before, name).value
+
+    @staticmethod
+    def _line(name: str, old: Estimate, new: Estimate) -> str:
+        numbers = f"{old.mean:>10.3f}{old.monte_carlo_error:>8.3f}{new.mean:>10.3f}{new.monte_carlo_error:>8.3f}"
+        change = new.value - old.value
+        return f"{name:<34}{numbers}{change.mean():>+10.3f}{change.std() / math.sqrt(len(change)):>8.3f}"
+
+
+def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Config) -> Swap:
+    """Holds two priors of one encoder and decoder against each other.
+
+    Args:
+        name: of the data.
+        old, new: the two programs.
+        data: to evaluate on; it costs N^2 K densities.
+        num_samples: K.
+        config: `elbo_samples`, `test_samples` and `seed` are read.
+    """
+    seed, other = derive(config.seed, "swap"), derive(config.seed, "swap", "other draws")
+    x, y = data.x, data.y
+    before, after = (terms(vae, data, num_samples, seed) for vae in (old, new))
+    likelihoods = [evaluation.iwae(vae, x, config.test_samples, y, other) for vae in (old, new)]
+    elbos = [evaluation.elbo(vae, x, config.elbo_samples, y, other) for vae in (old, new)]
+    return Swap(name, before, after, (likelihoods[0], likelihoods[1]), (elbos[0], elbos[1]))
+
+
+def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Swap]:
+    """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
+
+    The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
+
+    Args:
+        trained: the run whose encoder and decoder are kept.
+        config: as `refitted_config` made it.
+        folder: of the new run.
+        plan: `latent_data`, the most data that are compared, and `latent_samples`, draws for each.
+
+    Raises:
+        UsageError: the folder holds a run, or the prior has nothing to fit.
+    """
+    run, data = Run(folder, config), trained.data
+    if run.exists():
+        raise UsageError(f"{folder} holds a run already: use another --out")
+    program, progress = with_prior(trained, config), Progress()
+    svi = build.svi(config, program)
+    run.open(program, svi, data.protocol)
+    source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
+    run.set_status("running", refitted_from=source)
+    with run.status_on_exit():
+        with console.progress(config.epochs, 0) as show:
+            for record in fit(
+                program, svi, data, build.schedule(config),
+                conditional=config.conditional, seed=config.seed, progress=progress,
+            ):  # fmt: skip
+                run.save(record, program, svi, progress, data.form)
+                show(record)
+        reporting.write(run, program, data, progress)
+        swaps = [
+            swap("test", trained.vae, program, trained.test(plan.latent_data), plan.latent_samples, config),
+            swap("training", trained.vae, program, trained.training(plan.latent_data), plan.latent_samples, config),
+        ]
+        _write(folder, trained.config.prior, config.prior, swaps)
+        run.set_status("finished")
+    return swaps
+
+
+def _write(folder: Path, old: str, new: str, swaps: Sequence[Swap]) -> None:
+    found = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
+    storage.write(folder / "refit.json", storage.to_json(found))
+    text = "\n\n".join([f"prior {old} -> {new}, nats per datum", *map(str, swaps)])
+    storage.write(folder / "refit.txt", (text + "\n").encode())
+
+
+def _terms(vae: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int) -> Terms:
+    weights = evaluation.log_weights(vae, x, num_samples, y, seed).cpu()
+    elbo = Estimate("ELBO", weights.mean(0), weights.std(0) / math.sqrt(num_samples), num_samples)
+    reconstruction = evaluation.elbo_terms(vae, x, num_samples, y, seed).reconstruction
+    return Terms(elbo, reconstruction, *evaluation.aggregate_terms(vae, x, num_samples, y, seed))
+
+
+def _by_label(data: Held) -> list[tuple[Tensor, Tensor | None]]:
+    if data.y is None:
+        return [(data.x, None)]
+    classes = data.y.argmax(-1)
+    return [(data.x[classes == label], data.y[classes == label]) for label in classes.unique()]
+
+
+def _joined(parts: Sequence[Estimate]) -> Estimate:
+    values, errors = torch.cat([part.value for part in parts]), torch.cat([part.value_error for part in parts])
+    return Estimate(parts[0].name, values, errors, parts[0].num_samples)

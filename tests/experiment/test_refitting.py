@@ -1,0 +1,191 @@
+"""A prior fitted anew: nothing else changes, the fit is the known optimum, and the check can fail."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+from trained_runs import make_run
+
+import pyro_vae as pv
+from pyro_vae import evaluation
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment import refitting, training
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.trained import Held, open_run
+
+PLAN = Plan(latent_data=500, latent_samples=4)
+QUICK = {"epochs": 3, "num_components": 5, "flow_hidden": (4,), "flow_transforms": 2, "lr": 0.01}
+
+
+def refit(trained, folder, prior, **changes):
+    config = refitting.refitted_config(trained.config, prior, {**QUICK, **changes})
+    return refitting.refit(trained, config, folder, PLAN), open_run(folder)
+
+
+def tensors(vae, *names):
+    return {k: v.clone() for name in names for k, v in getattr(vae, name).state_dict().items()}
+
+
+@pytest.mark.parametrize("prior", ["diagonal", "mixture", "vamp", "flow"])
+def test_encoder_and_decoder_stay_bit_by_bit_and_the_identity_holds(tmp_path, capsys, prior):
+    trained = make_run(tmp_path)
+    before = tensors(trained.vae, "posterior", "likelihood")
+    swaps, again = refit(trained, tmp_path / "new", prior)
+    after = tensors(again.vae, "posterior", "likelihood")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert again.config.prior == prior
+    assert again.epochs == 3
+    assert [swap.faults() for swap in swaps] == [[], []]
+    assert [swap.before.elbo.num_data for swap in swaps] == [len(trained.data.test), len(trained.data.train)]
+    for swap in swaps:
+        assert swap.residual.abs().max() < 1e-5
+        assert (swap.before.rate.value - swap.after.rate.value).abs().max() > 1e-3
+        # The terms of each program by other functions, on other draws.
+        for found, vae, data in ((swap.after, again.vae, again), (swap.before, trained.vae, trained)):
+            x = (data.test() if swap.name == "test" else data.training()).x
+            other = evaluation.elbo(vae, x, 400, seed=9)
+            assert abs(found.elbo.mean - other.mean) < 4 * (found.elbo.monte_carlo_error + other.monte_carlo_error)
+    loaded = pv.load(tmp_path / "new").prior
+    assert type(loaded) is type(again.vae.prior)
+
+
+def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path, capsys):
+    """The maximum of E_q[log N(z; m, s^2)] in closed form: mean and variance of 1/N sum_n N(mu_n, sigma_n^2)."""
+    trained = make_run(tmp_path, likelihood="normal", epochs=20, lr=0.01)
+    (_, train), again = refit(trained, tmp_path / "new", "diagonal", epochs=400, lr=0.03, batch_size=80)
+    x = trained.training().x
+    with torch.no_grad():
+        q, prior = again.vae.posterior(x), again.vae.prior
+        mean, variance = q.mean.mean(0), q.variance.mean(0) + q.mean.var(0, unbiased=False)
+        best = torch.distributions.Normal(mean, variance.sqrt())
+        found = torch.distributions.Normal(prior.mean, prior.log_scale.exp())
+        loss = kl_divergence(best, found).sum()  # what E_q[log p] lacks of its maximum
+        start = kl_divergence(best, torch.distributions.Normal(0.0, 1.0)).sum()
+    assert loss < 0.01
+    assert start > 10 * loss
+    assert train.after.elbo.mean > train.before.elbo.mean
+    # With both KLs in closed form the ELBO changes by as much, up to Monte Carlo errors of the sampled one.
+    old, new = (kl_divergence(q.base_dist, p.base_dist).sum(-1) for p in (trained.vae.prior(), prior()))
+    change = train.after.elbo.mean - train.before.elbo.mean
+    error = train.before.rate.monte_carlo_error + train.after.rate.monte_carlo_error
+    assert abs((old - new).mean().item() - change) < 4 * error
+
+
+@pytest.mark.parametrize("prior", ["conditional", "vamp"])
+def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prior):
+    trained = make_run(tmp_path, conditional=True)
+    swaps, again = refit(trained, tmp_path / "new", prior)
+    assert [swap.faults() for swap in swaps] == [[], []]
+    labels = trained.training().labels
+    assert swaps[1].before.mutual_information.mean <= torch.tensor(labels.bincount().max().item()).log()
+    assert again.config.conditional
+
+
+def test_the_old_prior_may_be_one_that_holds_the_encoder(tmp_path, capsys):
+    trained = make_run(tmp_path, prior="vamp", num_components=5)
+    swaps, again = refit(trained, tmp_path / "new", "mixture")
+    assert [swap.faults() for swap in swaps] == [[], []]
+    assert "pseudo_x" not in dict(again.vae.prior.named_parameters())
+
+
+def test_the_new_run_says_what_it_is(tmp_path, capsys):
+    trained = make_run(tmp_path, kl_weight=0.5, kl_warmup=1)
+    refit(trained, tmp_path / "new", "mixture")
+    about = json.loads((tmp_path / "new" / "run.json").read_text())
+    assert about["status"] == "finished"
+    assert about["refitted_from"]["run"] == str(tmp_path / "run")
+    assert about["refitted_from"]["epoch"] == trained.best_epoch
+    assert about["refitted_from"]["config"]["kl_weight"] == 0.5
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["kl_weight"], config["kl_warmup"], config["num_components"]) == (1.0, 0, 5)
+    files = {path.name for path in (tmp_path / "new").iterdir()}
+    assert {"checkpoints", "config.json", "history.jsonl", "report.json", "report.txt", "refit.json"} <= files
+    found = json.loads((tmp_path / "new" / "refit.json").read_text())
+    assert found["prior"] == ["standard", "mixture"]
+    assert found["test"]["faults"] == []
+    text = (tmp_path / "new" / "refit.txt").read_text()
+    assert "mutual information, log N = " in text
+    assert "change of ELBO + change of KL(q(z)||p(z))" in text
+
+
+def test_training_does_not_go_on_in_an_unfinished_refit(tmp_path, capsys):
+    trained = make_run(tmp_path)
+    _, again = refit(trained, tmp_path / "new", "mixture")
+    again.run.set_status("interrupted")
+    with pytest.raises(UsageError, match="holds a refitted prior"):
+        training.start_or_resume(tmp_path / "new", again.config, set(), resume=True)
+
+
+# The check can fail.
+
+
+@pytest.fixture
+def swapped(tmp_path, capsys):
+    trained = make_run(tmp_path)
+    _, again = refit(trained, tmp_path / "new", "mixture")
+    return trained, again
+
+
+def faults(trained, again):
+    return refitting.swap("test", trained.vae, again.vae, trained.test(0), 4, again.config).faults()
+
+
+def test_a_decoder_that_moved_is_found(swapped):
+    trained, again = swapped
+    with torch.no_grad():
+        again.vae.likelihood.decoder.output_bias += 0.01
+    assert any("the reconstruction changed" in fault for fault in faults(trained, again))
+
+
+def test_an_encoder_that_moved_is_found(swapped):
+    trained, again = swapped
+    with torch.no_grad():
+        again.vae.posterior.encoder.output_bias[-1] += 0.01
+    assert any("the mutual information changed" in fault for fault in faults(trained, again))
+
+
+def test_an_elbo_that_changed_by_something_else_is_found(swapped, monkeypatch):
+    trained, again = swapped
+    good = evaluation.aggregate_terms
+
+    def planted(vae, *args, **options):
+        found = good(vae, *args, **options)
+        kl = dataclasses.replace(found.marginal_kl, value=found.marginal_kl.value + 0.5 * (vae is again.vae))
+        return found._replace(marginal_kl=kl)
+
+    monkeypatch.setattr(evaluation, "aggregate_terms", planted)
+    found = faults(trained, again)
+    assert any("the ELBO changed otherwise than KL" in fault for fault in found)
+    assert any("by other draws the two changes differ" in fault for fault in found)
+
+
+def test_an_unchanged_program_has_no_fault(swapped):
+    assert faults(*swapped) == []
+    assert isinstance(swapped[0].test(0), Held)
+
+
+# What makes no sense.
+
+
+@pytest.mark.parametrize("prior", ["standard", "laplace", "student_t"])
+def test_a_prior_without_parameters_is_refused(tmp_path, prior):
+    trained = make_run(tmp_path)
+    with pytest.raises(UsageError, match=f"--prior {prior} has no parameters, so that there is nothing to fit"):
+        refit(trained, tmp_path / "new", prior)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_can_not_be_refitted_is_said_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(UsageError, match="a plain autoencoder has no ELBO"):
+        refitting.refitted_config(Config(posterior="delta", kl_weight=0.0), "vamp", {})
+    with pytest.raises(UsageError, match="did you mean 'vamp'"):
+        refitting.refitted_config(Config(), "vampp", {})
+    with pytest.raises(UsageError, match="needs labels"):
+        refitting.refitted_config(Config(), "conditional", {})
+    trained = make_run(tmp_path)
+    with pytest.raises(UsageError, match="holds a run already"):
+        refit(trained, tmp_path / "run", "mixture")
