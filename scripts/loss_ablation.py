@@ -8,7 +8,7 @@ python scripts/loss_ablation.py --out runs/ablation --resume
 from pathlib import Path
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import add_flags, config_from, config_parser, exit_codes, given_flags
+from pyro_vae.experiment.command_line import RESUMABLE, add_flags, config_from, config_parser, exit_codes, given_flags
 from pyro_vae.experiment.plan import Plan
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on in --out; what is finished there is skipped")
     add_flags(parser, Plan, ("latent_data", "latent_samples"))
     arguments = parser.parse_args(argv)
-    with exit_codes():
+    with exit_codes(RESUMABLE):
         if not arguments.out:
             raise UsageError("three runs need a place: add --out FOLDER")
         config, given, folder = config_from(arguments), given_flags(parser, argv), Path(arguments.out)

@@ -8,7 +8,7 @@ python scripts/train_svi.py --out runs/mnist --resume
 from pathlib import Path
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import config_from, config_parser, exit_codes, given_flags
+from pyro_vae.experiment.command_line import RESUMABLE, config_from, config_parser, exit_codes, given_flags
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
     parser.add_argument("--tensorboard", action="store_true", help="also write the epochs as TensorBoard scalars")
     arguments = parser.parse_args(argv)
-    with exit_codes():
+    with exit_codes(RESUMABLE):
         if arguments.resume and not arguments.out:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
         config, given = config_from(arguments), given_flags(parser, argv)

@@ -15,7 +15,6 @@ from torch.distributions import Independent, Normal
 from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import Estimate, subset
-from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.experiment import build, storage, training
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.plan import Plan
@@ -132,10 +131,14 @@ def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], floa
     """ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
     noise = derive(plan.evaluation_seed, "ablation")
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, data.x, plan.elbo_samples, data.y, noise)
-    weights = evaluation.log_weights(vae, data.x, plan.num_samples, data.y, noise).cpu()
-    log_likelihood = Estimate("log p(x)", *block_bound(weights, plan.num_samples), plan.num_samples)
-    share = (evaluation.psis_khat(weights) > 0.7).double().mean().item()
-    return {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, "log_likelihood": log_likelihood}, share
+    curve = evaluation.iwae_curve(vae, data.x, plan.num_samples, data.y, noise)
+    bounds = {
+        "elbo": elbo,
+        "reconstruction": reconstruction,
+        "kl": kl,
+        "log_likelihood": curve.bounds[plan.num_samples],
+    }
+    return bounds, (curve.khat > 0.7).double().mean().item()
 
 
 def _images(trained: Trained, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:

@@ -18,6 +18,7 @@ from pyro_vae.errors import PyroVAEError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 
+RESUMABLE = "finished epochs are kept; --out FOLDER --resume goes on"
 _WRONG_TYPE = re.compile(r"Parser key \"(\w+)\".*Expected an? <class '(int|str|bool)'>. Got value: (.*)", re.DOTALL)
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
@@ -83,8 +84,12 @@ def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number."""
+def exit_codes(kept: str = "") -> Iterator[None]:
+    """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
+
+    Args:
+        kept: what an interrupted script leaves, and how to go on.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -94,7 +99,7 @@ def exit_codes() -> Iterator[None]:
         yield
     except SystemExit as end:
         if end.code in (130, 143):
-            print("interrupted: finished epochs are kept; --out FOLDER --resume goes on", file=sys.stderr)
+            print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
         raise
     except BrokenPipeError:
         # Whoever read the output, e.g. head, has gone; what Python still holds back must not be written to the pipe.
