@@ -41,15 +41,24 @@ class GapBudget:
     approximation: Estimate | None
     amortisation: Estimate | None
 
+    @property
+    def loose(self) -> bool:
+        """Whether the reference lies below an ELBO by more than 4 errors: it is then no stand-in for log p(x)."""
+        gaps = [gap for gap in (self.inference, self.approximation) if gap is not None]
+        return any(gap.mean < -4 * gap.monte_carlo_error for gap in gaps)
+
     def to_dict(self) -> dict[str, Any]:
         """For a report: numbers alone, None for a gap that is not known."""
         gaps = {"inference": self.inference, "approximation": self.approximation, "amortisation": self.amortisation}
         numbers = {name: None if gap is None else gap.to_dict() for name, gap in gaps.items()}
-        return {"num_data": self.inference.num_data, "reference": self.label, **numbers}
+        return {"num_data": self.inference.num_data, "reference": self.label, "loose": self.loose, **numbers}
 
     def __str__(self) -> str:
         gaps = [gap for gap in (self.inference, self.approximation, self.amortisation) if gap is not None]
-        return "\n".join([f"gaps to {self.label}", *map(str, gaps)])
+        lines = [f"gaps to {self.label}", *map(str, gaps)]
+        if self.loose:
+            lines.append("The reference lies below an ELBO, and is too loose: only an amortisation gap holds here")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,20 @@ class TestMixing:
         assert rhat[1] == pytest.approx(2**0.5, rel=0.1)
         assert (rhat[[0, 2]] < 1.01).all()
 
+    def test_each_number_is_that_of_arviz(self):
+        draws = chains(0.6, 3)
+        found = mixing(draws)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import arviz
+
+            for i in range(3):
+                column = draws[..., i].numpy()
+                assert found.rhat[i] == arviz.rhat(column)
+                assert found.ess_bulk[i] == arviz.ess(column, method="bulk")
+                assert found.ess_tail[i] == arviz.ess(column, method="tail")
+                assert found.error[i] == arviz.mcse(column, method="mean")
+
     def test_any_event_shape_and_precision(self):
         draws = chains(0.3, 6).reshape(4, 500, 2, 3)
         whole, single, number = mixing(draws), mixing(draws.float()), mixing(draws[..., 1, 2])

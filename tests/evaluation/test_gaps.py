@@ -144,6 +144,19 @@ def test_the_report_names_the_reference(case):
     assert named.to_dict()["reference"] == "the formula"
 
 
+def test_a_reference_below_the_elbo_is_called_loose(case):
+    truth, vae, x, found = case
+    assert not found.loose
+    assert found.to_dict()["loose"] is False
+    exact = exactly(truth, x[:20])
+    for low, steps in ((1.3, 300), (2.5, 1)):  # below the refined ELBO alone, and below both
+        reference = Estimate("low", exact.value - low, exact.value_error, 1)
+        short = gap_budget(vae, x[:20], reference, num_samples=400, steps=steps, seed=0)
+        assert short.loose
+        assert short.to_dict()["loose"] is True
+        assert str(short).splitlines()[-1].startswith("The reference lies below an ELBO, and is too loose")
+
+
 def test_it_is_reproducible_changes_nothing_and_shares_no_noise_with_estimates_of_its_seed():
     vae, x = small_vae().train(), binary_data(5)
     reference = iwae(vae, x, 100, seed=4)

@@ -294,6 +294,12 @@ class TestNothingElse:
         assert not list(pyro.get_param_store())
         assert not first.draws["z"].requires_grad
 
+    def test_chains_that_start_together_part(self, monkeypatch):
+        starts = mcmc._starts
+        monkeypatch.setattr(mcmc, "_starts", lambda *args: starts(*args)[:1] * 2)
+        first, second = nuts(small_vae(), binary_data(1), **SHORT, seed=0).draws["z"]
+        assert not torch.equal(first, second)
+
     def test_flags_come_back_after_an_error(self):
         vae = small_vae()
         with pytest.raises(pv.errors.DataError):
