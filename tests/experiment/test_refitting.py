@@ -11,10 +11,11 @@ from trained_runs import make_run
 import pyro_vae as pv
 from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import refitting, training
+from pyro_vae.experiment import build, refitting, training
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.plan import Plan
 from pyro_vae.experiment.trained import Held, open_run
+from pyro_vae.inference import fit
 
 PLAN = Plan(latent_data=500, latent_samples=4)
 QUICK = {"epochs": 3, "num_components": 5, "flow_hidden": (4,), "flow_transforms": 2, "lr": 0.01}
@@ -53,13 +54,16 @@ def test_encoder_and_decoder_stay_bit_by_bit_and_the_identity_holds(tmp_path, ca
     assert type(loaded) is type(again.vae.prior)
 
 
-def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path, capsys):
+def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path):
     """The maximum of E_q[log N(z; m, s^2)] in closed form: mean and variance of 1/N sum_n N(mu_n, sigma_n^2)."""
     trained = make_run(tmp_path, likelihood="normal", epochs=20, lr=0.01)
-    (_, train), again = refit(trained, tmp_path / "new", "diagonal", epochs=400, lr=0.03, batch_size=80)
+    config = refitting.refitted_config(trained.config, "diagonal", {"epochs": 200, "lr": 0.05, "batch_size": 80})
+    new = refitting.with_prior(trained, config)
+    list(fit(new, build.svi(config, new), trained.data, build.schedule(config)))
+    train = refitting.swap("training", trained.vae, new, trained.training(), 4, config)
     x = trained.training().x
     with torch.no_grad():
-        q, prior = again.vae.posterior(x), again.vae.prior
+        q, prior = new.posterior(x), new.prior
         mean, variance = q.mean.mean(0), q.variance.mean(0) + q.mean.var(0, unbiased=False)
         best = torch.distributions.Normal(mean, variance.sqrt())
         found = torch.distributions.Normal(prior.mean, prior.log_scale.exp())
@@ -83,6 +87,15 @@ def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prio
     labels = trained.training().labels
     assert swaps[1].before.mutual_information.mean <= torch.tensor(labels.bincount().max().item()).log()
     assert again.config.conditional
+
+
+def test_a_vamp_prior_starts_on_training_data_and_holds_the_frozen_encoder(tmp_path):
+    trained = make_run(tmp_path)
+    program = refitting.with_prior(trained, refitting.refitted_config(trained.config, "vamp", QUICK))
+    x = trained.training().x
+    assert all((x == u).flatten(1).all(1).any() for u in program.prior.pseudo_x)
+    assert program.prior.posterior is program.posterior is trained.vae.posterior
+    assert [name for name, p in program.named_parameters() if p.requires_grad] == ["prior.pseudo_x"]
 
 
 def test_the_old_prior_may_be_one_that_holds_the_encoder(tmp_path, capsys):

@@ -50,6 +50,7 @@ def test_a_bias_is_found_unless_it_is_stated():
     assert faults(honest(0, bias=8 * error))
     assert faults(honest(0, bias=-8 * error))
     assert not faults(honest(0, bias=8 * error), leading=60 * error)
+    assert faults(honest(0, bias=8 * error), leading=20 * error)
     assert sum(bool(faults(honest(seed, bias=5 * error))) for seed in range(200)) > 100
 
 
@@ -69,6 +70,8 @@ def test_a_claim_within_twenty_percent_passes_and_none_is_not_held_against_it():
 def test_noise_that_data_share_is_found():
     found = faults(honest(0, shared=0.3))
     assert any("different data share noise" in fault for fault in found)
+    weak = [judge("rung", "name", Runs(honest(s, shared=0.08).value), TRUTH, 0.0, 1.0).faults for s in range(50)]
+    assert sum(map(bool, weak)) > 25  # the variance of a mean is 15 times too large, where 6 times is allowed
 
 
 def test_what_is_no_number_is_off():

@@ -1,0 +1,120 @@
+"""Table, CSV and picture of the three losses, from numbers that are made up."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from pyro_vae.evaluation import Estimate
+from pyro_vae.report import ablation
+from pyro_vae.report.ablation import Column, Panel
+
+NAMES = ("only reconstruction", "only KL", "both")
+
+
+def estimate(name, mean, num_data=50, spread=1.0):
+    value = mean + spread * torch.linspace(-1, 1, num_data, dtype=torch.float64)
+    return Estimate(name, value, torch.full((num_data,), 0.2, dtype=torch.float64), 7)
+
+
+def column(level):
+    bounds = {
+        held: {name: estimate(name, level + i + j) for j, name in enumerate(ablation._BOUNDS)}
+        for i, held in enumerate(ablation.SETS)
+    }
+    aggregate = {name: estimate(name, level / 10) for name in ("marginal_kl", "mutual_information")}
+    return Column(bounds, {"test": 0.25, "train": 0.5}, aggregate, 3, 4, 17, 20)
+
+
+@pytest.fixture
+def columns():
+    return {name: column(10.0 * i) for i, name in enumerate(NAMES)}
+
+
+def test_every_number_stands_in_its_column(columns):
+    lines = ablation.to_text(columns).splitlines()
+    rows = {line[:32].strip(): line[32:].split("  ") for line in lines[1:17]}
+    cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
+    error = columns["both"].bounds["test"]["elbo"].standard_error
+    assert cells["ELBO, test"] == [f"{mean:.2f} ± {error:.2f}" for mean in (0, 10, 20)]
+    assert cells["log p(x), train"] == [f"{mean:.2f} ± {error:.2f}" for mean in (4, 14, 24)]
+    assert cells["k-hat above 0.7, train"] == ["50%"] * 3
+    assert cells["reconstruction, train - test"] == [f"+1.00 ± {error * 2**0.5:.2f}"] * 3
+    assert cells["active units"] == ["3 of 4"] * 3
+    assert cells["epoch kept"] == ["17 of 20"] * 3
+    assert all(len(line) <= 104 for line in lines)
+
+
+def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
+    notes = " ".join(ablation.to_text(columns).split())
+    assert "by 1.00 ± 0.12 nats without the KL and by 1.00 ± 0.12 with it; the difference is +0.00 ± 0.17" in notes
+    assert "It does not show that one loss overfits, or that the other prevents it" in notes
+    assert "KL(q(z)||p(z)) is 2.00 nats and not 0" in notes
+    assert "K = 7" in notes
+
+
+def test_no_number_is_minus_zero():
+    assert ablation._number(estimate("x", -1e-6, spread=0.0)) == "0.00 ± 0.00"
+
+
+def test_the_csv_has_a_line_for_each_number(columns):
+    rows = list(csv.DictReader(io.StringIO(ablation.to_csv(columns))))
+    assert len(rows) == 3 * (4 * 2 + 2 + 2 + 1)
+    (row,) = [r for r in rows if (r["loss"], r["data"], r["quantity"]) == ("only KL", "train", "kl")]
+    assert float(row["mean"]) == pytest.approx(13)
+    assert (row["num_samples"], row["num_data"]) == ("7", "50")
+    assert {r["quantity"] for r in rows} >= {"khat_above_0.7", "active_units", "marginal_kl"}
+
+
+def test_a_column_is_json(columns):
+    found = json.loads(json.dumps(columns["both"].to_dict(), allow_nan=False))
+    assert found["train"]["elbo"]["mean"] == pytest.approx(21)
+    assert found["khat_above_0.7"] == {"test": 0.25, "train": 0.5}
+
+
+def panel(images=True, labels=True, ellipses=True):
+    noise = torch.Generator().manual_seed(0)
+    return Panel(
+        torch.randn(30, 2, generator=noise),
+        torch.randn(30, 2, generator=noise),
+        torch.arange(30) % 3 if labels else None,
+        torch.rand(5, 2, 2, generator=noise) if ellipses else None,
+        ("z1", "z2"),
+        torch.rand(4, 1, 6, 6, generator=noise) if images else None,
+        torch.rand(3, 5, 1, 6, 6, generator=noise) if images else None,
+    )
+
+
+def pixels(**options):
+    return imread(io.BytesIO(ablation.picture({name: panel(**options) for name in NAMES})))
+
+
+def test_the_picture_shows_what_there_is():
+    whole, cloud = pixels(), pixels(images=False)
+    assert whole.shape[0] > 2 * cloud.shape[0]
+    assert np.array_equal(whole, pixels())
+    plain = pixels(images=False, labels=False, ellipses=False)
+    colours = {tuple(colour) for colour in (plain[..., :3] * 255).round().astype(int).reshape(-1, 3)}
+    assert (255, 127, 14) not in colours  # the second class
+    coloured = (cloud[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    assert (coloured == (255, 127, 14)).all(-1).any()
+
+
+def test_an_ellipse_reaches_three_standard_deviations():
+    """One ellipse of sd 1 and 2, in pixels, between two dots of the prior that are 20 apart."""
+    one = panel(images=False, labels=False)._replace(
+        cloud=torch.zeros(1, 2), prior=torch.tensor([[-10.0, 0.0], [10.0, 0.0]]).repeat(20, 1),
+        ellipses=torch.tensor([[[0.0, 0.0], [1.0, 2.0]]]), axes=("", ""),
+    )  # fmt: skip
+    image = imread(io.BytesIO(ablation.picture({"": one})))[..., :3]
+    rows, columns = np.nonzero(np.abs(image - np.array([31, 119, 180]) / 255).max(-1) < 0.2)
+    dots = np.nonzero(
+        (np.abs(image - 217 / 255).max(-1) < 0.02) & (np.arange(image.shape[0]) == int(rows.mean()))[:, None]
+    )
+    unit = (dots[1][dots[1] < 0.85 * image.shape[1]].max() - dots[1].min()) / 20
+    assert np.ptp(columns) / unit == pytest.approx(6, abs=0.4)
+    assert np.ptp(rows) / unit == pytest.approx(12, abs=0.4)
