@@ -7,6 +7,7 @@ import numpy as np
 from pyro_vae.experiment import build, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.trained import open_run
 from pyro_vae.inference import Progress, fit
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 50, "epochs": 2, "lr": 0.01}
@@ -39,3 +40,9 @@ def content(folder):
     """Every file below a folder, by its path, with its digest."""
     files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): storage.sha256(path.read_bytes()) for path in files}
+
+
+def make_run(folder, **settings):
+    """Trains a run below this folder, on data below it as well, and opens it."""
+    few = {"test_samples": 20, "elbo_samples": 10, "batch_size": 20}
+    return open_run(finished_run(folder / "run", images(folder / "labelled.npz"), **{**few, **settings}))

@@ -190,7 +190,7 @@ def _latent(look: Look) -> None:
     vae, (x, y, _), draws, seed = look.trained.vae, look.train, look.plan.latent_samples, look.seed
     with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
         active = evaluation.active_units(vae, x, y, seed=seed)
-        kl = evaluation.kl_per_dimension(vae, look.test.x, look.plan.elbo_samples, look.test.y, seed)
+        kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
         parts = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
         information = parts.mutual_information if parts else evaluation.mutual_information(vae, x, draws, y, seed)
         correlation = look.unless_refused(

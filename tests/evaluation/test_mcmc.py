@@ -204,7 +204,7 @@ class TestVerdict:
         assert set(modes.tolist()) == {-1.0, 1.0}
         assert not found.agree
         assert found.rhat_max > 1.5
-        assert "do NOT agree, and these numbers are not the posterior's: R-hat" in str(found).splitlines()[-1]
+        assert "The chains do NOT agree: R-hat" in str(found).splitlines()[-1]
         assert found.to_dict()["agree"] is False
 
     def test_a_number_that_never_moves_is_no_agreement(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_runs import make_run
+from finished import make_run
 
 import pyro_vae as pv
 from pyro_vae import evaluation
