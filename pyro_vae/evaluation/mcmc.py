@@ -162,8 +162,8 @@ class PosteriorDraws:
         if self.agree:
             return f"The chains agree: R-hat at most {worst.rhat:.3f} ({worst.name}). {rest}"
         return (
-            f"The chains do NOT agree: R-hat {worst.rhat:.3f} at {worst.name}, not below {LARGEST_RHAT}. Take more draws, "
-            f"or do not take these for the posterior's. {rest}"
+            f"The chains do NOT agree: R-hat {worst.rhat:.3f} at {worst.name}, not below {LARGEST_RHAT}. Take more "
+            f"draws, or do not take these for the posterior's. {rest}"
         )
 
 

@@ -275,7 +275,7 @@ def _posterior(look: Look) -> None:
     elif size := look.plan.posterior_draws:
         with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
             draws = evaluation.nuts(
-                look.trained.vae, x, y, num_draws=size, num_warmup=max(50, size // 2), seed=look.seed
+                look.trained.vae, x, y, num_draws=size, num_warmup=min(200, max(50, size)), seed=look.seed
             )
             look.posterior, found = draws, draws.to_dict()
     else:

@@ -35,7 +35,7 @@ class Plan:
     )
     latent_samples: int = flag(4, "draws per datum for the aggregate posterior; their errors are shown")
     posterior_draws: int = flag(
-        400, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none"
+        500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none"
     )
     saved_numbers: int = flag(
         10_000_000, "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows"
