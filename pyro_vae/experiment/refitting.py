@@ -102,7 +102,9 @@ class Terms(NamedTuple):
 def terms(vae: VAE, data: Held, num_samples: int, seed: int) -> Terms:
     """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
     parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
-    return Terms(*(_joined(part) for part in zip(*parts, strict=True)))
+    found = Terms(*(_joined(part) for part in zip(*parts, strict=True)))
+    bound = f", log N = {math.log(len(data.x)):.3f}" if data.y is None else " given y"
+    return found._replace(mutual_information=replace(found.mutual_information, name=f"mutual information{bound}"))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class Swap:
         )
 
     def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
-        information = f"mutual information, log N = {math.log(self.before.elbo.num_data):.3f}"
+        information = self.before.mutual_information.name
         names = ("ELBO", "reconstruction", "rate KL(q(z|x)||p(z))", information, "KL(q(z)||p(z))")
         likelihood = (f"log p(x), K = {self.log_likelihood[0].num_samples}", *self.log_likelihood)
         return [*zip(names, self.before, self.after, strict=True), likelihood]

@@ -90,6 +90,7 @@ def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prio
     labels = trained.training().labels
     assert swaps[1].before.mutual_information.mean <= torch.tensor(labels.bincount().max().item()).log()
     assert again.config.conditional
+    assert "mutual information given y" in (tmp_path / "new" / "refit.txt").read_text()
 
 
 def test_a_vamp_prior_starts_on_training_data_and_holds_the_frozen_encoder(tmp_path):
