@@ -171,12 +171,13 @@ def test_an_error_of_ours_is_not_hidden():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_becomes_128_and_its_number(capsys, number, code):
+@pytest.mark.parametrize(("kept", "said"), [("", "interrupted\n"), ("go on", "interrupted: go on\n")])
+def test_a_signal_becomes_128_and_its_number(capsys, number, code, kept, said):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as end, exit_codes():
+    with pytest.raises(SystemExit) as end, exit_codes(kept):
         os.kill(os.getpid(), number)
     assert end.value.code == code
-    assert "--resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == said
     assert signal.getsignal(number) is before
 
 
