@@ -81,4 +81,5 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
         seconds = time.perf_counter() - begun
         run.set_status("finished", seconds={"training": round(trained, 1), "report": round(seconds - trained, 1)})
     print(f"\n{text}\n\n{seconds:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
+    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
     return run
