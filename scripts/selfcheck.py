@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         from pyro_vae.experiment import selfcheck, storage, verdicts  # here, since --help needs no torch
 
         budget = selfcheck.QUICK if arguments.quick else selfcheck.FULL
+        print(selfcheck.about(budget))
         rows: list[verdicts.Row] = []
         for row in selfcheck.check(budget, arguments.seed):
             if not rows or row.rung != rows[-1].rung:

@@ -69,6 +69,19 @@ class Target(NamedTuple):
     iwae_bias: Callable[[int], float] | None = None
 
 
+def about(budget: Budget = FULL) -> str:
+    """What is held against what.
+
+    >>> about().splitlines()[0]
+    '200 data on rungs 1 and 2, 5 runs of each estimator, 3 of annealing.'
+    """
+    return (
+        f"{budget.num_data} data on rungs 1 and 2, {budget.num_runs} runs of each estimator, {budget.annealed_runs} of "
+        f"annealing.\nThe guide of rung 1 misses the exact posterior: {MISMATCH.widen:g} times as wide in every direction, "
+        f"and shifted by {MISMATCH.shift:g} of its standard deviations in each."
+    )
+
+
 def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     """All rungs, row by row.
 
