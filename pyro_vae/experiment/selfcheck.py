@@ -77,8 +77,8 @@ def about(budget: Budget = FULL) -> str:
     """
     return (
         f"{budget.num_data} data on rungs 1 and 2, {budget.num_runs} runs of each estimator, {budget.annealed_runs} of "
-        f"annealing.\nThe guide of rung 1 misses the exact posterior: {MISMATCH.widen:g} times as wide in every direction, "
-        f"and shifted by {MISMATCH.shift:g} of its standard deviations in each."
+        f"annealing.\nThe guide of rung 1 misses the exact posterior: {MISMATCH.widen:g} times as wide in every "
+        f"direction, and shifted by {MISMATCH.shift:g} of its standard deviations in each."
     )
 
 
