@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation import PosteriorDraws, PosteriorGrid, subset
 from pyro_vae.experiment import build
-from pyro_vae.experiment.evaluating import Look
+from pyro_vae.experiment.evaluating import PICTURE_DIM, Look
 from pyro_vae.report import latent_figures, latent_pictures, pictures
 from pyro_vae.report.page import Panel
 from pyro_vae.report.panels import of_report
@@ -82,6 +82,13 @@ def _latent(look: Look) -> Iterator[Panel]:
             latent_pictures.traversal(trained.vae, look.test.x, config.seed, white=white),
             "latent",
         )
+        if look.latent_dim == PICTURE_DIM:
+            yield Panel(
+                "Latent plane",
+                "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior.",
+                latent_pictures.latent_grid(trained.vae, config.seed, white=white),
+                "latent",
+            )
 
 
 def _posterior(look: Look) -> Iterator[Panel]:

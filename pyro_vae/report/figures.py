@@ -239,13 +239,18 @@ def effective_sample_size(found: Numbers) -> bytes:
     return svg.getvalue()
 
 
+LISTED = 20  # data: more make a picture that is longer than the page
+
+
 def escalation(found: Numbers) -> bytes:
-    """The data above the threshold: what more draws and annealing change, each against its own bound at K draws.
+    """The worst data above the threshold: what more draws and annealing change, against the bound at K draws.
+
+    At most `LISTED` of them, the largest k-hat first.
 
     Args:
         found: "escalation" of a report.
     """
-    rows = found["rows"]
+    rows = found["rows"][:LISTED]
     with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
         axes = drawn.subplots()
         axes.axvline(0, color=INK, lw=0.8)

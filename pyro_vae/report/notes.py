@@ -28,7 +28,7 @@ def _has(report: Report, key: str) -> bool:
     for part in key.split("."):
         if part == "AIS":
             return any(row["name"] == "AIS" for row in found)
-        if not isinstance(found, Mapping) or found.get(part) in (None, {}, []):
+        if not isinstance(found, Mapping) or found.get(part) in (None, False, {}, []):
             return False
         found = found[part]
     return True
@@ -129,6 +129,12 @@ _NOTES = (
         "gaps",
         "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
         "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior.",
+    ),
+    (
+        "gaps.loose",
+        "loose reference",
+        "{reference} lies below an ELBO here, so that the inference and the approximation gap mean nothing: only the "
+        "amortisation gap holds.",
     ),
     ("posterior", "true posterior", "{draws} One datum shows, it does not prove."),
     ("left_out", "not computed", "{left_out}"),

@@ -79,6 +79,8 @@ def _trust(report: Report) -> Iterator[Panel]:
             f"More draws, then annealing, for {found['num_data']} of the {found['of']} data above the threshold "
             f"({found['budget']}). Shown apart: the numbers at the top are at one K for all data."
         )
+        if len(found["rows"]) > figures.LISTED:
+            caption += f" The {figures.LISTED} with the largest k-hat; all are in the table."
         yield Panel("More work on the worst data", caption, figures.escalation(found), "trust")
 
 

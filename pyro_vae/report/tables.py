@@ -136,7 +136,7 @@ def _escalated(found: Mapping[str, Any]) -> Table:
             _with_error(row["iwae"], row["iwae_error"]),
             _with_error(row["iwae_more"], row["iwae_more_error"]),
             number(row["khat_more"], 2),
-            _with_error(row["ais"], row["ais_error"]),
+            _with_error(row["ais"], row["ais_error"]) + (" too low" if row.get("missed") else ""),
         )
         for row in rows
     )

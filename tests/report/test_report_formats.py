@@ -340,3 +340,16 @@ def test_the_protocol_card_may_be_pairs_whose_order_is_kept():
     pairs = [["zeta", "first"], ["alpha", "second"]]
     (card,) = [table for table in tables(full() | {"protocol_card": pairs}) if table.name == "protocol"]
     assert card.rows == (("zeta", "first"), ("alpha", "second"))
+
+
+@pytest.mark.parametrize(("loose", "said"), [(True, True), (False, False)])
+def test_a_reference_below_the_elbo_is_called_loose(loose, said):
+    found = full()
+    found["gaps"]["loose"] = loose
+    assert ("lies below an ELBO here" in " ".join(formats.to_table(found).split())) == said
+
+
+def test_annealing_that_missed_what_samples_met_is_called_too_low():
+    found = full()
+    found["escalation"]["rows"][0] |= {"ais": -30.0, "ais_error": 0.1, "missed": True}
+    assert "-30.00 ± 0.10 too low" in formats.to_table(found)
