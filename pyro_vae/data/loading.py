@@ -208,6 +208,11 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
             "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
             "the test data; --split contiguous avoids it."
         )
+    if raw.name == "frey_faces" and kind == "contiguous":
+        notes.append(
+            "Neighbouring frames of the film are nearly alike, so the standard error over the data, which takes "
+            "them for independent, is too small."
+        )
     if recipe in ("dynamic", "static"):
         other = "static" if recipe == "dynamic" else "dynamic"
         notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")

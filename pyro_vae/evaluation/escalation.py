@@ -141,7 +141,13 @@ class Escalation:
     def to_dict(self) -> dict[str, Any]:
         """For a report: numbers alone, with None where one is unknown."""
         rows = [row.to_dict() for row in self.rows]
-        counts = {"num_data": len(rows), "of": self.above, "left_out": len(self.left_out), "threshold": self.threshold}
+        counts = {
+            "num_data": self.num_data,
+            "taken": len(rows),
+            "of": self.above,
+            "left_out": len(self.left_out),
+            "threshold": self.threshold,
+        }
         change = {"mean_change": known(self.mean_change), "mean_change_error": known(self.mean_change_error)}
         annealing = {"num_temperatures": self.num_temperatures, "num_chains": self.num_chains}
         return {**counts, "budget": self._budget(), "spent": self.spent, **annealing, "rows": rows, **change}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.evaluation.estimators import known
 from pyro_vae.experiment import reporting
 from pyro_vae.experiment.plan import Plan
-from pyro_vae.experiment.trained import Held, Trained
+from pyro_vae.experiment.trained import Held, Trained, positions
 from pyro_vae.model.posteriors import Delta
 from pyro_vae.randomness import derive, generator
 from pyro_vae.report import numbers
@@ -58,7 +59,7 @@ class Look:
     @cached_property
     def test(self) -> Held:
         """The test data."""
-        return self.trained.test(self.plan.test_data or None)
+        return self.trained.test(self.plan.test_data)
 
     @cached_property
     def train(self) -> Held:
@@ -130,8 +131,18 @@ def evaluate(trained: Trained, plan: Plan, say: Say = lambda sentence: None) -> 
     if isinstance(trained.vae.posterior, Delta):
         _autoencoder(look)
         return look
-    for section in (_headline, _trust, _latent, _annealed, _simulated, _gaps, _posterior):
-        section(look)
+    _headline(look)
+    _trust(look)
+    sections = {
+        "more work": _escalated,
+        "latents": _latent,
+        "annealing": _annealed,
+        "simulated data": _simulated,
+        "gaps": _gaps,
+        "true posterior": _posterior,
+    }
+    for name, section in sections.items():
+        look.unless_refused(name, partial(section, look))
     return look
 
 
@@ -174,13 +185,17 @@ def _trust(look: Look) -> None:
         "threshold": 0.7,
         "num_samples": look.plan.num_samples,
         "above": None if khat.isnan().all() else (khat > 0.7).double().mean().item(),
-        "values": [_finite(value) for value in khat.tolist()],
+        "values": [known(value) for value in khat.tolist()],
         "ess": effective.tolist(),
         "worst": worst,
     }
-    if look.plan.escalated_draws and (khat > 0.7).any():
+
+
+def _escalated(look: Look) -> None:
+    khat, plan = look.curve.khat, look.plan
+    if plan.escalated_draws and (khat > 0.7).any():
         with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
-            vae, (x, y, _), plan = look.trained.vae, look.test, look.plan
+            vae, (x, y, _) = look.trained.vae, look.test
             weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
             found = evaluation.escalate(vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed)
             look.report["escalation"] = found.to_dict()
@@ -223,7 +238,8 @@ def _annealed(look: Look) -> None:
         rows.append(("AIS", f"AIS from q, T = {plan.num_temperatures}", found))
     if look.latent_dim <= GRID_DIM:
         with look.step("grid", f"log p(x) of {len(chosen)} test data on a grid of {look.latent_dim} dimensions"):
-            rows.append(("grid", "grid", evaluation.quadrature(vae, x, y)))
+            grid = evaluation.quadrature(vae, x, y)
+            rows.append(("grid", f"grid, n^D = {int(grid.points.max())}^{grid.dim}", grid))
     look.reference = rows[-1][1:]
     look.report["reference"] = {
         "num_data": len(chosen),
@@ -286,8 +302,10 @@ def _posterior(look: Look) -> None:
 
 def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
     """Columns of numbers, one for each test datum."""
-    labels = {} if look.test.labels is None else {"label": look.test.labels.tolist()}
-    return {**labels, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
+    chosen = positions(look.trained.config, len(look.trained.data.test), look.plan.test_data)
+    about = {} if chosen is None else {"position": chosen.tolist()}  # among all test data
+    about |= {} if look.test.labels is None else {"label": look.test.labels.tolist()}
+    return {**about, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
 
 
 def _typical(khat: Tensor) -> int:
@@ -326,13 +344,9 @@ def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:
 
 
 def _spectrum(found: evaluation.KLPerDimension) -> dict[str, Any]:
-    errors = [_finite(error) for error in found.standard_error.tolist()]
+    errors = [known(error) for error in found.standard_error.tolist()]
     return {"mean": found.mean.tolist(), "standard_error": errors, "kind": found.kind}
 
 
 def _above(khat: Tensor) -> str:
     return f"{int((khat > 0.7).sum())} of {len(khat)}"
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None

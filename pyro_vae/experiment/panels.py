@@ -28,8 +28,8 @@ def _learned(look: Look) -> Iterator[Panel]:
         yield from _images(look)
     yield Panel(
         "Training",
-        "Minus the training loss and the validation score of every epoch. The loss of an epoch is the mean while the "
-        "parameters move, so that it begins below the validation curve.",
+        "Minus the training loss and the validation score of every epoch. The loss of an epoch is a mean while the "
+        "parameters move.",
         pictures.training(trained.run.history()),
         "training",
     )
@@ -42,8 +42,8 @@ def _images(look: Look) -> Iterator[Panel]:
     x, y = _taken(look, shown)
     yield Panel(
         "Reconstructions",
-        "Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x). Where they differ, "
-        "the guide is unsure.",
+        "Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x)"
+        f"{'. Where they differ, the guide is unsure' if 'curve' in look.report else ', which is a point'}.",
         pictures.reconstructions(vae, x, config.seed, y=y, white=white),
         "data",
     )
@@ -67,10 +67,11 @@ def _images(look: Look) -> Iterator[Panel]:
 def _latent(look: Look) -> Iterator[Panel]:
     trained, config = look.trained, look.trained.config
     x, y, labels = trained.training(CLOUD)
+    measured = look.report.get("latent", {}).get("marginal_kl") is not None
     yield Panel(
         "Latent cloud",
-        "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often said; "
-        "the marginal KL in the table measures it.",
+        "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often said"
+        f"{'; the marginal KL in the table measures it' if measured else ''}.",
         latent_pictures.latent_cloud(trained.vae, x, config.seed, labels=labels, y=y),
         "latent",
     )
@@ -96,13 +97,16 @@ def _posterior(look: Look) -> Iterator[Panel]:
     if found is None or about is None:
         return
     datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
+    if not look.curve.khat.isnan().all():
+        datum += ", whose k-hat is the middle one"
     if isinstance(found, PosteriorGrid):
         drawn = latent_figures.posterior_grid(found.axes, found.posterior, found.guide)
-        yield Panel("On a grid", f"{datum}, whose k-hat is the middle one. No draws are involved.", drawn, "posterior")
+        yield Panel("On a grid", f"{datum}. No draws are involved.", drawn, "posterior")
     else:
         drawn = latent_figures.posterior_draws(_flat(found, "draws"), _flat(found, "guide"))
         chains = f"{found.num_chains} chains of {found.num_draws} draws, R-hat {found.rhat_max:.3f} at most"
-        yield Panel("By NUTS", f"{datum}, whose k-hat is the middle one: {chains}.", drawn, "posterior")
+        verdict = "" if found.agree else ". They do NOT agree, and can not be taken for the posterior"
+        yield Panel("By NUTS", f"{datum}: {chains}{verdict}.", drawn, "posterior")
 
 
 def _flat(found: PosteriorDraws, name: str) -> Tensor:

@@ -62,15 +62,19 @@ def held(config: Config, split: Split, num_classes: int, num_data: int | None = 
         config: `conditional`, `test_data`, `data_seed` and `device` are read.
         split: of the data.
         num_classes: of its labels, 0 where it has none.
-        num_data: None for the number that the config tests on; 0 for all.
+        num_data: None, or -1, for the number that the config tests on; 0 for all.
     """
     x, labels = split.fixed(), split.labels
-    size = config.test_data if num_data is None else num_data
-    if 0 < size < len(x):
-        chosen = subset(len(x), size, config.data_seed)
+    if (chosen := positions(config, len(x), num_data)) is not None:
         x, labels = x[chosen], None if labels is None else labels[chosen]
     y = one_hot(labels, num_classes).to(config.device) if config.conditional and labels is not None else None
     return Held(x.to(config.device), y, labels)
+
+
+def positions(config: Config, size: int, num_data: int | None = None) -> Tensor | None:
+    """Where the data of `held` stand in a split of this size; None for all of it."""
+    wanted = config.test_data if num_data is None or num_data < 0 else num_data
+    return subset(size, wanted, config.data_seed) if 0 < wanted < size else None
 
 
 def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **members: Any) -> Trained:

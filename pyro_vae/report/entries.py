@@ -203,15 +203,16 @@ def _khat(report: Report) -> Iterator[Entry]:
         return
     numbers = {"mean": found["above"], "num_samples": found["num_samples"], "num_data": len(found["values"])}
     label = f"data with k-hat above {found['threshold']:g}"
-    meaning = "whose log p(x) is not reliable, and whose Monte Carlo error is too small"
+    meaning = f"whose log p({of_x(report)}) may be too low, and its Monte Carlo error too small"
     yield Entry("share_above", label, {**numbers, "unit": "share"}, "", meaning)
 
 
 def _escalation(report: Report) -> Iterator[Entry]:
-    if (found := report.get("escalation")) is not None and found.get("mean_change") is not None:
-        numbers = _numbers(found["mean_change"], None, found["num_data"], "nats")
-        meaning = f"{found['num_data']} of the {found['of']} data above the threshold; {found['budget']}"
-        yield Entry("mean_change", "mean change of log p", numbers, "", meaning)
+    if (found := report.get("escalation")) is not None and found["taken"]:
+        numbers = {"mean": found["mean_change"], "monte_carlo_error": found.get("mean_change_error"), "unit": "nats"}
+        meaning = f"by {found['taken']} of the {found['of']} data above the threshold; {found['budget']}"
+        name = f"change of the mean of log p({of_x(report)})"
+        yield Entry("mean_change", name, {**numbers, "num_data": found["num_data"]}, "", meaning)
 
 
 def _latent(report: Report) -> Iterator[Entry]:
@@ -239,11 +240,9 @@ def _gaps(report: Report) -> Iterator[Entry]:
     }
     for name, (label, meaning) in known.items():
         if (gap := found.get(name)) is not None:
-            yield Entry(
-                name, label, _numbers(gap["mean"], gap["standard_error"], found["num_data"], "nats"), "", meaning
-            )
+            yield Entry(name, label, {"unit": "nats", "num_data": found["num_data"], **gap}, "", meaning)
     if (gap := found.get("train_test")) is not None:
-        numbers = {"mean": gap["mean"], "standard_error": gap["standard_error"], "unit": "nats"}
+        numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")} | {"unit": "nats"}
         yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")
         for split in ("train", "test"):
             if gap.get(split) is not None:
@@ -251,7 +250,9 @@ def _gaps(report: Report) -> Iterator[Entry]:
 
 
 def _gaps_title(report: Report) -> str:
-    return f"what the ELBO loses, {report.get('gaps', {}).get('num_data')} test data; and train against test"
+    found = report.get("gaps", {})
+    loss = f"what the ELBO loses, {found['num_data']} test data; and " if "inference" in found else ""
+    return f"{loss}training data against test data"
 
 
 def _classification(report: Report) -> Iterator[Entry]:

@@ -177,7 +177,7 @@ def khat(found: Numbers) -> bytes:
     zones = (
         (values < 0.5, "o", BLUE, "below 0.5"),
         ((values >= 0.5) & (values <= threshold), "s", ORANGE, f"0.5 to {threshold:g}"),
-        (values > threshold, "^", RED, f"above {threshold:g}: not reliable"),
+        (values > threshold, "^", RED, f"above {threshold:g}: may be loose"),
     )
     with figure(3.2) as (drawn, svg):
         axes = drawn.subplots()
@@ -227,7 +227,7 @@ def effective_sample_size(found: Numbers) -> bytes:
         axes = drawn.subplots()
         few: Any = {"ms": 3.5, "rasterized": len(ess) > 3000}
         axes.plot(at[~unreliable], ess[~unreliable], "o", color=BLUE, mew=0, label="one datum", **few)
-        label = f"k-hat above {found['threshold']:g}: fewer than shown"
+        label = f"k-hat above {found['threshold']:g}: may be fewer"
         axes.plot(at[unreliable], ess[unreliable], "^", color=RED, mfc="white", label=label, **few)
         axes.set(yscale="log", ylim=(0.8, 1.3 * K), xlim=(-1, 101))
         axes.minorticks_off()

@@ -140,10 +140,10 @@ def _latex_comments(report: Report, ais: Mapping[str, Any] | None) -> Iterator[s
     if "log_likelihood" in test:
         draws = test["log_likelihood"]["num_samples"]
         yield f"ELBO, log p({of}), AIS: lower bounds in expectation; log p({of}) by {draws} i.i.d. draws from q(z|x)"
-    if ais is not None:
+    if ais is not None and ais["num_data"] != num_test(report):
         yield f"AIS: {ais['num_data']} test data only, drawn at random; not to be compared with means over all"
     if "khat" in report:
-        yield f"k-hat: share of the data above {report['khat']['threshold']:g}, whose log p({of}) is not reliable"
+        yield f"k-hat: share of the data above {report['khat']['threshold']:g}, whose log p({of}) may be too low"
     if "rmse" in test:
         yield f"plain autoencoder: no density of z, no log p(x); RMSE {number(test['rmse']['mean'])}"
     given = of.replace("|", r" \mid ")

@@ -46,9 +46,20 @@ def _values(report: Report) -> dict[str, Any]:
         "draws": _DRAWS.get(report.get("posterior", {}).get("method", ""), ""),
         "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
         "loss": number(objective.get("loss")),
+        "escalated": _escalated(report.get("escalation", {})),
+        "agreement": _DISAGREE if report.get("posterior", {}).get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
         "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
     }
+
+
+_DISAGREE = "The chains did NOT agree: these draws can not be taken for the posterior's. "
+
+
+def _escalated(found: Mapping[str, Any]) -> str:
+    if found and not found["taken"]:
+        return f"The budget was too small for any of the {found['of']} data above the threshold: {found['budget']}."
+    return "What more draws and annealing give for the data above the threshold."
 
 
 _DRAWS = {
@@ -104,13 +115,13 @@ _NOTES = (
         "khat",
         "k-hat",
         "The tail of each datum's importance weights, by PSIS. {above} of the data lie above {threshold:g}, where the "
-        "bound is loose and its Monte Carlo error too small. The effective sample size of such data is too large.",
+        "bound may be loose, and its Monte Carlo error and the effective sample size too good. Where nearly all draws "
+        "are effective the weights hardly differ, and a large k-hat does no harm.",
     ),
     (
         "escalation",
         "more work",
-        "What more draws and annealing give for the data above the threshold. Shown apart: all other numbers are at "
-        "one K for all data, and stay as they are.",
+        "{escalated} Shown apart: all other numbers are at one K for all data, and stay as they are.",
     ),
     (
         "latent.active",
@@ -125,10 +136,16 @@ _NOTES = (
         "and lower the marginal KL.",
     ),
     (
-        "gaps",
+        "gaps.amortisation",
         "gaps",
         "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
         "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior.",
+    ),
+    (
+        "gaps.inference",
+        "inference gap",
+        "log p({of}) by the reference, {reference}, minus the ELBO. As far as the reference is a lower bound, the "
+        "truth is larger.",
     ),
     (
         "gaps.loose",
@@ -136,7 +153,7 @@ _NOTES = (
         "{reference} lies below an ELBO here, so that the inference and the approximation gap mean nothing: only the "
         "amortisation gap holds.",
     ),
-    ("posterior", "true posterior", "{draws} One datum shows, it does not prove."),
+    ("posterior", "true posterior", "{draws} {agreement}One datum shows, it does not prove."),
     ("left_out", "not computed", "{left_out}"),
     (
         "autoencoder",

@@ -136,7 +136,7 @@ def _shares(report: Report) -> Iterator[Headline]:
         line = f"± {share(found['standard_error'])} over {found['num_data']} test data"
         yield Headline("right class, by Bayes' rule", share(found["accuracy"]), "", (line,))
     if (found := report.get("khat")) is not None and found.get("above") is not None:
-        lines = f"of {len(found['values']):,} test data; their log p is not reliable", f"K = {found['num_samples']:,}"
+        lines = f"of {len(found['values']):,} test data; their log p may be too low", f"K = {found['num_samples']:,}"
         yield Headline(f"k-hat above {found['threshold']:g}", share(found["above"]), "", lines)
     if latent := report.get("latent", {}).get("active"):
         count = ", ".join(f"{found['count']} of {found['of']}" for found in latent.values())

@@ -51,8 +51,8 @@ def _likelihood(report: Report) -> Iterator[Panel]:
         yield Panel("Importance-weighted bounds", caption, picture, "likelihood")
     if found := report.get("reference"):
         caption = (
-            f"One random subset of {found['num_data']} test data for all rows, in order of cost. The grey bars are the "
-            "error over the data, the same data in every row: which bound is tighter, the paired differences tell."
+            f"The same {found['num_data']} test data in every row, in order of cost. The grey bars are the error over "
+            "the data, by which all rows move together: which bound is tighter, the paired differences tell."
         )
         yield Panel("Bounds of growing cost", caption, figures.reference(found, of=of), "likelihood")
     if found := report.get("simulated"):
@@ -68,15 +68,15 @@ def _trust(report: Report) -> Iterator[Panel]:
     if (found := report.get("khat")) and any(value is not None for value in found["values"]):
         caption = (
             f"One point for each test datum, {found['num_samples']} weights each. Below 0.5 the weights have a finite "
-            f"variance; above {found['threshold']:g} the bound of that datum and its error are not reliable."
+            f"variance; above {found['threshold']:g} the bound of that datum may be loose, and its error too small."
         )
         yield Panel("k-hat of every datum", caption, figures.khat(found), "trust")
     if found and found.get("ess"):
-        caption = "How many of the weighted draws count. Where the tail is heavy even fewer do than are shown."
+        caption = "How many of the weighted draws count. Where the tail is heavy it may be fewer than are shown."
         yield Panel("Effective sample size", caption, figures.effective_sample_size(found), "trust")
     if (found := report.get("escalation")) and found.get("rows"):
         caption = (
-            f"More draws, then annealing, for {found['num_data']} of the {found['of']} data above the threshold "
+            f"More draws, then annealing, for {found['taken']} of the {found['of']} data above the threshold "
             f"({found['budget']}). Shown apart: the numbers at the top are at one K for all data."
         )
         if len(found["rows"]) > figures.LISTED:
@@ -86,8 +86,9 @@ def _trust(report: Report) -> Iterator[Panel]:
 
 def _posterior(report: Report) -> Iterator[Panel]:
     if "inference" in (found := report.get("gaps", {})):
+        parts = ", and what a better encoder (amortisation) or a richer posterior (approximation) could win back"
         caption = (
-            "What the ELBO loses against the reference, and which part of it a better encoder (amortisation) or a "
-            "richer posterior (approximation) could win back. As far as the reference is a lower bound, more is lost."
+            f"What the ELBO loses against the reference{parts if found.get('amortisation') else ''}. As far as the "
+            "reference is a lower bound, more is lost."
         )
         yield Panel("Where the ELBO loses", caption, figures.gaps(found), "posterior")

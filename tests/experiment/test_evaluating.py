@@ -1,6 +1,7 @@
 """The evaluation of a run: every number is that of the free function on the data that the plan names."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from pyro_vae.evaluation import subset
 from pyro_vae.experiment import publishing, reporting
 from pyro_vae.experiment.evaluating import evaluate
 from pyro_vae.experiment.plan import Plan
-from pyro_vae.experiment.trained import Trained, open_run
+from pyro_vae.experiment.trained import open_run
 from pyro_vae.inference import Progress
 from pyro_vae.randomness import derive
 
@@ -141,7 +142,8 @@ class TestNumbers:
         look = look_at(trained, escalated_draws=100_000)
         found = look.report["escalation"]
         assert found["of"] == int((look.curve.khat > 0.7).sum()) > 0
-        assert found["num_data"] > 0
+        assert found["taken"] > 0
+        assert found["num_data"] == 16
         assert look.report["test"]["log_likelihood"]["mean"] == look.curve.bounds[60].mean
         assert "escalation" not in look_at(trained, escalated_draws=0).report
 
@@ -149,6 +151,14 @@ class TestNumbers:
         look = look_at(run(posterior="delta", kl_weight=0.0))
         assert set(look.report["test"]) == {"reconstruction", "rmse"}
         assert not {"curve", "khat", "latent", "gaps"} & set(look.report)
+
+    def test_a_subset_says_where_its_data_stand(self, run):
+        trained = run(latent_dim=4)
+        look = look_at(trained, test_data=5, annealed_data=0)
+        places = look.report["per_datum"]["position"]
+        assert torch.equal(trained.test(0).x[places], look.test.x)
+        assert look.report["per_datum"]["label"] == trained.test(0).labels[places].tolist()
+        assert "position" not in look_at(trained, test_data=0, annealed_data=0).report["per_datum"]
 
     def test_a_weighted_run_is_measured_without_weights(self, run):
         trained = run(kl_weight=0.2, latent_dim=4)
@@ -238,15 +248,26 @@ class TestFiles:
             {"conditional": True, "prior": "conditional", "posterior": "full"},
             {"latent_dim": 1},
             {"latent_dim": 4, "posterior": "flow", "prior": "flow"},
+            {"latent_dim": 4, "posterior": "full", "plan": {"annealed_data": 0}},
+            {"latent_dim": 4, "plan": {"num_samples": 10, "test_data": 1}},
+            {"likelihood": "normal", "dequantize": True, "kl_weight": 0.5, "plan": {"annealed_data": 400}},
         ],
-        ids=["autoencoder", "conditional", "one dimension", "flows"],
+        ids=["autoencoder", "conditional", "one dimension", "flows", "no annealing", "one datum", "dequantised"],
     )
     def test_every_kind_of_run_has_its_report(self, run, tmp_path, settings):
-        look = look_at(run(**settings))
+        plan = settings.get("plan", {})
+        look = look_at(run(**{name: value for name, value in settings.items() if name != "plan"}), **plan)
         text, names = publishing.write(look, tmp_path)
         assert "report.html" in names
         assert ("log_likelihood.nc" in names) == ("curve" in look.report)
         assert text == (tmp_path / "report.txt").read_text(encoding="utf-8").removesuffix("\n")
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        for written in (text, re.sub(r"base64,[^\"]*", "", page), (tmp_path / "report.md").read_text(encoding="utf-8")):
+            assert not re.search(r"\b(None|nan|inf)\b", written)
+            assert ("amortisation" in written) == bool(look.report.get("gaps", {}).get("amortisation"))
+            assert ("random subset" in written) == (
+                0 < look.plan.annealed_data < len(look.test.x) and "curve" in look.report
+            )
 
 
 @pytest.mark.parametrize("name", ["elbo_samples", "num_chains", "latent_data"])
@@ -255,5 +276,7 @@ def test_a_plan_that_makes_no_sense_is_refused(name):
         Plan(**{name: 1})
 
 
-def test_the_trained_run_is_not_changed_by_opening_it(run):
-    assert isinstance(run(), Trained)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_nuts_needs_four_draws(size):
+    with pytest.raises(UsageError, match="posterior_draws must be 0, or at least 4"):
+        Plan(posterior_draws=size)
