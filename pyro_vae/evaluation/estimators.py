@@ -75,9 +75,11 @@ class Estimate:
         return {**numbers, "kind": self.kind} if self.kind else numbers
 
     def __str__(self) -> str:
+        errors = self.standard_error, self.monte_carlo_error
+        over_data, over_draws = ("n/a" if math.isnan(error) else f"±{error:.3f}" for error in errors)
         return (
-            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   ±{self.standard_error:.3f} over {self.num_data} data   "
-            f"±{self.monte_carlo_error:.3f} Monte Carlo (K = {self.num_samples})"
+            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
+            f"{over_draws} Monte Carlo (K = {self.num_samples})"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_vae.errors import CheckpointError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment.card import tested
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import newest_checkpoint
@@ -118,29 +118,7 @@ def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
     if config.posterior == "delta":
         raise UsageError(f"{path} is a plain autoencoder: it has no log p(x) to compare. Leave it out")
     num_data = config.test_data if test_data is None else test_data
-    return Candidate(name, path, config, _card(config, run.about()["protocol"], num_data))
-
-
-def _card(config: Config, protocol: dict[str, Any], num_data: int) -> dict[str, str]:
-    split, drawn, noise = protocol["split"], protocol["binarization"], protocol["dequantized"]
-    size = split["sizes"]["test"]
-    is_subset = 0 < num_data < size
-    is_seeded = is_subset or any(part is not None and part["seed"] is not None for part in (split, drawn, noise))
-    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))
-    return {
-        "data set": protocol["name"],
-        "files": ", ".join(f"{name} {digest}" for name, digest in sorted(protocol["files"].items())),
-        "contents": protocol["sha256"],
-        "shape": " x ".join(map(str, protocol["shape"])),
-        "levels": "none, floats" if protocol["num_levels"] is None else str(protocol["num_levels"]),
-        "split": f"{split['kind']} {sizes}, test {split['index_sha256']['test']}",
-        "data seed": str(config.data_seed) if is_seeded else "none, nothing is drawn",
-        "binarisation": drawn["kind"],
-        "dequantisation": f"within {noise['num_levels']} levels" if noise else "none",
-        "test data": f"{num_data} of {size}, drawn at random" if is_subset else f"all {size}",
-        "quantity": f"log p({'level' if noise else 'x'}{'|y' if config.conditional else ''})",
-        "values": "masses" if build.is_discrete(config) else "densities per level" if noise else "densities",
-    }
+    return Candidate(name, path, config, tested(config, run.about()["protocol"], num_data))
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro_vae.evaluation import to_inference_data
 from pyro_vae.experiment import panels, storage
+from pyro_vae.experiment.card import tested
 from pyro_vae.experiment.evaluating import Look
 from pyro_vae.experiment.run import command, surroundings
 from pyro_vae.report import formats, page
@@ -69,31 +70,60 @@ def about(look: Look) -> dict[str, Any]:
 
 
 def card(look: Look) -> dict[str, str]:
-    """What must be the same where two evaluations are compared, and what a reviewer asks first."""
-    protocol, plan, config = look.trained.data.protocol, look.plan, look.trained.config
-    split, of = protocol["split"], "x|y" if config.conditional else "x"
-    sizes = " / ".join(f"{size:,}" for size in split["sizes"].values())
+    """What must be the same where two evaluations are compared, row for row; then what a reviewer asks first."""
+    protocol, trained = look.trained.data.protocol, look.trained
     recipe = protocol["dequantized"] or protocol["binarization"]
-    found = {
-        "data": f"{protocol['name']}, shape {tuple(protocol['shape'])}",
+    return {
+        **tested(trained.config, protocol, len(look.test.x)),
         "source": protocol["source"],
-        "SHA-256 of the data": protocol["sha256"],
-        "split": f"{split['kind']}, {sizes} for training, validation, test; seed {split['seed']}",
         "x": recipe["sentence"],
-        "test data": f"{len(look.test.x):,} of {split['sizes']['test']:,}, never used to choose anything",
-        "model": f"epoch {look.trained.best_epoch} of {look.trained.epochs}, the best on validation data",
+        "model": f"epoch {trained.best_epoch} of {trained.epochs}, the best on validation data",
         "unit": "nats per datum, summed over x, averaged over data",
+        **_estimated(look),
+        **_annealed(look),
+        **_escalated(look),
     }
-    if "curve" in look.report:
-        found[f"log p({of})"] = f"importance-weighted bound, K = {plan.num_samples:,} draws from q(z|x)"
-        found["ELBO"] = f"{plan.elbo_samples} draws; KL {look.report['test']['kl']['kind']}"
-        found["seeds"] = f"training {config.seed}, data {config.data_seed}, draws {look.seed}"
-    if "reference" in look.report:
-        found["annealing"] = (
-            f"from q(z|x), T = {plan.num_temperatures} temperatures, {plan.num_chains} chains, 5 leapfrog steps; step "
-            f"sizes from pilot chains, then frozen; {look.report['reference']['num_data']} test data chosen at random"
+
+
+def _estimated(look: Look) -> dict[str, str]:
+    if "curve" not in look.report:
+        return {}
+    plan, config = look.plan, look.trained.config
+    kinds = ", ".join(f"{site} {kind}" for site, kind in look.report["test"]["kl"]["kind"].items())
+    return {
+        f"log p({'x|y' if config.conditional else 'x'})": (
+            f"importance-weighted bound, K = {plan.num_samples:,} draws from q(z|x)"
+        ),
+        "ELBO": f"{plan.elbo_samples} draws; KL {kinds}",
+        "seeds": f"training {config.seed}, data {config.data_seed}, draws {look.seed}",
+    }
+
+
+def _annealed(look: Look) -> dict[str, str]:
+    if "reference" not in look.report:
+        return {}
+    plan, num_data, size = look.plan, look.report["reference"]["num_data"], len(look.test.x)
+    chosen = f"{num_data} test data chosen at random" if num_data < size else f"all {size} test data"
+    return {
+        "annealing": (
+            f"from q(z|x), T = {plan.num_temperatures} temperatures, {plan.num_chains} chains; step sizes from pilot "
+            f"chains, then frozen; {chosen}"
         )
-    return found
+    }
+
+
+def _escalated(look: Look) -> dict[str, str]:
+    if "escalation" not in look.report:
+        return {}
+    found = look.report["escalation"]
+    draws = f"{found['rows'][0]['more_samples']:,} draws in all, then " if found["rows"] else ""
+    return {
+        "escalation": (
+            f"test data with k-hat above {found['threshold']:g}: {draws}annealing with "
+            f"T = {found['num_temperatures']} temperatures, {found['num_chains']} chains; "
+            f"budget {look.plan.escalated_draws:,} evaluations of the decoder"
+        )
+    }
 
 
 def _write_inference_data(look: Look, path: Path) -> None:

@@ -5,23 +5,17 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from pyro_vae.report.formats import WIDTH, markdown, markdown_rows
+from pyro_vae.report.tables import Table, clean, number, share
 
 FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
 THRESHOLD = 0.7  # of k-hat, Vehtari et al. 2024
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
-_WIDTH = 100
 _NARROWEST = 12  # that the first column of a table becomes to fit into 100 columns
 _LONGEST = 40
 _UNKNOWN = "n/a"
-
-
-class Table(NamedTuple):
-    """Rows of text under a head; the first `left` columns are flush left, the others flush right."""
-
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    left: int = 1
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
@@ -40,20 +34,22 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 def to_text(found: Mapping[str, Any]) -> str:
     """The comparison for a terminal of 100 columns; what was forced stands on top."""
+    found = _cleaned(found)
     blocks = [_forced(found), _aligned(_main(found))]
     blocks += [_aligned(table) for table in _more(found)]
-    blocks.append("\n".join(textwrap.fill(note, _WIDTH, subsequent_indent="  ") for note in found["notes"]))
+    blocks.append("\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in found["notes"]))
     blocks.append("\n".join(_protocol_lines(found)))
     return "\n\n".join(block for block in blocks if block)
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
     """The same as Markdown."""
-    forced = "\n".join(f"> {_escaped(line)}  " for line in _forced(found).splitlines())
+    found = _cleaned(found)
+    forced = "\n".join(f"> {markdown(line)}  " for line in _forced(found).splitlines())
     blocks = ["# Comparison", forced, "![Means and differences](comparison.png)"]
-    blocks += [_marked(table) for table in (_main(found), *_more(found))]
-    blocks += ["\n".join(f"- {_escaped(note)}" for note in found["notes"])]
-    blocks += ["## Protocol", "\n".join(f"- {_escaped(line)}" for line in _protocol_lines(found))]
+    blocks += [markdown_rows(table.header, table.rows, _right(table)) for table in (_main(found), *_more(found))]
+    blocks += ["\n".join(f"- {markdown(note)}" for note in found["notes"])]
+    blocks += ["## Protocol", "\n".join(f"- {markdown(line)}" for line in _protocol_lines(found))]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -91,7 +87,8 @@ def _main(found: Mapping[str, Any]) -> Table:
     quantities = found["quantities"]
     name = f"{quantities[0] if len(quantities) == 1 else 'log p'}, nats"
     head = (name, "mean", "± data", "difference", "± data", interval_head(found), f"k > {THRESHOLD}")
-    return Table(head, [_main_row(i, group) for i, group in enumerate(found["groups"], 1)])
+    rows = tuple(_main_row(i, group) for i, group in enumerate(found["groups"], 1))
+    return Table("main", "", head, rows)
 
 
 def interval_head(found: Mapping[str, Any]) -> str:
@@ -111,7 +108,7 @@ def _main_row(place: int, group: Mapping[str, Any]) -> tuple[str, ...]:
         _number(mean["mean"]),
         _number(mean["standard_error"]),
         *cells,
-        _share(group["khat_above"]),
+        share(group["khat_above"]),
     )
 
 
@@ -122,8 +119,8 @@ def _more(found: Mapping[str, Any]) -> list[Table]:
 
 def _seed_table(found: Mapping[str, Any]) -> Table:
     head = ("over training seeds", "seeds", "SD", "lowest", "highest", "difference", "± seeds", interval_head(found))
-    rows = [_seed_row(i, group) for i, group in enumerate(found["groups"], 1) if len(group["seeds"]) > 1]
-    return Table(head, rows)
+    rows = (_seed_row(i, group) for i, group in enumerate(found["groups"], 1) if len(group["seeds"]) > 1)
+    return Table("seeds", "", head, tuple(rows))
 
 
 def _seed_row(place: int, group: Mapping[str, Any]) -> tuple[str, ...]:
@@ -145,11 +142,11 @@ def _run_table(found: Mapping[str, Any]) -> Table:
             str(run["best_epoch"]),
             *(_number(run["log_likelihood"][name]) for name in ("mean", "standard_error", "monte_carlo_error")),
             _number(run["elbo"]["mean"]),
-            _share(run["khat_above"]),
+            share(run["khat_above"]),
         )
         for run in found["runs"]
     ]
-    return Table(head, rows)
+    return Table("runs", "", head, tuple(rows))
 
 
 def _settings_table(groups: Sequence[Mapping[str, Any]]) -> Table:
@@ -160,14 +157,14 @@ def _settings_table(groups: Sequence[Mapping[str, Any]]) -> Table:
             values.setdefault(plain(group["settings"][name]), []).append(str(place))
         lines = [(clipped(value), ", ".join(places)) for value, places in values.items()]
         rows += [(name if i == 0 else "", *line) for i, line in enumerate(lines)]
-    return Table(("settings that differ", "value", "groups"), rows, left=3)
+    return Table("settings", "", ("settings that differ", "value", "groups"), tuple(rows))
 
 
 def _forced(found: Mapping[str, Any]) -> str:
     if not found["disagreements"]:
         return ""
     lines = [f"  {line['what']}: {against(line['values'])}" for line in found["disagreements"]]
-    return "\n".join([FORCED, *(textwrap.fill(line, _WIDTH, subsequent_indent="    ") for line in lines)])
+    return "\n".join([FORCED, *(textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in lines)])
 
 
 def _bound_note(found: Mapping[str, Any]) -> list[str]:
@@ -192,8 +189,8 @@ def _tightness_note(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         return [meaning]
     return [
         meaning,
-        f"WARNING: bounds of unequal tightness are compared. k-hat is above {THRESHOLD} for {_share(shares[worst])} of "
-        f"the data under {worst} and for {_share(shares[best])} under {best}, so that the former's log p(x) may be "
+        f"WARNING: bounds of unequal tightness are compared. k-hat is above {THRESHOLD} for {share(shares[worst])} of "
+        f"the data under {worst} and for {share(shares[best])} under {best}, so that the former's log p(x) may be "
         "understated by more: see whether the difference stays with more draws (--num-samples).",
     ]
 
@@ -239,28 +236,31 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _protocol_lines(found: Mapping[str, Any]) -> list[str]:
     text = "; ".join(f"{label} {_shortened(value)}" for label, value in found["protocol"].items())
-    return textwrap.wrap(f"tested alike: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.wrap(f"tested alike: {text}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _aligned(table: Table) -> str:
-    columns = list(zip(table.head, *table.rows, strict=True))
+    columns, right = list(zip(table.header, *table.rows, strict=True)), _right(table)
     widths = [max(map(len, column)) for column in columns]
-    widths[0] = max(min(widths[0], _NARROWEST), min(widths[0], _WIDTH - sum(widths[1:]) - 2 * len(widths) + 2))
+    widths[0] = max(min(widths[0], _NARROWEST), min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths) + 2))
     lines = []
-    for first, *others in (table.head, *table.rows):
+    for first, *others in (table.header, *table.rows):
         cells = zip((clipped(first, widths[0]), *others), widths, range(len(widths)), strict=True)
-        lines.append("  ".join(f"{cell:{'<' if i < table.left else '>'}{width}}" for cell, width, i in cells).rstrip())
+        lines.append("  ".join(f"{cell:{'>' if i in right else '<'}{width}}" for cell, width, i in cells).rstrip())
     return "\n".join(lines)
 
 
-def _marked(table: Table) -> str:
-    rule = [":--" if i < table.left else "--:" for i in range(len(table.head))]
-    lines = [[_escaped(cell) for cell in row] for row in (table.head, *table.rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+def _right(table: Table) -> range:
+    """The columns of numbers, flush right; settings are words."""
+    return range(len(table.header) if table.name == "settings" else 1, len(table.header))
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]#])", r"\\\1", text)
+def _cleaned(found: Any) -> Any:
+    if isinstance(found, Mapping):
+        return {_cleaned(name): _cleaned(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [*map(_cleaned, found)]
+    return clean(found) if isinstance(found, str) else found
 
 
 def _flat(group: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _flat(group: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.{_decimals(value)}f}"
+    return number(value, _decimals(value or 0.0))
 
 
 def _signed(value: float) -> str:
@@ -303,10 +303,6 @@ def _signed(value: float) -> str:
 
 def _decimals(value: float) -> int:
     return 3 if abs(value) < 1000 else 1
-
-
-def _share(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
 def _interval(numbers: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyro_vae.report import numbers
@@ -48,8 +48,8 @@ def to_table(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The report as Markdown, with tables as GitHub has them. Arguments as for `to_table`."""
-    said = "\n".join(f"- **{_markdown(term)}**: {_markdown(text)}" for term, text in notes(report))
-    head = [f"# {_markdown(name(report))}", *map(_fenced, commands(report))]
+    said = "\n".join(f"- **{markdown(term)}**: {markdown(text)}" for term, text in notes(report))
+    head = [f"# {markdown(name(report))}", *map(_fenced, commands(report))]
     return "\n\n".join([*head, *map(_markdown_table, tables(report)), said]) + "\n"
 
 
@@ -213,13 +213,18 @@ def _markdown_table(table: Table) -> str:
     header, rows = table.header, table.rows
     if not any(header):
         header = ("item", "value")
-    right = range(2, 7) if table.estimates else ()
+    return f"## {markdown(table.title)}\n\n{markdown_rows(header, rows, range(2, 7) if table.estimates else ())}"
+
+
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]], right: Container[int] = ()) -> str:
+    """A table as GitHub has them, of plain text; `right` are the columns that are flush right."""
     rule = ["---:" if i in right else "---" for i in range(len(header))]
-    lines = [f"| {' | '.join(cells)} |" for cells in (map(_markdown, header), rule, *(map(_markdown, r) for r in rows))]
-    return "\n".join([f"## {_markdown(table.title)}", "", *lines])
+    lines = [map(markdown, header), rule, *(map(markdown, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Text on one line in which nothing marks up."""
     return re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", clean(text))
 
 

@@ -83,6 +83,8 @@ def test_a_single_draw_does_not_know_its_error(case):
     for estimate in (pv.evaluation.elbo(vae, x, 1, seed=0), pv.evaluation.iwae(vae, x, 1, seed=0)):
         assert math.isnan(estimate.monte_carlo_error)
         assert estimate.to_dict()["monte_carlo_error"] is None
+        assert str(estimate).endswith("n/a Monte Carlo (K = 1)")
+    assert "   n/a over 1 data   ±" in str(pv.evaluation.elbo(vae, x[:1], 2, seed=0))
 
 
 def test_weights_of_minus_ten_thousand_nats_keep_their_digits():

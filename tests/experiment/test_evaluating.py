@@ -12,7 +12,8 @@ import pyro_vae as pv
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import publishing, reporting
-from pyro_vae.experiment.evaluating import evaluate
+from pyro_vae.experiment.candidates import candidates
+from pyro_vae.experiment.evaluating import Look, evaluate
 from pyro_vae.experiment.plan import Plan
 from pyro_vae.experiment.trained import open_run
 from pyro_vae.inference import Progress
@@ -208,7 +209,29 @@ class TestFiles:
             "posterior": "DiagonalNormal",
             "likelihood": "Bernoulli",
         }
-        assert dict(report["protocol_card"])["test data"].startswith("16 of 16")
+        assert dict(report["protocol_card"])["test data"] == "all 16"
+
+    @pytest.mark.parametrize(
+        ("settings", "plan"), [({}, {}), ({"test_data": 9}, {}), ({}, {"test_data": 7}), ({"conditional": True}, {})]
+    )
+    def test_the_card_begins_with_the_rows_by_which_runs_compare(self, run, settings, plan):
+        trained, other = run(**settings), run(seed=1)
+        look = Look(trained, replace(QUICK, **plan))
+        compared = candidates([trained.run.path, other.run.path], plan.get("test_data"))[0].card
+        assert list(publishing.card(look).items())[: len(compared)] == list(compared.items())
+
+    def test_the_card_names_what_was_estimated_and_how(self, run):
+        trained, found = run(latent_dim=2), {"curve": [], "test": {"kl": {"kind": {"z": "analytic", "w": "sampled"}}}}
+        escalation = {"threshold": 0.7, "num_temperatures": 500, "num_chains": 16, "rows": [{"more_samples": 600}]}
+        report = {**found, "reference": {"num_data": 6}, "escalation": escalation}
+        card = publishing.card(Look(trained, replace(QUICK, escalated_draws=12345), report=report))
+        assert card["ELBO"] == "20 draws; KL z analytic, w sampled"
+        assert card["annealing"].endswith("; 6 test data chosen at random")
+        assert card["escalation"].startswith("test data with k-hat above 0.7: 600 draws in all, then annealing")
+        assert card["escalation"].endswith("T = 500 temperatures, 16 chains; budget 12,345 evaluations of the decoder")
+        report["reference"]["num_data"] = 16
+        assert publishing.card(Look(trained, QUICK, report=report))["annealing"].endswith("; all 16 test data")
+        assert not {"annealing", "escalation", "ELBO"} & publishing.card(Look(trained, QUICK)).keys()
 
     def test_the_page_stands_alone(self, written):
         page = (written[1] / "report.html").read_text(encoding="utf-8")

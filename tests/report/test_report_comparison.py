@@ -140,7 +140,7 @@ def test_bounds_of_unequal_tightness_are_warned_of(shares, warned):
     )
     assert ("WARNING: bounds of unequal tightness" in text) is warned
     if warned:
-        worse, share = ("a", "30.0") if shares[0] > shares[1] else ("b", "8.0")
+        worse, share = ("a", "30") if shares[0] > shares[1] else ("b", "8.0")
         assert f"for {share} % of the data under {worse} and for 2.0 % under" in text
 
 
@@ -197,6 +197,22 @@ def test_markdown_has_whole_tables_and_nothing_that_marks_up():
     assert r"1 a\|b\*c\_d\<e\>\`f" in markdown
     assert r"| log p(x\|y), nats | mean |" in markdown
     assert "![Means and differences](comparison.png)" in markdown
+
+
+def test_a_small_share_is_never_said_to_be_none():
+    text = report.to_text(comparison(group("a", [-1.0], khat=0.0), group("b", [-2.0], -1.0, khat=0.0004)))
+    assert line(text, "1 a").endswith("  0 %")
+    assert line(text, "2 b").endswith("  <0.1 %")
+
+
+def test_nothing_steers_the_terminal_or_breaks_a_line():
+    name = "a\x1b[31m\nb\u202ec"
+    row = group(name, [-1.0], lr=name)
+    found = comparison(row, group("b", [-2.0], -1.0, khat=0.3, lr="1"), disagreements=[FORCED | {"what": name}])
+    found = {**found, "protocol": {name: name}}
+    for text in (report.to_text(found), report.to_markdown(found)):
+        assert all(map(str.isprintable, text.split("\n")))
+    assert line(report.to_text(found), "1 a [31m b c").endswith("2.0 %")
 
 
 def cells(row):

@@ -1,0 +1,47 @@
+"""The protocol card: what must be the same where two numbers are compared.
+
+A report shows these rows, and runs that differ in one of them are not compared.
+"""
+
+from typing import Any
+
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+
+
+def tested(config: Config, protocol: dict[str, Any], num_data: int) -> dict[str, str]:
+    """On what a run was tested and what its numbers are, label -> text: equal texts are comparable numbers.
+
+    Args:
+        config: of the run.
+        protocol: the data's own card, as in run.json.
+        num_data: of the test data that are used; 0, or as many as there are, is all of them.
+    """
+    split, drawn, noise = protocol["split"], protocol["binarization"], protocol["dequantized"]
+    size = split["sizes"]["test"]
+    is_subset = 0 < num_data < size
+    is_seeded = is_subset or any(part is not None and part["seed"] is not None for part in (split, drawn, noise))
+    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))
+    return {
+        "data set": protocol["name"],
+        "files": ", ".join(f"{name} {digest}" for name, digest in sorted(protocol["files"].items())),
+        "contents": protocol["sha256"],
+        "shape": " x ".join(map(str, protocol["shape"])),
+        "levels": "none, floats" if protocol["num_levels"] is None else str(protocol["num_levels"]),
+        "split": f"{split['kind']} {sizes}, test {split['index_sha256']['test']}",
+        "data seed": str(config.data_seed) if is_seeded else "none, nothing is drawn",
+        "binarisation": drawn["kind"],
+        "dequantisation": f"within {noise['num_levels']} levels" if noise else "none",
+        "test data": f"{num_data} of {size}, drawn at random" if is_subset else f"all {size}",
+        **_measured(config, is_dequantised=noise is not None),
+    }
+
+
+def _measured(config: Config, *, is_dequantised: bool) -> dict[str, str]:
+    if config.posterior == "delta":
+        return {"quantity": "reconstruction: a plain autoencoder has no log p(x)"}
+    is_discrete = build.is_discrete(config)
+    return {
+        "quantity": f"log p({'level' if is_dequantised else 'x'}{'|y' if config.conditional else ''})",
+        "values": "masses" if is_discrete else "densities per level" if is_dequantised else "densities",
+    }
