@@ -18,6 +18,7 @@ from pyro_vae.evaluation.diagnostics import (
     effective_sample_size,
     mixing,
     psis_khat,
+    share_above,
     to_inference_data,
     worst_data,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "quadrature",
     "rate_distortion",
     "refine",
+    "share_above",
     "subset",
     "to_inference_data",
     "total_correlation",

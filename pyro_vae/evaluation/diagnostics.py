@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import Dataset
 
+KHAT_THRESHOLD = 0.7  # above it no affordable K makes log p(x) reliable, Vehtari et al. 2024
+
 SAMPLING = (
     "independent draws from the guide q(z|x), not MCMC: R-hat and MCMC's effective sample size say nothing about them. "
     "They follow p(z|x) only when weighted by exp(log_weight)"
@@ -43,6 +45,27 @@ def psis_khat(log_weights: Tensor) -> Tensor:
         _, khat = arviz.psislw(log_weights.T.double().cpu().numpy())
     equal = (log_weights.amax(0) - log_weights.amin(0) < 1e-3).cpu()
     return torch.as_tensor(khat).masked_fill(equal, -torch.inf)
+
+
+def share_above(khat: Tensor, threshold: float = KHAT_THRESHOLD) -> float | None:
+    """The share of the data whose k-hat lies above the threshold, from 0 to 1; None where there is none to tell by.
+
+    A NaN among others, whose k-hat is not known, counts as one of the data, and not as one above.
+
+    Args:
+        khat: of any shape, see `psis_khat`.
+        threshold: 0.7 by Vehtari et al. 2024.
+
+    Returns:
+        None where every k-hat is NaN, as for fewer than 25 draws, or where there are no data.
+
+    Example:
+        >>> share_above(torch.tensor([0.1, 0.8, -torch.inf, 1.2]))
+        0.5
+        >>> share_above(torch.tensor([torch.nan, torch.nan])) is None
+        True
+    """
+    return None if khat.isnan().all() else (khat > threshold).double().mean().item()
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -111,7 +134,7 @@ class Datum(NamedTuple):
     khat: float
 
 
-def worst_data(khat: Tensor, num_data: int = 10, threshold: float = 0.7) -> list[Datum]:
+def worst_data(khat: Tensor, num_data: int = 10, threshold: float = KHAT_THRESHOLD) -> list[Datum]:
     """The data whose k-hat lies above the threshold, the largest first, at most num_data of them.
 
     Above 0.7 no affordable K makes log p(x) of that datum reliable. Data without a k-hat (NaN) are left out.

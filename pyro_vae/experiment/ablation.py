@@ -100,15 +100,15 @@ def measure(trained: Trained, plan: Plan) -> Column:
     found = {name: _bounds(trained.vae, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
     noise = derive(plan.evaluation_seed, "ablation")
-    aggregate = evaluation.aggregate_terms(trained.vae, x, plan.latent_samples, y, noise)
     return Column(
         bounds={name: bounds for name, (bounds, _) in found.items()},
         khat={name: share for name, (_, share) in found.items()},
-        aggregate={"marginal_kl": aggregate.marginal_kl, "mutual_information": aggregate.mutual_information},
+        aggregate=_aggregate(trained.vae, data["train"], plan.latent_samples, noise),
         active_units=sum(evaluation.active_units(trained.vae, x, y, seed=noise).count.values()),
         latent_dim=trained.config.latent_dim,
         best_epoch=trained.best_epoch,
         epochs=trained.epochs,
+        is_conditional=trained.config.conditional,
     )
 
 
@@ -127,7 +127,7 @@ def panel(trained: Trained, seed: int) -> Panel:
     return Panel((z @ axes).cpu(), (prior @ axes).cpu(), labels, ellipses, names, *_images(trained, x, y, seed))
 
 
-def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], float]:
+def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
     """ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
     noise = derive(plan.evaluation_seed, "ablation")
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, data.x, plan.elbo_samples, data.y, noise)
@@ -138,7 +138,17 @@ def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], floa
         "kl": kl,
         "log_likelihood": curve.bounds[plan.num_samples],
     }
-    return bounds, (curve.khat > 0.7).double().mean().item()
+    return bounds, evaluation.share_above(curve.khat)
+
+
+def _aggregate(vae: VAE, data: Held, num_samples: int, seed: int) -> dict[str, Estimate | None]:
+    """Of data of all labels together; no marginal KL where p(z|y) differs between them, as there is no one p(z)."""
+    try:
+        found = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
+    except ValueError:  # any other reason than the prior is raised again by the next line
+        information = evaluation.mutual_information(vae, data.x, num_samples, data.y, seed)
+        return {"marginal_kl": None, "mutual_information": information}
+    return {"marginal_kl": found.marginal_kl, "mutual_information": found.mutual_information}
 
 
 def _images(trained: Trained, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pyro_vae.errors import UsageError, divergence
-from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, unpaired
+from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, share_above, unpaired
 from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import storage
@@ -66,7 +66,7 @@ class Measured(NamedTuple):
     @property
     def khat_above(self) -> float | None:
         """The share of data whose k-hat lies above 0.7; None where K is too small to tell."""
-        return None if self.khat.isnan().all() else (self.khat > report.THRESHOLD).double().mean().item()
+        return share_above(self.khat, report.THRESHOLD)
 
 
 def check_reference(reference: str, runs: Sequence[Candidate]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.experiment import reporting
 from pyro_vae.experiment.plan import Plan
@@ -182,9 +183,9 @@ def _trust(look: Look) -> None:
         for datum, worst_khat in evaluation.worst_data(khat, threshold=-math.inf)
     ]
     look.report["khat"] = {
-        "threshold": 0.7,
+        "threshold": KHAT_THRESHOLD,
         "num_samples": look.plan.num_samples,
-        "above": None if khat.isnan().all() else (khat > 0.7).double().mean().item(),
+        "above": evaluation.share_above(khat),
         "values": [known(value) for value in khat.tolist()],
         "ess": effective.tolist(),
         "worst": worst,
@@ -193,7 +194,7 @@ def _trust(look: Look) -> None:
 
 def _escalated(look: Look) -> None:
     khat, plan = look.curve.khat, look.plan
-    if plan.escalated_draws and (khat > 0.7).any():
+    if plan.escalated_draws and (khat > KHAT_THRESHOLD).any():
         with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
             vae, (x, y, _) = look.trained.vae, look.test
             weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
@@ -349,4 +350,4 @@ def _spectrum(found: evaluation.KLPerDimension) -> dict[str, Any]:
 
 
 def _above(khat: Tensor) -> str:
-    return f"{int((khat > 0.7).sum())} of {len(khat)}"
+    return f"{int((khat > KHAT_THRESHOLD).sum())} of {len(khat)}"

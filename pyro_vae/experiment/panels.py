@@ -80,7 +80,7 @@ def _latent(look: Look) -> Iterator[Panel]:
         yield Panel(
             "Traversal",
             "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
-            latent_pictures.traversal(trained.vae, look.test.x, config.seed, white=white),
+            latent_pictures.traversal(trained.vae, trained.test(0).x, config.seed, white=white),
             "latent",
         )
         if look.latent_dim == PICTURE_DIM:

@@ -20,7 +20,7 @@ from pyro_vae.report.pictures import tile
 
 SETS = ("test", "train")
 _BOUNDS = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL(q(z|x)||p(z))", "log_likelihood": "log p(x)"}
-_AGGREGATE = {"marginal_kl": "KL(q(z)||p(z)), train", "mutual_information": "mutual information, train"}
+_GIVEN_LABELS = {**_BOUNDS, "kl": "KL(q(z|x,y)||p(z|y))", "log_likelihood": "log p(x|y)"}
 _GREY = "0.85"
 
 
@@ -30,28 +30,32 @@ class Column:
 
     Attributes:
         bounds: "test" or "train" -> "elbo", "reconstruction", "kl", "log_likelihood" -> its estimate.
-        khat: "test" or "train" -> the share of data whose k-hat is above 0.7, under the draws of log_likelihood.
-        aggregate: "marginal_kl" and "mutual_information" -> its estimate, on training data.
+        khat: "test" or "train" -> the share of data whose k-hat is above 0.7, under the draws of log_likelihood; None
+            where these are too few to tell.
+        aggregate: "marginal_kl" and "mutual_information" -> its estimate, on training data of all labels together;
+            None for the first where p(z|y) differs between labels.
         active_units: of latent_dim, on training data.
         latent_dim: D.
         best_epoch: the epoch that was kept, of `epochs`.
         epochs: how many were trained.
+        is_conditional: whether all of it is given labels.
     """
 
     bounds: Mapping[str, Mapping[str, Estimate]]
-    khat: Mapping[str, float]
-    aggregate: Mapping[str, Estimate]
+    khat: Mapping[str, float | None]
+    aggregate: Mapping[str, Estimate | None]
     active_units: int
     latent_dim: int
     best_epoch: int
     epochs: int
+    is_conditional: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             **{held: {name: e.to_dict() for name, e in found.items()} for held, found in self.bounds.items()},
             "khat_above_0.7": dict(self.khat),
-            **{name: estimate.to_dict() for name, estimate in self.aggregate.items()},
+            **{name: estimate and estimate.to_dict() for name, estimate in self.aggregate.items()},
             "active_units": self.active_units,
             "latent_dim": self.latent_dim,
             "best_epoch": self.best_epoch,
@@ -103,7 +107,7 @@ def to_csv(columns: Mapping[str, Column]) -> str:
     )
     for loss, column in columns.items():
         found = [(held, name, e) for held, bounds in column.bounds.items() for name, e in bounds.items()]
-        for held, name, estimate in [*found, *(("train", name, e) for name, e in column.aggregate.items())]:
+        for held, name, estimate in [*found, *(("train", name, e) for name, e in column.aggregate.items() if e)]:
             entry = estimate.to_dict()
             numbers = ("mean", "standard_error", "monte_carlo_error", "num_samples", "num_data")
             writer.writerow([loss, held, name, *(entry[key] for key in numbers)])
@@ -138,47 +142,99 @@ def picture(panels: Mapping[str, Panel], white: float = 1.0) -> bytes:
 
 
 def _cells(columns: Mapping[str, Column]) -> list[tuple[str, list[str]]]:
-    found = columns.values()
+    found = list(columns.values())
+    labels = _GIVEN_LABELS if found[0].is_conditional else _BOUNDS
     rows = [
         (f"{label}, {held}", [_number(c.bounds[held][name]) for c in found])
-        for name, label in _BOUNDS.items()
+        for name, label in labels.items()
         for held in SETS
     ]
-    rows += [(f"k-hat above 0.7, {held}", [f"{c.khat[held]:.0%}" for c in found]) for held in SETS]
+    rows += [(f"k-hat above 0.7, {held}", [_share(c.khat[held]) for c in found]) for held in SETS]
     for name in ("elbo", "reconstruction"):
         gaps = [c.generalisation_gap(name) for c in found]
-        rows.append((f"{_BOUNDS[name]}, train - test", [f"{gap:+.2f} ± {error:.2f}" for gap, error in gaps]))
-    rows += [(label, [_number(c.aggregate[name]) for c in found]) for name, label in _AGGREGATE.items()]
+        rows.append((f"{labels[name]}, train - test", [f"{gap:+.2f} ± {error:.2f}" for gap, error in gaps]))
+    aggregate = {"marginal_kl": "KL(q(z)||p(z))", "mutual_information": _information(found[0])}
+    rows += [(f"{label}, train", [_number(c.aggregate[name]) for c in found]) for name, label in aggregate.items()]
     rows.append(("active units", [f"{c.active_units} of {c.latent_dim}" for c in found]))
     rows.append(("epoch kept", [f"{c.best_epoch} of {c.epochs}" for c in found]))
     return rows
 
 
-def _number(estimate: Estimate) -> str:
-    return f"{round(estimate.mean, 2) + 0.0:.2f} ± {estimate.standard_error:.2f}"  # never -0.00
+def _information(column: Column) -> str:
+    return "I((x,y); z)" if column.is_conditional else "mutual information"
+
+
+def _number(estimate: Estimate | None) -> str:
+    return f"{_plain(estimate.mean)} ± {estimate.standard_error:.2f}" if estimate else "n/a"
+
+
+def _plain(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
+
+
+def _share(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:.0%}"
 
 
 def _notes(columns: Mapping[str, Column]) -> list[str]:
     alone, nothing, both = (columns[name] for name in ("only reconstruction", "only KL", "both"))
+    return [_bound_note(both), _overfitting(alone, both), *_unregularised(alone), _untold(nothing), *_marginal(both)]
+
+
+def _bound_note(both: Column) -> str:
+    bound, num_data = both.bounds["test"]["log_likelihood"], both.bounds["train"]["elbo"].num_data
+    known = "" if None not in both.khat.values() else " K is too small for a k-hat."
+    most = f" {_information(both).capitalize()} can not exceed log N = {math.log(num_data):.2f}."
+    name = (_GIVEN_LABELS if both.is_conditional else _BOUNDS)["log_likelihood"]
+    return (
+        f"All numbers are those of the program itself, without weights. {name} is a lower bound, "
+        f"K = {bound.num_samples}; where k-hat is above 0.7 it is loose, and how loose is not known.{known}{most}"
+    )
+
+
+def _overfitting(alone: Column, both: Column) -> str:
     (a, a_error), (b, b_error) = (c.generalisation_gap("reconstruction") for c in (alone, both))
-    draws = both.bounds["test"]["log_likelihood"].num_samples
-    most = math.log(both.aggregate["mutual_information"].num_data)
-    return [
-        f"All numbers are those of the program itself, without weights. log p(x) is a lower bound, K = {draws}; where "
-        "k-hat is above 0.7 it is loose, and how loose is not known. Mutual information can not exceed log N = "
-        f"{most:.2f}.",
-        f"Overfitting: the reconstruction is better on training than on test data by {a:.2f} ± {a_error:.2f} nats "
-        f"without the KL and by {b:.2f} ± {b_error:.2f} with it; the difference is {a - b:+.2f} ± "
+    return (
+        f"Overfitting: on training data the reconstruction is {_better(a, a_error)} without the KL, and "
+        f"{_better(b, b_error)} with it, than on test data; the difference is {a - b:+.2f} ± "
         f"{math.hypot(a_error, b_error):.2f}. That is what these data, one seed and one size of networks show, at the "
         "epoch that did best on validation data by its own loss, which hides what later epochs would do. It does not "
-        "show that one loss overfits, or that the other prevents it.",
-        f"Only reconstruction: q(z) is {alone.aggregate['marginal_kl'].mean:.1f} nats from p(z). The further, the "
-        "rarer is a z from the prior where data were encoded: compare samples with reconstructions.",
-        f"Only KL: q(z|x) is {nothing.bounds['test']['kl'].mean:.2g} nats from the prior and says nothing about x; the "
-        "decoder was not trained, but for its start at the mean of the data.",
-        f"Both: KL(q(z)||p(z)) is {both.aggregate['marginal_kl'].mean:.2f} nats and not 0: the KL term draws q(z) to "
-        "the prior, and does not make it the prior.",
+        "show that one loss overfits, or that the other prevents it."
+    )
+
+
+def _better(gap: float, error: float) -> str:
+    return f"{'worse' if gap < 0 else 'better'} by {abs(gap):.2f} ± {error:.2f} nats"
+
+
+def _unregularised(alone: Column) -> list[str]:
+    found = alone.aggregate["marginal_kl"]
+    if found is None:
+        return ["KL(q(z)||p(z)) is n/a where p(z|y) differs between labels: there is no one p(z) then."]
+    return [
+        f"Only reconstruction: q(z) is {found.mean:.1f} nats from p(z). The further, the rarer is a z from the prior "
+        "where data were encoded: compare samples with reconstructions."
     ]
+
+
+def _untold(nothing: Column) -> str:
+    kl = nothing.bounds["test"]["kl"]
+    return (
+        f"Only KL: q(z|x) is {kl.mean:.2g} nats from the prior and says no more than that about x; the decoder was "
+        "not trained, but for its start at the mean of the data."
+    )
+
+
+def _marginal(both: Column) -> list[str]:
+    """That it is not 0 is claimed beyond two standard errors over the data, which contain those over draws."""
+    found = both.aggregate["marginal_kl"]
+    if found is None:
+        return []
+    error = found.standard_error
+    number = f"Both: KL(q(z)||p(z)) is {_plain(found.mean)} ± {error:.2f} nats"
+    if found.mean > 2 * error:
+        return [f"{number} and not 0: the KL term draws q(z) to the prior, and does not make it the prior."]
+    return [f"{number}, not told apart from 0 by so many draws and data."]
 
 
 def _draw_cloud(axes: Any, panel: Panel, title: str) -> None:

@@ -79,7 +79,7 @@ def classification(found: Classification, labels: Tensor) -> dict[str, Any]:
         "num_samples": found.num_samples,
         "num_data": len(labels),
         "khat_above_0.7": {
-            name: None if khat.isnan().all() else (khat > 0.7).double().mean().item()
+            name: evaluation.share_above(khat)
             for name, khat in (("true_class", found.khat[true]), ("other_classes", found.khat[~true]))
         },
     }

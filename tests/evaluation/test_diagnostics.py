@@ -14,7 +14,7 @@ from exact import LinearGaussian, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
-from pyro_vae.evaluation.diagnostics import effective_sample_size, mixing, to_inference_data, worst_data
+from pyro_vae.evaluation.diagnostics import effective_sample_size, mixing, share_above, to_inference_data, worst_data
 
 
 def pareto(k, draws, columns, seed=0):
@@ -224,6 +224,14 @@ class TestWorstData:
         assert [found.datum for found in worst_data(self.KHAT, threshold=-torch.inf)] == [6, 3, 1, 5, 0]
         assert worst_data(self.KHAT, threshold=0.8)[1].khat == 1.5
         assert worst_data(torch.zeros(3)) == []
+
+    def test_the_share_above_counts_all_data_and_is_none_where_nothing_is_known(self):
+        assert share_above(torch.tensor([0.7, 0.71, torch.inf, torch.nan, -torch.inf])) == 2 / 5
+        assert share_above(torch.tensor([0.1, 0.6]), threshold=0.5) == 1 / 2
+        assert share_above(torch.tensor([0.1, 0.2])) == 0
+        assert share_above(torch.full((3,), torch.nan)) is None
+        assert share_above(psis_khat(torch.zeros(20, 4))) is None
+        assert share_above(torch.zeros(0)) is None
 
     def test_find_the_datum_that_the_guide_misses(self):
         truth = LinearGaussian()

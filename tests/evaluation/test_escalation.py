@@ -196,14 +196,14 @@ def test_nothing_above_the_threshold(truth):
     found = escalate(truth.vae(), truth.data(5), num_samples=100, **SHORT, seed=0)
     assert (found.rows, found.left_out, found.spent, found.mean_change) == ([], [], 0, 0.0)
     assert str(found).count("\n") == 0
-    assert found.to_dict()["num_data"] == found.to_dict()["of"] == 0
+    assert found.to_dict()["taken"] == found.to_dict()["of"] == 0
 
 
 def test_report(case):
     vae, x, weights = case
     found = escalate(vae, x, weights=weights, **SHORT, budget=4 * in_full(), seed=0)
     numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert (numbers["num_data"], numbers["of"]) == (len(found.rows), found.above)
+    assert (numbers["taken"], numbers["of"], numbers["num_data"]) == (len(found.rows), found.above, len(x))
     assert numbers["left_out"] == len(found.left_out)
     assert numbers["budget"] == f"{found.spent:,} of at most {4 * in_full():,} evaluations of the decoder"
     assert numbers["mean_change"] == found.mean_change

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from finished import make_run
+from scipy import stats
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
@@ -90,7 +91,12 @@ def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prio
     labels = trained.training().labels
     assert swaps[1].before.mutual_information.mean <= torch.tensor(labels.bincount().max().item()).log()
     assert again.config.conditional
-    assert "mutual information given y" in (tmp_path / "new" / "refit.txt").read_text()
+    text = (tmp_path / "new" / "refit.txt").read_text()
+    for name in ("rate KL(q(z|x,y)||p(z|y))", "mutual information given y", "KL(q(z|y)||p(z|y))", "log p(x|y), K = 20"):
+        assert text.count(f"\n{name} ") == 2
+    assert "change of ELBO + change of KL(q(z|y)||p(z|y))" in text
+    assert "p(x)" not in text
+    assert "p(z)" not in text
 
 
 def test_a_vamp_prior_starts_on_training_data_and_holds_the_frozen_encoder(tmp_path):
@@ -98,8 +104,20 @@ def test_a_vamp_prior_starts_on_training_data_and_holds_the_frozen_encoder(tmp_p
     program = refitting.with_prior(trained, refitting.refitted_config(trained.config, "vamp", QUICK))
     x = trained.training().x
     assert all((x == u).flatten(1).all(1).any() for u in program.prior.pseudo_x)
-    assert program.prior.posterior is program.posterior is trained.vae.posterior
+    assert program.prior.posterior is program.posterior
     assert [name for name, p in program.named_parameters() if p.requires_grad] == ["prior.pseudo_x"]
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_the_run_that_was_read_is_left_as_it_was(tmp_path, capsys, prior):
+    trained = make_run(tmp_path, prior=prior, num_components=5)
+    flags = {name: p.requires_grad for name, p in trained.vae.named_parameters()}
+    values = {name: value.clone() for name, value in trained.vae.state_dict().items()}
+    assert any(flags.values())
+    refit(trained, tmp_path / "new", "mixture")
+    assert {name: p.requires_grad for name, p in trained.vae.named_parameters()} == flags
+    assert all(torch.equal(value, values[name]) for name, value in trained.vae.state_dict().items())
+    assert all(p.grad is None for p in trained.vae.parameters())
 
 
 def test_the_old_prior_may_be_one_that_holds_the_encoder(tmp_path, capsys):
@@ -147,6 +165,15 @@ def swapped(tmp_path, capsys):
     return trained, again
 
 
+def fitted(folder, prior):
+    """Two priors of one encoder and decoder, 40 training data, settings."""
+    trained = make_run(folder, likelihood="normal", epochs=20, lr=0.01)
+    config = refitting.refitted_config(trained.config, prior, {"epochs": 40, "lr": 0.05, "num_components": 5})
+    new = refitting.with_prior(trained, config)
+    list(fit(new, build.svi(config, new), trained.data, build.schedule(config)))
+    return trained.vae, new, trained.training(40), config
+
+
 def faults(trained, again):
     return refitting.swap("test", trained.vae, again.vae, trained.test(0), 4, again.config).faults()
 
@@ -178,6 +205,34 @@ def test_an_elbo_that_changed_by_something_else_is_found(swapped, monkeypatch):
     found = faults(trained, again)
     assert any("the ELBO changed otherwise than KL" in fault for fault in found)
     assert any("by other draws the two changes differ" in fault for fault in found)
+
+
+@pytest.mark.parametrize("prior", ["diagonal", "mixture"])
+def test_the_error_of_the_gap_is_that_over_seeds(tmp_path, prior):
+    """Over 80 seeds 79 s^2 / error^2 is chi-squared; error rate 6e-5. The KL is analytic in both, or in one alone."""
+    old, new, data, config = fitted(tmp_path, prior)
+    swaps = (refitting.swap("training", old, new, data, 4, dataclasses.replace(config, seed=i)) for i in range(80))
+    gaps, errors = torch.tensor([swap.gap for swap in swaps], dtype=torch.float64).T
+    ratio = (gaps.var() / errors.square().mean()).item()
+    assert stats.chi2.ppf(3e-5, 79) < 79 * ratio < stats.chi2.isf(3e-5, 79)
+    assert gaps.mean().abs() < 4 * gaps.std() / 80**0.5
+
+
+def test_a_change_of_the_kl_that_is_off_by_a_fifth_is_found_by_other_draws(tmp_path, monkeypatch):
+    old, new, data, config = fitted(tmp_path, "mixture")
+    good, config = evaluation.aggregate_terms, dataclasses.replace(config, elbo_samples=400)
+    whole = refitting.swap("training", old, new, data, 100, config)
+    assert whole.faults() == []
+    fifth = 0.2 * abs(whole.marginal_kl_change.mean)
+
+    def planted(vae, *args, **options):
+        found = good(vae, *args, **options)
+        kl = dataclasses.replace(found.marginal_kl, value=found.marginal_kl.value + fifth * (vae is new))
+        return found._replace(marginal_kl=kl)
+
+    monkeypatch.setattr(evaluation, "aggregate_terms", planted)
+    found = refitting.swap("training", old, new, data, 100, config)
+    assert any("by other draws the two changes differ" in fault for fault in found.faults())
 
 
 def test_an_unchanged_program_has_no_fault(swapped):

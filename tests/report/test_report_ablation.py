@@ -1,6 +1,7 @@
 """Table, CSV and picture of the three losses, from numbers that are made up."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -51,10 +52,64 @@ def test_every_number_stands_in_its_column(columns):
 
 def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
     notes = " ".join(ablation.to_text(columns).split())
-    assert "by 1.00 ± 0.12 nats without the KL and by 1.00 ± 0.12 with it; the difference is +0.00 ± 0.17" in notes
+    assert (
+        "is better by 1.00 ± 0.12 nats without the KL, and better by 1.00 ± 0.12 nats with it, than on test data; the "
+        "difference is +0.00 ± 0.17" in notes
+    )
     assert "It does not show that one loss overfits, or that the other prevents it" in notes
-    assert "KL(q(z)||p(z)) is 2.00 nats and not 0" in notes
-    assert "K = 7" in notes
+    assert "KL(q(z)||p(z)) is 2.00 ± 0.08 nats and not 0" in notes
+    assert "K = 7; where k-hat is above 0.7 it is loose, and how loose is not known. Mutual" in notes
+
+
+def notes_of(columns, **changes):
+    changed = dataclasses.replace(columns["both"], **changes)
+    return " ".join(ablation.to_text({**columns, "both": changed}).split())
+
+
+def test_better_and_worse_follow_the_sign(columns):
+    both = columns["both"].bounds
+    notes = notes_of(columns, bounds={"test": both["train"], "train": both["test"]})
+    assert "better by 1.00 ± 0.12 nats without the KL, and worse by 1.00 ± 0.12 nats with it" in notes
+    assert "the difference is +2.00" in notes
+
+
+@pytest.mark.parametrize(("errors", "is_told"), [(-0.05, False), (1.9, False), (2.1, True), (-3.0, False)])
+def test_a_marginal_kl_is_not_0_beyond_two_standard_errors(columns, errors, is_told):
+    """A KL below 0 is an error of the draws, and never a sign that it is not 0."""
+    error = estimate("", 0.0).standard_error
+    found = {**columns["both"].aggregate, "marginal_kl": estimate("KL", errors * error)}
+    notes = notes_of(columns, aggregate=found)
+    assert ("nats and not 0" in notes) is is_told
+    assert ("not told apart from 0" in notes) is not is_told
+    assert "-0.00" not in notes
+
+
+def test_what_is_not_known_is_said_so(columns):
+    unknown = {"khat": {"test": None, "train": None}}
+    gone = {
+        n: dataclasses.replace(c, **unknown, aggregate={**c.aggregate, "marginal_kl": None}) for n, c in columns.items()
+    }
+    text = ablation.to_text(gone)
+    rows = {line[:32].strip(): line[32:].split() for line in text.splitlines()}
+    assert rows["k-hat above 0.7, test"] == rows["KL(q(z)||p(z)), train"] == ["n/a"] * 3
+    assert "K is too small for a k-hat" in text
+    assert "KL(q(z)||p(z)) is n/a where p(z|y) differs between labels" in " ".join(text.split())
+    assert "0%" not in text
+    found = json.loads(json.dumps(gone["both"].to_dict(), allow_nan=False))
+    assert (found["khat_above_0.7"], found["marginal_kl"]) == ({"test": None, "train": None}, None)
+    csv_rows = list(csv.DictReader(io.StringIO(ablation.to_csv(gone))))
+    assert {row["mean"] for row in csv_rows if row["quantity"] == "khat_above_0.7"} == {""}
+    assert not [row for row in csv_rows if row["quantity"] == "marginal_kl"]
+
+
+def test_quantities_given_labels_are_named_so(columns):
+    given = {name: dataclasses.replace(found, is_conditional=True) for name, found in columns.items()}
+    text = ablation.to_text(given)
+    for name in ("log p(x|y), test", "KL(q(z|x,y)||p(z|y)), train", "I((x,y); z), train"):
+        assert f"\n{name} " in text
+    assert "log p(x)" not in text
+    assert "KL(q(z|x)||p(z))" not in text
+    assert "utual information" not in text
 
 
 def test_no_number_is_minus_zero():

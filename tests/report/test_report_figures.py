@@ -183,7 +183,7 @@ def test_every_khat_is_a_mark_of_its_zone():
     (unknown,) = bars(tree, style.PALE)  # as wide as one datum, and left of all marks
     assert unknown == pytest.approx((places[0, 0] - 1.5 * step, places[0, 0] - 0.5 * step), abs=0.01)
     text = words(tree)
-    assert "above 0.7: not reliable (2 of 6 data)" in text
+    assert "above 0.7: may be loose (2 of 6 data)" in text
     assert "none (1)" in text
     assert "datum 2 (label 6), 5" in text
 
