@@ -39,7 +39,6 @@ def compare(arguments: Namespace) -> None:
     if (found := candidates.disagreements(runs)) and not arguments.force:
         raise candidates.refusal(found)
     folder = Path(arguments.out) if arguments.out else comparing.new_folder(Path("runs"))
-    storage.make_folder(folder)
 
     # Each of them, on the same data with the same draws.
     measured = []
@@ -50,6 +49,7 @@ def compare(arguments: Namespace) -> None:
         print(f"{i}/{len(runs)}  {run.name}: {measured[-1].log_likelihood} ({seconds:.0f} s)", flush=True)
 
     # Their differences.
+    storage.make_folder(folder)
     text = comparing.write(folder, comparing.compare(runs, measured, evaluation, reference=arguments.reference))
     print(f"\n{text}\n\nIn {folder}: comparison.json, .txt, .md, .csv, .png.")
 

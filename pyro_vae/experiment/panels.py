@@ -49,7 +49,12 @@ def _images(look: Look) -> Iterator[Panel]:
     )
     yield Panel(
         "Samples",
-        "z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.",
+        "z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z."
+        + (
+            ""
+            if "curve" in look.report
+            else " The prior took no part in training: nothing was to make these look like data."
+        ),
         pictures.samples(vae, config.seed, num_classes=num_classes, white=white),
         "data",
     )
@@ -58,7 +63,7 @@ def _images(look: Look) -> Iterator[Panel]:
         (start, _), (end, _) = _taken(look, starts), _taken(look, ends)
         yield Panel(
             "Interpolation",
-            "Means of p(x|z) on paths between the codes of two test data.",
+            "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
             latent_pictures.interpolation(vae, start, end, white=white),
             "data",
         )

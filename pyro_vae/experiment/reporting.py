@@ -13,9 +13,14 @@ from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive
 from pyro_vae.report import numbers, pictures
 
+# What only an evaluation writes: of the model before, where training went on after it.
+EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc")
+
 
 def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
-    """Writes report.json, report.txt and the pictures, and returns the text."""
+    """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
+    for name in EVALUATED:
+        storage.remove(run.path / name)
     trained = Trained(run, vae, data, progress.best_epoch, progress.epoch)
     test, config, seed = trained.test(), run.config, derive(run.config.seed, "evaluation")
     draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}

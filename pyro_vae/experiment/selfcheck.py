@@ -78,7 +78,9 @@ def about(budget: Budget = FULL) -> str:
     return (
         f"{budget.num_data} data on rungs 1 and 2, {budget.num_runs} runs of each estimator, {budget.annealed_runs} of "
         f"annealing.\nThe guide of rung 1 misses the exact posterior: {MISMATCH.widen:g} times as wide in every "
-        f"direction, and shifted by {MISMATCH.shift:g} of its standard deviations in each."
+        f"direction, and shifted by {MISMATCH.shift:g} of its standard deviations in each.\n"
+        "bias: estimate - truth, ± its error; stated: the bias that theory predicts; claimed ±: the Monte Carlo error\n"
+        "that the estimator reports; true ±: its spread over runs. = or <=: it should equal the truth, or lie below."
     )
 
 

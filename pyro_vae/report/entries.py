@@ -46,7 +46,7 @@ def sections(report: Report) -> list[Section]:
     """
     makers = (
         ("test", "test data, per datum", _test),
-        ("curve", "importance-weighted bounds, the same draws at every k", _curve),
+        ("curve", "importance-weighted bounds: at every k the same draws, in groups of k", _curve),
         ("jackknife", "beside them: the jackknife, no bound", _jackknife),
         ("reference", _reference_title(report), _reference),
         ("differences", "paired differences on that subset", _differences),

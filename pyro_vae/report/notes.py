@@ -46,6 +46,7 @@ def _values(report: Report) -> dict[str, Any]:
         "draws": _DRAWS.get(report.get("posterior", {}).get("method", ""), ""),
         "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
         "loss": number(objective.get("loss")),
+        "unfinished": report.get("unfinished", ""),
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if report.get("posterior", {}).get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
@@ -59,7 +60,10 @@ _DISAGREE = "The chains did NOT agree: these draws can not be taken for the post
 def _escalated(found: Mapping[str, Any]) -> str:
     if found and not found["taken"]:
         return f"The budget was too small for any of the {found['of']} data above the threshold: {found['budget']}."
-    return "What more draws and annealing give for the data above the threshold."
+    return (
+        "What more draws and annealing give for the data above the threshold. One large weight raises k-hat and the "
+        "bound together, so that data chosen by it tend to fall with new draws."
+    )
 
 
 _DRAWS = {
@@ -109,7 +113,7 @@ _NOTES = (
         "gap",
         "Simulated data only: the model's own data come with one exact draw from their posterior, which gives an upper "
         "bound. Of real data nobody has one. The gap says how tight AIS is under these settings, not how well the "
-        "model fits.",
+        "model fits. Below 0 by no more than about two of its ± it is Monte Carlo noise, and the bounds agree.",
     ),
     (
         "khat",
@@ -139,7 +143,8 @@ _NOTES = (
         "gaps.amortisation",
         "gaps",
         "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
-        "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior.",
+        "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior. "
+        "The ELBO in these gaps is of draws of its own.",
     ),
     (
         "gaps.inference",
@@ -155,6 +160,7 @@ _NOTES = (
     ),
     ("posterior", "true posterior", "{draws} {agreement}One datum shows, it does not prove."),
     ("left_out", "not computed", "{left_out}"),
+    ("unfinished", "not finished", "{unfinished}"),
     (
         "autoencoder",
         "plain autoencoder",

@@ -173,14 +173,17 @@ def _short(error: float) -> str:
 def _facts(report: Report) -> Iterator[str]:
     run, protocol = report.get("run", {}), report.get("protocol", {})
     members = run.get("members", {})
-    given = "|y" if report.get("config", {}).get("conditional") else ""
-    for member, density in (("prior", f"p(z{given})"), ("posterior", "q(z|x)"), ("likelihood", "p(x|z)")):
+    given = ",y" if report.get("config", {}).get("conditional") else ""
+    prior = "p(z|y)" if members.get("prior") == "ConditionalNormal" else "p(z)"
+    for member, density in (("prior", prior), ("posterior", f"q(z|x{given})"), ("likelihood", f"p(x|z{given})")):
         if members.get(member):
             yield f"{density} {members[member]}"
     if run.get("num_parameters") is not None:
         yield f"{run['num_parameters']:,} parameters"
     if protocol.get("name") and num_test(report) is not None:
         yield f"{protocol['name']}, {num_test(report):,} test data"
+    if report.get("unfinished"):
+        yield report["unfinished"].removesuffix(".")
     if run.get("evaluated"):
         yield f"evaluated {run['evaluated'][:10]}"
 

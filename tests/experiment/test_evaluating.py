@@ -161,6 +161,14 @@ class TestNumbers:
         assert look.report["per_datum"]["label"] == trained.test(0).labels[places].tolist()
         assert "position" not in look_at(trained, test_data=0, annealed_data=0).report["per_datum"]
 
+    def test_training_that_was_cut_short_is_named(self, run):
+        trained = run(latent_dim=4, seed=5)
+        trained.run.set_status("interrupted")
+        found = look_at(trained, annealed_data=0).report
+        assert found["unfinished"] == "Training is interrupted: these are the numbers after 2 of 2 epochs."
+        trained.run.set_status("finished")
+        assert "unfinished" not in look_at(trained, annealed_data=0).report
+
     def test_a_weighted_run_is_measured_without_weights(self, run):
         trained = run(kl_weight=0.2, latent_dim=4)
         found = look_at(trained, annealed_data=0).report

@@ -220,3 +220,13 @@ def test_an_autoencoder_is_reported_by_what_it_reconstructs(tmp_path, settings, 
     assert "16 numbers in, 2 in the code" in text
     assert found["training"]["valid_elbo"] is None
     assert "classification" not in found
+
+
+def test_an_evaluation_of_an_earlier_state_is_removed(tmp_path, settings):
+    (tmp_path / "run").mkdir()
+    for name in (*reporting.EVALUATED, "notes.md"):
+        (tmp_path / "run" / name).write_text("of the model before")
+    finished(tmp_path / "run", settings)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & set(reporting.EVALUATED)
+    assert "notes.md" in left
