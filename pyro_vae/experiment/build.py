@@ -124,7 +124,7 @@ def check_names(config: Config) -> None:
     if config.objective == "iwae" and config.kl_warmup:
         raise UsageError("a KL warm-up is a weight, and --objective iwae has none: leave --kl-warmup out")
     if config.prior == "conditional" and not config.conditional:
-        raise UsageError("--prior conditional is p(z|y) and needs a run that is trained with --conditional")
+        raise UsageError("--prior conditional is p(z|y) and needs labels: add --conditional")
 
 
 def data(config: Config) -> Splits:

@@ -57,6 +57,8 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
             "a plain autoencoder has no ELBO: the KL of its codes, which are points, is infinite under every prior. "
             "Name a run with another posterior"
         )
+    if prior == "conditional" and not before.conditional:
+        raise UsageError("--prior conditional is p(z|y) and needs labels: name a run that was trained --conditional")
     elbo: dict[str, Any] = {
         "objective": "mean_field_elbo",
         "kl_weight": 1.0,
