@@ -78,6 +78,20 @@ def small_vae(latent_dim=3, x_shape=(6,), likelihood=None, prior=None, hidden=(8
         ).double()
 
 
+def two_layers(guide="top_down"):
+    """A program with latent sites z2 (2) and z1 (3) over six binary numbers, with random weights, in float64."""
+    MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
+    top_down = guide == "top_down"
+    return pv.HierarchicalVAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(MLP((2,), (3,))),
+        pv.likelihoods.Bernoulli(MLP((3,), (6,))),
+        Normal(MLP((6,), (6,), y_dim=2 if top_down else 0), 3),
+        Normal(MLP((6,) if top_down else (3,), (4,)), 2),
+        guide=guide,
+    ).double()
+
+
 def binary_data(size, x_shape=(6,), seed=2):
     noise = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (size, *x_shape), generator=noise).double()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.estimators import Estimate, known
 from pyro_vae.randomness import derive
 
 LEFT_OUT = "without the variance over training seeds"
@@ -63,8 +63,8 @@ class Difference:
         """For a report: numbers alone, with None where one is unknown."""
         return {
             "mean": self.mean,
-            "standard_error": _known(self.standard_error),
-            "monte_carlo_error": _known(self.monte_carlo_error),
+            "standard_error": known(self.standard_error),
+            "monte_carlo_error": known(self.monte_carlo_error),
             "interval": _known_interval(self.interval),
             "confidence": self.confidence,
             "num_data": list(self.num_data),
@@ -113,7 +113,7 @@ class SeedDifference:
         return {
             "mean": self.mean,
             "standard_error": self.standard_error,
-            "degrees_of_freedom": _known(self.degrees_of_freedom),
+            "degrees_of_freedom": known(self.degrees_of_freedom),
             "interval": list(self.interval),
             "confidence": self.confidence,
             "num_seeds": list(self.num_seeds),
@@ -302,10 +302,6 @@ def _difference(
     noise = math.hypot(first.monte_carlo_error, second.monte_carlo_error)
     sizes = first.num_data, second.num_data
     return Difference(name, float(mean), float(error), noise, interval, confidence, sizes, is_paired, first.unit)
-
-
-def _known(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def _known_interval(interval: tuple[float, float]) -> list[float] | None:

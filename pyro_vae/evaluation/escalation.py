@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation import annealing, hamiltonian
 from pyro_vae.evaluation.bounds import block_bound
-from pyro_vae.evaluation.diagnostics import psis_khat, worst_data
+from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD, psis_khat, worst_data
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.weights import log_weights
 from pyro_vae.randomness import derive
@@ -172,7 +172,7 @@ def escalate(
     *,
     weights: Tensor | None = None,
     num_samples: int = 1000,
-    threshold: float = 0.7,
+    threshold: float = KHAT_THRESHOLD,
     more: int = 10,
     num_temperatures: int = 500,
     num_chains: int = 16,

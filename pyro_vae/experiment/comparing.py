@@ -66,7 +66,7 @@ class Measured(NamedTuple):
     @property
     def khat_above(self) -> float | None:
         """The share of data whose k-hat lies above 0.7; None where K is too small to tell."""
-        return share_above(self.khat, report.THRESHOLD)
+        return share_above(self.khat)
 
 
 def check_reference(reference: str, runs: Sequence[Candidate]) -> None:

@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD
 from pyro_vae.report.formats import WIDTH, markdown, markdown_rows
 from pyro_vae.report.tables import Table, clean, number, share
 
 FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
-THRESHOLD = 0.7  # of k-hat, Vehtari et al. 2024
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
 _NARROWEST = 12  # that the first column of a table becomes to fit into 100 columns
 _LONGEST = 40
@@ -86,7 +86,7 @@ def against(values: Mapping[str, Sequence[str]]) -> str:
 def _main(found: Mapping[str, Any]) -> Table:
     quantities = found["quantities"]
     name = f"{quantities[0] if len(quantities) == 1 else 'log p'}, nats"
-    head = (name, "mean", "± data", "difference", "± data", interval_head(found), f"k > {THRESHOLD}")
+    head = (name, "mean", "± data", "difference", "± data", interval_head(found), f"k > {KHAT_THRESHOLD}")
     rows = tuple(_main_row(i, group) for i, group in enumerate(found["groups"], 1))
     return Table("main", "", head, rows)
 
@@ -134,7 +134,7 @@ def _seed_row(place: int, group: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _run_table(found: Mapping[str, Any]) -> Table:
     places = {group["label"]: place for place, group in enumerate(found["groups"], 1)}
-    head = ("run", "seed", "epoch", "mean", "± data", "± Monte Carlo", "ELBO", f"k > {THRESHOLD}")
+    head = ("run", "seed", "epoch", "mean", "± data", "± Monte Carlo", "ELBO", f"k > {KHAT_THRESHOLD}")
     rows = [
         (
             f"{places[run['group']]} {clipped(run['name'])}",
@@ -182,16 +182,17 @@ def _tightness_note(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["PSIS k-hat needs 25 draws or more; with fewer nobody knows how tight these bounds are."]
     worst, best = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
     meaning = (
-        f"k > {THRESHOLD}: share of the data whose PSIS k-hat lies above {THRESHOLD}, where the bound may be loose and "
-        "its ± Monte Carlo too small."
+        f"k > {KHAT_THRESHOLD}: share of the data whose PSIS k-hat lies above {KHAT_THRESHOLD}, where the bound may be "
+        "loose and its ± Monte Carlo too small."
     )
     if shares[worst] - shares[best] <= _UNEQUAL:
         return [meaning]
     return [
         meaning,
-        f"WARNING: bounds of unequal tightness are compared. k-hat is above {THRESHOLD} for {share(shares[worst])} of "
-        f"the data under {worst} and for {share(shares[best])} under {best}, so that the former's log p(x) may be "
-        "understated by more: see whether the difference stays with more draws (--num-samples).",
+        f"WARNING: bounds of unequal tightness are compared. k-hat is above {KHAT_THRESHOLD} for "
+        f"{share(shares[worst])} of the data under {worst} and for {share(shares[best])} under {best}, so "
+        "that the former's log p(x) may be understated by more: see whether the difference stays with more draws "
+        "(--num-samples).",
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import LinearGaussian, binary_data, small_vae, two_layers
 from pyro import poutine
 from torch import nn
 
@@ -130,25 +130,12 @@ def posterior_vae(kind):
     return vae
 
 
-def layers(guide):
-    MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
-    top_down = guide == "top_down"
-    return pv.HierarchicalVAE(
-        pv.priors.StandardNormal(2),
-        pv.likelihoods.Normal(MLP((2,), (3,))),
-        pv.likelihoods.Bernoulli(MLP((3,), (6,))),
-        Normal(MLP((6,), (6,), y_dim=2 if top_down else 0), 3),
-        Normal(MLP((6,) if top_down else (3,), (4,)), 2),
-        guide=guide,
-    ).double()
-
-
 PROGRAMS = {
     "diagonal": small_vae,
     "full": lambda: posterior_vae(pv.posteriors.FullNormal),
     "flow": lambda: posterior_vae(pv.posteriors.FlowPosterior),
-    "top_down": lambda: layers("top_down"),
-    "bottom_up": lambda: layers("bottom_up"),
+    "top_down": lambda: two_layers("top_down"),
+    "bottom_up": lambda: two_layers("bottom_up"),
 }
 
 

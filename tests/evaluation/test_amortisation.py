@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import LinearGaussian, binary_data, small_vae, two_layers
 from torch import nn
 
 import pyro_vae as pv
@@ -123,14 +123,7 @@ def test_other_guides_are_refused(kind):
 
 
 def test_two_latent_sites_are_refused():
-    MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
-    vae = pv.HierarchicalVAE(
-        pv.priors.StandardNormal(2),
-        pv.likelihoods.Normal(MLP((2,), (3,))),
-        pv.likelihoods.Bernoulli(MLP((3,), (6,))),
-        Normal(MLP((6,), (6,), y_dim=2), 3),
-        Normal(MLP((6,), (4,)), 2),
-    ).double()
+    vae = two_layers()
     with pytest.raises(ValueError, match="this guide has z2 ~ Independent, z1 ~ Independent"):
         refine(vae, binary_data(4), steps=2, seed=0)
 

@@ -10,7 +10,7 @@ import warnings
 import pyro
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import LinearGaussian, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
@@ -291,14 +291,7 @@ class TestInferenceData:
         again.close()
 
     def test_every_site_of_two_layers_has_its_draws(self):
-        MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
-        vae = pv.HierarchicalVAE(
-            pv.priors.StandardNormal(2),
-            pv.likelihoods.Normal(MLP((2,), (3,))),
-            pv.likelihoods.Bernoulli(MLP((3,), (6,))),
-            Normal(MLP((6,), (6,), y_dim=2), 3),
-            Normal(MLP((6,), (4,)), 2),
-        ).double()
+        vae = two_layers()
         found = to_inference_data(vae, binary_data(5), 7, seed=0)
         assert {name: values.shape for name, values in found.posterior.items()} == {
             "z2": (1, 7, 5, 2),

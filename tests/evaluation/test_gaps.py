@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import LinearGaussian, binary_data, small_vae, two_layers
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -109,14 +109,7 @@ class TestOtherGuides:
         assert len(str(found).splitlines()) == 2
 
     def test_two_latent_sites(self):
-        MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
-        vae = pv.HierarchicalVAE(
-            pv.priors.StandardNormal(2),
-            pv.likelihoods.Normal(MLP((2,), (3,))),
-            pv.likelihoods.Bernoulli(MLP((3,), (6,))),
-            Normal(MLP((6,), (6,), y_dim=2), 3),
-            Normal(MLP((6,), (4,)), 2),
-        ).double()
+        vae = two_layers()
         x = binary_data(8)
         found = gap_budget(vae, x, iwae(vae, x, 2000, seed=0), num_samples=500, seed=0)
         assert found.amortisation is None

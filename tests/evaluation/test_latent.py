@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import LinearGaussian, MixturePrior, binary_data, small_vae, two_layers
 from torch import nn
 
 import pyro_vae as pv
@@ -187,14 +187,7 @@ class TestKLPerDimension:
             assert kl_per_dimension(vae, x, 2, seed=0) == {"z": None}
 
     def test_two_layers_have_one_each_and_their_sum_is_the_kl(self):
-        MLP, Normal = pv.networks.MLP, pv.posteriors.DiagonalNormal
-        vae = pv.HierarchicalVAE(
-            pv.priors.StandardNormal(2),
-            pv.likelihoods.Normal(MLP((2,), (3,))),
-            pv.likelihoods.Bernoulli(MLP((3,), (6,))),
-            Normal(MLP((6,), (6,), y_dim=2), 3),
-            Normal(MLP((6,), (4,)), 2),
-        ).double()
+        vae = two_layers()
         x = binary_data(5)
         found = kl_per_dimension(vae, x, 40, seed=0)
         assert {name: tuple(site.value.shape) for name, site in found.items()} == {"z2": (5, 2), "z1": (5, 3)}
