@@ -169,17 +169,24 @@ def weighted(
             raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
     if reconstruction == kl == 1.0:
         return model, guide
+    return weigh(model, guide, reconstruction, kl)
+
+
+def weigh(
+    model: PyroFunction, guide: PyroFunction, reconstruction: float | Tensor, kl: float | Tensor
+) -> tuple[PyroFunction, PyroFunction]:
+    """As `weighted`, for weights that were checked before, among them tensors of shape ()."""
     return _Weights(reconstruction, kl)(model), _Weights(reconstruction, kl)(guide)
 
 
 class _Weights(Messenger):
-    def __init__(self, reconstruction: float, kl: float) -> None:
+    def __init__(self, reconstruction: float | Tensor, kl: float | Tensor) -> None:
         super().__init__()
         self.reconstruction, self.kl = reconstruction, kl
 
     def _pyro_sample(self, msg: Any) -> None:
         weight = self.reconstruction if msg["is_observed"] else self.kl
-        if weight == 0.0:
+        if not isinstance(weight, Tensor) and weight == 0.0:
             msg["mask"] = False
         else:
             msg["scale"] = msg["scale"] * weight

@@ -29,7 +29,7 @@ from pyro_vae.randomness import preserved
 T = TypeVar("T")
 
 _serial = itertools.count()
-_TAG = "pyro_vae:"
+TAG = "pyro_vae:"  # begins the names of programs in Pyro's store
 _alive: set[str] = set()
 
 
@@ -117,7 +117,7 @@ class Program(nn.Module):
             tensor.copy_(tensors[name])
 
     def _open_listing(self) -> None:
-        self._prefix = f"{_TAG}{type(self).__name__}-{next(_serial)}"
+        self._prefix = f"{TAG}{type(self).__name__}-{next(_serial)}"
         _alive.add(self._prefix)
         weakref.finalize(self, _close_listing, self._prefix).atexit = False
 
@@ -155,7 +155,7 @@ def _close_listing(prefix: str) -> None:
 
 
 def _unlist_dead() -> None:
-    for name in [name for name in pyro.get_param_store() if name.startswith(_TAG)]:
+    for name in [name for name in pyro.get_param_store() if name.startswith(TAG)]:
         if name.partition(".")[0] not in _alive:
             _unlist(name)
 
@@ -227,16 +227,25 @@ def undisturbed(program: Any) -> Iterator[None]:
     Dropout and batch statistics are switched to evaluation inside. `program` is anything with a model and a guide;
     where it is no module, it has no flags. The random state is `pyro_vae.randomness`'s business.
     """
-    store = pyro.get_param_store()
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
     try:
-        with store.scope(store.get_state()):
+        with store_kept():
             for module in modules:
                 module.training = False
             yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
+
+
+@contextmanager
+def store_kept() -> Iterator[None]:
+    """Whatever runs inside leaves Pyro's parameter store as it was."""
+    store = pyro.get_param_store()
+    try:
+        with store.scope(store.get_state()):
+            yield
+    finally:
         # A program that was collected inside the scope could not leave the store that has just come back.
         _unlist_dead()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
+from pyro_vae.model.graphs import require
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
@@ -169,9 +170,12 @@ def check_data(x: Tensor | None) -> None:
     if x is None:
         raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
     check_tensor(x)
-    if not torch.isfinite(x).all():
-        datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
-        raise DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
+    require(torch.isfinite(x).all(), lambda: _not_finite(x))
+
+
+def _not_finite(x: Tensor) -> DataError:
+    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
+    return DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
 
 
 def check_ends(start: Tensor, end: Tensor) -> None:

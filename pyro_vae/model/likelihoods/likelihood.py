@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
+from pyro_vae.model.graphs import require
 
 
 class Likelihood(nn.Module):
@@ -90,13 +91,15 @@ class Likelihood(nn.Module):
             DataError: with the value, its place and the cure.
         """
         inside = self.support.check(x) & torch.isfinite(x)
-        if not inside.all():
-            place = (~inside).nonzero()[0].tolist()
-            value = x[tuple(place)].item()
-            raise DataError(
-                f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {place[0]}, "
-                f"position {tuple(place[1:])}. {self.advice}".rstrip()
-            )
+        require(inside.all(), lambda: self._outside(x, inside))
+
+    def _outside(self, x: Tensor, inside: Tensor) -> DataError:
+        place = (~inside).nonzero()[0].tolist()
+        value = x[tuple(place)].item()
+        return DataError(
+            f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {place[0]}, "
+            f"position {tuple(place[1:])}. {self.advice}".rstrip()
+        )
 
 
 def over_pixels(p: TorchDistributionMixin, z: Tensor) -> dist.Distribution:

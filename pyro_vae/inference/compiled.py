@@ -1,0 +1,270 @@
+"""The step of SVI as one graph: loss, gradients, and the question whether they may be applied.
+
+Pyro's handlers cost more than the arithmetic of a small network. So the program is run once (see
+`pyro_vae.model.graphs`), and a step replays its tensor operations,
+
+    traced     one after another, as torch would run them: the same numbers to the last bit
+    compiled   by Inductor, in fewer and larger kernels: the same draws, with sums in another order
+
+The optimiser stays outside of the graph: torch's fused kernel over all parameters is faster than what Inductor makes
+of the same update, and its state and learning rate stay where schedulers and checkpoints look for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+
+from pyro_vae.inference.objectives import ImportanceWeightedELBO
+from pyro_vae.model.graphs import Graph, Watch, buffers_kept, capture, collected
+from pyro_vae.randomness import preserved
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.svi import SVI
+
+Compile = bool | Literal["auto"]
+Make = Callable[..., tuple[Any, ...]]
+
+COVERED = (Trace_ELBO, TraceMeanField_ELBO, ImportanceWeightedELBO)
+TRACE_AFTER = 200  # steps: by then tracing would have saved what it costs, some tenths of a second
+COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond a step
+MOST_CAPTURES = 16  # a program that changes more often than that has no graph worth keeping
+
+_logger = logging.getLogger(__name__)
+_PLAIN = (int, float, str, bool, type(None))
+
+
+class NoGraph(Exception):  # noqa: N818 - it is an answer, not an error
+    """The step has to be Pyro's own; the message says why."""
+
+
+class Call(NamedTuple):
+    """The arguments of one step.
+
+    Attributes:
+        make: what makes the arguments of model and guide, by place, of the values; None where they are the values.
+        values: all arguments of the step.
+        names: of the last of them, which are given by name.
+        reconstruction_weight, kl_weight: see `pyro_vae.inference.weighted`.
+    """
+
+    make: Make | None
+    values: tuple[Any, ...]
+    names: tuple[str, ...] = ()
+    reconstruction_weight: float = 1.0
+    kl_weight: float = 1.0
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Those of model and guide, by place and by name."""
+        cut = len(self.values) - len(self.names)
+        args, named = self.values[:cut], self.values[cut:]
+        return args if self.make is None else self.make(*args), dict(zip(self.names, named, strict=True))
+
+    def tensors(self) -> list[Tensor]:
+        """The values that are tensors."""
+        return [value for value in self.values if isinstance(value, Tensor)]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
+        """The same call with other tensors."""
+        left = iter(tensors)
+        return self._replace(values=tuple(next(left) if isinstance(v, Tensor) else v for v in self.values))
+
+    def form(self) -> tuple[Any, ...]:
+        """What all calls of one graph have in common."""
+        left_out = self.reconstruction_weight == 0.0, self.kl_weight == 0.0
+        return self.make, self.names, left_out, tuple(map(_form, self.values))
+
+
+def _form(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if not isinstance(value, _PLAIN):
+        raise NoGraph(f"an argument is a {type(value).__name__}, not a tensor or a plain value")
+    return type(value), value
+
+
+class Found(NamedTuple):
+    """What a graph says of a step.
+
+    Attributes:
+        loss: summed over the batch, in nats.
+        sound: whether loss and gradients are finite and the data such as the program wants.
+        parameters, gradients: what the gradients are of, and they.
+    """
+
+    loss: float
+    sound: bool
+    parameters: list[Tensor]
+    gradients: Sequence[Tensor]
+
+
+class StepGraph:
+    """The graph of all steps whose calls have one form.
+
+    Args:
+        svi: whose step it is.
+        call: one such call.
+
+    Raises:
+        NoGraph: the program can not be one graph.
+        Exception: what is wrong with the program or the call, as Pyro's own step would say it.
+    """
+
+    def __init__(self, svi: SVI, call: Call) -> None:
+        self._svi, self._call = svi, call
+        self._parameters: list[Tensor] = []
+        self.is_compiled = False
+        seen = _rehearse(svi, call)
+        self._graph = self._captured()
+        self._watch = Watch([*svi.modules(), svi.loss], seen)
+
+    def is_current(self) -> bool:
+        """Whether the program is still what it was when it was captured."""
+        return self._watch.unchanged() and self._graph.is_current()
+
+    def compile(self) -> None:
+        """Puts compiled operations in place of the traced ones, which stay where the compiler fails."""
+        self.is_compiled = True
+        try:
+            self._graph = self._graph.compiled(self._given(self._call))
+        except Exception as error:
+            _logger.warning("steps are traced and not compiled: %s", _first_line(error))
+
+    def __call__(self, call: Call) -> Found:
+        loss, sound, *gradients = self._graph(*self._given(call))
+        return Found(loss.item(), bool(sound), self._parameters, gradients)
+
+    def _captured(self) -> Graph:
+        given = self._given(self._call)
+        try:
+            first, second = (capture(self._losses, given, self._svi.modules()) for _ in range(2))
+        except Exception as error:
+            # Whatever it is: the step has just been rehearsed, and runs without a graph.
+            raise NoGraph(_first_line(error)) from error
+        if first.code != second.code:
+            raise NoGraph("it does something else at each call")
+        return first
+
+    def _given(self, call: Call) -> list[Tensor]:
+        tensors = call.tensors()
+        device = tensors[0].device if tensors else None
+        weights = [torch.tensor(getattr(call, w), dtype=torch.float64, device=device) for w in self._weights()]
+        return [*weights, *tensors]
+
+    def _weights(self) -> list[str]:
+        """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""
+        if isinstance(self._svi.loss, ImportanceWeightedELBO):
+            return []
+        return [name for name in ("reconstruction_weight", "kl_weight") if getattr(self._call, name) != 0.0]
+
+    def _losses(self, *given: Tensor) -> list[Tensor]:
+        svi, names = self._svi, self._weights()
+        weights: dict[str, Any] = dict(zip(names, given, strict=False))
+        call = self._call.with_tensors(given[len(names) :])._replace(**weights)
+        with torch.enable_grad(), collected() as conditions:
+            args, kwargs = call.arguments()
+            loss = svi.loss.differentiable_loss(*svi.weighted(call), *args, **kwargs)
+            trained = [parameter for parameter in svi.held() if parameter.requires_grad]
+            found = torch.autograd.grad(loss, trained, allow_unused=True)
+        pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, found, strict=True) if g is not None]
+        self._parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
+        norm = nn.utils.get_total_norm(gradients)
+        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        for condition in conditions:
+            sound = sound & condition
+        return [loss.detach(), sound, *_bounded(gradients, norm, svi.largest_norm(args, kwargs))]
+
+
+class Steps:
+    """The graphs of one SVI, and when to use them.
+
+    Args:
+        mode: False: never. True: from the first step on. "auto": where it saves time, for models and guides that
+            belong to modules, whose changes can be seen.
+
+    Attributes:
+        expected: how many steps are to come in all, where that is known.
+    """
+
+    def __init__(self, mode: Compile) -> None:
+        if mode not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto'; got {mode!r}")
+        self.mode = mode
+        self.expected = 0
+        self._graphs: dict[tuple[Any, ...], StepGraph] = {}
+        self._captures = self._largest = 0
+
+    def find(self, svi: SVI, call: Call) -> StepGraph | None:
+        """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
+        if self.mode is False or (self.mode == "auto" and not _worth_tracing(svi)):
+            return None
+        try:
+            form = call.form()
+            graph = self._graphs.get(form)
+            if graph is None or not graph.is_current():
+                graph = self._graphs[form] = self._make(svi, call)
+        except NoGraph as reason:
+            _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)
+            self.mode = False
+            return None
+        if not graph.is_compiled and self._compiles(svi, call):
+            graph.compile()
+        return graph
+
+    def _make(self, svi: SVI, call: Call) -> StepGraph:
+        if not isinstance(svi.loss, COVERED):
+            names = ", ".join(kind.__name__ for kind in COVERED)
+            raise NoGraph(f"that is for {names}, and the loss is a {type(svi.loss).__name__}")
+        self._captures += 1
+        if self._captures > MOST_CAPTURES:
+            raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
+        return StepGraph(svi, call)
+
+    def _compiles(self, svi: SVI, call: Call) -> bool:
+        # The short last batch of an epoch is never worth it. That it depends on the number of the step alone lets
+        # training that is taken up again do as it would have done.
+        size = sum(tensor.numel() for tensor in call.tensors())
+        self._largest = max(self._largest, size)
+        long = svi.num_steps >= COMPILE_AFTER or self.expected >= 2 * COMPILE_AFTER
+        return size == self._largest and (self.mode is True or long)
+
+
+def _worth_tracing(svi: SVI) -> bool:
+    return svi.num_steps >= TRACE_AFTER and len(svi.modules()) == 2
+
+
+def _rehearse(svi: SVI, call: Call) -> list[str]:
+    """Runs the step's loss by Pyro itself, checks and all, and returns the names of the parameters that it met."""
+    device = next((tensor.device for tensor in call.tensors()), None)
+    with preserved(device), buffers_kept(svi.modules()), poutine.trace(param_only=True) as seen:
+        args, kwargs = call.arguments()
+        svi.loss.loss(*svi.weighted(call), *args, **kwargs)
+    svi.check_held(seen.trace)
+    return list(seen.trace.param_nodes)
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Optimisers walk through both in the order of memory."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+
+
+def _bounded(gradients: list[Tensor], norm: Tensor, limit: float) -> list[Tensor]:
+    """As `torch.nn.utils.clip_grads_with_norm_`, only where the norm is above the limit."""
+    if math.isinf(limit):
+        return gradients
+    factor = torch.where(norm > limit, limit / (norm + 1e-6), 1.0)
+    return [gradient * factor for gradient in gradients]
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    return "it asks a tensor for its value" if "tracing tensor" in line else f"{type(error).__name__}: {line}"
