@@ -50,9 +50,9 @@ def block_seed(seed: int, data_block: int, sample_block: int) -> int:
     return derive(seed, "block") ^ (data_block << _SAMPLE_BITS | sample_block)
 
 
-def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator at the start of the named stream."""
-    return torch.Generator().manual_seed(derive(seed, *names))
+def generator(seed: int, *names: str | int, device: torch.device | None = None) -> torch.Generator:
+    """A generator of its own at the start of the named stream, on the CPU unless a device is named."""
+    return torch.Generator(device or "cpu").manual_seed(derive(seed, *names))
 
 
 @contextmanager

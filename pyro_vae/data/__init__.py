@@ -5,7 +5,9 @@
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
     arrays.py    a user's own `.npy` or `.npz` file, as one more source
-    splits.py    Split: levels in storage, and the x that a model sees
+    recipes.py   x of levels and noise: binarised, dequantised, or as they are
+    splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
+    ahead.py     batches of a mapped file, read ahead
     loading.py   load: source -> cut -> Splits, with the protocol
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae.data.loading import load
     from pyro_vae.data.sources import Part, Raw, Request
-    from pyro_vae.data.splits import Form, Split, Splits, one_hot
+    from pyro_vae.data.splits import Batch, Form, Split, Splits, one_hot
 
 SOURCES: dict[str, str] = {
     "digits": "pyro_vae.data.sources:digits",
@@ -37,13 +39,27 @@ _HOMES = {
     "Part": "sources",
     "Raw": "sources",
     "Request": "sources",
+    "Batch": "splits",
     "Form": "splits",
     "Split": "splits",
     "Splits": "splits",
     "one_hot": "splits",
 }
 
-__all__ = ["BINARIZE", "SOURCES", "SPLITS", "Form", "Part", "Raw", "Request", "Split", "Splits", "load", "one_hot"]
+__all__ = [
+    "BINARIZE",
+    "SOURCES",
+    "SPLITS",
+    "Batch",
+    "Form",
+    "Part",
+    "Raw",
+    "Request",
+    "Split",
+    "Splits",
+    "load",
+    "one_hot",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 (N, D)        -> x_shape (D,)            bool, or integers 0 and 1      binary
 (N, H, W)     -> x_shape (1, H, W)       uint8, or integers 0..255      256 levels
 (N, C, H, W)  -> x_shape (C, H, W)       floats                         taken as they are
+
+A large `.npy` file is mapped: its checks go through it in blocks, and its splits hold positions in place of a copy.
 """
 
 from pathlib import Path
@@ -26,7 +28,7 @@ def user_file(request: Request) -> Raw:
         DataError: no such file or keys, a wrong rank or type, values that are not finite or outside 0..255.
     """
     path = Path(request.dataset)
-    arrays = formats.read_numpy(path)
+    arrays = formats.read_numpy(path, request.map_above)
     images, labels = _pairs(path, arrays)
     levels, num_levels, notes = _levels(path, {key: _image_rank(path, key, x) for key, x in images.items()})
     num_classes = _check_labels(path, images, labels)
@@ -103,8 +105,8 @@ def _levels(path: Path, images: dict[str, np.ndarray]) -> Levels:
         raise DataError(f"{path}: type {first.dtype} is not supported; save bool, uint8 or floating-point numbers.")
     check = _float_levels if first.dtype.kind == "f" else _integer_levels
     stored = {key: check(path, key, x) for key, x in images.items()}
-    if all(((x == 0) | (x == 1)).all() for x in stored.values()):
-        return {key: x.astype(np.uint8) for key, x in stored.items()}, 2, ()
+    if all(((rows == 0) | (rows == 1)).all() for x in stored.values() for _, rows in formats.blocks(x)):
+        return {key: x if isinstance(x, np.memmap) else x.astype(np.uint8) for key, x in stored.items()}, 2, ()
     if first.dtype.kind == "f":
         return stored, None, ()
     note = f"Integers of type {first.dtype} were read as 8-bit levels 0..255; counts are stored as floats."
@@ -112,31 +114,33 @@ def _levels(path: Path, images: dict[str, np.ndarray]) -> Levels:
 
 
 def _float_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        stored = x.astype(np.float32)
-    finite = np.isfinite(stored)
-    if not finite.all():
-        raise DataError(
-            f"{path}: array {key} has {_place(x, ~finite)}, which is not a finite float32. "
-            "Remove or replace such values."
-        )
-    return stored
+    for first, rows in formats.blocks(x):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(rows.astype(np.float32, copy=False))
+        if not finite.all():
+            raise DataError(
+                f"{path}: array {key} has {_place(rows, ~finite, first)}, which is not a finite float32. "
+                "Remove or replace such values."
+            )
+    return x.astype(np.float32, copy=False)
 
 
 def _integer_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
-    if x.dtype.kind != "b":
-        outside = (x < 0) | (x > 255)
+    if x.dtype == bool:
+        return x.view(np.uint8)  # no copy
+    for first, rows in formats.blocks(x):
+        outside = (rows < 0) | (rows > 255)
         if outside.any():
             raise DataError(
-                f"{path}: array {key} has {_place(x, outside)}; integers are read as 8-bit levels 0..255. "
+                f"{path}: array {key} has {_place(rows, outside, first)}; integers are read as 8-bit levels 0..255. "
                 "Store such data as floats, or scale them to uint8."
             )
-    return x.astype(np.uint8)
+    return x.astype(np.uint8, copy=False)
 
 
-def _place(x: np.ndarray, wrong: np.ndarray) -> str:
+def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
     where = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
-    return f"{x[where]} at datum {where[0]}, position {where[1:]}"
+    return f"{rows[where]} at datum {first + where[0]}, position {where[1:]}"
 
 
 def _check_labels(path: Path, images: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> int:

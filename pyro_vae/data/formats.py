@@ -23,7 +23,10 @@ from pyro_vae.errors import DataError
 
 _LARGEST_IDX = 1 << 30  # bytes; the largest idx file on offer has 47 million
 _LARGEST_MAT = 1 << 26  # bytes; the one on offer has a million
-_BLOCK = 1 << 22  # bytes of text parsed at a time
+# Bytes; a .npy file above it is mapped. Data of this size still fit beside a model into the memory of any machine that
+# trains one, and twice over, as they do while they are cut into splits.
+MAP_ABOVE = 1 << 30
+_BLOCK = 1 << 22  # bytes of text parsed, or of an array checked, at a time
 _ANEW = "Fetch or copy the file anew"
 
 
@@ -167,13 +170,29 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     return np.asarray(content[key])
 
 
-def read_numpy(path: Path) -> dict[str, np.ndarray]:
+def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """An array along its first axis, about 4 MiB at a time: the position of the first row, and the rows.
+
+    >>> [(first, len(rows)) for first, rows in blocks(np.zeros((5, 1 << 18)))]
+    [(0, 2), (2, 2), (4, 1)]
+    """
+    step = max(1, _BLOCK // max(1, x[:1].nbytes))
+    return ((first, x[first : first + step]) for first in range(0, len(x), step))
+
+
+def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
 
+    Arguments:
+        path: of the file.
+        map_above: a `.npy` file of more bytes is mapped (`np.memmap`, read-only) and read where it is looked at.
+
     Raises:
-        DataError: not such a file, damaged, empty, or made of Python objects.
+        DataError: not such a file, damaged, empty, made of Python objects, or too large for its type or order.
     """
     try:
+        if path.suffix == ".npy" and path.stat().st_size > map_above:
+            return {"x": _mapped(path)}
         if path.suffix == ".npz":
             _check_zip(path)
         with path.open("rb") as file:
@@ -193,6 +212,19 @@ def read_numpy(path: Path) -> dict[str, np.ndarray]:
         raise _unreadable(path, error) from error
     except Exception as error:  # headers of damaged files raise almost anything in there
         raise _unreadable(path, error) from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # Read-only: Linux counts a private writable map as memory promised, and refuses one that exceeds it.
+    x = np.lib.format.open_memmap(path, mode="r")
+    if x.dtype.str not in ("|u1", "|b1", "<f4") or not x.flags.c_contiguous:
+        order = "C" if x.flags.c_contiguous else "Fortran"
+        raise DataError(
+            f"{path}: holds {x.dtype.str} ({x.dtype}) in {order} order. A file of this size is not read into memory "
+            "but mapped as it is, and must hold uint8, bool or little-endian float32 in C order: "
+            "np.save(path, np.ascontiguousarray(x, dtype)) writes it so."
+        )
+    return x
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import BINARIZE, SOURCES, SPLITS
+from pyro_vae.data import BINARIZE, SOURCES, SPLITS, formats
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown
@@ -30,8 +31,12 @@ def load(
     levels: bool = False,
     split: str = "random",
     data_seed: int = 0,
+    map_above: int = formats.MAP_ABOVE,
 ) -> Splits:
     """Loads a data set and cuts it into three disjoint splits.
+
+    A user's `.npy` file that is too large for memory stays on disk: it is mapped, and batches are read as they are
+    needed, with the same numbers as from memory. It must hold uint8, bool or little-endian float32 in C order.
 
     Arguments:
         dataset: a name in `SOURCES`, or the path of a `.npy` or `.npz` file.
@@ -42,6 +47,7 @@ def load(
         levels: x is the level 0..L-1 itself, or the count, as likelihoods over whole numbers need it.
         split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
         data_seed: fixes the split and the draw that evaluation sees.
+        map_above: a `.npy` file of more bytes is mapped, not read.
 
     Raises:
         UsageError: an unknown name or choice, or choices that exclude each other.
@@ -61,7 +67,7 @@ def load(
             "a likelihood of whole numbers takes the levels as they are: leave --binarize, --dequantize out"
         )
     source = _resolve(os.fspath(dataset))
-    raw = source(Request(os.fspath(dataset), Path(data_dir), download))
+    raw = source(Request(os.fspath(dataset), Path(data_dir), download, map_above))
     recipe = "levels" if levels else _recipe(raw, binarize, dequantize)
     pieces = _cut(raw, split, data_seed)
     splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
@@ -100,13 +106,13 @@ def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
 
 
 def _check_intensities(raw: Raw, binarize: str) -> None:
-    for part in raw.parts:
-        outside = (part.levels < 0) | (part.levels > 1)
+    for part, first, rows in ((p, *block) for p in raw.parts for block in formats.blocks(p.levels)):
+        outside = (rows < 0) | (rows > 1)
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
             raise DataError(
-                f"{raw.name}: --binarize {binarize} needs intensities in [0, 1]; got {part.levels[where]} at "
-                f"datum {where[0]} of {'/'.join(part.cut)}. Use --binarize none, or scale the data."
+                f"{raw.name}: --binarize {binarize} needs intensities in [0, 1]; got {rows[where]} at "
+                f"datum {first + where[0]} of {'/'.join(part.cut)}. Use --binarize none, or scale the data."
             )
 
 
@@ -129,18 +135,27 @@ def _shuffle(size: int, data_seed: int) -> np.ndarray:
 
 
 def _split(name: str, part: Part, index: np.ndarray, num_levels: int | None, recipe: str, data_seed: int) -> Split:
-    levels = torch.from_numpy(np.ascontiguousarray(part.levels[index]))
     labels = None if part.labels is None else torch.from_numpy(part.labels[index].astype(np.int64))
+    if isinstance(part.levels, np.memmap):
+        rows = torch.from_numpy(index)
+        return Split.make(name, _tensor_of_map(part.levels), labels, num_levels, recipe, data_seed, rows)
+    levels = torch.from_numpy(np.ascontiguousarray(part.levels[index]))
     return Split.make(name, levels, labels, num_levels, recipe, data_seed)
+
+
+def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it ever written to
+        return torch.from_numpy(levels)
 
 
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
-    "dynamic": "Each pixel is drawn from Bernoulli(intensity) anew in every training epoch; evaluation sees "
-    "one draw, fixed by the data seed.",
-    "static": "Each pixel was drawn once from Bernoulli(intensity) by the data seed; training and evaluation "
-    "see that draw.",
+    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity, "
+    "anew in every training epoch; evaluation sees one draw, fixed by the data seed.",
+    "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
+    "intensity, by the data seed; training and evaluation see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
     "levels": "x is the level 0 ... L-1, or the count, as stored.",
     "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
@@ -158,7 +173,8 @@ def _protocol(
     kind = split if cut else "given"
     levels = hashlib.sha256()
     for name in NAMES:
-        levels.update(splits[name].levels.numpy().data)
+        for block in splits[name].slices():
+            levels.update(splits[name].levels_at(block).numpy().data)
     return {
         "name": raw.name,
         "source": raw.source,
@@ -176,7 +192,7 @@ def _protocol(
         },
         "binarization": _binarization(raw, recipe, seed),
         "dequantized": _dequantization(splits["train"], recipe, seed),
-        "notes": [*raw.notes, *_notes(raw, recipe, kind)],
+        "notes": [*raw.notes, *_notes(raw, recipe, kind), *_sampled(splits["valid"])],
     }
 
 
@@ -217,3 +233,9 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
         other = "static" if recipe == "dynamic" else "dynamic"
         notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
     return notes
+
+
+def _sampled(valid: Split) -> tuple[str, ...]:
+    if valid.sample_size == len(valid):
+        return ()
+    return (f"During training, validation looks at a random {valid.sample_size} of the {len(valid)} validation data.",)

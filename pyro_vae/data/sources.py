@@ -19,11 +19,13 @@ from pyro_vae.errors import DataError
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for: a name or path, the folder to search, whether it may use the network."""
+    """What a source is asked for: a name or path, the folder to search, whether it may use the network, and above how
+    many bytes a user's file is mapped, not read."""
 
     dataset: str
     data_dir: Path = Path("data")
     download: bool = False
+    map_above: int = formats.MAP_ABOVE
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Part:
     """Images that are cut into splits together.
 
     Arguments:
-        levels: (N, *x_shape) uint8 or float32.
+        levels: (N, *x_shape) uint8 or float32; a `np.memmap` where the file is mapped, not read.
         labels: (N,) integers, or None.
         cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
     """

@@ -1,63 +1,42 @@
-"""What a model sees of the data.
+"""Split: levels in storage, in memory, on a device or in a mapped file, and the batches of x that a model sees.
 
-Storage is small: integer levels v in 0..L-1, as bytes. The model sees floats x, made batch by batch:
-
-    none           x = v / (L - 1)                        the intensity, no randomness
-    dynamic        x ~ Bernoulli(v / (L - 1))             anew in every epoch; evaluation sees one fixed draw
-    static         the same, drawn once                   every epoch and evaluation see the same draw
-    threshold      x = 1 if v / (L - 1) >= 1/2 else 0     no randomness
-    levels         x = v                                  the level, or count, no randomness
-    dequantize     x = (v + u) / L,  u ~ U(0, 1)          anew in every epoch; evaluation sees one fixed draw
-
-Every draw is a function of (seed, epoch), or of the data seed and the name of the split: the global random
-state is neither read nor changed.
+Every draw is a function of (seed, epoch), or of the data seed and the name of the split: the global random state is
+neither read nor changed. The order of an epoch, and what evaluation sees, are the same on every device; the noise of
+training is drawn on the device of the data, and devices draw different numbers.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.ahead import read_ahead
+from pyro_vae.data.recipes import RECIPES, Intensity, Levels, Recipe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator
 
-_BLOCK = 4096  # data per block of a fixed draw; part of what a fixed draw is
-_HALF_STEPS = 1 << 15
+_BLOCK_NUMBERS = 1 << 20  # per block of a fixed draw, 4 MiB of floats; part of what a fixed draw is
+# Of a mapped split, what a mean or a validation needs: at 2**17 data the error of a mean is 0.3 % of the spread of one
+# datum, far below that between epochs; and no more than 1 GiB of floats.
+_SAMPLE = 1 << 17
+_SAMPLE_NUMBERS = 1 << 28
 
 
-def _intensity(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
-    return levels.float() if num_levels is None else levels.float() / (num_levels - 1)
+class Batch(NamedTuple):
+    """A batch before its x is made: x = split.x(levels, noise).
 
+    Attributes:
+        levels: (B, *x_shape), as stored: uint8, the static draw where there is one; float32 for floats.
+        noise: (B, *x_shape), the draws that x takes; None where it takes none.
+        labels: (B,) int64, or None.
+    """
 
-def _bernoulli(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
-    return torch.bernoulli(_intensity(levels, num_levels, noise), generator=noise)
-
-
-def _threshold(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
-    return (_intensity(levels, num_levels, noise) >= 0.5).float()
-
-
-def _levels(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
-    return levels.float()
-
-
-def _dequantized(levels: Tensor, num_levels: int | None, noise: torch.Generator) -> Tensor:
-    # Midpoints of 2**15 cells: v + u is exact in float32 for v < 256, so no x rounds to the next level.
-    cells = torch.randint(_HALF_STEPS, levels.shape, generator=noise, dtype=torch.int32)
-    return (levels.float() + (cells.float() + 0.5) / _HALF_STEPS) / (num_levels or 1)
-
-
-RECIPES: dict[str, Callable[[Tensor, int | None, torch.Generator], Tensor]] = {
-    "none": _intensity,
-    "dynamic": _bernoulli,
-    "static": _bernoulli,
-    "threshold": _threshold,
-    "levels": _levels,
-    "dequantize": _dequantized,
-}
+    levels: Tensor
+    noise: Tensor | None
+    labels: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +45,14 @@ class Split:
 
     Arguments:
         name: "train", "valid" or "test"; names the stream of the fixed draw.
-        levels: (N, *x_shape), uint8 with values 0..L-1, or float32 for a user's floats.
+        levels: (N, *x_shape), uint8 with values 0..L-1, or float32 for a user's floats; with `rows`, the mapped file.
         labels: (N,) int64, or None.
         num_levels: L; None for floats.
         recipe: a key of `RECIPES`.
         data_seed: fixes the draw that evaluation sees.
         drawn: (N, *x_shape) uint8, the draw of the static recipe; `Split.make` fills it in.
+        rows: (N,) int64, where the data of the split lie in a mapped file; None for levels in memory.
+        target: the device that batches of a mapped file go to; None for the CPU.
 
     >>> split = Split.make("test", torch.tensor([[0], [255]], dtype=torch.uint8), None, 256, "threshold", 0)
     >>> len(split), split.fixed().tolist()
@@ -85,19 +66,76 @@ class Split:
     recipe: str
     data_seed: int
     drawn: Tensor | None = field(default=None, repr=False)
+    rows: Tensor | None = field(default=None, repr=False)
+    target: torch.device | None = None
 
     @classmethod
     def make(
-        cls, name: str, levels: Tensor, labels: Tensor | None, num_levels: int | None, recipe: str, seed: int
+        cls,
+        name: str,
+        levels: Tensor,
+        labels: Tensor | None,
+        num_levels: int | None,
+        recipe: str,
+        seed: int,
+        rows: Tensor | None = None,
     ) -> "Split":
-        """A split whose static draw, if the recipe is static, has been made."""
-        split = cls(name, levels, labels, num_levels, recipe, seed)
+        """A split whose static draw, if the recipe is static, has been made.
+
+        Raises:
+            UsageError: a static draw of a mapped file.
+        """
+        split = cls(name, levels, labels, num_levels, recipe, seed, rows=rows)
         if recipe != "static":
             return split
-        return cls(name, levels, labels, num_levels, recipe, seed, split._fixed_draw(torch.uint8))
+        if rows is not None:
+            raise UsageError(
+                "--binarize static keeps its draw in memory, and a file of this size is not read into memory: use "
+                "--binarize dynamic, or draw once yourself and save 0 and 1 as uint8"
+            )
+        return replace(split, drawn=split._whole(torch.uint8))
 
     def __len__(self) -> int:
-        return len(self.levels)
+        return len(self.levels if self.rows is None else self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made: where the levels are, or, of a mapped file, where `to` sent them."""
+        return self.target if self.target is not None else self.levels.device
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The split on a device, levels (as bytes) and labels moved once; a mapped file stays, its batches move.
+
+        Where they are on the device already, nothing is copied.
+        """
+        labels = None if self.labels is None else self.labels.to(device)
+        if self.rows is not None:
+            return replace(self, labels=labels, target=torch.device(device))
+        drawn = None if self.drawn is None else self.drawn.to(device)
+        return replace(self, levels=self.levels.to(device), labels=labels, drawn=drawn)
+
+    @property
+    def sample_size(self) -> int:
+        """N in memory; of a mapped split at most 2**17, and at most as many data as take 1 GiB as floats.
+
+        It is enough for a mean, for validation and for what a prior starts at.
+        """
+        if self.rows is None:
+            return len(self)
+        return min(len(self), _SAMPLE, max(1, _SAMPLE_NUMBERS // self.levels[0].numel()))
+
+    def in_memory(self) -> "Split":
+        """The split itself; of a mapped one, a random subset in memory, in the order of the split.
+
+        The subset is drawn by the data seed and has at most `sample_size` data. Where that is all of them, it is the
+        split as it would have been read.
+        """
+        if self.rows is None:
+            return self
+        order = torch.randperm(len(self), generator=generator(self.data_seed, "sample", self.name))
+        chosen = order[: self.sample_size].sort().values
+        labels = None if self.labels is None else self.labels[chosen.to(self.labels.device)]
+        return replace(self, levels=self.levels_at(chosen), labels=labels, rows=None, target=None)
 
     def one_hot(self, num_classes: int) -> Tensor:
         """(N, num_classes) float32: the labels as a conditional program takes them.
@@ -111,7 +149,7 @@ class Split:
 
     def intensities(self, index: slice | Tensor = slice(None)) -> Tensor:
         """Level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are."""
-        return _intensity(self.levels[index], self.num_levels, torch.default_generator)
+        return Intensity(self.num_levels).make(self.levels_at(index), None)
 
     def expected(self) -> Tensor:
         """(N, *x_shape) float32: the mean of x over the draws of training. Starts the decoder's output bias."""
@@ -137,42 +175,101 @@ class Split:
     def batches(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One pass over all data in random order: x (B, *x_shape) float32 and labels (B,) int64 or None.
 
-        Order and noise are functions of (seed, epoch) alone, given the batch size. The last batch may be
-        short.
+        Order and noise are functions of (seed, epoch) alone, given the batch size and the device. The last batch may
+        be short.
 
         Raises:
             UsageError: a batch size below 1.
         """
+        raw = self.raw_batches(batch_size, seed=seed, epoch=epoch)
+        return ((self.x(batch.levels, batch.noise), batch.labels) for batch in raw)
+
+    def raw_batches(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of `batches` before their x is made, for who makes it inside a graph of his own.
+
+        Batches of a mapped file are read ahead by a thread, with the same numbers.
+
+        Raises:
+            UsageError: a batch size below 1.
+
+        >>> split = Split.make("train", torch.tensor([[0], [1], [2]], dtype=torch.uint8), None, 3, "none", 0)
+        >>> [split.x(levels, noise).shape for levels, noise, labels in split.raw_batches(2, seed=0, epoch=0)]
+        [torch.Size([2, 1]), torch.Size([1, 1])]
+        """
         if batch_size < 1:
             raise UsageError(f"batch size must be at least 1; got {batch_size}")
-        return self._pass(batch_size, seed, epoch)
+        batches = self._pass(batch_size, seed, epoch)
+        return batches if self.rows is None else read_ahead(batches)
 
-    def _pass(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
-        noise = generator(seed, self._stream, epoch)
+    def _pass(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        order = torch.randperm(len(self), generator=generator(seed, "order", epoch)).to(self.levels.device)
+        noise = self._draws(seed, epoch, device=self.device)
         for index in order.split(batch_size):
-            yield self._x(index, noise), None if self.labels is None else self.labels[index]
+            labels = None if self.labels is None else self.labels.index_select(0, index.to(self.labels.device))
+            levels = self._stored(index)
+            yield Batch(levels, self._noise(levels, noise), labels)
 
-    def fixed(self) -> Tensor:
-        """(N, *x_shape) float32: what evaluation sees, a function of the data seed and the split's name."""
-        return self._fixed_draw(torch.float32)
+    def x(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        """x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which can be traced into a graph."""
+        return self._recipe.make(levels, noise)
 
-    def _fixed_draw(self, dtype: torch.dtype) -> Tensor:
-        noise = generator(self.data_seed, self._stream, self.name)
-        x = torch.empty(self.levels.shape, dtype=dtype)
-        for start in range(0, len(self), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            x[block] = self._x(block, noise)
+    def levels_at(self, index: slice | Tensor) -> Tensor:
+        """(B, *x_shape): the levels of these data, by position in the split, on its device; uint8, but for floats."""
+        if self.rows is None:
+            return _at(self.levels, index)
+        levels = self.levels.index_select(0, self.rows[index])
+        return (levels if self.num_levels is None else levels.to(torch.uint8)).to(self.device)
+
+    def _stored(self, index: slice | Tensor) -> Tensor:
+        return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)
+
+    def fixed(self, index: Tensor | None = None) -> Tensor:
+        """(N, *x_shape) float32: what evaluation sees, a function of the data seed and the split's name.
+
+        Arguments:
+            index: (M,) int64: only these data, as (M, *x_shape), with the draws that they have among all.
+        """
+        if index is None:
+            return self._whole(torch.float32)
+        x = torch.empty((len(index), *self.levels.shape[1:]), device=self.device)
+        for first, block in self.blocks():
+            here = ((index >= first) & (index < first + len(block))).nonzero()[:, 0]
+            x[here] = block[index[here] - first]
+        return x
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """What evaluation sees, block after block: the position of its first datum, and x (B, *x_shape) float32."""
+        noise = self._draws(self.data_seed, self.name)
+        for block in self.slices():
+            levels = self._stored(block)
+            yield block.start, self.x(levels, self._noise(levels, noise))
+
+    def slices(self) -> Iterator[slice]:
+        """The blocks of `blocks`, as slices that cover the split in its order."""
+        step = max(1, _BLOCK_NUMBERS // self.levels[0].numel())
+        return (slice(first, min(first + step, len(self))) for first in range(0, len(self), step))
+
+    def _whole(self, dtype: torch.dtype) -> Tensor:
+        x = torch.empty((len(self), *self.levels.shape[1:]), dtype=dtype, device=self.device)
+        for first, block in self.blocks():
+            x[first : first + len(block)] = block
         return x
 
     @property
-    def _stream(self) -> str:
-        return "dequantise" if self.recipe == "dequantize" else "binarise"
+    def _recipe(self) -> Recipe:
+        return RECIPES[self.recipe](self.num_levels) if self.drawn is None else Levels(self.num_levels)
 
-    def _x(self, index: slice | Tensor, noise: torch.Generator) -> Tensor:
-        if self.drawn is not None:
-            return self.drawn[index].float()
-        return RECIPES[self.recipe](self.levels[index], self.num_levels, noise)
+    def _draws(self, seed: int, name: int | str, device: torch.device | None = None) -> torch.Generator | None:
+        stream = self._recipe.stream
+        return generator(seed, stream, name, device=device) if stream else None
+
+    def _noise(self, levels: Tensor, draws: torch.Generator | None) -> Tensor | None:
+        noise = None if draws is None else self._recipe.noise(levels.shape, draws)
+        return None if noise is None else noise.to(self.device)
+
+
+def _at(source: Tensor, index: slice | Tensor) -> Tensor:
+    return source[index] if isinstance(index, slice) else source.index_select(0, index)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
@@ -182,7 +279,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     tensor([[0., 0., 1.],
             [1., 0., 0.]])
     """
-    return torch.nn.functional.one_hot(labels, num_classes).float()
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
 class Form(NamedTuple):
@@ -214,3 +311,7 @@ class Splits:
     def form(self) -> Form:
         """What a program must know of these data."""
         return Form(self.x_shape, self.train.num_levels, self.num_classes)
+
+    def to(self, device: torch.device | str) -> "Splits":
+        """The three splits on a device, see `Split.to`."""
+        return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device))

@@ -85,6 +85,7 @@ OBJECTIVES = {
 }
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
 SCHEDULES = ("constant", "cosine", "step")
+COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 
 def check_name(table: str, name: str) -> str:
@@ -201,18 +202,21 @@ def unused(config: Config) -> list[str]:
 def start(config: Config, program: VAE, data: Splits) -> None:
     """Before training: the decoder at the mean of the training data, the prior where it wants to be among them.
 
+    Data in a mapped file are checked block by block, and mean and prior are those of a sample, see `Split.in_memory`.
+
     Raises:
         DataError: data outside the support of the likelihood.
     """
     from pyro_vae.randomness import stream
 
-    x = data.train.fixed()
-    for part in (data.valid.fixed(), data.test.fixed(), x):
-        program.likelihood.check(part)
-    y = data.train.one_hot(data.num_classes) if config.conditional else None
-    program.likelihood.start_at(data.train.expected())
+    for part in (data.valid, data.test, data.train):
+        for first, x in part.blocks():
+            program.likelihood.check(x, first)
+    train = data.train.in_memory()
+    y = train.one_hot(data.num_classes) if config.conditional else None
+    program.likelihood.start_at(train.expected())
     with stream(config.seed, "start"):
-        program.prior.start_at(program.posterior, x, y)
+        program.prior.start_at(program.posterior, train.fixed(), y)
 
 
 def is_discrete(config: Config) -> bool:
@@ -246,7 +250,8 @@ def svi(config: Config, program: VAE) -> SVI:
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
     extra = batched if "vectorize_particles" in inspect.signature(kind).parameters else {}
     loss = kind(**_options(kind, _values(config)), **extra)
-    return SVI(program.model, program.guide, optimizer(config, program), loss, config.max_grad_norm)
+    step = program.model, program.guide, optimizer(config, program), loss
+    return SVI(*step, config.max_grad_norm, COMPILE[config.compile])
 
 
 def schedule(config: Config) -> Schedule:

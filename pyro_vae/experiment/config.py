@@ -129,6 +129,11 @@ class Config:
     seed: int = flag(
         0, "seed of initialisation, order, binarisation and draws of z; fixed, so that a command repeats its numbers"
     )
+    compile: str = flag(
+        "auto",
+        "run the training step as one compiled graph: yes, no, or auto, where it saves time, from 40,000 steps on",
+        table="COMPILE",
+    )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
 
     def __post_init__(self) -> None:

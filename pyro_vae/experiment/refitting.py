@@ -86,9 +86,10 @@ def with_prior(trained: Trained, config: Config) -> VAE:
             f"--prior {config.prior} has no parameters, so that there is nothing to fit: "
             "name one that learns, e.g. --prior vamp, mixture or flow"
         )
-    y = data.train.one_hot(data.num_classes) if config.conditional else None
+    train = data.train.in_memory()
+    y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
-        new.prior.start_at(new.posterior, data.train.fixed(), y)
+        new.prior.start_at(new.posterior, train.fixed(), y)
     return new
 
 

@@ -64,9 +64,10 @@ def held(config: Config, split: Split, num_classes: int, num_data: int | None = 
         num_classes: of its labels, 0 where it has none.
         num_data: None, or -1, for the number that the config tests on; 0 for all.
     """
-    x, labels = split.fixed(), split.labels
-    if (chosen := positions(config, len(x), num_data)) is not None:
-        x, labels = x[chosen], None if labels is None else labels[chosen]
+    chosen = positions(config, len(split), num_data)
+    x, labels = split.fixed(chosen), split.labels
+    if chosen is not None and labels is not None:
+        labels = labels[chosen]
     y = one_hot(labels, num_classes).to(config.device) if config.conditional and labels is not None else None
     return Held(x.to(config.device), y, labels)
 

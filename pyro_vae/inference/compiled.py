@@ -153,10 +153,9 @@ class StepGraph:
         return first
 
     def _given(self, call: Call) -> list[Tensor]:
-        tensors = call.tensors()
-        device = tensors[0].device if tensors else None
-        weights = [torch.tensor(getattr(call, w), dtype=torch.float64, device=device) for w in self._weights()]
-        return [*weights, *tensors]
+        like = self._svi.held()[0]  # of the program's own type, which a weight that is a Python number leaves as it is
+        weights = [torch.tensor(getattr(call, w), dtype=like.dtype, device=like.device) for w in self._weights()]
+        return [*weights, *call.tensors()]
 
     def _weights(self) -> list[str]:
         """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""

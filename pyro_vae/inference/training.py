@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-import torch
 from torch import Tensor
 
-from pyro_vae.data import Splits, one_hot
+from pyro_vae.data import Split, Splits, one_hot
 from pyro_vae.errors import DataError, DivergenceError, divergence
 from pyro_vae.evaluation import ELBOTerms, elbo_terms
+from pyro_vae.inference.compiled import Make
 from pyro_vae.inference.objectives import learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
 from pyro_vae.model.program import Program
@@ -94,7 +94,8 @@ def fit(
     Args:
         program: what is trained; it stays on the device where it is.
         svi: the step, over the program's parameters.
-        data: training and validation data.
+        data: training and validation data; moved to the program's device once. Of a mapped file, validation looks at
+            the sample that `Split.in_memory` takes.
         schedule: number of epochs, batch size, weights, ...
         conditional: pass one-hot labels to model and guide as their second argument.
         seed: of order, binarisation and draws of z.
@@ -120,12 +121,16 @@ def fit(
     progress = progress if progress is not None else Progress()
     device = next(program.parameters()).device
     num_classes = data.num_classes if conditional else None
-    held_out = _arguments(data.valid.fixed(), data.valid.labels, num_classes, device)
+    data = data.to(device)
+    valid = data.valid.in_memory()
+    held_out = _arguments(valid.fixed(), valid.labels, num_classes)
+    make = _maker(data.train, num_classes)
+    svi.graphs.expected = schedule.epochs * _num_steps(data, schedule)
     while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
         epoch = progress.epoch
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
-            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, device, num_classes)
+            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, make)
         terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
         progress.epoch += 1
         score = _score(terms, schedule)
@@ -147,13 +152,13 @@ def fit(
         program.set_tensors(progress.best_tensors)
 
 
-def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None, device: torch.device) -> tuple[Tensor, ...]:
+def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None) -> tuple[Tensor, ...]:
     """What model and guide take: x, and one-hot labels where a program is conditional, on so many classes."""
     if num_classes is None:
-        return (x.to(device),)
+        return (x,)
     if labels is None:
         raise DataError("these data have no labels, which a conditional program needs")
-    return x.to(device), one_hot(labels, num_classes).to(device)
+    return x, one_hot(labels, num_classes)
 
 
 def _validate(
@@ -192,18 +197,30 @@ def _train(
     schedule: Schedule,
     seed: int,
     epoch: int,
-    device: torch.device,
-    num_classes: int | None,
+    make: Make,
 ) -> tuple[float, float]:
     program.train()
-    steps = -(-len(data.train) // schedule.batch_size)
+    steps = _num_steps(data, schedule)
     svi.num_steps = epoch * steps
     total = 0.0
-    for batch in data.train.batches(schedule.batch_size, seed=seed, epoch=epoch):
-        arguments = _arguments(*batch, num_classes, device)
+    for batch in data.train.raw_batches(schedule.batch_size, seed=seed, epoch=epoch):
         kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
-        total += svi.step(*arguments, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
+        total += svi.step_from(make, *batch, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight)
     return total / len(data.train), kl_weight
+
+
+def _maker(split: Split, num_classes: int | None) -> Make:
+    """What makes the arguments of model and guide of a raw batch."""
+
+    def make(levels: Tensor, noise: Tensor | None, labels: Tensor | None) -> tuple[Tensor, ...]:
+        return _arguments(split.x(levels, noise), labels, num_classes)
+
+    return make
+
+
+def _num_steps(data: Splits, schedule: Schedule) -> int:
+    """Of one epoch; the last may be of fewer data."""
+    return -(-len(data.train) // schedule.batch_size)
 
 
 def _set_learning_rate(svi: SVI, factor: float) -> float:

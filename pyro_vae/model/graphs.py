@@ -15,6 +15,8 @@ order; compiled graphs leave that to torch's own kernels, so that compiling chan
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,7 +70,8 @@ class Graph:
 
         device = next((tensor.device.type for tensor in (*given, *self.held)), "cpu")
         options = {"fallback_random": True} | ({} if device == "cpu" else {"triton.cudagraphs": True})
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, about itself
             made = torch._inductor.compile(self.module, [*given, *self.held], options=options)  # type: ignore[arg-type]
         graph = Graph.__new__(Graph)
         graph.module = made if device == "cpu" else _step_of_cuda_graph(made)
@@ -158,7 +161,8 @@ def _pyro_without_values() -> Iterator[None]:
 
 
 def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+    # float64, for in its place Pyro sums Python's floats.
+    return value.detach().double() if isinstance(value, Tensor) else value
 
 
 def _unasked(value: Any, *message: str) -> Any:
@@ -217,30 +221,44 @@ class Watch:
     _PLAIN = (int, float, str, tuple, type(None))
 
     def __init__(self, objects: Iterable[Any], store: Iterable[str] = ()) -> None:
-        self._plain: list[tuple[dict[str, Any], str, Any]] = []
-        self._same: list[tuple[dict[str, Any], str, Any]] = []
-        self._sizes: list[tuple[Any, int]] = []
+        same: list[tuple[dict[str, Any], str, Any]] = []
+        plain: list[tuple[dict[str, Any], str, Any]] = []
+        self._containers: list[Any] = []
         for attributes in _attributes(objects):
             for name, value in attributes.items():
                 if isinstance(value, self._PLAIN):
-                    self._plain.append((attributes, name, value))
+                    plain.append((attributes, name, value))
                 elif isinstance(value, dict):
-                    self._same += [(value, key, item) for key, item in value.items()]
+                    same += [(value, key, item) for key, item in value.items()]
                 if isinstance(value, dict | list | set):
-                    self._sizes.append((value, len(value)))
+                    self._containers.append(value)
         held = pyro.get_param_store()._params
-        self._same += [(held, name, held[name]) for name in store if not name.startswith(TAG)]
-        tensors = {id(value): value for _, _, value in self._same if isinstance(value, Tensor)}
-        self._trained = [(tensor, tensor.requires_grad) for tensor in tensors.values()]
+        self._listed = [(name, held[name]) for name in store if not name.startswith(TAG)]
+        self._same, self._plain = _columns(same), _columns(plain)
+        self._sizes = list(map(len, self._containers))
+        tensors = [value for _, _, value in same if isinstance(value, Tensor)] + [value for _, value in self._listed]
+        self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        self._trained = [tensor.requires_grad for tensor in self._tensors]
 
     def unchanged(self) -> bool:
         """Whether all is as it was."""
+        held = pyro.get_param_store()._params  # another dictionary, after the store was cleared
+        if not all(held.get(name) is tensor for name, tensor in self._listed):
+            return False
+        # In the loops of the interpreter, since this is asked at every step.
+        mappings, keys, values = self._same
+        if not all(map(operator.is_, map(dict.get, mappings, keys), values)):
+            return False
+        mappings, keys, values = self._plain
         return (
-            all(mapping.get(key) is value for mapping, key, value in self._same)
-            and all(mapping.get(key) == value for mapping, key, value in self._plain)
-            and all(len(container) == size for container, size in self._sizes)
-            and all(tensor.requires_grad is flag for tensor, flag in self._trained)
+            all(map(operator.eq, map(dict.get, mappings, keys), values))
+            and list(map(len, self._containers)) == self._sizes
+            and [tensor.requires_grad for tensor in self._tensors] == self._trained
         )
+
+
+def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
 
 def _attributes(objects: Iterable[Any]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import torch
 
 from pyro_vae.data import Form, Split, Splits, one_hot
 from pyro_vae.errors import DataError, UsageError
+from pyro_vae.randomness import generator
 
 LEVELS = torch.tensor([0, 16, 64, 100, 128, 200, 254, 255], dtype=torch.uint8)
 MANY = LEVELS.repeat(50, 1)
@@ -20,6 +21,7 @@ def epoch_of(split, batch_size=7, seed=0, epoch=0):
     return torch.cat([x for x, _ in split.batches(batch_size, seed=seed, epoch=epoch)])
 
 
+NAMES = ("train", "valid", "test")
 RANDOM = ["dynamic", "dequantize"]
 RECIPES = ["none", "static", "threshold", "levels", *RANDOM]
 
@@ -97,7 +99,7 @@ def test_the_fixed_draw_depends_on_data_seed_and_name_only(recipe):
 
 
 def test_a_fixed_draw_over_several_blocks_has_no_repeated_noise(monkeypatch):
-    monkeypatch.setattr("pyro_vae.data.splits._BLOCK", 20)
+    monkeypatch.setattr("pyro_vae.data.splits._BLOCK_NUMBERS", 80)
     x = make("dequantize", levels=torch.zeros(60, 4, dtype=torch.uint8)).fixed()
     assert len(x.unique(dim=0)) == 60
 
@@ -106,6 +108,14 @@ def test_threshold_puts_the_middle_up():
     levels = torch.arange(17, dtype=torch.uint8)[:, None]
     x = make("threshold", levels=levels, num_levels=17).fixed()
     assert x[:, 0].tolist() == [0.0] * 8 + [1.0] * 9
+
+
+@pytest.mark.parametrize("num_levels", [2, 3, 4, 16, 255, 256, None])
+def test_threshold_puts_up_what_is_at_least_one_half(num_levels):
+    whole = torch.arange(num_levels or 9, dtype=torch.uint8)[:, None]
+    levels = whole if num_levels else whole / 8
+    x = make("threshold", levels=levels, num_levels=num_levels).fixed()
+    assert x[:, 0].tolist() == [float(2 * v >= (num_levels or 9) - 1) for v in range(num_levels or 9)]
 
 
 def test_intensities():
@@ -200,3 +210,57 @@ def test_the_form_is_what_a_program_must_know(num_levels, classes):
     splits = Splits(**parts, x_shape=(8,), num_classes=classes, protocol={})
     assert splits.form == Form(x_shape=(8,), num_levels=num_levels, num_classes=classes)
     assert Form((8,)) == ((8,), None, 0)
+
+
+def on_three(recipe, **options):
+    parts = {name: make(recipe, name=name, labels=torch.arange(len(MANY)), **options) for name in NAMES}
+    return Splits(**parts, x_shape=(8,), num_classes=0, protocol={})
+
+
+@pytest.mark.parametrize("recipe", ["dynamic", "static"])
+def test_on_the_device_where_they_are_nothing_is_copied(recipe):
+    splits = on_three(recipe)
+    moved = splits.to("cpu")
+    for name in NAMES:
+        before, after = getattr(splits, name), getattr(moved, name)
+        assert after.levels is before.levels
+        assert after.labels is before.labels
+        assert after.drawn is before.drawn
+        assert after.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("recipe", ["none", "threshold", "static"])
+def test_batches_are_made_on_the_device_of_the_data(recipe):
+    """On the device without content, where shapes and types are all there is."""
+    for split in (getattr(on_three(recipe).to("meta"), name) for name in NAMES):
+        assert split.device.type == split.levels.device.type == split.labels.device.type == "meta"
+        assert split.levels.dtype == torch.uint8
+        batches = list(split.batches(20, seed=0, epoch=0))
+        assert [(len(x), len(y)) for x, y in batches] == [(20, 20), (20, 20), (10, 10)]
+        assert {t.device.type for batch in batches for t in batch} == {"meta"}
+        assert split.fixed().device.type == "meta"
+
+
+def test_the_noise_of_a_fixed_draw_is_that_of_the_cpu_and_moves(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("pyro_vae.data.splits.generator", lambda *a, device=None: drawn.append(device) or generator(*a))
+    split = make("dynamic").to("meta")
+    assert split.fixed().device.type == "meta"
+    assert drawn == [None]
+    next(split.raw_batches(5, seed=0, epoch=0))
+    assert drawn == [None, None, torch.device("meta")]  # the order on the CPU, the noise on the device
+
+
+def test_a_mapped_split_stays_and_its_batches_move():
+    rows = torch.arange(49, -1, -1)
+    split = Split.make("train", MANY, torch.arange(50), 256, "none", 0, rows).to("meta")
+    assert (split.levels.device.type, split.rows.device.type, split.device.type) == ("cpu", "cpu", "meta")
+    assert {t.device.type for batch in split.batches(20, seed=0, epoch=0) for t in batch} == {"meta"}
+
+
+def test_some_data_of_a_fixed_draw_are_those_of_all(monkeypatch):
+    monkeypatch.setattr("pyro_vae.data.splits._BLOCK_NUMBERS", 80)
+    split = make("dynamic", name="test")
+    some = torch.tensor([49, 3, 3, 10, 9, 0])
+    assert torch.equal(split.fixed(some), split.fixed()[some])
+    assert [(first, len(x)) for first, x in split.blocks()] == [(0, 10), (10, 10), (20, 10), (30, 10), (40, 10)]

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import threading
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -92,12 +94,12 @@ def test_the_best_state_is_kept_and_given_back(data):
     vae, svi = build(lr=0.3)  # so fast that the last epoch is not the best
     best, states = -math.inf, {}
     progress = Progress()
-    for record in fit(vae, svi, data, Schedule(epochs=8), progress=progress):
+    for record in fit(vae, svi, data, Schedule(epochs=10), progress=progress):
         states[record.epoch] = [p.detach().clone() for p in vae.parameters()]
         assert record.best == (record.valid_elbo > best)
         best = max(best, record.valid_elbo)
     assert progress.best_score == pytest.approx(best, abs=1e-12)
-    assert progress.best_epoch < 8
+    assert progress.best_epoch < 10
     assert all(torch.equal(a, b) for a, b in zip(states[progress.best_epoch], vae.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(states[8], vae.parameters(), strict=True))
     elbo = pv.evaluation.elbo(vae, data.valid.fixed(), 4, seed=derive(0, "validation"))
@@ -343,3 +345,28 @@ def test_the_record_of_an_autoencoder_says_nothing_where_a_bound_is_infinite(sti
     assert said["valid_reconstruction"] == record.valid_reconstruction
     assert said["best"] is True
     json.dumps(said, allow_nan=False)
+
+
+def test_a_mapped_file_trains_as_the_same_data_in_memory(tmp_path):
+    levels = torch.randint(17, (300, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    numpy.save(tmp_path / "x.npy", levels.numpy())
+    runs = []
+    for map_above in (1 << 30, 0):
+        data = pv.data.load(tmp_path / "x.npy", binarize="dynamic", map_above=map_above)
+        vae, svi = build()
+        records = [record.to_dict() for record in fit(vae, svi, data, Schedule(epochs=2, batch_size=32))]
+        runs.append((records, tensors(vae, svi), data.train.rows is None))
+    (memory, first, in_memory), (mapped, second, also_in_memory) = runs
+    assert (in_memory, also_in_memory) == (True, False)
+    assert memory == mapped
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_the_data_are_moved_once_and_not_batch_by_batch(data, monkeypatch):
+    moves = []
+    to = Splits.to
+    monkeypatch.setattr(Splits, "to", lambda self, device: moves.append(device) or to(self, device))
+    vae, svi = build()
+    list(fit(vae, svi, data, Schedule(epochs=2)))
+    assert moves == [torch.device("cpu")]

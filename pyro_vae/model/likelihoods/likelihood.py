@@ -84,20 +84,24 @@ class Likelihood(nn.Module):
             )
         bias.copy_(wanted)
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, first: int = 0) -> None:
         """Refuses data outside the support, or not finite, naming the first such datum.
+
+        Args:
+            x: (N, *x_shape).
+            first: the position of x[0] among the data, where x is a block of them.
 
         Raises:
             DataError: with the value, its place and the cure.
         """
         inside = self.support.check(x) & torch.isfinite(x)
-        require(inside.all(), lambda: self._outside(x, inside))
+        require(inside.all(), lambda: self._outside(x, inside, first))
 
-    def _outside(self, x: Tensor, inside: Tensor) -> DataError:
+    def _outside(self, x: Tensor, inside: Tensor, first: int) -> DataError:
         place = (~inside).nonzero()[0].tolist()
         value = x[tuple(place)].item()
         return DataError(
-            f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {place[0]}, "
+            f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {first + place[0]}, "
             f"position {tuple(place[1:])}. {self.advice}".rstrip()
         )
 

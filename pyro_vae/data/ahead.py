@@ -1,0 +1,34 @@
+"""read_ahead: what an iterator yields, made in the background while the consumer is busy."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_END = object()
+
+
+def read_ahead(items: Iterator[Item], depth: int = 4) -> Iterator[Item]:
+    """The same items in the same order, up to `depth` of them made ahead by one thread.
+
+    The thread ends with the items, and with the iterator that is closed or dropped before. An exception of `items`
+    is raised in the consumer, at its place.
+
+    Arguments:
+        items: consumed by that thread alone, one `next` after another.
+        depth: at least 1; so many items are held beside the one that is in use.
+
+    >>> list(read_ahead(iter(range(5)), depth=2))
+    [0, 1, 2, 3, 4]
+    """
+    waiting: deque[Future[Item | object]] = deque()
+    with ThreadPoolExecutor(1, "read-ahead") as worker:
+        try:
+            waiting.extend(worker.submit(next, items, _END) for _ in range(depth))
+            while (item := waiting.popleft().result()) is not _END:
+                waiting.append(worker.submit(next, items, _END))
+                yield item  # type: ignore[misc]  # _END is gone, which mypy can not know
+        finally:
+            for future in waiting:
+                future.cancel()

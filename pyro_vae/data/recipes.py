@@ -1,0 +1,115 @@
+"""What a model sees of stored levels: x = make(levels, noise), the draw apart from what is made of it.
+
+Storage is small: integer levels v in 0..L-1, as bytes; or a user's floats p in [0, 1], or any floats where nothing is
+drawn. The model sees floats x, made batch by batch:
+
+    none           x = v / (L - 1)                               the intensity, no randomness
+    dynamic        x = 1 if u < v else 0, u ~ U{0, ..., L-2}     anew in every epoch; evaluation sees one fixed draw
+    static         the same, drawn once                          every epoch and evaluation see the same draw
+    threshold      x = 1 if v / (L - 1) >= 1/2 else 0            no randomness
+    levels         x = v                                         the level, or count, no randomness
+    dequantize     x = (v + u) / L,       u ~ U(0, 1)            anew in every epoch; evaluation sees one fixed draw
+
+Of the L - 1 equally likely integers u exactly v are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
+draw costs one random byte. Floats are drawn alike, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
+always at p = 1.
+
+`noise` is all that is random. `make` is a pure function of tensors, without data-dependent Python, so that it can be
+traced into a larger graph with levels and noise as inputs. To add a recipe, write these two and name it in `RECIPES`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+_HALF_STEPS = 1 << 15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How x is made of levels; by default nothing is drawn.
+
+    Arguments:
+        num_levels: L; None for floats.
+
+    Attributes:
+        stream: names the stream of the noise; empty where nothing is drawn.
+
+    >>> levels, draws = torch.tensor([[0, 8, 16]], dtype=torch.uint8), torch.Generator().manual_seed(0)
+    >>> recipe = RECIPES["dynamic"](17)
+    >>> recipe.make(levels, recipe.noise(levels.shape, draws))
+    tensor([[0., 0., 1.]])
+    """
+
+    num_levels: int | None
+    stream: ClassVar[str] = ""
+
+    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
+        """The draws that `make` takes for levels of this shape, on the generator's device, or None."""
+        return None
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        """x, float32, of the shape of the levels (B, *x_shape): a function of both arguments alone."""
+        raise NotImplementedError
+
+
+class Intensity(Recipe):
+    """x = v / (L - 1); floats as they are."""
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        return levels.float() if self.num_levels is None else levels.float() / (self.num_levels - 1)
+
+
+class Bernoulli(Recipe):
+    """x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly; floats with u from [0, 1)."""
+
+    stream = "binarise"
+
+    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
+        if self.num_levels is None:
+            return torch.rand(shape, generator=generator, device=generator.device)
+        whole = torch.uint8 if self.num_levels <= 256 else torch.int32
+        return torch.randint(self.num_levels - 1, shape, generator=generator, dtype=whole, device=generator.device)
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        return (noise < levels).float()  # type: ignore[operator]  # of these draws, never None
+
+
+class Threshold(Recipe):
+    """x = 1 where v / (L - 1) >= 1/2, which is v >= L // 2 in whole numbers."""
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        return (levels >= (0.5 if self.num_levels is None else self.num_levels // 2)).float()
+
+
+class Levels(Recipe):
+    """x = v."""
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        return levels.float()
+
+
+class Dequantized(Recipe):
+    """x = (v + u) / L with u on the midpoints of 2**15 cells: v + u is exact in float32 for v < 256, so that no x
+    rounds to the next level."""
+
+    stream = "dequantise"
+
+    def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
+        return torch.randint(_HALF_STEPS, shape, generator=generator, dtype=torch.int32, device=generator.device)
+
+    def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
+        u = (noise.float() + 0.5) / _HALF_STEPS  # type: ignore[union-attr]  # of these draws, never None
+        return (levels.float() + u) / (self.num_levels or 1)
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "none": Intensity,
+    "dynamic": Bernoulli,
+    "static": Bernoulli,
+    "threshold": Threshold,
+    "levels": Levels,
+    "dequantize": Dequantized,
+}
