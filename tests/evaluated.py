@@ -136,6 +136,10 @@ def full():
             "datum": 3, "label": 8, "method": "NUTS", "num_draws": 600, "chains": 2, "rhat_max": 1.0119,
             "ess_min": 712.3, "divergences": 0,
         },
+        "precision": {
+            "name": "ELBO, float32 - bfloat16", "mean_absolute": 0.04569, "largest": 0.27435,
+            **estimate(0.005154, 0.003647, 0.0002112),
+        },
         "classification": {
             "accuracy": 0.9361, "standard_error": 0.0129, "log_p_of_true_class": -0.2135, "num_data": 6,
             "num_samples": 100, "khat_above_0.7": {"true_class": 0.06, "other_classes": 0.18},

@@ -36,6 +36,7 @@ from pyro_vae.evaluation.latent import (
     rate_distortion,
 )
 from pyro_vae.evaluation.mcmc import Comparison, PosteriorDraws, nuts
+from pyro_vae.evaluation.precision import is_rounded, rounding_loss
 from pyro_vae.evaluation.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
 from pyro_vae.evaluation.weights import log_weights
 
@@ -77,6 +78,7 @@ __all__ = [
     "gap_budget",
     "gauss_hermite",
     "identity",
+    "is_rounded",
     "iwae",
     "iwae_curve",
     "kl_per_dimension",
@@ -93,6 +95,7 @@ __all__ = [
     "quadrature",
     "rate_distortion",
     "refine",
+    "rounding_loss",
     "share_above",
     "subset",
     "to_inference_data",

@@ -78,6 +78,7 @@ ACTIVATIONS = {
     "gelu": "torch.nn:GELU",
     "softplus": "torch.nn:Softplus",
 }
+PRECISIONS = ("float32", "bfloat16")
 OBJECTIVES = {
     "trace_elbo": "pyro.infer:Trace_ELBO",
     "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
@@ -299,6 +300,7 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
         hidden=values["hidden"],
         activation=_find("ACTIVATIONS", values["activation"]),
         y_dim=values["y_dim"],
+        precision=values["precision"],
         **scale,
     )
 

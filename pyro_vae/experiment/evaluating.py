@@ -151,7 +151,7 @@ def _autoencoder(look: Look) -> None:
     draws = {"elbo_samples": look.plan.elbo_samples, "likelihood_samples": look.plan.num_samples}
     with look.step("reconstruction", f"reconstructing {len(look.test.x)} test data"):
         estimates = numbers.measure(look.trained.vae, look.test.x, look.test.y, **draws, seed=look.seed)
-        look.report |= reporting.describe(look.trained, estimates, None)
+        look.report |= reporting.describe(look.trained, estimates, None, _rounding(look))
         look.report["per_datum"] = _per_datum(look, estimates)
 
 
@@ -163,13 +163,17 @@ def _headline(look: Look) -> None:
         with look.step("iwae", f"log p(x) of {size} test data, K = {look.plan.num_samples}"):
             estimates = numbers.finite({**terms._asdict(), "log_likelihood": look.log_likelihood})
     found = reporting.classes(look.trained, look.test, estimates, look.plan.elbo_samples, look.seed)
-    look.report |= reporting.describe(look.trained, estimates, found)
+    look.report |= reporting.describe(look.trained, estimates, found, _rounding(look))
     if (status := look.trained.run.status()) != "finished":
         epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
         look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
     look.report["jackknife"] = look.curve.jackknife.to_dict()
     look.report["per_datum"] = _per_datum(look, estimates)
+
+
+def _rounding(look: Look) -> dict[str, Any] | None:
+    return reporting.rounding(look.trained, look.test, look.plan.elbo_samples, look.seed)
 
 
 def _trust(look: Look) -> None:

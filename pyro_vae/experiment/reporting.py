@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import Estimate, classify, subset
+from pyro_vae.evaluation import Estimate, classify, is_rounded, rounding_loss, subset
 from pyro_vae.experiment import build, storage
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import Held, Trained
@@ -25,7 +25,8 @@ def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
     test, config, seed = trained.test(), run.config, derive(run.config.seed, "evaluation")
     draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
     estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
-    found = describe(trained, estimates, classes(trained, test, estimates, config.elbo_samples, seed))
+    classification = classes(trained, test, estimates, config.elbo_samples, seed)
+    found = describe(trained, estimates, classification, rounding(trained, test, config.elbo_samples, seed))
     text = numbers.to_text(found)
     storage.write(run.path / "report.json", storage.to_json(found))
     storage.write(run.path / "report.txt", (text + "\n").encode())
@@ -36,7 +37,10 @@ def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
 
 
 def describe(
-    trained: Trained, estimates: Mapping[str, Estimate], classification: Mapping[str, Any] | None
+    trained: Trained,
+    estimates: Mapping[str, Estimate],
+    classification: Mapping[str, Any] | None,
+    precision: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What report.json says of these estimates: always those of the model itself, without loss weights."""
     epoch = trained.best_epoch
@@ -53,6 +57,7 @@ def describe(
         discrete=trained.vae.likelihood.support.is_discrete,
         scales=trained.vae.likelihood.scales(),
         classification=classification,
+        precision=precision,
     )
 
 
@@ -64,6 +69,13 @@ def classes(
         return None
     frequencies = trained.data.train.one_hot(trained.data.num_classes).mean(0)
     return numbers.classification(classify(trained.vae, test.x, frequencies, num_samples, seed), test.labels)
+
+
+def rounding(trained: Trained, test: Held, num_samples: int, seed: int) -> dict[str, Any] | None:
+    """What networks in bfloat16 change in the ELBO of the test data; None where all are in float32."""
+    if not is_rounded(trained.vae):
+        return None
+    return numbers.rounding(rounding_loss(trained.vae, test.x, num_samples, test.y, seed=seed))
 
 
 def _write_images(trained: Trained, test: Held) -> None:

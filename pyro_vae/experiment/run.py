@@ -74,7 +74,7 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the report was written, and for this config: more epochs or draws are new work."""
-        same = _read_json(self.path / "config.json") == self.config.to_dict()
+        same = Config.from_dict(_read_json(self.path / "config.json")) == self.config  # it may lack a newer field
         return same and self.status() == "finished" and (self.path / "report.txt").exists()
 
     def history(self) -> list[dict[str, Any]]:

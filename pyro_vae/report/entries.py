@@ -126,6 +126,16 @@ def _test(report: Report) -> Iterator[Entry]:
         label, bound, meaning = known.get(name, (name, "", ""))
         kinds = ", ".join(f"{site} {kind}" for site, kind in numbers.get("kind", {}).items())
         yield Entry(name, label, numbers, bound, f"{meaning}; {kinds}" if name == "kl" and kinds else meaning)
+    yield from _precision(report)
+
+
+def _precision(report: Report) -> Iterator[Entry]:
+    if (found := report.get("precision")) is None:
+        return
+    yield Entry("rounding_loss", found["name"], found, "", "networks in bfloat16; the same parameters and draws")
+    size = {"mean": found["mean_absolute"], "num_samples": found["num_samples"], "num_data": found["num_data"]}
+    meaning = f"of the same for single data, the largest {found['largest']:.2g}"
+    yield Entry("rounding_size", "mean absolute value", size, "", meaning)
 
 
 def _curve(report: Report) -> Iterator[Entry]:

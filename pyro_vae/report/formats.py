@@ -38,7 +38,7 @@ def to_table(report: Report) -> str:
     Args:
         report: what report.json holds; every key that an evaluation adds may be absent.
     """
-    said = {"autoencoder", "classification", "objective", "protocol"}  # by `numbers.to_text`
+    said = {"autoencoder", "classification", "objective", "precision", "protocol"}  # by `numbers.to_text`
     head = [line for text in (name(report), *commands(report)) for line in _filled(clean(text))]
     headline = "\n".join(clean(line) for line in numbers.to_text(report).split("\n"))
     blocks = [_block(table) for table in tables(report) if table.name not in {"test", "classification"}]

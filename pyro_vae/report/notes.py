@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyro_vae.report.entries import Report, of_x
+from pyro_vae.report.numbers import rounding_sentence
 from pyro_vae.report.tables import clean, number, share
 
 
@@ -47,6 +48,7 @@ def _values(report: Report) -> dict[str, Any]:
         "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
+        "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if report.get("posterior", {}).get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
@@ -97,6 +99,7 @@ _NOTES = (
         "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
         "no part of its ±, and shrinks with the number of draws.",
     ),
+    ("precision", "precision", "{precision}"),
     (
         "jackknife",
         "jackknife",

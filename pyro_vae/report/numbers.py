@@ -85,6 +85,17 @@ def classification(found: Classification, labels: Tensor) -> dict[str, Any]:
     }
 
 
+def rounding(found: Estimate) -> dict[str, Any]:
+    """What a report says of networks in bfloat16: the change of a mean, and how far single data moved either way.
+
+    Args:
+        found: what `evaluation.rounding_loss` gave.
+    """
+    size = found.value.abs()
+    absolute = {"mean_absolute": size.mean().item(), "largest": size.max().item()}
+    return {"name": found.name, **found.to_dict(), **absolute}
+
+
 def to_dict(
     estimates: Mapping[str, Estimate],
     protocol: Mapping[str, Any],
@@ -94,6 +105,7 @@ def to_dict(
     discrete: bool = False,
     scales: Mapping[str, Any] | None = None,
     classification: Mapping[str, Any] | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What report.json holds: {"test": ..., "objective": ..., "training": ..., "config": ..., "protocol": ...}.
 
@@ -105,6 +117,7 @@ def to_dict(
         discrete: whether p(x|z) gives masses, not densities, so that log p(x) has a meaning in bits.
         scales: what `Likelihood.scales` says of its scales and their floors.
         classification: what `classification` gave, for a conditional program.
+        precision: what `rounding` gave, for networks in bfloat16.
     """
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
     if "log_likelihood" in estimates and protocol["dequantized"] is not None:
@@ -119,6 +132,8 @@ def to_dict(
     more: dict[str, Any] = {"likelihood": dict(scales)} if scales else {}
     if classification is not None:
         more["classification"] = dict(classification)
+    if precision is not None:
+        more["precision"] = dict(precision)
     if "rmse" in estimates:
         more["autoencoder"] = {"numbers_in": math.prod(protocol["shape"]), "numbers_in_code": config["latent_dim"]}
     return {
@@ -144,6 +159,7 @@ def to_text(report: Mapping[str, Any]) -> str:
     notes = [
         "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z.",
         *_estimation_notes(report, given),
+        *([f"precision: {rounding_sentence(report['precision'])}"] if "precision" in report else []),
         *_scales_note(report.get("likelihood", {})),
         *_classification_note(report.get("classification")),
         f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data.",
@@ -188,6 +204,25 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def rounding_sentence(found: Mapping[str, Any]) -> str:
+    """What `rounding` found, with two digits of each number, however small.
+
+    Example:
+        >>> elbo = {"name": "ELBO, float32 - bfloat16", "mean": 0.00043, "standard_error": 0.00028, "num_data": 360}
+        >>> print(rounding_sentence({**elbo, "monte_carlo_error": None, "mean_absolute": 0.004, "largest": 0.019}))
+        networks in bfloat16. ELBO, float32 - bfloat16, from the same parameters and draws: +0.00043 nats, ± 0.00028
+        over 360 data, ± n/a Monte Carlo; a single datum moves by 0.004 on average, by 0.019 at most.
+    """
+    over_data, over_draws = (
+        "n/a" if found[name] is None else f"{found[name]:.2g}" for name in ("standard_error", "monte_carlo_error")
+    )
+    return (
+        f"networks in bfloat16. {found['name']}, from the same parameters and draws: {found['mean']:+.2g} nats, "
+        f"± {over_data} over {found['num_data']} data, ± {over_draws} Monte Carlo; a single datum "
+        f"moves by {found['mean_absolute']:.2g} on average, by {found['largest']:.2g} at most."
+    )
 
 
 def _classification_note(found: Mapping[str, Any] | None) -> list[str]:

@@ -40,6 +40,7 @@ def test_names_without_a_place_are_those_that_the_rooms_know():
     assert all(loading.load("digits", split=name) for name in build.SPLITS)
     assert all(0 < learning_rate_factor(name, 1, 10) <= 1 for name in build.SCHEDULES)
     assert set(build.DECODERS) == set(build.NETWORKS)
+    assert build.PRECISIONS == pv.networks.PRECISIONS
 
 
 def test_every_table_is_offered_by_a_flag():
@@ -130,6 +131,15 @@ def test_scale_reaches_the_density_of_the_normal_likelihood():
 def test_hidden_reaches_encoder_and_decoder():
     vae = program(hidden=(7, 9))
     assert widths(vae.posterior.encoder) == widths(vae.likelihood.decoder) == [7, 9]
+
+
+@pytest.mark.parametrize("network", build.NETWORKS)
+def test_precision_reaches_encoder_and_decoder_and_no_parameter(network):
+    plain, rounded = (program(network=network, precision=name) for name in build.PRECISIONS)
+    for vae, name in ((plain, "float32"), (rounded, "bfloat16")):
+        assert [vae.posterior.encoder.precision, vae.likelihood.decoder.precision] == [name, name]
+    assert plain.tensors().keys() == rounded.tensors().keys()
+    assert all(torch.equal(tensor, rounded.tensors()[name]) for name, tensor in plain.tensors().items())
 
 
 def test_the_optimiser_gets_its_settings_and_all_parameters():

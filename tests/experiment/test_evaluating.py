@@ -169,6 +169,14 @@ class TestNumbers:
         trained.run.set_status("finished")
         assert "unfinished" not in look_at(trained, annealed_data=0).report
 
+    def test_networks_in_bfloat16_are_held_against_float32_ones_as_at_training(self, run):
+        trained = run(precision="bfloat16", latent_dim=4)
+        found = look_at(trained, annealed_data=0).report
+        expected = pv.evaluation.rounding_loss(trained.vae, trained.test().x, 20, seed=derive(0, "evaluation"))
+        assert found["precision"]["mean"] == expected.mean != 0
+        assert {name: found["precision"][name] for name in expected.to_dict()} == expected.to_dict()
+        assert "precision" not in look_at(run(latent_dim=4), annealed_data=0).report
+
     def test_a_weighted_run_is_measured_without_weights(self, run):
         trained = run(kl_weight=0.2, latent_dim=4)
         found = look_at(trained, annealed_data=0).report

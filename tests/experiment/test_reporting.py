@@ -138,6 +138,49 @@ def test_the_scale_that_was_learned_and_its_floor_are_reported(tmp_path, setting
     assert f"likelihood: sigma {sigma:.6g}, floor 0.01, learned one number." in text
 
 
+# Which precision.
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_networks_in_bfloat16_are_held_against_float32_ones(tmp_path, settings, conditional):
+    config = replace(settings, precision="bfloat16", conditional=conditional)
+    vae, data, found, text = finished(tmp_path / "run", config)
+    x, y, _ = held(config, data.test, data.num_classes)
+    rounded = pv.evaluation.elbo(vae, x, 30, y, derive(0, "evaluation"))
+    with pv.networks.in_precision(vae, "float32"):
+        exact = pv.evaluation.elbo(vae, x, 30, y, derive(0, "evaluation"))
+    lost, said = exact.value - rounded.value, found["precision"]
+    assert found["test"]["elbo"] == rounded.to_dict()
+    assert said["mean"] == pytest.approx(lost.mean().item(), abs=1e-12)
+    assert said["standard_error"] == pytest.approx(lost.std().item() / 4, abs=1e-12)
+    assert said["mean_absolute"] == pytest.approx(lost.abs().mean().item(), abs=1e-12)
+    assert said["largest"] == pytest.approx(lost.abs().max().item(), abs=1e-12)
+    assert 0 < said["monte_carlo_error"] < rounded.monte_carlo_error / 10
+    assert (said["num_samples"], said["num_data"], said["unit"]) == (30, 16, "nats")
+    assert f"draws: {lost.mean().item():+.2g} nats, ± {lost.std().item() / 4:.2g} over 16 data" in text
+    assert f"moves by {lost.abs().mean().item():.2g} on average, by {lost.abs().max().item():.2g} at most." in text
+
+
+def test_a_run_in_bfloat16_is_loaded_in_it_and_one_in_float32_says_nothing_of_it(tmp_path, settings):
+    made = {}
+    for precision in build.PRECISIONS:
+        folder = tmp_path / precision
+        vae, _, found, text = finished(folder, replace(settings, precision=precision))
+        assert ("precision" in found) == ("bfloat16" in text) == (precision == "bfloat16")
+        assert {network.precision for network in pv.networks.networks(pv.load(folder))} == {precision}
+        made[precision] = vae.tensors()
+    assert made["float32"].keys() == made["bfloat16"].keys()
+    moved = max((made["float32"][name] - made["bfloat16"][name]).abs().max() for name in made["float32"])
+    assert 0 < moved < 0.05  # trained in it, too: eight steps of Adam at 3e-3
+
+
+def test_an_autoencoder_in_bfloat16_is_held_against_its_reconstruction(tmp_path, settings):
+    config = replace(settings, posterior="delta", kl_weight=0.0, likelihood="normal", precision="bfloat16")
+    _, _, found, text = finished(tmp_path / "run", config)
+    assert found["precision"]["name"] == "reconstruction, float32 - bfloat16"
+    assert "networks in bfloat16. reconstruction, float32 - bfloat16" in text
+
+
 # Which classes.
 
 

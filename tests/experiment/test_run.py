@@ -150,6 +150,17 @@ def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, conf
     assert not Run(folder, replace(config, epochs=9)).is_finished()
 
 
+def test_a_finished_run_from_before_a_setting_was_known_stays_finished(folder, config):
+    run, _, _ = train(folder, config)
+    run.set_status("finished")
+    storage.write(folder / "report.txt", b"")
+    before = {name: value for name, value in config.to_dict().items() if name != "precision"}
+    storage.write(folder / "config.json", storage.to_json(before))
+    assert run.is_finished()
+    assert config_for_resume(folder, config, set()).precision == "float32"
+    assert not Run(folder, replace(config, precision="bfloat16")).is_finished()
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(KeyboardInterrupt(), "interrupted"), (SystemExit(143), "interrupted"), (DivergenceError("x"), "diverged")],
@@ -172,7 +183,9 @@ def test_a_resumed_run_has_its_own_config_not_the_defaults(folder, config):
     assert resumed(folder, config) == config
 
 
-@pytest.mark.parametrize(("name", "value"), [("lr", 0.5), ("latent_dim", 3), ("objective", "iwae"), ("data_seed", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.5), ("latent_dim", 3), ("precision", "bfloat16"), ("data_seed", 1)]
+)
 def test_a_contradicting_flag_is_refused_with_both_values(folder, config, name, value):
     with pytest.raises(UsageError, match=rf"started with {name}={getattr(config, name)}, not {value}:"):
         resumed(folder, config, **{name: value})

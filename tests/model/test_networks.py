@@ -3,8 +3,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.model.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
+from pyro_vae.errors import UsageError
+from pyro_vae.model.networks import MLP, PRECISIONS, ConvDecoder, ConvEncoder, GatedMLP, in_precision, networks
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32), (2, 7, 5)]
 
@@ -151,3 +153,169 @@ def test_missing_or_wrong_labels_are_refused(labels):
 def test_convolutions_refuse_vectors():
     with pytest.raises(ValueError, match="needs images"):
         ConvEncoder((64,), (4,))
+
+
+# Precision. One rounding to bfloat16 is a relative error of 2^-9 at most; a network makes several a layer.
+
+ROUNDING = 2.0**-8
+SIXTEEN = {
+    "mlp": lambda **options: MLP((2, 30), (40,), hidden=(50, 60), **options),
+    "gated": lambda **options: GatedMLP((2, 30), (40,), hidden=(50, 60), **options),
+    "conv_encoder": lambda **options: ConvEncoder((1, 12, 10), (40,), hidden=(8, 9), **options),
+    "conv_decoder": lambda **options: ConvDecoder((30,), (1, 12, 10), hidden=(8, 9), **options),
+}
+
+
+def pair(kind, **options):
+    """The same network in both precisions, and data."""
+    made = []
+    for precision in PRECISIONS:
+        torch.manual_seed(3)
+        made.append(SIXTEEN[kind](precision=precision, **options))
+    return *made, torch.randn(7, 5, *made[0].in_shape)
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("y_dim", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_float32_but_for_its_rounding(kind, y_dim):
+    exact, rounded, x = pair(kind, y_dim=y_dim)
+    labels = [torch.eye(3)[[0, 1, 2, 1, 0]]] if y_dim else []
+    assert rounded(x, *labels).dtype == torch.float32
+    assert ROUNDING / 8 < relative(rounded(x, *labels), exact(x, *labels)) < 4 * ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_bfloat16_are_float32_ones_but_for_rounding(kind):
+    exact, rounded, x = pair(kind, activation=nn.Tanh)  # smooth: rounding can not switch a unit off
+    for net in (exact, rounded):
+        net(x).square().mean().backward()
+    for p, q in zip(exact.parameters(), rounded.parameters(), strict=True):
+        assert p.dtype == q.dtype == q.grad.dtype == torch.float32
+        assert 0 < relative(q.grad, p.grad) < 8 * ROUNDING
+
+
+def test_bfloat16_is_its_formula():
+    """Every operand is rounded and every layer's output, up to the bias of the output."""
+    _, net, x = pair("mlp")
+    with torch.no_grad():
+        net.output_bias.copy_(torch.linspace(-5, 5, 40))
+        h = x.bfloat16().double().flatten(2)
+        for layer in (net.body[0], net.body[2]):
+            h = h @ layer.weight.bfloat16().double().T + layer.bias.bfloat16().double()
+            h = h.bfloat16().double().relu()
+        expected = (h @ net.head.weight.bfloat16().double().T).bfloat16().double() + net.output_bias
+        found = net(x)
+    # Sums in another order, float32 against float64, turn a rounding here and there.
+    assert relative(found, expected) < ROUNDING / 8
+    assert ((found - expected).abs() < 1e-6).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_output_bias_is_added_in_float32(kind):
+    exact, rounded, x = pair(kind)
+    with torch.no_grad():
+        before = (rounded(x) - exact(x)).abs().max()
+        for net in (exact, rounded):
+            net.output_bias.fill_(1000.0)
+        after = (rounded(x) - exact(x)).abs().max()
+    assert after < before + 2e-4  # float32 has 6e-5 at 1000, bfloat16 has 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_is_plain_float32(kind):
+    net, _, x = pair(kind)
+    flat = net.run(x.flatten(0, 1), None).reshape(7, 5, *net.out_shape)
+    assert net.precision == "float32"
+    assert torch.equal(net(x), flat + net.output_bias)
+    assert "precision" not in repr(net)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_either_precision_is_one_of_the_other(kind):
+    exact, rounded, _ = pair(kind)
+    a, b = exact.state_dict(), rounded.state_dict()
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) and b[name].dtype == torch.float32 for name in a)
+    assert "precision='bfloat16'" in repr(rounded)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_in_float64_computes_in_float64(kind):
+    exact, rounded, x = (part.double() for part in pair(kind))
+    assert rounded(x).dtype == torch.float64
+    assert torch.equal(rounded(x), exact(x))
+
+
+def test_weights_are_rounded_anew_inside_an_autocast_of_the_callers():
+    _, net, x = pair("mlp")
+    with torch.autocast("cpu", torch.bfloat16):
+        net(x)
+        with torch.no_grad():
+            net.head.weight.zero_()
+        assert (net(x) == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_traced_graph_of_gradients_takes_other_parameters(kind):
+    _, net, x = pair(kind)
+    values = {name: p.detach() for name, p in net.named_parameters()}
+
+    def gradients(values, x):
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        loss = torch.func.functional_call(net, leaves, (x,)).square().mean()
+        return loss, dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    graph = make_fx(gradients)(values, x)
+    other = {name: value + 0.1 * torch.randn_like(value) for name, value in values.items()}
+    (loss, found), (expected_loss, expected) = graph(other, 2 * x), gradients(other, 2 * x)
+    assert torch.bfloat16 in {
+        node.meta["val"].dtype for node in graph.graph.nodes if hasattr(node.meta.get("val"), "dtype")
+    }
+    assert torch.equal(loss, expected_loss)
+    assert loss != gradients(values, x)[0]
+    assert all(torch.equal(found[name], expected[name]) for name in values)
+
+
+def test_in_precision_sets_every_network_and_puts_each_back():
+    module = nn.Sequential(MLP((2,), (3,)), nn.Linear(3, 3), MLP((3,), (2,), precision="bfloat16"))
+    found = networks(module)
+    assert found == [module[0], module[2]]
+    for precision in PRECISIONS:
+        with in_precision(module, precision):
+            assert {net.precision for net in found} == {precision}
+        assert [net.precision for net in found] == ["float32", "bfloat16"]
+        with pytest.raises(ValueError, match="takes tensors"), in_precision(module, precision):
+            module(torch.zeros(7))
+        assert [net.precision for net in found] == ["float32", "bfloat16"]
+
+
+def test_in_precision_is_the_constructors():
+    exact, rounded, x = pair("gated")
+    with in_precision(exact, "bfloat16"), in_precision(rounded, "float32"):
+        swapped = exact(x), rounded(x)
+    assert torch.equal(swapped[0], rounded(x))
+    assert torch.equal(swapped[1], exact(x))
+
+
+def test_an_unknown_precision_is_refused_wherever_it_is_said():
+    net, said = MLP((2,), (3,)), r"unknown precision 'bfloat'; did you mean 'bfloat16'\? \(float32, bfloat16\)"
+    with pytest.raises(UsageError, match=said):
+        MLP((2,), (3,), precision="bfloat")
+    with pytest.raises(UsageError, match=said), in_precision(net, "bfloat"):
+        pass
+    assert net.precision == "float32"
+    net.precision = "bfloat"
+    with pytest.raises(UsageError, match=said):
+        net(torch.zeros(2))
+
+
+def test_a_module_without_networks_has_no_precision_to_set():
+    with (
+        pytest.raises(ValueError, match="Linear holds no network of pyro_vae"),
+        in_precision(nn.Linear(2, 2), "float32"),
+    ):
+        pass

@@ -1,0 +1,73 @@
+"""What networks in bfloat16 change in the ELBO: the same parameters, data and draws, in both precisions."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.evaluation.estimators import Estimate, read_terms
+from pyro_vae.evaluation.weights import draw_columns
+from pyro_vae.model.networks import in_precision, networks
+from pyro_vae.model.traces import Traces
+
+
+def is_rounded(vae: Any) -> bool:
+    """Whether a network of the program computes in less than float32.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> is_rounded(pv.networks.MLP((2,), (3,), precision="bfloat16")), is_rounded(nn.Linear(2, 3))
+        (True, False)
+    """
+    return isinstance(vae, nn.Module) and any(network.precision != "float32" for network in networks(vae))
+
+
+def rounding_loss(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, *, seed: int) -> Estimate:
+    """ELBO with float32 networks - ELBO with the networks as they are, per datum: what rounding in them takes away.
+
+    Above 0 where bfloat16 makes the ELBO lower. Both sides have the same parameters and the same draws, so that the
+    Monte Carlo error, taken draw by draw, is far below that of either ELBO. For a plain autoencoder, which has no ELBO,
+    it is the difference of the reconstruction; `Estimate.name` says which.
+
+    Args:
+        vae: a program with networks of `pyro_vae.networks`.
+        x: data (N, *x_shape).
+        num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
+        y: one-hot labels (N, C).
+        seed: of the draws, an integer: both sides start from it.
+
+    Returns:
+        the differences, in nats; all are 0 where the networks are in float32, or the program in float64.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, or a program without a `Network` in it.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,), precision="bfloat16"), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,), precision="bfloat16")))
+        >>> bool(0 < rounding_loss(vae, torch.zeros(3, 4), num_samples=10, seed=0).value.abs().max() < 0.1)
+        True
+    """
+    with in_precision(vae, "float32"):
+        exact, name = _draws(vae, x, num_samples, y, seed)
+    lost = exact - _draws(vae, x, num_samples, y, seed)[0]
+    error = lost.std(0) / math.sqrt(num_samples) if num_samples > 1 else torch.full_like(lost[0], math.nan)
+    return Estimate(f"{name}, float32 - bfloat16", lost.mean(0), error, num_samples)
+
+
+def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int) -> tuple[Tensor, str]:
+    """(K, N) on the CPU, and what they are draws of."""
+    names = set()
+
+    def read(pair: Traces) -> Tensor:
+        terms = read_terms(pair)
+        is_point = "infinite" in terms.kind.values()
+        names.add("reconstruction" if is_point else "ELBO")
+        return (terms.reconstruction if is_point else terms.reconstruction - terms.kl).cpu()
+
+    columns = draw_columns(vae, x, num_samples, y, seed, read)
+    return torch.cat([torch.cat(blocks) for _, blocks in columns], 1), names.pop()
