@@ -13,6 +13,7 @@ from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimat
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
+from pyro_vae.evaluation.compiled import compiled
 from pyro_vae.evaluation.diagnostics import (
     Mixing,
     effective_sample_size,
@@ -71,6 +72,7 @@ __all__ = [
     "bdmc",
     "between_seeds",
     "classify",
+    "compiled",
     "effective_sample_size",
     "elbo",
     "elbo_terms",

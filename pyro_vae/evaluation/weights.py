@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.compiled import FEWEST_DRAWS, column
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import block_stream
@@ -39,10 +40,14 @@ def draw_blocks(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
     memory: dict[Any, Any] = {}
+    whole, many = min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
     for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
+        with torch.no_grad(), undisturbed(vae):
+            given = x[data], *labels
+            block = column(vae, read, given, SAMPLE_BLOCK, many and len(given[0]) == whole)
         for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
-                found = read(traces.run(vae.model, vae.guide, samples.stop - samples.start, x[data], *labels))
+                found = block.draw(samples.stop - samples.start)
             yield data, found
 
 

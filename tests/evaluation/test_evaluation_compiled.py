@@ -1,0 +1,157 @@
+"""Compiled blocks of draws are the program's own, but for the order of sums, and only where they are asked for."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from exact import LinearGaussian, binary_data, small_vae, two_layers
+
+import pyro_vae as pv
+from pyro_vae import evaluation
+from pyro_vae.errors import DataError
+from pyro_vae.evaluation import compiled
+from pyro_vae.evaluation.compiled import FEWEST_DRAWS, BlockGraph
+from pyro_vae.evaluation.estimators import read_terms
+from pyro_vae.model.graphs import Graph
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+K = FEWEST_DRAWS + 8  # the last block is not a whole one
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many blocks were drawn by graphs."""
+    calls = []
+    own = BlockGraph.draw
+    monkeypatch.setattr(BlockGraph, "draw", lambda self, prepared: calls.append(1) or own(self, prepared))
+    return calls
+
+
+def vamp():
+    posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((6,), (6,), hidden=(8,)), 3)
+    decoder = pv.networks.MLP((3,), (6,), hidden=(8,))
+    return pv.VAE(pv.priors.VampPrior(posterior, (6,), 5), posterior, pv.likelihoods.Bernoulli(decoder)).double()
+
+
+PROGRAMS = [small_vae, vamp, two_layers, lambda: two_layers("bottom_up")]
+
+
+@pytest.mark.parametrize("make", PROGRAMS)
+def test_graphs_draw_the_same_numbers(make, traced_only, drawn):
+    vae, x = make(), binary_data(130)
+    expected = evaluation.log_weights(vae, x, K, seed=3)
+    assert not drawn
+    with compiled():
+        found = evaluation.log_weights(vae, x, K, seed=3)
+    assert len(drawn) == FEWEST_DRAWS // 32  # the short block of data and the short block of draws are the program's
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
+
+@needs_compiler
+def test_compiled_graphs_agree(drawn):
+    vae, x = small_vae(), binary_data(40)
+    expected = evaluation.iwae(vae, x, K, seed=3)
+    with compiled():
+        found = evaluation.iwae(vae, x, K, seed=3)
+    assert drawn
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.value_error, expected.value_error, rtol=1e-9, atol=0)
+
+
+def test_the_exact_posterior_has_constant_weights(traced_only, drawn):
+    truth = LinearGaussian()
+    x = truth.data(20)
+    with compiled():
+        weights = evaluation.log_weights(truth.vae(), x, K, seed=0)
+    assert drawn
+    torch.testing.assert_close(weights, truth.evidence().log_prob(x).expand(K, -1), rtol=1e-9, atol=1e-9)
+
+
+def test_named_results_and_what_never_changes(traced_only):
+    vae, x = small_vae(), binary_data(5)
+    plain = evaluation.elbo_terms(vae, x, K, seed=1)
+    with compiled():
+        found = evaluation.elbo_terms(vae, x, K, seed=1)
+    assert found.elbo.kind == {"z": "analytic"}
+    torch.testing.assert_close(found.elbo.value, plain.elbo.value, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.kl.value, plain.kl.value, rtol=1e-13, atol=0)
+
+
+def test_an_encoder_runs_once_for_each_datum(traced_only):
+    graph = BlockGraph(small_vae().eval(), read_terms, 32, (binary_data(5),))
+    early, late = (
+        [str(node.target) for node in part.module.graph.nodes if node.op == "call_function"]
+        for part in (graph._before, graph._after)
+    )
+    assert sum("mm" in name for name in early) == 2  # products of matrices: those of the encoder
+    assert sum("mm" in name for name in late) == 2  # those of the decoder
+    assert sum("normal" in name for name in late) == 1
+
+
+def test_values_may_change_and_so_may_members(traced_only, drawn):
+    vae, x = small_vae(), binary_data(5)
+    with compiled():
+        for _ in range(2):
+            with torch.no_grad():
+                vae.likelihood.decoder.output_bias += 0.3
+            check_same(vae, x)
+        vae.prior = pv.priors.Laplace(3).double()
+        check_same(vae, x)
+        vae.posterior.encoder.precision = "bfloat16"
+        check_same(vae, x)
+    assert len(drawn) == 4 * FEWEST_DRAWS // 32
+
+
+def check_same(vae, x):
+    found = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_vae.evaluation.weights.FEWEST_DRAWS", 10**9)
+        expected = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
+
+def test_few_draws_are_left_alone(traced_only, drawn):
+    with compiled():
+        evaluation.iwae(small_vae(), binary_data(5), FEWEST_DRAWS - 1, seed=0)
+    assert not drawn
+
+
+def test_bad_data_are_refused_as_ever(traced_only):
+    x = binary_data(200)
+    x[150, 2] = 0.5
+    with compiled(), pytest.raises(DataError, match=r"got 0\.5 at datum 22"):
+        evaluation.iwae(small_vae(), x, K, seed=0)
+    x[3, 1] = 0.25
+    with compiled(), pytest.raises(DataError, match=r"got 0\.25 at datum 3"):
+        evaluation.iwae(small_vae(), x, K, seed=0)
+
+
+def test_what_is_no_graph_is_run_by_pyro(caplog):
+    class Branching(pv.posteriors.DiagonalNormal):
+        def forward(self, x, y=None):
+            return super().forward(x if x.sum() > 0 else -x, y)
+
+    vae, x = small_vae(), binary_data(5)
+    vae.posterior = Branching(vae.posterior.encoder, 3)
+    expected = evaluation.iwae(vae, x, K, seed=0)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), compiled():
+        found = evaluation.iwae(vae, x, K, seed=0)
+    assert torch.equal(found.value, expected.value)
+    assert sum("draws are made by Pyro" in record.message for record in caplog.records) == 1
+
+
+def test_nothing_is_left_behind(traced_only):
+    vae, x = small_vae(), binary_data(5)
+    before, state = {n: t.clone() for n, t in vae.tensors().items()}, torch.get_rng_state()
+    with compiled():
+        evaluation.iwae(vae, x, K, seed=0)
+    assert all(torch.equal(t, before[n]) for n, t in vae.tensors().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vae.training
+    assert all(p.grad is None for p in vae.parameters())
