@@ -1,0 +1,140 @@
+"""The program of this project, stepped by stock Pyro and by its own SVI."""
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+import pyro_vae as pv
+from benchmarks.peers.peer import NotAvailableError
+from benchmarks.peers.torch_peer import TorchPeer
+from benchmarks.problem import CHANNELS, PIXELS, RATE, X_DIM, Size
+
+_MLP = {
+    "first.weight": "body.0.weight",
+    "first.bias": "body.0.bias",
+    "out.weight": "head.weight",
+    "out.bias": "output_bias",
+}
+_CONV_ENCODER = {
+    "first.weight": "body.0.weight",
+    "first.bias": "body.0.bias",
+    "second.weight": "body.2.weight",
+    "second.bias": "body.2.bias",
+    "out.weight": "head.weight",
+    "out.bias": "output_bias",
+}
+_CONV_DECODER = {
+    "first.weight": "head.weight",
+    "first.bias": "head.bias",
+    "second.weight": "body.0.weight",
+    "second.bias": "body.0.bias",
+    "out.weight": "body.1.weight",
+    "out.bias": "output_bias",
+}
+
+
+def program(size: Size) -> Any:
+    """The program of `benchmarks.problem`; its floor of sigma is below what float32 can tell from none."""
+    D = size.latent_dim
+    if size.convolutional:
+        encoder: Any = pv.networks.ConvEncoder(PIXELS, (2 * D,), hidden=CHANNELS)
+        decoder: Any = pv.networks.ConvDecoder((D,), PIXELS, hidden=CHANNELS)
+    else:
+        encoder = pv.networks.MLP((X_DIM,), (2 * D,), hidden=(size.hidden,))
+        decoder = pv.networks.MLP((D,), (X_DIM,), hidden=(size.hidden,))
+    posterior = pv.posteriors.DiagonalNormal(encoder, D, floor=1e-12, encoder_predicts="log_variance")
+    return pv.VAE(pv.priors.StandardNormal(D), posterior, pv.likelihoods.Bernoulli(decoder))
+
+
+class PyroPeer(TorchPeer):
+    """The program, without a way to step it."""
+
+    def __init__(self, size: Size, device: str = "cpu") -> None:
+        super().__init__(size, device)
+        pyro.clear_param_store()
+        self.module = program(size).to(device)
+
+    def named(self) -> Mapping[str, Tensor]:
+        own = dict(self.module.named_parameters())
+        encoder, decoder = (_CONV_ENCODER, _CONV_DECODER) if self.size.convolutional else (_MLP, _MLP)
+        return {
+            **{f"encoder.{name}": own[f"posterior.encoder.{place}"] for name, place in encoder.items()},
+            **{f"decoder.{name}": own[f"likelihood.decoder.{place}"] for name, place in decoder.items()},
+        }
+
+    def feed(self, x: Any) -> None:
+        super().feed(x)
+        if self.size.convolutional:
+            self.data = self.data.view(-1, *PIXELS)
+            self.batches = [batch.view(-1, *PIXELS) for batch in self.batches]
+
+
+class Stock(PyroPeer):
+    """`pyro.infer.SVI` with `pyro.optim.Adam` and `TraceMeanField_ELBO`."""
+
+    def __init__(self, size: Size, device: str = "cpu", validation: bool = True) -> None:
+        super().__init__(size, device)
+        pyro.enable_validation(validation)
+        adam = PyroOptim(torch.optim.Adam, {"lr": RATE})  # what pyro.optim.Adam({"lr": RATE}) returns
+        self.svi = pyro.infer.SVI(self.module.model, self.module.guide, adam, pyro.infer.TraceMeanField_ELBO())
+
+    def step(self, x: Tensor) -> float:
+        return self.svi.step(x)
+
+
+class Ours(PyroPeer):
+    """`pyro_vae.inference.SVI` with one fused Adam, and `pyro_vae.evaluation.iwae`.
+
+    Args:
+        compiled: the step as one compiled graph; log-likelihoods inside `pyro_vae.evaluation.compiled()`.
+        bfloat16: the networks' arithmetic.
+    """
+
+    def __init__(self, size: Size, device: str = "cpu", compiled: bool = False, bfloat16: bool = False) -> None:
+        super().__init__(size, device)
+        self.compiled = compiled
+        if bfloat16:
+            self.tolerance = 1e-2
+            _use_bfloat16(self.module)
+        optimizer = torch.optim.Adam(self.module.parameters(), lr=RATE, fused=True)
+        loss = pv.inference.MeanFieldELBO()
+        self._svi = lambda: pv.inference.SVI(
+            self.module.model, self.module.guide, optimizer, loss, **_compile_keyword(compiled)
+        )
+        self.svi: Any = None
+
+    def step(self, x: Tensor) -> float:
+        if self.svi is None:
+            self.svi = self._svi()
+        return self.svi.step(x)
+
+    def log_likelihood(self, num_samples: int) -> list[float]:
+        with _compiled_evaluation() if self.compiled else contextlib.nullcontext():
+            return pv.evaluation.iwae(self.module, self.data, num_samples).value.tolist()
+
+
+def _compile_keyword(compiled: bool) -> dict[str, Any]:
+    if "compile" in inspect.signature(pv.inference.SVI).parameters:
+        return {"compile": compiled}
+    if compiled:
+        raise NotAvailableError("pyro_vae.inference.SVI has no keyword compile")
+    return {}
+
+
+def _compiled_evaluation() -> Any:
+    if not hasattr(pv.evaluation, "compiled"):
+        raise NotAvailableError("pyro_vae.evaluation has no compiled()")
+    return pv.evaluation.compiled()
+
+
+def _use_bfloat16(vae: Any) -> None:
+    for network in (vae.posterior.encoder, vae.likelihood.decoder):
+        if not hasattr(network, "precision"):
+            raise NotAvailableError("networks have no attribute precision")
+        network.precision = "bfloat16"
