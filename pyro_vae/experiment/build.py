@@ -87,6 +87,7 @@ OBJECTIVES = {
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
 SCHEDULES = ("constant", "cosine", "step")
 COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
+MANY_DRAWS = 4_000_000  # about a thousand blocks, of which each saves some hundredths of a second
 
 
 def check_name(table: str, name: str) -> str:
@@ -253,6 +254,25 @@ def svi(config: Config, program: VAE) -> SVI:
     loss = kind(**_options(kind, _values(config)), **extra)
     step = program.model, program.guide, optimizer(config, program), loss
     return SVI(*step, config.max_grad_norm, COMPILE[config.compile])
+
+
+@contextmanager
+def estimating(config: Config, num_draws: int) -> Iterator[None]:
+    """Inside, estimates run as compiled graphs where the config wants them; "auto" from some millions of draws on.
+
+    Args:
+        config: of the run.
+        num_draws: of latents in all, data times draws for each. Whoever splits an estimate over processes passes the
+            whole, so that all round alike.
+    """
+    wanted = COMPILE[config.compile]
+    if wanted is True or (wanted == "auto" and num_draws >= MANY_DRAWS):
+        from pyro_vae.evaluation import compiled
+
+        with compiled():
+            yield
+    else:
+        yield
 
 
 def schedule(config: Config) -> Schedule:

@@ -16,7 +16,7 @@ from pyro_vae.errors import UsageError, divergence
 from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, share_above, unpaired
 from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
-from pyro_vae.experiment import storage
+from pyro_vae.experiment import build, storage
 from pyro_vae.experiment.candidates import Candidate, Group, disagreements, groups
 from pyro_vae.experiment.trained import Trained, held, open_run
 from pyro_vae.report import comparison as report
@@ -90,7 +90,7 @@ def measure(run: Candidate, evaluation: Evaluation) -> Measured:
     test, K = trained.test(evaluation.test_data), evaluation.num_samples
     jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
     bounds, khats = [], []
-    with divergence(f"log p(x) of {run.name}"):
+    with divergence(f"log p(x) of {run.name}"), build.estimating(trained.config, len(test.x) * K):
         for _, blocks in draw_columns(trained.vae, test.x, K, test.y, evaluation.seed, read_log_weights):
             weights = torch.cat(blocks).cpu() + jacobian
             bounds.append([*block_bound(weights, K), *block_bound(weights, 1)])

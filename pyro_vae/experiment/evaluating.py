@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
 from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.estimators import known
-from pyro_vae.experiment import reporting
+from pyro_vae.experiment import build, reporting
 from pyro_vae.experiment.plan import Plan
 from pyro_vae.experiment.trained import Held, Trained, positions
 from pyro_vae.model.posteriors import Delta
@@ -97,7 +97,12 @@ class Look:
     @cached_property
     def curve(self) -> IWAECurve:
         """The bounds at k = 1 ... K of the test data."""
-        return evaluation.iwae_curve(self.trained.vae, self.test.x, self.plan.num_samples, self.test.y, self.seed)
+        with self.graphs():
+            return evaluation.iwae_curve(self.trained.vae, self.test.x, self.plan.num_samples, self.test.y, self.seed)
+
+    def graphs(self) -> AbstractContextManager[None]:
+        """For estimates of K draws of all test data: compiled graphs, where the run wants them."""
+        return build.estimating(self.trained.config, len(self.test.x) * self.plan.num_samples)
 
     @property
     def log_likelihood(self) -> Estimate:
@@ -204,7 +209,8 @@ def _escalated(look: Look) -> None:
     if plan.escalated_draws and (khat > KHAT_THRESHOLD).any():
         with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
             vae, (x, y, _) = look.trained.vae, look.test
-            weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
+            with look.graphs():
+                weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
             found = evaluation.escalate(vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed)
             look.report["escalation"] = found.to_dict()
 

@@ -24,7 +24,8 @@ def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
     trained = Trained(run, vae, data, progress.best_epoch, progress.epoch)
     test, config, seed = trained.test(), run.config, derive(run.config.seed, "evaluation")
     draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
-    estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
+    with build.estimating(config, len(test.x) * config.test_samples):
+        estimates = numbers.measure(vae, test.x, test.y, **draws, seed=seed)
     classification = classes(trained, test, estimates, config.elbo_samples, seed)
     found = describe(trained, estimates, classification, rounding(trained, test, config.elbo_samples, seed))
     text = numbers.to_text(found)

@@ -96,13 +96,12 @@ class Found(NamedTuple):
     Attributes:
         loss: summed over the batch, in nats.
         sound: whether loss and gradients are finite and the data such as the program wants.
-        parameters, gradients: what the gradients are of, and they.
+        gradients: by parameter; one that the loss does not depend on is not among them.
     """
 
     loss: float
     sound: bool
-    parameters: list[Tensor]
-    gradients: Sequence[Tensor]
+    gradients: dict[Tensor, Tensor]
 
 
 class StepGraph:
@@ -139,7 +138,7 @@ class StepGraph:
 
     def __call__(self, call: Call) -> Found:
         loss, sound, *gradients = self._graph(*self._given(call))
-        return Found(loss.item(), bool(sound), self._parameters, gradients)
+        return Found(loss.item(), bool(sound), dict(zip(self._parameters, gradients, strict=True)))
 
     def _captured(self) -> Graph:
         given = self._given(self._call)

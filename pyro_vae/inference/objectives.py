@@ -164,12 +164,17 @@ def weighted(
         >>> pyro.poutine.trace(guide).get_trace().nodes["z"]["scale"]
         0.5
     """
-    for name, weight in (("reconstruction_weight", reconstruction), ("kl_weight", kl)):
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
+    check_weights(reconstruction, kl)
     if reconstruction == kl == 1.0:
         return model, guide
     return weigh(model, guide, reconstruction, kl)
+
+
+def check_weights(reconstruction: float, kl: float) -> None:
+    """Raises ValueError for a weight that is negative or not finite."""
+    for name, weight in (("reconstruction_weight", reconstruction), ("kl_weight", kl)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
 
 
 def weigh(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.inference.compiled import Call, Compile, Make, StepGraph, Steps
-from pyro_vae.inference.objectives import weigh, weighted
+from pyro_vae.inference.objectives import check_weights, weigh
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import preserved
 
@@ -97,9 +97,9 @@ class SVI:
             kl_weight, reconstruction_weight, kwargs: as for `step`.
         """
         call = Call(make, (*args, *kwargs.values()), tuple(kwargs), float(reconstruction_weight), float(kl_weight))
-        model, guide = self._weighted(call.kl_weight, call.reconstruction_weight)
+        self._check_weights(call)
         graph = self.graphs.find(self, call)
-        loss = self._eager(model, guide, call) if graph is None else self._replayed(graph, call)
+        loss = self._eager(call) if graph is None else self._replayed(graph, call)
         self.optimizer.step()
         self.num_steps += 1
         return loss
@@ -108,14 +108,16 @@ class SVI:
         self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
     ) -> float:
         """The loss, summed over the batch, without a step."""
-        model, guide = self._weighted(kl_weight, reconstruction_weight)
+        call = Call(None, (*args, *kwargs.values()), tuple(kwargs), float(reconstruction_weight), float(kl_weight))
+        self._check_weights(call)
         with torch.no_grad():
-            return _as_float(self.loss.loss(model, guide, *args, **kwargs))
+            return _as_float(self.loss.loss(*self.weighted(call), *args, **kwargs))
 
-    def _weighted(self, kl: float, reconstruction: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        if isinstance(self.loss, RenyiELBO) and not kl == reconstruction == 1.0:
+    def _check_weights(self, call: Call) -> None:
+        weights = {"reconstruction": call.reconstruction_weight, "kl": call.kl_weight}
+        check_weights(**weights)
+        if isinstance(self.loss, RenyiELBO) and not all(weight == 1.0 for weight in weights.values()):
             raise ValueError("an importance-weighted bound has no separate KL: its weights must be 1")
-        return weighted(self.model, self.guide, reconstruction=reconstruction, kl=kl)
 
     def modules(self) -> list[nn.Module]:
         """The modules that model and guide belong to, or are."""
@@ -137,11 +139,11 @@ class SVI:
         x = _first_tensor(args, kwargs)
         return self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
 
-    def _eager(self, model: Callable[..., Any], guide: Callable[..., Any], call: Call) -> float:
+    def _eager(self, call: Call) -> float:
         args, kwargs = call.arguments()
         self.optimizer.zero_grad(set_to_none=True)
         with poutine.trace(param_only=True) as capture:
-            loss = self._loss_and_grads(model, guide, args, kwargs)
+            loss = self._loss_and_grads(*self.weighted(call), args, kwargs)
         self.check_held(capture.trace)
         self._check_finite(loss, args, kwargs)
         return loss
@@ -150,9 +152,8 @@ class SVI:
         found = graph(call)
         if not found.sound:
             self._explain(found.loss, call)
-        self.optimizer.zero_grad(set_to_none=True)
-        for parameter, gradient in zip(found.parameters, found.gradients, strict=True):
-            parameter.grad = gradient
+        for parameter in self.held():
+            parameter.grad = found.gradients.get(parameter)
         return found.loss
 
     def _explain(self, loss: float, call: Call) -> NoReturn:

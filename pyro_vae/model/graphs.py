@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.model.matrices import by_onednn
 from pyro_vae.model.program import TAG, store_kept
 from pyro_vae.randomness import preserved
 
@@ -74,7 +75,7 @@ class Graph:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, about itself
             module = make_fx(self.module, _decompositions(), tracing_mode="fake")(*inputs)
-            made = torch._inductor.compile(module, inputs, options=options)
+            made = torch._inductor.compile(by_onednn(module), inputs, options=options)
         return Graph(made if device == "cpu" else _step_of_cuda_graph(made), self.tensors)
 
 
