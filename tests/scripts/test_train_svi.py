@@ -103,8 +103,9 @@ def cut_after(epochs, whole, folder):
         ["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"],
         ["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"],
         ["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8],  # stops before the sixth epoch
+        pytest.param(["--compile", "yes", "--kl-warmup", 4], marks=pytest.mark.slow),
     ],
-    ids=["warm-up", "iwae", "clipped", "patience"],
+    ids=["warm-up", "iwae", "clipped", "patience", "compiled"],
 )
 def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, settings):
     flags = ["--dataset", tiny, "--batch-size", 16, "--epochs", 6, *settings]
@@ -118,6 +119,15 @@ def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, s
     assert resume("--out", "cut") == 0
     assert result(Path("cut")) == whole
     assert read(Path("cut"), "run.json")["status"] == "finished"
+
+
+def test_a_run_of_graphs_ends_with_the_bytes_of_a_run_of_pyro(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_vae.inference.compiled.TRACE_AFTER", 3)
+    flags = ["--dataset", tiny, "--epochs", 6, "--kl-warmup", 4]
+    for mode in ("auto", "no"):
+        assert run(*flags, "--compile", mode, "--out", mode) == 0
+    weights = [(tmp_path / mode / "checkpoints/epoch-00006.safetensors").read_bytes() for mode in ("auto", "no")]
+    assert weights[0] == weights[1]
 
 
 def stopped_after(epochs, *arguments):
