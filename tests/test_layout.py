@@ -17,7 +17,7 @@ MODULES = {
 ORDER = [
     ["errors", "randomness"],
     ["data"],
-    ["model.networks", "model.program", "model.traces", "model.graphs"],
+    ["model.networks", "model.program", "model.traces", "model.graphs", "model.matrices"],
     ["model.distributions", "model.mixtures", "model.gaussians", "model.flows", "model.paths"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],

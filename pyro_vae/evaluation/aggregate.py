@@ -21,7 +21,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.evaluation.latent import factors
-from pyro_vae.evaluation.weights import DATA_BLOCK, draw_columns
+from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
 from pyro_vae.model.mixtures import Mixture
 from pyro_vae.model.program import undisturbed

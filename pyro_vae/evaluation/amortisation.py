@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.weights import DATA_BLOCK, draw_blocks, draw_columns, log_weights, read_log_weights
+from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.evaluation.weights import draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import preserved, stream

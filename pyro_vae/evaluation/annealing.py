@@ -25,7 +25,8 @@ from torch import Tensor
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.estimators import Estimate, relative_error
 from pyro_vae.evaluation.hamiltonian import Path, Point, Steps, transition, tune
-from pyro_vae.evaluation.weights import SAMPLE_BLOCK, data_blocks
+from pyro_vae.evaluation.memory import SAMPLE_BLOCK
+from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
 from pyro_vae.randomness import block_stream, derive
 

@@ -1,8 +1,9 @@
 """Log-weights: log w_kb = log p(x_b, z_kb) - log q(z_kb | x_b),  z_kb ~ q(z|x_b), in nats.
 
-Everything that is estimated about log p(x) starts here. The work goes through blocks of fixed size, so that the memory
-for activations depends on neither K nor N, and the noise of a seeded call is a function of (seed, block of data, block
-of samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share noise.
+Everything that is estimated about log p(x) starts here. The work goes through blocks of a size that depends on the
+program alone (see `pyro_vae.evaluation.memory`), so that the memory for activations depends on neither K nor N, and the
+noise of a seeded call is a function of (seed, block of data, block of samples): chunks, streams and shards of whole
+blocks give the same numbers, and different data never share noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +14,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.compiled import FEWEST_DRAWS, column
+from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import block_stream
 
 T = TypeVar("T")
-
-DATA_BLOCK = 128
-SAMPLE_BLOCK = 32
 
 
 def draw_blocks(
@@ -40,12 +39,14 @@ def draw_blocks(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
     memory: dict[Any, Any] = {}
+    blocks = list(data_blocks(len(x), y))
+    size = sample_block(vae, x, num_samples, blocks[0][1])
     whole, many = min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
-    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
+    for i, (data, labels) in enumerate(blocks, start=first_block):
         with torch.no_grad(), undisturbed(vae):
             given = x[data], *labels
-            block = column(vae, read, given, SAMPLE_BLOCK, many and len(given[0]) == whole)
-        for j, samples in enumerate(_slices(num_samples, SAMPLE_BLOCK)):
+            block = column(vae, read, given, size, many and len(given[0]) == whole)
+        for j, samples in enumerate(_slices(num_samples, size)):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
                 found = block.draw(samples.stop - samples.start)
             yield data, found
@@ -104,7 +105,7 @@ def log_weights(
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1 or K > 131,072, a program with sites outside the data plate, or a guide without a
+        ValueError: no data, K < 1, K > 131,072 (fewer for a program so large that its blocks are small), a program with sites outside the data plate, or a guide without a
             density (`Delta`).
 
     Example:

@@ -19,7 +19,7 @@ from pyro_vae.errors import DataError
 from pyro_vae.evaluation import annealing, hamiltonian
 from pyro_vae.evaluation.annealing import ais, bdmc, schedule
 from pyro_vae.evaluation.hamiltonian import Path, Steps
-from pyro_vae.evaluation.weights import DATA_BLOCK
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.model.program import remembering
 from pyro_vae.randomness import block_seed
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from pyro_vae.errors import UsageError
-from pyro_vae.evaluation import weights
+from pyro_vae.evaluation import memory
 from pyro_vae.experiment import storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.randomness import block_seed
@@ -73,13 +73,13 @@ def test_infinity_is_a_bound_and_nothing_else(name):
 
 @pytest.mark.parametrize("name", ["valid_samples", "test_samples", "elbo_samples"])
 def test_more_draws_than_a_seed_keeps_apart_are_refused_before_training(name):
-    most = 4096 * weights.SAMPLE_BLOCK
+    most = 4096 * memory.SAMPLE_BLOCK
     assert getattr(Config(**{name: most}), name) == most
-    block_seed(0, 0, most // weights.SAMPLE_BLOCK - 1)
+    block_seed(0, 0, most // memory.SAMPLE_BLOCK - 1)
     with pytest.raises(UsageError, match=f"{name} must be at most {most}; got {most + 1}"):
         Config(**{name: most + 1})
     with pytest.raises(ValueError, match="beyond"):
-        block_seed(0, 0, most // weights.SAMPLE_BLOCK)
+        block_seed(0, 0, most // memory.SAMPLE_BLOCK)
 
 
 @pytest.mark.parametrize("hidden", [(), (8, 0), (8, -1), 8, (8.5,), None, "88"])
