@@ -105,8 +105,8 @@ def log_weights(
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1, K > 131,072 (fewer for a program so large that its blocks are small), a program with sites outside the data plate, or a guide without a
-            density (`Delta`).
+        ValueError: no data, K < 1, K > 131,072 (fewer for a program so large that its blocks are small), a program with
+            sites outside the data plate, or a guide without a density (`Delta`).
 
     Example:
         >>> import pyro_vae as pv
