@@ -17,7 +17,9 @@ _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if 1 in x.stride() and 1 in weight.stride():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.nn.functional.linear(x, weight, bias)  # of every second column, say, which oneDNN does not take
 
 
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -51,6 +53,7 @@ def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
         with module.graph.inserting_before(node):
             transposed = module.graph.call_function(aten.t.default, (right,))
             product = module.graph.call_function(linear, (left, transposed, bias[0] if bias else None))
+        product.meta = dict(node.meta)
         node.replace_all_uses_with(product)
         module.graph.erase_node(node)
     module.recompile()
