@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
 from pyro_vae.model.graphs import Graph, Watch, buffers_kept, capture, collected
@@ -173,7 +173,7 @@ class StepGraph:
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, found, strict=True) if g is not None]
         self._parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = _norm(gradients)
         sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         for condition in conditions:
             sound = sound & condition
@@ -253,6 +253,11 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """As `torch.nn.utils.get_total_norm`, by operations that a compiler can put together."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
 
 
 def _bounded(gradients: list[Tensor], norm: Tensor, limit: float) -> list[Tensor]:
