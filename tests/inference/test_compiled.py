@@ -123,7 +123,8 @@ def test_traced_steps_of_every_combination_are_the_same_to_the_last_bit(names, t
 def check_compiled(config, dtype, tolerance):
     losses, parameters = trained(config, True, dtype)
     expected_losses, expected = trained(config, False, dtype)
-    assert torch.allclose(losses, expected_losses, rtol=tolerance, atol=0)
+    # Of the largest loss: that of a density goes through 0 on its way.
+    assert torch.allclose(losses, expected_losses, rtol=0, atol=tolerance * expected_losses.abs().max().item())
     for p, q in zip(parameters, expected, strict=True):
         assert torch.allclose(p, q, rtol=tolerance, atol=tolerance)
 
