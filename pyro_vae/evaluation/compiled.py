@@ -56,10 +56,15 @@ class BlockGraph:
     """What `read` makes of K draws for each datum of a block, as a graph.
 
     Args:
-        vae: anything with `.model` and `.guide`, in evaluation.
+        vae: a module with `.model` and `.guide`, in evaluation.
         read: of the traces, to tensors, perhaps in a named tuple and beside other things that never change.
         num_samples: K.
         given: x (B, *x_shape), and labels where there are any.
+
+    Raises:
+        TypeError: a program that is no module.
+        ValueError: one that sets its own attributes.
+        Exception: whatever keeps the program from being a graph.
     """
 
     def __init__(self, vae: Any, read: Read[Any], num_samples: int, given: tuple[Tensor, ...]) -> None:
@@ -75,10 +80,13 @@ class BlockGraph:
             self._num_conditions = len(conditions)
             return [*conditions, *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
 
-        modules = [vae] if isinstance(vae, torch.nn.Module) else []
-        self._before, after = hoist(capture(draw, given, modules))
+        if not isinstance(vae, torch.nn.Module):
+            raise TypeError(f"a {type(vae).__name__} is no module, whose changes could be seen")
+        self._watch = Watch([vae])
+        self._before, after = hoist(capture(draw, given, [vae]))
+        if changed := self._watch.put_back():
+            raise ValueError(f"running it sets {', '.join(changed)}")
         self._after: Graph = after.compiled(self._before(*given))
-        self._watch = Watch(modules)
 
     def is_current(self) -> bool:
         """Whether the program is still what it was when it was captured."""
@@ -133,7 +141,7 @@ def column(vae: Any, read: Read[Any], given: tuple[Tensor, ...], num_samples: in
 def _graph(
     graphs: dict[Any, BlockGraph | None], vae: Any, read: Read[Any], given: tuple[Tensor, ...], num_samples: int
 ) -> BlockGraph | None:
-    key = vae, read, num_samples, tuple((x.shape, x.stride(), x.dtype, x.device) for x in given)
+    key = id(vae), read, num_samples, tuple((x.shape, x.stride(), x.dtype, x.device) for x in given)
     graph = graphs.get(key)
     if key not in graphs or (graph is not None and not graph.is_current()):
         try:

@@ -3,7 +3,8 @@
 Pyro's handlers cost more than the arithmetic of a small network. So the program is run once (see
 `pyro_vae.model.graphs`), and a step replays its tensor operations,
 
-    traced     one after another, as torch would run them: the same numbers to the last bit
+    traced     one after another, as torch would run them: the same numbers to the last bit, but for the order in
+               which gradients are summed over particles that are not vectorised
     compiled   by Inductor, in fewer and larger kernels: the same draws, with sums in another order
 
 The optimiser stays outside of the graph: torch's fused kernel over all parameters is faster than what Inductor makes
@@ -14,16 +15,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import pickle
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
-from pyro_vae.model.graphs import Graph, Watch, buffers_kept, capture, collected
+from pyro_vae.model.graphs import Graph, Watch, buffers_kept, capture, collected, has_hook
 from pyro_vae.randomness import preserved
 
 if TYPE_CHECKING:
@@ -79,7 +84,7 @@ class Call(NamedTuple):
     def form(self) -> tuple[Any, ...]:
         """What all calls of one graph have in common."""
         left_out = self.reconstruction_weight == 0.0, self.kl_weight == 0.0
-        return self.make, self.names, left_out, tuple(map(_form, self.values))
+        return self.make, self.names, left_out, tuple(map(_form, self.values)), torch.get_default_dtype()
 
 
 def _form(value: Any) -> Any:
@@ -120,13 +125,18 @@ class StepGraph:
         self._svi, self._call = svi, call
         self._parameters: list[Tensor] = []
         self.is_compiled = False
-        seen = _rehearse(svi, call)
-        self._graph = self._captured()
-        self._watch = Watch([*svi.modules(), svi.loss], seen)
+        _check_hooks(svi)
+        with _drawing_by_torch():
+            seen = _rehearse(svi, call)
+            self._settings = _settings(svi)
+            self._watch = Watch([*svi.modules(), svi.loss], seen)
+            self._graph = self._captured()
+        if changed := self._watch.put_back():
+            raise NoGraph(f"running it sets {', '.join(changed)}")
 
     def is_current(self) -> bool:
-        """Whether the program is still what it was when it was captured."""
-        return self._watch.unchanged() and self._graph.is_current()
+        """Whether program and SVI are still what they were when they were captured."""
+        return self._settings == _settings(self._svi) and self._watch.unchanged() and self._graph.is_current()
 
     def compile(self) -> None:
         """Puts compiled operations in place of the traced ones, which stay where the compiler fails."""
@@ -147,7 +157,8 @@ class StepGraph:
         except Exception as error:
             # Whatever it is: the step has just been rehearsed, and runs without a graph.
             raise NoGraph(_first_line(error)) from error
-        if first.code != second.code:
+        constants = zip(first.tensors, second.tensors, strict=False)
+        if first.code != second.code or not all(one is other or one.equal(other) for one, other in constants):
             raise NoGraph("it does something else at each call")
         return first
 
@@ -203,6 +214,8 @@ class Steps:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
         if self.mode is False or (self.mode == "auto" and not _worth_tracing(svi)):
             return None
+        if _is_surrounded():
+            return None
         try:
             form = call.form()
             graph = self._graphs.get(form)
@@ -217,7 +230,7 @@ class Steps:
         return graph
 
     def _make(self, svi: SVI, call: Call) -> StepGraph:
-        if not isinstance(svi.loss, COVERED):
+        if not _is_covered(svi.loss):
             names = ", ".join(kind.__name__ for kind in COVERED)
             raise NoGraph(f"that is for {names}, and the loss is a {type(svi.loss).__name__}")
         self._captures += 1
@@ -232,6 +245,45 @@ class Steps:
         self._largest = max(self._largest, size)
         long = svi.num_steps >= COMPILE_AFTER or self.expected >= 2 * COMPILE_AFTER
         return size == self._largest and (self.mode is True or long)
+
+
+def _is_surrounded() -> bool:
+    """Whether something is around the step, handlers of Pyro or autocast, that a graph would not hear."""
+    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    return autocast or bool(poutine.runtime._PYRO_STACK)
+
+
+def _is_covered(loss: Any) -> bool:
+    """Whether its step is that of a covered loss: subclasses may have a step of their own."""
+    kind = next((kind for kind in reversed(COVERED) if isinstance(loss, kind)), None)
+    own = ("loss", "differentiable_loss", "loss_and_grads", "_differentiable_loss_particle")
+    return kind is not None and all(getattr(type(loss), name, None) is getattr(kind, name, None) for name in own)
+
+
+def _settings(svi: SVI) -> tuple[Any, ...]:
+    return svi.model, svi.guide, svi.loss, svi.max_grad_norm, list(map(id, svi.held()))
+
+
+def _check_hooks(svi: SVI) -> None:
+    """Raises NoGraph where functions of the user's want to be called at each step."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    parts = [part for module in svi.modules() for part in module.modules()]
+    if any(map(has_hook, svi.held())) or any(getattr(part, kind) for part in parts for kind in kinds):
+        raise NoGraph("a module or a parameter has a hook, which would not be called")
+
+
+@contextmanager
+def _drawing_by_torch() -> Iterator[None]:
+    """Raises NoGraph where what runs inside draws random numbers by Python or numpy; they are put back."""
+    before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's
+    try:
+        yield
+        now = np.random.get_state()  # noqa: NPY002
+        if random.getstate() != before or pickle.dumps(now) != pickle.dumps(numpys):
+            raise NoGraph("it draws random numbers that are not torch's")
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
 def _worth_tracing(svi: SVI) -> bool:

@@ -26,8 +26,10 @@ class SVI:
     loss or gradient that is not finite is an error, and is not applied; and the step can be a graph, see `compile`.
 
     A graph is the program as it ran once. Values of tensors may change (parameters, buffers, data, loss weights,
-    learning rate); where a member, a flag or a plain attribute of a module does, a new graph is made. What a graph
-    can not see are globals and closures: a model that reads them must be a module's, or run without a graph.
+    learning rate); where a member, a flag or another attribute of a module does, a new graph is made. A program that
+    counts its calls, draws random numbers by Python or has hooks runs by Pyro, and so does a step inside of a handler
+    or of autocast. What a graph can not see are globals, closures and classes, and Pyro's own check that data are in
+    the support of a distribution: a model that needs them must run without a graph.
 
     Args:
         model, guide: Pyro functions, e.g. `vae.model` and `vae.guide`.

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import operator
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -123,6 +126,7 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
         modules: whose buffers the function may change, as a batch norm does.
 
     Raises:
+        ValueError: a buffer is another tensor afterwards.
         Exception: whatever a branch on the value of a tensor leads to: such a function has no one graph.
 
     Example:
@@ -131,8 +135,11 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
         ['sin.default', 'rand.default', 'add.Tensor']
     """
     device = next((tensor.device for tensor in given if tensor.device.type != "cpu"), None)
-    with preserved(device), buffers_kept(modules), store_kept(), _pyro_without_values(), torch.no_grad():
-        module = make_fx(function)(*given)
+    kept = buffers_kept(modules)
+    with preserved(device), kept as buffers, store_kept(), _pyro_without_values(), torch.no_grad():
+        # Objects of their own: the same tensor may be given twice, or be one that the function reads.
+        module = make_fx(function)(*(tensor.detach() for tensor in given))
+        _check_buffers(buffers)
     module.graph.eliminate_dead_code()  # but for draws, whose order it keeps
     return Graph(module, _lift(module))
 
@@ -213,17 +220,27 @@ def _graph_of(inputs: Sequence[fx.Node], steps: Sequence[fx.Node], outputs: Any)
     return fx.GraphModule(nn.Module(), graph)
 
 
+Buffers = list[tuple[nn.Module, str, Tensor]]
+
+
 @contextmanager
-def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
     """Whatever runs inside leaves the buffers of the modules as they were, the statistics of a batch norm, say."""
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+    parts = {id(part): part for module in modules for part in module.modules()}.values()
+    buffers = [(part, name, b) for part in parts for name, b in part._buffers.items() if b is not None]
+    before = [buffer.clone() for _, _, buffer in buffers]
     try:
-        yield
+        yield buffers
     finally:
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+            for (part, name, buffer), value in zip(buffers, before, strict=True):
+                part._buffers[name] = buffer.copy_(value)
+
+
+def _check_buffers(buffers: Buffers) -> None:
+    for part, name, buffer in buffers:
+        if part._buffers.get(name) is not buffer:
+            raise ValueError(f"{type(part).__name__} sets its buffer {name} anew; {name}.copy_(...) could be a graph")
 
 
 @contextmanager
@@ -282,11 +299,17 @@ def collected() -> Iterator[list[Tensor]]:
         _conditions.reset(token)
 
 
+_flags = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
 class Watch:
     """Tells whether modules, and other objects, are still as they were: members, tensors, flags, plain attributes.
 
     What a graph has baked in is what its function saw in Python. This remembers it, and compares in some microseconds.
-    It looks into dictionaries, and at the length of lists, but not into globals and closures.
+    Numbers and strings are compared by value, all else by identity: members, tensors, functions, the entries of
+    dictionaries, lists and tuples. It looks into dataclasses and namespaces, where settings are kept, but not into
+    other objects, nor into classes, globals and closures.
 
     Args:
         objects: modules (with their submodules) and others, whose attributes matter.
@@ -300,27 +323,28 @@ class Watch:
         False
     """
 
-    _PLAIN = (int, float, str, tuple, type(None))
+    _PLAIN = (int, float, str, type(None))
 
     def __init__(self, objects: Iterable[Any], store: Iterable[str] = ()) -> None:
-        same: list[tuple[dict[str, Any], str, Any]] = []
-        plain: list[tuple[dict[str, Any], str, Any]] = []
-        self._containers: list[Any] = []
-        for attributes in _attributes(objects):
-            for name, value in attributes.items():
-                if isinstance(value, self._PLAIN):
-                    plain.append((attributes, name, value))
-                elif isinstance(value, dict):
-                    same += [(value, key, item) for key, item in value.items()]
-                if isinstance(value, dict | list | set):
-                    self._containers.append(value)
+        attributes = list(_attributes(objects))
+        inside = [value for mapping in attributes for value in mapping.values()]
+        self._mappings = [*attributes, *(value for value in inside if isinstance(value, dict))]
+        self._sizes = list(map(len, self._mappings))
+        self._sequences = [(value, tuple(value)) for value in inside if isinstance(value, list | set)]
+        rows = [
+            (mapping, key, value)
+            for mapping in self._mappings
+            for key, value in mapping.items()
+            if not (key in _OF_EVERY_MODULE and isinstance(value, dict))  # what is in them is seen
+        ]
+        self._plain = _columns([row for row in rows if isinstance(row[2], self._PLAIN)])
+        self._types = list(map(type, self._plain[2]))
+        self._same = _columns([row for row in rows if not isinstance(row[2], self._PLAIN)])
         held = pyro.get_param_store()._params
         self._listed = [(name, held[name]) for name in store if not name.startswith(TAG)]
-        self._same, self._plain = _columns(same), _columns(plain)
-        self._sizes = list(map(len, self._containers))
-        tensors = [value for _, _, value in same if isinstance(value, Tensor)] + [value for _, value in self._listed]
+        tensors = [value for value in self._same[2] if isinstance(value, Tensor)] + [value for _, value in self._listed]
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
-        self._trained = [tensor.requires_grad for tensor in self._tensors]
+        self._flags = list(map(_flags, self._tensors))
 
     def unchanged(self) -> bool:
         """Whether all is as it was."""
@@ -332,11 +356,33 @@ class Watch:
         if not all(map(operator.is_, map(dict.get, mappings, keys), values)):
             return False
         mappings, keys, values = self._plain
+        found = list(map(dict.get, mappings, keys))
         return (
-            all(map(operator.eq, map(dict.get, mappings, keys), values))
-            and list(map(len, self._containers)) == self._sizes
-            and [tensor.requires_grad for tensor in self._tensors] == self._trained
+            list(map(type, found)) == self._types  # first, for a tensor has no one answer to ==
+            and found == values
+            and list(map(len, self._mappings)) == self._sizes
+            and all(len(now) == len(then) and all(map(operator.is_, now, then)) for now, then in self._sequences)
+            and list(map(_flags, self._tensors)) == self._flags
         )
+
+    def put_back(self) -> list[str]:
+        """Puts numbers and tensors that are others by now back, and returns their names; other objects are let go."""
+        changed = [row for rows in (self._same, self._plain) for row in zip(*rows, strict=True) if not _is_there(*row)]
+        state = [row for row in changed if isinstance(row[2], (Tensor, *self._PLAIN))]
+        for mapping, key, value in state:
+            mapping[key] = value
+        self._same = _columns([row for row in zip(*self._same, strict=True) if _is_there(*row)])
+        return [str(key) for _, key, _ in state]
+
+
+def _is_there(mapping: dict[Any, Any], key: Any, value: Any) -> bool:
+    found = mapping.get(key)
+    return found is value or (isinstance(value, Watch._PLAIN) and type(found) is type(value) and found == value)
+
+
+def has_hook(tensor: Tensor) -> bool:
+    """Whether functions of the user's look at the gradient of this tensor."""
+    return bool(tensor._backward_hooks) or bool(tensor._post_accumulate_grad_hooks)
 
 
 def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
@@ -345,4 +391,11 @@ def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], li
 
 def _attributes(objects: Iterable[Any]) -> Iterator[dict[str, Any]]:
     parts = {id(part): part for one in objects for part in (one.modules() if isinstance(one, nn.Module) else [one])}
-    return map(vars, parts.values())
+    for part in parts.values():
+        yield vars(part)
+        yield from (vars(value) for value in vars(part).values() if _is_settings(value))
+
+
+def _is_settings(value: Any) -> bool:
+    known = isinstance(value, SimpleNamespace | Namespace) or is_dataclass(value)
+    return known and not isinstance(value, type | nn.Module) and hasattr(value, "__dict__")

@@ -3,6 +3,8 @@
 import logging
 import shutil
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from exact import LinearGaussian, binary_data, small_vae, two_layers
@@ -144,6 +146,49 @@ def test_what_is_no_graph_is_run_by_pyro(caplog):
         found = evaluation.iwae(vae, x, K, seed=0)
     assert torch.equal(found.value, expected.value)
     assert sum("draws are made by Pyro" in record.message for record in caplog.records) == 1
+
+
+class Wrapped:
+    """A program that is no module, and can not be watched."""
+
+    def __init__(self, vae, factor=1.0):
+        self.vae, self.factor = vae, factor
+
+    def model(self, x):
+        return self.vae.model(x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            q = self.vae.posterior(x).base_dist
+            pyro.sample("z", dist.Normal(q.loc * self.factor, q.scale).to_event(1))
+
+
+class Counting(pv.posteriors.DiagonalNormal):
+    def forward(self, x, y=None):
+        self.calls += 1
+        return super().forward(x * self.calls, y)
+
+
+def test_what_can_not_be_watched_is_run_by_pyro(traced_only, drawn, caplog):
+    wrapped, x = Wrapped(small_vae()), binary_data(5)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), compiled():
+        for wrapped.factor in (1.0, 2.0):
+            check_same(wrapped, x)
+    assert not drawn
+    assert [r.message for r in caplog.records if "Wrapped is no module" in r.message]
+
+
+def test_a_program_that_counts_is_run_by_pyro(traced_only, drawn, caplog):
+    vae, x = small_vae(), binary_data(5)
+    vae.posterior = Counting(vae.posterior.encoder, 3)
+    vae.posterior.calls = 0
+    expected = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    vae.posterior.calls = 0
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), compiled():
+        found = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    assert not drawn
+    assert torch.equal(found, expected)
+    assert "running it sets calls" in caplog.text
 
 
 def test_nothing_is_left_behind(traced_only):

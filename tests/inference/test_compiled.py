@@ -1,9 +1,13 @@
 """A step as a graph is Pyro's own step: to the last bit when traced, but for the order of sums when compiled."""
 
+import copy
 import itertools
 import logging
+import random
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -544,3 +548,240 @@ def test_the_first_step_refuses_like_the_others(traced_only):
         ours(small_vae()).step(binary_data(16) + 1)
     with pytest.raises(ValueError, match="loss weight"):
         ours(small_vae(), ImportanceWeightedELBO(2)).step(binary_data(16), kl_weight=0.5)
+
+
+# What a graph would miss: a new one is made, or the step stays Pyro's.
+
+
+class Shaped(pv.posteriors.DiagonalNormal):
+    """A posterior that asks itself for the shape of its mean."""
+
+    shape = staticmethod(torch.tanh)
+
+    def forward(self, x, y=None):
+        q = super().forward(x, y).base_dist
+        return dist.Normal(self.shape(q.loc), q.scale).to_event(1)
+
+
+def shaped(mode, loss=None, kind=Shaped, **attributes):
+    vae = small_vae()
+    vae.posterior = kind(vae.posterior.encoder, 3)
+    for name, value in attributes.items():
+        setattr(vae.posterior, name, value)
+    return ours(vae, loss, mode=mode)
+
+
+def check_same_after(make, change, stays=True, steps=6):
+    """Three steps, a change, and three more, as graphs and by Pyro."""
+    results = []
+    for mode in (True, False):
+        with stream(0, "init"):
+            svi = make(mode)
+        with stream(0, "noise"):
+            losses = []
+            for step in range(steps):
+                if step == steps // 2:
+                    change(svi)
+                losses.append(svi.step(binary_data(16)))
+        results.append((losses, [p.detach().clone() for p in svi.held()]))
+        assert svi.graphs.mode is (mode and stays)
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(p, q) for p, q in zip(results[0][1], results[1][1], strict=True))
+
+
+def posterior_of(svi):
+    return svi.model.__self__.posterior
+
+
+class Listed(Shaped):
+    def shape(self, loc):
+        return loc * self.factors[0]
+
+
+class Configured(Shaped):
+    def shape(self, loc):
+        return loc * self.options.factor
+
+
+class Scaled(Shaped):
+    factor = 1.0
+
+    def shape(self, loc):
+        return loc * self.factor
+
+
+def pinned():
+    return dist.Normal(two(0.0), 1.0).expand([16, 3]).to_event(1)
+
+
+def two(value):
+    return torch.tensor(value).double()
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "change"),
+    [
+        (Shaped, {"shape": torch.sin}, lambda q: setattr(q, "shape", torch.tanh)),
+        (Shaped, {}, lambda q: setattr(q, "shape", torch.sin)),
+        (Scaled, {}, lambda q: setattr(q, "factor", 2.0)),
+        (Scaled, {"factor": 1.0}, lambda q: setattr(q, "factor", two([1.0, 2.0, 3.0]))),
+        (Scaled, {"factor": two(1.0)}, lambda q: setattr(q, "factor", two(2.0))),
+        (Listed, {"factors": [1.0]}, lambda q: q.factors.__setitem__(0, 2.0)),
+        (Listed, {"factors": [1.0]}, lambda q: setattr(q, "factors", [2.0])),
+        (Listed, {"factors": {0: 1.0}}, lambda q: setattr(q, "factors", {0: 2.0})),
+        (Listed, {"factors": (two([1.0]),)}, lambda q: setattr(q, "factors", (two([2.0]),))),
+        (Configured, {"options": SimpleNamespace(factor=1.0)}, lambda q: setattr(q.options, "factor", 2.0)),
+        (Shaped, {}, lambda q: setattr(q, "forward", lambda x, y=None: pinned())),
+    ],
+)  # fmt: skip
+def test_every_kind_of_attribute_is_seen(kind, attributes, change, traced_only):
+    def make(mode):
+        return shaped(mode, kind=kind, **copy.deepcopy(attributes))
+
+    check_same_after(make, lambda svi: change(posterior_of(svi)))
+
+
+def _other_program(svi):
+    vae = small_vae()
+    svi.model, svi.guide, svi.optimizer = vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda svi: setattr(svi, "loss", TraceMeanField_ELBO()),
+        lambda svi: setattr(svi, "max_grad_norm", 0.01),
+        lambda svi: setattr(svi, "optimizer", torch.optim.SGD(svi.held(), lr=1e-3)),
+        _other_program,
+    ],
+)
+def test_another_part_of_the_svi_is_seen(change, traced_only):
+    check_same_after(lambda mode: ours(small_vae(), mode=mode), change)
+
+
+def _scale_gradient(parameter):
+    parameter.grad.mul_(100)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda svi: svi.held()[0].register_hook(lambda gradient: 100 * gradient),
+        lambda svi: svi.held()[0].register_post_accumulate_grad_hook(_scale_gradient),
+        lambda svi: posterior_of(svi).encoder.register_forward_hook(lambda net, x, h: 2 * h),
+        lambda svi: posterior_of(svi).encoder.register_forward_pre_hook(lambda net, x: None),
+    ],
+)
+def test_hooks_are_called_at_each_step(add, traced_only, caplog):
+    check_same_after(lambda mode: ours(small_vae(), mode=mode), add, stays=False)
+    assert "has a hook" in caplog.text
+
+
+class Paired(pv.Program):
+    """Of a pair of tensors, z from one and x from the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = small_vae()
+
+    def model(self, a, b):
+        self.list_parameters()
+        with pyro.plate("data", len(a)):
+            z = pyro.sample("z", self.vae.prior())
+            pyro.sample("x", self.vae.likelihood(z), obs=b)
+
+    def guide(self, a, b):
+        self.list_parameters()
+        with pyro.plate("data", len(a)):
+            pyro.sample("z", self.vae.posterior(a))
+
+
+def test_a_tensor_that_is_given_twice_is_two_arguments(traced_only):
+    x, results = binary_data(16), []
+    for mode in (True, False):
+        with stream(0, "init"):
+            svi = ours(Paired(), mode=mode)
+        with stream(0, "noise"):
+            results.append([svi.step(x, x), svi.step(1 - x, x), svi.step(x, 1 - x)])
+    assert results[0] == results[1]
+
+
+class Stateful(Shaped):
+    """One that keeps something from call to call."""
+
+    def shape(self, loc):
+        self.calls += 1
+        return loc
+
+
+class Kept(Shaped):
+    def shape(self, loc):
+        self.last = loc.detach()
+        return loc
+
+
+class Rebound(Shaped):
+    def shape(self, loc):
+        self.mean = 0.9 * self.mean + 0.1 * loc.detach().mean(0)
+        return loc + self.mean
+
+
+class Constant(Shaped):
+    def shape(self, loc):
+        return loc + torch.tensor(next(self.numbers)).double()
+
+
+class Chance(Shaped):
+    def shape(self, loc):
+        return loc if random.random() < 2 else -loc  # noqa: S311
+
+
+class ChanceOfNumpy(Shaped):
+    def shape(self, loc):
+        return loc if np.random.rand() < 2 else -loc  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Stateful, "running it sets calls"),
+        (Kept, "running it sets last"),
+        (Rebound, "Rebound sets its buffer mean anew"),
+        (Constant, "it does something else at each call"),
+        (Chance, "random numbers that are not torch's"),
+        (ChanceOfNumpy, "random numbers that are not torch's"),
+    ],
+)
+def test_state_in_python_is_no_graph(kind, reason, caplog):
+    svi = shaped(True, kind=kind)
+    posterior = posterior_of(svi)
+    posterior.numbers, posterior.calls = itertools.count(1.0), 0
+    posterior.register_buffer("mean", torch.zeros(3).double())
+    check_fallback(svi, binary_data(16), caplog, reason)
+
+
+class OwnStep(Trace_ELBO):
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        return 2 * super().loss_and_grads(model, guide, *args, **kwargs)
+
+
+def test_a_loss_with_a_step_of_its_own(caplog):
+    check_fallback(ours(small_vae(), OwnStep()), binary_data(16), caplog, "the loss is a OwnStep")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda i: pyro.poutine.scale(scale=0.1 * (i + 1)), lambda i: torch.autocast("cpu", torch.bfloat16, enabled=i > 0)],
+)
+def test_what_is_around_a_step_is_heard(around, traced_only):
+    results = []
+    for mode in (True, False):
+        with stream(0, "init"):
+            svi = ours(small_vae().float(), mode=mode)
+        with stream(0, "noise"):
+            losses = []
+            for i in range(4):
+                with around(i):
+                    losses.append(svi.step(binary_data(16).float()))
+        results.append(losses)
+    assert results[0] == results[1]
