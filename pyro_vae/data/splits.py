@@ -211,7 +211,7 @@ class Split:
 
     def x(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         """x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which can be traced into a graph."""
-        return self._recipe.make(levels, noise)
+        return self.recipe_of_x.make(levels, noise)
 
     def levels_at(self, index: slice | Tensor) -> Tensor:
         """(B, *x_shape): the levels of these data, by position in the split, on its device; uint8, but for floats."""
@@ -256,15 +256,16 @@ class Split:
         return x
 
     @property
-    def _recipe(self) -> Recipe:
+    def recipe_of_x(self) -> Recipe:
+        """What makes x of stored levels: a value, equal for equal recipes."""
         return RECIPES[self.recipe](self.num_levels) if self.drawn is None else Levels(self.num_levels)
 
     def _draws(self, seed: int, name: int | str, device: torch.device | None = None) -> torch.Generator | None:
-        stream = self._recipe.stream
+        stream = self.recipe_of_x.stream
         return generator(seed, stream, name, device=device) if stream else None
 
     def _noise(self, levels: Tensor, draws: torch.Generator | None) -> Tensor | None:
-        noise = None if draws is None else self._recipe.noise(levels.shape, draws)
+        noise = None if draws is None else self.recipe_of_x.noise(levels.shape, draws)
         return None if noise is None else noise.to(self.device)
 
 

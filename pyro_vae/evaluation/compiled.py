@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae.model import traces
-from pyro_vae.model.graphs import Graph, Watch, capture, collected, hoist
+from pyro_vae.model.graphs import Graph, capture, collected, hoist
 from pyro_vae.model.program import remembering
+from pyro_vae.model.watch import Watch
 
 T = TypeVar("T")
 Read = Callable[[traces.Traces], T]

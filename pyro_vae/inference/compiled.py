@@ -15,20 +15,27 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
+import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
-from pyro_vae.model.graphs import Graph, Watch, buffers_kept, capture, collected, has_hook
+from pyro_vae.inference.suitability import (
+    COVERED,
+    NoGraph,
+    check_hooks,
+    drawing_by_torch,
+    is_covered,
+    is_surrounded,
+    requiring_support,
+)
+from pyro_vae.model.graphs import Graph, buffers_kept, capture, collected
+from pyro_vae.model.watch import Watch
 from pyro_vae.randomness import preserved
 
 if TYPE_CHECKING:
@@ -37,17 +44,12 @@ if TYPE_CHECKING:
 Compile = bool | Literal["auto"]
 Make = Callable[..., tuple[Any, ...]]
 
-COVERED = (Trace_ELBO, TraceMeanField_ELBO, ImportanceWeightedELBO)
 TRACE_AFTER = 200  # steps: by then tracing would have saved what it costs, some tenths of a second
 COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond a step
 MOST_CAPTURES = 16  # a program that changes more often than that has no graph worth keeping
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (int, float, str, bool, type(None))
-
-
-class NoGraph(Exception):  # noqa: N818 - it is an answer, not an error
-    """The step has to be Pyro's own; the message says why."""
 
 
 class Call(NamedTuple):
@@ -122,21 +124,22 @@ class StepGraph:
     """
 
     def __init__(self, svi: SVI, call: Call) -> None:
-        self._svi, self._call = svi, call
+        self._call = call
+        self._weights, self._like = _weights(svi, call), svi.held()[0]
         self._parameters: list[Tensor] = []
         self.is_compiled = False
-        _check_hooks(svi)
-        with _drawing_by_torch():
+        check_hooks(svi)
+        with drawing_by_torch():
             seen = _rehearse(svi, call)
             self._settings = _settings(svi)
             self._watch = Watch([*svi.modules(), svi.loss], seen)
-            self._graph = self._captured()
+            self._graph = self._captured(svi)
         if changed := self._watch.put_back():
             raise NoGraph(f"running it sets {', '.join(changed)}")
 
-    def is_current(self) -> bool:
+    def is_current(self, svi: SVI) -> bool:
         """Whether program and SVI are still what they were when they were captured."""
-        return self._settings == _settings(self._svi) and self._watch.unchanged() and self._graph.is_current()
+        return self._settings == _settings(svi) and self._watch.unchanged() and self._graph.is_current()
 
     def compile(self) -> None:
         """Puts compiled operations in place of the traced ones, which stay where the compiler fails."""
@@ -150,10 +153,10 @@ class StepGraph:
         loss, sound, *gradients = self._graph(*self._given(call))
         return Found(loss.item(), bool(sound), dict(zip(self._parameters, gradients, strict=True)))
 
-    def _captured(self) -> Graph:
-        given = self._given(self._call)
+    def _captured(self, svi: SVI) -> Graph:
+        given, validating = self._given(self._call), dist.is_validation_enabled()
         try:
-            first, second = (capture(self._losses, given, self._svi.modules()) for _ in range(2))
+            first, second = (capture(partial(self._losses, svi, validating), given, svi.modules()) for _ in range(2))
         except Exception as error:
             # Whatever it is: the step has just been rehearsed, and runs without a graph.
             raise NoGraph(_first_line(error)) from error
@@ -163,23 +166,19 @@ class StepGraph:
         return first
 
     def _given(self, call: Call) -> list[Tensor]:
-        like = self._svi.held()[0]  # of the program's own type, which a weight that is a Python number leaves as it is
-        weights = [torch.tensor(getattr(call, w), dtype=like.dtype, device=like.device) for w in self._weights()]
+        # Of the program's own type, which a weight that is a Python number would leave as it is.
+        dtype, device = self._like.dtype, self._like.device
+        weights = [torch.tensor(getattr(call, name), dtype=dtype, device=device) for name in self._weights]
         return [*weights, *call.tensors()]
 
-    def _weights(self) -> list[str]:
-        """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""
-        if isinstance(self._svi.loss, ImportanceWeightedELBO):
-            return []
-        return [name for name in ("reconstruction_weight", "kl_weight") if getattr(self._call, name) != 0.0]
-
-    def _losses(self, *given: Tensor) -> list[Tensor]:
-        svi, names = self._svi, self._weights()
-        weights: dict[str, Any] = dict(zip(names, given, strict=False))
-        call = self._call.with_tensors(given[len(names) :])._replace(**weights)
+    def _losses(self, svi: SVI, validating: bool, *given: Tensor) -> list[Tensor]:
+        weights: dict[str, Any] = dict(zip(self._weights, given, strict=False))
+        call = self._call.with_tensors(given[len(weights) :])._replace(**weights)
         with torch.enable_grad(), collected() as conditions:
             args, kwargs = call.arguments()
-            loss = svi.loss.differentiable_loss(*svi.weighted(call), *args, **kwargs)
+            model, guide = svi.weighted(call)
+            model = requiring_support(model) if validating else model
+            loss = svi.loss.differentiable_loss(model, guide, *args, **kwargs)
             trained = [parameter for parameter in svi.held() if parameter.requires_grad]
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, found, strict=True) if g is not None]
@@ -214,12 +213,12 @@ class Steps:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
         if self.mode is False or (self.mode == "auto" and not _worth_tracing(svi)):
             return None
-        if _is_surrounded():
+        if is_surrounded():
             return None
         try:
             form = call.form()
             graph = self._graphs.get(form)
-            if graph is None or not graph.is_current():
+            if graph is None or not graph.is_current(svi):
                 graph = self._graphs[form] = self._make(svi, call)
         except NoGraph as reason:
             _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)
@@ -230,7 +229,7 @@ class Steps:
         return graph
 
     def _make(self, svi: SVI, call: Call) -> StepGraph:
-        if not _is_covered(svi.loss):
+        if not is_covered(svi.loss):
             names = ", ".join(kind.__name__ for kind in COVERED)
             raise NoGraph(f"that is for {names}, and the loss is a {type(svi.loss).__name__}")
         self._captures += 1
@@ -247,43 +246,15 @@ class Steps:
         return size == self._largest and (self.mode is True or long)
 
 
-def _is_surrounded() -> bool:
-    """Whether something is around the step, handlers of Pyro or autocast, that a graph would not hear."""
-    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    return autocast or bool(poutine.runtime._PYRO_STACK)
-
-
-def _is_covered(loss: Any) -> bool:
-    """Whether its step is that of a covered loss: subclasses may have a step of their own."""
-    kind = next((kind for kind in reversed(COVERED) if isinstance(loss, kind)), None)
-    own = ("loss", "differentiable_loss", "loss_and_grads", "_differentiable_loss_particle")
-    return kind is not None and all(getattr(type(loss), name, None) is getattr(kind, name, None) for name in own)
-
-
 def _settings(svi: SVI) -> tuple[Any, ...]:
     return svi.model, svi.guide, svi.loss, svi.max_grad_norm, list(map(id, svi.held()))
 
 
-def _check_hooks(svi: SVI) -> None:
-    """Raises NoGraph where functions of the user's want to be called at each step."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    parts = [part for module in svi.modules() for part in module.modules()]
-    if any(map(has_hook, svi.held())) or any(getattr(part, kind) for part in parts for kind in kinds):
-        raise NoGraph("a module or a parameter has a hook, which would not be called")
-
-
-@contextmanager
-def _drawing_by_torch() -> Iterator[None]:
-    """Raises NoGraph where what runs inside draws random numbers by Python or numpy; they are put back."""
-    before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's
-    try:
-        yield
-        now = np.random.get_state()  # noqa: NPY002
-        if random.getstate() != before or pickle.dumps(now) != pickle.dumps(numpys):
-            raise NoGraph("it draws random numbers that are not torch's")
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpys)  # noqa: NPY002
+def _weights(svi: SVI, call: Call) -> list[str]:
+    """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""
+    if isinstance(svi.loss, ImportanceWeightedELBO):
+        return []
+    return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
 
 
 def _worth_tracing(svi: SVI) -> bool:

@@ -163,7 +163,10 @@ class SVI:
         args, kwargs = call.arguments()
         x = _first_tensor(args, kwargs)
         with preserved(None if x is None else x.device), undisturbed(getattr(self.model, "__self__", None)):
-            self._loss_and_grads(*self.weighted(call), args, kwargs)
+            try:
+                self._loss_and_grads(*self.weighted(call), args, kwargs)
+            finally:
+                self.optimizer.zero_grad(set_to_none=True)
         what = "gradient is not finite" if math.isfinite(loss) else f"loss is {loss}"
         raise self._diverged(what, args, kwargs)
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from pyro_vae.data import Split, Splits, one_hot
+from pyro_vae.data import Splits, one_hot
+from pyro_vae.data.recipes import Recipe
 from pyro_vae.errors import DataError, DivergenceError, divergence
 from pyro_vae.evaluation import ELBOTerms, elbo_terms
 from pyro_vae.inference.compiled import Make
@@ -124,7 +125,7 @@ def fit(
     data = data.to(device)
     valid = data.valid.in_memory()
     held_out = _arguments(valid.fixed(), valid.labels, num_classes)
-    make = _maker(data.train, num_classes)
+    make = _Make(data.train.recipe_of_x, num_classes)
     svi.graphs.expected = schedule.epochs * _num_steps(data, schedule)
     while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
         epoch = progress.epoch
@@ -209,13 +210,15 @@ def _train(
     return total / len(data.train), kl_weight
 
 
-def _maker(split: Split, num_classes: int | None) -> Make:
-    """What makes the arguments of model and guide of a raw batch."""
+@dataclass(frozen=True)
+class _Make:
+    """Makes the arguments of model and guide of a raw batch; equal for equal data, so that fits share their graphs."""
 
-    def make(levels: Tensor, noise: Tensor | None, labels: Tensor | None) -> tuple[Tensor, ...]:
-        return _arguments(split.x(levels, noise), labels, num_classes)
+    recipe: Recipe
+    num_classes: int | None
 
-    return make
+    def __call__(self, levels: Tensor, noise: Tensor | None, labels: Tensor | None) -> tuple[Tensor, ...]:
+        return _arguments(self.recipe.make(levels, noise), labels, self.num_classes)
 
 
 def _num_steps(data: Splits, schedule: Schedule) -> int:

@@ -6,8 +6,8 @@ what the function would give, without Pyro; compiling them gives it faster still
     given     tensors that differ from call to call, e.g. the data: arguments of the graph
     held      tensors that the function read from elsewhere (parameters, buffers): the graph reads the same tensors
               at each call, so that it sees every change of their values
-    the rest  Python numbers, shapes, flags and branches: as they were during the capture. `Watch` tells when those of
-              a module have changed, and the graph with them
+    the rest  Python numbers, shapes, flags and branches: as they were during the capture. `pyro_vae.model.watch` tells
+              when those of a module have changed, and the graph with them
 
 Random numbers are drawn anew at each call, from the generators that the function itself would draw from, in the same
 order; compiled graphs leave that to torch's own kernels, so that compiling changes the speed and not the draws.
@@ -15,14 +15,10 @@ order; compiled graphs leave that to torch's own kernels, so that compiling chan
 
 from __future__ import annotations
 
-import operator
 import warnings
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import is_dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -32,8 +28,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.model.matrices import by_onednn
-from pyro_vae.model.program import TAG, store_kept
+from pyro_vae.model.kernels import by_onednn, decompositions
+from pyro_vae.model.program import store_kept
 from pyro_vae.randomness import preserved
 
 
@@ -77,31 +73,9 @@ class Graph:
         options = {"fallback_random": True} | ({} if device == "cpu" else {"triton.cudagraphs": True})
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, about itself
-            module = make_fx(self.module, _decompositions(), tracing_mode="fake")(*inputs)
+            module = make_fx(self.module, decompositions(), tracing_mode="fake")(*inputs)
             made = torch._inductor.compile(by_onednn(module), inputs, options=options)
         return Graph(made if device == "cpu" else _step_of_cuda_graph(made), self.tensors)
-
-
-def _log1p(x: Tensor) -> Tensor:
-    """log(1 + x) to two units in the last place, by the logarithm of the rounded sum u and the first-order correction.
-
-    Vectorised, torch's own takes twelve times as long as a logarithm, more than all else that a Bernoulli needs.
-    Theorem 4 of Goldberg, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", 1991.
-    """
-    u = 1 + x
-    edge = u.isinf() | (u == 0)
-    return u.log() + torch.where(edge, 0.0, (x - (u - 1)) / u)
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    aten = torch.ops.aten
-    to_log1p: list[Any] = [
-        aten.binary_cross_entropy_with_logits,
-        aten.log_sigmoid_forward,
-        aten.softplus,
-        aten.logaddexp,
-    ]
-    return {**torch._decomp.get_decompositions(to_log1p), aten.log1p.default: _log1p}
 
 
 def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,105 +271,3 @@ def collected() -> Iterator[list[Tensor]]:
         yield conditions
     finally:
         _conditions.reset(token)
-
-
-_flags = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-
-
-class Watch:
-    """Tells whether modules, and other objects, are still as they were: members, tensors, flags, plain attributes.
-
-    What a graph has baked in is what its function saw in Python. This remembers it, and compares in some microseconds.
-    Numbers and strings are compared by value, all else by identity: members, tensors, functions, the entries of
-    dictionaries, lists and tuples. It looks into dataclasses and namespaces, where settings are kept, but not into
-    other objects, nor into classes, globals and closures.
-
-    Args:
-        objects: modules (with their submodules) and others, whose attributes matter.
-        store: names in Pyro's parameter store that matter.
-
-    Example:
-        >>> module = nn.Dropout(0.1)
-        >>> watch = Watch([module])
-        >>> module.p = 0.2
-        >>> watch.unchanged()
-        False
-    """
-
-    _PLAIN = (int, float, str, type(None))
-
-    def __init__(self, objects: Iterable[Any], store: Iterable[str] = ()) -> None:
-        attributes = list(_attributes(objects))
-        inside = [value for mapping in attributes for value in mapping.values()]
-        self._mappings = [*attributes, *(value for value in inside if isinstance(value, dict))]
-        self._sizes = list(map(len, self._mappings))
-        self._sequences = [(value, tuple(value)) for value in inside if isinstance(value, list | set)]
-        rows = [
-            (mapping, key, value)
-            for mapping in self._mappings
-            for key, value in mapping.items()
-            if not (key in _OF_EVERY_MODULE and isinstance(value, dict))  # what is in them is seen
-        ]
-        self._plain = _columns([row for row in rows if isinstance(row[2], self._PLAIN)])
-        self._types = list(map(type, self._plain[2]))
-        self._same = _columns([row for row in rows if not isinstance(row[2], self._PLAIN)])
-        held = pyro.get_param_store()._params
-        self._listed = [(name, held[name]) for name in store if not name.startswith(TAG)]
-        tensors = [value for value in self._same[2] if isinstance(value, Tensor)] + [value for _, value in self._listed]
-        self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
-        self._flags = list(map(_flags, self._tensors))
-
-    def unchanged(self) -> bool:
-        """Whether all is as it was."""
-        held = pyro.get_param_store()._params  # another dictionary, after the store was cleared
-        if not all(held.get(name) is tensor for name, tensor in self._listed):
-            return False
-        # In the loops of the interpreter, since this is asked at every step.
-        mappings, keys, values = self._same
-        if not all(map(operator.is_, map(dict.get, mappings, keys), values)):
-            return False
-        mappings, keys, values = self._plain
-        found = list(map(dict.get, mappings, keys))
-        return (
-            list(map(type, found)) == self._types  # first, for a tensor has no one answer to ==
-            and found == values
-            and list(map(len, self._mappings)) == self._sizes
-            and all(len(now) == len(then) and all(map(operator.is_, now, then)) for now, then in self._sequences)
-            and list(map(_flags, self._tensors)) == self._flags
-        )
-
-    def put_back(self) -> list[str]:
-        """Puts numbers and tensors that are others by now back, and returns their names; other objects are let go."""
-        changed = [row for rows in (self._same, self._plain) for row in zip(*rows, strict=True) if not _is_there(*row)]
-        state = [row for row in changed if isinstance(row[2], (Tensor, *self._PLAIN))]
-        for mapping, key, value in state:
-            mapping[key] = value
-        self._same = _columns([row for row in zip(*self._same, strict=True) if _is_there(*row)])
-        return [str(key) for _, key, _ in state]
-
-
-def _is_there(mapping: dict[Any, Any], key: Any, value: Any) -> bool:
-    found = mapping.get(key)
-    return found is value or (isinstance(value, Watch._PLAIN) and type(found) is type(value) and found == value)
-
-
-def has_hook(tensor: Tensor) -> bool:
-    """Whether functions of the user's look at the gradient of this tensor."""
-    return bool(tensor._backward_hooks) or bool(tensor._post_accumulate_grad_hooks)
-
-
-def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-
-
-def _attributes(objects: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    parts = {id(part): part for one in objects for part in (one.modules() if isinstance(one, nn.Module) else [one])}
-    for part in parts.values():
-        yield vars(part)
-        yield from (vars(value) for value in vars(part).values() if _is_settings(value))
-
-
-def _is_settings(value: Any) -> bool:
-    known = isinstance(value, SimpleNamespace | Namespace) or is_dataclass(value)
-    return known and not isinstance(value, type | nn.Module) and hasattr(value, "__dict__")

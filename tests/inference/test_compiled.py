@@ -1,10 +1,12 @@
 """A step as a graph is Pyro's own step: to the last bit when traced, but for the order of sums when compiled."""
 
 import copy
+import gc
 import itertools
 import logging
 import random
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -785,3 +787,62 @@ def test_what_is_around_a_step_is_heard(around, traced_only):
                     losses.append(svi.step(binary_data(16).float()))
         results.append(losses)
     assert results[0] == results[1]
+
+
+class Observed(pv.Program):
+    """A site whose data only Pyro's validation looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(6).double())
+
+    def model(self, x=None, y=None):
+        self.list_parameters()
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", dist.Bernoulli(logits=self.logits).to_event(1), obs=x)
+
+    def guide(self, x, y=None):
+        self.list_parameters()
+
+
+def test_what_pyro_validates_is_validated(traced_only):
+    svi, x = ours(Observed()), binary_data(16)
+    svi.step(x)
+    before = svi.model.__self__.logits.clone()
+    with pytest.raises(ValueError, match="support"):
+        svi.step(2 * x + 1)
+    assert torch.equal(svi.model.__self__.logits, before)
+    svi.step(x)
+
+
+def test_what_pyro_does_not_validate_is_not(traced_only):
+    with pyro.validation_enabled(False):
+        svi = ours(Observed())
+        svi.step(binary_data(16) + 1)
+    assert svi.num_steps == 1
+
+
+def test_fits_of_one_svi_share_their_graphs(soon):
+    data = pv.data.load("digits", binarize="dynamic")
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 8, 8), (4,), hidden=(4,)), 2),
+        pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (1, 8, 8), hidden=(4,))),
+    )
+    svi = ours(vae, mode="auto")
+    for _ in range(3):
+        list(pv.inference.fit(vae, svi, data, pv.inference.Schedule(epochs=1, batch_size=600)))
+        svi.num_steps = 10
+    assert captures(svi) <= 2  # whole batches, and the last
+
+
+def test_an_svi_dies_with_its_last_reference(traced_only):
+    svi = ours(small_vae())
+    svi.step(binary_data(4))
+    last = weakref.ref(svi)
+    gc.disable()
+    try:
+        del svi
+        assert last() is None
+    finally:
+        gc.enable()

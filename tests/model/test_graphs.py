@@ -9,7 +9,8 @@ from exact import binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.model.graphs import Graph, Watch, capture, collected, require
+from pyro_vae.model.graphs import Graph, capture, collected, require
+from pyro_vae.model.watch import Watch
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.model import matrices
-from pyro_vae.model.graphs import _log1p
-from pyro_vae.model.matrices import by_onednn
+from pyro_vae.model import kernels
+from pyro_vae.model.kernels import by_onednn, log1p
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -19,8 +18,8 @@ def targets(module):
 
 @pytest.fixture
 def any_size(monkeypatch):
-    monkeypatch.setattr(matrices, "_FEWEST", 0)
-    monkeypatch.setattr(matrices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels, "_FEWEST", 0)
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
 
 
 def draw(*shape):
@@ -65,24 +64,24 @@ def test_a_bias_that_is_a_matrix_and_scaled_sums_are_left_alone(any_size):
 
 
 def test_small_products_are_left_alone(monkeypatch):
-    monkeypatch.setattr(matrices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
     a, b = draw(7, 3), draw(3, 5)
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
 
 def test_other_processors_are_left_alone(any_size, monkeypatch):
-    monkeypatch.setattr(matrices.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "arm64")
     a, b = draw(7, 3), draw(3, 5)
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_log1p(dtype):
+def testlog1p(dtype):
     mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 40
     small = torch.logspace(-30, 0, 301, dtype=dtype)
     x = torch.cat([small, -small[:-1], 10 ** torch.linspace(0, 30, 61, dtype=dtype)])
-    found, unit = _log1p(x), torch.finfo(dtype).eps
+    found, unit = log1p(x), torch.finfo(dtype).eps
     for value, argument in zip(found.tolist(), x.tolist(), strict=True):
         truth = mpmath.log1p(mpmath.mpf(argument))
         assert abs((value - truth) / truth) <= 2 * unit, argument
@@ -90,6 +89,6 @@ def test_log1p(dtype):
 
 def test_log1p_at_the_edges():
     x = torch.tensor([0.0, -0.0, -1.0, math.inf, -2.0, math.nan])
-    found = _log1p(x)
+    found = log1p(x)
     assert found[:4].tolist() == [0.0, 0.0, -math.inf, math.inf]
     assert found[4:].isnan().all()
