@@ -83,7 +83,7 @@ class BlockGraph:
 
         if not isinstance(vae, torch.nn.Module):
             raise TypeError(f"a {type(vae).__name__} is no module, whose changes could be seen")
-        self._watch = Watch([vae])
+        self._vae, self._watch = vae, Watch([vae])  # itself too, so that no other takes its id
         self._before, after = hoist(capture(draw, given, [vae]))
         if changed := self._watch.put_back():
             raise ValueError(f"running it sets {', '.join(changed)}")

@@ -137,7 +137,7 @@ class Config:
     )
     compile: str = flag(
         "auto",
-        "run the training step as one compiled graph: yes, no, or auto, where it saves time, from 40,000 steps on",
+        "run training steps as a graph: yes is compiled, no never; auto traced, and compiled from 40,000 steps on",
         table="COMPILE",
     )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")

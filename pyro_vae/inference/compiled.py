@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Compile = bool | Literal["auto"]
 Make = Callable[..., tuple[Any, ...]]
 
-TRACE_AFTER = 200  # steps: by then tracing would have saved what it costs, some tenths of a second
+TRACE_AFTER = 1_000  # steps: by then tracing would have saved what it costs, a second or two with what it imports
 COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond a step
 MOST_CAPTURES = 16  # a program that changes more often than that has no graph worth keeping
 
@@ -202,7 +202,7 @@ class Steps:
     """
 
     def __init__(self, mode: Compile) -> None:
-        if mode not in (True, False, "auto"):
+        if not (isinstance(mode, bool) or mode == "auto"):
             raise ValueError(f"compile must be True, False or 'auto'; got {mode!r}")
         self.mode = mode
         self.expected = 0
@@ -211,9 +211,9 @@ class Steps:
 
     def find(self, svi: SVI, call: Call) -> StepGraph | None:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
-        if self.mode is False or (self.mode == "auto" and not _worth_tracing(svi)):
+        if self.mode is False or is_surrounded():
             return None
-        if is_surrounded():
+        if self.mode == "auto" and not (self._is_worth(svi, TRACE_AFTER) and len(svi.modules()) == 2):
             return None
         try:
             form = call.form()
@@ -242,8 +242,11 @@ class Steps:
         # training that is taken up again do as it would have done.
         size = sum(tensor.numel() for tensor in call.tensors())
         self._largest = max(self._largest, size)
-        long = svi.num_steps >= COMPILE_AFTER or self.expected >= 2 * COMPILE_AFTER
-        return size == self._largest and (self.mode is True or long)
+        return size == self._largest and (self.mode is True or self._is_worth(svi, COMPILE_AFTER))
+
+    def _is_worth(self, svi: SVI, steps: int) -> bool:
+        """Whether what pays after so many steps does: they are over, or twice as many are to come."""
+        return svi.num_steps >= steps or self.expected >= 2 * steps
 
 
 def _settings(svi: SVI) -> tuple[Any, ...]:
@@ -255,10 +258,6 @@ def _weights(svi: SVI, call: Call) -> list[str]:
     if isinstance(svi.loss, ImportanceWeightedELBO):
         return []
     return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
-
-
-def _worth_tracing(svi: SVI) -> bool:
-    return svi.num_steps >= TRACE_AFTER and len(svi.modules()) == 2
 
 
 def _rehearse(svi: SVI, call: Call) -> list[str]:

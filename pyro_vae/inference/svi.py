@@ -28,8 +28,8 @@ class SVI:
     A graph is the program as it ran once. Values of tensors may change (parameters, buffers, data, loss weights,
     learning rate); where a member, a flag or another attribute of a module does, a new graph is made. A program that
     counts its calls, draws random numbers by Python or has hooks runs by Pyro, and so does a step inside of a handler
-    or of autocast. What a graph can not see are globals, closures and classes, and Pyro's own check that data are in
-    the support of a distribution: a model that needs them must run without a graph.
+    or of autocast. What a graph can not see are globals, closures and classes: a model that reads what changes there
+    must run without a graph.
 
     Args:
         model, guide: Pyro functions, e.g. `vae.model` and `vae.guide`.
@@ -39,8 +39,8 @@ class SVI:
         compile: False runs each step by Pyro. True makes a graph of the first one and compiles it (`Trace_ELBO`,
             `TraceMeanField_ELBO`, `ImportanceWeightedELBO`, programs of static structure; what can not be a graph
             runs by Pyro, which a logged sentence says). "auto" does so where it saves time, if model and guide are
-            methods of modules: after 200 steps a graph, whose numbers are the same to the last bit; and where 40,000
-            steps are expected, or after 20,000 of them, a compiled one.
+            methods of modules: a graph, whose numbers are the same to the last bit, after 1,000 steps or where 2,000
+            are expected, as `fit` knows; a compiled one after 20,000, or where 40,000 are expected.
 
     Raises:
         TypeError: a `pyro.optim` object instead of a torch optimiser.
@@ -206,7 +206,7 @@ class SVI:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
             f"step {self.num_steps + 1}: the {what}{self._first_not_finite(args, kwargs)}; the step was not applied. "
-            "Use a smaller learning rate (--lr), or bound the gradient (--max-grad-norm)"
+            "Use a smaller learning rate (--lr), bound the gradient (--max-grad-norm), or scale the data to about 1"
         )
 
     def _first_not_finite(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Faster kernels for compiled graphs, where torch's own are slow: products of float32 matrices, and log(1 + x).
+"""Kernels for compiled graphs: faster products of float32 matrices and log(1 + x), and draws that stay torch's own.
 
 torch hands products to MKL, which does not use the wide vectors of other makers' processors; oneDNN does, and there is
 about twice as fast, on Intel's own about equal. It is the library that torch itself uses in bfloat16. The logarithm is
@@ -16,6 +16,9 @@ _FEWEST = 10_000_000  # multiplications; smaller products are over before the ca
 
 _library = torch.library.Library("pyro_vae", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_random = (torch.Tag.nondeterministic_seeded,)
+_library.define("bernoulli(Tensor p) -> Tensor", tags=_random)
+_library.define("bernoulli_like(Tensor x, float p) -> Tensor", tags=_random)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -28,8 +31,20 @@ def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
+def _bernoulli(p: Tensor) -> Tensor:
+    return torch.bernoulli(p)
+
+
+def _bernoulli_like(x: Tensor, p: float) -> Tensor:
+    return torch.empty_like(x).bernoulli_(p)
+
+
 _library.impl("linear", _linear, "CPU")
+_library.impl("bernoulli", _bernoulli, "CompositeExplicitAutograd")
+_library.impl("bernoulli_like", _bernoulli_like, "CompositeExplicitAutograd")
 torch.library.register_fake("pyro_vae::linear", _shape, lib=_library)
+torch.library.register_fake("pyro_vae::bernoulli", lambda p: torch.empty_like(p), lib=_library)
+torch.library.register_fake("pyro_vae::bernoulli_like", lambda x, p: torch.empty_like(x), lib=_library)
 
 
 def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
@@ -80,7 +95,7 @@ def log1p(x: Tensor) -> Tensor:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operations by others, among them `log1p` by the one above."""
+    """Operations by others: `log1p` by the one above, and draws by torch's own kernels, whatever the compiler has."""
     aten = torch.ops.aten
     to_log1p: list[Any] = [
         aten.binary_cross_entropy_with_logits,
@@ -88,4 +103,15 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.softplus,
         aten.logaddexp,
     ]
-    return {**torch._decomp.get_decompositions(to_log1p), aten.log1p.default: log1p}
+    return {**torch._decomp.get_decompositions(to_log1p), aten.log1p.default: log1p, **_draws()}
+
+
+def _draws() -> dict[Any, Callable[..., Any]]:
+    aten, own = torch.ops.aten, torch.ops.pyro_vae
+    # None of them takes a generator here: one that does is not compiled.
+    return {
+        aten.bernoulli.default: lambda p: own.bernoulli(p),
+        aten.bernoulli.p: lambda x, p: own.bernoulli_like(x, p),
+        aten.bernoulli_.Tensor: lambda x, p: x.copy_(own.bernoulli(p)),
+        aten.bernoulli_.float: lambda x, p=0.5: x.copy_(own.bernoulli_like(x, p)),
+    }

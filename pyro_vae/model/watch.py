@@ -40,8 +40,8 @@ class Watch:
 
     def __init__(self, objects: Iterable[Any], store: Iterable[str] = ()) -> None:
         attributes = list(_attributes(objects))
-        inside = [value for mapping in attributes for value in mapping.values()]
-        self._mappings = [*attributes, *(value for value in inside if isinstance(value, dict))]
+        self._mappings = [inner for mapping in attributes for inner in _nested(mapping)]
+        inside = [value for mapping in self._mappings for value in mapping.values()]
         self._sizes = list(map(len, self._mappings))
         self._sequences = [(value, tuple(value)) for value in inside if isinstance(value, list | set)]
         rows = [
@@ -107,6 +107,13 @@ def _attributes(objects: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for part in parts.values():
         yield vars(part)
         yield from (vars(value) for value in vars(part).values() if _is_settings(value))
+
+
+def _nested(mapping: dict[Any, Any], depth: int = 4) -> Iterator[dict[Any, Any]]:
+    yield mapping
+    for value in mapping.values() if depth else ():
+        if isinstance(value, dict):
+            yield from _nested(value, depth - 1)
 
 
 def _is_settings(value: Any) -> bool:

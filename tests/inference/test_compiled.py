@@ -210,11 +210,8 @@ def test_two_layers(guide, loss, traced_only):
 
 def test_statistics_of_a_batch_norm_and_dropout(traced_only):
     def make(mode):
-        encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 4))
-        posterior = pv.posteriors.DiagonalNormal(encoder, 2)
-        vae = pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (6,))))
-        made.append(vae.double())
-        return ours(vae, mode=mode)
+        made.append(with_dropout())
+        return ours(made[-1], mode=mode)
 
     made = []
     check_same(make, binary_data(16))
@@ -293,13 +290,21 @@ def test_discrete_latents(traced_only):
     check_same(lambda mode: ours(Discrete(), mode=mode), binary_data(16))
 
 
+def with_dropout():
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 4))
+    posterior = pv.posteriors.DiagonalNormal(encoder, 2)
+    vae = pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (6,))))
+    return vae.double()
+
+
 @needs_compiler
 @pytest.mark.slow
-def test_discrete_latents_compiled():
+@pytest.mark.parametrize("make", [Discrete, with_dropout, two_layers, lambda: two_layers("bottom_up")])
+def test_compiled_steps_make_the_same_draws(make):
     losses = []
     for mode in (True, False):
         with stream(0, "init"):
-            svi = ours(Discrete(), mode=mode)
+            svi = ours(make(), mode=mode)
         with stream(0, "noise"):
             losses.append([svi.step(binary_data(16)) for _ in range(20)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
@@ -466,9 +471,10 @@ def test_a_compiler_that_fails_leaves_the_trace(caplog, monkeypatch):
     assert ours_alone == ["steps are traced and not compiled: RuntimeError: no compiler"]
 
 
-def test_compile_is_one_of_three():
-    with pytest.raises(ValueError, match="compile must be True, False or 'auto'; got 'yes'"):
-        ours(small_vae(), mode="yes")
+@pytest.mark.parametrize("mode", ["yes", 1, 0, None])
+def test_compile_is_one_of_three(mode):
+    with pytest.raises(ValueError, match=f"compile must be True, False or 'auto'; got {mode!r}"):
+        ours(small_vae(), mode=mode)
 
 
 # When "auto" makes one.
