@@ -1,7 +1,6 @@
 """The program of this project, stepped by stock Pyro and by its own SVI."""
 
 import contextlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 import pyro_vae as pv
-from benchmarks.peers.peer import NotAvailableError
 from benchmarks.peers.torch_peer import TorchPeer
 from benchmarks.problem import CHANNELS, PIXELS, RATE, X_DIM, Size
 
@@ -98,43 +96,24 @@ class Ours(PyroPeer):
 
     def __init__(self, size: Size, device: str = "cpu", compiled: bool = False, bfloat16: bool = False) -> None:
         super().__init__(size, device)
-        self.compiled = compiled
         if bfloat16:
             self.tolerance = 1e-2
             _use_bfloat16(self.module)
         optimizer = torch.optim.Adam(self.module.parameters(), lr=RATE, fused=True)
         loss = pv.inference.MeanFieldELBO()
-        self._svi = lambda: pv.inference.SVI(
-            self.module.model, self.module.guide, optimizer, loss, **_compile_keyword(compiled)
-        )
-        self.svi: Any = None
+        self.svi = pv.inference.SVI(self.module.model, self.module.guide, optimizer, loss, compile=compiled)
+        # Open as long as this peer: who estimates for many data compiles once.
+        self.graphs = contextlib.ExitStack()
+        if compiled:
+            self.graphs.enter_context(pv.evaluation.compiled())
 
     def step(self, x: Tensor) -> float:
-        if self.svi is None:
-            self.svi = self._svi()
         return self.svi.step(x)
 
     def log_likelihood(self, num_samples: int) -> list[float]:
-        with _compiled_evaluation() if self.compiled else contextlib.nullcontext():
-            return pv.evaluation.iwae(self.module, self.data, num_samples).value.tolist()
-
-
-def _compile_keyword(compiled: bool) -> dict[str, Any]:
-    if "compile" in inspect.signature(pv.inference.SVI).parameters:
-        return {"compile": compiled}
-    if compiled:
-        raise NotAvailableError("pyro_vae.inference.SVI has no keyword compile")
-    return {}
-
-
-def _compiled_evaluation() -> Any:
-    if not hasattr(pv.evaluation, "compiled"):
-        raise NotAvailableError("pyro_vae.evaluation has no compiled()")
-    return pv.evaluation.compiled()
+        return pv.evaluation.iwae(self.module, self.data, num_samples).value.tolist()
 
 
 def _use_bfloat16(vae: Any) -> None:
-    for network in (vae.posterior.encoder, vae.likelihood.decoder):
-        if not hasattr(network, "precision"):
-            raise NotAvailableError("networks have no attribute precision")
+    for network in pv.networks.networks(vae):
         network.precision = "bfloat16"
