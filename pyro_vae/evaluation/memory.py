@@ -26,15 +26,15 @@ def sample_block(vae: Any, x: Tensor, num_samples: int, labels: tuple[Tensor, ..
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
-        x: data (B, *x_shape), of which one is looked at.
+        x: the first block of data (B, *x_shape); all of it, for a guide may have parameters of its own for each datum.
         num_samples: K; eight draws or fewer are always one block.
         labels: empty, or one tensor (B, C).
     """
     if num_samples <= _FEW:
         return SAMPLE_BLOCK
     with torch.no_grad(), undisturbed(vae), preserved(x.device):
-        one, two = (_numbers(vae, number, x[:1], *(y[:1] for y in labels)) for number in (1, 2))
-    return max(_FEWEST, min(SAMPLE_BLOCK, _BUDGET // (DATA_BLOCK * max(1, two - one))))
+        one, two = (_numbers(vae, number, x, *labels) for number in (1, 2))
+    return max(_FEWEST, min(SAMPLE_BLOCK, _BUDGET // (DATA_BLOCK * max(1, (two - one) // len(x)))))
 
 
 class _Count(TorchDispatchMode):
