@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pyro_vae.data import Form, Splits
     from pyro_vae.inference import SVI
+    from pyro_vae.inference.compiled import Compile
     from pyro_vae.inference.training import Schedule
     from pyro_vae.model.vae import VAE
 
@@ -86,8 +87,8 @@ OBJECTIVES = {
 }
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
 SCHEDULES = ("constant", "cosine", "step")
-COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
-MANY_DRAWS = 4_000_000  # about a thousand blocks, of which each saves some hundredths of a second
+COMPILE = ("auto", "yes", "no")
+_MANY_DRAWS = 4_000_000  # about a thousand blocks, of which each saves some hundredths of a second
 
 
 def check_name(table: str, name: str) -> str:
@@ -253,7 +254,11 @@ def svi(config: Config, program: VAE) -> SVI:
     extra = batched if "vectorize_particles" in inspect.signature(kind).parameters else {}
     loss = kind(**_options(kind, _values(config)), **extra)
     step = program.model, program.guide, optimizer(config, program), loss
-    return SVI(*step, config.max_grad_norm, COMPILE[config.compile])
+    return SVI(*step, config.max_grad_norm, _compile(config))
+
+
+def _compile(config: Config) -> Compile:
+    return "auto" if config.compile == "auto" else config.compile == "yes"
 
 
 @contextmanager
@@ -265,8 +270,8 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
         num_draws: of latents in all, data times draws for each. Whoever splits an estimate over processes passes the
             whole, so that all round alike.
     """
-    wanted = COMPILE[config.compile]
-    if wanted is True or (wanted == "auto" and num_draws >= MANY_DRAWS):
+    wanted = _compile(config)
+    if wanted is True or (wanted == "auto" and num_draws >= _MANY_DRAWS):
         from pyro_vae.evaluation import compiled
 
         with compiled():

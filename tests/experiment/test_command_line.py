@@ -52,6 +52,7 @@ FLAGS = {
     "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
     "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
     "--device": "meta", "--download": True, "--dequantize": True,
+    "--precision": "bfloat16", "--compile": "no",
 }  # fmt: skip
 
 
