@@ -24,6 +24,7 @@ from pyro_vae.model.watch import Watch
 T = TypeVar("T")
 Read = Callable[[traces.Traces], T]
 
+MANY_DRAWS = 4_000_000  # in all: about a thousand blocks, of which each saves some hundredths of a second
 FEWEST_DRAWS = 256  # for each datum; fewer are not worth a compiler's time
 
 _logger = logging.getLogger(__name__)

@@ -88,7 +88,6 @@ OBJECTIVES = {
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
 SCHEDULES = ("constant", "cosine", "step")
 COMPILE = ("auto", "yes", "no")
-_MANY_DRAWS = 4_000_000  # about a thousand blocks, of which each saves some hundredths of a second
 
 
 def check_name(table: str, name: str) -> str:
@@ -270,10 +269,10 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
         num_draws: of latents in all, data times draws for each. Whoever splits an estimate over processes passes the
             whole, so that all round alike.
     """
-    wanted = _compile(config)
-    if wanted is True or (wanted == "auto" and num_draws >= _MANY_DRAWS):
-        from pyro_vae.evaluation import compiled
+    from pyro_vae.evaluation.compiled import MANY_DRAWS, compiled
 
+    wanted = _compile(config)
+    if wanted is True or (wanted == "auto" and num_draws >= MANY_DRAWS):
         with compiled():
             yield
     else:
