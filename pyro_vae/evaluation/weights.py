@@ -40,7 +40,8 @@ def draw_blocks(
         raise ValueError(f"num_samples must be at least 1; got {num_samples}")
     memory: dict[Any, Any] = {}
     blocks = list(data_blocks(len(x), y))
-    size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
+    with remembering(memory):
+        size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
     whole, many = min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
     for i, (data, labels) in enumerate(blocks, start=first_block):
         with torch.no_grad(), undisturbed(vae):

@@ -15,6 +15,7 @@ order; compiled graphs leave that to torch's own kernels, so that compiling chan
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,16 +67,29 @@ class Graph:
         Raises:
             Exception: whatever the compiler has against it; most often there is no C++ compiler.
         """
-        import torch._inductor
-
         inputs: list[Any] = [*given, *self.held]
         device = next((tensor.device.type for tensor in (*given, *self.held)), "cpu")
         options = {"fallback_random": True} | ({} if device == "cpu" else {"triton.cudagraphs": True})
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's, about itself
+        with torch.no_grad(), _quiet():
+            from torch._inductor import compile as by_inductor
+
             module = make_fx(self.module, decompositions(), tracing_mode="fake")(*inputs)
-            made = torch._inductor.compile(by_onednn(module), inputs, options=options)
+            made = by_inductor(by_onednn(module), inputs, options=options)
         return Graph(made if device == "cpu" else _step_of_cuda_graph(made), self.tensors)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's warnings about itself, and torch's about a CUDA compiler without a device."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:

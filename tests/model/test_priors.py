@@ -419,11 +419,12 @@ class TestComponentsAreComputedOnce:
         # 70 draws are three blocks, so the guide encodes the data three times.
         (vae, calls), x = self.program(), data(7)
         cached = estimate(vae, x, num_samples=70, seed=0)
-        assert sorted(len(call) for call in calls) == [4, 7, 7, 7]
+        # Beside the three blocks, the data are encoded twice to measure how large a block may be.
+        assert sorted(len(call) for call in calls) == [4, 7, 7, 7, 7, 7]
         calls.clear()
         monkeypatch.setattr(weights, "remembering", lambda memory: contextlib.nullcontext())
         plain = estimate(vae, x, num_samples=70, seed=0)
-        assert len(calls) == 6
+        assert len(calls) == 10
         assert torch.equal(cached.value, plain.value)
         assert torch.equal(cached.value_error, plain.value_error)
 
