@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae.model import traces
-from pyro_vae.model.graphs import Graph, capture, collected, hoist
+from pyro_vae.model.graphs import Graph, capture, collected, hoist, why_not
 from pyro_vae.model.program import remembering
 from pyro_vae.model.watch import Watch
 
@@ -149,8 +149,7 @@ def _graph(
         try:
             graph = BlockGraph(vae, read, num_samples, given)
         except Exception as error:
-            line = next(iter(str(error).splitlines()), "")
-            _logger.warning("draws are made by Pyro, and not as a compiled graph: %s: %s", type(error).__name__, line)
+            _logger.warning("draws are made by Pyro, and not as a compiled graph: %s", why_not(error))
             graph = None
         graphs[key] = graph
     return graph

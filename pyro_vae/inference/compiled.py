@@ -34,7 +34,7 @@ from pyro_vae.inference.suitability import (
     is_surrounded,
     requiring_support,
 )
-from pyro_vae.model.graphs import Graph, buffers_kept, capture, collected
+from pyro_vae.model.graphs import Graph, buffers_kept, capture, collected, why_not
 from pyro_vae.model.watch import Watch
 from pyro_vae.randomness import preserved
 
@@ -147,7 +147,7 @@ class StepGraph:
         try:
             self._graph = self._graph.compiled(self._given(self._call))
         except Exception as error:
-            _logger.warning("steps are traced and not compiled: %s", _first_line(error))
+            _logger.warning("steps are traced and not compiled: %s", why_not(error))
 
     def __call__(self, call: Call) -> Found:
         loss, sound, *gradients = self._graph(*self._given(call))
@@ -159,7 +159,7 @@ class StepGraph:
             first, second = (capture(partial(self._losses, svi, validating), given, svi.modules()) for _ in range(2))
         except Exception as error:
             # Whatever it is: the step has just been rehearsed, and runs without a graph.
-            raise NoGraph(_first_line(error)) from error
+            raise NoGraph(why_not(error)) from error
         constants = zip(first.tensors, second.tensors, strict=False)
         if first.code != second.code or not all(one is other or one.equal(other) for one, other in constants):
             raise NoGraph("it does something else at each call")
@@ -288,8 +288,3 @@ def _bounded(gradients: list[Tensor], norm: Tensor, limit: float) -> list[Tensor
         return gradients
     factor = torch.where(norm > limit, limit / (norm + 1e-6), 1.0)
     return [gradient * factor for gradient in gradients]
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    return "it asks a tensor for its value" if "tracing tensor" in line else f"{type(error).__name__}: {line}"

@@ -132,6 +132,12 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
     return Graph(module, _lift(module))
 
 
+def why_not(error: Exception) -> str:
+    """In a few words, what kept a function from being captured or compiled."""
+    line = next(iter(str(error).splitlines()), "")
+    return "it asks a tensor for its value" if "tracing tensor" in line else f"{type(error).__name__}: {line}"
+
+
 def _lift(module: fx.GraphModule) -> list[Tensor]:
     """Turns the tensors that the function read from elsewhere into arguments, and returns them."""
     held: dict[int, tuple[Tensor, fx.Node]] = {}
