@@ -107,6 +107,10 @@ class Ours(PyroPeer):
         if compiled:
             self.graphs.enter_context(pv.evaluation.compiled())
 
+    def steps(self, num_steps: int) -> int:
+        with self.svi.steady():
+            return super().steps(num_steps)
+
     def step(self, x: Tensor) -> float:
         return self.svi.step(x)
 

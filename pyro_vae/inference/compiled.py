@@ -8,14 +8,16 @@ Pyro's handlers cost more than the arithmetic of a small network. So the program
     compiled   by Inductor, in fewer and larger kernels: the same draws, with sums in another order
 
 The optimiser stays outside of the graph: torch's fused kernel over all parameters is faster than what Inductor makes
-of the same update, and its state and learning rate stay where schedulers and checkpoints look for them.
+of the same update, and its state and learning rate stay where schedulers and checkpoints look for them. While a program
+is left alone (`SVI.steady`) that kernel is called directly, see `pyro_vae.inference.updates`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,6 +36,7 @@ from pyro_vae.inference.suitability import (
     is_surrounded,
     requiring_support,
 )
+from pyro_vae.inference.updates import Update
 from pyro_vae.model.graphs import Graph, buffers_kept, capture, collected, why_not
 from pyro_vae.model.watch import Watch
 from pyro_vae.randomness import preserved
@@ -103,12 +106,12 @@ class Found(NamedTuple):
     Attributes:
         loss: summed over the batch, in nats.
         sound: whether loss and gradients are finite and the data such as the program wants.
-        gradients: by parameter; one that the loss does not depend on is not among them.
+        gradients: in the order of the graph's parameters.
     """
 
     loss: float
     sound: bool
-    gradients: dict[Tensor, Tensor]
+    gradients: Sequence[Tensor]
 
 
 class StepGraph:
@@ -118,6 +121,9 @@ class StepGraph:
         svi: whose step it is.
         call: one such call.
 
+    Attributes:
+        parameters: those that the loss depends on.
+
     Raises:
         NoGraph: the program can not be one graph.
         Exception: what is wrong with the program or the call, as Pyro's own step would say it.
@@ -126,7 +132,8 @@ class StepGraph:
     def __init__(self, svi: SVI, call: Call) -> None:
         self._call = call
         self._weights, self._like = _weights(svi, call), svi.held()[0]
-        self._parameters: list[Tensor] = []
+        self._last: dict[str, tuple[float, Tensor]] = {}
+        self.parameters: list[Tensor] = []
         self.is_compiled = False
         check_hooks(svi)
         with drawing_by_torch():
@@ -151,7 +158,7 @@ class StepGraph:
 
     def __call__(self, call: Call) -> Found:
         loss, sound, *gradients = self._graph(*self._given(call))
-        return Found(loss.item(), bool(sound), dict(zip(self._parameters, gradients, strict=True)))
+        return Found(loss.item(), bool(sound), gradients)
 
     def _captured(self, svi: SVI) -> Graph:
         given, validating = self._given(self._call), dist.is_validation_enabled()
@@ -166,10 +173,13 @@ class StepGraph:
         return first
 
     def _given(self, call: Call) -> list[Tensor]:
-        # Of the program's own type, which a weight that is a Python number would leave as it is.
-        dtype, device = self._like.dtype, self._like.device
-        weights = [torch.tensor(getattr(call, name), dtype=dtype, device=device) for name in self._weights]
-        return [*weights, *call.tensors()]
+        return [*(self._weight(name, getattr(call, name)) for name in self._weights), *call.tensors()]
+
+    def _weight(self, name: str, value: float) -> Tensor:
+        """As a tensor of the program's own type, which a weight that is a Python number would leave as it is."""
+        if name not in self._last or self._last[name][0] != value:
+            self._last[name] = value, torch.tensor(value, dtype=self._like.dtype, device=self._like.device)
+        return self._last[name][1]
 
     def _losses(self, svi: SVI, validating: bool, *given: Tensor) -> list[Tensor]:
         weights: dict[str, Any] = dict(zip(self._weights, given, strict=False))
@@ -182,7 +192,7 @@ class StepGraph:
             trained = [parameter for parameter in svi.held() if parameter.requires_grad]
             found = torch.autograd.grad(loss, trained, allow_unused=True)
         pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, found, strict=True) if g is not None]
-        self._parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
+        self.parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         norm = _norm(gradients)
         sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         for condition in conditions:
@@ -208,6 +218,24 @@ class Steps:
         self.expected = 0
         self._graphs: dict[tuple[Any, ...], StepGraph] = {}
         self._captures = self._largest = 0
+        self._known: dict[StepGraph, Update | None] | None = None  # while the program is left alone
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """See `SVI.steady`."""
+        before, self._known = self._known, {} if self._known is None else self._known
+        try:
+            yield
+        finally:
+            self._known = before
+
+    def update(self, svi: SVI, graph: StepGraph) -> Update | None:
+        """What applies the gradients of a graph in place of `optimizer.step()`, where nothing else may change that."""
+        if self._known is None:
+            return None
+        if self._known.get(graph) is None:
+            self._known[graph] = Update.of(svi.optimizer, graph.parameters)
+        return self._known[graph]
 
     def find(self, svi: SVI, call: Call) -> StepGraph | None:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
@@ -215,10 +243,11 @@ class Steps:
             return None
         if self.mode == "auto" and not (self._is_worth(svi, TRACE_AFTER) and len(svi.modules()) == 2):
             return None
+        known = self._known or {}
         try:
             form = call.form()
             graph = self._graphs.get(form)
-            if graph is None or not graph.is_current(svi):
+            if graph is None or not (graph in known or graph.is_current(svi)):
                 graph = self._graphs[form] = self._make(svi, call)
         except NoGraph as reason:
             _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import pyro
@@ -102,9 +103,28 @@ class SVI:
         self._check_weights(call)
         graph = self.graphs.find(self, call)
         loss = self._eager(call) if graph is None else self._replayed(graph, call)
-        self.optimizer.step()
         self.num_steps += 1
         return loss
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Inside, steps are all that happens to program and optimiser, so that both are looked at once.
+
+        Steps that are graphs take less time then, by a fifth where networks are small, and leave no gradients behind.
+        Numbers of the optimiser's groups may change, a learning rate, say. `fit` makes an epoch so.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+            ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+            ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+            >>> adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+            >>> svi = SVI(vae.model, vae.guide, adam, pyro.infer.Trace_ELBO())
+            >>> with svi.steady():
+            ...     losses = [svi.step(x) for x in torch.zeros(3, 16, 4)]
+        """
+        with self.graphs.steady():
+            yield
 
     def evaluate_loss(
         self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
@@ -148,14 +168,23 @@ class SVI:
             loss = self._loss_and_grads(*self.weighted(call), args, kwargs)
         self.check_held(capture.trace)
         self._check_finite(loss, args, kwargs)
+        self.optimizer.step()
         return loss
 
     def _replayed(self, graph: StepGraph, call: Call) -> float:
+        update = self.graphs.update(self, graph)
+        # Before the graph runs: its gradients then lie where the last ones did, which the processor has at hand.
+        for parameter in self.held():
+            parameter.grad = None
         found = graph(call)
         if not found.sound:
             self._explain(found.loss, call)
-        for parameter in self.held():
-            parameter.grad = found.gradients.get(parameter)
+        if update is not None:
+            update(found.gradients)
+        else:
+            for parameter, gradient in zip(graph.parameters, found.gradients, strict=True):
+                parameter.grad = gradient
+            self.optimizer.step()
         return found.loss
 
     def _explain(self, loss: float, call: Call) -> NoReturn:

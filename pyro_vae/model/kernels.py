@@ -94,8 +94,17 @@ def log1p(x: Tensor) -> Tensor:
     return u.log() + torch.where(edge, 0.0, (x - (u - 1)) / u)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)) by exp(-|x|), the exponential that log(1 + exp(x)) is made of, so that a compiler takes one.
+
+    The loss of a Bernoulli holds the latter, and its gradient the former.
+    """
+    e = torch.exp(-x.abs())
+    return torch.where(x >= 0, 1.0, e) / (1 + e)
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operations by others: `log1p` by the one above, and draws by torch's own kernels, whatever the compiler has."""
+    """Operations by others: those above, and draws by torch's own kernels, whatever the compiler has for them."""
     aten = torch.ops.aten
     to_log1p: list[Any] = [
         aten.binary_cross_entropy_with_logits,
@@ -103,7 +112,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.softplus,
         aten.logaddexp,
     ]
-    return {**torch._decomp.get_decompositions(to_log1p), aten.log1p.default: log1p, **_draws()}
+    ours = {aten.log1p.default: log1p, aten.sigmoid.default: sigmoid}
+    return {**torch._decomp.get_decompositions(to_log1p), **ours, **_draws()}
 
 
 def _draws() -> dict[Any, Callable[..., Any]]:

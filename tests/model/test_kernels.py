@@ -1,4 +1,5 @@
-"""Products by oneDNN are the products, in float32 alone, and only where they are large; log1p is exact to two units."""
+"""Products by oneDNN are the products, in float32 alone, and only where they are large; functions are exact to two
+units in the last place."""
 
 import math
 
@@ -7,7 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.model import kernels
-from pyro_vae.model.kernels import by_onednn, log1p
+from pyro_vae.model.kernels import by_onednn, log1p, sigmoid
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -76,7 +77,7 @@ def test_other_processors_are_left_alone(any_size, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def testlog1p(dtype):
+def test_log1p(dtype):
     mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 40
     small = torch.logspace(-30, 0, 301, dtype=dtype)
@@ -92,3 +93,21 @@ def test_log1p_at_the_edges():
     found = log1p(x)
     assert found[:4].tolist() == [0.0, 0.0, -math.inf, math.inf]
     assert found[4:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid(dtype):
+    mpmath = pytest.importorskip("mpmath")
+    mpmath.mp.dps = 40
+    positive = torch.cat([torch.logspace(-20, 0, 41, dtype=dtype), torch.linspace(1, 80, 160, dtype=dtype)])
+    x = torch.cat([positive, -positive, torch.zeros(1, dtype=dtype)])
+    found, unit = sigmoid(x), torch.finfo(dtype).eps
+    for value, argument in zip(found.tolist(), x.tolist(), strict=True):
+        truth = 1 / (1 + mpmath.exp(-mpmath.mpf(argument)))
+        assert abs((value - truth) / truth) <= 2 * unit, argument
+
+
+def test_sigmoid_at_the_edges():
+    found = sigmoid(torch.tensor([math.inf, -math.inf, math.nan]))
+    assert found[:2].tolist() == [1.0, 0.0]
+    assert found[2].isnan()

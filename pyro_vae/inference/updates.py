@@ -1,0 +1,107 @@
+"""The update of torch's fused Adam, without what `optimizer.step()` does around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+_KERNELS: dict[type, Any] = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
+_SELDOM = ("amsgrad", "capturable", "differentiable", "foreach")
+
+
+class Update:
+    """What `optimizer.step()` does to these parameters, to the last bit, as long as the optimiser keeps its state.
+
+    `optimizer.step()` collects parameters, gradients and state anew at each call, by Python, which takes longer than
+    the arithmetic of a small network. This has collected them before. Rates and other numbers of the optimiser's
+    groups are read at each call.
+
+    Args:
+        groups: as `Update.of` finds them.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> adam = torch.optim.Adam([weight], lr=0.1, fused=True)
+        >>> weight.grad = torch.ones(2)
+        >>> adam.step()  # the first one makes the optimiser's state
+        >>> update = Update.of(adam, [weight])
+        >>> update([torch.ones(2)])
+        >>> weight.detach()
+        tensor([0.8000, 0.8000])
+    """
+
+    def __init__(self, groups: list[_Group]) -> None:
+        self._groups = groups
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Self | None:
+        """For gradients in the order of these parameters; None where `optimizer.step()` has more to do than Adam."""
+        kernel = _KERNELS.get(type(optimizer))
+        if kernel is None or _has_hooks(optimizer):
+            return None
+        places = {parameter: i for i, parameter in enumerate(parameters)}
+        groups = []
+        for settings in optimizer.param_groups:
+            members = [parameter for parameter in settings["params"] if parameter in places]
+            if not _is_plain(settings, members) or not all(optimizer.state.get(p) for p in members):
+                return None
+            states = [[optimizer.state[p][name] for p in members] for name in ("exp_avg", "exp_avg_sq", "step")]
+            if members:
+                groups.append(_Group(kernel, settings, [places[p] for p in members], members, *states))
+        return cls(groups)
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor]) -> None:
+        for group in self._groups:
+            group.apply(gradients)
+
+
+class _Group(NamedTuple):
+    kernel: Any
+    settings: dict[str, Any]
+    places: list[int]
+    parameters: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    counters: list[Tensor]
+
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        settings, (beta1, beta2) = self.settings, self.settings["betas"]
+        torch._foreach_add_(self.counters, 1.0)
+        self.kernel(
+            self.parameters,
+            [gradients[i] for i in self.places],
+            self.means,
+            self.squares,
+            [],
+            self.counters,
+            amsgrad=False,
+            lr=settings["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=settings["weight_decay"],
+            eps=settings["eps"],
+            maximize=settings["maximize"],
+        )
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether others want to hear of each step; a scheduler puts a `step` of its own in the optimiser's place."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or "step" in vars(optimizer))
+
+
+def _is_plain(settings: dict[str, Any], members: Sequence[Tensor]) -> bool:
+    """Whether this group is one call of the fused kernel, with nothing more to it."""
+    kinds = {(parameter.dtype, parameter.device) for parameter in members}
+    numbers = [settings["lr"], *settings["betas"]]
+    return (
+        bool(settings.get("fused"))
+        and not any(settings.get(name) for name in _SELDOM)
+        and not any(isinstance(number, Tensor) for number in numbers)
+        and len(kinds) <= 1
+    )
