@@ -87,7 +87,7 @@ class Stock(PyroPeer):
 
 
 class Ours(PyroPeer):
-    """`pyro_vae.inference.SVI` with one fused Adam, and `pyro_vae.evaluation.iwae`.
+    """`pyro_vae.inference.SVI` with one fused Adam, steady as in `fit`, and `pyro_vae.evaluation.iwae`.
 
     Args:
         compiled: the step as one compiled graph; log-likelihoods inside `pyro_vae.evaluation.compiled()`.
@@ -106,6 +106,10 @@ class Ours(PyroPeer):
         self.graphs = contextlib.ExitStack()
         if compiled:
             self.graphs.enter_context(pv.evaluation.compiled())
+
+    def losses(self, num_steps: int) -> list[float]:
+        with self.svi.steady():
+            return super().losses(num_steps)
 
     def steps(self, num_steps: int) -> int:
         with self.svi.steady():

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from pyro_vae.model import traces
 from pyro_vae.model.graphs import Graph, capture, collected, hoist, why_not
 from pyro_vae.model.program import remembering
+from pyro_vae.model.suitability import NoGraph, check_hooks, drawing_by_torch, is_surrounded, setting_nothing
 from pyro_vae.model.watch import Watch
 
 T = TypeVar("T")
@@ -64,9 +65,8 @@ class BlockGraph:
         given: x (B, *x_shape), and labels where there are any.
 
     Raises:
-        TypeError: a program that is no module.
-        ValueError: one that sets its own attributes.
-        Exception: whatever keeps the program from being a graph.
+        NoGraph: a program that is no module, sets its own attributes, has hooks or draws by Python.
+        Exception: whatever else keeps the program from being a graph.
     """
 
     def __init__(self, vae: Any, read: Read[Any], num_samples: int, given: tuple[Tensor, ...]) -> None:
@@ -83,11 +83,11 @@ class BlockGraph:
             return [*conditions, *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
 
         if not isinstance(vae, torch.nn.Module):
-            raise TypeError(f"a {type(vae).__name__} is no module, whose changes could be seen")
+            raise NoGraph(f"a {type(vae).__name__} is no module, whose changes could be seen")
+        check_hooks([vae], vae.parameters())
         self._vae, self._watch = vae, Watch([vae])  # itself too, so that no other takes its id
-        self._before, after = hoist(capture(draw, given, [vae]))
-        if changed := self._watch.put_back():
-            raise ValueError(f"running it sets {', '.join(changed)}")
+        with drawing_by_torch(), setting_nothing(self._watch):
+            self._before, after = hoist(capture(draw, given, [vae]))
         self._after: Graph = after.compiled(self._before(*given))
 
     def is_current(self) -> bool:
@@ -134,8 +134,8 @@ def column(vae: Any, read: Read[Any], given: tuple[Tensor, ...], num_samples: in
         vae, read, given, num_samples: see `BlockGraph`.
         is_whole: whether many blocks have this form; the others are left to Pyro.
     """
-    graphs = _graphs.get()
-    graph = _graph(graphs, vae, read, given, num_samples) if graphs is not None and is_whole else None
+    graphs = None if is_surrounded() or not is_whole else _graphs.get()
+    graph = None if graphs is None else _graph(graphs, vae, read, given, num_samples)
     prepared = [] if graph is None else graph.prepare(*given)
     return Column(vae, read, given, graph, prepared, num_samples)
 

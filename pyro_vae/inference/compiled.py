@@ -27,17 +27,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
-from pyro_vae.inference.suitability import (
-    COVERED,
-    NoGraph,
-    check_hooks,
-    drawing_by_torch,
-    is_covered,
-    is_surrounded,
-    requiring_support,
-)
+from pyro_vae.inference.suitability import COVERED, is_covered, requiring_support
 from pyro_vae.inference.updates import Update
 from pyro_vae.model.graphs import Graph, buffers_kept, capture, collected, why_not
+from pyro_vae.model.suitability import NoGraph, check_hooks, drawing_by_torch, is_surrounded, setting_nothing
 from pyro_vae.model.watch import Watch
 from pyro_vae.randomness import preserved
 
@@ -135,14 +128,13 @@ class StepGraph:
         self._last: dict[str, tuple[float, Tensor]] = {}
         self.parameters: list[Tensor] = []
         self.is_compiled = False
-        check_hooks(svi)
+        check_hooks(svi.modules(), svi.held())
         with drawing_by_torch():
             seen = _rehearse(svi, call)
             self._settings = _settings(svi)
             self._watch = Watch([*svi.modules(), svi.loss], seen)
-            self._graph = self._captured(svi)
-        if changed := self._watch.put_back():
-            raise NoGraph(f"running it sets {', '.join(changed)}")
+            with setting_nothing(self._watch):
+                self._graph = self._captured(svi)
 
     def is_current(self, svi: SVI) -> bool:
         """Whether program and SVI are still what they were when they were captured."""
@@ -163,14 +155,10 @@ class StepGraph:
     def _captured(self, svi: SVI) -> Graph:
         given, validating = self._given(self._call), dist.is_validation_enabled()
         try:
-            first, second = (capture(partial(self._losses, svi, validating), given, svi.modules()) for _ in range(2))
+            return capture(partial(self._losses, svi, validating), given, svi.modules())
         except Exception as error:
             # Whatever it is: the step has just been rehearsed, and runs without a graph.
             raise NoGraph(why_not(error)) from error
-        constants = zip(first.tensors, second.tensors, strict=False)
-        if first.code != second.code or not all(one is other or one.equal(other) for one, other in constants):
-            raise NoGraph("it does something else at each call")
-        return first
 
     def _given(self, call: Call) -> list[Tensor]:
         return [*(self._weight(name, getattr(call, name)) for name in self._weights), *call.tensors()]
@@ -218,24 +206,34 @@ class Steps:
         self.expected = 0
         self._graphs: dict[tuple[Any, ...], StepGraph] = {}
         self._captures = self._largest = 0
-        self._known: dict[StepGraph, Update | None] | None = None  # while the program is left alone
+        self._num_steady = 0
+        self._updates: dict[StepGraph, Update] = {}  # while the program is left alone
 
     @contextmanager
     def steady(self) -> Iterator[None]:
         """See `SVI.steady`."""
-        before, self._known = self._known, {} if self._known is None else self._known
+        self._num_steady += 1
         try:
             yield
         finally:
-            self._known = before
+            self._num_steady -= 1
+            if not self._num_steady:
+                self._updates.clear()
 
     def update(self, svi: SVI, graph: StepGraph) -> Update | None:
         """What applies the gradients of a graph in place of `optimizer.step()`, where nothing else may change that."""
-        if self._known is None:
+        if not self._num_steady:
             return None
-        if self._known.get(graph) is None:
-            self._known[graph] = Update.of(svi.optimizer, graph.parameters)
-        return self._known[graph]
+        if not self._is_left_alone(svi, graph):
+            self._updates.pop(graph, None)
+            if update := Update.of(svi.optimizer, graph.parameters):
+                self._updates[graph] = update
+        return self._updates.get(graph)
+
+    def _is_left_alone(self, svi: SVI, graph: StepGraph) -> bool:
+        """Whether nobody's code has run since this graph was looked at; hooks and other optimisers are somebody's."""
+        update = self._updates.get(graph)
+        return update is not None and update.is_current(svi.optimizer)
 
     def find(self, svi: SVI, call: Call) -> StepGraph | None:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
@@ -243,11 +241,10 @@ class Steps:
             return None
         if self.mode == "auto" and not (self._is_worth(svi, TRACE_AFTER) and len(svi.modules()) == 2):
             return None
-        known = self._known or {}
         try:
             form = call.form()
             graph = self._graphs.get(form)
-            if graph is None or not (graph in known or graph.is_current(svi)):
+            if graph is None or not (self._is_left_alone(svi, graph) or graph.is_current(svi)):
                 graph = self._graphs[form] = self._make(svi, call)
         except NoGraph as reason:
             _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)

@@ -204,11 +204,11 @@ def _train(
     steps = _num_steps(data, schedule)
     svi.num_steps = epoch * steps
     total = 0.0
-    fixed = {"reconstruction_weight": schedule.reconstruction_weight}
+    reconstruction_weight = schedule.reconstruction_weight
     with svi.steady():
         for batch in data.train.raw_batches(schedule.batch_size, seed=seed, epoch=epoch):
             kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
-            total += svi.step_from(make, *batch, kl_weight=kl_weight, **fixed)
+            total += svi.step_from(make, *batch, kl_weight=kl_weight, reconstruction_weight=reconstruction_weight)
     return total / len(data.train), kl_weight
 
 

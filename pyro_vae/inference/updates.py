@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim import optimizer as torchs
 
-_KERNELS: dict[type, Any] = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
+# Of torch's own, by whether the weights decay apart from the gradient; a torch without them has `optimizer.step()`.
+_KERNELS = {False: getattr(torch, "_fused_adam_", None), True: getattr(torch, "_fused_adamw_", None)}
 _SELDOM = ("amsgrad", "capturable", "differentiable", "foreach")
 
 
@@ -21,6 +22,7 @@ class Update:
     groups are read at each call.
 
     Args:
+        optimizer: whose step it is.
         groups: as `Update.of` finds them.
 
     Example:
@@ -34,25 +36,33 @@ class Update:
         tensor([0.8000, 0.8000])
     """
 
-    def __init__(self, groups: list[_Group]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, groups: list[_Group]) -> None:
         self._groups = groups
+        self._of = optimizer, optimizer.state, optimizer.param_groups
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Self | None:
         """For gradients in the order of these parameters; None where `optimizer.step()` has more to do than Adam."""
-        kernel = _KERNELS.get(type(optimizer))
-        if kernel is None or _has_hooks(optimizer):
+        if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or _has_hooks(optimizer):
             return None
         places = {parameter: i for i, parameter in enumerate(parameters)}
         groups = []
         for settings in optimizer.param_groups:
             members = [parameter for parameter in settings["params"] if parameter in places]
-            if not _is_plain(settings, members) or not all(optimizer.state.get(p) for p in members):
+            kernel = _KERNELS[settings.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)]
+            has_state = all(optimizer.state.get(parameter) for parameter in members)
+            if kernel is None or not has_state or not _is_plain(settings, members):
                 return None
             states = [[optimizer.state[p][name] for p in members] for name in ("exp_avg", "exp_avg_sq", "step")]
             if members:
                 groups.append(_Group(kernel, settings, [places[p] for p in members], members, *states))
-        return cls(groups)
+        return cls(optimizer, groups)
+
+    def is_current(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimiser is still this one, with the same state, and nobody else has come to hear of steps."""
+        then, state, groups = self._of
+        same = optimizer is then and optimizer.state is state and optimizer.param_groups is groups
+        return same and not _has_hooks(optimizer)
 
     @torch.no_grad()
     def __call__(self, gradients: Sequence[Tensor]) -> None:
@@ -92,7 +102,9 @@ class _Group(NamedTuple):
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Whether others want to hear of each step; a scheduler puts a `step` of its own in the optimiser's place."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or "step" in vars(optimizer))
+    names = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+    everyones = any(getattr(torchs, name, True) for name in names)
+    return bool(own or everyones or "step" in vars(optimizer))
 
 
 def _is_plain(settings: dict[str, Any], members: Sequence[Tensor]) -> bool:

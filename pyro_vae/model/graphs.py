@@ -1,6 +1,6 @@
 """A Pyro program as a graph of tensor operations.
 
-`capture` runs a function once, handlers and all, and keeps the tensor operations that it made. Replaying them gives
+`capture` runs a function, handlers and all, and keeps the tensor operations that it made. Replaying them gives
 what the function would give, without Pyro; compiling them gives it faster still.
 
     given     tensors that differ from call to call, e.g. the data: arguments of the graph
@@ -31,6 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.model.kernels import by_onednn, decompositions
 from pyro_vae.model.program import store_kept
+from pyro_vae.model.suitability import NoGraph
 from pyro_vae.randomness import preserved
 
 
@@ -103,7 +104,7 @@ def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], modules: Iterable[nn.Module]) -> Graph:
-    """Runs `function(*given)` once and returns its tensor operations.
+    """Runs `function(*given)`, twice to be sure, and returns its tensor operations.
 
     Nothing is left behind: random state, buffers of `modules` and Pyro's parameter store are as before. Pyro's
     validation is off inside, since a graph can not raise; conditions on data are put by `require`.
@@ -114,6 +115,7 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
         modules: whose buffers the function may change, as a batch norm does.
 
     Raises:
+        NoGraph: the function does something else at each call.
         ValueError: a buffer is another tensor afterwards.
         Exception: whatever a branch on the value of a tensor leads to: such a function has no one graph.
 
@@ -122,6 +124,15 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
         >>> [node.target.__name__ for node in graph.module.graph.nodes if node.op == "call_function"]
         ['sin.default', 'rand.default', 'add.Tensor']
     """
+    modules = list(modules)
+    first, second = (_capture(function, given, modules) for _ in range(2))
+    constants = zip(first.tensors, second.tensors, strict=False)
+    if first.code != second.code or not all(one is other or one.equal(other) for one, other in constants):
+        raise NoGraph("it does something else at each call")
+    return first
+
+
+def _capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], modules: Iterable[nn.Module]) -> Graph:
     device = next((tensor.device for tensor in given if tensor.device.type != "cpu"), None)
     kept = buffers_kept(modules)
     with preserved(device), kept as buffers, store_kept(), _pyro_without_values(), torch.no_grad():
@@ -135,6 +146,8 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
 def why_not(error: Exception) -> str:
     """In a few words, what kept a function from being captured or compiled."""
     line = next(iter(str(error).splitlines()), "")
+    if isinstance(error, NoGraph):
+        return line
     return "it asks a tensor for its value" if "tracing tensor" in line else f"{type(error).__name__}: {line}"
 
 

@@ -99,6 +99,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
     The loss of a Bernoulli holds the latter, and its gradient the former.
     """
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     e = torch.exp(-x.abs())
     return torch.where(x >= 0, 1.0, e) / (1 + e)
 

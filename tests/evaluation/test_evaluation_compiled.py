@@ -1,6 +1,7 @@
 """Compiled blocks of draws are the program's own, but for the order of sums, and only where they are asked for."""
 
 import logging
+import random
 import shutil
 
 import pyro
@@ -189,6 +190,50 @@ def test_a_program_that_counts_is_run_by_pyro(traced_only, drawn, caplog):
     assert not drawn
     assert torch.equal(found, expected)
     assert "running it sets calls" in caplog.text
+
+
+class Jittered(pv.posteriors.DiagonalNormal):
+    def forward(self, x, y=None):
+        return super().forward(x * (1 + 0.1 * random.random()), y)  # noqa: S311 - whether Python's own are seen
+
+
+def hooked(vae):
+    vae.posterior.encoder.register_forward_hook(lambda net, x, h: 2 * h)
+
+
+def jittered(vae):
+    vae.posterior = Jittered(vae.posterior.encoder, 3)
+
+
+@pytest.mark.parametrize(("change", "reason"), [(hooked, "has a hook"), (jittered, "something else at each call")])
+def test_hooks_and_other_random_numbers_are_heard(change, reason, traced_only, drawn, caplog):
+    vae, x = small_vae(), binary_data(5)
+    change(vae)
+    random.seed(1)
+    expected = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    random.seed(1)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), compiled():
+        found = evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    assert not drawn
+    assert torch.equal(found, expected)
+    assert reason in caplog.text
+
+
+def test_what_is_around_an_estimate_is_heard(traced_only, drawn):
+    vae, x = small_vae(), binary_data(5)
+    with compiled(), SiteNames() as seen:
+        evaluation.log_weights(vae, x, FEWEST_DRAWS, seed=5)
+    assert not drawn
+    assert {"z", "x"} <= seen.names
+
+
+class SiteNames(pyro.poutine.messenger.Messenger):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def _pyro_post_sample(self, msg):
+        self.names.add(msg["name"])
 
 
 def test_nothing_is_left_behind(traced_only):

@@ -1,14 +1,20 @@
 """The update made apart from the optimiser, and the steps of a program that is left alone, are the ordinary ones."""
 
 import copy
+from contextlib import nullcontext
+from functools import partial
+from itertools import count
 
 import pytest
 import torch
 from exact import binary_data, small_vae
 from pyro.infer import Trace_ELBO
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DivergenceError
-from pyro_vae.inference import SVI
+from pyro_vae.inference import SVI, Schedule, fit
+from pyro_vae.inference.compiled import StepGraph
 from pyro_vae.inference.updates import Update
 from pyro_vae.model.graphs import Graph
 from pyro_vae.randomness import stream
@@ -44,15 +50,21 @@ def check_same_state(one, other):
         assert all(torch.equal(now[name], then[name]) for name in then)
 
 
+# Which kernel it is, the group says, and not the class.
+DECOUPLED = {"weight_decay": 0.5, "decoupled_weight_decay": True}
+SETTINGS = [{}, {"weight_decay": 0.1, "betas": (0.5, 0.9)}, {"maximize": True}, DECOUPLED]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "betas": (0.5, 0.9)}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 def test_the_update_is_that_of_the_optimiser_to_the_last_bit(kind, settings, dtype):
     results = []
     for directly in (True, False):
         made = parameters(dtype)
         groups = [{"params": made[:1], "lr": 0.1}, {"params": made[1:], "lr": 0.01, "eps": 1e-3}]
-        optimizer = kind(groups, fused=True, **settings)
+        groups = [{**group, **settings} for group in groups]
+        optimizer = kind(groups, fused=True)
         step_by_optimizer(optimizer, made, 0)
         update = Update.of(optimizer, made[::-1])
         for step in range(1, 6):
@@ -87,6 +99,11 @@ def scheduled(made):
     return optimizer
 
 
+def mixed(made):
+    made[2].data = made[2].data.double()
+    return torch.optim.Adam(made, lr=0.1, fused=True)
+
+
 def hooked(made):
     optimizer = torch.optim.Adam(made, lr=0.1, fused=True)
     optimizer.register_step_post_hook(lambda *_: None)
@@ -101,6 +118,7 @@ def hooked(made):
         lambda made: torch.optim.Adam(made, lr=0.1, fused=True, amsgrad=True),
         lambda made: torch.optim.Adam(made, lr=torch.tensor(0.1), fused=True),
         lambda made: OwnAdam(made, lr=0.1, fused=True),
+        mixed,
         scheduled,
         hooked,
     ],
@@ -110,6 +128,18 @@ def test_what_is_more_than_fused_adam_is_left_to_the_optimiser(make):
     optimizer = make(made)
     step_by_optimizer(optimizer, made, 0)
     assert Update.of(optimizer, made) is None
+
+
+def test_a_hook_of_everyones_is_heard():
+    made = parameters()
+    optimizer = torch.optim.Adam(made, lr=0.1, fused=True)
+    step_by_optimizer(optimizer, made, 0)
+    handle = register_optimizer_step_pre_hook(lambda *_: None)
+    try:
+        assert Update.of(optimizer, made) is None
+    finally:
+        handle.remove()
+    assert Update.of(optimizer, made).is_current(optimizer)
 
 
 def test_an_optimiser_without_state_is_left_alone():
@@ -183,14 +213,99 @@ def test_a_diverged_steady_step_is_not_applied(traced_only):
     check_same_state(svi.optimizer.state_dict(), state)
 
 
-def test_a_change_after_steady_steps_is_seen(traced_only):
+def with_dropout():
     vae = small_vae()
     vae.posterior.encoder = torch.nn.Sequential(vae.posterior.encoder, torch.nn.Dropout(0.5))
+    return vae
+
+
+def test_a_change_after_steady_steps_is_seen(traced_only):
+    vae = with_dropout()
     svi = ours(vae, fused=True)
-    with svi.steady(), svi.steady():
+    with svi.steady():
         svi.step(binary_data(16))
         svi.step(binary_data(16))
     vae.posterior.encoder[1].p = 0.0
     with svi.steady():
         svi.step(binary_data(16))
     assert svi.graphs._captures == 2
+
+
+def test_inside_the_program_is_looked_at_once(traced_only, monkeypatch):
+    looks = []
+    own = StepGraph.is_current
+    monkeypatch.setattr(StepGraph, "is_current", lambda self, svi: looks.append(1) or own(self, svi))
+    svi = ours(small_vae(), fused=True)
+    with svi.steady(), svi.steady():
+        stepped(svi, 2)
+        looks.clear()
+        stepped(svi, 2)
+        assert not looks
+    stepped(svi, 2)
+    assert len(looks) == 2
+
+
+def test_contexts_may_end_in_any_order(traced_only):
+    svi = ours(small_vae(), fused=True)
+    one, other = svi.steady(), svi.steady()
+    one.__enter__()
+    other.__enter__()
+    stepped(svi, 2)
+    one.__exit__(None, None, None)
+    assert svi.graphs._updates
+    stepped(svi, 1)
+    other.__exit__(None, None, None)
+    assert not svi.graphs._updates
+    svi.step(binary_data(16))
+    assert not svi.graphs._updates
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["state loaded", "another optimiser"])
+def test_an_optimiser_that_was_changed_is_used_as_it_is_now(another, traced_only):
+    results = []
+    for steady in (True, False):
+        vae = small_vae()
+        svi = ours(vae, fused=True)
+        with stream(0, "noise"), svi.steady() if steady else nullcontext():
+            stepped(svi, 2)
+            kept = copy.deepcopy(svi.optimizer.state_dict())
+            stepped(svi, 2)
+            if another:
+                svi.optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
+            else:
+                svi.optimizer.load_state_dict(kept)
+            losses = stepped(svi, 3)
+        results.append((losses, svi.optimizer.state_dict()))
+    assert results[0][0] == results[1][0]
+    check_same_state(results[0][1], results[1][1])
+
+
+class OwnDescent(torch.optim.SGD):
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data - 1e-3 * parameter.grad
+
+
+@pytest.mark.parametrize("case", ["a hook sets the rate of a dropout", "a hook freezes", "parameters move in memory"])
+def test_code_of_the_users_in_the_step_of_the_optimiser_is_seen_in_fit(case, traced_only):
+    found = []
+    for mode in (True, False):
+        vae = with_dropout()
+        kind = OwnDescent if case == "parameters move in memory" else partial(torch.optim.Adam, fused=True)
+        svi = SVI(vae.model, vae.guide, kind(vae.parameters(), lr=1e-2), Trace_ELBO(), compile=mode)
+        if kind is not OwnDescent:
+            svi.optimizer.register_step_post_hook(partial(change_at_step_3, vae, case, count()))
+        x = binary_data(40)
+        levels = (x > 0).to(torch.uint8)
+        data = [Split.make(name, levels, None, 2, "none", 0) for name in ("train", "valid", "test")]
+        schedule = Schedule(epochs=2, batch_size=8)
+        found.append([record.loss for record in fit(vae.float(), svi, Splits(*data, (6,), 0, {}), schedule)])
+    assert found[0] == found[1]
+
+
+def change_at_step_3(vae, case, steps, *_):
+    if next(steps) == 2:
+        if "dropout" in case:
+            vae.posterior.encoder[1].p = 0.0
+        else:
+            vae.posterior.requires_grad_(False)
