@@ -17,7 +17,7 @@ MODULES = {
 ORDER = [
     ["errors", "randomness"],
     ["data"],
-    ["model.networks", "model.program", "model.traces"],
+    ["model.networks", "model.program", "model.traces", "model.allocation"],
     ["model.watch"],
     ["model.suitability"],
     ["model.graphs", "model.kernels"],

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae.model import traces
+from pyro_vae.model.allocation import keep_freed_memory
 from pyro_vae.model.graphs import Graph, capture, collected, hoist, why_not
 from pyro_vae.model.program import remembering
 from pyro_vae.model.suitability import NoGraph, check_hooks, drawing_by_torch, is_surrounded, setting_nothing
@@ -134,6 +135,7 @@ def column(vae: Any, read: Read[Any], given: tuple[Tensor, ...], num_samples: in
         vae, read, given, num_samples: see `BlockGraph`.
         is_whole: whether many blocks have this form; the others are left to Pyro.
     """
+    keep_freed_memory()
     graphs = None if is_surrounded() or not is_whole else _graphs.get()
     graph = None if graphs is None else _graph(graphs, vae, read, given, num_samples)
     prepared = [] if graph is None else graph.prepare(*given)

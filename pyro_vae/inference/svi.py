@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.inference.compiled import Call, Compile, Make, StepGraph, Steps
 from pyro_vae.inference.objectives import check_weights, weigh
+from pyro_vae.model.allocation import keep_freed_memory
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import preserved
 
@@ -70,6 +71,7 @@ class SVI:
                 f"SVI takes one torch optimiser over all parameters, e.g. torch.optim.Adam(vae.parameters(), lr=1e-3); "
                 f"got {type(optimizer).__module__}.{type(optimizer).__qualname__}. For pyro.optim use pyro.infer.SVI"
             )
+        keep_freed_memory()
         self.model, self.guide, self.optimizer, self.loss = model, guide, optimizer, loss
         self.max_grad_norm = max_grad_norm
         self.num_steps = 0
