@@ -31,5 +31,5 @@ def test_pages_are_kept():
         for case in ("kept", "given back")
     }
     # Three tensors of 2,048 pages, forty times; now and then some may still go back, among what else the process freed.
-    assert faults["given back"] > 200_000
+    assert faults["given back"] > 40_000
     assert faults["kept"] < faults["given back"] / 5
