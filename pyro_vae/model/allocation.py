@@ -17,4 +17,4 @@ def keep_freed_memory() -> None:
     of below 32 MiB that was freed so far (see M_MMAP_THRESHOLD in mallopt(3)). So one is made, untouched, and freed.
     Other C libraries do as they do.
     """
-    torch.empty(_LARGEST, dtype=torch.uint8)
+    torch.empty(_LARGEST, dtype=torch.uint8, device="cpu")  # whatever the default device is
