@@ -4,9 +4,11 @@
     generator(seed, "order", epoch)       -> a torch.Generator of its own
     with stream(seed, "noise", epoch):    -> Pyro's draws come from this stream; afterwards the
                                              caller's random state is what it was
+    position(), go_to(...)                -> how far the stream has come, and there again
 
 A stream is a function of its name alone. So an added evaluation does not change the training, and a
-run that resumes at epoch 7 draws what the uninterrupted run drew at epoch 7, with no state to save.
+run that resumes at epoch 7 draws what the uninterrupted run drew at epoch 7, with no state to save; only
+in the middle of an epoch is there a position to keep.
 
 torch's generator for the CPU keeps only the low 32 bits of a seed (manual_seed(1) and
 manual_seed(1 + 2**32) give the same numbers), so everything here has 32 bits, and `block_seed`
@@ -14,10 +16,11 @@ counts blocks instead of hashing them: two blocks of one evaluation can never co
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 _BITS = 32
 _SAMPLE_BITS = 12  # leaves 20 bits for blocks of data
@@ -74,6 +77,37 @@ def block_stream(
     with preserved(device):
         _seed(block_seed(seed, data_block, sample_block), device)
         yield
+
+
+def position(device: torch.device | None = None) -> dict[str, Tensor]:
+    """How far the stream that torch draws from has come: the state of its generator, by type of device.
+
+    >>> with stream(0, "noise"):
+    ...     here = position()
+    ...     drawn = torch.rand(3)
+    >>> with stream(1, "other"):
+    ...     go_to(here)
+    ...     torch.equal(torch.rand(3), drawn)
+    True
+    """
+    found = {"cpu": torch.get_rng_state()}
+    if device is not None and device.type != "cpu":
+        found[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return found
+
+
+def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> None:
+    """Goes on where `position` was asked for; on another type of device, which draws other numbers, stays.
+
+    Raises:
+        ValueError: that is no state of a generator.
+    """
+    try:
+        torch.set_rng_state(here["cpu"])
+        if device is not None and device.type in here and device.type != "cpu":
+            torch.get_device_module(device).set_rng_state(here[device.type], device)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"that is no position of a stream of random numbers: {error}") from error
 
 
 def _seed(seed: int, device: torch.device | None) -> None:

@@ -33,6 +33,7 @@ ORDER = [
     ["inference.training", "inference"],
     ["report"],
     ["experiment.config", "experiment.storage"],
+    ["experiment.manifest"],
     ["experiment.build"],
     ["experiment.checkpoint"],
     ["experiment"],

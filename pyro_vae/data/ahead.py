@@ -1,7 +1,7 @@
 """read_ahead: what an iterator yields, made in the background while the consumer is busy."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def read_ahead(items: Iterator[Item], depth: int = 4) -> Iterator[Item]:
+def read_ahead(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, None]:
     """The same items in the same order, up to `depth` of them made ahead by one thread.
 
     The thread ends with the items, and with the iterator that is closed or dropped before. An exception of `items`

@@ -6,7 +6,7 @@ training is drawn on the device of the data, and devices draw different numbers.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -184,10 +184,11 @@ class Split:
         raw = self.raw_batches(batch_size, seed=seed, epoch=epoch)
         return ((self.x(batch.levels, batch.noise), batch.labels) for batch in raw)
 
-    def raw_batches(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
+    def raw_batches(self, batch_size: int, *, seed: int, epoch: int, done: int = 0) -> Generator[Batch, None, None]:
         """The batches of `batches` before their x is made, for who makes it inside a graph of his own.
 
-        Batches of a mapped file are read ahead by a thread, with the same numbers.
+        Batches of a mapped file are read ahead by a thread, with the same numbers. Of the pass over the data, the first
+        `done` batches are left out; the others are the same.
 
         Raises:
             UsageError: a batch size below 1.
@@ -198,16 +199,18 @@ class Split:
         """
         if batch_size < 1:
             raise UsageError(f"batch size must be at least 1; got {batch_size}")
-        batches = self._pass(batch_size, seed, epoch)
+        batches = self._pass(batch_size, seed, epoch, done)
         return batches if self.rows is None else read_ahead(batches)
 
-    def _pass(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    def _pass(self, batch_size: int, seed: int, epoch: int, done: int) -> Generator[Batch, None, None]:
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch)).to(self.levels.device)
-        noise = self._draws(seed, epoch, device=self.device)
-        for index in order.split(batch_size):
+        draws = self._draws(seed, epoch, device=self.device)
+        for number, index in enumerate(order.split(batch_size)):
+            noise = self._noise(torch.Size((len(index), *self.levels.shape[1:])), draws)
+            if number < done:
+                continue  # its noise is drawn all the same, and the next batch gets its own
             labels = None if self.labels is None else self.labels.index_select(0, index.to(self.labels.device))
-            levels = self._stored(index)
-            yield Batch(levels, self._noise(levels, noise), labels)
+            yield Batch(self._stored(index), noise, labels)
 
     def x(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         """x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which can be traced into a graph."""
@@ -242,7 +245,7 @@ class Split:
         noise = self._draws(self.data_seed, self.name)
         for block in self.slices():
             levels = self._stored(block)
-            yield block.start, self.x(levels, self._noise(levels, noise))
+            yield block.start, self.x(levels, self._noise(levels.shape, noise))
 
     def slices(self) -> Iterator[slice]:
         """The blocks of `blocks`, as slices that cover the split in its order."""
@@ -264,8 +267,8 @@ class Split:
         stream = self.recipe_of_x.stream
         return generator(seed, stream, name, device=device) if stream else None
 
-    def _noise(self, levels: Tensor, draws: torch.Generator | None) -> Tensor | None:
-        noise = None if draws is None else self.recipe_of_x.noise(levels.shape, draws)
+    def _noise(self, shape: torch.Size, draws: torch.Generator | None) -> Tensor | None:
+        noise = None if draws is None else self.recipe_of_x.noise(shape, draws)
         return None if noise is None else noise.to(self.device)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,34 @@ def vae(
         made = VAE(**_members({**_values(config), **facts}, members))
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
+
+
+def num_described(config: Config, *form: Any, **members: Any) -> int:
+    """About how many numbers the program of a config has, found without taking memory for them.
+
+    Args:
+        config: as for `vae`.
+        form: x_shape, num_levels and num_classes, as for `vae`.
+        members: as for `vae`; they are moved away from their device.
+
+    Example:
+        >>> num_described(Config(latent_dim=10**6, hidden=(10**6,)), (784,))
+        3001572000784
+    """
+    import torch
+
+    # A flow can not be laid out without its numbers: its layers are counted by hand, and the rest stands in for it.
+    plain = replace(
+        config,
+        device="meta",
+        prior="standard" if config.prior == "flow" else config.prior,
+        posterior="diagonal" if config.posterior == "flow" else config.posterior,
+    )
+    layers = [config.latent_dim, *config.flow_hidden, config.latent_dim]
+    flow = config.latent_dim**2 + sum(a * b for a, b in pairwise(layers))
+    flows = config.flow_transforms * [config.prior, config.posterior].count("flow")
+    with torch.device("meta"):
+        return flows * flow + sum(tensor.numel() for tensor in vae(plain, *form, **members).tensors().values())
 
 
 def unused(config: Config) -> list[str]:

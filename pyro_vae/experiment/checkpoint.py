@@ -1,54 +1,64 @@
 """Checkpoints: all that a run needs to go on, or to be used, in two files without any code in them.
 
-    epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/...
-    epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, ... and the
-                               SHA-256 of all this
+    epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/..., noise/<device>
+    epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, SHA-256 of the
+                               run's history so far, ... and the SHA-256 of all this
+
+    epoch-00012-step-00034...  the same after 34 steps of the epoch after, where training was stopped there
 
 The tensors are written first, so a checkpoint exists once its manifest does. Nothing in either file depends on the
 clock: equal states give equal bytes.
 """
 
-import json
+import copy
+import math
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data import Form
-from pyro_vae.errors import CheckpointError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build, storage
+from pyro_vae.experiment import manifest as manifest_file
 from pyro_vae.experiment.config import Config
-from pyro_vae.inference.training import Progress
+from pyro_vae.inference.training import Part, Progress
 from pyro_vae.model.program import Program
 from pyro_vae.model.vae import VAE
 
-SCHEMA = 1
 KEEP = 3
+_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one checkpoint holds."""
+    """What one checkpoint holds.
+
+    Attributes:
+        history: SHA-256 of the lines of history.jsonl that belong to it; "" in one that does not know.
+    """
 
     config: Config
     form: Form
     progress: Progress
     program: dict[str, Tensor]
     optimizer: dict[str, Any]
+    history: str = ""
 
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
         """Puts the state into a program and its optimiser, and returns how far they had come."""
-        _set(program, self.program)
-        try:
+        with _fitting("optimiser"):
+            _check_slots(self.optimizer, optimizer)
             optimizer.load_state_dict(self.optimizer)
-        except ValueError as error:
-            raise CheckpointError(f"the checkpoint does not fit the optimiser: {error}") from error
+        _set(program, self.program)
         return self.progress
 
 
@@ -59,36 +69,44 @@ def save(
     program: Program,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
+    history: str = "",
 ) -> Path:
-    """Writes the checkpoint of an epoch and removes all but the last few. Returns the manifest's path.
+    """Writes the checkpoint of what was reached and removes all but the last few. Returns the manifest's path.
+
+    Those of whole epochs are kept; one within an epoch gives way to the next checkpoint.
 
     Raises:
         StorageError: it could not be written; older checkpoints are as they were.
     """
     slots, groups = _flatten(optimizer)
+    noise = progress.part.noise if progress.part is not None else {}
+    parts = {"program": program.tensors(), "best": progress.best_tensors, "optimizer": slots, "noise": noise}
     content = save_tensors(
         {
-            name: tensor.detach().cpu().contiguous()
-            for part, tensors in (("program", program.tensors()), ("best", progress.best_tensors), ("optimizer", slots))
-            for name, tensor in ((f"{part}/{key}", value) for key, value in tensors.items())
+            f"{part}/{key}": tensor.detach().cpu().contiguous()
+            for part, tensors in parts.items()
+            for key, tensor in tensors.items()
         }
     )
-    path = folder / f"epoch-{progress.epoch:05d}.safetensors"
+    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
+    path = folder / f"epoch-{progress.epoch:05d}{step}.safetensors"
     body = {
-        "schema": SCHEMA,
+        "schema": manifest_file.SCHEMA,
         "tensors": {"file": path.name, "sha256": storage.sha256(content), "bytes": len(content)},
         "config": config.to_dict(),
         **form._asdict(),
         "progress": {
             "epoch": progress.epoch,
             "best_epoch": progress.best_epoch,
-            "best_score": progress.best_score,
+            "best_score": progress.best_score if math.isfinite(progress.best_score) else None,
+            "part": progress.part and {"steps": progress.part.steps, "loss": progress.part.loss},
         },
+        "history": history,
         "optimizer": groups,
     }
     storage.write(path, content)
-    storage.write(path.with_suffix(".json"), storage.to_json({**body, "sha256": storage.sha256(storage.to_json(body))}))
-    for old in manifests(folder)[KEEP:]:
+    storage.write(path.with_suffix(".json"), manifest_file.sealed(body))
+    for old in _superseded(folder):
         storage.remove(old)
         storage.remove(old.with_suffix(".safetensors"))
     return path.with_suffix(".json")
@@ -100,19 +118,21 @@ def read(manifest: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, damaged or altered, or was written by a newer version.
     """
-    body = _read_manifest(manifest)
-    tensors = _read_tensors(manifest, body["tensors"])
-    parts: dict[str, dict[str, Tensor]] = {"program": {}, "best": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition("/")
-        parts[part][key] = tensor
-    return Checkpoint(
-        config=Config.from_dict(body["config"]),
-        form=Form(tuple(body["x_shape"]), body.get("num_levels"), body.get("num_classes", 0)),
-        progress=Progress(**body["progress"], best_tensors=parts["best"]),
-        program=parts["program"],
-        optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
-    )
+    body = manifest_file.read(manifest)
+    with manifest_file.well_formed(manifest):
+        tensors = manifest_file.tensors(manifest, body["tensors"])
+        parts: dict[str, dict[str, Tensor]] = {"program": {}, "best": {}, "optimizer": {}, "noise": {}}
+        for name, tensor in tensors.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = tensor
+        return Checkpoint(
+            config=Config.from_dict(body["config"]),
+            form=_form(body),
+            progress=_progress(body["progress"], parts["best"], parts["noise"]),
+            program=parts["program"],
+            optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
+            history=str(body.get("history", "")),
+        )
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -141,8 +161,15 @@ def remove_orphans(folder: Path) -> None:
 
 def manifests(folder: Path) -> list[Path]:
     """Manifests in a folder, newest first."""
-    numbered = {path: path.stem.removeprefix("epoch-") for path in folder.glob("epoch-*.json")}
-    return sorted((path for path in numbered if numbered[path].isdigit()), key=lambda p: int(numbered[p]), reverse=True)
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")}
+    numbers = {path: (int(name[1]), int(name[2] or 0)) for path, name in found.items() if name}
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
+
+
+def _superseded(folder: Path) -> list[Path]:
+    newest_first = manifests(folder)
+    whole = [path for path in newest_first if "step" not in path.stem]
+    return [*whole[KEEP:], *(path for path in newest_first[1:] if "step" in path.stem)]
 
 
 def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
@@ -177,7 +204,8 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     config = replace(checkpoint.config, device=str(overrides.pop("device", "cpu")))
     tensors = checkpoint.progress.best_tensors or checkpoint.program
     _check_latent_dim(config.latent_dim, overrides)
-    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    _check_sizes(config, checkpoint.form, overrides, tensors)
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
     program = build.vae(config, *checkpoint.form, **overrides).to(dtype)
     _set(program, tensors)
     return program.eval()
@@ -190,49 +218,64 @@ def _check_latent_dim(wanted: int, members: dict[str, Any]) -> None:
             raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={found}")
 
 
+def _check_sizes(config: Config, form: Form, members: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuses a config that describes far more than its file holds, before memory is taken for that."""
+    held = sum(tensor.numel() for tensor in tensors.values())
+    with _fitting("program"):
+        described = build.num_described(config, *form, **copy.deepcopy(members))
+        if described > _MOST_DESCRIBED * held:
+            raise ValueError(f"its config describes about {described} numbers, its file holds {held}")
+
+
 def _set(program: Program, tensors: dict[str, Tensor]) -> None:
-    try:
+    with _fitting("program"):
         program.set_tensors(tensors)
-    except ValueError as error:
-        raise CheckpointError(f"the checkpoint does not fit the program: {error}") from error
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
     try:
-        stored = json.loads(path.read_bytes())
-        claimed, schema = stored.pop("sha256"), int(stored["schema"])
-        found = storage.sha256(storage.to_json(stored))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} can not be read as a manifest: {error!r}.") from error
-    if schema > SCHEMA:
-        raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae.")
-    if found != claimed:
-        raise CheckpointError(f"{path} was altered: it says SHA-256 {claimed}, its content has {found}.")
-    return stored
+        yield
+    except UsageError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the {what}: {error}") from error
 
 
-def _read_tensors(manifest: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
-    path = manifest.with_suffix(".safetensors")
-    if entry["file"] != path.name:
-        raise CheckpointError(f"{manifest} belongs to {entry['file']}, not to {path.name}.")
-    try:
-        if path.stat().st_size != entry["bytes"]:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes instead of {entry['bytes']}.")
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}.") from error
-    if (found := storage.sha256(content)) != entry["sha256"]:
-        raise CheckpointError(f"{path} is damaged: SHA-256 should be {entry['sha256']}, is {found}.")
-    try:
-        return load_tensors(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}.") from error
+def _form(body: dict[str, Any]) -> Form:
+    sizes = [*body["x_shape"], body.get("num_levels") or 0, body.get("num_classes", 0)]
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"sizes of the data are whole numbers; got {sizes}")
+    return Form(tuple(body["x_shape"]), body.get("num_levels"), body.get("num_classes", 0))
+
+
+def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
+    part, score = entry.get("part"), entry["best_score"]
+    return Progress(
+        epoch=int(entry["epoch"]),
+        best_epoch=int(entry["best_epoch"]),
+        best_score=-math.inf if score is None else float(score),
+        best_tensors=best,
+        part=part and Part(int(part["steps"]), float(part["loss"]), noise),
+    )
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     state = optimizer.state_dict()
     slots = {f"{index}/{key}": value for index, slot in state["state"].items() for key, value in slot.items()}
     return slots, state["param_groups"]
+
+
+def _check_slots(found: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """What torch does not look at: that the state of each parameter has its shape."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, slots in found["state"].items():
+        for name, value in slots.items():
+            if value.dim() and value.shape != parameters[index].shape:
+                raise ValueError(
+                    f"{name} of parameter {index} has shape {tuple(value.shape)}, the parameter "
+                    f"{tuple(parameters[index].shape)}"
+                )
 
 
 def _unflatten(slots: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
-from pyro_vae.errors import PyroVAEError, UsageError
+from pyro_vae.errors import PyroVAEError, StorageError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.interruption import SIGNALS
 
-RESUMABLE = "finished epochs are kept; --out FOLDER --resume goes on"
+RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _WRONG_TYPE = re.compile(r"Parser key \"(\w+)\".*Expected an? <class '(int|str|bool)'>. Got value: (.*)", re.DOTALL)
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
@@ -94,23 +95,31 @@ def exit_codes(kept: str = "") -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
     except SystemExit as end:
         if end.code in (130, 143):
             print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
         raise
-    except BrokenPipeError:
-        # Whoever read the output, e.g. head, has gone; what Python still holds back must not be written to the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output, e.g. head, has gone
+        _drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except PyroVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # such as output that goes to a full disk
+        print(f"error: {error}", file=sys.stderr)
+        _drop_output()
+        sys.exit(StorageError.exit_code)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _drop_output() -> None:
+    # What Python still holds back would be written at its end, and fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Float:

@@ -7,6 +7,7 @@ checkpoints/    the last few epochs, see `checkpoint`
 report.*        numbers; pictures beside them
 """
 
+import hashlib
 import json
 import platform
 import shlex
@@ -42,6 +43,7 @@ class Run:
     def __init__(self, path: Path, config: Config) -> None:
         self.path, self.config = path, config
         self.checkpoints = path / "checkpoints"
+        self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
 
     def open(self, vae: VAE, svi: SVI, protocol: dict[str, Any]) -> tuple[Progress, list[str]]:
         """Starts the run, or puts program and optimiser where its newest whole checkpoint left them.
@@ -56,17 +58,28 @@ class Run:
         if found is not None:
             self._check_same_config(found.config)
             self.check_same_data(protocol)
-            checkpoint.remove_orphans(self.checkpoints)
+        checkpoint.remove_orphans(self.checkpoints)
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
-        self._cut_history(progress.epoch)
+        self._cut_history(self.checked_history(found) if found is not None else b"")
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
         self._describe(protocol)
         return progress, complaints
 
     def save(self, record: Record, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
         """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
-        storage.append(self.path / "history.jsonl", json.dumps(record.to_dict(), allow_nan=False))
-        checkpoint.save(self.checkpoints, self.config, form, vae, svi.optimizer, progress)
+        line = json.dumps(record.to_dict(), allow_nan=False)
+        storage.append(self.path / "history.jsonl", line)
+        self._history.update(f"{line}\n".encode())
+        self._checkpoint(vae, svi, progress, form)
+
+    def save_part(self, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
+        """Keeps the steps of an epoch that was stopped; where it was stopped at its end, that is kept already."""
+        if progress.part is not None:
+            self._checkpoint(vae, svi, progress, form)
+
+    def _checkpoint(self, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
+        history = self._history.hexdigest()
+        checkpoint.save(self.checkpoints, self.config, form, vae, svi.optimizer, progress, history)
 
     def exists(self) -> bool:
         """Whether the folder holds a run, be it a damaged one."""
@@ -74,17 +87,17 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the report was written, and for this config: more epochs or draws are new work."""
-        same = Config.from_dict(_read_json(self.path / "config.json")) == self.config  # it may lack a newer field
+        same = _read_config(self.path / "config.json") == self.config
         return same and self.status() == "finished" and (self.path / "report.txt").exists()
 
     def history(self) -> list[dict[str, Any]]:
         """The records, oldest first; a torn last line is dropped."""
         path = self.path / "history.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
+            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+            return [dict(json.loads(line)) for line in lines]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
 
     def about(self) -> dict[str, Any]:
         """run.json; empty before the run has begun."""
@@ -112,14 +125,29 @@ class Run:
                 self.set_status(ends.get(type(error), "failed"))
             raise
 
-    def _cut_history(self, epochs: int) -> None:
+    def checked_history(self, found: checkpoint.Checkpoint) -> bytes:
+        """The lines of history.jsonl that belong to a checkpoint.
+
+        Raises:
+            CheckpointError: they are not there, or not those that the checkpoint knows.
+        """
+        path, epochs = self.path / "history.jsonl", found.progress.epoch
+        if [record.get("epoch") for record in self.history()[:epochs]] != list(range(1, epochs + 1)):
+            raise CheckpointError(f"{path} does not hold epochs 1 to {epochs} of the checkpoint: use another --out")
+        lines = b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
+        if found.history and (here := storage.sha256(lines)) != found.history:
+            raise CheckpointError(
+                f"{path} is damaged: the SHA-256 of its first {epochs} lines should be {found.history}, is {here}. "
+                "Put a copy of it back, or use another --out"
+            )
+        return lines
+
+    def _cut_history(self, lines: bytes) -> None:
         # Records past the checkpoint belong to epochs that will be run again.
-        records = self.history()[:epochs]
-        if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
-            raise CheckpointError(f"{self.path / 'history.jsonl'} does not hold epochs 1 to {epochs} of the checkpoint")
-        if records or (self.path / "history.jsonl").exists():
-            lines = "".join(json.dumps(record) + "\n" for record in records)
-            storage.write(self.path / "history.jsonl", lines.encode())
+        path = self.path / "history.jsonl"
+        if path.exists() and path.read_bytes() != lines:
+            storage.write(path, lines)
+        self._history = hashlib.sha256(lines)
 
     def _check_same_config(self, before: Config) -> None:
         # Flags were compared with config.json; this is for a config.json that was edited, or lost.
@@ -134,7 +162,11 @@ class Run:
         """Raises CheckpointError where these are not the data that run.json describes."""
         before = self.about().get("protocol", protocol)
         now = json.loads(storage.to_json(protocol))
-        changed = [key for key in _WHAT_THE_MODEL_SEES if before[key] != now[key]]
+        if not isinstance(before, dict):
+            raise CheckpointError(
+                f"{self.path / 'run.json'} is damaged: its protocol is {before!r:.80}. Put a copy back"
+            )
+        changed = [key for key in _WHAT_THE_MODEL_SEES if before.get(key) != now[key]]
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 
@@ -147,7 +179,7 @@ class Run:
                 {
                     "status": "running",
                     "command": command(),
-                    "started": _read_json(path)["started"] if path.exists() else now,
+                    "started": self.about().get("started", now),
                     "session_started": now,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
@@ -168,7 +200,7 @@ def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:
     Raises:
         UsageError: a flag was given that contradicts the saved run.
     """
-    saved = Config.from_dict(_read_json(path / "config.json"))
+    saved = _read_config(path / "config.json")
     changed = {name for name in given if getattr(wanted, name) != getattr(saved, name)}
     longer = {"epochs"} if saved.lr_schedule == "constant" and wanted.epochs > saved.epochs else set()
     if refused := sorted(changed - set(_FREE_TO_CHANGE) - longer):
@@ -187,11 +219,21 @@ def new_folder(root: Path, config: Config) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def _read_config(path: Path) -> Config:
+    """It may lack a field that is newer."""
+    try:
+        return Config.from_dict(_read_json(path))
+    except UsageError as error:
+        raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Use another --out") from error
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}. Put a copy of it back") from error
 
 
 def command() -> str:

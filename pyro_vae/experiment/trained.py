@@ -103,6 +103,7 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     vae = checkpoint.load(path, device=device, **members)
     data = build.data(run.config)
     run.check_same_data(data.protocol)
+    run.checked_history(found)
     return Trained(run, vae, data, found.progress.best_epoch, found.progress.epoch)
 
 

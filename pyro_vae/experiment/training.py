@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build, console, reporting
+from pyro_vae.experiment import build, console, interruption, reporting
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
-from pyro_vae.inference import fit
+from pyro_vae.inference import Progress, fit
 
 
 def start_or_resume(
@@ -60,22 +60,28 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
     progress, complaints = run.open(vae, svi, data.protocol)
     for complaint in complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
-    again = f", going on after epoch {progress.epoch}" if progress.epoch else ""
+    again = f", going on after {_reached(progress)}" if progress.epoch or progress.part else ""
     print(f"{config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
 
     # Training, then the report on the best epoch, on test data.
     begun = time.perf_counter()
     with run.status_on_exit():
         done = progress.epoch
-        with console.progress(config.epochs, done) as show, console.tensorboard(run.path, tensorboard, done) as log:
+        with (
+            interruption.noted() as stop,
+            console.progress(config.epochs, done) as show,
+            console.tensorboard(run.path, tensorboard, done) as log,
+        ):
             epochs = fit(
                 vae, svi, data, build.schedule(config),
-                conditional=config.conditional, seed=config.seed, progress=progress,
+                conditional=config.conditional, seed=config.seed, progress=progress, stop=stop,
             )  # fmt: skip
             for record in epochs:
                 run.save(record, vae, svi, progress, data.form)
                 show(record)
                 log(record)
+            if stop():
+                run.save_part(vae, svi, progress, data.form)
         trained = time.perf_counter() - begun
         text = reporting.write(run, vae, data, progress)
         seconds = time.perf_counter() - begun
@@ -83,3 +89,8 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
     print(f"\n{text}\n\n{seconds:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
     print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
     return run
+
+
+def _reached(progress: Progress) -> str:
+    steps = f" and {progress.steps} steps of the next" if progress.part is not None else ""
+    return f"epoch {progress.epoch}{steps}"

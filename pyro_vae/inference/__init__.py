@@ -4,13 +4,14 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
 from pyro_vae.inference.svi import SVI
-from pyro_vae.inference.training import Progress, Record, Schedule, fit
+from pyro_vae.inference.training import Part, Progress, Record, Schedule, fit
 
 __all__ = [
     "SVI",
     "ImportanceWeightedELBO",
     "MeanFieldELBO",
     "Objective",
+    "Part",
     "Progress",
     "Record",
     "Schedule",

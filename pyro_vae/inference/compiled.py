@@ -197,15 +197,16 @@ class Steps:
 
     Attributes:
         expected: how many steps are to come in all, where that is known.
+        largest: the number of data of a full batch, as far as it is known.
     """
 
     def __init__(self, mode: Compile) -> None:
         if not (isinstance(mode, bool) or mode == "auto"):
             raise ValueError(f"compile must be True, False or 'auto'; got {mode!r}")
         self.mode = mode
-        self.expected = 0
+        self.expected = self.largest = 0
         self._graphs: dict[tuple[Any, ...], StepGraph] = {}
-        self._captures = self._largest = 0
+        self._captures = 0
         self._num_steady = 0
         self._updates: dict[StepGraph, Update] = {}  # while the program is left alone
 
@@ -266,9 +267,9 @@ class Steps:
     def _compiles(self, svi: SVI, call: Call) -> bool:
         # The short last batch of an epoch is never worth it. That it depends on the number of the step alone lets
         # training that is taken up again do as it would have done.
-        size = sum(tensor.numel() for tensor in call.tensors())
-        self._largest = max(self._largest, size)
-        return size == self._largest and (self.mode is True or self._is_worth(svi, COMPILE_AFTER))
+        size = next((len(tensor) for tensor in call.tensors() if tensor.dim()), 0)
+        self.largest = max(self.largest, size)
+        return size == self.largest and (self.mode is True or self._is_worth(svi, COMPILE_AFTER))
 
     def _is_worth(self, svi: SVI, steps: int) -> bool:
         """Whether what pays after so many steps does: they are over, or twice as many are to come."""

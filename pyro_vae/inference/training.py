@@ -1,11 +1,13 @@
 """fit: a generator of epoch records. It knows no files; whoever consumes the records decides what to keep.
 
 All randomness of an epoch (order, binarisation, draws of z) is a function of (seed, epoch), so training that is taken
-up again at an epoch boundary draws what it would have drawn without the break.
+up again draws what it would have drawn without the break: at an epoch's end with nothing kept for that, in its middle
+with the position in the stream of the draws of z.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
@@ -18,7 +20,7 @@ from pyro_vae.inference.compiled import Make
 from pyro_vae.inference.objectives import learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
 from pyro_vae.model.program import Program
-from pyro_vae.randomness import derive, stream
+from pyro_vae.randomness import derive, go_to, position, stream
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,41 @@ class Record:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Part:
+    """The first steps of an epoch that was stopped.
+
+    Attributes:
+        steps: how many were made.
+        loss: their sum.
+        noise: the position in the stream that the next one draws from.
+    """
+
+    steps: int
+    loss: float
+    noise: dict[str, Tensor]
+
+
 @dataclass
 class Progress:
-    """How far a fit has come, apart from parameters and optimiser: with those it is all that a later fit needs."""
+    """How far a fit has come, apart from parameters and optimiser: with those it is all that a later fit needs.
+
+    Attributes:
+        epoch: whole ones.
+        best_epoch, best_score, best_tensors: the best of them, see `fit`.
+        part: of the epoch after, where the fit was stopped within it.
+    """
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -math.inf
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    part: Part | None = None
+
+    @property
+    def steps(self) -> int:
+        """Of the epoch after the last whole one."""
+        return self.part.steps if self.part is not None else 0
 
 
 @dataclass(frozen=True)
@@ -83,14 +112,15 @@ def fit(
     conditional: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
 
     Best means the highest validation ELBO; under a weighted loss, where the ELBO is not what is asked for, the lowest
     weighted loss on the validation data, with the final weights. Stops early after `schedule.patience` epochs without
-    a better one. Whoever leaves the loop before its end has the state of that epoch in the program, and the best one in
-    `progress`. The caller's random state is left alone. The schedule multiplies the rate that each parameter group of
-    the optimiser had at its first fit (`initial_lr`, as in torch's schedulers).
+    a better one. Whoever leaves the loop before its end, or stops it, has the state reached in the program, and the
+    best one in `progress`. The caller's random state is left alone. The schedule multiplies the rate that each
+    parameter group of the optimiser had at its first fit (`initial_lr`, as in torch's schedulers).
 
     Args:
         program: what is trained; it stays on the device where it is.
@@ -101,6 +131,8 @@ def fit(
         conditional: pass one-hot labels to model and guide as their second argument.
         seed: of order, binarisation and draws of z.
         progress: where to go on, changed in place; None starts afresh.
+        stop: asked after each step and each epoch. Where it says yes, no more records come, and `progress` says where
+            to go on, be it in the middle of an epoch.
 
     Raises:
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
@@ -127,21 +159,27 @@ def fit(
     held_out = _arguments(valid.fixed(), valid.labels, num_classes)
     make = _Make(data.train.recipe_of_x, num_classes)
     svi.graphs.expected = schedule.epochs * _num_steps(data, schedule)
+    svi.graphs.largest = min(schedule.batch_size, len(data.train))
     while progress.epoch < schedule.epochs and not _exhausted(progress, schedule):
+        if stop():
+            return
         epoch = progress.epoch
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
-            loss, kl_weight = _train(program, svi, data, schedule, seed, epoch, make)
+            part = _train(program, svi, data, schedule, seed, progress, make, stop)
+        if part.steps < _num_steps(data, schedule):
+            progress.part = part
+            return
         terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
-        progress.epoch += 1
+        progress.epoch, progress.part = epoch + 1, None
         score = _score(terms, schedule)
         if best := score > progress.best_score:
             progress.best_epoch, progress.best_score = progress.epoch, score
             progress.best_tensors = {name: tensor.clone() for name, tensor in program.tensors().items()}
         yield Record(
             progress.epoch,
-            loss,
-            kl_weight,
+            part.loss / len(data.train),
+            _kl_weight(schedule, svi.num_steps - 1, _num_steps(data, schedule)),
             rate,
             terms.elbo.mean,
             terms.elbo.standard_error,
@@ -197,19 +235,35 @@ def _train(
     data: Splits,
     schedule: Schedule,
     seed: int,
-    epoch: int,
+    progress: Progress,
     make: Make,
-) -> tuple[float, float]:
+    stop: Callable[[], bool],
+) -> Part:
+    """Makes the steps of an epoch that are left, until it is to stop."""
     program.train()
+    done, loss = progress.steps, 0.0
+    if progress.part is not None:
+        loss = progress.part.loss
+        go_to(progress.part.noise, data.train.device)
     steps = _num_steps(data, schedule)
-    svi.num_steps = epoch * steps
-    total = 0.0
-    reconstruction_weight = schedule.reconstruction_weight
-    with svi.steady():
-        for batch in data.train.raw_batches(schedule.batch_size, seed=seed, epoch=epoch):
-            kl_weight = schedule.kl_weight * warm_up(svi.num_steps, schedule.kl_warmup * steps)
-            total += svi.step_from(make, *batch, kl_weight=kl_weight, reconstruction_weight=reconstruction_weight)
-    return total / len(data.train), kl_weight
+    svi.num_steps = progress.epoch * steps + done
+    with (
+        svi.steady(),
+        closing(data.train.raw_batches(schedule.batch_size, seed=seed, epoch=progress.epoch, done=done)) as batches,
+    ):
+        for batch in batches:
+            kl_weight = _kl_weight(schedule, svi.num_steps, steps)
+            loss += svi.step_from(
+                make, *batch, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight
+            )
+            done += 1
+            if stop():
+                break
+    return Part(done, loss, position(data.train.device))
+
+
+def _kl_weight(schedule: Schedule, step: int, steps: int) -> float:
+    return schedule.kl_weight * warm_up(step, schedule.kl_warmup * steps)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import threading
+from functools import partial
 
 import numpy
 import pytest
@@ -75,6 +76,56 @@ def check_going_on(made, data, schedule, **options):
         again = tensors(vae, svi)
     assert records == whole
     assert all(torch.equal(a, b) for a, b in zip(last, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mode", "stops"),
+    [
+        ("dynamic", False, range(7)),
+        ("static", False, [4]),
+        ("dynamic", "auto", [2, 4]),  # with the short batch to come, and within an epoch
+        pytest.param("dynamic", True, range(7), marks=pytest.mark.slow),
+    ],
+)
+def test_a_fit_stopped_after_any_step_goes_on_as_if_it_had_not_been(recipe, mode, stops, monkeypatch):
+    monkeypatch.setattr("pyro_vae.inference.compiled.TRACE_AFTER", 2)
+    data = pv.data.load("digits", binarize=recipe)
+    schedule = Schedule(epochs=2, batch_size=500, kl_warmup=2, lr_schedule="cosine")  # 500 + 500 + 257
+
+    def made():
+        vae, svi = build()
+        svi.graphs.mode = mode
+        return vae, svi, Progress()
+
+    whole = made()
+    records = list(fit(*whole[:2], data, schedule, seed=3, progress=whole[2]))
+    for stopped in stops:
+        vae, svi, progress = made()
+        found = list(fit(vae, svi, data, schedule, seed=3, progress=progress, stop=partial(has_made, svi, stopped)))
+        reached = progress.epoch * 3 + progress.steps
+        assert reached == stopped
+        saved = copy.deepcopy((vae.state_dict(), svi.optimizer.state_dict(), progress))
+        vae, svi, _ = made()
+        vae.load_state_dict(saved[0])
+        svi.optimizer.load_state_dict(saved[1])
+        torch.manual_seed(12345)
+        found += fit(vae, svi, data, schedule, seed=3, progress=saved[2])
+        assert found == records
+        assert all(torch.equal(a, b) for a, b in zip(tensors(vae, svi), tensors(*whole[:2]), strict=True))
+
+
+def has_made(svi, steps):
+    return svi.num_steps == steps
+
+
+def test_a_stopped_fit_gives_its_last_state_and_not_its_best(data):
+    vae, svi = build()
+    progress = Progress()
+    asked = iter([False] * 12 + [True])
+    assert len(list(fit(vae, svi, data, Schedule(epochs=5), progress=progress, stop=lambda: next(asked)))) == 1
+    assert (progress.epoch, progress.steps) == (1, 1)
+    best = progress.best_tensors
+    assert not all(torch.equal(best[name], tensor) for name, tensor in vae.tensors().items())
 
 
 def test_the_callers_random_state_is_left_alone(data):
