@@ -1,0 +1,171 @@
+"""kill -9 at random moments: nothing torn, nothing lost that was acknowledged, and the same bytes in the end."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import arviz
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_vae.experiment import checkpoint
+from pyro_vae.experiment.run import Run
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TRAIN = [
+    *("--dataset", "tiny.npy", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "60"),
+    *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--out", "run", "--resume"),
+]
+EVALUATE = [
+    *("run", "--num-samples", "50", "--elbo-samples", "5", "--annealed-data", "2", "--num-temperatures", "5"),
+    *("--num-chains", "2", "--latent-data", "20", "--posterior-draws", "20", "--escalated-draws", "0"),
+]
+DIFFER = {"run.json": ("command", "started", "session_started", "seconds")}
+
+
+def script(name, arguments, acknowledged, temporary):
+    """A child: runs a script, and writes down each epoch that is said to be kept."""
+    os.environ["TMPDIR"] = temporary
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    save = Run.save
+
+    def save_and_say(self, record, *rest):
+        save(self, record, *rest)
+        os.write(acknowledged_file, f"{record.epoch}\n".encode())
+
+    acknowledged_file = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    Run.save = save_and_say
+    sys.argv = [f"{name}.py", *arguments]
+    runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"](arguments)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts a child from a server that has loaded everything, so that it is at work within a tenth of a second."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pyro_vae.experiment.training", "pyro_vae.experiment.publishing", "pyro.infer"])
+
+    def begin(*arguments):
+        process = context.Process(target=script, args=arguments)
+        process.start()
+        return process
+
+    return begin
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+    return tmp_path
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def temporary(request, tmp_path):
+    """The folder for temporary files: beside the run, or on another file system, from where nothing can be renamed."""
+    if request.param == "here":
+        yield str(tmp_path)
+        return
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:  # noqa: S108
+        pytest.skip("there is no other file system here")
+    made = tempfile.mkdtemp(dir="/dev/shm")
+    yield made
+    shutil.rmtree(made)
+
+
+def whole(path):
+    """Opens a file as who uses it would."""
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        json.loads(content)
+    elif path.suffix == ".jsonl":
+        [json.loads(line) for line in content.split(b"\n")[:-1]]
+    elif path.suffix == ".png":
+        Image.open(io.BytesIO(content)).load()
+    elif path.suffix == ".nc":
+        arviz.from_netcdf(path).log_likelihood["x"].load()
+    elif path.suffix == ".html":
+        assert content.rstrip().endswith(b"</html>")
+    else:
+        assert content.endswith(b"\n") or path.suffix == ".safetensors"
+
+
+def check(run, acknowledged):
+    """What holds after a kill at any moment. Returns how many temporary files it left."""
+    files = [path for path in run.rglob("*") if path.is_file()]
+    partial = [path for path in files if path.name.endswith(".pyro_vae-partial")]
+    for path in files:
+        if path not in partial:
+            whole(path)
+    reached = [checkpoint.read(path).progress.epoch for path in checkpoint.manifests(run / "checkpoints")]
+    said = acknowledged.read_text().split() if acknowledged.exists() else []
+    assert max([0, *reached]) >= int(said[-1] if said else 0)
+    assert len(partial) <= 1
+    return len(partial)
+
+
+def result(run):
+    found = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    about = json.loads(found["run.json"])
+    return found | {"run.json": {key: value for key, value in about.items() if key not in DIFFER["run.json"]}}
+
+
+def finished(process):
+    process.join(120)
+    assert process.exitcode == 0, Path("log.txt").read_text()[-2000:]
+
+
+@pytest.mark.parametrize("moments", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_training_killed_at_random_moments_loses_nothing(start, folder, temporary, moments):
+    acknowledged = folder / "acknowledged"
+    began = time.monotonic()
+    finished(start("train_svi", TRAIN, str(acknowledged), temporary))
+    seconds = time.monotonic() - began
+    expected = result(folder / "run")
+    random_moment = random.Random(moments)  # noqa: S311 - no secret
+    killed = left = ended = 0
+    while killed < moments:
+        shutil.rmtree("run", ignore_errors=True)
+        acknowledged.unlink(missing_ok=True)
+        while True:  # one run, killed and taken up again until it ends
+            process = start("train_svi", TRAIN, str(acknowledged), temporary)
+            process.join(random_moment.uniform(0, seconds / 2))
+            if process.exitcode is not None or killed == moments:
+                finished(process)
+                break
+            process.kill()
+            process.join()
+            killed += 1
+            left += check(folder / "run", acknowledged)
+        assert result(folder / "run") == expected
+        ended += 1
+    print(f"{killed} kills in {ended} runs of {seconds:.1f} s left {left} temporary files, all swept")
+
+
+@pytest.mark.parametrize("moments", [2, pytest.param(15, marks=pytest.mark.slow)])
+def test_an_evaluation_killed_at_random_moments_leaves_whole_files(start, folder, temporary, moments):
+    acknowledged = folder / "acknowledged"
+    finished(start("train_svi", TRAIN, str(acknowledged), temporary))
+    began = time.monotonic()
+    finished(start("evaluate", EVALUATE, str(acknowledged), temporary))
+    seconds = time.monotonic() - began
+    random_moment = random.Random(moments)  # noqa: S311
+    for _ in range(moments):
+        process = start("evaluate", EVALUATE, str(acknowledged), temporary)
+        process.join(random_moment.uniform(0, seconds))
+        process.kill()
+        process.join()
+        check(folder / "run", acknowledged)
+    finished(start("evaluate", EVALUATE, str(acknowledged), temporary))
+    assert not list((folder / "run").rglob("*.pyro_vae-partial"))

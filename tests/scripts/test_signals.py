@@ -1,0 +1,160 @@
+"""SIGINT and SIGTERM: the step in hand is finished and kept, a second signal ends at once."""
+
+import json
+import runpy
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyro_vae as pv
+from pyro_vae.experiment import checkpoint, interruption
+from pyro_vae.inference import SVI
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+MAIN = runpy.run_path(str(SCRIPT))["main"]
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run without a break ends with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        save_data()
+        assert run(*FLAGS, "--out", "whole") == 0
+        return result("whole")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_data()
+
+
+def save_data():
+    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))  # 42 to train on
+
+
+FLAGS = [
+    *("--dataset", "tiny.npy", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "4"),
+    *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--objective", "trace_elbo"),
+]
+
+
+def run(*arguments):
+    try:
+        MAIN([*map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def after_steps(monkeypatch, steps, act):
+    """Calls `act` at the end of a step, counted over the whole training: where a signal can come."""
+    step_from = SVI.step_from
+
+    def step_and_act(self, *args, **kwargs):
+        loss = step_from(self, *args, **kwargs)
+        if self.num_steps == steps:
+            act()
+        return loss
+
+    monkeypatch.setattr(SVI, "step_from", step_and_act)
+
+
+def result(folder):
+    """What must not depend on a break: all of a finished run but the times."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()} | {
+        "run.json": {
+            key: value
+            for key, value in about(folder).items()
+            if key not in ("command", "started", "session_started", "seconds")
+        }
+    }
+
+
+def about(folder):
+    return json.loads((Path(folder) / "run.json").read_bytes())
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 12])  # three in each of four epochs
+def test_the_step_in_hand_is_kept_and_the_run_goes_on_to_the_same_bytes(whole, monkeypatch, capfd, number, code, steps):
+    with monkeypatch.context() as patch:
+        after_steps(patch, steps, lambda: signal.raise_signal(number))
+        assert run(*FLAGS, "--out", "cut") == code
+    assert capfd.readouterr().err.splitlines() == [
+        "interrupted: keeping this step; a second signal ends at once",
+        "interrupted: what was reached is kept; --out FOLDER --resume goes on",
+    ]
+    assert about("cut")["status"] == "interrupted"
+    reached = checkpoint.newest(Path("cut/checkpoints"))[0].progress
+    assert 3 * reached.epoch + reached.steps == steps
+    assert next(pv.load("cut").parameters()).isfinite().all()
+
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+def test_a_run_can_be_interrupted_at_every_step(whole, monkeypatch):
+    for steps in range(1, 13):
+        with monkeypatch.context() as patch:
+            after_steps(patch, steps, lambda: signal.raise_signal(signal.SIGTERM))
+            assert run(*FLAGS, "--out", "cut", "--resume") == 143
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_second_signal_ends_at_once(whole, monkeypatch, capfd, number, code):
+    """In the middle of a save, which leaves nothing that a later run trips over."""
+    with monkeypatch.context() as patch:
+        replaced = Path.replace
+
+        def signal_and_replace(self, target):
+            if "step" in self.name:
+                signal.raise_signal(number)
+            return replaced(self, target)
+
+        patch.setattr(Path, "replace", signal_and_replace)
+        after_steps(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
+        assert run(*FLAGS, "--out", "cut") == code
+    assert about("cut")["status"] == "interrupted"
+    assert [path.name for path in Path("cut/checkpoints").glob("*step*")] == [
+        "epoch-00001-step-00002.safetensors.pyro_vae-partial"
+    ]
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_while_the_report_is_made_ends_at_once(whole, monkeypatch, number, code):
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_vae.experiment.reporting.write", lambda *a: signal.raise_signal(number))
+        assert run(*FLAGS, "--out", "cut") == code
+    assert about("cut")["status"] == "interrupted"
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+def test_handlers_are_put_back(monkeypatch):
+    before = [signal.getsignal(number) for number, _ in CODES]
+    after_steps(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    assert run(*FLAGS, "--out", "cut") == 130
+    assert [signal.getsignal(number) for number, _ in CODES] == before
+
+
+def test_in_a_thread_nothing_is_noted_and_nothing_breaks():
+    seen = []
+
+    def work():
+        with interruption.noted() as stop:
+            seen.append(stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
