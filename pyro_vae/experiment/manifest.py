@@ -44,14 +44,14 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is damaged, it can not be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
             f"lost with it, that of its {len(content)} bytes is {storage.sha256(content)}."
         ) from error
+    found = storage.sha256(storage.to_json(body))
+    hashes = f"its content should have SHA-256 {_shown(claimed)}, has {found}"
     if schema > SCHEMA:
-        raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae.")
+        doubt = "" if found == claimed else f", unless it is damaged: {hashes}"
+        raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae{doubt}.")
     if content != whole:
-        found = storage.sha256(storage.to_json(body))
-        raise CheckpointError(
-            f"{path} was altered: its content should have SHA-256 {claimed!s:.80}, has {found}"
-            f"{' and is written in another form' if found == claimed else ''}."
-        )
+        form = " and is written in another form" if found == claimed else ""
+        raise CheckpointError(f"{path} was altered: {hashes}{form}.")
     return body
 
 
@@ -85,7 +85,7 @@ def tensors(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
     beside = path.with_suffix(".safetensors")
     if entry["file"] != beside.name:
         raise CheckpointError(
-            f"{path} belongs to {entry['file']!s:.80}, whose SHA-256 is {entry['sha256']!s:.80}, and not to "
+            f"{path} belongs to {_shown(entry['file'])}, whose SHA-256 is {_shown(entry['sha256'])}, and not to "
             f"{beside.name}, which has {_digest(beside)}."
         )
     with _readable(beside):
@@ -94,7 +94,7 @@ def tensors(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
     found = _digest(beside) if content is None else storage.sha256(content)
     if content is None or found != entry["sha256"]:
         raise CheckpointError(
-            f"{beside} is damaged: SHA-256 should be {entry['sha256']!s:.80} of {entry['bytes']!s:.80} bytes, is "
+            f"{beside} is damaged: SHA-256 should be {_shown(entry['sha256'])} of {_shown(entry['bytes'])} bytes, is "
             f"{found} of {size}."
         )
     try:
@@ -114,6 +114,12 @@ def _bytes(path: Path, most: int) -> bytes:
 def _digest(path: Path) -> str:
     with _readable(path):
         return digest(path)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file that may be anybody's, in a message: short, and without what a terminal would obey."""
+    text = str(value)
+    return text if len(text) <= 80 and text.isprintable() and text.isascii() else f"{text!a:.80}"
 
 
 @contextmanager
