@@ -127,15 +127,17 @@ def _float_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
 
 def _integer_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     if x.dtype == bool:
-        return x.view(np.uint8)  # no copy
+        return _within(path, key, x.view(np.uint8), 1, "a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
+    cure = "integers are read as 8-bit levels 0..255. Store such data as floats, or scale them to uint8."
+    return _within(path, key, x, 255, cure).astype(np.uint8, copy=False)
+
+
+def _within(path: Path, key: str, x: np.ndarray, most: int, cure: str) -> np.ndarray:
     for first, rows in formats.blocks(x):
-        outside = (rows < 0) | (rows > 255)
+        outside = (rows < 0) | (rows > most)
         if outside.any():
-            raise DataError(
-                f"{path}: array {key} has {_place(rows, outside, first)}; integers are read as 8-bit levels 0..255. "
-                "Store such data as floats, or scale them to uint8."
-            )
-    return x.astype(np.uint8, copy=False)
+            raise DataError(f"{path}: array {key} has {_place(rows, outside, first)}; {cure}")
+    return x
 
 
 def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:

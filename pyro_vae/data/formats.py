@@ -15,19 +15,22 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from pyro_vae.errors import DataError
 
-_LARGEST_IDX = 1 << 30  # bytes; the largest idx file on offer has 47 million
+_LARGEST_IDX = 1 << 28  # bytes; the largest idx file on offer has 47 million
 _LARGEST_MAT = 1 << 26  # bytes; the one on offer has a million
 # Bytes; a .npy file above it is mapped. Data of this size still fit beside a model into the memory of any machine that
 # trains one, and twice over, as they do while they are cut into splits.
 MAP_ABOVE = 1 << 30
 _BLOCK = 1 << 22  # bytes of text parsed, or of an array checked, at a time
 _ANEW = "Fetch or copy the file anew"
+_LONGEST_NAME = 100
+_COMPRESSED = 15  # of MATLAB's element types
+_MAT_NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def digest(path: Path) -> str:
@@ -110,7 +113,12 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
     done = 0
     with opened(path) as file:
         while block := file.read(_BLOCK):
-            block += file.readline(64 * columns)
+            rest = file.readline(64 * columns)
+            if len(rest) == 64 * columns and not rest.endswith(b"\n"):
+                raise DataError(
+                    f"{path}: holds a line of {len(rest)} bytes or more, expected {columns} values. {_ANEW}."
+                )
+            block += rest
             parsed = _regular_lines(block, columns)
             if parsed is None:
                 parsed = _any_lines(block, columns, path, done)
@@ -162,12 +170,32 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     with opened(path) as file:
         packed = file.read(_LARGEST_MAT)
     try:
+        _check_mat(path, key, packed)
         content = loadmat(io.BytesIO(packed), variable_names=[key])
+    except DataError:
+        raise
     except Exception as error:  # a damaged file raises almost anything in there
         raise DataError(f"{path}: can not be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
     if key not in content:
         raise DataError(f"{path}: holds no array {key!r}. {_ANEW}.")
     return np.asarray(content[key])
+
+
+def _check_mat(path: Path, key: str, packed: bytes) -> None:
+    """Refuses what is no plain array, and a bomb: how much each compressed element unpacks to is counted first."""
+    from scipy.io import whosmat
+
+    for name, shape, kind in whosmat(io.BytesIO(packed)):
+        if name == key and (kind not in _MAT_NUMBERS or math.prod(shape) > _LARGEST_MAT):
+            raise DataError(f"{path}: {key} is {kind} {shape}, not an array of numbers. {_ANEW}.")
+    order = "<" if packed[126:128] == b"IM" else ">"
+    place = len(packed) if 0 in packed[:4] else 128  # version 4, which packs nothing, or 5
+    while place + 8 <= len(packed):
+        kind, size = struct.unpack_from(f"{order}II", packed, place)
+        body = packed[place + 8 : place + 8 + size]
+        if kind == _COMPRESSED and len(zlib.decompressobj().decompress(body, _LARGEST_MAT + 1)) > _LARGEST_MAT:
+            raise DataError(f"{path}: would unpack to more than {_LARGEST_MAT} bytes. {_ANEW}.")
+        place += 8 + size
 
 
 def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -183,6 +211,8 @@ def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
 
+    Which of both it is, its first bytes say, not its name.
+
     Arguments:
         path: of the file.
         map_above: a `.npy` file of more bytes is mapped (`np.memmap`, read-only) and read where it is looked at.
@@ -191,27 +221,34 @@ def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
         DataError: not such a file, damaged, empty, made of Python objects, or too large for its type or order.
     """
     try:
-        if path.suffix == ".npy" and path.stat().st_size > map_above:
-            return {"x": _mapped(path)}
-        if path.suffix == ".npz":
-            _check_zip(path)
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file.")
         with path.open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"x": content}
-            return {name: content[name] for name in content.files}
+            start = file.read(4)
+            file.seek(0)
+            if start.startswith(b"PK"):
+                return _archived(path, file)
+            if start and start != b"\x93NUM":
+                raise DataError(f"{path}: is not a numpy file. Write it with np.save or np.savez.")
+            return {"x": _mapped(path) if path.stat().st_size > map_above else _array(path, file)}
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except ValueError as error:
-        with path.open("rb") as file:
-            start = file.read(6)
-            if start and not start.startswith((b"\x93NUM", b"PK")):  # numpy would call any such file a pickle
-                raise DataError(f"{path}: is not a numpy file. Write it with np.save or np.savez.") from error
-        raise _unreadable(path, error) from error
     except Exception as error:  # headers of damaged files raise almost anything in there
-        raise _unreadable(path, error) from error
+        raise DataError(
+            f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
+            "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
+        ) from error
+
+
+def _array(path: Path, file: IO[bytes]) -> np.ndarray:
+    x = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise _left_over(path, x)
+    return x
+
+
+def _left_over(path: Path, x: np.ndarray) -> DataError:
+    return DataError(f"{path}: holds more than the {x.dtype} {x.shape} that its header declares. {_ANEW}.")
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -224,20 +261,33 @@ def _mapped(path: Path) -> np.ndarray:
             "but mapped as it is, and must hold uint8, bool or little-endian float32 in C order: "
             "np.save(path, np.ascontiguousarray(x, dtype)) writes it so."
         )
+    if x.offset + x.nbytes < path.stat().st_size:
+        raise _left_over(path, x)
     return x
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
-        "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
-    )
+def _archived(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _check_archive(path, members)
+        arrays = {}
+        for member in members:
+            with archive.open(member) as content:
+                arrays[member.filename.removesuffix(".npy")] = _array(path, content)
+        return arrays
 
 
-def _check_zip(path: Path) -> None:
-    """Refuses a bomb: deflate shrinks zeros by a factor of a thousand, real data hardly by a hundred."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(item.file_size for item in archive.infolist())
+def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuses what np.savez never writes, and a bomb: deflate shrinks zeros by a factor of a thousand, real data hardly
+    by a hundred; bzip2 and lzma would unpack any amount at once."""
+    names = {member.filename for member in members}
+    odd = [n for n in names if not (n.endswith(".npy") and n.isprintable() and len(n) <= _LONGEST_NAME)]
+    if odd or len(names) < len(members):
+        what = f"holds {odd[0][:_LONGEST_NAME]!r}, which is no array" if odd else "holds two arrays of one name"
+        raise DataError(f"{path}: {what}. Write it with np.savez.")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise DataError(f"{path}: is packed by another method than deflate. Write it with np.savez.")
+    size = sum(member.file_size for member in members)
     if size > 1 << 30 and size > 200 * path.stat().st_size:
         raise DataError(f"{path}: would unpack to {size} bytes. If that is meant, save it with np.save instead.")
 

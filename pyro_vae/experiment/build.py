@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae import data as data_room
-from pyro_vae.errors import PyroVAEError, UsageError, unknown
+from pyro_vae.errors import DataError, PyroVAEError, UsageError, unknown
 from pyro_vae.experiment.config import Config
 
 if TYPE_CHECKING:
@@ -241,8 +241,9 @@ def start(config: Config, program: VAE, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for part in (data.valid, data.test, data.train):
-        for first, x in part.blocks():
-            program.likelihood.check(x, first)
+        with _named(f"{data.protocol['name']}, {part.name} data"):
+            for first, x in part.blocks():
+                program.likelihood.check(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     program.likelihood.start_at(train.expected())
@@ -313,6 +314,14 @@ def schedule(config: Config) -> Schedule:
     from pyro_vae.inference.training import Schedule
 
     return Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)})
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD
 from pyro_vae.report.formats import WIDTH, markdown, markdown_rows
-from pyro_vae.report.tables import Table, clean, number, share
+from pyro_vae.report.tables import Table, cell, clean, number, share
 
 FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
@@ -59,7 +59,7 @@ def to_csv(found: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     rows = [_flat(group, found) for group in found["groups"]]
     writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+    writer.writerows(map(cell, row.values()) for row in rows)
     return text.getvalue()
 
 

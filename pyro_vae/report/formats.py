@@ -25,7 +25,7 @@ from pyro_vae.report.entries import (
     sections,
 )
 from pyro_vae.report.notes import notes
-from pyro_vae.report.tables import Table, clean, number, share, tables
+from pyro_vae.report.tables import Table, cell, clean, number, share, tables
 
 WIDTH = 100  # columns of a terminal
 _LABEL = 34
@@ -95,7 +95,7 @@ def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows(map(cell, row) for row in rows)
     return buffer.getvalue()
 
 

@@ -12,6 +12,7 @@ from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Classification, Estimate
 from pyro_vae.randomness import stream
+from pyro_vae.report.tables import clean
 
 _BLOCK = 1024  # data reconstructed at once
 
@@ -167,7 +168,7 @@ def to_text(report: Mapping[str, Any]) -> str:
         f"data: {protocol['name']}, {_split(protocol, test['reconstruction']['num_data'])}. {_recipe(protocol)}",
         *protocol["notes"],
     ]
-    return "\n".join([*lines, "", *(textwrap.fill(note, 92, subsequent_indent="  ") for note in notes)])
+    return "\n".join([*lines, "", *(textwrap.fill(clean(note), 92, subsequent_indent="  ") for note in notes)])
 
 
 _LABELS = {

@@ -77,6 +77,18 @@ def clean(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
+def cell(value: Any) -> Any:
+    """What a CSV file holds of a value: text on one line, which no spreadsheet takes for a formula.
+
+    >>> cell("=HYPERLINK(A1)"), cell("vamp"), cell(-1.5)
+    ("'=HYPERLINK(A1)", 'vamp', -1.5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
 def _cleaned(table: Table) -> Table:
     rows = tuple(tuple(map(clean, row)) for row in table.rows)
     return table._replace(title=clean(table.title), rows=rows)

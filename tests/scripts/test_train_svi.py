@@ -340,7 +340,7 @@ def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
     process = start(*SMALL, "--binarize", "none", "--out", "run")
     out, err = process.communicate()
     assert (process.returncode, out, err.count("\n")) == (3, "", 1)
-    assert err.startswith("error: Bernoulli needs x in {0, 1}")
+    assert err.startswith("error: digits, valid data: Bernoulli needs x in {0, 1}")
 
 
 def test_a_diverged_run_keeps_its_last_good_state(tiny, tmp_path, capsys, monkeypatch):

@@ -94,6 +94,8 @@ class Likelihood(nn.Module):
         Raises:
             DataError: with the value, its place and the cure.
         """
+        if x.is_complex():
+            raise DataError(f"{type(self).__name__} needs x to be real; got {x.dtype}: pass x.real")
         inside = self.support.check(x) & torch.isfinite(x)
         require(inside.all(), lambda: self._outside(x, inside, first))
 
