@@ -125,6 +125,7 @@ def read(manifest: Path) -> Checkpoint:
         for name, tensor in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = tensor
+        _check_types(parts["program"] | parts["best"])
         return Checkpoint(
             config=Config.from_dict(body["config"]),
             form=_form(body),
@@ -205,7 +206,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     tensors = checkpoint.progress.best_tensors or checkpoint.program
     _check_latent_dim(config.latent_dim, overrides)
     _check_sizes(config, checkpoint.form, overrides, tensors)
-    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
+    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
     program = build.vae(config, *checkpoint.form, **overrides).to(dtype)
     _set(program, tensors)
     return program.eval()
@@ -240,6 +241,12 @@ def _fitting(what: str) -> Iterator[None]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint does not fit the {what}: {error}") from error
+
+
+def _check_types(tensors: dict[str, Tensor]) -> None:
+    types = {t.dtype for t in tensors.values() if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
+    if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
+        raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 
 
 def _form(body: dict[str, Any]) -> Form:

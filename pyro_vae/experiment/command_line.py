@@ -17,10 +17,12 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from pyro_vae.errors import PyroVAEError, StorageError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.config_file import ConfigFile
 from pyro_vae.experiment.interruption import SIGNALS
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _WRONG_TYPE = re.compile(r"Parser key \"(\w+)\".*Expected an? <class '(int|str|bool)'>. Got value: (.*)", re.DOTALL)
+_LONGEST_MESSAGE = 800
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
@@ -35,7 +37,8 @@ class Parser(ArgumentParser):
             message = f"unknown flag {unknown[1]}; did you mean {near}?"
         elif wrong := _WRONG_TYPE.search(message):
             message = f"--{wrong[1].replace('_', '-')} takes {_KINDS[wrong[2]]}; got {wrong[3]}"
-        print(f"error: {' '.join(message.split())} (--help lists all flags)", file=sys.stderr)
+        message = _printable(" ".join(message.split()))
+        print(f"error: {message[:_LONGEST_MESSAGE]} (--help lists all flags)", file=sys.stderr)
         sys.exit(UsageError.exit_code)
 
 
@@ -47,7 +50,7 @@ def config_parser(description: str) -> ArgumentParser:
         default_env=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML or JSON file of flag values; later flags override it")
+    parser.add_argument("--config", action=ConfigFile, help="YAML or JSON file of flag values; later flags override it")
     add_flags(parser, Config)
     return parser
 
@@ -84,6 +87,11 @@ def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     return {field.name for field in fields(Config) if field.name in given}
 
 
+def _printable(message: str) -> str:
+    """Without characters that steer a terminal; names of files and what lies in them may hold any."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in message)
+
+
 @contextmanager
 def exit_codes(kept: str = "") -> Iterator[None]:
     """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
@@ -106,10 +114,10 @@ def exit_codes(kept: str = "") -> Iterator[None]:
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except PyroVAEError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # such as output that goes to a full disk
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         _drop_output()
         sys.exit(StorageError.exit_code)
     finally:

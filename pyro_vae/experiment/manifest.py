@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
         body = json.loads(content)
         claimed, schema = body.pop("sha256"), int(body["schema"])
         whole = sealed(body)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged, it can not be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
             f"lost with it, that of its {len(content)} bytes is {storage.sha256(content)}."

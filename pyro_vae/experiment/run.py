@@ -162,11 +162,8 @@ class Run:
         """Raises CheckpointError where these are not the data that run.json describes."""
         before = self.about().get("protocol", protocol)
         now = json.loads(storage.to_json(protocol))
-        if not isinstance(before, dict):
-            raise CheckpointError(
-                f"{self.path / 'run.json'} is damaged: its protocol is {before!r:.80}. Put a copy back"
-            )
-        changed = [key for key in _WHAT_THE_MODEL_SEES if before.get(key) != now[key]]
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_vae.errors import StorageError
 
+_LARGEST_JSON = 1 << 24  # bytes; a manifest has some thousand
 _TEMPORARY = ".pyro_vae-partial"
 
 
@@ -63,6 +64,24 @@ def sweep(folder: Path) -> None:
 def to_json(value: Any) -> bytes:
     """JSON in one form only: sorted keys, no NaN, a line end. Equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def from_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: it holds anything else, or is too deep or too large to be one of ours.
+        OSError: it can not be read.
+    """
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise ValueError(f"{size} bytes are more than any file of this kind has")
+    try:
+        found = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__} where an object is expected")
+    return found
 
 
 def sha256(content: bytes) -> str:
