@@ -27,7 +27,7 @@ ORDER = [
     ["model.checks"],
     ["model.vae", "model.hierarchical", "model"],
     ["inference.objectives", "evaluation"],
-    ["inference.suitability", "inference.updates"],
+    ["inference.suitability", "inference.updates", "inference.divergence"],
     ["inference.compiled"],
     ["inference.svi"],
     ["inference.training", "inference"],

@@ -129,9 +129,9 @@ def block_bound(log_weights: Tensor, k: int) -> Moment:
 
     Example:
         >>> block_bound(torch.tensor([[0.0], [0.0], [-1.0], [-1.0], [9.0]]), 2).value
-        tensor([-0.5000])
+        tensor([-0.5000], dtype=torch.float64)
     """
-    K = len(log_weights)
+    log_weights, K = log_weights.double(), len(log_weights)
     if not 1 <= k <= K:
         raise ValueError(f"k must be within 1 ... {K}, the number of draws; got {k}")
     blocks = K // k
@@ -149,13 +149,14 @@ def jackknife(log_weights: Tensor) -> Moment:
     sqrt((K-1)/K sum_i (L_(i) - mean L_(i))^2).
 
     Args:
-        log_weights: (K, B). Both results are NaN for K = 1, from which nothing can be left out.
+        log_weights: (K, B). Both results are NaN for K = 1, from which nothing can be left out, and where all weights
+            are 0 or one is not a number; the value is plus infinity where a single weight is above 0.
 
     Example:
         >>> jackknife(torch.zeros(5, 1)).value
-        tensor([0.])
+        tensor([0.], dtype=torch.float64)
     """
-    K = len(log_weights)
+    log_weights, K = log_weights.double(), len(log_weights)
     if K == 1:
         unknown = torch.full_like(log_weights[0], math.nan)
         return Moment(unknown, unknown)

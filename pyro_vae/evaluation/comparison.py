@@ -268,8 +268,12 @@ def _bootstrap(
     if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa can not divide by
         value = float(statistic(*samples, axis=-1))
         return value, value
+    # About their means and in units of their spread: values that differ by roundings alone would upset BCa's skewness.
+    means = [sample.mean(keepdims=True) for sample in samples]
+    centred = [sample - mean for sample, mean in zip(samples, means, strict=True)]
+    unit = max(np.abs(sample).max() for sample in centred)
     found = stats.bootstrap(
-        samples,
+        tuple(sample / unit for sample in centred),
         statistic,
         n_resamples=resamples,
         batch=max(1, _AT_ONCE // max(len(sample) for sample in samples)),
@@ -278,7 +282,8 @@ def _bootstrap(
         method="BCa",
         rng=np.random.default_rng(derive(seed, "bootstrap")),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = (statistic(*means, axis=-1) + unit * end for end in found.confidence_interval)
+    return float(low), float(high)
 
 
 def _check(confidence: float, resamples: int = _FEWEST) -> None:

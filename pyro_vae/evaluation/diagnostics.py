@@ -30,7 +30,8 @@ def psis_khat(log_weights: Tensor) -> Tensor:
     Below 1/2 the weights have a finite variance; above 0.7 no affordable K makes log p(x) reliable, and the stated
     Monte Carlo error is too small. Vehtari et al., "Pareto Smoothed Importance Sampling", JMLR 2024. Minus infinity
     where the weights all agree within a thousandth, as under an exact posterior, where only rounding tells them apart;
-    NaN for fewer than 25 draws, whose tail has too few points to fit.
+    plus infinity where one weight is all there is, none is above 0, or one is not a number; NaN for fewer than 25
+    draws, whose tail has too few points to fit.
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
@@ -72,7 +73,8 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     """How many of K weighted draws are left, (sum w)^2 / sum w^2, for each datum: (K, B) -> (B,), from 1 to K.
 
     Kong, "A Note on Importance Sampling using Standardized Weights", technical report 348, University of Chicago, 1992.
-    It knows nothing of draws that are missing: where the tail is heavy (`psis_khat` above 0.7) it is too large.
+    It knows nothing of draws that are missing: where the tail is heavy (`psis_khat` above 0.7) it is too large. NaN
+    where all weights are 0, or one of them infinite or not a number.
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
@@ -81,8 +83,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -100.0]]))
         tensor([2., 1.], dtype=torch.float64)
     """
-    w = log_weights.double()
-    return (2 * torch.logsumexp(w, 0) - torch.logsumexp(2 * w, 0)).exp()
+    return 1 / log_weights.double().softmax(0).square().sum(0)
 
 
 class Mixing(NamedTuple):

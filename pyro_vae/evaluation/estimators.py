@@ -171,7 +171,8 @@ def iwae(
     Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. A lower bound on log p(x) in
     expectation (not in each run), tight as K grows; how fast depends on how well the guide covers the posterior. The
     Monte Carlo error is that of the logarithm of a mean, sd(w) / (sqrt(K) mean(w)); it does not contain the bias, and
-    where few weights dominate it is too small.
+    where few weights dominate it is too small. A draw under which p(x, z) is 0 counts as a weight of 0; where all draws
+    are such, the value is minus infinity and its error NaN; a weight that is not a number makes its datum NaN alone.
 
     Arguments and errors as for `elbo`. The sum is streamed: no (K, N) array is held.
 
@@ -204,9 +205,9 @@ def relative_error(log_weights: Tensor) -> Tensor:
 
     Example:
         >>> relative_error(torch.tensor([[1.0], [3.0]]).log())   # sqrt(2) / (sqrt(2) 2)
-        tensor([0.5000])
+        tensor([0.5000], dtype=torch.float64)
     """
-    return _relative_error(log_weights.softmax(0).square().sum(0), len(log_weights))
+    return _relative_error(log_weights.double().softmax(0).square().sum(0), len(log_weights))
 
 
 def _relative_error(squares: Tensor, K: int) -> Tensor:
@@ -256,7 +257,8 @@ class _Moments:
         old, new = self.count[data], float(len(values))
         mean, square = values.mean(0), (values - values.mean(0)).square().sum(0)
         step = mean - self.mean[data]
-        self.mean[data] += step * new / (old + new)
+        # Where one of the means is infinite, their sum is what the mean of both is.
+        self.mean[data] += torch.where(step.isfinite(), step * new / (old + new), mean)
         self.square[data] += square + step.square() * old * new / (old + new)
         self.count[data] += new
 

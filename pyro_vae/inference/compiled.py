@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -251,6 +252,8 @@ class Steps:
             _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)
             self.mode = False
             return None
+        except (ValueError, torch.linalg.LinAlgError):
+            return None  # Pyro's own step meets it on the same draws, and says whether it is divergence
         if not graph.is_compiled and self._compiles(svi, call):
             graph.compile()
         return graph
@@ -259,10 +262,11 @@ class Steps:
         if not is_covered(svi.loss):
             names = ", ".join(kind.__name__ for kind in COVERED)
             raise NoGraph(f"that is for {names}, and the loss is a {type(svi.loss).__name__}")
-        self._captures += 1
-        if self._captures > MOST_CAPTURES:
+        if self._captures == MOST_CAPTURES:
             raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
-        return StepGraph(svi, call)
+        graph = StepGraph(svi, call)
+        self._captures += 1
+        return graph
 
     def _compiles(self, svi: SVI, call: Call) -> bool:
         # The short last batch of an epoch is never worth it. That it depends on the number of the step alone lets
@@ -290,7 +294,13 @@ def _weights(svi: SVI, call: Call) -> list[str]:
 def _rehearse(svi: SVI, call: Call) -> list[str]:
     """Runs the step's loss by Pyro itself, checks and all, and returns the names of the parameters that it met."""
     device = next((tensor.device for tensor in call.tensors()), None)
-    with preserved(device), buffers_kept(svi.modules()), poutine.trace(param_only=True) as seen:
+    with (
+        preserved(device),
+        buffers_kept(svi.modules()),
+        warnings.catch_warnings(),
+        poutine.trace(param_only=True) as seen,
+    ):
+        warnings.filterwarnings("ignore", "Encountered NaN")  # the step itself says so
         args, kwargs = call.arguments()
         svi.loss.loss(*svi.weighted(call), *args, **kwargs)
     svi.check_held(seen.trace)

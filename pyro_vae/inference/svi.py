@@ -1,12 +1,13 @@
 """SVI: the step of `pyro.infer.SVI`, with one torch optimiser over all parameters, as a graph where that is faster."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import RenyiELBO
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.inference.compiled import Call, Compile, Make, StepGraph, Steps
+from pyro_vae.inference.divergence import Noise, first_gradient, first_site
 from pyro_vae.inference.objectives import check_weights, weigh
 from pyro_vae.model.allocation import keep_freed_memory
-from pyro_vae.model.program import undisturbed
-from pyro_vae.randomness import preserved
+from pyro_vae.model.graphs import buffers_kept
+from pyro_vae.model.program import store_kept
 
 
 class SVI:
@@ -49,7 +51,7 @@ class SVI:
         ValueError: another `compile`.
 
     Example:
-        >>> import pyro_vae as pv
+        >>> import pyro, pyro_vae as pv
         >>> vae = pv.VAE(pv.priors.StandardNormal(2),
         ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
@@ -86,7 +88,7 @@ class SVI:
 
         Raises:
             DivergenceError: the loss or a gradient is not finite; parameters and optimiser are as before the step (the
-                running statistics of a batch norm have seen the batch).
+                random state is as after it, and the running statistics of a batch norm have seen the batch).
             ValueError: a parameter got a gradient that the optimiser does not know.
         """
         return self.step_from(None, *args, kl_weight=kl_weight, reconstruction_weight=reconstruction_weight, **kwargs)
@@ -118,7 +120,7 @@ class SVI:
         Other optimisers make their own step, and programs are looked at as ever. `fit` makes an epoch so.
 
         Example:
-            >>> import pyro_vae as pv
+            >>> import pyro, pyro_vae as pv
             >>> vae = pv.VAE(pv.priors.StandardNormal(2),
             ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
             ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
@@ -167,11 +169,12 @@ class SVI:
 
     def _eager(self, call: Call) -> float:
         args, kwargs = call.arguments()
+        noise = Noise(_first_tensor(args, kwargs))
         self.optimizer.zero_grad(set_to_none=True)
         with poutine.trace(param_only=True) as capture:
-            loss = self._loss_and_grads(*self.weighted(call), args, kwargs)
+            loss = self._loss_and_grads(call, args, kwargs, noise)
         self.check_held(capture.trace)
-        self._check_finite(loss, args, kwargs)
+        self._check_finite(loss, call, args, kwargs, noise)
         self.optimizer.step()
         return loss
 
@@ -180,9 +183,10 @@ class SVI:
         # Before the graph runs: its gradients then lie where the last ones did, which the processor has at hand.
         for parameter in self.held():
             parameter.grad = None
+        noise = Noise(next(iter(call.tensors()), None))
         found = graph(call)
         if not found.sound:
-            self._explain(found.loss, call)
+            self._explain(found.loss, call, noise)
         if update is not None:
             update(found.gradients)
         else:
@@ -191,30 +195,28 @@ class SVI:
             self.optimizer.step()
         return found.loss
 
-    def _explain(self, loss: float, call: Call) -> NoReturn:
-        """Raises what Pyro's own step has against a call; what only that draw showed, as divergence."""
+    def _explain(self, loss: float, call: Call, noise: Noise) -> NoReturn:
+        """Raises what Pyro's own step has against a call, on the same draws; what rounds otherwise there, as well."""
         args, kwargs = call.arguments()
-        x = _first_tensor(args, kwargs)
-        with preserved(None if x is None else x.device), undisturbed(getattr(self.model, "__self__", None)):
+        with noise.again(), buffers_kept(self.modules()), store_kept():
             try:
-                self._loss_and_grads(*self.weighted(call), args, kwargs)
+                self._check_finite(self._loss_and_grads(call, args, kwargs, noise), call, args, kwargs, noise)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
         what = "gradient is not finite" if math.isfinite(loss) else f"loss is {loss}"
-        raise self._diverged(what, args, kwargs)
+        raise self._diverged(what, "")
 
-    def _loss_and_grads(
-        self, model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> float:
+    def _loss_and_grads(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> float:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
-                return _as_float(self.loss.loss_and_grads(model, guide, *args, **kwargs))
-        except ValueError as error:
+                return _as_float(self.loss.loss_and_grads(*self.weighted(call), *args, **kwargs))
+        except (ValueError, torch.linalg.LinAlgError) as error:
             # Pyro validates the parameters of distributions: a diverged network surfaces there first.
-            if isinstance(error, PyroVAEError) or not self._first_not_finite(args, kwargs):
+            site = "" if isinstance(error, PyroVAEError) else self._first_site(call, args, kwargs, noise)
+            if isinstance(error, ValueError) and not site:
                 raise
-            raise self._diverged("loss is not finite", args, kwargs) from error
+            raise self._diverged("loss is not finite", site) from error
 
     def check_held(self, trace: poutine.Trace) -> None:
         """Raises ValueError where a parameter of this trace is none of the optimiser's."""
@@ -226,44 +228,31 @@ class SVI:
                     "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
                 )
 
-    def _check_finite(self, loss: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check_finite(
+        self, loss: float, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise
+    ) -> None:
         if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}", args, kwargs)
+            raise self._diverged(f"loss is {loss}", self._first_site(call, args, kwargs, noise))
         norm = nn.utils.get_total_norm([p.grad for p in self.held() if p.grad is not None])
         if not math.isfinite(norm.item()):
-            raise self._diverged("gradient is not finite", args, kwargs)
+            raise self._diverged("gradient is not finite", first_gradient(self.modules()))
         if norm > (limit := self.largest_norm(args, kwargs)):
             nn.utils.clip_grads_with_norm_(self.held(), limit, norm)
 
-    def _diverged(self, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DivergenceError:
+    def _diverged(self, what: str, where: str) -> DivergenceError:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
-            f"step {self.num_steps + 1}: the {what}{self._first_not_finite(args, kwargs)}; the step was not applied. "
+            f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
             "Use a smaller learning rate (--lr), bound the gradient (--max-grad-norm), or scale the data to about 1"
         )
 
-    def _first_not_finite(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Names the first site whose value or log-probability is not finite, on a draw of its own; else ''."""
-        program = getattr(self.model, "__self__", None)
-        x = _first_tensor(args, kwargs)
-        device = None if x is None else x.device
-        with torch.no_grad(), undisturbed(program), preserved(device), pyro.validation_enabled(False):
-            guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
-            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
-            for side, trace in (("guide", guide), ("model", model)):
-                trace.compute_log_prob()
-                for name, site in trace.nodes.items():
-                    if site["type"] == "sample" and not _all_finite(site["value"], site["log_prob"]):
-                        return f" (first at site {name} of the {side})"
-        return ""
+    def _first_site(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> str:
+        with noise.again(), buffers_kept(self.modules()):
+            return first_site(self.loss, *self.weighted(call), *args, **kwargs)
 
 
 def _unconstrained(value: Any) -> Tensor:
     return value.unconstrained()
-
-
-def _all_finite(*tensors: Any) -> bool:
-    return all(bool(torch.isfinite(t).all()) for t in tensors if isinstance(t, Tensor))
 
 
 def _as_float(loss: Any) -> float:

@@ -4,17 +4,22 @@
 
 for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q): entropy and
 density know the structure of either covariance (diagonal, Cholesky, low rank), and the trace needs only the diagonal
-of the other where one is diagonal. Every pair of diagonal, full and low-rank-plus-diagonal normals has its KL then.
+of the other where one is diagonal. Every pair of torch's diagonal, full and low-rank-plus-diagonal normals has its KL
+then, and our own `LowRankNormal` to the first two.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, register_kl
+
+from pyro_vae.model.distributions import LowRankNormal
 
 
 @register_kl(MultivariateNormal, Independent)
 @register_kl(LowRankMultivariateNormal, Independent)
+@register_kl(LowRankNormal, Independent)
 def _kl_to_diagonal(q: Any, p: Any) -> Tensor:
     _check_diagonal(p)
     return _kl(q, p, (q.variance / p.variance).sum(-1))
@@ -24,6 +29,14 @@ def _kl_to_diagonal(q: Any, p: Any) -> Tensor:
 def _kl_from_diagonal(q: Any, p: Any) -> Tensor:
     _check_diagonal(q)
     return _kl(q, p, (q.variance * p.precision_matrix.diagonal(dim1=-2, dim2=-1)).sum(-1))
+
+
+@register_kl(LowRankNormal, MultivariateNormal)
+def _kl_to_full(q: Any, p: Any) -> Tensor:
+    root = torch.cat([q.cov_factor, q.cov_diag.sqrt().diag_embed()], -1)
+    lead = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    whitened = torch.linalg.solve_triangular(p.scale_tril.expand(*lead, -1, -1), root, upper=False)
+    return _kl(q, p, whitened.square().sum((-2, -1)))
 
 
 def _kl(q: Any, p: Any, trace: Tensor) -> Tensor:

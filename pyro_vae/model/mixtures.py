@@ -86,7 +86,7 @@ def _log_prob(components: Any, z: Tensor) -> Tensor:
 
 
 def _log_prob_of_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-    # |z - m|^2 / s^2 multiplied out cancels, by about z^2 / s^2: hence float64, where that leaves ten digits.
+    # |z - m|^2 / s^2 multiplied out cancels, by about z^2 / s^2: hence float64, which loses 1e-16 of that.
     mean, precision, value = loc.double(), scale.double().pow(-2), z.double()
     square = value.square() @ precision.T - 2 * value @ (mean * precision).T + (mean.square() * precision).sum(-1)
     constant = scale.double().log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae.model.gaussians  # noqa: F401 - registers the KLs of these members to normal priors
-from pyro_vae.model import flows
+from pyro_vae.model import distributions, flows
 
 ENCODER_PREDICTS = ("log_sigma", "log_variance")
 
@@ -186,7 +186,7 @@ class LowRankNormal(Posterior):
         D = self.latent_dim
         loc, log_scale, factor = self.encode(x, y).split([D, D, self.rank * D], -1)
         scale = self.floor + log_scale.exp()
-        return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (D, self.rank)), scale.square())
+        return distributions.LowRankNormal(loc, factor.unflatten(-1, (D, self.rank)), scale.square(), (D,))
 
 
 class FlowPosterior(Posterior):

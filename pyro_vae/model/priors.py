@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import unknown
-from pyro_vae.model import flows
+from pyro_vae.model import distributions, flows
 from pyro_vae.model.mixtures import Mixture
 from pyro_vae.model.posteriors import Delta, Posterior
 from pyro_vae.model.program import once
@@ -149,7 +149,7 @@ class StudentT(Prior):
         latent_dim: D.
         df: degrees of freedom, above 0; with 2 or fewer the variance is infinite.
 
-    Errors: `ValueError` for df of 0 or below.
+    Errors: `ValueError` for df of 0 or below, or infinite.
 
     Example:
         >>> StudentT(1, df=1.0)().log_prob(torch.zeros(1))   # Cauchy: -log pi
@@ -160,10 +160,12 @@ class StudentT(Prior):
         super().__init__(latent_dim)
         if not df > 0:
             raise ValueError(f"df, the degrees of freedom, must be above 0; got {df}")
+        if math.isinf(df):
+            raise ValueError("df, the degrees of freedom, must be finite; got inf. For its limit use StandardNormal")
         self.df = df
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
-        return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
+        return distributions.StudentT(self.df, self.loc, self.scale).to_event(1)
 
 
 class ConditionalNormal(Prior):

@@ -522,6 +522,7 @@ def vamp_prior(posterior="DiagonalNormal", **options):
         (lambda: pv.priors.FlowPrior(-2), "latent_dim=-2"),
         (lambda: pv.priors.StudentT(D, df=0.0), "df, .*must be above 0; got 0.0"),
         (lambda: pv.priors.StudentT(D, df=float("nan")), "df, .*must be above 0; got nan"),
+        (lambda: pv.priors.StudentT(D, df=float("inf")), "df, .*must be finite; got inf.*StandardNormal"),
         (lambda: pv.priors.ConditionalNormal(D, y_dim=0), "y_dim=0"),
         (lambda: pv.priors.ConditionalNormal(D, y_dim=C)(), r"ConditionalNormal .*labels \(B, 3\); got none"),
         (lambda: pv.priors.ConditionalNormal(D, y_dim=C)(torch.eye(4)), r"\(B, 3\); got labels of shape \(4, 4\)"),

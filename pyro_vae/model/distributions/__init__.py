@@ -3,7 +3,8 @@
     ContinuousBernoulli    l x - A(l) on [0, 1]
     DiscretizedLogistic    a logistic, rounded to the levels 0..L-1
     GreyLevels             any probabilities on the levels 0..L-1, which are numbers here, not names
-    NegativeBinomial       Pyro's, exact for large counts in float32 too
+    Poisson, NegativeBinomial   Pyro's, exact for large counts in float32 too
+    StudentT               Pyro's, exact for many degrees of freedom in float32 too
     ExponentialNorm        exp(-rate * RMSE), with its constant
     LowRankNormal          N(m, W W' + diag), over an event of any shape
 
@@ -11,10 +12,11 @@ Log-probabilities are in nats and include every constant. They and their gradien
 training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.
 """
 
-from pyro_vae.model.distributions.counts import NegativeBinomial
+from pyro_vae.model.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.model.distributions.expandable import invert
 from pyro_vae.model.distributions.levels import DiscretizedLogistic, GreyLevels
 from pyro_vae.model.distributions.reals import ExponentialNorm, LowRankNormal
+from pyro_vae.model.distributions.student import StudentT
 from pyro_vae.model.distributions.unit import ContinuousBernoulli, continuous_bernoulli_logits
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "GreyLevels",
     "LowRankNormal",
     "NegativeBinomial",
+    "Poisson",
+    "StudentT",
     "continuous_bernoulli_logits",
     "invert",
 ]

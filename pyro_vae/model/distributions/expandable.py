@@ -45,3 +45,17 @@ def as_tensor(number: Tensor | float, like: Tensor) -> Tensor:
 
 def uniform(shape: torch.Size, like: Tensor) -> Tensor:
     return torch.rand(shape, dtype=like.dtype, device=like.device)
+
+
+def log_rising(start: Tensor, count: Tensor) -> Tensor:
+    """log Gamma(r + x) / Gamma(r), by Stirling's series where r is large enough for four terms to be exact to 1e-12."""
+    start, count = torch.broadcast_tensors(start, count)
+    is_large = start > 20
+    small, large = start.masked_fill(is_large, 20.0), start.masked_fill(~is_large, 20.0)
+    series = count * ((large + count).log() - 1) + (large - 0.5) * torch.log1p(count / large)
+    series = series + _stirling_rest(large + count) - _stirling_rest(large)
+    return torch.where(is_large, series, torch.lgamma(small + count) - torch.lgamma(small))
+
+
+def _stirling_rest(number: Tensor) -> Tensor:
+    return (1 / 12 - (1 / 360 - 1 / 1260 / number.square()) / number.square()) / number

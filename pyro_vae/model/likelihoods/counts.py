@@ -39,7 +39,7 @@ class Poisson(Likelihood):
     advice = "For measurements that are no counts use a density (--likelihood normal)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(dist.Poisson(_mean_of_counts(self.decode(z, y))), z)
+        return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z)
 
     def start(self, x: Tensor) -> Tensor:
         return _start_of_counts(x)

@@ -104,8 +104,9 @@ class Learned(nn.Module):
 
 
 def above(floor: float, raw: Tensor) -> Tensor:
-    excess = (raw - _LARGEST_EXPONENT).relu()
-    return floor + (raw - excess).exp() * (1 + excess)
+    # Not raw - excess: float32 would round that away from the largest exponent where raw is large.
+    bounded = raw.masked_fill(raw > _LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    return floor + bounded.exp() * (1 + (raw - _LARGEST_EXPONENT).relu())
 
 
 def raw_for(name: str, value: float, floor: float) -> float:

@@ -1,0 +1,496 @@
+"""A step whose loss or gradient is not finite is never applied: all that a program learns is what it was, bit by bit.
+
+By Pyro, as a traced graph, and with the kernel of the optimiser called directly; by Inductor in one test, and in all of
+them with `pytest -m slow`.
+"""
+
+import contextlib
+import copy
+import json
+import math
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import binary_data, small_vae
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.data import Split, Splits
+from pyro_vae.errors import DataError, DivergenceError
+from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Schedule, fit
+from pyro_vae.model.graphs import Graph
+
+MODES = ["by Pyro", "traced", "steady", pytest.param("compiled", marks=pytest.mark.slow)]
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+OBJECTIVES = {
+    "sampled": Trace_ELBO,
+    "particles": lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+    "analytic": TraceMeanField_ELBO,
+    "ours": MeanFieldELBO,
+    "importance": lambda: ImportanceWeightedELBO(3),
+    "renyi": lambda: RenyiELBO(alpha=0, num_particles=3),
+}
+modes = pytest.mark.parametrize("mode", MODES)
+shorter = pytest.mark.parametrize("mode", ["by Pyro", "steady", *MODES[3:]])
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(request, monkeypatch):
+    """compile=True without the compiler, but where a test or its mode says compiled."""
+    if "compiled" not in request.node.name:
+        monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
+
+
+class Rooted(nn.Module):
+    """A decoder whose gradient in `weight` is not finite where that is 0, though its value is.
+
+    |w| as the root of w^2 has the derivative 0 / 0 there, and the root of w an infinite one.
+    """
+
+    def __init__(self, decoder, kind):
+        super().__init__()
+        self.decoder, self.kind = decoder, kind
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, z):
+        root = self.weight.square().sqrt() if self.kind == "nan" else self.weight.sqrt()
+        return self.decoder(z) + root
+
+
+def rooted(kind):
+    vae = small_vae()
+    vae.likelihood.decoder = Rooted(vae.likelihood.decoder, kind)
+    return vae
+
+
+def break_bias(value):
+    def broken(vae):
+        vae.likelihood.decoder.output_bias[0] = value
+
+    return broken
+
+
+def break_sigma(vae):
+    vae.posterior.encoder.output_bias[3:] = 1e4
+
+
+def break_root(vae):
+    vae.likelihood.decoder.weight.zero_()
+
+
+FAULTS = {
+    "a parameter is NaN": (small_vae, break_bias(math.nan), "loss is .*first at site x of the model"),
+    "a parameter is infinite": (small_vae, break_bias(math.inf), "loss is .*first at site x of the model"),
+    "sigma overflows": (small_vae, break_sigma, "loss is .*first at site z of the guide"),
+    "one gradient is NaN": (
+        lambda: rooted("nan"),
+        break_root,
+        r"gradient is not finite \(first at parameter likelihood.decoder.weight\)",
+    ),
+    "one gradient is infinite": (
+        lambda: rooted("inf"),
+        break_root,
+        r"gradient is not finite \(first at parameter likelihood.decoder.weight\)",
+    ),
+}
+faults = pytest.mark.parametrize("fault", FAULTS)
+
+
+def ours(vae, mode="by Pyro", loss=None, **options):
+    adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    return SVI(vae.model, vae.guide, adam, loss or Trace_ELBO(), compile=mode != "by Pyro", **options)
+
+
+def around(svi, mode):
+    return svi.steady() if mode == "steady" else contextlib.nullcontext()
+
+
+def bits(tensors):
+    return {name: tensor.detach().cpu().numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def state(vae, svi):
+    """All that a step may change, to the last bit, NaN or not."""
+    store = pyro.get_param_store()
+    optimizer = svi.optimizer.state_dict()
+    slots = {f"{i} {name}": t for i, slot in optimizer["state"].items() for name, t in slot.items()}
+    return (
+        bits(vae.state_dict()),
+        bits(slots),
+        json.dumps(optimizer["param_groups"]),
+        {name: (id(tensor), *bits({"": tensor}).values()) for name, tensor in store.named_parameters()},
+        svi.num_steps,
+        [module.training for module in vae.modules()],
+    )
+
+
+def check_refused(vae, svi, message, *arguments, **options):
+    before = state(vae, svi)
+    with pytest.raises(DivergenceError, match=f"^step {svi.num_steps + 1}: the {message}.*step was not applied"):
+        svi.step(*arguments, **options)
+    assert state(vae, svi) == before
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+def check_fault(fault, mode, loss, **options):
+    build, breaks, message = FAULTS[fault]
+    vae, x = build(), binary_data(16)
+    svi = ours(vae, mode, loss(), **options)
+    with around(svi, mode):
+        svi.step(x)
+        svi.step(x)
+        sound = copy.deepcopy(vae.state_dict())
+        with torch.no_grad():
+            breaks(vae)
+        check_refused(vae, svi, message, x)
+        with torch.no_grad():
+            for name, tensor in vae.state_dict().items():
+                tensor.copy_(sound[name])
+        assert math.isfinite(svi.step(x))
+        assert svi.num_steps == 3
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+@shorter
+@faults
+def test_a_step_that_is_not_finite_is_not_applied(fault, mode):
+    check_fault(fault, mode, Trace_ELBO)
+
+
+@pytest.mark.parametrize("fault", ["sigma overflows", "one gradient is NaN"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_nor_is_it_under_any_objective(fault, name):
+    check_fault(fault, "by Pyro", OBJECTIVES[name])
+
+
+@pytest.mark.parametrize("name", ["particles", "ours", "importance"])
+def test_nor_under_those_that_are_traced(name):
+    check_fault("one gradient is NaN", "traced", OBJECTIVES[name])
+
+
+@modes
+def test_clipping_does_not_turn_an_infinite_gradient_into_another(mode):
+    check_fault("one gradient is infinite", mode, Trace_ELBO, max_grad_norm=1.0)
+
+
+@needs_compiler
+def test_a_compiled_step_that_is_not_finite_is_not_applied():
+    vae, x = rooted("nan"), binary_data(16)
+    svi = ours(vae, "compiled")
+    svi.step(x)
+    with torch.no_grad():
+        break_root(vae)
+    check_refused(vae, svi, FAULTS["one gradient is NaN"][2], x)
+    with torch.no_grad():
+        vae.likelihood.decoder.weight.fill_(1.0)
+        vae.likelihood.decoder.decoder.output_bias.fill_(math.nan)
+    check_refused(vae, svi, "loss is .*first at site x of the model", x)
+    (graph,) = svi.graphs._graphs.values()
+    assert graph.is_compiled
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("fault", ["a parameter is NaN", "one gradient is NaN"])
+def test_the_first_step_is_refused_like_the_others(fault, mode):
+    build, breaks, message = FAULTS[fault]
+    vae = build()
+    svi = ours(vae, mode)
+    svi.evaluate_loss(binary_data(16))  # which lists the parameters in Pyro's store
+    with torch.no_grad():
+        breaks(vae)
+    check_refused(vae, svi, message, binary_data(16))
+    assert not svi.optimizer.state
+
+
+@pytest.mark.parametrize("mode", ["by Pyro", "steady"])
+@pytest.mark.parametrize("fault", ["a parameter is NaN", "one gradient is NaN"])
+def test_the_random_state_is_as_after_any_step(fault, mode):
+    build, breaks, _ = FAULTS[fault]
+    after = []
+    for broken in (False, True):
+        vae, x = build(), binary_data(16)
+        svi = ours(vae, mode)
+        with around(svi, mode):
+            svi.step(x)
+            with torch.no_grad():
+                breaks(vae) if broken else None
+            torch.manual_seed(1)
+            with pytest.raises(DivergenceError) if broken else contextlib.nullcontext():
+                svi.step(x)
+        after.append(torch.get_rng_state())
+    assert torch.equal(*after)
+
+
+@faults
+def test_without_pyros_validation_it_is_refused_as_well(fault):
+    with pyro.validation_enabled(False):
+        check_fault(fault, "by Pyro", Trace_ELBO)
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_a_gradient_whose_norm_overflows_is_refused(mode):
+    """Each number is finite; Adam would keep their squares, which are not."""
+    vae = small_vae(likelihood=pv.likelihoods.Normal, scale=1e-10).float()
+    svi = ours(vae, mode)
+    svi.evaluate_loss(torch.ones(4, 6))
+    check_refused(vae, svi, "gradient is not finite; the ", torch.ones(4, 6))
+
+
+def test_hooks_on_parameters_are_heard_and_what_they_return_is_refused():
+    vae, x = small_vae(), binary_data(16)
+    svi, heard = ours(vae, "traced"), []
+    svi.step(x)
+    bias = vae.likelihood.decoder.output_bias
+    handle = bias.register_hook(lambda gradient: heard.append(1) or gradient * math.inf)
+    check_refused(vae, svi, r"gradient is not finite \(first at parameter likelihood.decoder.output_bias\)", x)
+    assert heard
+    handle.remove()
+    svi.step(x)
+
+
+# One draw of many.
+
+
+class Cliff(nn.Module):
+    """A decoder without a value where z is below -2, one draw of 44."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, z):
+        return self.weight * (z + 2).log()
+
+
+def cliff(mode, loss):
+    encoder = nn.Linear(1, 2)
+    nn.init.zeros_(encoder.weight)
+    nn.init.zeros_(encoder.bias)
+    vae = pv.VAE(pv.priors.StandardNormal(1), pv.posteriors.DiagonalNormal(encoder, 1), pv.likelihoods.Normal(Cliff()))
+    return vae, ours(vae, mode, loss())
+
+
+@pytest.mark.parametrize(
+    ("mode", "loss"),
+    [
+        ("by Pyro", lambda: Trace_ELBO(num_particles=20)),
+        ("by Pyro", lambda: Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)),
+        ("traced", lambda: Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)),
+        ("by Pyro", lambda: ImportanceWeightedELBO(20)),
+        ("traced", lambda: ImportanceWeightedELBO(20)),
+    ],
+)
+@pytest.mark.parametrize("validates", [True, False])
+def test_one_particle_of_many_is_enough_and_is_the_one_that_is_named(mode, loss, validates):
+    """20 draws are all above -2 in two thirds of all steps, so that another draw would hardly show it."""
+    with pyro.validation_enabled(validates):
+        vae, svi = cliff(mode, loss)
+        refused = 0
+        torch.manual_seed(0)
+        for _ in range(12):
+            before, told = state(vae, svi), ""
+            try:
+                svi.step(torch.zeros(1, 1))
+            except DivergenceError as error:
+                refused, told = refused + 1, str(error)
+            assert not told or "first at site x of the model" in told
+            assert not told or state(vae, svi)[:3] == before[:3]
+    assert 0 < refused < 12
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+# What is the user's mistake stays it; what a diverged network does is divergence.
+
+
+class Factorised(pv.posteriors.DiagonalNormal):
+    """A member of one's own with a factorisation, which breaks off where its matrix is not positive."""
+
+    def forward(self, x, y=None):
+        loc, s = self.encode(x, y).chunk(2, -1)
+        return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(s.diag_embed() + torch.eye(3)))
+
+
+def test_a_factorisation_that_breaks_off_is_divergence():
+    vae, x = small_vae(), binary_data(16)
+    vae.posterior = Factorised(vae.posterior.encoder, 3)
+    svi = ours(vae)
+    svi.step(x)
+    with torch.no_grad():
+        vae.posterior.encoder.output_bias[3:] = -1e4
+    check_refused(vae, svi, "loss is not finite", x)
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_a_label_that_is_no_number_is_never_learned_from(mode):
+    encoder, decoder = pv.networks.MLP((6,), (4,), y_dim=2), pv.networks.MLP((2,), (6,), y_dim=2)
+    vae = pv.VAE(
+        pv.priors.ConditionalNormal(2, 2), pv.posteriors.DiagonalNormal(encoder, 2), pv.likelihoods.Bernoulli(decoder)
+    )
+    svi, x, y = ours(vae, mode), binary_data(4).float(), torch.eye(2)[[0, 1, 1, 0]]
+    svi.step(x, y)
+    wrong = y.clone()
+    wrong[2, 0] = math.nan
+    before = state(vae, svi)
+    with pytest.raises((DivergenceError, DataError)):
+        svi.step(x, wrong)
+    assert state(vae, svi) == before
+    svi.step(x, y)
+
+
+# Epochs.
+
+BATCH, SIZE = 8, 42
+
+
+def splits(bad=(), valid=0.0):
+    """Real data, of which some are too large to be squared in float32."""
+    made = {}
+    for name, size in (("train", SIZE), ("valid", 10), ("test", 10)):
+        levels = np.random.default_rng(0).normal(size=(size, 4)).astype(np.float32)
+        if name == "train":
+            levels[list(bad)] = 1e30
+        levels = levels + (valid if name == "valid" else 0.0)
+        made[name] = Split.make(name, torch.from_numpy(levels.astype(np.float32)), None, 0, "none", 0)
+    return Splits(**made, x_shape=(4,), num_classes=0, protocol={})
+
+
+class Watched(SVI):
+    """Keeps the state before each step."""
+
+    def step_from(self, *args, **kwargs):
+        self.before = state(self.vae, self)
+        return super().step_from(*args, **kwargs)
+
+
+def program(mode="by Pyro"):
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,), hidden=(8,)), 2),
+        pv.likelihoods.Normal(pv.networks.MLP((2,), (4,), hidden=(8,)), scale=1.0),
+    )
+    vae.list_parameters()
+    adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    svi = Watched(vae.model, vae.guide, adam, MeanFieldELBO(), compile=mode != "by Pyro")
+    svi.vae = vae
+    return vae, svi
+
+
+def datum_of(step):
+    """A datum that the first epoch comes to in this step, counted from 1."""
+    train = splits().train
+    batches = list(train.raw_batches(BATCH, seed=0, epoch=0))
+    return int((train.levels == batches[step - 1][0][0]).all(-1).nonzero()[0])
+
+
+@pytest.mark.parametrize(
+    ("step", "mode"), [(1, "by Pyro"), (3, "by Pyro"), (6, "by Pyro"), (1, "traced"), (6, "traced")]
+)
+def test_an_epoch_ends_at_the_step_that_diverges_with_the_state_before_it(step, mode):
+    """Step 1, one in the middle, and the last one, of the two data that are left over."""
+    vae, svi = program(mode)
+    progress = Progress()
+    message = rf"^step {step}: the loss is .* \(first at site z of the guide\); the step was not applied"
+    with pytest.raises(DivergenceError, match=message):
+        list(fit(vae, svi, splits([datum_of(step)]), Schedule(epochs=2, batch_size=BATCH), progress=progress))
+    assert state(vae, svi) == svi.before
+    assert svi.num_steps == step - 1
+    assert progress.epoch == 0
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_validation_that_is_not_finite_is_divergence_though_every_step_was_sound():
+    vae, svi = program()
+    progress = Progress()
+    with pytest.raises(DivergenceError, match="epoch 1: the validation ELBO is not finite"):
+        list(fit(vae, svi, splits(valid=1e30), Schedule(epochs=2, batch_size=BATCH), progress=progress))
+    assert svi.num_steps == 6
+    assert progress.epoch == 0
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+# Runs.
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--batch-size", "8"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with data, and what runs the script on them: the exit code."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "data.npy", rng.random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+    main = runpy.run_path(str(SCRIPT))["main"]
+
+    def start(*arguments):
+        try:
+            main([*map(str, arguments), "--out", str(tmp_path / "run")])
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    start.folder, start.data = tmp_path / "run", tmp_path / "data.npy"
+    return start
+
+
+def status(folder):
+    return json.loads((folder / "run.json").read_text())["status"]
+
+
+def test_a_run_that_diverged_can_be_taken_up_again_from_its_last_epoch(run, monkeypatch, capsys):
+    """The same rate diverges at the same step again; whatever made it diverge gone, it ends as it would have."""
+    from pyro_vae.inference import training
+
+    rate = training.learning_rate_factor
+    arguments = ["--dataset", run.data, "--epochs", 4, *SMALL]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 1))
+        assert run(*arguments) == 5
+        first = capsys.readouterr().err
+        kept = {path.name: path.read_bytes() for path in (run.folder / "checkpoints").iterdir()}
+        assert status(run.folder) == "diverged"
+        assert all(p.isfinite().all() for p in pv.load(run.folder).parameters())
+        assert run("--resume") == 5
+        assert capsys.readouterr().err.splitlines()[-1] == first.splitlines()[-1]
+        assert first.splitlines()[-1].startswith("error: step ")
+        assert {path.name: path.read_bytes() for path in (run.folder / "checkpoints").iterdir()} == kept
+    assert run("--resume") == 0
+    assert status(run.folder) == "finished"
+    assert len((run.folder / "history.jsonl").read_text().splitlines()) == 4
+
+
+def test_without_assertions_a_process_says_the_same(run):
+    """python -O switches Pyro's validation off."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-O",
+            SCRIPT,
+            "--dataset",
+            run.data,
+            "--epochs",
+            "3",
+            "--lr",
+            "1e6",
+            *SMALL,
+            "--out",
+            run.folder,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1].startswith("error: step ")
+    assert "first at site" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert status(run.folder) == "diverged"
