@@ -57,7 +57,11 @@ def divergence(what: str) -> Iterator[None]:
         yield
     except PyroVAEError:
         raise
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        from torch.linalg import LinAlgError  # here, since torch takes a second and a sentence does not need it
+
+        if isinstance(error, RuntimeError) and not isinstance(error, LinAlgError):
+            raise
         reason = str(error).splitlines()[0]
         raise DivergenceError(f"{what} is not finite ({reason}). Use a smaller learning rate (--lr)") from error
 

@@ -17,7 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.model.program import store_kept
-from pyro_vae.randomness import preserved
+from pyro_vae.randomness import go_to, position, preserved
 
 
 class Noise:
@@ -32,17 +32,14 @@ class Noise:
     """
 
     def __init__(self, x: Tensor | None) -> None:
-        self.device = None if x is None or x.device.type == "cpu" else x.device
-        self._state = torch.get_rng_state()
-        self._of_device = self.device and torch.get_device_module(self.device).get_rng_state(self.device)
+        self.device = None if x is None else x.device
+        self._here = position(self.device)
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """Draws inside are those that came after; afterwards the random state is what it was."""
         with preserved(self.device):
-            torch.set_rng_state(self._state)
-            if self.device:
-                torch.get_device_module(self.device).set_rng_state(self._of_device, self.device)
+            go_to(self._here, self.device)
             yield
 
 

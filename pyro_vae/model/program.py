@@ -215,9 +215,11 @@ def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
 
 
 def check_tensor(x: Any) -> None:
-    """Raises TypeError, with the cure, for data that are no tensor."""
+    """Raises, with the cure, TypeError for data that are no tensor and ValueError for no data."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
+    if x.dim() == 0 or len(x) == 0:
+        raise ValueError(f"x holds no data, its shape is {tuple(x.shape)}: its first axis counts them, one is x[None]")
 
 
 @contextmanager
