@@ -1,8 +1,13 @@
-"""Freed memory stays with the process, for the next block of the same size."""
+"""Memory: freed tensors stay with the process, for the next block of the same size; sources of graphs do not."""
 
+import linecache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
+from torch import fx
 
 # Just below 32 MiB, the largest request from which the allocator of glibc learns; its own header must fit in, too.
 _LARGEST = (32 << 20) - (1 << 16)
@@ -18,3 +23,24 @@ def keep_freed_memory() -> None:
     Other C libraries do as they do.
     """
     torch.empty(_LARGEST, dtype=torch.uint8, device="cpu")  # whatever the default device is
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """Drops the sources of graph modules that are made inside: torch keeps each for tracebacks, for good.
+
+    Some 60 kB a program, also of graphs that are long gone.
+    """
+    sources = _sources()
+    before = set(sources)
+    try:
+        yield
+    finally:
+        for name in sources.keys() - before:
+            sources.pop(name, None)
+            linecache.cache.pop(name, None)
+
+
+def _sources() -> dict[str, Any]:
+    """Torch's own; empty where another torch keeps them elsewhere."""
+    return getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {})

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.model.allocation import sources_forgotten
 from pyro_vae.model.kernels import by_onednn, decompositions
 from pyro_vae.model.program import store_kept
 from pyro_vae.model.suitability import NoGraph
@@ -62,6 +63,7 @@ class Graph:
         """Whether the held tensors are where they were: `.to(device)` and `.double()` move them."""
         return [tensor.data_ptr() for tensor in self.tensors] == self._places
 
+    @sources_forgotten()
     def compiled(self, given: Sequence[Tensor]) -> Graph:
         """The same by Inductor, for given tensors of these shapes, types and device.
 
@@ -103,6 +105,7 @@ def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+@sources_forgotten()
 def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], modules: Iterable[nn.Module]) -> Graph:
     """Runs `function(*given)`, twice to be sure, and returns its tensor operations.
 
@@ -167,6 +170,7 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     return [tensor for tensor, _ in held.values()]
 
 
+@sources_forgotten()
 def hoist(graph: Graph) -> tuple[Graph, Graph]:
     """Splits a graph into what does not depend on its draws, and the rest: (before, after).
 

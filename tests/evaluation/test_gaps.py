@@ -85,6 +85,15 @@ class TestTruth:
         assert 0.72 < gap.value.std() / gap.value_error.square().mean().sqrt() < 1.28
         assert abs(gap.mean - divergence_of_widened(truth, 1.3)) < 4 * gap.monte_carlo_error
 
+    def test_errors_of_both_sides_add_up_in_squares(self):
+        truth = LinearGaussian(seed=3)
+        vae, x = truth.vae(widen=1.3), truth.data(20)
+        exact = exactly(truth, x)
+        error = gap_budget(vae, x, exact, num_samples=30, seed=0).inference.value_error
+        noisy = gap_budget(vae, x, Estimate("noisy", exact.value, error, 7), num_samples=30, seed=0).inference
+        assert error.min() > 0
+        assert torch.allclose(noisy.value_error, math.sqrt(2) * error)
+
     def test_errors_over_the_data_are_paired(self, case):
         """The gap is nearly the same for every datum, whose log p(x) differ by nats."""
         _, _, _, found = case

@@ -551,6 +551,30 @@ def test_divergence(value, traced_only):
     assert all(torch.equal(state[key], value) for key, value in next(iter(svi.optimizer.state.values())).items())
 
 
+class AtAnEdge(pv.posteriors.DiagonalNormal):
+    """A posterior whose mean has an infinite slope where `edge` is 0, and the same finite value everywhere."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer("edge", torch.ones(()))
+
+    def forward(self, x, y=None):
+        q = super().forward(x, y).base_dist
+        return dist.Normal(q.loc + (self.edge + q.loc - q.loc.detach()).sqrt() - self.edge.sqrt(), q.scale).to_event(1)
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied_though_the_loss_is(traced_only):
+    vae, x = small_vae(), binary_data(16)
+    vae.posterior = AtAnEdge(vae.posterior.encoder, 3).double()
+    svi = ours(vae)
+    svi.step(x)
+    vae.posterior.edge.zero_()
+    before = {name: tensor.clone() for name, tensor in vae.tensors().items()}
+    with pytest.raises(DivergenceError, match="step 2: the gradient is not finite"):
+        svi.step(x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vae.tensors().items())
+
+
 def test_the_first_step_refuses_like_the_others(traced_only):
     with pytest.raises(DataError, match="Bernoulli needs x"):
         ours(small_vae()).step(binary_data(16) + 1)
