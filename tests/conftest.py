@@ -1,3 +1,9 @@
+import os
+
+# Before torch is imported: workers that run side by side share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pyro
 import pytest
 import torch
