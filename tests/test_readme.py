@@ -45,7 +45,7 @@ def test_the_commands_have_flags_that_exist(flags):
 def test_the_two_lines_stand_first():
     assert blocks("sh")[0].splitlines() == [
         "pip install -e . && python scripts/train_svi.py --likelihood bernoulli",
-        "pip install -e '.[test]' && pytest",
+        "pip install -e '.[test]' && pytest -n 2",
     ]
 
 
