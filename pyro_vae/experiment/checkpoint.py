@@ -250,21 +250,29 @@ def _check_types(tensors: dict[str, Tensor]) -> None:
 
 
 def _form(body: dict[str, Any]) -> Form:
-    sizes = [*body["x_shape"], body.get("num_levels") or 0, body.get("num_classes", 0)]
-    if not all(type(size) is int and size >= 0 for size in sizes):
-        raise ValueError(f"sizes of the data are whole numbers; got {sizes}")
-    return Form(tuple(body["x_shape"]), body.get("num_levels"), body.get("num_classes", 0))
+    levels = body.get("num_levels")
+    return Form(
+        tuple(map(_count, body["x_shape"])),
+        None if levels is None else _count(levels),
+        _count(body.get("num_classes", 0)),
+    )
 
 
 def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
     part, score = entry.get("part"), entry["best_score"]
     return Progress(
-        epoch=int(entry["epoch"]),
-        best_epoch=int(entry["best_epoch"]),
+        epoch=_count(entry["epoch"]),
+        best_epoch=_count(entry["best_epoch"]),
         best_score=-math.inf if score is None else float(score),
         best_tensors=best,
-        part=part and Part(int(part["steps"]), float(part["loss"]), noise),
+        part=part and Part(_count(part["steps"]), float(part["loss"]), noise),
     )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError(f"a number of epochs, steps or data is whole and not negative; got {value!r:.40}")
+    return value
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

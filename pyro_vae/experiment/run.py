@@ -132,7 +132,8 @@ class Run:
             CheckpointError: they are not there, or not those that the checkpoint knows.
         """
         path, epochs = self.path / "history.jsonl", found.progress.epoch
-        if [record.get("epoch") for record in self.history()[:epochs]] != list(range(1, epochs + 1)):
+        numbers = [record.get("epoch") for record in self.history()[:epochs]]
+        if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):
             raise CheckpointError(f"{path} does not hold epochs 1 to {epochs} of the checkpoint: use another --out")
         lines = b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
         if found.history and (here := storage.sha256(lines)) != found.history:

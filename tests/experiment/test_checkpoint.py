@@ -496,6 +496,8 @@ def test_a_config_that_describes_more_than_its_file_holds_takes_no_memory(traine
         lambda body: body.update(num_levels="two"),
         lambda body: body.update(progress={"epoch": "x", "best_epoch": 0, "best_score": 1.0}),
         lambda body: body["progress"].update(best_score="high"),
+        lambda body: body["progress"].update(epoch=1e308),
+        lambda body: body["progress"].update(epoch=-1),
         lambda body: body["progress"].update(part=[1]),
         lambda body: body.update(tensors="epoch-00005.safetensors"),
         lambda body: body["tensors"].update(file="../../secret.safetensors"),
