@@ -59,6 +59,9 @@ class Checkpoint:
             _check_slots(self.optimizer, optimizer)
             optimizer.load_state_dict(self.optimizer)
         _set(program, self.program)
+        if self.progress.part is not None:
+            with _fitting("stream of noise"):  # of another version of torch, say
+                torch.Generator().set_state(self.progress.part.noise["cpu"])
         return self.progress
 
 
@@ -106,7 +109,7 @@ def save(
     }
     storage.write(path, content)
     storage.write(path.with_suffix(".json"), manifest_file.sealed(body))
-    for old in _superseded(folder):
+    for old in _superseded(folder, path.with_suffix(".json")):
         storage.remove(old)
         storage.remove(old.with_suffix(".safetensors"))
     return path.with_suffix(".json")
@@ -125,7 +128,7 @@ def read(manifest: Path) -> Checkpoint:
         for name, tensor in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = tensor
-        _check_types(parts["program"] | parts["best"])
+        _check_types([*parts["program"].values(), *parts["best"].values()])
         return Checkpoint(
             config=Config.from_dict(body["config"]),
             form=_form(body),
@@ -149,7 +152,8 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if complaints:
-        raise CheckpointError(f"no checkpoint in {folder} is whole. " + " ".join(complaints))
+        cure = "Put a copy of one back, or train anew with another --out."
+        raise CheckpointError(f"no checkpoint in {folder} is whole. {cure} {' '.join(complaints)}")
     return None, []
 
 
@@ -167,10 +171,10 @@ def manifests(folder: Path) -> list[Path]:
     return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
-def _superseded(folder: Path) -> list[Path]:
-    newest_first = manifests(folder)
-    whole = [path for path in newest_first if "step" not in path.stem]
-    return [*whole[KEEP:], *(path for path in newest_first[1:] if "step" in path.stem)]
+def _superseded(folder: Path, written: Path) -> list[Path]:
+    found = manifests(folder)
+    whole = [path for path in found if "step" not in path.stem]
+    return [path for path in found if path != written and (path in whole[KEEP:] or "step" in path.stem)]
 
 
 def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
@@ -243,8 +247,8 @@ def _fitting(what: str) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint does not fit the {what}: {error}") from error
 
 
-def _check_types(tensors: dict[str, Tensor]) -> None:
-    types = {t.dtype for t in tensors.values() if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
+def _check_types(tensors: list[Tensor]) -> None:
+    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
     if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 
@@ -260,13 +264,18 @@ def _form(body: dict[str, Any]) -> Form:
 
 def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
     part, score = entry.get("part"), entry["best_score"]
-    return Progress(
+    found = Progress(
         epoch=_count(entry["epoch"]),
         best_epoch=_count(entry["best_epoch"]),
         best_score=-math.inf if score is None else float(score),
         best_tensors=best,
-        part=part and Part(_count(part["steps"]), float(part["loss"]), noise),
+        part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
     )
+    if found.best_epoch > found.epoch:
+        raise ValueError(f"epoch {found.best_epoch} is said to be the best of {found.epoch}")
+    if found.part is not None and not (found.part.steps and "cpu" in noise):
+        raise ValueError("the part of an epoch has steps, and a position in the stream of their noise")
+    return found
 
 
 def _count(value: Any) -> int:

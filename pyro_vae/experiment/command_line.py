@@ -111,6 +111,7 @@ def exit_codes(kept: str = "") -> Iterator[None]:
             print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
         raise
     except BrokenPipeError:  # whoever read the output, e.g. head, has gone
+        print(f"interrupted: nobody reads the output{kept and f': {kept}'}", file=sys.stderr)
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except PyroVAEError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from pyro_vae.errors import UsageError
 
 _WIDTHS = ("hidden", "flow_hidden")
+_MOST_LAYERS = 100
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
 
 
@@ -196,4 +197,8 @@ class Config:
         for name in _WIDTHS:
             widths = getattr(self, name)
             if not isinstance(widths, list | tuple) or any(type(width) is not int for width in widths):
-                raise UsageError(f"{name} must be a list of whole numbers; got {widths!r}")
+                raise UsageError(f"{name} must be a list of whole numbers; got {widths!r:.80}")
+            if len(widths) > _MOST_LAYERS:
+                raise UsageError(f"{name} has {len(widths)} layers; at most {_MOST_LAYERS} make sense")
+        if self.flow_transforms > _MOST_LAYERS:
+            raise UsageError(f"flow_transforms is {self.flow_transforms}; at most {_MOST_LAYERS} make sense")

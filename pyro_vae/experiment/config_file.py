@@ -13,16 +13,17 @@ class ConfigFile(ActionConfigFile):
     """Looks through the file first: aliases and depth make YAML's readers fill the memory, or crash."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        if Path(values).is_file():
-            try:
-                _check_plain(Path(values))
-            except (ValueError, yaml.YAMLError) as error:
-                parser.error(f"--config {values} is no file of flag values: {str(error)[:300]}")
+        try:
+            _check_plain(Path(values))
+        except (ValueError, OSError, yaml.YAMLError) as error:
+            parser.error(f"--config {values} is no file of flag values: {str(error)[:300]}")
         super().__call__(parser, cfg, values, option_string)
 
 
 def _check_plain(path: Path) -> None:
     """Raises ValueError unless the file is YAML (or JSON) of a few plain settings. It is read event by event."""
+    if not path.is_file():
+        raise ValueError("it does not exist, or is a folder or a pipe")
     with path.open("rb") as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
@@ -34,3 +35,6 @@ def _check_plain(path: Path) -> None:
             raise ValueError("settings are numbers, words and lists of them, without references and without depth")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
             raise ValueError(f"a setting has more than {_LONGEST} characters")
+    settings = yaml.safe_load(content)
+    if not isinstance(settings, dict) or "config" in settings:
+        raise ValueError("it takes one setting a line, name: value, and names no other file")

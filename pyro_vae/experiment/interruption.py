@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -53,8 +54,9 @@ def noted() -> Iterator[Interruption]:
             _put_back(before)
             signal.raise_signal(number)
         interruption.number = number
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"interrupted: keeping this step; a second signal ends at once\n")
+        with suppress(OSError, AttributeError, ValueError):  # nobody may be listening: the step is kept all the same
+            # Not print: the signal may have come in the middle of one.
+            os.write(sys.__stderr__.fileno(), b"interrupted: keeping this step; a second signal ends at once\n")  # type: ignore[union-attr]
 
     before |= {number: signal.signal(number, note) for number in SIGNALS}
     try:

@@ -124,6 +124,8 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
+        raise CheckpointError(f"{path} is no file.")
     try:
         yield
     except OSError as error:

@@ -31,6 +31,7 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     """
     folder = Path(folder)
     storage.make_folder(folder)
+    storage.sweep(folder)
     report = look.report
     report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
     report["run"] = about(look)

@@ -52,13 +52,17 @@ class Run:
             how far the run had come, and what was wrong with newer checkpoints.
         """
         storage.make_folder(self.checkpoints)
-        storage.sweep(self.path)
-        storage.sweep(self.checkpoints)
+        self.sweep()
         found, complaints = checkpoint.newest(self.checkpoints)
         if found is not None:
             self._check_same_config(found.config)
             self.check_same_data(protocol)
         checkpoint.remove_orphans(self.checkpoints)
+        if found is None and len(self.history()) > 1:  # a kill before the first checkpoint leaves one line, or none
+            raise CheckpointError(
+                f"{self.checkpoints} is empty, and {self.path / 'history.jsonl'} knows {len(self.history())} epochs: "
+                "put the checkpoints back, or use another --out"
+            )
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(self.checked_history(found) if found is not None else b"")
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
@@ -84,6 +88,11 @@ class Run:
     def exists(self) -> bool:
         """Whether the folder holds a run, be it a damaged one."""
         return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
+
+    def sweep(self) -> None:
+        """Removes what a killed write left."""
+        storage.sweep(self.path)
+        storage.sweep(self.checkpoints)
 
     def is_finished(self) -> bool:
         """Whether the report was written, and for this config: more epochs or draws are new work."""
@@ -156,7 +165,8 @@ class Run:
         for name, value in self.config.to_dict().items():
             if name not in free and value != (saved := before.to_dict()[name]):
                 raise CheckpointError(
-                    f"{self.checkpoints} was made with {name}={saved}, not {value}: use another --out"
+                    f"{self.checkpoints} was made with {name}={saved}, and {self.path / 'config.json'} says {value}: "
+                    "put that back, or use another --out"
                 )
 
     def check_same_data(self, protocol: dict[str, Any]) -> None:
@@ -227,8 +237,8 @@ def _read_config(path: Path) -> Config:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError) as error:
+        return storage.from_json(path)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}. Put a copy of it back") from error

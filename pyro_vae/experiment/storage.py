@@ -29,7 +29,7 @@ def write(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        except OSError:
+        except BaseException:  # a signal, too
             partial.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)

@@ -99,6 +99,8 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     """
     path = Path(path)
     found = newest_checkpoint(path)
+    if not found.progress.best_epoch:
+        raise CheckpointError(f"{path} has no whole epoch yet: go on with train_svi.py --out {path} --resume")
     run = Run(path, replace(_moved(found.config, data_dir), device=device, download=False))
     vae = checkpoint.load(path, device=device, **members)
     data = build.data(run.config)

@@ -27,11 +27,14 @@ def start_or_resume(
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
     """
     if folder is None or not Run(folder, config).exists():
+        if resume:
+            print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
         return train(folder, config, tensorboard=tensorboard)
     if not resume:
         raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
     run = Run(folder, config_for_resume(folder, config, given))
     if run.is_finished():
+        run.sweep()
         print(f"{folder} is finished. Its report:\n\n{(folder / 'report.txt').read_text(encoding='utf-8')}")
         return run
     if "refitted_from" in run.about():

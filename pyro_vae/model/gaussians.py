@@ -40,6 +40,8 @@ def _kl_to_full(q: Any, p: Any) -> Tensor:
 
 
 def _kl(q: Any, p: Any, trace: Tensor) -> Tensor:
+    if q.event_shape != p.event_shape:
+        raise NotImplementedError(f"events of shapes {tuple(q.event_shape)} and {tuple(p.event_shape)} have no KL")
     return 0.5 * trace - p.log_prob(q.mean) - q.entropy()
 
 

@@ -109,7 +109,10 @@ class Program(nn.Module):
         """
         own = self.tensors()
         if wrong := own.keys() ^ tensors.keys():
-            raise ValueError(f"these tensors are on one side only: {sorted(wrong)}. Was the program built otherwise?")
+            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise ValueError(
+                f"these tensors are on one side only: {sorted(wrong)[:10]}{more}. Was the program built otherwise?"
+            )
         for name, tensor in own.items():
             if tensor.shape != tensors[name].shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; got {tuple(tensors[name].shape)}")

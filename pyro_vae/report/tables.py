@@ -1,11 +1,13 @@
 """The report as tables of text and notes, which every format then sets in its own way."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pyro_vae.report.entries import Entry, Report, sections
 
+_FORMULA = re.compile(r"\s*(?:[=+@]|-(?!log p))")  # one label of ours begins so
 MINUS = "\N{MINUS SIGN}"  # as wide as a digit, for pictures and pages
 
 
@@ -86,7 +88,7 @@ def cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = clean(value)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _cleaned(table: Table) -> Table:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import resource
 import shutil
@@ -119,6 +120,15 @@ def test_a_checkpoint_within_an_epoch_gives_way_to_the_next_one(trained):
     trained.progress.epoch, trained.progress.part = 6, None
     trained.save(trained.folder)
     assert names(trained.folder) == [f"epoch-0000{i}.{end}" for i in (4, 5, 6) for end in ("json", "safetensors")]
+
+
+def test_what_was_just_written_is_kept_though_a_damaged_one_is_newer(trained):
+    flip(trained.folder / "epoch-00005.json", 99)
+    trained.progress.epoch, trained.progress.best_epoch = 4, 4
+    trained.progress.part = Part(3, 1.0, {"cpu": torch.get_rng_state()})
+    written = trained.save(trained.folder)
+    assert checkpoint.newest(trained.folder)[0].progress.steps == 3
+    assert (written.exists(), written.with_suffix(".safetensors").exists()) == (True, True)
 
 
 def test_before_the_first_epoch_there_is_no_best_score(trained, tmp_path):
@@ -463,7 +473,7 @@ def test_a_device_that_is_not_there_is_refused(trained, tmp_path):
         ({"latent_dim": 10**7, "hidden": [10**7]}, False),
         ({"hidden": [10**5, 10**5]}, False),
         ({"prior": "flow", "flow_hidden": [10**5, 10**5]}, False),
-        ({"posterior": "flow", "flow_transforms": 10**9}, False),
+        ({"posterior": "flow", "flow_transforms": 100, "latent_dim": 10**6}, False),
         ({"latent_dim": 10**30}, False),
         ({"prior": "mixture", "num_components": 10**12}, False),
         ({"prior": "vamp", "pseudo_inputs": "random", "num_components": 10**12}, False),
@@ -497,6 +507,10 @@ def test_a_config_that_describes_more_than_its_file_holds_takes_no_memory(traine
         lambda body: body.update(progress={"epoch": "x", "best_epoch": 0, "best_score": 1.0}),
         lambda body: body["progress"].update(best_score="high"),
         lambda body: body["progress"].update(epoch=1e308),
+        lambda body: body["progress"].update(best_epoch=99),
+        lambda body: body["progress"].update(part=0),
+        lambda body: body["progress"].update(part={"steps": 3, "loss": 1.0}),  # and no noise
+        lambda body: body["config"].update(hidden=[1] * 101),
         lambda body: body["progress"].update(epoch=-1),
         lambda body: body["progress"].update(part=[1]),
         lambda body: body.update(tensors="epoch-00005.safetensors"),
@@ -511,6 +525,22 @@ def test_a_manifest_of_the_right_hash_and_another_form_is_refused(last, change):
     edit(last, change)
     with pytest.raises((CheckpointError, UsageError), match=r"epoch-00005|unknown prior|input shape|shape"):
         pv.load(last)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_pipe_is_not_waited_for(trained, last, suffix):
+    last.with_suffix(suffix).unlink()
+    os.mkfifo(last.with_suffix(suffix))
+    found, complaints = checkpoint.newest(trained.folder)
+    assert (found.progress.epoch, "is no file" in complaints[0]) == (4, True)
+
+
+def test_a_position_in_a_stream_of_another_size_is_refused(trained, config):
+    trained.progress.part = Part(3, 1.0, {"cpu": torch.zeros(7, dtype=torch.uint8)})
+    found = checkpoint.read(trained.save(trained.folder))
+    vae = build.vae(config, (6,))
+    with pytest.raises(CheckpointError, match="does not fit the stream of noise"):
+        found.restore(vae, build.optimizer(config, vae))
 
 
 @pytest.mark.parametrize("slot", ["0/exp_avg", "0/nonsense/more", "x/exp_avg", "99/exp_avg"])

@@ -320,6 +320,7 @@ CONFIGS = {
     "a module": "dataset: !!python/module:os",
     "a class": "prior: {class_path: os.system, init_args: {command: touch canary}}",
     "another file": "config: /etc/passwd",
+    "another config": "config: other.yaml",
     "a laugh": LAUGHS,
     "a laugh in a list": "hidden: [" + LAUGHS.replace("\n", ", ").replace(": ", "", 0).replace("a: &a", "&a", 1) + "]",
     "a laugh of settings": LAUGHS.replace("i: &i", "hidden: &i"),

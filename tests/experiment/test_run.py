@@ -1,6 +1,7 @@
 """The run folder: it says what was computed and how far it came, and refuses to go on with something else."""
 
 import json
+import resource
 from dataclasses import replace
 from datetime import datetime
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
-from pyro_vae.experiment import build, storage
+from pyro_vae.experiment import build, checkpoint, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
 from pyro_vae.inference import fit
@@ -108,6 +109,16 @@ def test_a_history_shorter_than_its_checkpoint_is_refused(folder, config):
     (folder / "history.jsonl").write_text("".join(lines[:3]))
     with pytest.raises(CheckpointError, match=r"history\.jsonl does not hold epochs 1 to 5"):
         train(folder, config)
+
+
+def test_a_checkpoint_of_epochs_without_end_takes_no_memory(folder, config):
+    run, *_ = train(folder, config)
+    found, _ = checkpoint.newest(run.checkpoints)
+    found.progress.epoch = 10**9
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="does not hold epochs 1 to 1000000000"):
+        run.checked_history(found)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 15  # KiB
 
 
 def test_a_run_does_not_go_on_with_other_data(folder, config):

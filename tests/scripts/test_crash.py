@@ -168,6 +168,7 @@ def test_training_killed_at_random_moments_loses_nothing(start, folder, temporar
     print(f"{killed} kills in {ended} runs of {seconds:.1f} s left {left} temporary files, all swept")
 
 
+@pytest.mark.parametrize("temporary", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("moments", [2, pytest.param(15, marks=pytest.mark.slow)])
 def test_an_evaluation_killed_at_random_moments_leaves_whole_files(start, folder, temporary, moments):
     acknowledged = folder / "acknowledged"

@@ -123,9 +123,7 @@ def test_a_second_signal_ends_at_once(whole, monkeypatch, capfd, number, code):
         after_steps(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
         assert run(*FLAGS, "--out", "cut") == code
     assert about("cut")["status"] == "interrupted"
-    assert [path.name for path in Path("cut/checkpoints").glob("*step*")] == [
-        "epoch-00001-step-00002.safetensors.pyro_vae-partial"
-    ]
+    assert not list(Path("cut/checkpoints").glob("*step*"))
     assert run("--out", "cut", "--resume") == 0
     assert result("cut") == whole
 
@@ -136,6 +134,38 @@ def test_a_signal_while_the_report_is_made_ends_at_once(whole, monkeypatch, numb
         patch.setattr("pyro_vae.experiment.reporting.write", lambda *a: signal.raise_signal(number))
         assert run(*FLAGS, "--out", "cut") == code
     assert about("cut")["status"] == "interrupted"
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+def test_the_step_is_kept_though_nobody_can_be_told(whole, monkeypatch):
+    def refused(*arguments):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        after_steps(patch, 5, lambda: (patch.setattr("os.write", refused), signal.raise_signal(signal.SIGINT)))
+        assert run(*FLAGS, "--out", "cut") == 130
+    assert checkpoint.newest(Path("cut/checkpoints"))[0].progress.steps == 2
+    assert run("--out", "cut", "--resume") == 0
+    assert result("cut") == whole
+
+
+@pytest.mark.parametrize("name", ["evaluate", "sample"])
+def test_a_run_without_a_whole_epoch_is_refused_in_a_sentence(monkeypatch, capsys, name):
+    with monkeypatch.context() as patch:
+        after_steps(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert run(*FLAGS, "--out", "cut") == 130
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="4"):
+        runpy.run_path(str(SCRIPT.with_name(f"{name}.py")))["main"](["cut"])
+    err = capsys.readouterr().err
+    assert (err.count("\n"), "no whole epoch yet" in err) == (1, True)
+
+
+def test_a_finished_run_is_swept(whole):
+    assert run(*FLAGS, "--out", "cut") == 0
+    for place in ("report.html", "checkpoints/epoch-00009.json"):
+        Path(f"cut/{place}.pyro_vae-partial").touch()
     assert run("--out", "cut", "--resume") == 0
     assert result("cut") == whole
 

@@ -30,6 +30,7 @@ class StudentT(dist.StudentT):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        y, df = (value - self.loc) / self.scale, self.df.double()
+        df, scale = self.df.double(), self.scale.double()
+        y = (value - self.loc).double() / scale
         constant = log_rising(df / 2, torch.full_like(df, 0.5)) - 0.5 * (df * math.pi).log()
-        return constant.to(self.df) - self.scale.log() - 0.5 * (self.df + 1) * torch.log1p(y.square() / self.df)
+        return (constant - scale.log() - 0.5 * (df + 1) * torch.log1p(y.square() / df)).to(self.df)
