@@ -20,7 +20,6 @@ from pyro_vae.errors import CheckpointError, PyroVAEError
 from pyro_vae.experiment import storage
 
 SCHEMA = 2  # 1 had no middles of epochs, and no hash of the history
-LARGEST = 1 << 24  # bytes of a manifest; that of a large model has some ten thousand
 
 
 def sealed(body: dict[str, Any]) -> bytes:
@@ -34,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it can not be read, is damaged, altered, or of a newer schema.
     """
-    content = _bytes(path, LARGEST)
+    content = _bytes(path, storage.LARGEST_JSON)
     try:
         body = json.loads(content)
         claimed, schema = body.pop("sha256"), int(body["schema"])
@@ -44,15 +43,15 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is damaged, it can not be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
             f"lost with it, that of its {len(content)} bytes is {storage.sha256(content)}."
         ) from error
+    if content == whole and schema <= SCHEMA:
+        return body
     found = storage.sha256(storage.to_json(body))
     hashes = f"its content should have SHA-256 {_shown(claimed)}, has {found}"
     if schema > SCHEMA:
         doubt = "" if found == claimed else f", unless it is damaged: {hashes}"
         raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae{doubt}.")
-    if content != whole:
-        form = " and is written in another form" if found == claimed else ""
-        raise CheckpointError(f"{path} was altered: {hashes}{form}.")
-    return body
+    form = " and is written in another form" if found == claimed else ""
+    raise CheckpointError(f"{path} was altered: {hashes}{form}.")
 
 
 @contextmanager

@@ -58,9 +58,9 @@ class Run:
             self._check_same_config(found.config)
             self.check_same_data(protocol)
         checkpoint.remove_orphans(self.checkpoints)
-        if found is None and len(self.history()) > 1:  # a kill before the first checkpoint leaves one line, or none
+        if found is None and (epochs := len(self.history())) > 1:  # a kill before the first checkpoint leaves one line
             raise CheckpointError(
-                f"{self.checkpoints} is empty, and {self.path / 'history.jsonl'} knows {len(self.history())} epochs: "
+                f"{self.checkpoints} is empty, and {self.path / 'history.jsonl'} knows {epochs} epochs: "
                 "put the checkpoints back, or use another --out"
             )
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()

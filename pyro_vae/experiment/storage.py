@@ -11,7 +11,7 @@ from typing import Any
 
 from pyro_vae.errors import StorageError
 
-_LARGEST_JSON = 1 << 24  # bytes; a manifest has some thousand
+LARGEST_JSON = 1 << 24  # bytes; the manifest of a large model has some ten thousand
 _TEMPORARY = ".pyro_vae-partial"
 
 
@@ -73,7 +73,7 @@ def from_json(path: Path) -> dict[str, Any]:
         ValueError: it holds anything else, or is too deep or too large to be one of ours.
         OSError: it can not be read.
     """
-    if (size := path.stat().st_size) > _LARGEST_JSON:
+    if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{size} bytes are more than any file of this kind has")
     try:
         found = json.loads(path.read_bytes())

@@ -6,8 +6,8 @@ import runpy
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.errors import CheckpointError
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("whole")
         patch.chdir(folder)
-        np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+        save_tiny()
         flags = "--dataset tiny.npy --hidden 8 --latent-dim 2 --batch-size 16 --epochs 6 --test-samples 20"
         assert call("train_svi", *flags.split(), "--elbo-samples", "5", "--out", "run") == 0
         for path in folder.glob("run/report.*"):
@@ -33,11 +33,7 @@ def run(tmp_path_factory):
 
 
 def call(name, *arguments):
-    try:
-        runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"]([*arguments])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"], arguments)
 
 
 def truncate(paths, chance):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripted import exit_code
 
 from pyro_vae.data import one_hot
 from pyro_vae.errors import UsageError
@@ -232,11 +233,7 @@ def test_arrays_without_a_value_are_left_out_and_the_rest_comes_back():
 
 
 def script(*arguments):
-    try:
-        MAIN([*map(str, arguments)])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, arguments)
 
 
 def test_the_script_writes_into_the_runs_folder_or_elsewhere(plain, tmp_path, capsys):

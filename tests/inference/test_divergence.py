@@ -21,6 +21,7 @@ import pytest
 import torch
 from exact import binary_data, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from scripted import exit_code
 from torch import nn
 
 import pyro_vae as pv
@@ -432,11 +433,7 @@ def run(tmp_path):
     main = runpy.run_path(str(SCRIPT))["main"]
 
     def start(*arguments):
-        try:
-            main([*map(str, arguments), "--out", str(tmp_path / "run")])
-        except SystemExit as end:
-            return end.code
-        return 0
+        return exit_code(main, [*arguments, "--out", tmp_path / "run"])
 
     start.folder, start.data = tmp_path / "run", tmp_path / "data.npy"
     return start

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripted import exit_code
 
 from pyro_vae.experiment import build
 
@@ -48,11 +49,7 @@ def run(folder, data, prior, posterior, likelihood):
     flags = ["--kl-weight", "0"] if posterior == "delta" else []
     flags += ["--conditional"] if prior == "conditional" else []
     members = ["--prior", prior, "--posterior", posterior, "--likelihood", likelihood]
-    try:
-        MAIN(["--dataset", data, "--out", str(folder), *SMALL, *members, *flags])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, ["--dataset", data, "--out", folder, *SMALL, *members, *flags])
 
 
 def combinations():

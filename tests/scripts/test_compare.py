@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from finished import content, finished_run, images
+from scripted import exit_code
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
@@ -37,11 +38,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def compare(*arguments):
     """Runs the script here; returns its exit code."""
-    try:
-        MAIN([*FEW, *map(str, arguments)])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, [*FEW, *arguments])
 
 
 def test_it_compares_prints_and_writes(runs, capsys):

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import arviz
-import numpy as np
 import pytest
 from PIL import Image
+from scripted import save_tiny
 
 from pyro_vae.experiment import checkpoint
 from pyro_vae.experiment.run import Run
@@ -71,7 +71,7 @@ def start():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+    save_tiny()
     return tmp_path
 
 

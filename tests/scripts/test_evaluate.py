@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from finished import content, finished_run, images
+from scripted import exit_code
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
@@ -21,11 +22,7 @@ def run(tmp_path):
 
 def evaluate(*arguments):
     """Runs the script here; returns its exit code."""
-    try:
-        MAIN([*map(str, arguments), *QUICK])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, [*arguments, *QUICK])
 
 
 def numbers(path):

@@ -6,8 +6,8 @@ import signal
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.experiment import checkpoint, interruption
@@ -23,7 +23,7 @@ def whole(tmp_path_factory):
     """What a run without a break ends with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
-        save_data()
+        save_tiny()
         assert run(*FLAGS, "--out", "whole") == 0
         return result("whole")
 
@@ -31,11 +31,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_data()
-
-
-def save_data():
-    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))  # 42 to train on
+    save_tiny()
 
 
 FLAGS = [
@@ -45,11 +41,7 @@ FLAGS = [
 
 
 def run(*arguments):
-    try:
-        MAIN([*map(str, arguments)])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, arguments)
 
 
 def after_steps(monkeypatch, steps, act):

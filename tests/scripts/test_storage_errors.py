@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from scripted import save_tiny
 
 import pyro_vae as pv
 from pyro_vae.experiment import checkpoint
@@ -40,7 +40,7 @@ def whole(tmp_path_factory):
     """A run that always had space."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
-        save_data()
+        save_tiny()
         train(f"{FLAGS} 6 --out whole")
         return Path("whole").resolve()
 
@@ -49,14 +49,10 @@ def train(flags):
     runpy.run_path(str(SCRIPTS / "train_svi.py"))["main"](flags.split())
 
 
-def save_data():
-    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_data()
+    save_tiny()
     Path("disk").mkdir()
     return tmp_path
 

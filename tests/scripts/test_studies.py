@@ -8,9 +8,9 @@ import time
 from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from finished import make_run
+from scripted import save_tiny
 
 import pyro_vae as pv
 from pyro_vae import evaluation
@@ -156,7 +156,7 @@ def test_a_flag_without_effect_is_named_and_no_run_is_no_run(tmp_path, capsys):
 
 def test_three_losses_side_by_side_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("tiny.npy", np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
+    save_tiny()
     flags = ["--dataset", "tiny.npy", *SMALL, "--latent-samples", 2]
     assert run("loss_ablation.py", *flags, "--out", "out") == 0
     out = capsys.readouterr().out

@@ -15,6 +15,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.randomness import derive
@@ -32,27 +33,17 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny(tmp_path):
     """Sixty binary images of 4 x 4 pixels: an epoch takes milliseconds."""
-    path = tmp_path / "tiny.npy"
-    np.save(path, np.random.default_rng(0).random((60, 4, 4)) < np.linspace(0.1, 0.9, 4))
-    return str(path)
+    return save_tiny(tmp_path / "tiny.npy")
 
 
 def run(*arguments):
     """Runs the script here; returns its exit code."""
-    try:
-        MAIN([*SMALL, *map(str, arguments)])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, [*SMALL, *arguments])
 
 
 def resume(*arguments):
     """The same, without the flags of a first start."""
-    try:
-        MAIN([*map(str, arguments), "--resume"])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(MAIN, [*arguments, "--resume"])
 
 
 def start(*arguments):
