@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vae import data as data_room
 from pyro_vae.errors import DataError, PyroVAEError, UsageError, unknown
+from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pyro_vae.inference.training import Schedule
     from pyro_vae.model.vae import VAE
 
+PRESETS = tuple(presets.names())
 DATASETS = data_room.SOURCES
 SPLITS = data_room.SPLITS
 BINARIZATIONS = ("auto", *data_room.BINARIZE)
@@ -104,7 +106,11 @@ def check_name(table: str, name: str) -> str:
         pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
     """
     names = globals()[table]
-    if name in names or (table == "DATASETS" and Path(name).suffix in (".npy", ".npz")):
+    if (
+        name in names
+        or (table == "PRESETS" and not name)
+        or (table == "DATASETS" and Path(name).suffix in (".npy", ".npz"))
+    ):
         return name
     also = ", or a path that ends in .npy or .npz" if table == "DATASETS" else ""
     raise unknown(table.removesuffix("S").lower(), name, names, also)

@@ -15,7 +15,7 @@ from pyro_vae.experiment.trained import newest_checkpoint
 from pyro_vae.report import comparison as report
 
 # Of an evaluation, which is done anew; `seed` is what runs are pooled over.
-_NO_SETTINGS = ("seed", "test_data", "test_samples", "elbo_samples")
+_NO_SETTINGS = ("preset", "seed", "test_data", "test_samples", "elbo_samples")
 _LONGEST_LABEL = 34
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from pyro_vae.errors import PyroVAEError, StorageError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.config_file import ConfigFile
 from pyro_vae.experiment.interruption import SIGNALS
@@ -27,7 +27,11 @@ _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser; an unknown flag is answered with the nearest one."""
+    """jsonargparse's parser; an unknown flag is answered with the nearest one, and a preset is read first."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """As argparse does."""
+        return super().parse_args(_preset_first(sys.argv[1:] if args is None else args), *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with code 2 and one sentence."""
@@ -87,6 +91,18 @@ def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     return {field.name for field in fields(Config) if field.name in given}
 
 
+def _preset_first(line: Sequence[str]) -> list[str]:
+    """
+    >>> _preset_first(["--epochs", "5", "--preset", "iwae_1l_k5", "--seed", "1"])
+    ['--preset', 'iwae_1l_k5', '--epochs', '5', '--seed', '1']
+    """
+    for i, word in enumerate(line):
+        if word.partition("=")[0] == "--preset":
+            end = i + (1 if "=" in word else 2)
+            return [*line[i:end], *line[:i], *line[end:]]
+    return list(line)
+
+
 def _printable(message: str) -> str:
     """Without characters that steer a terminal; names of files and what lies in them may hold any."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in message)
@@ -131,6 +147,18 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Preset(Action):
+    """Sets the flags of a preset; `Parser` lets it go first, so that flags given anywhere in the line win."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            settings = presets.preset(values).settings
+        except UsageError as error:
+            parser.error(str(error))
+        for name, value in {**settings, self.dest: values}.items():
+            namespace[name] = value
+
+
 class _Float:
     """Like `float`, and unlike jsonargparse's reading of it, takes "inf" on the command line and in a config.json."""
 
@@ -149,6 +177,8 @@ def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
         parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=reason)
     elif isinstance(default, tuple):
         parser.add_argument(flag, nargs="+", type=int, default=list(default), help=reason)
+    elif field.name == "preset":
+        parser.add_argument(flag, action=_Preset, default=default, help=f"{', '.join(build.PRESETS)}: {reason}")
     elif table:
         names = ", ".join(getattr(build, table))
         parser.add_argument(flag, type=str, default=default, help=f"{names}: {reason}")

@@ -32,6 +32,12 @@ class Config:
         'bernoulli'
     """
 
+    preset: str = flag(
+        "",
+        "settings of a published experiment, whose number the report then holds against the run's; other flags change "
+        "them",
+        table="PRESETS",
+    )
     dataset: str = flag(
         "digits",
         "name of a data set, or path of an .npy/.npz file; digits comes with scikit-learn and needs no download",

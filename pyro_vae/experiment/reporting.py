@@ -1,11 +1,12 @@
 """The report of a finished run: numbers and pictures of its best epoch, on test data, into its folder."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import Estimate, classify, is_rounded, rounding_loss, subset
-from pyro_vae.experiment import build, storage
+from pyro_vae.experiment import build, presets, storage
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import Held, Trained
 from pyro_vae.inference import Progress
@@ -50,7 +51,7 @@ def describe(
         "best_epoch": epoch,
         "valid_elbo": trained.run.history()[epoch - 1]["valid_elbo"],
     }
-    return numbers.to_dict(
+    report = numbers.to_dict(
         estimates,
         trained.data.protocol,
         training,
@@ -60,6 +61,8 @@ def describe(
         classification=classification,
         precision=precision,
     )
+    held_against = presets.verdict(trained.config, report["test"], math.prod(trained.data.x_shape))
+    return report if held_against is None else {**report, "preset": held_against}
 
 
 def classes(

@@ -15,9 +15,9 @@ from torch import Tensor
 from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
 from pyro_vae.errors import DataError, DivergenceError, divergence
-from pyro_vae.evaluation import ELBOTerms, elbo_terms
+from pyro_vae.evaluation import ELBOTerms, elbo_terms, iwae
 from pyro_vae.inference.compiled import Make
-from pyro_vae.inference.objectives import learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import ImportanceWeightedELBO, learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
 from pyro_vae.model.program import Program
 from pyro_vae.randomness import derive, go_to, position, stream
@@ -35,6 +35,7 @@ class Record:
         valid_elbo, valid_reconstruction, valid_kl: on the validation data.
         valid_standard_error: of valid_elbo, over the data.
         best: whether this is the best epoch so far, see `fit`.
+        valid_bound: under an importance-weighted objective, its bound on the validation data; None for others.
     """
 
     epoch: int
@@ -46,10 +47,15 @@ class Record:
     valid_reconstruction: float
     valid_kl: float
     best: bool
+    valid_bound: float | None = None
 
     def to_dict(self) -> dict[str, float | bool | None]:
-        """For JSON: None where an error is not known (a single datum) or a bound not finite (a plain autoencoder)."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        """For JSON: None where an error is not known (a single datum) or a bound not finite (a plain autoencoder).
+
+        Without `valid_bound` where there is none.
+        """
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value if math.isfinite(value) else None for name, value in known.items()}
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,11 @@ def fit(
 ) -> Iterator[Record]:
     """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
 
-    Best means the highest validation ELBO; under a weighted loss, where the ELBO is not what is asked for, the lowest
-    weighted loss on the validation data, with the final weights. Stops early after `schedule.patience` epochs without
-    a better one. Whoever leaves the loop before its end, or stops it, has the state reached in the program, and the
-    best one in `progress`. The caller's random state is left alone. The schedule multiplies the rate that each
+    Best means the highest validation ELBO; under an importance-weighted objective the highest value of its own bound
+    there, which rises where the ELBO may fall; under a weighted loss, where the ELBO is not what is asked for, the
+    lowest weighted loss on the validation data, with the final weights. Stops early after `schedule.patience` epochs
+    without a better one. Whoever leaves the loop before its end, or stops it, has the state reached in the program, and
+    the best one in `progress`. The caller's random state is left alone. The schedule multiplies the rate that each
     parameter group of the optimiser had at its first fit (`initial_lr`, as in torch's schedulers).
 
     Args:
@@ -171,8 +178,9 @@ def fit(
             progress.part = part
             return
         terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
+        bound = _bound(program, svi, held_out, derive(seed, "validation"))
         progress.epoch, progress.part = epoch + 1, None
-        score = _score(terms, schedule)
+        score = _score(terms, schedule) if bound is None else bound
         if best := score > progress.best_score:
             progress.best_epoch, progress.best_score = progress.epoch, score
             progress.best_tensors = {name: tensor.clone() for name, tensor in program.tensors().items()}
@@ -186,6 +194,7 @@ def fit(
             terms.reconstruction.mean,
             terms.kl.mean,
             best,
+            bound,
         )
     if progress.best_tensors:
         program.set_tensors(progress.best_tensors)
@@ -216,6 +225,13 @@ def _validate(
         if progress.best_tensors:
             program.set_tensors(progress.best_tensors)
         raise
+
+
+def _bound(program: Program, svi: SVI, held_out: tuple[Tensor, ...], seed: int) -> float | None:
+    if not isinstance(svi.loss, ImportanceWeightedELBO) or svi.loss.num_particles == 1:
+        return None
+    x, *y = held_out
+    return iwae(program, x, svi.loss.num_particles, y[0] if y else None, seed).mean
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyro_vae.report.entries import Report, of_x
-from pyro_vae.report.numbers import rounding_sentence
+from pyro_vae.report.numbers import preset_sentence, rounding_sentence
 from pyro_vae.report.tables import clean, number, share
 
 
@@ -49,6 +49,7 @@ def _values(report: Report) -> dict[str, Any]:
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
+        "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if report.get("posterior", {}).get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
@@ -100,6 +101,7 @@ _NOTES = (
         "no part of its ±, and shrinks with the number of draws.",
     ),
     ("precision", "precision", "{precision}"),
+    ("preset", "preset", "{preset}"),
     (
         "jackknife",
         "jackknife",

@@ -165,6 +165,7 @@ def to_text(report: Mapping[str, Any]) -> str:
         *_classification_note(report.get("classification")),
         f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data.",
         *_weights_note(report["objective"], "elbo" in test),
+        *([f"preset: {preset_sentence(report['preset'])}"] if "preset" in report else []),
         f"data: {protocol['name']}, {_split(protocol, test['reconstruction']['num_data'])}. {_recipe(protocol)}",
         *protocol["notes"],
     ]
@@ -224,6 +225,32 @@ def rounding_sentence(found: Mapping[str, Any]) -> str:
         f"± {over_data} over {found['num_data']} data, ± {over_draws} Monte Carlo; a single datum "
         f"moves by {found['mean_absolute']:.2g} on average, by {found['largest']:.2g} at most."
     )
+
+
+def preset_sentence(found: Mapping[str, Any]) -> str:
+    """The target of a preset, the result, the verdict, and what was done otherwise than published.
+
+    Example:
+        >>> numbers = {"target": -84.45, "tolerance": 1.0, "result": -85.2, "standard_error": 0.26, "num_samples": 5000}
+        >>> words = {"name": "gated", "unit": "nats", "quantity": "log_likelihood", "source": "A & B, table 1"}
+        >>> print(preset_sentence({**numbers, **words, "shortfall": 0.75, "verdict": "reached", "changed": {},
+        ...                        "protocol": "Fewer epochs."}))
+        gated: published log p(x) -84.45 nats (A & B, table 1); here -85.20 ± 0.26, K = 5000, which is 0.75 nats worse:
+        reached, with a tolerance of 1 nats. Fewer epochs.
+    """
+    changed = ", ".join(f"{name}={_plain(value)}" for name, value in found["changed"].items())
+    worse = found["shortfall"]
+    side = f"{abs(worse):.2f} {found['unit']} {'worse' if worse > 0 else 'better'}"
+    verdict = f"not comparable, since settings were changed: {changed}" if changed else found["verdict"]
+    error = "n/a" if found["standard_error"] is None else f"{found['standard_error']:.2f}"
+    return (
+        f"{found['name']}: published {_QUANTITIES[found['quantity']]} {found['target']:.2f} {found['unit']} "
+        f"({found['source']}); here {found['result']:.2f} ± {error}, K = {found['num_samples']}, which is {side}: "
+        f"{verdict}, with a tolerance of {found['tolerance']:g} {found['unit']}. {found['protocol']}"
+    )
+
+
+_QUANTITIES = {"log_likelihood": "log p(x)", "elbo": "ELBO"}
 
 
 def _classification_note(found: Mapping[str, Any] | None) -> list[str]:
