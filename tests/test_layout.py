@@ -33,7 +33,7 @@ ORDER = [
     ["inference.training", "inference"],
     ["report"],
     ["experiment.config", "experiment.storage"],
-    ["experiment.manifest"],
+    ["experiment.manifest", "experiment.presets"],
     ["experiment.build"],
     ["experiment.checkpoint"],
     ["experiment"],

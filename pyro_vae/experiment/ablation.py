@@ -48,6 +48,8 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         raise UsageError(f"--{weights[0].replace('_', '-')} is what the three runs differ in: leave it out")
     if config.posterior == "delta":
         raise UsageError("--posterior delta has no finite KL, so that two of the three losses do not exist")
+    if config.layers == 2:
+        raise UsageError("--layers 2 has two KLs to leave out, and these runs differ in one: leave it out")
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
@@ -97,13 +99,13 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
 def measure(trained: Trained, plan: Plan) -> Column:
     """The numbers of one run, on test and on training data, each with its errors."""
     data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
-    found = {name: _bounds(trained.vae, held, plan) for name, held in data.items()}
+    found = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
     noise = derive(plan.evaluation_seed, "ablation")
     return Column(
         bounds={name: bounds for name, (bounds, _) in found.items()},
         khat={name: share for name, (_, share) in found.items()},
-        aggregate=_aggregate(trained.vae, data["train"], plan.latent_samples, noise),
+        aggregate=_aggregate(trained.one_layer, data["train"], plan.latent_samples, noise),
         active_units=sum(evaluation.active_units(trained.vae, x, y, seed=noise).count.values()),
         latent_dim=trained.config.latent_dim,
         best_epoch=trained.best_epoch,
@@ -115,7 +117,7 @@ def measure(trained: Trained, plan: Plan) -> Column:
 @torch.no_grad()
 def panel(trained: Trained, seed: int) -> Panel:
     """What is drawn of one run: draws of q(z|x) and p(z), samples, reconstructions of test data."""
-    vae, (x, y, labels) = trained.vae, trained.test(_CLOUD)
+    vae, (x, y, labels) = trained.one_layer, trained.test(_CLOUD)
     with stream(seed, "ablation cloud", device=x.device), undisturbed(vae):
         q, p = vae.posterior(x, y), vae.prior(y)
         z, prior, centres = q.sample(), p.expand((len(x),)).sample(), vae.posterior.centre(x, y)

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from pyro_vae.inference import SVI
     from pyro_vae.inference.compiled import Compile
     from pyro_vae.inference.training import Schedule
-    from pyro_vae.model.vae import VAE
+    from pyro_vae.model.hierarchical import Autoencoder
+    from pyro_vae.model.likelihoods import Likelihood
+    from pyro_vae.model.posteriors import Posterior
+    from pyro_vae.model.priors import Prior
+
+Values = dict[str, Any]
 
 PRESETS = tuple(presets.names())
 DATASETS = data_room.SOURCES
@@ -65,6 +70,7 @@ LIKELIHOODS = {
     "poisson": "pyro_vae.model.likelihoods:Poisson",
     "negative_binomial": "pyro_vae.model.likelihoods:NegativeBinomial",
 }
+GUIDES = ("top_down", "bottom_up")
 FLOWS = ("spline", "autoregressive")
 PSEUDO_INPUTS = ("data", "random")
 ENCODER_PREDICTS = ("log_sigma", "log_variance")
@@ -135,6 +141,13 @@ def check_names(config: Config) -> None:
         raise UsageError("a KL warm-up is a weight, and --objective iwae has none: leave --kl-warmup out")
     if config.prior == "conditional" and not config.conditional:
         raise UsageError("--prior conditional is p(z|y) and needs labels: add --conditional")
+    if config.layers == 2 and config.posterior == "delta":
+        raise UsageError("--posterior delta is the plain autoencoder, which has one layer: leave --layers 2 out")
+    if config.layers == 2 and config.guide == "bottom_up" and config.objective == "mean_field_elbo":
+        raise UsageError(
+            "--guide bottom_up draws z1 before the z2 that p(z1|z2) depends on, so that the KL is no sum over sites: "
+            "add --objective trace_elbo, or iwae"
+        )
 
 
 def data(config: Config) -> Splits:
@@ -168,30 +181,48 @@ def vae(
     num_levels: int | None = None,
     num_classes: int = 0,
     **members: Any,
-) -> VAE:
+) -> Autoencoder:
     """The program that the config names, with parameters drawn from the stream (seed, "init").
 
     Args:
         config: names and sizes.
         x_shape, num_levels, num_classes: what must be known of the data, see `pyro_vae.data.Form`.
-        members: `prior`, `posterior` or `likelihood` to use instead of the ones that the config names.
+        members: `prior`, `posterior` or `likelihood` to use instead of the ones that the config names; of two layers
+            `prior`, `middle`, `likelihood`, `posterior1` or `posterior2`.
 
     Raises:
         UsageError: members that can not be built, or make no sense together.
     """
+    from pyro_vae.model.hierarchical import HierarchicalVAE
     from pyro_vae.model.vae import VAE
     from pyro_vae.randomness import stream
 
-    if unknown := set(members) - {"prior", "posterior", "likelihood"}:
-        raise UsageError(f"a VAE has a prior, a posterior and a likelihood; got {sorted(unknown)}")
+    names = members_of(config)
+    if unknown := sorted(set(members) - set(names)):
+        raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {unknown}")
     facts: dict[str, Any] = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0}
     facts["input_scale"] = 1.0
     if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
         facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
-        made = VAE(**_members({**_values(config), **facts}, members))
+        values = {**_values(config), **facts}
+        made: Autoencoder
+        if config.layers == 1:
+            made = VAE(**_members(values, members))
+        else:
+            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide)
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
+
+
+def members_of(config: Config) -> tuple[str, ...]:
+    """The names of a program's members.
+
+    >>> members_of(Config()), members_of(Config(layers=2))[:2]
+    (('prior', 'posterior', 'likelihood'), ('prior', 'middle'))
+    """
+    two = ("prior", "middle", "likelihood", "posterior1", "posterior2")
+    return two if config.layers == 2 else ("prior", "posterior", "likelihood")
 
 
 def num_described(config: Config, *form: Any, **members: Any) -> int:
@@ -233,10 +264,12 @@ def unused(config: Config) -> list[str]:
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
     known -= {"posterior"}  # that of the program, which a VampPrior takes: here the name of a member
+    if config.layers == 1:
+        known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
 
 
-def start(config: Config, program: VAE, data: Splits) -> None:
+def start(config: Config, program: Autoencoder, data: Splits) -> None:
     """Before training: the decoder at the mean of the training data, the prior where it wants to be among them.
 
     Data in a mapped file are checked block by block, and mean and prior are those of a sample, see `Split.in_memory`.
@@ -252,9 +285,8 @@ def start(config: Config, program: VAE, data: Splits) -> None:
                 program.likelihood.check(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
-    program.likelihood.start_at(train.expected())
     with stream(config.seed, "start"):
-        program.prior.start_at(program.posterior, train.fixed(), y)
+        program.start_at(train.expected(), train.fixed(), y)
 
 
 def is_discrete(config: Config) -> bool:
@@ -272,14 +304,14 @@ def white(config: Config, form: Form) -> float:
     return float(levels - 1) if levels else 1.0
 
 
-def optimizer(config: Config, program: VAE) -> torch.optim.Optimizer:
+def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
     """One optimiser over all parameters."""
     kind = _find("OPTIMIZERS", config.optimizer)
     options = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
     return kind(program.parameters(), **_options(kind, _values(config)), **options)
 
 
-def svi(config: Config, program: VAE) -> SVI:
+def svi(config: Config, program: Autoencoder) -> SVI:
     """The step that the config names, over all parameters of the program."""
     from pyro_vae.inference.svi import SVI
 
@@ -341,23 +373,64 @@ def _usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _members(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _members(values: Values, given: Values) -> Values:
     # The prior last: it may need the posterior, and other priors leave the networks' first weights as they are.
     made = dict(given)
     if "posterior" not in made:
-        kind = _find("POSTERIORS", values["posterior"])
-        shape = kind.encoder_shape(**_options(kind.encoder_shape, values))
-        made["posterior"] = kind(_network("NETWORKS", values["x_shape"], shape, values), **_options(kind, values))
+        made["posterior"] = _posterior(values["x_shape"], values)
     if "likelihood" not in made:
-        kind = _find("LIKELIHOODS", values["likelihood"])
-        shape = kind.decoder_shape(**_options(kind.decoder_shape, values))
-        made["likelihood"] = kind(
-            _network("DECODERS", (values["latent_dim"],), shape, values), **_options(kind, values)
-        )
+        made["likelihood"] = _likelihood(values)
     if "prior" not in made:
-        kind = _find("PRIORS", values["prior"])
-        made["prior"] = kind(**_options(kind, {**values, "posterior": made["posterior"]}))
+        made["prior"] = _prior({**values, "posterior": made["posterior"]})
     return made
+
+
+def _two_layers(values: Values, given: Values) -> Values:
+    """z1 has `latent_dim` dimensions, z2 `latent_dim2`; what lies between the two are perceptrons of `hidden2`."""
+    network = "mlp" if values["network"] == "conv" else values["network"]
+    of_z2 = {**values, "latent_dim": values["latent_dim2"]}
+    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0}
+    made = dict(given)
+    if values["guide"] == "top_down":
+        encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
+    else:
+        encoded, encoder2, y_dim = (values["latent_dim"],), between, values["y_dim"]
+    if "posterior1" not in made:
+        made["posterior1"] = _posterior(values["x_shape"], {**values, "y_dim": y_dim})
+    if "posterior2" not in made:
+        made["posterior2"] = _posterior(encoded, encoder2)
+    if "likelihood" not in made:
+        made["likelihood"] = _likelihood(values)
+    if "middle" not in made:
+        made["middle"] = _middle(between, values["latent_dim"])
+    if "prior" not in made:
+        made["prior"] = _prior({**of_z2, "posterior": made["posterior2"], "x_shape": encoded})
+    return made
+
+
+def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
+    kind = _find("POSTERIORS", values["posterior"])
+    shape = kind.encoder_shape(**_options(kind.encoder_shape, values))
+    return kind(_network("NETWORKS", encoded, shape, values), **_options(kind, values))
+
+
+def _likelihood(values: Values) -> Likelihood:
+    kind = _find("LIKELIHOODS", values["likelihood"])
+    shape = kind.decoder_shape(**_options(kind.decoder_shape, values))
+    return kind(_network("DECODERS", (values["latent_dim"],), shape, values), **_options(kind, values))
+
+
+def _middle(values: Values, latent_dim: int) -> Likelihood:
+    """p(z1|z2): a normal whose mean and scales the network predicts, at first near N(0, I)."""
+    from pyro_vae.model.likelihoods import Normal
+
+    shape = Normal.decoder_shape((latent_dim,), "predicted")
+    return Normal(_network("DECODERS", (values["latent_dim"],), shape, values), scale=1.0, learn_scale="predicted")
+
+
+def _prior(values: Values) -> Prior:
+    kind = _find("PRIORS", values["prior"])
+    return kind(**_options(kind, values))
 
 
 def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: dict[str, Any]) -> Any:
@@ -380,10 +453,10 @@ def _takes_levels(likelihood: Any) -> bool:
     return likelihood.support.is_discrete and likelihood.support is not constraints.boolean
 
 
-def _check_autoencoder(config: Config, program: VAE) -> None:
+def _check_autoencoder(config: Config, program: Autoencoder) -> None:
     from pyro_vae.model.posteriors import Delta
 
-    if not isinstance(program.posterior, Delta):
+    if not any(isinstance(member, Delta) for member in program.children()):
         return
     if config.kl_weight != 0.0:
         raise UsageError(

@@ -30,8 +30,8 @@ from pyro_vae.experiment import build, storage
 from pyro_vae.experiment import manifest as manifest_file
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.training import Part, Progress
+from pyro_vae.model.hierarchical import Autoencoder
 from pyro_vae.model.program import Program
-from pyro_vae.model.vae import VAE
 
 KEEP = 3
 _MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
@@ -177,7 +177,7 @@ def _superseded(folder: Path, written: Path) -> list[Path]:
     return [path for path in found if path != written and (path in whole[KEEP:] or "step" in path.stem)]
 
 
-def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
+def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
     """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
 
     No code is read from files: what `build` can name is rebuilt from the config; a member of your own is passed in.
@@ -208,7 +208,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     # Not where it was trained: that device may not exist here.
     config = replace(checkpoint.config, device=str(overrides.pop("device", "cpu")))
     tensors = checkpoint.progress.best_tensors or checkpoint.program
-    _check_latent_dim(config.latent_dim, overrides)
+    _check_latent_dim(config, overrides)
     _check_sizes(config, checkpoint.form, overrides, tensors)
     dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
     program = build.vae(config, *checkpoint.form, **overrides).to(dtype)
@@ -216,9 +216,11 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> VAE:
     return program.eval()
 
 
-def _check_latent_dim(wanted: int, members: dict[str, Any]) -> None:
+def _check_latent_dim(config: Config, members: dict[str, Any]) -> None:
     # A prior without parameters of its own would fit any checkpoint, and fail when it is first used.
+    upper = ("prior", "posterior2") if config.layers == 2 else ()
     for name, member in members.items():
+        wanted = config.latent_dim2 if name in upper else config.latent_dim
         if (found := getattr(member, "latent_dim", wanted)) != wanted:
             raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={found}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae.errors import UsageError
 
-_WIDTHS = ("hidden", "flow_hidden")
+_WIDTHS = ("hidden", "hidden2", "flow_hidden")
 _MOST_LAYERS = 100
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
 
@@ -68,6 +68,15 @@ class Config:
         False, "give one-hot labels to encoder and decoder, for p(x|y); off, since not all data have labels"
     )
     latent_dim: int = flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse")
+    layers: int = flag(1, "layers of latents: 2 puts z2 above z1, with p(z1|z2) normal; 1 is a VAE")
+    latent_dim2: int = flag(10, "dimensions of z2, the upper of --layers 2; fewer than of z1, which it summarises")
+    hidden2: tuple[int, ...] = flag((100,), "widths of the networks between z1 and z2, which are small")
+    guide: str = flag(
+        "top_down",
+        "of --layers 2: top_down is q(z2|x) q(z1|x, z2), whose KL is analytic; bottom_up is q(z1|x) q(z2|z1), as in "
+        "Burda et al. 2016",
+        table="GUIDES",
+    )
     network: str = flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
     hidden: tuple[int, ...] = flag((256,), "widths or channels of the hidden layers; one layer is enough for digits")
     activation: str = flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
@@ -154,8 +163,8 @@ class Config:
         for name in _WIDTHS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         positive = (
-            "latent_dim", "num_components", "flow_transforms", "rank", "df", "scale", "scale_floor", "rate",
-            "num_particles", "epochs", "batch_size", "lr", "max_grad_norm",
+            "latent_dim", "latent_dim2", "num_components", "flow_transforms", "rank", "df", "scale", "scale_floor",
+            "rate", "num_particles", "epochs", "batch_size", "lr", "max_grad_norm",
         )  # fmt: skip
         samples = ("valid_samples", "test_samples", "elbo_samples")
         weights = ("reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data")
@@ -173,6 +182,8 @@ class Config:
         for name in _WIDTHS:
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise UsageError(f"{name} must name one or more widths above 0; got {list(getattr(self, name))}")
+        if self.layers not in (1, 2):
+            raise UsageError(f"layers must be 1 or 2; got {self.layers}")
         if self.seed < 0 or self.data_seed < 0:
             raise UsageError(f"seeds must be 0 or above; got seed={self.seed}, data_seed={self.data_seed}")
 

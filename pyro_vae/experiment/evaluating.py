@@ -86,8 +86,9 @@ class Look:
 
     @property
     def latent_dim(self) -> int:
-        """D."""
-        return self.trained.config.latent_dim
+        """D, of all layers."""
+        config = self.trained.config
+        return config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0)
 
     @cached_property
     def terms(self) -> evaluation.ELBOTerms:
@@ -134,7 +135,7 @@ def evaluate(trained: Trained, plan: Plan, say: Say = lambda sentence: None) -> 
         DivergenceError: an estimate is not finite.
     """
     look = Look(trained, plan, say)
-    if isinstance(trained.vae.posterior, Delta):
+    if isinstance(getattr(trained.vae, "posterior", None), Delta):
         _autoencoder(look)
         return look
     _headline(look)

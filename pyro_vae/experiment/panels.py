@@ -19,7 +19,8 @@ CLOUD = 2000  # codes in the cloud
 
 def panels(look: Look) -> list[Panel]:
     """Every picture that this run and this evaluation allow."""
-    return [*_learned(look), *_latent(look), *of_report(look.report), *_posterior(look)]
+    latent = _latent(look) if look.trained.config.layers == 1 else ()
+    return [*_learned(look), *latent, *of_report(look.report), *_posterior(look)]
 
 
 def _learned(look: Look) -> Iterator[Panel]:
@@ -58,13 +59,13 @@ def _images(look: Look) -> Iterator[Panel]:
         pictures.samples(vae, config.seed, num_classes=num_classes, white=white),
         "data",
     )
-    if not num_classes:
+    if not num_classes and look.trained.config.layers == 1:
         starts, ends = _ends(look)
         (start, _), (end, _) = _taken(look, starts), _taken(look, ends)
         yield Panel(
             "Interpolation",
             "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
-            latent_pictures.interpolation(vae, start, end, white=white),
+            latent_pictures.interpolation(look.trained.one_layer, start, end, white=white),
             "data",
         )
 
@@ -77,7 +78,7 @@ def _latent(look: Look) -> Iterator[Panel]:
         "Latent cloud",
         "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often said"
         f"{'; the marginal KL in the table measures it' if measured else ''}.",
-        latent_pictures.latent_cloud(trained.vae, x, config.seed, labels=labels, y=y),
+        latent_pictures.latent_cloud(trained.one_layer, x, config.seed, labels=labels, y=y),
         "latent",
     )
     if not config.conditional and pictures.can_show(trained.data.x_shape):
@@ -85,14 +86,14 @@ def _latent(look: Look) -> Iterator[Panel]:
         yield Panel(
             "Traversal",
             "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
-            latent_pictures.traversal(trained.vae, trained.test(0).x, config.seed, white=white),
+            latent_pictures.traversal(trained.one_layer, trained.test(0).x, config.seed, white=white),
             "latent",
         )
         if look.latent_dim == PICTURE_DIM:
             yield Panel(
                 "Latent plane",
                 "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior.",
-                latent_pictures.latent_grid(trained.vae, config.seed, white=white),
+                latent_pictures.latent_grid(trained.one_layer, config.seed, white=white),
                 "latent",
             )
 

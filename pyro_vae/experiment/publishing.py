@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pyro_vae.evaluation import to_inference_data
-from pyro_vae.experiment import panels, storage
+from pyro_vae.experiment import build, panels, storage
 from pyro_vae.experiment.card import tested
 from pyro_vae.experiment.evaluating import Look
 from pyro_vae.experiment.run import command, surroundings
@@ -57,7 +57,7 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
 def about(look: Look) -> dict[str, Any]:
     """Which run, which command, which versions."""
     vae, run = look.trained.vae, look.trained.run
-    members = {name: type(getattr(vae, name)).__name__ for name in ("prior", "posterior", "likelihood")}
+    members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
     return {
         "name": run.path.resolve().name,
         "command": command(),

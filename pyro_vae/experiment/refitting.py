@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
         "reconstruction_weight": 1.0,
         "kl_warmup": 0,
     }
+    if before.layers == 2:
+        raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
     config = replace(before, prior=prior, **elbo, **changes)
     build.check_names(config)
     return config
@@ -77,10 +79,12 @@ def with_prior(trained: Trained, config: Config) -> VAE:
         UsageError: the prior has nothing to fit, or can not be built.
     """
     data = trained.data
-    posterior, likelihood = copy.deepcopy((trained.vae.posterior, trained.vae.likelihood))  # at once: they may share
+    posterior, likelihood = copy.deepcopy(
+        (trained.one_layer.posterior, trained.one_layer.likelihood)
+    )  # at once: they may share
     posterior.requires_grad_(False)
     likelihood.requires_grad_(False)
-    new = build.vae(config, *data.form, posterior=posterior, likelihood=likelihood)
+    new = cast(VAE, build.vae(config, *data.form, posterior=posterior, likelihood=likelihood))
     if not any(parameter.requires_grad for parameter in new.prior.parameters()):
         raise UsageError(
             f"--prior {config.prior} has no parameters, so that there is nothing to fit: "
@@ -261,8 +265,10 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Sw
                 show(record)
         reporting.write(run, program, data, progress)
         swaps = [
-            swap("test", trained.vae, program, trained.test(plan.latent_data), plan.latent_samples, config),
-            swap("training", trained.vae, program, trained.training(plan.latent_data), plan.latent_samples, config),
+            swap("test", trained.one_layer, program, trained.test(plan.latent_data), plan.latent_samples, config),
+            swap(
+                "training", trained.one_layer, program, trained.training(plan.latent_data), plan.latent_samples, config
+            ),
         ]
         _write(folder, trained.config.prior, config.prior, swaps)
         run.set_status("finished")

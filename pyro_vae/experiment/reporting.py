@@ -10,7 +10,7 @@ from pyro_vae.experiment import build, presets, storage
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import Held, Trained
 from pyro_vae.inference import Progress
-from pyro_vae.model.vae import VAE
+from pyro_vae.model.hierarchical import Autoencoder
 from pyro_vae.randomness import derive
 from pyro_vae.report import numbers, pictures
 
@@ -18,7 +18,7 @@ from pyro_vae.report import numbers, pictures
 EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc")
 
 
-def write(run: Run, vae: VAE, data: Splits, progress: Progress) -> str:
+def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
     for name in EVALUATED:
         storage.remove(run.path / name)

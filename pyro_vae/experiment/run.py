@@ -26,7 +26,7 @@ from pyro_vae.errors import CheckpointError, DivergenceError, StorageError, Usag
 from pyro_vae.experiment import checkpoint, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference import SVI, Progress, Record
-from pyro_vae.model.vae import VAE
+from pyro_vae.model.hierarchical import Autoencoder
 
 _FREE_TO_CHANGE = ("device", "data_dir", "download", "test_samples", "elbo_samples", "test_data")
 _WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
@@ -45,7 +45,7 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
 
-    def open(self, vae: VAE, svi: SVI, protocol: dict[str, Any]) -> tuple[Progress, list[str]]:
+    def open(self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any]) -> tuple[Progress, list[str]]:
         """Starts the run, or puts program and optimiser where its newest whole checkpoint left them.
 
         Returns:
@@ -69,19 +69,19 @@ class Run:
         self._describe(protocol)
         return progress, complaints
 
-    def save(self, record: Record, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
+    def save(self, record: Record, vae: Autoencoder, svi: SVI, progress: Progress, form: Form) -> None:
         """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
         line = json.dumps(record.to_dict(), allow_nan=False)
         storage.append(self.path / "history.jsonl", line)
         self._history.update(f"{line}\n".encode())
         self._checkpoint(vae, svi, progress, form)
 
-    def save_part(self, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
+    def save_part(self, vae: Autoencoder, svi: SVI, progress: Progress, form: Form) -> None:
         """Keeps the steps of an epoch that was stopped; where it was stopped at its end, that is kept already."""
         if progress.part is not None:
             self._checkpoint(vae, svi, progress, form)
 
-    def _checkpoint(self, vae: VAE, svi: SVI, progress: Progress, form: Form) -> None:
+    def _checkpoint(self, vae: Autoencoder, svi: SVI, progress: Progress, form: Form) -> None:
         history = self._history.hexdigest()
         checkpoint.save(self.checkpoints, self.config, form, vae, svi.optimizer, progress, history)
 

@@ -152,7 +152,7 @@ def _interpolation(source: Source) -> Made:
     positions = _pairs(source)
     (start, y, labels), (end, y_end, end_labels) = (_take(test, row) for row in positions)
     kinds = wanted.paths or _kinds(trained)
-    view = latent_views.interpolation(trained.vae, start, end, paths=kinds, y=y, y_end=y_end)
+    view = latent_views.interpolation(trained.one_layer, start, end, paths=kinds, y=y, y_end=y_end)
     both = None if labels is None or end_labels is None else torch.stack([labels, end_labels])
     arrays = {**view._asdict(), "paths": np.array(kinds), "labels": both, "positions": positions}
     names = ", ".join(f"{_named(test, a)} to {_named(test, b)}" for a, b in positions.T.tolist())
@@ -168,7 +168,7 @@ def _traversal(source: Source) -> Made:
     datum = _pairs(source)[0, :1]
     others = subset(len(test.x), CLOUD, trained.config.data_seed)
     x, y, labels = _take(test, torch.cat([datum, others[others != datum]]))
-    view = latent_views.traversal(trained.vae, x, wanted.seed, y=y)
+    view = latent_views.traversal(trained.one_layer, x, wanted.seed, y=y)
     arrays = {**view._asdict(), "labels": None if labels is None else labels[:1], "positions": datum}
     moved = ", ".join(map(str, view.dimensions.tolist()))
     return Made(
@@ -182,7 +182,7 @@ def _latent_cloud(source: Source) -> Made:
     trained, test, wanted = source
     positions = subset(len(test.x), CLOUD, trained.config.data_seed)
     x, y, labels = _take(test, positions)
-    view = latent_views.cloud(trained.vae, x, wanted.seed, y=y)
+    view = latent_views.cloud(trained.one_layer, x, wanted.seed, y=y)
     D = view.z.shape[-1]
     plane = f"; two principal components hold {100 * view.share[:2].sum():.0f} % of the variance" if D > 2 else ""
     return Made(
@@ -195,7 +195,9 @@ def _latent_cloud(source: Source) -> Made:
 def _latent_grid(source: Source) -> Made:
     labels = _classes(source)
     y = None if labels is None else _one_hot(source.trained, labels)
-    view = latent_views.grid(source.trained.vae, source.wanted.seed, side=21 if y is None or len(y) == 1 else 7, y=y)
+    view = latent_views.grid(
+        source.trained.one_layer, source.wanted.seed, side=21 if y is None or len(y) == 1 else 7, y=y
+    )
     return Made(
         view._asdict(),
         lambda white: latent_pictures.draw_latent_grid(view, white),
@@ -213,9 +215,14 @@ PICTURES: dict[str, Callable[[Source], Made]] = {
 }
 
 
+_OF_TWO_LAYERS = ("samples", "reconstructions")  # the others are about the z of one
+
+
 def _names(source: Source) -> list[str]:
-    plane = source.trained.config.latent_dim == 2
-    return [name for name in source.wanted.only or PICTURES if plane or name != "latent_grid"]
+    config = source.trained.config
+    if config.layers == 2 and not source.wanted.only:
+        return list(_OF_TWO_LAYERS)
+    return [name for name in source.wanted.only or PICTURES if config.latent_dim == 2 or name != "latent_grid"]
 
 
 def _check(source: Source) -> None:
@@ -224,6 +231,8 @@ def _check(source: Source) -> None:
     for name in wanted.only:
         if name not in PICTURES:
             raise unknown("picture", name, PICTURES)
+    if wanted.only and not set(wanted.only) <= set(_OF_TWO_LAYERS):
+        _ = trained.one_layer
     if "latent_grid" in wanted.only and D != 2:
         raise UsageError(f"latent_grid shows a plane of 2 latent dimensions; this run has {D}: leave it out")
     for kind in wanted.paths:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pyro_vae.data import Split, Splits, one_hot
-from pyro_vae.errors import CheckpointError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build, checkpoint
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
+from pyro_vae.model.hierarchical import Autoencoder
 from pyro_vae.model.vae import VAE
 
 
@@ -36,7 +37,7 @@ class Trained:
     """
 
     run: Run
-    vae: VAE
+    vae: Autoencoder
     data: Splits
     best_epoch: int
     epochs: int
@@ -45,6 +46,13 @@ class Trained:
     def config(self) -> Config:
         """The settings of the run."""
         return self.run.config
+
+    @property
+    def one_layer(self) -> VAE:
+        """The program, where it is one of a single layer of latents. Raises UsageError for two."""
+        if not isinstance(self.vae, VAE):
+            raise UsageError(f"{self.run.path} has two layers of latents, and this is about the z of one")
+        return self.vae
 
     def test(self, num_data: int | None = None) -> Held:
         """The test data: those that the run's own report saw, or a random subset of num_data (0: all of them)."""

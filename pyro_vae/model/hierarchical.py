@@ -26,7 +26,7 @@ from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import Program, check_member, check_tensor, number_to_generate, undisturbed
-from pyro_vae.model.vae import check_data, check_ends, check_shared, decoded, labels_along, observe, plate_size
+from pyro_vae.model.vae import VAE, check_data, check_ends, check_shared, decoded, labels_along, observe, plate_size
 
 GUIDES = ("top_down", "bottom_up")
 
@@ -131,6 +131,29 @@ class HierarchicalVAE(Program):
                 z2 = pyro.sample("z2", self.posterior2(z1, y))
         return z1, z2
 
+    def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees, z1 ~ p(z1|z2) at z2 ~ p(z2): (num_data, D1); labels y (num_data, C)."""
+        return self._p_of_z1(self.prior(y).expand((num_data,)).sample(), y).sample()
+
+    def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees given data, z1 under the guide: (num_samples, B, D1)."""
+        if not self.top_down:
+            return self.posterior1(x, y).sample((num_samples,))
+        z2 = self.posterior2(x, y).sample((num_samples,))
+        return self.posterior1(x, _joined(z2, y)).sample()
+
+    @torch.no_grad()
+    def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        """Before training: the decoder at the mean of the data, p(z2) where it wants to be among codes.
+
+        Args:
+            expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
+            x: some of the data (N, *x_shape).
+            y: their one-hot labels (N, C).
+        """
+        self.likelihood.start_at(expected)
+        self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
+
     @torch.no_grad()
     def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """Draws z2 from the prior, z1 from p(z1|z2) and x from p(x|z1): new data `(num_data, *x_shape)`.
@@ -142,8 +165,7 @@ class HierarchicalVAE(Program):
         """
         size = number_to_generate(num_data, y)
         with undisturbed(self):
-            z2 = self.prior(y).expand((size,)).sample()
-            return decoded(self.likelihood, self._p_of_z1(z2, y).sample(), y, mean)
+            return decoded(self.likelihood, self.from_prior(size, y), y, mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
@@ -157,12 +179,7 @@ class HierarchicalVAE(Program):
         """
         check_tensor(x)
         with undisturbed(self):
-            if self.top_down:
-                z2 = self.posterior2(x, y).sample((num_samples,))
-                z1 = self.posterior1(x, _joined(z2, y)).sample()
-            else:
-                z1 = self.posterior1(x, y).sample((num_samples,))
-            return decoded(self.likelihood, z1, y, mean)
+            return decoded(self.likelihood, self.from_guide(x, num_samples, y), y, mean)
 
     @torch.no_grad()
     def interpolate(
@@ -218,6 +235,9 @@ class HierarchicalVAE(Program):
     def _centre(self, x: Tensor, y: Tensor | None) -> Tensor:
         above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
         return self.posterior1.centre(x, above)
+
+
+Autoencoder = VAE | HierarchicalVAE
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:

@@ -68,6 +68,25 @@ class VAE(Program):
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
 
+    def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""
+        return self.prior(y).expand((num_data,)).sample()
+
+    def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees given data, z ~ q(z|x): (num_samples, B, D)."""
+        return self.posterior(x, y).sample((num_samples,))
+
+    def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        """Before training: the decoder at the mean of the data, the prior where it wants to be among them.
+
+        Args:
+            expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
+            x: some of the data (N, *x_shape).
+            y: their one-hot labels (N, C).
+        """
+        self.likelihood.start_at(expected)
+        self.prior.start_at(self.posterior, x, y)
+
     @torch.no_grad()
     def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """Draws z from the prior and then x from p(x|z): new data `(num_data, *x_shape)`.
@@ -81,7 +100,7 @@ class VAE(Program):
         """
         size = number_to_generate(num_data, y)
         with undisturbed(self):
-            z = self.prior(y).expand((size,)).sample()
+            z = self.from_prior(size, y)
             return decoded(self.likelihood, z, y, mean)
 
     @torch.no_grad()
@@ -96,7 +115,7 @@ class VAE(Program):
         """
         check_tensor(x)
         with undisturbed(self):
-            z = self.posterior(x, y).sample((num_samples,))
+            z = self.from_guide(x, num_samples, y)
             return decoded(self.likelihood, z, y, mean)
 
     @torch.no_grad()

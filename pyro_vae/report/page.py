@@ -170,12 +170,25 @@ def _short(error: float) -> str:
     return number(error, _digits(error))
 
 
+def _densities(report: Report) -> dict[str, str]:
+    """member -> the density that it is."""
+    members, y = report.get("run", {}).get("members", {}), ",y" if report.get("config", {}).get("conditional") else ""
+    of_z = "|y" if members.get("prior") == "ConditionalNormal" else ""
+    if "middle" not in members:
+        return {"prior": f"p(z{of_z})", "posterior": f"q(z|x{y})", "likelihood": f"p(x|z{y})"}
+    return {
+        "prior": f"p(z2{of_z})",
+        "middle": f"p(z1|z2{y})",
+        "likelihood": f"p(x|z1{y})",
+        "posterior1": "q of z1",
+        "posterior2": "q of z2",
+    }
+
+
 def _facts(report: Report) -> Iterator[str]:
     run, protocol = report.get("run", {}), report.get("protocol", {})
     members = run.get("members", {})
-    given = ",y" if report.get("config", {}).get("conditional") else ""
-    prior = "p(z|y)" if members.get("prior") == "ConditionalNormal" else "p(z)"
-    for member, density in (("prior", prior), ("posterior", f"q(z|x{given})"), ("likelihood", f"p(x|z{given})")):
+    for member, density in _densities(report).items():
         if members.get(member):
             yield f"{density} {members[member]}"
     if run.get("num_parameters") is not None:

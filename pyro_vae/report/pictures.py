@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.model.vae import VAE
+from pyro_vae.model.hierarchical import Autoencoder
 from pyro_vae.randomness import stream
 from pyro_vae.report.views import log_likelihood_of_draws
 
@@ -20,7 +20,7 @@ def can_show(x_shape: Sequence[int]) -> bool:
 
 
 def samples(
-    vae: VAE, seed: int, rows: int = 8, *, num_classes: int = 0, label: int | None = None, white: float = 1.0
+    vae: Autoencoder, seed: int, rows: int = 8, *, num_classes: int = 0, label: int | None = None, white: float = 1.0
 ) -> bytes:
     """Data generated from the prior: means of p(x|z) beside draws from it, at the same z.
 
@@ -62,7 +62,7 @@ def draw_samples(mean: Tensor, x: Tensor, columns: int = 8, white: float = 1.0) 
 
 
 def reconstructions(
-    vae: VAE,
+    vae: Autoencoder,
     x: Tensor,
     seed: int,
     num_data: int = 12,

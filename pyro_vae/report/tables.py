@@ -207,7 +207,14 @@ def _run(report: Report) -> Iterator[tuple[str, str]]:
         yield "time", f"{sum(timings.values()):.0f} s: {steps}"
 
 
-_MEMBERS = {"prior": "p(z)", "posterior": "q(z|x)", "likelihood": "p(x|z)"}
+_MEMBERS = {
+    "prior": "p(z)",
+    "middle": "p(z1|z2)",
+    "posterior": "q(z|x)",
+    "posterior1": "q of z1",
+    "posterior2": "q of z2",
+    "likelihood": "p(x|z)",
+}
 
 
 def _plain(value: Any) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
+from pyro_vae.model.hierarchical import Autoencoder
 from pyro_vae.model.program import undisturbed
-from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import stream
 
 
@@ -24,7 +24,7 @@ class Samples(NamedTuple):
 
 
 @torch.no_grad()
-def samples(vae: VAE, seed: int, num_data: int, y: Tensor | None = None) -> Samples:
+def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None) -> Samples:
     """What `vae.generate` draws under the stream ("samples") of this seed, with the z that it drew.
 
     Args:
@@ -34,7 +34,7 @@ def samples(vae: VAE, seed: int, num_data: int, y: Tensor | None = None) -> Samp
         y: one-hot labels (N, C), of a conditional program.
     """
     with stream(seed, "samples", device=vae.prior.loc.device), undisturbed(vae):
-        z = vae.prior(y).expand((num_data,)).sample()
+        z = vae.from_prior(num_data, y)
         p = vae.likelihood(z, y)
         return Samples(z, p.mean, p.sample())
 
@@ -52,7 +52,9 @@ class Reconstructions(NamedTuple):
 
 
 @torch.no_grad()
-def reconstructions(vae: VAE, x: Tensor, seed: int, num_samples: int = 4, y: Tensor | None = None) -> Reconstructions:
+def reconstructions(
+    vae: Autoencoder, x: Tensor, seed: int, num_samples: int = 4, y: Tensor | None = None
+) -> Reconstructions:
     """What `vae.reconstruct` draws under the stream ("reconstructions") of this seed, with the z that it drew.
 
     Args:
@@ -63,7 +65,7 @@ def reconstructions(vae: VAE, x: Tensor, seed: int, num_samples: int = 4, y: Ten
         y: one-hot labels (B, C), of a conditional program.
     """
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
-        z = vae.posterior(x, y).sample((num_samples,))
+        z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
         vae.likelihood.check(x)
         return Reconstructions(x, z, p.mean, p.log_prob(x))

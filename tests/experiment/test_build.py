@@ -393,3 +393,86 @@ def test_data_outside_the_support_are_refused_in_every_split(name):
     grey = Split.make(name, torch.full((3, 1, 8, 8), 0.5), None, None, "none", 0)
     with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at datum 0"):
         build.start(config, build.vae(config, *data.form), replace(data, **{name: grey}))
+
+
+TWO = {"layers": 2, "latent_dim": 3, "latent_dim2": 2, "hidden": (4,), "hidden2": (5,)}
+GUIDED = [
+    ("top_down", "mean_field_elbo"),
+    ("top_down", "trace_elbo"),
+    ("bottom_up", "trace_elbo"),
+    ("bottom_up", "iwae"),
+]
+
+
+def two_layers(num_classes=0, **settings):
+    return build.vae(Config(**{**TWO, **settings}), IMAGE, None, num_classes)
+
+
+@pytest.mark.parametrize("guide", build.GUIDES)
+@pytest.mark.parametrize("prior", sorted(set(build.PRIORS) - {"conditional"}))
+def test_two_layers_are_built_with_every_prior(guide, prior):
+    vae = two_layers(guide=guide, objective="trace_elbo", prior=prior, num_components=4)
+    assert isinstance(vae, pv.HierarchicalVAE)
+    assert vae.top_down == (guide == "top_down")
+    x = torch.rand(7, *IMAGE).round()
+    vae.start_at(x, x)
+    z1, z2 = vae.guide(x)
+    assert (z1.shape, z2.shape) == ((7, 3), (7, 2))
+    assert vae.generate(5).shape == (5, *IMAGE)
+    assert pv.evaluation.elbo(vae, x, 3, seed=0).value.isfinite().all()
+
+
+@pytest.mark.parametrize(("guide", "objective"), GUIDED)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_two_layers_train_under_every_objective_that_they_have(guide, objective, conditional):
+    config = Config(**TWO, guide=guide, objective=objective, conditional=conditional, lr=0.01)
+    build.check_names(config)
+    vae = build.vae(config, IMAGE, None, 3)
+    svi = build.svi(config, vae)
+    x = (torch.rand(60, *IMAGE, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.02, 0.98, 5)).float()
+    y = (torch.eye(3).repeat(20, 1),) if conditional else ()
+    losses = [svi.step(x, *y) for _ in range(150)]
+    # The pixels of a column are drawn alike: below the entropy of fair coins by far, and never below their own.
+    p = torch.linspace(0.02, 0.98, 5).double()
+    entropy = -6 * (p * p.log() + (1 - p) * (1 - p).log()).sum().item()
+    assert entropy - 1.5 < losses[-1] / 60 < 0.8 * 30 * math.log(2)
+
+
+def test_the_networks_between_two_layers_have_widths_of_their_own():
+    vae = two_layers(guide="bottom_up", objective="iwae")
+    assert widths(vae.posterior1.encoder)[0] == widths(vae.likelihood.decoder)[0] == 4
+    assert widths(vae.posterior2.encoder)[0] == widths(vae.middle.decoder)[0] == 5
+    top_down = two_layers()
+    assert widths(top_down.posterior2.encoder)[0] == 4
+
+
+def test_pseudo_inputs_of_a_bottom_up_guide_lie_among_the_codes_of_the_lower_layer():
+    vae = two_layers(guide="bottom_up", objective="iwae", prior="vamp", num_components=6)
+    x = torch.rand(40, *IMAGE).round()
+    vae.start_at(x, x)
+    with torch.no_grad():
+        codes = vae.posterior1.centre(x)
+    assert vae.prior.pseudo_x.shape == (6, 3)
+    assert all((codes == point).all(1).any() for point in vae.prior.pseudo_x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"posterior": "delta", "kl_weight": 0.0}, "leave --layers 2 out"),
+        ({"guide": "bottom_up"}, "add --objective trace_elbo"),
+    ],
+)
+def test_what_two_layers_have_not_is_refused(settings, words):
+    with pytest.raises(UsageError, match=words):
+        build.check_names(Config(**TWO, **settings))
+
+
+def test_members_of_the_other_number_of_layers_are_refused():
+    with pytest.raises(UsageError, match=r"2 layer\(s\) has the members prior, middle, .*got \['posterior'\]"):
+        build.vae(Config(**TWO), IMAGE, posterior=program().posterior)
+
+
+def test_settings_of_the_second_layer_are_named_where_there_is_none():
+    assert build.unused(Config(latent_dim2=3, guide="bottom_up")) == ["latent_dim2", "guide"]
+    assert build.unused(Config(**TWO)) == []

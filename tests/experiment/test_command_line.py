@@ -52,12 +52,13 @@ FLAGS = {
     "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
     "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
     "--device": "meta", "--download": True, "--dequantize": True,
-    "--precision": "bfloat16", "--compile": "no",
+    "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
+    "--guide": "bottom_up",
 }  # fmt: skip
 
 
 def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
-    assert set(FLAGS) == {"--" + f.name.replace("_", "-") for f in fields(Config)}
+    assert set(FLAGS) | {"--preset"} == {"--" + f.name.replace("_", "-") for f in fields(Config)}
     for flag, value in FLAGS.items():
         given = [] if value is True else map(str, value if isinstance(value, tuple) else [value])
         name = flag.removeprefix("--").replace("-", "_")

@@ -1,0 +1,97 @@
+"""Presets: settings that build, numbers with a source, and verdicts that say what was changed."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pyro_vae.data import Form
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment import build, presets
+from pyro_vae.experiment.command_line import config_from, config_parser, given_flags
+from pyro_vae.experiment.config import Config
+from pyro_vae.report.numbers import preset_sentence
+
+NAMES = presets.names()
+FORMS = {"frey_faces": Form((1, 28, 20), 256, 0)}
+
+
+def config_of(name, **changes):
+    return replace(Config(preset=name, **presets.preset(name).settings), **changes)
+
+
+def estimated(mean, quantity="log_likelihood"):
+    return {quantity: {"mean": mean, "standard_error": 0.25, "num_samples": 5000}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_can_be_built_and_names_its_source(name):
+    config, target = config_of(name), presets.preset(name).target
+    build.check_names(config)
+    assert build.num_described(config, *FORMS.get(config.dataset, Form((1, 28, 28), 256, 10))) > 1e5
+    assert target.quantity in ("log_likelihood", "elbo")
+    assert target.unit in ("nats", "bits/dim")
+    assert target.tolerance > 0
+    assert math.isfinite(target.value)
+    assert min(len(target.source), len(target.protocol)) > 20
+    assert build.unused(config) == []
+
+
+@pytest.mark.parametrize("line", [["--preset", "iwae_1l_k5", "--epochs", "7"], ["--epochs=7", "--preset=iwae_1l_k5"]])
+def test_a_flag_changes_a_preset_wherever_it_stands(line):
+    parser = config_parser("A test.")
+    assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
+    assert given_flags(parser, line) == {"preset", *presets.preset("iwae_1l_k5").settings}
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as end:
+        config_parser("A test.").parse_args(["--preset", "iwae_1l_k6"])
+    assert end.value.code == 2
+    assert "unknown preset 'iwae_1l_k6'; did you mean 'iwae_1l_k5'?" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="did you mean 'vamp_static_mnist'"):
+        presets.preset("vamp_static")
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict", "shortfall"), [(-85.4, "reached", 0.95), (-84.0, "reached", -0.45), (-85.5, "missed", 1.05)]
+)
+def test_a_result_within_the_tolerance_is_reached(result, verdict, shortfall):
+    found = presets.verdict(config_of("gated_dynamic_mnist", seed=3), estimated(result), 784)
+    assert (found["verdict"], found["changed"]) == (verdict, {})
+    assert found["shortfall"] == pytest.approx(shortfall)
+    assert (found["target"], found["result"], found["standard_error"]) == (-84.45, result, 0.25)
+
+
+def test_changed_settings_make_a_number_incomparable_and_are_named():
+    found = presets.verdict(config_of("gated_dynamic_mnist", epochs=2, hidden=(8,)), estimated(-84.0), 784)
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"epochs": 2, "hidden": [8]})
+    assert "not comparable, since settings were changed: hidden=[8], epochs=2" in preset_sentence(found)
+
+
+@pytest.mark.parametrize("name", ["data_dir", "device", "seed", "compile", "download"])
+def test_where_a_run_is_made_changes_no_verdict(name):
+    other = {"data_dir": "x", "device": "meta", "seed": 5, "compile": "no", "download": True}
+    found = presets.verdict(config_of("gated_dynamic_mnist", **{name: other[name]}), estimated(-84.0), 784)
+    assert found["verdict"] == "reached"
+
+
+def test_bits_per_dimension_count_down():
+    # 560 pixels at 4.6 bits each are 560 * 4.6 * log 2 nats; 4.53 was published.
+    nats = -560 * 4.6 * math.log(2)
+    found = presets.verdict(config_of("categorical_frey_faces"), estimated(nats, "elbo"), 560)
+    assert found["result"] == pytest.approx(4.6)
+    assert found["shortfall"] == pytest.approx(4.6 - 4.53)
+    assert found["standard_error"] == pytest.approx(0.25 / (560 * math.log(2)))
+    assert "published ELBO 4.53 bits/dim" in preset_sentence(found)
+    better = presets.verdict(config_of("categorical_frey_faces"), estimated(-560 * 4.5 * math.log(2), "elbo"), 560)
+    assert better["shortfall"] == pytest.approx(-0.03)
+
+
+def test_without_a_preset_there_is_no_verdict():
+    assert presets.verdict(Config(), estimated(-84.0), 784) is None
+
+
+def test_a_preset_about_another_quantity_is_refused():
+    with pytest.raises(UsageError, match="about log_likelihood, which this program does not have"):
+        presets.verdict(config_of("iwae_1l_k1"), {"reconstruction": {"mean": -3.0}}, 784)
