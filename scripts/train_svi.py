@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = config_parser("Train a variational autoencoder by SVI, and report how good it is.")
     parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")
     parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
-    parser.add_argument("--tensorboard", action="store_true", help="also write the epochs as TensorBoard scalars")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write scalars, pictures, codes and the program's graph"
+    )
     arguments = parser.parse_args(argv)
     with exit_codes(RESUMABLE):
         if arguments.resume and not arguments.out:

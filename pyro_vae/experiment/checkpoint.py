@@ -53,6 +53,10 @@ class Checkpoint:
     optimizer: dict[str, Any]
     history: str = ""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the program at its best epoch; before the first one ends, as it is."""
+        return self.progress.best_tensors or self.program
+
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
         """Puts the state into a program and its optimiser, and returns how far they had come."""
         with _fitting("optimiser"):
@@ -128,10 +132,10 @@ def read(manifest: Path) -> Checkpoint:
         for name, tensor in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = tensor
-        _check_types([*parts["program"].values(), *parts["best"].values()])
+        check_types([*parts["program"].values(), *parts["best"].values()])
         return Checkpoint(
             config=Config.from_dict(body["config"]),
-            form=_form(body),
+            form=form_of(body),
             progress=_progress(body["progress"], parts["best"], parts["noise"]),
             program=parts["program"],
             optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
@@ -180,21 +184,7 @@ def _superseded(folder: Path, written: Path) -> list[Path]:
 def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
     """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
 
-    No code is read from files: what `build` can name is rebuilt from the config; a member of your own is passed in.
-
-    Args:
-        run_or_checkpoint: path of a run folder, or of an `epoch-*.json` or `epoch-*.safetensors` in it.
-        overrides: `prior`, `posterior` or `likelihood` to use instead of the one that the config names, already of the
-            right sizes; its values come from the checkpoint. `device` to load onto, by default the CPU.
-
-    Raises:
-        CheckpointError: nothing there, or damaged, or its tensors do not fit the members.
-
-    Example:
-        >>> load("no-such-run")
-        Traceback (most recent call last):
-        ...
-        pyro_vae.errors.CheckpointError: no checkpoint at no-such-run: ...
+    Arguments and errors as for `pyro_vae.load`, which opens shared folders too.
     """
     path = Path(run_or_checkpoint)
     if path.is_dir():
@@ -205,13 +195,18 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
         checkpoint = read(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else None
     if checkpoint is None:
         raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
+    return rebuilt(checkpoint, **overrides)
+
+
+def rebuilt(found: Checkpoint, **overrides: Any) -> Autoencoder:
+    """The program of a checkpoint at its best state; overrides as for `load`."""
     # Not where it was trained: that device may not exist here.
-    config = replace(checkpoint.config, device=str(overrides.pop("device", "cpu")))
-    tensors = checkpoint.progress.best_tensors or checkpoint.program
+    config = replace(found.config, device=str(overrides.pop("device", "cpu")))
+    tensors = found.tensors()
     _check_latent_dim(config, overrides)
-    _check_sizes(config, checkpoint.form, overrides, tensors)
+    _check_sizes(config, found.form, overrides, tensors)
     dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    program = build.vae(config, *checkpoint.form, **overrides).to(dtype)
+    program = build.vae(config, *found.form, **overrides).to(dtype)
     _set(program, tensors)
     return program.eval()
 
@@ -249,13 +244,15 @@ def _fitting(what: str) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint does not fit the {what}: {error}") from error
 
 
-def _check_types(tensors: list[Tensor]) -> None:
+def check_types(tensors: list[Tensor]) -> None:
+    """Raises ValueError where the tensors of a program are not of one real type."""
     types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
     if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 
 
-def _form(body: dict[str, Any]) -> Form:
+def form_of(body: dict[str, Any]) -> Form:
+    """What a manifest says of the data."""
     levels = body.get("num_levels")
     return Form(
         tuple(map(_count, body["x_shape"])),

@@ -1,15 +1,13 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, else lines; TensorBoard on request."""
+"""What a person sees while a run goes on: a progress bar on a terminal, else lines."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pyro_vae.errors import UsageError
 from pyro_vae.inference import Record
 
 _LINES = 20
@@ -35,30 +33,6 @@ def progress(epochs: int, done: int) -> Iterator[Show]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=epochs, completed=done)
         yield lambda record: bar.update(task, completed=record.epoch, description=_sentence(record))
-
-
-@contextmanager
-def tensorboard(folder: Path, wanted: bool, done: int) -> Iterator[Show]:
-    """A function that writes each epoch record as TensorBoard scalars, or nothing where it is not wanted.
-
-    Raises:
-        UsageError: it is wanted and not installed.
-    """
-    if not wanted:
-        yield lambda record: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'") from error
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1) as writer:
-        yield lambda record: _scalars(writer, record)
-
-
-def _scalars(writer: Any, record: Record) -> None:
-    for name, value in record.to_dict().items():
-        if name not in ("epoch", "best") and value is not None:
-            writer.add_scalar(name, value, record.epoch)
 
 
 def _line(record: Record, epochs: int) -> None:

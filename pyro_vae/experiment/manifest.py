@@ -71,17 +71,18 @@ def well_formed(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} has not the form of a manifest: {error!r:.200}.") from error
 
 
-def tensors(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
+def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tensor]:
     """The tensors that belong to a manifest.
 
     Args:
         path: of the manifest.
         entry: `file`, `sha256` and `bytes` of the file beside it.
+        name: of that file; by default the manifest's, with another ending.
 
     Raises:
         CheckpointError: that file is missing, is another one, or damaged.
     """
-    beside = path.with_suffix(".safetensors")
+    beside = path.with_name(name or f"{path.stem}.safetensors")
     if entry["file"] != beside.name:
         raise CheckpointError(
             f"{path} belongs to {_shown(entry['file'])}, whose SHA-256 is {_shown(entry['sha256'])}, and not to "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, console, interruption, reporting
+from pyro_vae.experiment import tensorboard as board
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
 from pyro_vae.inference import Progress, fit
@@ -21,7 +22,7 @@ def start_or_resume(
         config: as the command line has it.
         given: the names of the flags that were given explicitly, which must agree with a run that is taken up.
         resume: whether the folder may hold a run.
-        tensorboard: also write the epochs as TensorBoard scalars.
+        tensorboard: also write the training for TensorBoard.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
@@ -48,7 +49,7 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
     Args:
         folder: of the run; None for a new one below runs/.
         config: what is trained.
-        tensorboard: also write the epochs as TensorBoard scalars.
+        tensorboard: also write the training for TensorBoard.
     """
     # Data, program, step.
     data = build.data(config)
@@ -73,7 +74,7 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
         with (
             interruption.noted() as stop,
             console.progress(config.epochs, done) as show,
-            console.tensorboard(run.path, tensorboard, done) as log,
+            board.log(run, vae, data, done, wanted=tensorboard) as log,
         ):
             epochs = fit(
                 vae, svi, data, build.schedule(config),
@@ -82,9 +83,11 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
             for record in epochs:
                 run.save(record, vae, svi, progress, data.form)
                 show(record)
-                log(record)
+                log.epoch(record)
             if stop():
                 run.save_part(vae, svi, progress, data.form)
+            else:
+                log.finish()
         trained = time.perf_counter() - begun
         text = reporting.write(run, vae, data, progress)
         seconds = time.perf_counter() - begun
