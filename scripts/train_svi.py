@@ -18,6 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write scalars, pictures, codes and the program's graph"
     )
+    parser.add_argument(
+        "--no-test",
+        action="store_true",
+        help="end without the report, which looks at test data: for runs among which validation data are to choose; "
+        "--resume without it reports",
+    )
     arguments = parser.parse_args(argv)
     with exit_codes(RESUMABLE):
         if arguments.resume and not arguments.out:
@@ -27,7 +33,14 @@ def main(argv: list[str] | None = None) -> None:
 
         from pyro_vae.experiment import training  # here, since torch takes a second and --help does not need it
 
-        training.start_or_resume(folder, config, given, resume=arguments.resume, tensorboard=arguments.tensorboard)
+        training.start_or_resume(
+            folder,
+            config,
+            given,
+            resume=arguments.resume,
+            tensorboard=arguments.tensorboard,
+            test=not arguments.no_test,
+        )
 
 
 if __name__ == "__main__":

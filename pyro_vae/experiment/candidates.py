@@ -110,7 +110,7 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
 def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
     found = newest_checkpoint(path)
     run, config = Run(path, found.config), found.config
-    if run.status() != "finished":
+    if run.status() not in ("trained", "finished"):
         done = f"{run.status()}, {found.progress.epoch} of {config.epochs} epochs"
         raise CheckpointError(
             f"{path} is not finished ({done}): go on with python scripts/train_svi.py --out {path} --resume"

@@ -170,7 +170,7 @@ def _headline(look: Look) -> None:
             estimates = numbers.finite({**terms._asdict(), "log_likelihood": look.log_likelihood})
     found = reporting.classes(look.trained, look.test, estimates, look.plan.elbo_samples, look.seed)
     look.report |= reporting.describe(look.trained, estimates, found, _rounding(look))
-    if (status := look.trained.run.status()) != "finished":
+    if (status := look.trained.run.status()) not in ("trained", "finished"):
         epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
         look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]

@@ -13,7 +13,13 @@ from pyro_vae.inference import Progress, fit
 
 
 def start_or_resume(
-    folder: Path | None, config: Config, given: set[str], *, resume: bool = False, tensorboard: bool = False
+    folder: Path | None,
+    config: Config,
+    given: set[str],
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    test: bool = True,
 ) -> Run:
     """Trains in a new folder; one that holds a run already is taken up again, or left as it is where it is finished.
 
@@ -23,6 +29,7 @@ def start_or_resume(
         given: the names of the flags that were given explicitly, which must agree with a run that is taken up.
         resume: whether the folder may hold a run.
         tensorboard: also write the training for TensorBoard.
+        test: whether a report on test data is wanted, see `train`.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
@@ -30,7 +37,7 @@ def start_or_resume(
     if folder is None or not Run(folder, config).exists():
         if resume:
             print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
-        return train(folder, config, tensorboard=tensorboard)
+        return train(folder, config, tensorboard=tensorboard, test=test)
     if not resume:
         raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
     run = Run(folder, config_for_resume(folder, config, given))
@@ -40,16 +47,17 @@ def start_or_resume(
         return run
     if "refitted_from" in run.about():
         raise UsageError(f"{folder} holds a refitted prior, which refit_prior.py makes anew: use another --out")
-    return train(folder, run.config, tensorboard=tensorboard)
+    return train(folder, run.config, tensorboard=tensorboard, test=test)
 
 
-def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> Run:
+def train(folder: Path | None, config: Config, *, tensorboard: bool = False, test: bool = True) -> Run:
     """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
 
     Args:
         folder: of the run; None for a new one below runs/.
         config: what is trained.
         tensorboard: also write the training for TensorBoard.
+        test: report on test data; else the run ends as "trained", and its next resumption reports.
     """
     # Data, program, step.
     data = build.data(config)
@@ -89,6 +97,10 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False) -> 
             else:
                 log.finish()
         trained = time.perf_counter() - begun
+        if not test:
+            run.set_status("trained", seconds={"training": round(trained, 1)})
+            print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
+            return run
         text = reporting.write(run, vae, data, progress)
         seconds = time.perf_counter() - begun
         run.set_status("finished", seconds={"training": round(trained, 1), "report": round(seconds - trained, 1)})

@@ -1,0 +1,227 @@
+"""A sweep of runs that take no time: what is trained, chosen, tested, taken up again and refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from scripted import save_tiny
+
+from pyro_vae.errors import CheckpointError, DivergenceError, PyroVAEError, StorageError, UsageError
+from pyro_vae.experiment import sweeping
+from pyro_vae.experiment.command_line import config_parser
+from pyro_vae.experiment.settings import space
+
+# Like train_svi.py from outside. The ELBO has its peak at lr = 0.1, on test data at lr = 0.3; odd seeds are lower.
+TRAINER = """
+import json, math, sys
+from pathlib import Path
+flags = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word and word.startswith("--"))
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+lr, seed = float(flags.get("lr", 3e-3)), int(flags.get("seed", 0))
+with open("calls.txt", "a") as calls:
+    calls.write(json.dumps([out.name, "--no-test" in sys.argv, "--resume" in sys.argv]) + "\\n")
+code = json.loads(Path("ends.json").read_text()).get(out.name, 0)
+if code and code != 5:
+    sys.exit("error: no space for that" if code == 1 else code)
+elbo = -10 - math.log10(lr / 0.1) ** 2 - 0.1 * (seed % 2)
+record = {"valid_elbo": elbo, "valid_standard_error": 0.5, "valid_kl": 2.0, "valid_reconstruction": elbo + 2.0}
+records = [{**record, "epoch": 1, "best": True}, {**record, "epoch": 2, "best": False, "valid_elbo": 0.0}]
+(out / "history.jsonl").write_text("".join(json.dumps(r) + "\\n" for r in records))
+status = "diverged" if code else "trained" if "--no-test" in sys.argv else "finished"
+(out / "run.json").write_text(json.dumps({"status": status}))
+if status == "finished":
+    worth = {"mean": -20 - math.log10(lr / 0.3) ** 2, "standard_error": 0.1, "monte_carlo_error": 0.01}
+    (out / "report.json").write_text(json.dumps({"test": {"elbo": worth, "log_likelihood": worth}}))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny()
+    Path("trainer.py").write_text(TRAINER)
+    ends()
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Pictures take longer than all the rest: one test has them drawn."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(sweeping.pictures, "rate_distortion", lambda found: b"")
+        monkeypatch.setattr(sweeping.pictures, "curve", lambda found: None)
+
+
+@pytest.fixture
+def pictures():
+    """Asked for by a test that has them drawn."""
+
+
+def ends(**codes):
+    """With which exit codes runs are to end from now on, by their names."""
+    Path("ends.json").write_text(json.dumps(codes))
+
+
+def swept(*grids, seeds=2, out="out", command=(), **more):
+    """Sweeps, and returns the calls that it made."""
+    Path("calls.txt").write_text("")
+    given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
+    found = space(config_parser("for tests"), given, grids, more.get("ranges", ()), more.get("trials", 0), seeds)
+    try:
+        sweeping.sweep(Path(out), found, Path("trainer.py"), 2)
+    finally:
+        calls = [json.loads(line) for line in Path("calls.txt").read_text().splitlines()]
+    return calls
+
+
+def report(out="out"):
+    return json.loads((Path(out) / "report.json").read_bytes())
+
+
+def test_all_are_trained_without_test_data_and_the_best_on_validation_data_alone_is_tested(pictures, capsys):
+    calls = swept("lr=0.01,0.1,1")
+    runs = [f"lr={lr},seed={seed}" for lr in ("0.01", "0.1", "1") for seed in (0, 1)]
+    assert sorted(calls[:6]) == [[name, True, True] for name in runs]
+    assert sorted(calls[6:]) == [["lr=0.1,seed=0", False, True], ["lr=0.1,seed=1", False, True]]
+    found = report()
+    assert (found["chosen"], [run["seed"] for run in found["test"]]) == ("lr=0.1", [0, 1])
+    assert {run["name"] for run in found["runs"]} == set(runs)
+    assert not list(Path("out").glob("lr=0.01*/report.json"))
+    out = capsys.readouterr().out
+    assert (Path("out") / "report.txt").read_text() in out
+    assert "6/6  lr=" in out
+    assert {path.name for path in Path("out").iterdir() if path.is_file()} == {
+        "sweep.json", "sweep.lock", "report.json", "report.txt", "table.csv", "rate_distortion.png", "curve.png",
+    }  # fmt: skip
+
+
+def test_the_same_command_again_trains_and_tests_nothing_and_writes_the_same():
+    swept("lr=0.01,0.1")
+    before = {
+        path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file() and path.suffix != ".lock"
+    }
+    assert swept("lr=0.01,0.1") == []
+    assert before == {name: (Path("out") / name).read_bytes() for name in before}
+
+
+def test_a_setting_that_is_chosen_stays_chosen():
+    """Test data are shown to one setting, whatever is done to the folder."""
+    swept("lr=0.01,0.1")
+    for run in Path("out").glob("lr=0.01*"):
+        first, second = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+        better = json.dumps({**first, "valid_elbo": -1.0}), json.dumps(second)
+        (run / "history.jsonl").write_text("\n".join(better) + "\n")
+    assert swept("lr=0.01,0.1") == []
+    assert [group["name"] for group in report()["groups"]] == ["lr=0.01", "lr=0.1"]
+    assert report()["chosen"] == "lr=0.1"
+
+
+def test_cut_runs_are_taken_up_and_whole_ones_left_alone():
+    swept("lr=0.01,0.1")
+    for status, name in (("running", "lr=0.01,seed=0"), ("interrupted", "lr=0.1,seed=1")):
+        (Path("out") / name / "run.json").write_text(json.dumps({"status": status}))
+    assert swept("lr=0.01,0.1") == [
+        ["lr=0.01,seed=0", True, True], ["lr=0.1,seed=1", True, True], ["lr=0.1,seed=1", False, True],
+    ]  # fmt: skip
+
+
+def test_a_run_that_diverges_does_not_stop_the_sweep_and_its_setting_is_not_chosen(capsys):
+    ends(**{"lr=0.1,seed=1": 5})
+    calls = swept("lr=0.01,0.1,1")
+    assert len(calls) == 6 + 2
+    found = report()
+    assert found["chosen"] == "lr=0.01"  # as good as 1, and before it
+    assert [group["diverged"] for group in found["groups"]] == [[], [], [1]]
+    out = capsys.readouterr().out
+    assert "lr=0.1,seed=1: diverged" in out
+    assert (
+        "A setting of which a run diverged can not be chosen, whatever its other seeds reached: lr=0.1."
+        in out.replace("\n  ", " ")
+    )
+    assert swept("lr=0.01,0.1,1") == []
+
+
+def test_where_every_setting_diverges_nothing_is_tested():
+    ends(**{"lr=1,seed=0": 5, "lr=2,seed=0": 5})
+    with pytest.raises(DivergenceError, match="every setting has a run that diverged"):
+        swept("lr=1,2", seeds=1)
+    assert (report()["chosen"], report()["test"]) == (None, [])
+    assert not list(Path("out").glob("lr=*/report.json"))
+
+
+def test_a_run_that_fails_is_named_when_the_others_have_ended_and_taken_up_by_the_same_command():
+    ends(**{"lr=0.01,seed=0": 6})
+    with pytest.raises(StorageError, match=r"1 of the runs failed, the first of them lr=0.01,seed=0 with exit code 6"):
+        swept("lr=0.01,0.1")
+    assert not (Path("out") / "report.json").exists()
+    ends()
+    calls = swept("lr=0.01,0.1")
+    assert calls[0] == ["lr=0.01,seed=0", True, True]
+    assert sorted(calls[1:]) == [[f"lr=0.1,seed={seed}", False, True] for seed in (0, 1)]
+
+
+def test_another_sweep_in_the_folder_is_refused_and_where_it_is_computed_does_not_matter(tmp_path):
+    swept("lr=0.01,0.1")
+    for grid, more, words in (
+        ("lr=0.01,0.2", {}, r"grids lr=\['0.01', '0.1'\], not lr=\['0.01', '0.2'\]"),
+        ("lr=0.01,0.1", {"seeds": 3}, "seeds 2, not 3"),
+        ("lr=0.01,0.1", {"command": ["--prior", "laplace"]}, "base prior=standard, not prior=laplace"),
+    ):
+        with pytest.raises(UsageError, match=f"out holds a sweep with {words}"):
+            swept(grid, **more)
+    assert swept("lr=0.01,0.1", command=["--data-dir", str(tmp_path)]) == []
+    (Path("out") / "sweep.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"sweep.json is damaged"):
+        swept("lr=0.01,0.1")
+
+
+@pytest.mark.parametrize(
+    ("grids", "command", "words"),
+    [
+        (
+            ["likelihood=bernoulli,continuous_bernoulli"],
+            [],
+            r"values: masses \(likelihood=bernoulli\) against densities",
+        ),
+        (["binarize=static,dynamic"], ["--dataset", "digits"], "binarisation: static"),
+        (
+            ["posterior=diagonal,delta"],
+            ["--kl-weight", "0"],
+            "posterior=delta: --posterior delta is a plain autoencoder",
+        ),
+        (["learn_scale=no,pixel"], ["--likelihood", "exponential_norm"], "learn_scale=pixel: "),
+        (["conditional=no,yes"], [], "tiny.npy has no labels"),
+    ],
+)
+def test_settings_that_do_not_compare_or_can_not_be_built_are_refused_before_anything_is_there(grids, command, words):
+    with pytest.raises(UsageError, match=words):
+        swept(*grids, command=command)
+    assert not Path("out").exists()
+
+
+# A search.
+
+
+def test_a_search_that_was_cut_ends_as_one_that_was_not():
+    pytest.importorskip("optuna")
+    options = {"ranges": ["lr=1e-3..10"], "trials": 7, "seeds": 1}
+    assert len(swept("prior=standard,laplace", out="whole", **options)) == 7 + 1
+    ends(**{report("whole")["runs"][3]["name"]: 1})
+    with pytest.raises(PyroVAEError, match="error: no space for that"):
+        swept("prior=standard,laplace", **options)
+    ends()
+    assert len(list(Path("out").glob("trial=*/run.json"))) == 3
+    calls = swept("prior=standard,laplace", **options)
+    assert len(calls) == 4 + 1
+    assert report() == report("whole")
+    values = [group["values"]["lr"] for group in report()["groups"]]
+    assert len(set(values)) == 7
+    assert min(values, key=lambda lr: abs(lr / 0.1 - 1)) == values[0]
+
+
+def test_a_search_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "pyro_vae.experiment.search", raising=False)
+    with pytest.raises(UsageError, match=r"--search needs Optuna: pip install -e '.\[search\]'"):
+        swept(ranges=["lr=1..2"], trials=1)

@@ -1,0 +1,101 @@
+"""sweep.py and train_svi.py --no-test from outside: what they write, what they do not look at, exit codes."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from finished import content
+from scripted import exit_code, save_tiny
+
+from pyro_vae.experiment import reporting
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SWEEP, TRAIN = (runpy.run_path(str(SCRIPTS / name))["main"] for name in ("sweep.py", "train_svi.py"))
+FLAGS = [
+    *("--dataset", "tiny.npy", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "3"),
+    *("--test-samples", "20", "--elbo-samples", "5"),
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny()
+
+
+def status(folder):
+    return json.loads((Path(folder) / "run.json").read_bytes())["status"]
+
+
+def without_times(folder):
+    return {name: digest for name, digest in content(folder).items() if name not in ("run.json", "train.log")}
+
+
+def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_is_resumed(monkeypatch, capsys):
+    assert exit_code(TRAIN, [*FLAGS, "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting, "write", lambda *everything: pytest.fail("it was tested"))
+        assert exit_code(TRAIN, [*FLAGS, "--out", "run", "--no-test"]) == 0
+        assert "trained, not tested: train_svi.py --out run --resume reports on test data" in capsys.readouterr().out
+        assert exit_code(TRAIN, ["--out", "run", "--resume", "--no-test"]) == 0
+    assert status("run") == "trained"
+    assert not list(Path("run").glob("report.*"))
+    assert not list(Path("run").glob("*.png"))
+    assert exit_code(TRAIN, ["--out", "run", "--resume"]) == 0
+    assert status("run") == "finished"
+    assert without_times("run") == without_times("whole")
+
+
+def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
+    grid = ["--grid", "prior=standard,laplace", "--out", "out", "--jobs", "2"]
+    assert exit_code(SWEEP, [*FLAGS, *grid]) == 0
+    found = json.loads(Path("out/report.json").read_bytes())
+    best, other = (Path("out") / f"{group['name']},seed=0" for group in found["groups"])
+    assert (status(best), status(other)) == ("finished", "trained")
+    assert exit_code(TRAIN, [*FLAGS, f"--prior={found['groups'][0]['values']['prior']}", "--out", "hand"]) == 0
+    assert without_times("hand") == without_times(best)
+    assert (
+        found["test"][0]["log_likelihood"] == json.loads((best / "report.json").read_bytes())["test"]["log_likelihood"]
+    )
+    assert f"2/2  {best.name}" in capfd.readouterr().out or (best / "train.log").exists()
+    compare = runpy.run_path(str(SCRIPTS / "compare.py"))["main"]
+    assert exit_code(compare, [best, other, "--num-samples", "10", "--out", "compared"]) == 0
+    assert "is not finished" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--grid", "prior=standard,vampp", "--out", "out"],
+            "prior=vampp: unknown prior 'vampp'; did you mean 'vamp'?",
+        ),
+        (["--grid", "priro=standard", "--out", "out"], "unknown flag 'priro'; did you mean 'prior'?"),
+        (["--grid", "prior=standard"], "a sweep needs a place: add --out FOLDER"),
+        (["--gird", "prior=standard"], "unknown flag --gird; did you mean --grid?"),
+        (["--jobs", "-1", "--out", "out"], "--jobs must be 1 or more"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, words, capsys):
+    assert exit_code(SWEEP, [*FLAGS, *flags]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_help_and_a_wrong_grid_are_answered_without_torch():
+    for arguments in (["--help"], ["--grid", "prior=vampp", "--out", "out"]):
+        code = f"""
+import runpy, sys
+sys.argv = ["sweep.py", *{arguments!r}]
+try:
+    runpy.run_path({str(SCRIPTS / "sweep.py")!r}, run_name="__main__")
+finally:
+    print("torch" in sys.modules)
+"""
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert found.stdout.splitlines()[-1] == "False", found.stderr
