@@ -70,3 +70,7 @@ class StorageError(PyroVAEError, OSError):
     """A file that could not be written or read: disk full, no permission, read-only."""
 
     exit_code = 6
+
+
+class ProcessError(PyroVAEError, RuntimeError):
+    """A training in many processes, one of which has ended, or does not agree with the others."""

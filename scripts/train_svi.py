@@ -3,14 +3,17 @@
 python scripts/train_svi.py --likelihood bernoulli
 python scripts/train_svi.py --dataset mnist --data-dir data --epochs 20 --out runs/mnist
 python scripts/train_svi.py --out runs/mnist --resume
+torchrun --nproc-per-node 2 scripts/train_svi.py --out runs/two
 """
 
 from pathlib import Path
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.command_line import RESUMABLE, config_from, config_parser, exit_codes, given_flags
+from pyro_vae.experiment.processes import one_speaks
 
 
+@one_speaks()
 def main(argv: list[str] | None = None) -> None:
     parser = config_parser("Train a variational autoencoder by SVI, and report how good it is.")
     parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")

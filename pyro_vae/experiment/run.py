@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Form
-from pyro_vae.errors import CheckpointError, DivergenceError, StorageError, UsageError
+from pyro_vae.errors import CheckpointError, DivergenceError, ProcessError, StorageError, UsageError
 from pyro_vae.experiment import checkpoint, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference import SVI, Progress, Record
@@ -46,8 +46,15 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
 
-    def open(self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any]) -> tuple[Progress, list[str]]:
+    def open(
+        self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any], processes: int = 1
+    ) -> tuple[Progress, list[str]]:
         """Starts the run, or puts program and optimiser where its newest whole checkpoint left them.
+
+        Args:
+            vae, svi: of this config.
+            protocol: of the data.
+            processes: how many train together, of which the first calls this and the others `follow`.
 
         Returns:
             how far the run had come, and what was wrong with newer checkpoints.
@@ -67,8 +74,13 @@ class Run:
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(self.checked_history(found) if found is not None else b"")
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
-        self._describe(protocol)
+        self._describe(protocol, processes)
         return progress, complaints
+
+    def follow(self, vae: Autoencoder, svi: SVI) -> tuple[Progress, list[str]]:
+        """What `open` says and does, with nothing written: for the other processes, after the first."""
+        found, complaints = checkpoint.newest(self.checkpoints)
+        return found.restore(vae, svi.optimizer) if found is not None else Progress(), complaints
 
     def save(self, record: Record, vae: Autoencoder, svi: SVI, progress: Progress, form: Form) -> None:
         """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
@@ -129,7 +141,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            cut = dict.fromkeys((SystemExit, KeyboardInterrupt, BrokenPipeError), "interrupted")
+            cut = dict.fromkeys((SystemExit, KeyboardInterrupt, BrokenPipeError, ProcessError), "interrupted")
             ends: dict[type[BaseException], str] = {DivergenceError: "diverged", **cut}
             with suppress(StorageError):  # the first error is the one to report
                 self.set_status(ends.get(type(error), "failed"))
@@ -179,7 +191,7 @@ class Run:
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 
-    def _describe(self, protocol: dict[str, Any]) -> None:
+    def _describe(self, protocol: dict[str, Any], processes: int) -> None:
         path = self.path / "run.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write(
@@ -190,6 +202,7 @@ class Run:
                     "command": command(),
                     "started": self.about().get("started", now),
                     "session_started": now,
+                    "processes": processes,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
                     **surroundings(self.config.device),

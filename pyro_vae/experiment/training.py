@@ -1,15 +1,23 @@
 """A run from its config to its report: what train_svi.py does, for it and for scripts that train several."""
 
+import json
+import logging
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+from pyro_vae.data import Splits
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build, console, interruption, reporting
+from pyro_vae.experiment import build, console, interruption, processes, reporting
 from pyro_vae.experiment import tensorboard as board
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
-from pyro_vae.inference import Progress, fit
+from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World, fit
+from pyro_vae.model.hierarchical import Autoencoder
+
+_logger = logging.getLogger(__name__)
 
 
 def start_or_resume(
@@ -23,6 +31,9 @@ def start_or_resume(
 ) -> Run:
     """Trains in a new folder; one that holds a run already is taken up again, or left as it is where it is finished.
 
+    Where torchrun started many processes they train together: the first one decides what is to be done, writes and
+    speaks, and the others leave before the report.
+
     Args:
         folder: of the run; None for a new one below runs/.
         config: as the command line has it.
@@ -34,23 +45,44 @@ def start_or_resume(
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
     """
+    with processes.joined(config.device) as world:
+        plan = ""
+        with world.together():
+            if world.first:
+                plan = json.dumps(_plan(folder, config, given, resume, world.size))
+        settings, finished = json.loads(world.gather(plan)[0])
+        config = Config.from_dict(settings)
+        if folder is None or not finished:
+            return train(folder, config, tensorboard=tensorboard, test=test, world=world)
+        run = Run(folder, config)
+        if world.first:
+            run.sweep()
+            print(f"{folder} is finished. Its report:\n\n{(folder / 'report.txt').read_text(encoding='utf-8')}")
+        return run
+
+
+def _plan(folder: Path | None, config: Config, given: set[str], resume: bool, size: int) -> tuple[dict[str, Any], bool]:
+    """The config to go by, and whether its run is finished; what there is to say about taking it up again."""
     if folder is None or not Run(folder, config).exists():
         if resume:
             print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
-        return train(folder, config, tensorboard=tensorboard, test=test)
+        return config.to_dict(), False
     if not resume:
         raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
     run = Run(folder, config_for_resume(folder, config, given))
-    if run.is_finished():
-        run.sweep()
-        print(f"{folder} is finished. Its report:\n\n{(folder / 'report.txt').read_text(encoding='utf-8')}")
-        return run
-    if "refitted_from" in run.about():
+    if not run.is_finished() and "refitted_from" in run.about():
         raise UsageError(f"{folder} holds a refitted prior, which refit_prior.py makes anew: use another --out")
-    return train(folder, run.config, tensorboard=tensorboard, test=test)
+    if not run.is_finished() and (before := run.about().get("processes", 1)) != size:
+        print(
+            f"note: {folder} has been trained in {before!r:.20} processes; in {size} it draws other noise",
+            file=sys.stderr,
+        )
+    return run.config.to_dict(), run.is_finished()
 
 
-def train(folder: Path | None, config: Config, *, tensorboard: bool = False, test: bool = True) -> Run:
+def train(
+    folder: Path | None, config: Config, *, tensorboard: bool = False, test: bool = True, world: World = ALONE
+) -> Run:
     """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
 
     Args:
@@ -58,18 +90,18 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False, tes
         config: what is trained.
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
+        world: the processes that do so together; all but the first leave before the report.
     """
-    # Data, program, step.
-    data = build.data(config)
-    vae = build.vae(config, *data.form)
-    build.start(config, vae, data)
-    svi = build.svi(config, vae)
+    data, vae, svi = _built(config, world)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
 
     # The run folder, new or taken up again.
-    run = Run(folder or new_folder(Path("runs"), config), config)
-    progress, complaints = run.open(vae, svi, data.protocol)
+    run = Run(Path(world.gather(str(folder or new_folder(Path("runs"), config)))[0]), config)
+    progress, complaints = world.in_turn(
+        lambda: run.open(vae, svi, data.protocol, world.size) if world.first else run.follow(vae, svi)
+    )
+    world.check_same(vae.tensors(), f"going on from {run.path}, in which the first process found {_reached(progress)}")
     for complaint in complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {_reached(progress)}" if progress.epoch or progress.part else ""
@@ -77,25 +109,32 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False, tes
 
     # Training, then the report on the best epoch, on test data.
     begun = time.perf_counter()
-    with run.status_on_exit():
+    with run.status_on_exit() if world.first else nullcontext():
         done = progress.epoch
         with (
-            interruption.noted() as stop,
+            interruption.noted(world.largest) as stop,
             console.progress(config.epochs, done) as show,
-            board.log(run, vae, data, done, wanted=tensorboard) as log,
+            board.log(run, vae, data, done, wanted=tensorboard and world.first) as log,
         ):
             epochs = fit(
                 vae, svi, data, build.schedule(config),
-                conditional=config.conditional, seed=config.seed, progress=progress, stop=stop,
+                conditional=config.conditional, seed=config.seed, progress=progress, stop=stop, world=world,
             )  # fmt: skip
             for record in epochs:
-                run.save(record, vae, svi, progress, data.form)
-                show(record)
-                log.epoch(record)
-            if stop():
-                run.save_part(vae, svi, progress, data.form)
-            else:
-                log.finish()
+                with world.together():
+                    if world.first:
+                        run.save(record, vae, svi, progress, data.form)
+                        show(record)
+                        log.epoch(record)
+            stopped = stop()
+            with world.together():
+                if world.first and stopped:
+                    run.save_part(vae, svi, progress, data.form)
+                elif world.first:
+                    log.finish()
+        processes.leave(world)
+        if not world.first:
+            return run
         trained = time.perf_counter() - begun
         if not test:
             run.set_status("trained", seconds={"training": round(trained, 1)})
@@ -107,6 +146,20 @@ def train(folder: Path | None, config: Config, *, tensorboard: bool = False, tes
     print(f"\n{text}\n\n{seconds:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
     print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
     return run
+
+
+def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
+    """Data, program, step."""
+    data = world.in_turn(lambda: build.data(config))
+    with world.together():
+        vae = build.vae(config, *data.form)
+        build.start(config, vae, data)
+        svi = build.svi(config, vae)
+    if world.size == 1:
+        return data, vae, svi
+    if config.compile != "no":
+        _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
+    return data, vae, SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
 
 
 def _reached(progress: Progress) -> str:

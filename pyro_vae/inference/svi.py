@@ -207,10 +207,16 @@ class SVI:
         raise self._diverged(what, "")
 
     def _loss_and_grads(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> float:
+        with self.explaining(call, args, kwargs, noise):
+            return _as_float(self.loss.loss_and_grads(*self.weighted(call), *args, **kwargs))
+
+    @contextmanager
+    def explaining(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> Iterator[None]:
+        """Errors of a loss that is computed inside become DivergenceError where numbers are not finite."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
-                return _as_float(self.loss.loss_and_grads(*self.weighted(call), *args, **kwargs))
+                yield
         except (ValueError, torch.linalg.LinAlgError) as error:
             # Pyro validates the parameters of distributions: a diverged network surfaces there first.
             site = "" if isinstance(error, PyroVAEError) else self._first_site(call, args, kwargs, noise)
@@ -231,13 +237,17 @@ class SVI:
     def _check_finite(
         self, loss: float, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise
     ) -> None:
-        if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}", self._first_site(call, args, kwargs, noise))
+        self.check_loss(loss, call, args, kwargs, noise)
         norm = nn.utils.get_total_norm([p.grad for p in self.held() if p.grad is not None])
         if not math.isfinite(norm.item()):
             raise self._diverged("gradient is not finite", first_gradient(self.modules()))
         if norm > (limit := self.largest_norm(args, kwargs)):
             nn.utils.clip_grads_with_norm_(self.held(), limit, norm)
+
+    def check_loss(self, loss: float, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> None:
+        """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss is {loss}", self._first_site(call, args, kwargs, noise))
 
     def _diverged(self, what: str, where: str) -> DivergenceError:
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,8 @@
 
 All randomness of an epoch (order, binarisation, draws of z) is a function of (seed, epoch), so training that is taken
 up again draws what it would have drawn without the break: at an epoch's end with nothing kept for that, in its middle
-with the position in the stream of the draws of z.
+with the position in the stream of the draws of z. Each of many processes has a stream of its own for every step, and
+its slices of the order and the binarisation of one.
 """
 
 import math
@@ -10,15 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import Tensor
 
 from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
 from pyro_vae.errors import DataError, DivergenceError, divergence
-from pyro_vae.evaluation import ELBOTerms, elbo_terms, iwae
+from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.inference.compiled import Make
+from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, learning_rate_factor, warm_up
 from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.world import ALONE, World
 from pyro_vae.model.program import Program
 from pyro_vae.randomness import derive, go_to, position, stream
 
@@ -119,6 +123,7 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> Iterator[Record]:
     """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
 
@@ -139,11 +144,13 @@ def fit(
         seed: of order, binarisation and draws of z.
         progress: where to go on, changed in place; None starts afresh.
         stop: asked after each step and each epoch. Where it says yes, no more records come, and `progress` says where
-            to go on, be it in the middle of an epoch.
+            to go on, be it in the middle of an epoch. Of many processes all must be told the same.
+        world: the processes that train together, each of which calls this with the same program and a `SharedSVI`.
 
     Raises:
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
             ELBO is not, and the program holds its best state.
+        ProcessError: another process has ended, or does not hold the same parameters.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -173,12 +180,13 @@ def fit(
         epoch = progress.epoch
         rate = _set_learning_rate(svi, learning_rate_factor(schedule.lr_schedule, epoch, schedule.epochs))
         with stream(seed, "noise", epoch, device=device):
-            part = _train(program, svi, data, schedule, seed, progress, make, stop)
+            part = _train(program, svi, data, schedule, seed, progress, make, stop, world)
+        world.check_same(program.tensors(), f"after {part.steps} steps of epoch {epoch + 1}")
         if part.steps < _num_steps(data, schedule):
             progress.part = part
             return
-        terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress)
-        bound = _bound(program, svi, held_out, derive(seed, "validation"))
+        terms = _validate(program, held_out, schedule.valid_samples, derive(seed, "validation"), progress, world)
+        bound = _bound(program, svi, held_out, derive(seed, "validation"), world)
         progress.epoch, progress.part = epoch + 1, None
         score = _score(terms, schedule) if bound is None else bound
         if best := score > progress.best_score:
@@ -210,12 +218,12 @@ def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None) -> tup
 
 
 def _validate(
-    program: Program, held_out: tuple[Tensor, ...], num_samples: int, seed: int, progress: Progress
+    program: Program, held_out: tuple[Tensor, ...], num_samples: int, seed: int, progress: Progress, world: World
 ) -> ELBOTerms:
     x, *y = held_out
     try:
         with divergence(f"epoch {progress.epoch + 1}: the validation ELBO"):
-            terms = elbo_terms(program, x, num_samples, y[0] if y else None, seed)
+            terms = shared_elbo_terms(world, program, x, num_samples, y[0] if y else None, seed)
             # A plain autoencoder has no finite ELBO; its reconstruction must be.
             worth = terms.reconstruction if "infinite" in terms.elbo.kind.values() else terms.elbo
             if not math.isfinite(worth.mean):
@@ -227,11 +235,15 @@ def _validate(
         raise
 
 
-def _bound(program: Program, svi: SVI, held_out: tuple[Tensor, ...], seed: int) -> float | None:
+def _bound(program: Program, svi: SVI, held_out: tuple[Tensor, ...], seed: int, world: World) -> float | None:
     if not isinstance(svi.loss, ImportanceWeightedELBO) or svi.loss.num_particles == 1:
         return None
     x, *y = held_out
-    return iwae(program, x, svi.loss.num_particles, y[0] if y else None, seed).mean
+    found = torch.zeros(1, dtype=torch.float64)  # of the first process, so that all have the same bits
+    with world.together():
+        if world.first:
+            found += iwae(program, x, svi.loss.num_particles, y[0] if y else None, seed).mean
+    return world.sum(found).item()
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:
@@ -254,6 +266,7 @@ def _train(
     progress: Progress,
     make: Make,
     stop: Callable[[], bool],
+    world: World,
 ) -> Part:
     """Makes the steps of an epoch that are left, until it is to stop."""
     program.train()
@@ -269,9 +282,9 @@ def _train(
     ):
         for batch in batches:
             kl_weight = _kl_weight(schedule, svi.num_steps, steps)
-            loss += svi.step_from(
-                make, *batch, kl_weight=kl_weight, reconstruction_weight=schedule.reconstruction_weight
-            )
+            weights = {"kl_weight": kl_weight, "reconstruction_weight": schedule.reconstruction_weight}
+            with world.noise(seed, progress.epoch, done, data.train.device):
+                loss += svi.step_from(make, *batch, **weights)
             done += 1
             if stop():
                 break

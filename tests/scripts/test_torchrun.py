@@ -1,0 +1,240 @@
+"""train_svi.py in many processes: one writes and speaks, all end together, and a kill costs no more than an epoch."""
+
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from finished import content, images
+
+from pyro_vae.experiment import checkpoint, processes
+from pyro_vae.experiment.run import Run
+from pyro_vae.inference import SharedSVI
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+FLAGS = [
+    *("--dataset", "grey.npz", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "12"),
+    *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--resume"),
+]
+LOST = "error: another process of this training has ended"
+SLOWEST = 300  # seconds, until processes count as hanging
+
+
+def one(rank, size, port, arguments, signalled):
+    """A child: runs the script as torchrun would, and writes what it says into said-RANK.txt."""
+    said = os.open(f"said-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, GLOO_SOCKET_IFNAME="lo")
+    processes._PATIENCE = 0.5  # there is no torchrun that would end it
+    if signalled and rank == size - 1:
+        signal_after_steps(signalled)
+    sys.argv = [str(SCRIPT), *arguments]
+    runpy.run_path(str(SCRIPT))["main"](arguments)
+
+
+def signal_after_steps(steps):
+    step_from = SharedSVI.step_from
+
+    def step_and_signal(self, *args, **kwargs):
+        loss = step_from(self, *args, **kwargs)
+        if self.num_steps == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return loss
+
+    SharedSVI.step_from = step_and_signal
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Starts so many processes from a server that has loaded everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pyro_vae.experiment.training", "torch._dynamo", "pyro.infer"])
+
+    def begin(size, *arguments, signalled=0):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        started = [context.Process(target=one, args=(r, size, port, arguments, signalled)) for r in range(size)]
+        for each in started:
+            each.start()
+        return started
+
+    return begin
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images("grey.npz", size=60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    """What two processes end with that nobody disturbs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        images("grey.npz", size=60)
+        assert codes(start(2, *FLAGS, "--out", "run")) == [0, 0]
+        assert said(1) == ""
+        return result("run")
+
+
+def codes(started):
+    """How they end; none may wait for ever."""
+    deadline = time.monotonic() + SLOWEST
+    for each in started:
+        each.join(max(0, deadline - time.monotonic()))
+    return [each.exitcode for each in started]
+
+
+def said(rank):
+    """What a process said, but for what torch's own language does where torch was loaded before the script ran."""
+    lines = Path(f"said-{rank}.txt").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if "find_unused_parameters" not in line)
+
+
+def result(folder):
+    """All files of a run, but for the times in run.json."""
+    return {name: digest for name, digest in content(folder).items() if name != "run.json"}
+
+
+def about(folder):
+    return json.loads(Path(folder, "run.json").read_bytes())
+
+
+def reached(folder):
+    """The last epoch that is kept."""
+    found, _ = checkpoint.newest(Path(folder, "checkpoints"))
+    return 0 if found is None else found.progress.epoch
+
+
+def wait_for_epoch(folder, epoch):
+    wait_for(Path(folder, "checkpoints", f"epoch-{epoch:05d}.json").exists)
+
+
+def wait_for(happened):
+    deadline = time.monotonic() + SLOWEST
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(start, undisturbed):
+    for epoch, killed in ((2, 1), (6, 0)):
+        started = start(2, *FLAGS, "--out", "run")
+        wait_for_epoch("run", epoch)
+        started[killed].kill()
+        ends = codes(started)
+        assert ends[killed] == -signal.SIGKILL
+        assert ends[1 - killed] == 1
+        if killed == 1:
+            assert said(0).splitlines()[-1].startswith(LOST)
+            assert about("run")["status"] == "interrupted"
+        assert epoch <= reached("run") < 12
+    assert codes(start(2, *FLAGS, "--out", "run")) == [0, 0]
+    assert result("run") == undisturbed
+    assert about("run")["processes"] == 2
+    assert len(Run(Path("run"), None).history()) == 12
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_on(start, undisturbed):
+    assert codes(start(2, *FLAGS, "--out", "run", signalled=5)) == [143, 143]
+    assert said(0).splitlines()[-1].startswith("interrupted: what was reached is kept")
+    assert said(1) == ""
+    assert about("run")["status"] == "interrupted"
+    found = checkpoint.newest(Path("run/checkpoints"))[0].progress
+    assert (found.epoch, found.steps) == (1, 2)
+    shutil.copytree("run", "other")
+    assert codes(start(2, *FLAGS, "--out", "run")) == [0, 0]
+    assert result("run") == undisturbed
+
+    assert codes(start(3, *FLAGS, "--out", "other")) == [0, 0, 0]
+    assert "note: other has been trained in 2 processes; in 3 it draws other noise" in said(0)
+    assert about("other")["processes"] == 3
+    assert len(Run(Path("other"), None).history()) == 12
+    assert result("other").keys() == undisturbed.keys()
+    assert result("other") != undisturbed
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (["--nosuch", "3"], 2, "error: unknown flag --nosuch"),
+        (["--dataset", "nowhere.npz"], 3, "error: "),
+        (["--lr", "1e300", "--likelihood", "normal"], 5, "error: step "),
+    ],
+)
+def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, sentence):
+    assert codes(start(2, *FLAGS, *flags, "--out", "run")) == [code, code]
+    *before, last = said(0).splitlines()
+    assert last.startswith(sentence)
+    assert not [line for line in before if "rror" in line]
+    assert said(1) == ""
+
+
+# By torchrun itself.
+
+
+def torchrun(*arguments):
+    """Starts two processes by torchrun; what they say goes into said.txt."""
+    surroundings = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
+    with Path("said.txt").open("a") as said:
+        return subprocess.Popen([*command, *arguments], stdout=said, stderr=said, env=surroundings)
+
+
+def test_torchrun_trains_to_the_same_bytes_and_prints_one_report(undisturbed):
+    assert torchrun(*FLAGS, "--out", "run").wait(SLOWEST) == 0
+    assert result("run") == undisturbed
+    text = Path("said.txt").read_text()
+    assert text.count("epoch  1/12") == text.count("-log p(x), bits/dim") == 1
+
+
+def workers(agent):
+    """The processes that torchrun has started, in the order of their ranks."""
+    return list(map(int, Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_ten_kills_at_random_moments_under_torchrun(undisturbed):
+    flags = [*FLAGS, "--out", "run", "--epochs", "60"]
+    agent = begun(flags)
+    began = time.monotonic()
+    assert agent.wait(SLOWEST) == 0
+    expected, seconds = result("run"), time.monotonic() - began
+    moment, kills = random.Random(0), []  # noqa: S311 - no secret
+    while len(kills) < 10:
+        shutil.rmtree("run")
+        agent = begun(flags)
+        while agent.poll() is None and len(kills) < 10:  # one run, killed and taken up again until it ends
+            time.sleep(moment.uniform(0, seconds / 3))
+            if alive := workers(agent):
+                os.kill(moment.choice(alive), signal.SIGKILL)
+                assert agent.wait(SLOWEST) == 1
+                kills.append(reached("run"))
+                agent = begun(flags)
+        assert agent.wait(SLOWEST) == 0
+        assert result("run") == expected
+        assert len(Run(Path("run"), None).history()) == 60
+    print(f"{len(kills)} kills, when these epochs were kept: {kills}, in runs of {seconds:.1f} s")
+
+
+def begun(flags):
+    """Two processes that have come to where they train, or have ended."""
+    about = Path("run/run.json")
+    before = about.stat().st_mtime_ns if about.exists() else 0
+    agent = torchrun(*flags)
+    wait_for(lambda: agent.poll() is not None or (about.exists() and about.stat().st_mtime_ns > before))
+    return agent
