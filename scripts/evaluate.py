@@ -3,35 +3,72 @@
 python scripts/evaluate.py runs/digits
 python scripts/evaluate.py runs/mnist --test-data 1000 --num-samples 5000
 python scripts/evaluate.py runs/digits --annealed-data 0 --posterior-draws 0
+
+In many processes, or on many machines, with the same bytes in the end (docs/scale.md):
+
+python scripts/evaluate.py runs/digits --shard 0/2
+python scripts/evaluate.py runs/digits --shard 1/2
+python scripts/evaluate.py runs/digits --merge
 """
 
+import os
 import time
+from pathlib import Path
 
+from pyro_vae.errors import UsageError
 from pyro_vae.experiment.command_line import add_flags, exit_codes, run_parser
-from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.plan import Plan, Shard
+
+SHARD = (
+    "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
+    "WORLD_SIZE (torchrun), or of SLURM_PROCID and SLURM_NTASKS (srun), where there are several; none: everything"
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = run_parser("Say how good a trained run is, and how far that can be trusted.")
     parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
+    parser.add_argument("--shard", type=str, default="auto", help=SHARD)
+    parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")
     add_flags(parser, Plan)
     arguments = parser.parse_args(argv)
     with exit_codes():
-        plan = Plan.among(arguments)
-        evaluate(arguments.run, arguments.out or arguments.run, plan, arguments.device, arguments.data_dir)
+        plan, out = Plan.among(arguments), arguments.out or arguments.run
+        if arguments.merge and arguments.shard not in ("auto", "none"):
+            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+        shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
+        where = {"device": arguments.device, "data_dir": arguments.data_dir}
+        if shard is not None:
+            compute(shard, arguments.run, out, plan, where)
+        else:
+            evaluate(arguments.run, out, plan, where, merge=arguments.merge)
 
 
-def evaluate(run: str, out: str, plan: Plan, device: str, data_dir: str) -> None:
-    from pyro_vae.experiment import publishing
+def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bool) -> None:
+    from pyro_vae.experiment import publishing, sharding
     from pyro_vae.experiment.evaluating import evaluate
+    from pyro_vae.experiment.subject import Subject
     from pyro_vae.experiment.trained import open_run
 
     begun = time.perf_counter()
-    trained = open_run(run, device=device, data_dir=data_dir)
-    look = evaluate(trained, plan, say)
+    trained = open_run(run, **where)
+    found = sharding.merge(Subject(trained, plan), Path(out) / sharding.FOLDER) if merge else {}
+    look = evaluate(trained, plan, say, found)
     say("pictures and files")
     text, files = publishing.write(look, out)
     print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(files)}")
+
+
+def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
+    from pyro_vae.experiment import sharding
+    from pyro_vae.experiment.subject import Subject
+    from pyro_vae.experiment.trained import open_run
+
+    subject, folder = Subject(open_run(run, **where), plan), Path(out) / sharding.FOLDER
+    if sharding.is_done(subject, shard, folder):
+        say(f"shard {shard} is in {folder} already")
+    else:
+        say(f"shard {shard} is in {sharding.write(subject, shard, folder, say)}; when all are there, use --merge")
 
 
 def say(sentence: str) -> None:

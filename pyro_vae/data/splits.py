@@ -6,7 +6,7 @@ training is drawn on the device of the data, and devices draw different numbers.
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -234,18 +234,36 @@ class Split:
         """
         if index is None:
             return self._whole(torch.float32)
-        x = torch.empty((len(index), *self.levels.shape[1:]), device=self.device)
-        for first, block in self.blocks():
-            here = ((index >= first) & (index < first + len(block))).nonzero()[:, 0]
-            x[here] = block[index[here] - first]
-        return x
+        order = index.argsort()
+        return next(self.pieces([index[order]]))[order.argsort()]
+
+    def pieces(self, wanted: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`fixed` of one set of data after another, in one pass: no level is read that is not asked for.
+
+        Arguments:
+            wanted: (M,) int64 each, positions that ascend within a set and from one to the next.
+        """
+        blocks = self._fixed_noise()
+        block, noise = next(blocks)
+        for index in wanted:
+            parts: list[Tensor] = []
+            while not parts or len(index):
+                if len(index) and index[0] >= block.stop:
+                    block, noise = next(blocks)
+                    continue
+                here, index = index[index < block.stop], index[index >= block.stop]
+                parts.append(self.x(self._stored(here), None if noise is None else noise[here - block.start]))
+            yield torch.cat(parts)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """What evaluation sees, block after block: the position of its first datum, and x (B, *x_shape) float32."""
-        noise = self._draws(self.data_seed, self.name)
+        for block, noise in self._fixed_noise():
+            yield block.start, self.x(self._stored(block), noise)
+
+    def _fixed_noise(self) -> Iterator[tuple[slice, Tensor | None]]:
+        draws = self._draws(self.data_seed, self.name)
         for block in self.slices():
-            levels = self._stored(block)
-            yield block.start, self.x(levels, self._noise(levels.shape, noise))
+            yield block, self._noise(torch.Size((block.stop - block.start, *self.levels.shape[1:])), draws)
 
     def slices(self) -> Iterator[slice]:
         """The blocks of `blocks`, as slices that cover the split in its order."""

@@ -155,6 +155,7 @@ def bdmc(
     *,
     start: str = "guide",
     num_leapfrog: int = 5,
+    first_block: int = 0,
 ) -> BidirectionalEstimate:
     """Bidirectional Monte Carlo: log p(x) from below and from above, for data that the program itself simulates.
 
@@ -170,7 +171,7 @@ def bdmc(
         vae: as for `ais`; `model()` without x, or `model(None, y)`, simulates and returns x.
         num_data: N; with labels it is their number.
         y: one-hot labels (N, C).
-        num_temperatures, num_chains, seed, start, num_leapfrog: as for `ais`.
+        num_temperatures, num_chains, seed, start, num_leapfrog, first_block: as for `ais`.
 
     Raises:
         ValueError: as for `ais`, and for num_data that is not the number of labels.
@@ -188,7 +189,7 @@ def bdmc(
     size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
-    for i, (data, labels) in enumerate(data_blocks(size, y)):
+    for i, (data, labels) in enumerate(data_blocks(size, y), start=first_block):
         with undisturbed(vae), remembering(memory):
             simulated = _simulate(vae, data.stop - data.start, labels, _named(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])

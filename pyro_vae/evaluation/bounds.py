@@ -8,8 +8,7 @@ that needs no theory. What is missing at the end of the curve falls like 1/k, an
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -90,17 +89,27 @@ def iwae_curve(
         >>> list(iwae_curve(vae, torch.zeros(3, 4), num_samples=64, seed=0).bounds)
         [1, 2, 5, 10, 20, 50, 64]
     """
-    found: dict[int, list[Moment]] = {k: [] for k in (*steps(num_samples), 0)}
-    khat, effective = [], []
-    for _, blocks in draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block):
-        weights = torch.cat([block.cpu() for block in blocks])
-        for k, moments in found.items():
-            moments.append(block_bound(weights, k) if k else jackknife(weights))
-        khat.append(psis_khat(weights))
-        effective.append(effective_sample_size(weights))
-    corrected = _estimate("jackknife, no bound", found.pop(0), num_samples)
-    bounds = {k: _estimate("bound on log p(x)", moments, k) for k, moments in found.items()}
-    return IWAECurve(bounds, corrected, torch.cat(khat), torch.cat(effective))
+    columns = draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block)
+    curves = [curve_of(torch.cat([block.cpu() for block in blocks])) for _, blocks in columns]
+    bounds = {k: _joined([curve.bounds[k] for curve in curves]) for k in curves[0].bounds}
+    khat, effective = (torch.cat([getattr(curve, name) for curve in curves]) for name in ("khat", "effective"))
+    return IWAECurve(bounds, _joined([curve.jackknife for curve in curves]), khat, effective)
+
+
+def curve_of(log_weights: Tensor) -> IWAECurve:
+    """`iwae_curve` of weights that were drawn before.
+
+    Args:
+        log_weights: (K, N), see `pyro_vae.evaluation.log_weights`.
+
+    Example:
+        >>> list(curve_of(torch.zeros(20, 3)).bounds)
+        [1, 2, 5, 10, 20]
+    """
+    K = len(log_weights)
+    bounds = {k: Estimate("bound on log p(x)", *block_bound(log_weights, k), k) for k in steps(K)}
+    corrected = Estimate("jackknife, no bound", *jackknife(log_weights), K)
+    return IWAECurve(bounds, corrected, psis_khat(log_weights), effective_sample_size(log_weights))
 
 
 def steps(num_samples: int) -> list[int]:
@@ -174,6 +183,6 @@ def _leave_one_out(log_weights: Tensor) -> Tensor:
     return torch.logaddexp(before, after)
 
 
-def _estimate(name: str, moments: Iterable[Moment], k: int) -> Estimate:
-    values, errors = zip(*moments, strict=True)
-    return Estimate(name, torch.cat(values), torch.cat(errors), k)
+def _joined(estimates: list[Estimate]) -> Estimate:
+    value, error = (torch.cat([getattr(each, name) for each in estimates]) for name in ("value", "value_error"))
+    return replace(estimates[0], value=value, value_error=error)

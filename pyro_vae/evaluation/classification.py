@@ -36,7 +36,13 @@ class Classification:
 
 
 def classify(
-    vae: Any, x: Tensor, class_probabilities: Tensor, num_samples: int, seed: int | None = None
+    vae: Any,
+    x: Tensor,
+    class_probabilities: Tensor,
+    num_samples: int,
+    seed: int | None = None,
+    *,
+    first_block: int = 0,
 ) -> Classification:
     """p(y|x) for every class, by Bayes' rule from log p(x|y) and p(y).
 
@@ -46,6 +52,7 @@ def classify(
         class_probabilities: p(y), (C,), e.g. the frequencies of the training data.
         num_samples: K.
         seed: as for `log_weights`; under an integer every class sees the same noise, so that they differ less by it.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
 
     Raises:
         ValueError: probabilities that are negative or do not sum to 1.
@@ -64,7 +71,7 @@ def classify(
         raise ValueError(f"class_probabilities must be 0 or above and sum to 1; got {p.tolist()}")
     likelihoods, khats = [], []
     for y in torch.eye(len(p), dtype=x.dtype, device=x.device):
-        weights = log_weights(vae, x, num_samples, y.expand(len(x), -1), seed)
+        weights = log_weights(vae, x, num_samples, y.expand(len(x), -1), seed, first_block=first_block)
         likelihoods.append(torch.logsumexp(weights, 0).cpu() - math.log(num_samples))
         khats.append(psis_khat(weights))
     likelihood = torch.stack(likelihoods)

@@ -192,13 +192,33 @@ def to_inference_data(
         >>> to_inference_data(vae, torch.zeros(3, 4), num_samples=30, seed=0).posterior["z"].shape
         (1, 30, 3, 2)
     """
-    found = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws))
-    weights = found["sample_stats"]["log_weight"]
+    return draws_to_inference_data(guide_draws(vae, x, num_samples, y, seed))
+
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+def guide_draws(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None, *, first_block: int = 0
+) -> Groups:
+    """What `to_inference_data` is made of: group -> name -> (N, K, *event), or (N, *event) in `observed_data`.
+
+    Arguments and errors as there; first_block is the number of blocks of 128 data that stand before these.
+    """
+    found = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws, first_block))
+    drawn = {group: {name: each.transpose(0, 1) for name, each in sites.items()} for group, sites in found.items()}
+    return {**drawn, "observed_data": _observed(vae, x, y)}
+
+
+def draws_to_inference_data(drawn: Groups) -> "InferenceData":
+    """What `guide_draws` gave, of all data, in the containers of ArviZ."""
+    sites = {name: drawn[name] for name in ("posterior", "sample_stats", "log_likelihood")}
+    weights = sites["sample_stats"]["log_weight"].T
     stats = {"khat": psis_khat(weights), "ess": effective_sample_size(weights)}
-    groups = {name: _dataset(_one_chain(sites), ("chain", "draw", "data")) for name, sites in found.items()}
+    groups = {name: _dataset(_one_chain(found), ("chain", "draw", "data")) for name, found in sites.items()}
     groups["sample_stats"].update(_dataset(stats, ("data",)))
-    groups["observed_data"] = _dataset(_observed(vae, x, y), ("data",))
-    about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": num_samples}
+    groups["observed_data"] = _dataset(drawn["observed_data"], ("data",))
+    about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": len(weights)}
     return _inference_data(groups, about)
 
 
@@ -243,7 +263,8 @@ def _inference_data(groups: dict[str, "Dataset"], about: dict[str, Any]) -> "Inf
 
 
 def _one_chain(sites: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor[None] for name, tensor in sites.items()}
+    """(N, K, *event) -> (1, K, N, *event)."""
+    return {name: tensor.transpose(0, 1)[None].contiguous() for name, tensor in sites.items()}
 
 
 def _read_draws(pair: traces.Traces) -> dict[str, dict[str, Tensor]]:

@@ -31,6 +31,7 @@ from pyro_vae.randomness import derive
 
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
+MORE = 10  # times the draws of the fixed K
 
 
 class Stage(NamedTuple):
@@ -173,7 +174,7 @@ def escalate(
     weights: Tensor | None = None,
     num_samples: int = 1000,
     threshold: float = KHAT_THRESHOLD,
-    more: int = 10,
+    more: int = MORE,
     num_temperatures: int = 500,
     num_chains: int = 16,
     budget: int = 2_000_000,

@@ -10,7 +10,7 @@ two gaps come out too small by what the bound misses; the third needs no referen
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -150,17 +150,44 @@ def gap_budget(
     """
     if reference.num_data != len(x):
         raise ValueError(f"the reference must be of the same data: it has {reference.num_data}, and x has {len(x)}")
-    label = label or f"{reference.name}, K = {reference.num_samples}"
+    guides = elbos(vae, x, y, num_samples=num_samples, steps=steps, seed=seed)
+    return budget(reference, guides, label or f"{reference.name}, K = {reference.num_samples}")
+
+
+class ELBOs(NamedTuple):
+    """Of the program's own guide, of one fitted to each datum, and their difference; None where `refine` has none."""
+
+    elbo: Estimate
+    refined: Estimate | None
+    amortisation: Estimate | None
+
+
+def elbos(
+    vae: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 100,
+    steps: int = 500,
+    seed: int | None = None,
+    first_block: int = 0,
+) -> ELBOs:
+    """What `gap_budget` holds against its reference. Arguments and errors as there; `first_block` as for `elbo`."""
     seed = None if seed is None else derive(seed, "gaps")
-    if not refinable(vae, x, y):
-        bound = elbo(vae, x, num_samples, y, seed)
-        if "infinite" in bound.kind.values():
-            raise ValueError("the guide is a point (Delta) and has no density: its ELBO, and every gap, is infinite")
-        return GapBudget(reference, label, bound, None, _gap("inference gap", reference, bound), None, None)
-    found = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed)
-    inference = _gap("inference gap", reference, found.elbo)
-    approximation = _gap("approximation gap", reference, found.refined)
-    return GapBudget(reference, label, found.elbo, found.refined, inference, approximation, found.gap)
+    if refinable(vae, x, y):
+        found = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed, first_block=first_block)
+        return ELBOs(found.elbo, found.refined, found.gap)
+    bound = elbo(vae, x, num_samples, y, seed, first_block=first_block)
+    if "infinite" in bound.kind.values():
+        raise ValueError("the guide is a point (Delta) and has no density: its ELBO, and every gap, is infinite")
+    return ELBOs(bound, None, None)
+
+
+def budget(reference: Estimate, guides: ELBOs, label: str) -> GapBudget:
+    """The gaps between a reference for log p(x) and the ELBOs of the same data."""
+    own, refined, amortisation = guides
+    approximation = None if refined is None else _gap("approximation gap", reference, refined)
+    return GapBudget(reference, label, own, refined, _gap("inference gap", reference, own), approximation, amortisation)
 
 
 def train_test_gap(train: Estimate, test: Estimate) -> TrainTestGap:

@@ -23,7 +23,9 @@ def is_rounded(vae: Any) -> bool:
     return isinstance(vae, nn.Module) and any(network.precision != "float32" for network in networks(vae))
 
 
-def rounding_loss(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, *, seed: int) -> Estimate:
+def rounding_loss(
+    vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, *, seed: int, first_block: int = 0
+) -> Estimate:
     """ELBO with float32 networks - ELBO with the networks as they are, per datum: what rounding in them takes away.
 
     Above 0 where bfloat16 makes the ELBO lower. Both sides have the same parameters and the same draws, so that the
@@ -36,6 +38,7 @@ def rounding_loss(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None
         num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: of the draws, an integer: both sides start from it.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
 
     Returns:
         the differences, in nats; all are 0 where the networks are in float32, or the program in float64.
@@ -53,13 +56,13 @@ def rounding_loss(vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None
         True
     """
     with in_precision(vae, "float32"):
-        exact, name = _draws(vae, x, num_samples, y, seed)
-    lost = exact - _draws(vae, x, num_samples, y, seed)[0]
+        exact, name = _draws(vae, x, num_samples, y, seed, first_block)
+    lost = exact - _draws(vae, x, num_samples, y, seed, first_block)[0]
     error = lost.std(0) / math.sqrt(num_samples) if num_samples > 1 else torch.full_like(lost[0], math.nan)
     return Estimate(f"{name}, float32 - bfloat16", lost.mean(0), error, num_samples)
 
 
-def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int) -> tuple[Tensor, str]:
+def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int, first_block: int) -> tuple[Tensor, str]:
     """(K, N) on the CPU, and what they are draws of."""
     names = set()
 
@@ -69,5 +72,5 @@ def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int) -
         names.add("reconstruction" if is_point else "ELBO")
         return (terms.reconstruction if is_point else terms.reconstruction - terms.kl).cpu()
 
-    columns = draw_columns(vae, x, num_samples, y, seed, read)
+    columns = draw_columns(vae, x, num_samples, y, seed, read, first_block)
     return torch.cat([torch.cat(blocks) for _, blocks in columns], 1), names.pop()

@@ -42,7 +42,8 @@ def draw_blocks(
     blocks = list(data_blocks(len(x), y))
     with remembering(memory):
         size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
-    whole, many = min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
+    # Where blocks stand before it, the last block of a shard is the last of all: what was short there is short here.
+    whole, many = DATA_BLOCK if first_block else min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
     for i, (data, labels) in enumerate(blocks, start=first_block):
         with torch.no_grad(), undisturbed(vae):
             given = x[data], *labels

@@ -1,14 +1,15 @@
 """The evaluation of a trained run: every estimate that a report shows, as one dictionary.
 
 Each section is a function of what is looked at and adds keys of its own. What a program can not be asked, a KL to a
-prior that differs between labels, say, is left out, and `left_out` says why in a sentence.
+prior that differs between labels, say, is left out, and `left_out` says why in a sentence. What is computed of single
+data comes from `parts`, be it measured here or put together from shards.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -18,92 +19,68 @@ from torch import Tensor
 
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
-from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid, subset
+from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
+from pyro_vae.evaluation.bounds import steps
 from pyro_vae.evaluation.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.estimators import known
-from pyro_vae.experiment import build, reporting
+from pyro_vae.evaluation.gaps import ELBOs, budget
+from pyro_vae.experiment import parts, reporting
+from pyro_vae.experiment.parts import Part
 from pyro_vae.experiment.plan import Plan
-from pyro_vae.experiment.trained import Held, Trained, positions
-from pyro_vae.model.posteriors import Delta
-from pyro_vae.randomness import derive, generator
+from pyro_vae.experiment.subject import Subject
+from pyro_vae.experiment.trained import Trained
 from pyro_vae.report import numbers
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-GRID_DIM = 3  # a grid needs n^D points
 PICTURE_DIM = 2
 
 
 @dataclass(eq=False)
-class Look:
+class Look(Subject):
     """What is looked at, how closely, and what was found so far.
 
     Attributes:
-        trained: the run.
-        plan: how closely.
         say: told what is being done, as a sentence for a person who waits.
+        parts: by task, what was computed of single data; a sentence where this program can not be asked.
         report: what report.json will hold.
-        begun: when, by `time.perf_counter`.
+        timings: seconds of each step.
         posterior: the true posterior of one datum, for a picture.
         reference: the best estimate of log p(x) of the test data that were annealed, and what it is.
     """
 
-    trained: Trained
-    plan: Plan
     say: Say = lambda sentence: None
+    parts: dict[str, Part | str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
-    begun: float = field(default_factory=time.perf_counter)
+    timings: dict[str, float] = field(default_factory=dict)
     posterior: PosteriorGrid | PosteriorDraws | None = None
     reference: tuple[str, Estimate] | None = None
 
-    @cached_property
-    def test(self) -> Held:
-        """The test data."""
-        return self.trained.test(self.plan.test_data)
+    def part(self, name: str) -> dict[str, Any]:
+        """The answer to one task for all data, measured here unless it is there already.
 
-    @cached_property
-    def train(self) -> Held:
-        """Training data whose aggregate posterior is measured."""
-        return self.trained.training(self.plan.latent_data)
-
-    @cached_property
-    def chosen(self) -> Tensor:
-        """Positions of the test data that are annealed."""
-        size = min(self.plan.annealed_data, len(self.test.x))
-        return subset(len(self.test.x), size, self.trained.config.data_seed)
+        Raises:
+            ValueError: this program can not be asked.
+        """
+        if name not in self.parts:
+            with self.step(name, parts.says(self, name)):
+                self.parts[name] = parts.joined(parts.measure(self, name).values())
+        if isinstance(found := self.parts[name], str):
+            raise ValueError(found)
+        return found
 
     @property
-    def annealed(self) -> tuple[Tensor, Tensor | None]:
-        """x and y of these data."""
-        return self.test.x[self.chosen], None if self.test.y is None else self.test.y[self.chosen]
-
-    @property
-    def seed(self) -> int:
-        """Of all draws: by default that of the training's own report."""
-        again = self.plan.evaluation_seed
-        return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
-
-    @property
-    def latent_dim(self) -> int:
-        """D, of all layers."""
-        config = self.trained.config
-        return config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0)
-
-    @cached_property
     def terms(self) -> evaluation.ELBOTerms:
         """ELBO, reconstruction and KL of the test data."""
-        return evaluation.elbo_terms(self.trained.vae, self.test.x, self.plan.elbo_samples, self.test.y, self.seed)
+        return evaluation.ELBOTerms(**self.part("elbo"))
 
     @cached_property
     def curve(self) -> IWAECurve:
         """The bounds at k = 1 ... K of the test data."""
-        with self.graphs():
-            return evaluation.iwae_curve(self.trained.vae, self.test.x, self.plan.num_samples, self.test.y, self.seed)
-
-    def graphs(self) -> AbstractContextManager[None]:
-        """For estimates of K draws of all test data: compiled graphs, where the run wants them."""
-        return build.estimating(self.trained.config, len(self.test.x) * self.plan.num_samples)
+        found = self.part("iwae")
+        bounds = {k: found[str(k)] for k in steps(self.plan.num_samples)}
+        return IWAECurve(bounds, found["jackknife"], found["khat"], found["ess"])
 
     @property
     def log_likelihood(self) -> Estimate:
@@ -117,7 +94,7 @@ class Look:
         self.say(sentence)
         begun = time.perf_counter()
         yield
-        self.report.setdefault("timings", {})[name] = round(time.perf_counter() - begun, 2)
+        self.timings[name] = round(time.perf_counter() - begun, 2)
 
     def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
         """What a question gives, or None and a sentence in `left_out` where this program can not be asked it."""
@@ -128,14 +105,22 @@ class Look:
             return None
 
 
-def evaluate(trained: Trained, plan: Plan, say: Say = lambda sentence: None) -> Look:
+def evaluate(
+    trained: Trained, plan: Plan, say: Say = lambda sentence: None, found: Mapping[str, Part | str] | None = None
+) -> Look:
     """Everything the plan asks of a run; `Look.report` is what report.json will hold.
+
+    Args:
+        trained: the run.
+        plan: how closely.
+        say: told what is being done.
+        found: what shards have computed, by task; see `sharding`.
 
     Raises:
         DivergenceError: an estimate is not finite.
     """
-    look = Look(trained, plan, say)
-    if isinstance(getattr(trained.vae, "posterior", None), Delta):
+    look = Look(trained, plan, say, dict(found or {}))
+    if look.is_autoencoder:
         _autoencoder(look)
         return look
     _headline(look)
@@ -154,22 +139,17 @@ def evaluate(trained: Trained, plan: Plan, say: Say = lambda sentence: None) -> 
 
 
 def _autoencoder(look: Look) -> None:
-    draws = {"elbo_samples": look.plan.elbo_samples, "likelihood_samples": look.plan.num_samples}
-    with look.step("reconstruction", f"reconstructing {len(look.test.x)} test data"):
-        estimates = numbers.measure(look.trained.vae, look.test.x, look.test.y, **draws, seed=look.seed)
-        look.report |= reporting.describe(look.trained, estimates, None, _rounding(look))
-        look.report["per_datum"] = _per_datum(look, estimates)
+    with divergence("an estimate on the test data"):
+        estimates = numbers.finite(look.part("reconstruction"))
+    look.report |= reporting.describe(look.trained, estimates, None, _rounding(look))
+    look.report["per_datum"] = _per_datum(look, estimates)
 
 
 def _headline(look: Look) -> None:
-    size = len(look.test.x)
+    terms = look.terms._asdict()
     with divergence("an estimate on the test data"):
-        with look.step("elbo", f"ELBO of {size} test data, {look.plan.elbo_samples} draws each"):
-            terms = look.terms
-        with look.step("iwae", f"log p(x) of {size} test data, K = {look.plan.num_samples}"):
-            estimates = numbers.finite({**terms._asdict(), "log_likelihood": look.log_likelihood})
-    found = reporting.classes(look.trained, look.test, estimates, look.plan.elbo_samples, look.seed)
-    look.report |= reporting.describe(look.trained, estimates, found, _rounding(look))
+        estimates = numbers.finite({**terms, "log_likelihood": look.log_likelihood})
+    look.report |= reporting.describe(look.trained, estimates, _classes(look), _rounding(look))
     if (status := look.trained.run.status()) not in ("trained", "finished"):
         epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
         look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
@@ -178,8 +158,18 @@ def _headline(look: Look) -> None:
     look.report["per_datum"] = _per_datum(look, estimates)
 
 
+def _classes(look: Look) -> dict[str, Any] | None:
+    if look.test.labels is None or not parts.TASKS["classes"].applies(look):
+        return None
+    found = {name: column.T for name, column in look.part("classes").items()}
+    return numbers.classification(
+        evaluation.Classification(**found, num_samples=look.plan.elbo_samples), look.test.labels
+    )
+
+
 def _rounding(look: Look) -> dict[str, Any] | None:
-    return reporting.rounding(look.trained, look.test, look.plan.elbo_samples, look.seed)
+    applies = parts.TASKS["rounding"].applies(look)
+    return numbers.rounding(look.part("rounding")["rounding"]) if applies else None
 
 
 def _trust(look: Look) -> None:
@@ -207,17 +197,26 @@ def _trust(look: Look) -> None:
 
 def _escalated(look: Look) -> None:
     khat, plan = look.curve.khat, look.plan
-    if plan.escalated_draws and (khat > KHAT_THRESHOLD).any():
-        with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
-            vae, (x, y, _) = look.trained.vae, look.test
-            with look.graphs():
-                weights = evaluation.log_weights(vae, x, plan.num_samples, y, look.seed)  # those of the headline
-            found = evaluation.escalate(vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed)
-            look.report["escalation"] = found.to_dict()
+    above = evaluation.worst_data(khat, len(khat))
+    if not plan.escalated_draws or not above:
+        return
+    found = look.part("iwae")
+    worst = sorted(datum for datum, _ in above[: look.most_escalated])
+    at = torch.isin(found["hard"], torch.tensor(worst, dtype=torch.int64))
+    x, y = look.test.at(found["hard"][at])
+    with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
+        weights = found["hard_weights"][at].T  # those of the headline
+        taken = evaluation.escalate(
+            look.trained.vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed
+        )
+        rows = [row._replace(datum=worst[row.datum]) for row in taken.rows]
+        waiting = [datum for datum, _ in above if datum not in {row.datum for row in rows}]
+        look.report["escalation"] = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
 
 
 def _latent(look: Look) -> None:
-    vae, (x, y, _), draws, seed = look.trained.vae, look.train, look.plan.latent_samples, look.seed
+    vae, draws, seed = look.trained.vae, look.plan.latent_samples, look.seed
+    x, y = look.train.at(torch.arange(len(look.train)))
     with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
         active = evaluation.active_units(vae, x, y, seed=seed)
         kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
@@ -240,21 +239,17 @@ def _latent(look: Look) -> None:
 
 
 def _annealed(look: Look) -> None:
-    plan, chosen, vae = look.plan, look.chosen, look.trained.vae
+    plan, chosen = look.plan, look.chosen
     if not plan.annealed_data:
         return
-    x, y = look.annealed
     rows: list[tuple[str, str, Estimate]] = [
         ("ELBO", "ELBO", _of(look.terms.elbo, chosen)),
         ("IWAE", f"IWAE, K = {plan.num_samples}", _of(look.log_likelihood, chosen)),
+        ("AIS", f"AIS from q, T = {plan.num_temperatures}", look.part("annealing")["AIS"]),
     ]
-    with look.step("annealing", f"annealing {len(chosen)} test data, T = {plan.num_temperatures}"):
-        found = evaluation.ais(vae, x, plan.num_temperatures, plan.num_chains, y, look.seed)
-        rows.append(("AIS", f"AIS from q, T = {plan.num_temperatures}", found))
-    if look.latent_dim <= GRID_DIM:
-        with look.step("grid", f"log p(x) of {len(chosen)} test data on a grid of {look.latent_dim} dimensions"):
-            grid = evaluation.quadrature(vae, x, y)
-            rows.append(("grid", f"grid, n^D = {int(grid.points.max())}^{grid.dim}", grid))
+    if parts.TASKS["grid"].applies(look):
+        grid, n = look.part("grid")["grid"], int(look.part("grid")["grid"].points.max())
+        rows.append(("grid", f"grid, n^D = {n}^{grid.dim}", replace(grid, num_samples=n**grid.dim)))
     look.reference = rows[-1][1:]
     look.report["reference"] = {
         "num_data": len(chosen),
@@ -267,38 +262,32 @@ def _annealed(look: Look) -> None:
 
 
 def _simulated(look: Look) -> None:
-    plan, vae, seed = look.plan, look.trained.vae, derive(look.seed, "simulated")
-    if not plan.annealed_data:
+    if not look.plan.annealed_data:
         return
-    with look.step("simulated", f"annealing {plan.annealed_data} data simulated from the model, in both directions"):
-        y = None if look.test.y is None else _drawn(look.train.y, plan.annealed_data, seed)
-        size = None if y is not None else plan.annealed_data
-        bounds = evaluation.bdmc(vae, size, plan.num_temperatures, plan.num_chains, y, seed)
-        look.report["simulated"] = {
-            "num_data": plan.annealed_data,
-            "forward": bounds.forward.to_dict(),
-            "reverse": bounds.reverse.to_dict(),
-            "gap": bounds.gap,
-            "gap_error": bounds.gap_error,
-            "elbo": evaluation.elbo(vae, bounds.x, plan.elbo_samples, y, seed).to_dict(),
-            "iwae": evaluation.iwae(vae, bounds.x, plan.num_samples, y, seed).to_dict(),
-        }
+    found = look.part("simulated")
+    bounds = evaluation.BidirectionalEstimate(found["forward"], found["reverse"], torch.empty(0))
+    look.report["simulated"] = {
+        "num_data": look.plan.annealed_data,
+        **{name: estimate.to_dict() for name, estimate in found.items()},
+        "gap": bounds.gap,
+        "gap_error": bounds.gap_error,
+    }
 
 
 def _gaps(look: Look) -> None:
-    plan, vae, seed, train = look.plan, look.trained.vae, look.seed, look.train
-    with look.step("gaps", f"ELBO of {len(train.x)} training data; the guide refined for {len(look.chosen)} test data"):
-        seen = evaluation.elbo(vae, train.x, plan.elbo_samples, train.y, derive(seed, "train"))
-        gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
-        if look.reference is not None:
-            (x, y), (label, reference) = look.annealed, look.reference
-            gaps |= evaluation.gap_budget(vae, x, reference, y, label=label, seed=seed).to_dict()
-        look.report["gaps"] = gaps
+    seen = look.part("training")["elbo"]
+    gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
+    if look.reference is not None:
+        label, reference = look.reference
+        found = look.part("gaps")
+        guides = ELBOs(found["elbo"], found.get("refined"), found.get("amortisation"))
+        gaps |= budget(reference, guides, label).to_dict()
+    look.report["gaps"] = gaps
 
 
 def _posterior(look: Look) -> None:
     datum = _typical(look.curve.khat)
-    x, y = look.test.x[datum : datum + 1], None if look.test.y is None else look.test.y[datum : datum + 1]
+    x, y = look.test.at(torch.tensor([datum]))
     if look.latent_dim <= PICTURE_DIM:
         with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
@@ -317,7 +306,7 @@ def _posterior(look: Look) -> None:
 
 def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
     """Columns of numbers, one for each test datum."""
-    chosen = positions(look.trained.config, len(look.trained.data.test), look.plan.test_data)
+    chosen = look.test.positions
     about = {} if chosen is None else {"position": chosen.tolist()}  # among all test data
     about |= {} if look.test.labels is None else {"label": look.test.labels.tolist()}
     return {**about, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
@@ -338,13 +327,6 @@ def _difference(after: Estimate, before: Estimate) -> dict[str, Any]:
     gain = after.value - before.value
     error = gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else None
     return {"mean": gain.mean().item(), "standard_error": error}
-
-
-def _drawn(y: Tensor | None, size: int, seed: int) -> Tensor | None:
-    """Labels for simulated data, as frequent as among the training data."""
-    if y is None:
-        return None
-    return y[torch.randint(len(y), (size,), generator=generator(seed, "labels")).to(y.device)]
 
 
 def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:

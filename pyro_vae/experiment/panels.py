@@ -39,8 +39,8 @@ def _learned(look: Look) -> Iterator[Panel]:
 def _images(look: Look) -> Iterator[Panel]:
     vae, config, data = look.trained.vae, look.trained.config, look.trained.data
     white, num_classes = build.white(config, data.form), data.num_classes if config.conditional else 0
-    shown = subset(len(look.test.x), SHOWN + 2, config.data_seed)
-    x, y = _taken(look, shown)
+    shown = subset(len(look.test), SHOWN + 2, config.data_seed)
+    x, y = look.test.at(shown)
     yield Panel(
         "Reconstructions",
         "Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x)"
@@ -61,7 +61,7 @@ def _images(look: Look) -> Iterator[Panel]:
     )
     if not num_classes and look.trained.config.layers == 1:
         starts, ends = _ends(look)
-        (start, _), (end, _) = _taken(look, starts), _taken(look, ends)
+        (start, _), (end, _) = look.test.at(starts), look.test.at(ends)
         yield Panel(
             "Interpolation",
             "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
@@ -86,7 +86,7 @@ def _latent(look: Look) -> Iterator[Panel]:
         yield Panel(
             "Traversal",
             "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
-            latent_pictures.traversal(trained.one_layer, trained.test(0).x, config.seed, white=white),
+            latent_pictures.traversal(trained.one_layer, _many(look), config.seed, white=white),
             "latent",
         )
         if look.latent_dim == PICTURE_DIM:
@@ -121,12 +121,16 @@ def _flat(found: PosteriorDraws, name: str) -> Tensor:
     return torch.cat([draws.reshape(-1, sizes[site]) for site, draws in getattr(found, name).items()], -1).cpu()
 
 
-def _taken(look: Look, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-    return look.test.x[positions], None if look.test.y is None else look.test.y[positions]
+def _many(look: Look) -> Tensor:
+    """All test data of the run; of a mapped file, which has no room in memory, as many as the cloud has."""
+    split = look.trained.data.test
+    if split.rows is None:
+        return look.trained.test(0).x
+    return look.trained.test(min(len(split), CLOUD)).x
 
 
 def _ends(look: Look) -> tuple[Tensor, Tensor]:
     """Positions of the first and last datum of each path: of different labels where there are any."""
-    order = subset(len(look.test.x), len(look.test.x), 0) if look.test.labels is None else look.test.labels.argsort()
+    order = subset(len(look.test), len(look.test), 0) if look.test.labels is None else look.test.labels.argsort()
     places = torch.linspace(0, len(order) - 1, 2 * PAIRS + 1).long()
     return order[places[:PAIRS]], order[places[PAIRS + 1 :]]

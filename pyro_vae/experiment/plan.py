@@ -1,7 +1,9 @@
-"""Plan: how closely an evaluation looks. Each field is a flag; each default has its reason."""
+"""Plan: how closely an evaluation looks; each field is a flag, each default has its reason. Shard: which part of it."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import flag
@@ -42,7 +44,9 @@ class Plan:
         500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none"
     )
     saved_numbers: int = flag(
-        10_000_000, "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows"
+        10_000_000,
+        "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows, 50 at least, and "
+        "of a mapped file as many data",
     )
     evaluation_seed: int = flag(0, "of all draws; 0 repeats those of the training's report, so that numbers agree")
 
@@ -65,7 +69,69 @@ class Plan:
         """Plain values for JSON."""
         return asdict(self)
 
+    def flags(self) -> list[str]:
+        """The command line of this plan, without what is so by default.
+
+        >>> Plan(num_samples=5000).flags()
+        ['--num-samples', '5000']
+        """
+        changed = [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) != f.default]
+        return [word for name, value in changed for word in (f"--{name.replace('_', '-')}", str(value))]
+
     @classmethod
     def among(cls, arguments: Any) -> "Plan":
         """The plan among parsed arguments."""
         return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+
+
+# Who starts several processes says so to each: torchrun, and srun in the tasks of a step.
+_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_PROCID", "SLURM_NTASKS"))
+
+
+class Shard(NamedTuple):
+    """Share i of n, i = 0 ... n - 1: every n-th block of the work, from block i on."""
+
+    place: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.number}"
+
+    @property
+    def stem(self) -> str:
+        """Of its files."""
+        return f"shard-{self.place:05d}-of-{self.number:05d}"
+
+    @classmethod
+    def wanted(cls, text: str, environment: Mapping[str, str]) -> "Shard | None":
+        """The share that a flag asks for; None for all the work.
+
+        Args:
+            text: "i/n"; "none"; or "auto", the share of this process where torchrun or srun has started several.
+            environment: variables of the process.
+
+        Raises:
+            UsageError: another text, or i outside 0 ... n - 1.
+
+        Example:
+            >>> Shard.wanted("auto", {"RANK": "2", "WORLD_SIZE": "4"}), Shard.wanted("auto", {})
+            (Shard(place=2, number=4), None)
+        """
+        if text == "none":
+            return None
+        if text == "auto":
+            return next(filter(None, (_rank(environment, *names) for names in _RANKS)), None)
+        if not (found := re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)):
+            raise UsageError(f"--shard takes i/n, such as 0/4, or auto, or none; got {text!r}")
+        shard = cls(int(found[1]), int(found[2]))
+        if not shard.place < shard.number:
+            raise UsageError(f"--shard i/n counts from 0: i must be within 0 ... n - 1; got {text}")
+        return shard
+
+
+def _rank(environment: Mapping[str, str], index: str, number: str) -> Shard | None:
+    # The script of a SLURM job is no task of a step, and must not do the work of the first one only.
+    if index.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
+        return None
+    found, size = environment.get(index, ""), environment.get(number, "")
+    return Shard(int(found), int(size)) if found.isdecimal() and size.isdecimal() and int(size) > 1 else None

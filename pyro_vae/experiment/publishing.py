@@ -1,19 +1,20 @@
-"""The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at."""
+"""The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at.
 
-import time
+None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone.
+"""
+
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pyro_vae.evaluation import to_inference_data
+from pyro_vae.evaluation.diagnostics import Groups, draws_to_inference_data
 from pyro_vae.experiment import build, panels, storage
 from pyro_vae.experiment.card import tested
 from pyro_vae.experiment.evaluating import Look
 from pyro_vae.experiment.run import command, surroundings
 from pyro_vae.report import formats, page
-
-FEWEST_DRAWS = 50
 
 
 def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
@@ -46,25 +47,29 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
         "report.tex": formats.to_latex(report).encode(),
         "report.html": page.to_html(report, shown).encode(),
     }
+    if "curve" in report:
+        contents["log_likelihood.nc"] = _inference_data(look)
+    contents["timings.json"] = storage.to_json(timings(look))
     for name, content in contents.items():
         storage.write(folder / name, content)
-    if "curve" in report:
-        _write_inference_data(look, folder / "log_likelihood.nc")
-        return text, [*contents, "log_likelihood.nc"]
     return text, list(contents)
 
 
+def timings(look: Look) -> dict[str, Any]:
+    """When, by which command and in how many seconds: all that two evaluations of one run may differ in."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"evaluated": now, "command": command(), "seconds": dict(look.timings)}
+
+
 def about(look: Look) -> dict[str, Any]:
-    """Which run, which command, which versions."""
+    """Which run, which versions, and a command that repeats the numbers, whatever shards they came from."""
     vae, run = look.trained.vae, look.trained.run
     members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
     return {
         "name": run.path.resolve().name,
-        "command": command(),
+        "command": shlex.join(["python", "scripts/evaluate.py", str(run.path), *_flags(look)]),
         "trained_by": run.about().get("command"),
-        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
         **surroundings(run.config.device),
-        "seconds": round(time.perf_counter() - look.begun, 1),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "members": members,
     }
@@ -75,7 +80,7 @@ def card(look: Look) -> dict[str, str]:
     protocol, trained = look.trained.data.protocol, look.trained
     recipe = protocol["dequantized"] or protocol["binarization"]
     return {
-        **tested(trained.config, protocol, len(look.test.x)),
+        **tested(trained.config, protocol, len(look.test)),
         "source": protocol["source"],
         "x": recipe["sentence"],
         "model": f"epoch {trained.best_epoch} of {trained.epochs}, the best on validation data",
@@ -103,7 +108,7 @@ def _estimated(look: Look) -> dict[str, str]:
 def _annealed(look: Look) -> dict[str, str]:
     if "reference" not in look.report:
         return {}
-    plan, num_data, size = look.plan, look.report["reference"]["num_data"], len(look.test.x)
+    plan, num_data, size = look.plan, look.report["reference"]["num_data"], len(look.test)
     chosen = f"{num_data} test data chosen at random" if num_data < size else f"all {size} test data"
     return {
         "annealing": (
@@ -127,10 +132,18 @@ def _escalated(look: Look) -> dict[str, str]:
     }
 
 
-def _write_inference_data(look: Look, path: Path) -> None:
-    test, plan = look.test, look.plan
-    each = look.latent_dim * len(test.x)
-    draws = min(plan.num_samples, max(FEWEST_DRAWS, plan.saved_numbers // each))
-    found = to_inference_data(look.trained.vae, test.x, draws, test.y, look.seed)
+def _flags(look: Look) -> list[str]:
+    device = look.trained.config.device
+    return [*look.plan.flags(), *([] if device == "cpu" else ["--device", device])]
+
+
+def _inference_data(look: Look) -> bytes:
+    drawn: Groups = {}
+    for name, column in look.part("draws").items():
+        group, _, site = name.partition("/")
+        drawn.setdefault(group, {})[site] = column
+    found = draws_to_inference_data(drawn)
+    if len(look.saved) < len(look.test):
+        found = found.assign_coords(data=look.saved.numpy())
     with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
-        storage.write(path, Path(found.to_netcdf(str(Path(elsewhere) / path.name))).read_bytes())
+        return Path(found.to_netcdf(str(Path(elsewhere) / "log_likelihood.nc"))).read_bytes()

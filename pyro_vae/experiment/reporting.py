@@ -15,7 +15,7 @@ from pyro_vae.randomness import derive
 from pyro_vae.report import numbers, pictures
 
 # What only an evaluation writes: of the model before, where training went on after it.
-EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc")
+EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc", "timings.json")
 
 
 def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:

@@ -1,6 +1,9 @@
 """A trained run, opened again: its program at the best epoch, the data it saw, and what was written down of it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +61,59 @@ class Trained:
         """The test data: those that the run's own report saw, or a random subset of num_data (0: all of them)."""
         return held(self.config, self.data.test, self.data.num_classes, num_data)
 
+    def reader(self, part: str, num_data: int | None = None) -> "Reader":
+        """What `test` or `training` gives, to be read bit by bit. `part` is "test" or "train"."""
+        return Reader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
+
     def training(self, num_data: int = 0) -> Held:
         """The training data as evaluation sees them, or a random subset of them (0: all)."""
         return held(self.config, self.data.train, self.data.num_classes, num_data)
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """The data of `held`, read where they are asked for, so that a mapped file is never in memory as a whole.
+
+    Arguments and draws are those of `held`.
+    """
+
+    config: Config
+    split: Split
+    num_classes: int
+    num_data: int | None = None
+
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """Where the data stand in the split; None for all of it."""
+        return positions(self.config, len(self.split), self.num_data)
+
+    def __len__(self) -> int:
+        return len(self.split if self.positions is None else self.positions)
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """(N,), where the data have any."""
+        found = self.split.labels
+        return found if found is None or self.positions is None else found[self.positions]
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (M, *x_shape), and one-hot y (M, C) for a conditional program, of the data at these positions (M,)."""
+        return self.split.fixed(self._place(index)).to(self.config.device), self.y(index)
+
+    def pieces(self, wanted: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """`at` of one ascending set of positions after another, in one pass."""
+        wanted, again = tee(wanted)
+        for index, x in zip(wanted, self.split.pieces(map(self._place, again)), strict=True):
+            yield x.to(self.config.device), self.y(index)
+
+    def y(self, index: Tensor) -> Tensor | None:
+        """One-hot labels (M, C), for a conditional program."""
+        if not self.config.conditional or self.labels is None:
+            return None
+        return one_hot(self.labels[index], self.num_classes).to(self.config.device)
+
+    def _place(self, index: Tensor) -> Tensor:
+        return index if self.positions is None else self.positions[index]
 
 
 def held(config: Config, split: Split, num_classes: int, num_data: int | None = None) -> Held:

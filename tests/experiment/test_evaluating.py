@@ -157,7 +157,7 @@ class TestNumbers:
         trained = run(latent_dim=4)
         look = look_at(trained, test_data=5, annealed_data=0)
         places = look.report["per_datum"]["position"]
-        assert torch.equal(trained.test(0).x[places], look.test.x)
+        assert torch.equal(trained.test(0).x[places], look.test.at(torch.arange(5))[0])
         assert look.report["per_datum"]["label"] == trained.test(0).labels[places].tolist()
         assert "position" not in look_at(trained, test_data=0, annealed_data=0).report["per_datum"]
 
@@ -305,7 +305,7 @@ class TestFiles:
             assert not re.search(r"\b(None|nan|inf)\b", written)
             assert ("amortisation" in written) == bool(look.report.get("gaps", {}).get("amortisation"))
             assert ("random subset" in written) == (
-                0 < look.plan.annealed_data < len(look.test.x) and "curve" in look.report
+                0 < look.plan.annealed_data < len(look.test) and "curve" in look.report
             )
 
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-from dataclasses import asdict
 
 import pyro
 import pytest
@@ -86,7 +85,7 @@ def trained(world, config):
     """The records of a training and the parameters at its end."""
     data, vae, svi = made(config, world)
     options = {"conditional": config.conditional, "seed": config.seed, "world": world}
-    records = [asdict(record) for record in fit(vae, svi, data, build.schedule(config), **options)]
+    records = [record.to_dict() for record in fit(vae, svi, data, build.schedule(config), **options)]
     return records, {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 
 
@@ -272,7 +271,7 @@ def stopping(world, config):
     records = list(fit(vae, svi, data, build.schedule(config), **options, stop=stop))
     stopped = progress.epoch, progress.steps
     records += fit(vae, svi, data, build.schedule(config), **options)
-    return stopped, [asdict(record) for record in records], {n: t.tolist() for n, t in vae.tensors().items()}
+    return stopped, [record.to_dict() for record in records], {n: t.tolist() for n, t in vae.tensors().items()}
 
 
 def test_all_stop_at_the_step_where_one_is_told_to_and_go_on_to_the_same_bits(spread, grey, tmp_path):

@@ -25,10 +25,9 @@ def evaluate(*arguments):
     return exit_code(MAIN, [*arguments, *QUICK])
 
 
-def numbers(path):
-    """A report without what differs from call to call: times, and where it was written."""
-    found = json.loads(path.read_bytes())
-    return {name: found[name] for name in found if name not in ("run", "timings")}
+def files(folder):
+    """Every file but the one with the times in it."""
+    return {name: digest for name, digest in content(folder).items() if name != "timings.json"}
 
 
 def test_it_says_what_it_does_prints_the_report_and_writes_into_the_run(run, capsys):
@@ -40,16 +39,25 @@ def test_it_says_what_it_does_prints_the_report_and_writes_into_the_run(run, cap
     assert f"In {run}: report.json, report.txt" in said
     after = content(run)
     written = {"report." + kind for kind in ("json", "txt", "md", "csv", "tex", "html")}
-    assert after.keys() - before.keys() == {*written, "data.csv", "log_likelihood.nc"}
+    assert after.keys() - before.keys() == {*written, "data.csv", "log_likelihood.nc", "timings.json"}
     assert before.items() <= after.items()
 
 
 def test_a_report_repeats_and_may_go_elsewhere(run, tmp_path):
     before = content(run)
     assert [evaluate(run, "--out", tmp_path / name) for name in ("a", "b/c")] == [0, 0]
-    assert numbers(tmp_path / "a" / "report.json") == numbers(tmp_path / "b" / "c" / "report.json")
-    assert (tmp_path / "a" / "data.csv").read_bytes() == (tmp_path / "b" / "c" / "data.csv").read_bytes()
+    assert files(tmp_path / "a") == files(tmp_path / "b" / "c")
+    assert len(files(tmp_path / "a")) == 8
     assert content(run) == before
+
+
+def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
+    assert evaluate(run) == 0
+    found, times = (json.loads((run / name).read_bytes()) for name in ("report.json", "timings.json"))
+    assert found["run"]["command"].startswith(f"python scripts/evaluate.py {run} --elbo-samples 5 --num-samples 30 ")
+    assert times.keys() == {"evaluated", "command", "seconds"}
+    assert times["seconds"].keys() >= {"elbo", "iwae", "latent", "training", "draws"}
+    assert not times.keys() & found.keys() | times.keys() & found["run"].keys() - {"command"}
 
 
 @pytest.mark.parametrize(
