@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fenced
 import pytest
 
 from pyro_vae.experiment import build
@@ -13,13 +14,9 @@ from pyro_vae.experiment.command_line import config_from, config_parser
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 def test_the_library_code_runs_in_a_fresh_process(tmp_path):
     """The example and the prior of one's own that is swapped in: as a reader would run them, in an empty folder."""
-    code = "\n".join(blocks("python"))
+    code = "\n".join(fenced.blocks(README, "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     elbo, log_p, kind, passed = done.stdout.strip().splitlines()
@@ -30,7 +27,9 @@ def test_the_library_code_runs_in_a_fresh_process(tmp_path):
 
 def commands():
     return [
-        line.split("train_svi.py ")[1].split() for line in "".join(blocks("sh")).splitlines() if "train_svi" in line
+        line.split("train_svi.py ")[1].split()
+        for line in "".join(fenced.blocks(README, "sh")).splitlines()
+        if "train_svi" in line
     ]
 
 
@@ -43,7 +42,7 @@ def test_the_commands_have_flags_that_exist(flags):
 
 
 def test_the_two_lines_stand_first():
-    assert blocks("sh")[0].splitlines() == [
+    assert fenced.blocks(README, "sh")[0].splitlines() == [
         "pip install -e . && python scripts/train_svi.py --likelihood bernoulli",
         "pip install -e '.[test]' && pytest -n 2",
     ]

@@ -1,0 +1,83 @@
+"""The pages build without a warning and without a network, and every public name has its place among them."""
+
+import doctest
+import importlib.util
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyro_vae as pv
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
+DOCUMENTED = re.findall(r"automodule:: (\S+)", REFERENCE)
+MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.")]
+# Parts of what is documented as a whole, and what no user calls.
+INNER = re.compile(
+    r"pyro_vae\.(data|inference|evaluation)\..*|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
+    r"|pyro_vae\.model\.(traces|watch|graphs|kernels|allocation|suitability)|pyro_vae\.(model|report|experiment)"
+    r"|pyro_vae\.report\.(entries|tables|notes|panels|style)"
+    r"|pyro_vae\.experiment\.(storage|manifest|interruption|console|command_line|config_file|card|panels|reporting)"
+)
+PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown
+PACKAGES = {"pyro_vae.report", "pyro_vae.experiment"}  # documented module by module
+
+
+def public(module):
+    """The names that a module offers: those of its `__all__`, else the classes and functions that it defines."""
+    found = importlib.import_module(module)
+    own = [name for name, value in vars(found).items() if _is_own(value, module) and not name.startswith("_")]
+    return [f"{module}.{name}" for name in getattr(found, "__all__", own) if callable(getattr(found, name))]
+
+
+def _is_own(value, module):
+    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Built once, as the reader of CONTRIBUTING.md does; -W makes each warning an error."""
+    pytest.importorskip("myst_parser", reason="pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("html")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", folder / "trees"]
+    done = subprocess.run([*build, ROOT / "docs", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_public_name_is_in_the_reference(pages):
+    from sphinx.util.inventory import InventoryFile
+
+    inventory = InventoryFile.loads((pages / "objects.inv").read_bytes(), uri="").data
+    named = {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+    wanted = [name for module in DOCUMENTED if module not in PARTS for name in public(module)]
+    assert len(wanted) > 200
+    assert [name for name in wanted if name not in named] == []
+    short = {name: getattr(pv, name) for name in pv.__all__}
+    homes = {n: v.__name__ if inspect.ismodule(v) else f"{v.__module__}.{v.__qualname__}" for n, v in short.items()}
+    assert [name for name, home in homes.items() if home not in named | PACKAGES] == []
+
+
+def test_a_module_is_documented_or_known_to_be_a_part_of_another():
+    assert [m for m in MODULES if m not in DOCUMENTED and not INNER.fullmatch(m)] == []
+    assert [m for m in DOCUMENTED if m not in MODULES] == []
+
+
+def test_docstrings_are_translated_as_their_translator_says():
+    home = ROOT / "docs" / "docstrings.py"
+    spec = importlib.util.spec_from_file_location("docstrings", home)
+    translator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(translator)
+    assert doctest.testmod(translator) == (0, 2)
+
+
+def test_pages_need_no_network(pages):
+    """Scripts and styles come from the pages' own folder; MathJax alone is named by its address, for formulas."""
+    html = "".join(path.read_text(encoding="utf-8") for path in pages.rglob("*.html"))
+    fetched = set(re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', html))
+    assert all("mathjax" in address for address in fetched)

@@ -1,0 +1,98 @@
+"""What the pages show is what happens: code runs, printed numbers agree, commands have flags that exist."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import fenced
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+RUNNABLE = [page for page in PAGES if fenced.blocks(page.read_text(encoding="utf-8"), "python")]
+SHELL = "".join(code for page in PAGES for code in fenced.blocks(page.read_text(encoding="utf-8"), "sh"))
+LINES = SHELL.replace("\\\n", " ").splitlines()
+COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True))]
+SCRIPTS = [words for words in COMMANDS if any(word.startswith("scripts/") for word in words)]  # by torchrun, too
+OTHERS = (
+    "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
+    "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "python tests/mutations/run.py",
+)  # fmt: skip
+
+
+def named(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=named)
+def test_the_code_of_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
+    """In an empty folder, into which it writes the pictures of its own that it shows."""
+    monkeypatch.chdir(tmp_path)
+    for shown, printed in fenced.run(page):
+        assert fenced.agree(shown, printed), f"the page shows\n{shown}\nand its code prints\n{printed}"
+    pictures = re.findall(rf"\(images/{page.stem}/(.*?)\)", page.read_text(encoding="utf-8"))
+    assert {path.name for path in tmp_path.iterdir()} >= set(pictures)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+class ReadError(Exception):
+    """The command line of a script was read."""
+
+
+@pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
+def test_a_script_takes_the_flags_that_the_pages_give_it(words, monkeypatch):
+    place = next(i for i, word in enumerate(words) if word.startswith("scripts/"))
+    main = runpy.run_path(str(ROOT / words[place]))["main"]
+
+    def stop(*_):
+        raise ReadError
+
+    # Scripts that train ask which flags were given after they have checked the names of members and data.
+    step = "given_flags" if "given_flags" in main.__globals__ else "exit_codes"
+    monkeypatch.setitem(main.__globals__, step, stop)
+    with pytest.raises(ReadError):
+        main(words[place + 1 :])
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words not in SCRIPTS], ids=" ".join)
+def test_other_commands_are_known_and_the_files_they_name_exist(words):
+    assert " ".join(words).startswith(OTHERS)
+    folder = ROOT / words[1] if words[0] == "cd" else ROOT
+    files = [word for word in words[1:] if word.endswith((".py", ".md")) or word.startswith("tests/")]
+    assert [word for word in files if not (folder / word).exists()] == []
+
+
+def test_numbers_may_differ_in_their_last_digits_and_words_may_not():
+    assert fenced.agree("ELBO -24.510 of 360", "ELBO   -24.830 of 360")
+    assert not fenced.agree("ELBO -24.510 of 360", "ELBO -27.510 of 360")
+    assert not fenced.agree("ELBO -24.510 of 360", "ELBO 24.510 of 360")
+    assert not fenced.agree("ELBO -24.510 of 360", "ELBO -24.510 of 359")
+    assert not fenced.agree("ELBO -24.510", "loss -24.510")
+    assert not fenced.agree("p(x) 0.399576", "p(x) 0.399586")
+    assert not fenced.agree("D = 2", "D = 2\nD = 3")
+
+
+class TestNotebook:
+    def notebook(self):
+        jupytext = pytest.importorskip("jupytext", reason="pip install -e '.[docs]'")
+        return jupytext.read(ROOT / "docs" / "tutorial.md")
+
+    def test_every_block_of_code_is_a_cell_and_nothing_else_is(self):
+        cells = [cell.source.strip() for cell in self.notebook().cells if cell.cell_type == "code"]
+        code = fenced.blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), "python")
+        assert cells == [block.strip() for block in code]
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("default")  # of the kernel's client
+    def test_the_tutorial_runs_as_a_notebook(self, tmp_path):
+        nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[docs]'")
+        client = nbclient.NotebookClient(self.notebook(), timeout=600, kernel_name="python3")
+        client.execute(cwd=str(tmp_path))
+        kinds = {output.output_type for cell in client.nb.cells if cell.cell_type == "code" for output in cell.outputs}
+        assert kinds == {"stream", "execute_result"}
