@@ -1,8 +1,7 @@
 """A run on disk: one folder that says what was computed, how far it came and what it found.
 
 config.json     the Config
-run.json        versions, git commit, seeds, data protocol, status: running, trained (and not yet tested), finished,
-                interrupted, diverged, failed
+run.json        versions, git commit, seeds, data protocol, status (running, trained, finished, interrupted, ...)
 history.jsonl   one Record a line
 checkpoints/    the last few epochs, see `checkpoint`
 report.*        numbers; pictures beside them

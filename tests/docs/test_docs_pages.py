@@ -1,5 +1,6 @@
 """What the pages show is what happens: code runs, printed numbers agree, commands have flags that exist."""
 
+import inspect
 import re
 import runpy
 import shlex
@@ -17,7 +18,8 @@ COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True
 SCRIPTS = [words for words in COMMANDS if any(word.startswith("scripts/") for word in words)]  # by torchrun, too
 OTHERS = (
     "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
-    "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "python tests/mutations/run.py",
+    "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "seq",
+    "python tests/mutations/run.py",
 )  # fmt: skip
 
 
@@ -54,8 +56,9 @@ def test_a_script_takes_the_flags_that_the_pages_give_it(words, monkeypatch):
         raise ReadError
 
     # Scripts that train ask which flags were given after they have checked the names of members and data.
-    step = "given_flags" if "given_flags" in main.__globals__ else "exit_codes"
-    monkeypatch.setitem(main.__globals__, step, stop)
+    names = inspect.unwrap(main).__globals__
+    step = "given_flags" if "given_flags" in names else "exit_codes"
+    monkeypatch.setitem(names, step, stop)
     with pytest.raises(ReadError):
         main(words[place + 1 :])
 
