@@ -17,6 +17,7 @@ from pyro_vae.errors import CheckpointError, DivergenceError, PyroVAEError, Usag
 from pyro_vae.experiment import build, launching, storage
 from pyro_vae.experiment.candidates import Candidate, disagreements
 from pyro_vae.experiment.card import tested
+from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.launching import Job
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.settings import Setting, Space, to_flags
@@ -74,7 +75,7 @@ class Sweep:
             CheckpointError: its sweep.json is damaged.
         """
         plan = json.loads(storage.to_json(plan))
-        before = self._read().get("plan", plan)
+        before = _with_newer_settings(self._read().get("plan", plan), plan)
         for what in plan:
             if before.get(what) != plan[what]:
                 was, wanted = _differing(before.get(what), plan[what])
@@ -242,6 +243,15 @@ def write(folder: Path, found: dict[str, Any]) -> str:
     if (curve := pictures.curve(found)) is not None:
         storage.write(folder / "curve.png", curve)
     return text
+
+
+def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A plan of an earlier version, whose runs had the default of every setting that it did not know."""
+    defaults = Config().to_dict()
+    known = before.get("base")
+    if not isinstance(known, dict):
+        return before
+    return {**before, "base": {**{name: defaults[name] for name in now["base"] if name in defaults}, **known}}
 
 
 def _differing(before: Any, now: Any) -> tuple[Any, Any]:

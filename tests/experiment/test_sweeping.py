@@ -176,6 +176,17 @@ def test_another_sweep_in_the_folder_is_refused_and_where_it_is_computed_does_no
         swept("lr=0.01,0.1")
 
 
+def test_a_sweep_of_an_earlier_version_goes_on_with_the_defaults_of_settings_that_are_newer():
+    swept("lr=0.01,0.1")
+    path = Path("out") / "sweep.json"
+    state = json.loads(path.read_text())
+    del state["plan"]["base"]["guide"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(UsageError, match="base guide=top_down, not guide=bottom_up"):
+        swept("lr=0.01,0.1", command=["--guide", "bottom_up"])
+    assert swept("lr=0.01,0.1") == []
+
+
 @pytest.mark.parametrize(
     ("grids", "command", "words"),
     [
