@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 
 from pyro_vae.errors import UsageError, unknown
+from pyro_vae.experiment import presets
 from pyro_vae.experiment.command_line import config_from, given_flags
 from pyro_vae.experiment.config import Config
 
@@ -149,12 +150,14 @@ def space(
 
 
 def to_flags(config: Config) -> list[str]:
-    """The flags that make this config.
+    """The flags that make this config: what is not so by default, or by its preset.
 
     >>> to_flags(Config(hidden=(300, 300), prior="vamp", dequantize=True))
     ['--dequantize', '--prior=vamp', '--hidden', '300', '300']
     """
-    changed = {name: getattr(config, name) for name, field in _FIELDS.items() if getattr(config, name) != field.default}
+    of_preset = presets.preset(config.preset).settings if config.preset else {}
+    else_so = replace(Config(), **of_preset)
+    changed = {name: getattr(config, name) for name in _FIELDS if getattr(config, name) != getattr(else_so, name)}
     return [word for name, value in changed.items() for word in _flag(name, _typed(value))]
 
 

@@ -111,12 +111,20 @@ def test_the_flags_of_a_config_make_it_again():
         "posterior": "full", "likelihood": "normal", "network": "conv", "activation": "tanh", "precision": "bfloat16",
         "flow": "autoregressive", "pseudo_inputs": "random", "encoder_predicts": "log_variance", "learn_scale": "one",
         "objective": "trace_elbo", "optimizer": "adamw", "lr_schedule": "step", "compile": "no", "kl_weight": 0.1,
-        "reconstruction_weight": 0.3, "weight_decay": 1e-7, "hidden": (3, 4), "flow_hidden": (5,),
+        "reconstruction_weight": 0.3, "weight_decay": 1e-7, "hidden": (3, 4), "flow_hidden": (5,), "hidden2": (6,),
+        "guide": "bottom_up", "preset": "iwae_1l_k5",
     }  # fmt: skip
     config = Config(**{**values, **named})
     assert all(getattr(config, field.name) != field.default for field in fields(Config))
     assert config_from(PARSER.parse_args(to_flags(config))) == config
     assert to_flags(Config()) == []
+
+
+def test_a_setting_of_a_preset_that_is_put_back_to_its_default_is_a_flag():
+    line = ["--preset", "iwae_1l_k5", "--batch-size", "128", "--objective", "mean_field_elbo", "--num-particles", "1"]
+    (found,) = made("prior=vamp", command=line).settings()
+    assert (found.config.batch_size, found.config.objective) == (128, "mean_field_elbo")
+    assert config_from(PARSER.parse_args(to_flags(found.config))) == found.config
 
 
 def test_the_plan_is_the_same_for_the_same_sweep_alone():
