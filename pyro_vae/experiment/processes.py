@@ -103,9 +103,10 @@ def _take_device(device: str) -> None:
     if device != "cuda":
         raise UsageError(f"--device {device} is one for all processes: use cpu, or cuda, of which each takes its own")
     place, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= devices:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
+    if processes > devices:  # of all alike, for the first one has the sentence to say
         raise UsageError(
-            f"process {place} of this machine has no accelerator of its own, there are {devices}: use a smaller "
+            f"{processes} processes of this machine want an accelerator each, there are {devices}: use a smaller "
             "--nproc-per-node, or --device cpu"
         )
     torch.cuda.set_device(place)

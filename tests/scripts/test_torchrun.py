@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from finished import content, images
 
+from pyro_vae.errors import UsageError
 from pyro_vae.experiment import checkpoint, processes
 from pyro_vae.experiment.run import Run
 from pyro_vae.inference import SharedSVI
@@ -181,6 +182,16 @@ def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, senten
     assert last.startswith(sentence)
     assert not [line for line in before if "rror" in line]
     assert said(1) == ""
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_more_processes_than_accelerators_are_refused_by_each_of_them(place, monkeypatch):
+    """Also by the first one, which has an accelerator: it alone is heard."""
+    monkeypatch.setenv("LOCAL_RANK", str(place))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UsageError, match="2 processes of this machine want an accelerator each, there are 1"):
+        processes._take_device("cuda")
 
 
 # By torchrun itself.
