@@ -44,6 +44,13 @@ def test_a_flag_changes_a_preset_wherever_it_stands(line):
     assert given_flags(parser, line) == {"preset", *presets.preset("iwae_1l_k5").settings}
 
 
+def test_a_preset_in_a_config_file_brings_its_settings_and_those_of_the_file_change_them(tmp_path):
+    (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k5\nepochs: 7\n")
+    parser, line = config_parser("A test."), ["--config", str(tmp_path / "flags.yaml")]
+    assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
+    assert config_from(parser.parse_args([*line, "--epochs", "9"])) == config_of("iwae_1l_k5", epochs=9)
+
+
 def test_an_unknown_preset_is_answered_with_the_nearest(capsys):
     with pytest.raises(SystemExit) as end:
         config_parser("A test.").parse_args(["--preset", "iwae_1l_k6"])
