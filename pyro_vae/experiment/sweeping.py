@@ -154,7 +154,7 @@ def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
         at_once: processes; 0 for one a core, where there are so many runs.
 
     Raises:
-        UsageError: settings that can not be built or do not compare; a folder that holds another sweep.
+        UsageError: settings that can not be built or do not compare; a folder that holds another sweep, or a run.
         DivergenceError: every setting has a run that diverged.
         PyroVAEError: runs that failed; the same call takes them up again.
     """
@@ -164,6 +164,8 @@ def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
     settings = space.choices() if search else space.settings()
     runs = (space.trials or len(settings)) * space.seeds
     card = check_settings(settings)
+    if Run(folder, settings[0].config).exists():
+        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another --out")
     with launching.locked(folder) as lock:
         this = Sweep(folder, space.seeds, script, at_once or min(launching.cores(), runs), lock, _say)
         this.begin(space.plan())

@@ -187,6 +187,14 @@ def test_a_sweep_of_an_earlier_version_goes_on_with_the_defaults_of_settings_tha
     assert swept("lr=0.01,0.1") == []
 
 
+def test_a_run_is_no_folder_for_a_sweep():
+    Path("out").mkdir()
+    (Path("out") / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="out is a run, whose report a sweep would replace: use another --out"):
+        swept("lr=0.01,0.1")
+    assert [path.name for path in Path("out").iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("grids", "command", "words"),
     [
