@@ -60,7 +60,9 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
     assert (
         found["test"][0]["log_likelihood"] == json.loads((best / "report.json").read_bytes())["test"]["log_likelihood"]
     )
-    assert f"2/2  {best.name}" in capfd.readouterr().out or (best / "train.log").exists()
+    said = capfd.readouterr().out
+    assert "2/2  prior=" in said
+    assert f"1/1  {best.name}: tested, validation ELBO" in said
     compare = runpy.run_path(str(SCRIPTS / "compare.py"))["main"]
     assert exit_code(compare, [best, other, "--num-samples", "10", "--out", "compared"]) == 0
     assert "is not finished" not in capfd.readouterr().err
