@@ -19,7 +19,12 @@ def main(argv: list[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=str, help="folder of a trained run")
-    parser.add_argument("--out", type=str, required=True, help="folder to write; new, or shared before")
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        help="folder to write; new, or shared before, whose files, README.md too, are then written anew",
+    )
     parser.add_argument("--name", type=str, default="", help="of the model; by default that of the run's folder")
     parser.add_argument(
         "--license", type=str, default="", help="of the weights, as the hub names it, e.g. apache-2.0; by default none"

@@ -91,16 +91,25 @@ def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     return {field.name for field in fields(Config) if field.name in given}
 
 
+def without_preset(line: Sequence[str]) -> list[str]:
+    """The words of a command line but for `--preset NAME`.
+
+    >>> without_preset(["--epochs", "5", "--preset", "iwae_1l_k5", "--seed", "1"])
+    ['--epochs', '5', '--seed', '1']
+    """
+    place = _preset(line)
+    return [*line[: place.start], *line[place.stop :]]
+
+
 def _preset_first(line: Sequence[str]) -> list[str]:
-    """
-    >>> _preset_first(["--epochs", "5", "--preset", "iwae_1l_k5", "--seed", "1"])
-    ['--preset', 'iwae_1l_k5', '--epochs', '5', '--seed', '1']
-    """
+    return [*line[_preset(line)], *without_preset(line)]
+
+
+def _preset(line: Sequence[str]) -> slice:
     for i, word in enumerate(line):
         if word.partition("=")[0] == "--preset":
-            end = i + (1 if "=" in word else 2)
-            return [*line[i:end], *line[:i], *line[end:]]
-    return list(line)
+            return slice(i, i + (1 if "=" in word else 2))
+    return slice(0, 0)
 
 
 def _printable(message: str) -> str:

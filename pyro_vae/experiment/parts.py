@@ -1,8 +1,9 @@
 """What an evaluation computes of single data, in blocks of 128, and whatever grows with their number.
 
 A task is one question about many data. Its answer for one block, a `Part`, is a function of the run, the plan and the
-number of the block: it does not matter which process computes it, nor what that has computed before. So blocks are
-shared out over processes and machines and put together again, and one process alone goes the same way.
+number of the block: it does not matter which process computes it, nor what that has computed before. (But for the
+candidates of an escalation, of which a process keeps no more than may be needed, and the merge those that are.) So
+blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
 """
 
 from collections.abc import Callable, Iterable, Sequence

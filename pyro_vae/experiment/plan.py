@@ -120,7 +120,8 @@ class Shard(NamedTuple):
         if text == "none":
             return None
         if text == "auto":
-            return next(filter(None, (_rank(environment, *names) for names in _RANKS)), None)
+            known = (names for names in _RANKS if all(name in environment for name in names))
+            return next((_rank(environment, *names) for names in known), None)
         if not (found := re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)):
             raise UsageError(f"--shard takes i/n, such as 0/4, or auto, or none; got {text!r}")
         shard = cls(int(found[1]), int(found[2]))

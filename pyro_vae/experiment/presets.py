@@ -72,13 +72,16 @@ def preset(name: str) -> Preset:
     return Preset(name, found["settings"], Target(**found["target"]))
 
 
-def verdict(config: Config, test: Mapping[str, Any], num_pixels: int) -> dict[str, Any] | None:
+def verdict(
+    config: Config, test: Mapping[str, Any], num_pixels: int, otherwise: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """How far a run came towards the number of its preset; None for a run without one.
 
     Args:
         config: of the run; settings changed from those of the preset are named.
         test: estimates by name, as in report.json: `mean`, `standard_error`, `num_samples` in nats.
         num_pixels: numbers in a datum, for bits/dim.
+        otherwise: what was done in another way than the settings say: fewer test data, draws or epochs.
 
     Returns:
         `name`, `target`, `tolerance`, `unit`, `source`, `protocol`, `changed`, `result` with its `standard_error` and
@@ -100,7 +103,7 @@ def verdict(config: Config, test: Mapping[str, Any], num_pixels: int) -> dict[st
     factor = -1 / (num_pixels * math.log(2)) if target.unit == "bits/dim" else 1.0
     result = test[target.quantity]["mean"] * factor
     shortfall = math.copysign(1.0, factor) * (target.value - result)
-    changed = _changed(config)
+    changed = {**_changed(config), **(otherwise or {})}
     reached = "reached" if shortfall <= target.tolerance else "missed"
     return {
         "name": config.preset,

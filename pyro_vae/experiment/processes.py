@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyro_vae.inference import World
 
 
+_LONGEST_WAIT = timedelta(hours=6)  # for the first process, which may download data or value a bound by itself
 _PATIENCE = 10.0  # seconds, in which the first process comes to its sentence
 _SHORT_PATIENCE = 1.0  # the same, where all have been told to end
 
@@ -74,7 +76,7 @@ def joined(device: str) -> Iterator[World]:
     _take_device(device)
     try:
         # Numbers that are agreed upon go by the processor, whatever computes the gradients.
-        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
             f"{size} processes were announced and do not find each other ({str(error).splitlines()[0]}): "

@@ -61,8 +61,23 @@ def describe(
         classification=classification,
         precision=precision,
     )
-    held_against = presets.verdict(trained.config, report["test"], math.prod(trained.data.x_shape))
+    held_against = presets.verdict(
+        trained.config, report["test"], math.prod(trained.data.x_shape), _otherwise(trained, estimates)
+    )
     return report if held_against is None else {**report, "preset": held_against}
+
+
+def _otherwise(trained: Trained, estimates: Mapping[str, Estimate]) -> dict[str, int]:
+    """What this report did less of than the settings of the run say."""
+    config, found = trained.config, {}
+    if trained.epochs < config.epochs and not config.patience:
+        found["epochs"] = trained.epochs
+    for name, wanted in (("elbo", "elbo_samples"), ("log_likelihood", "test_samples")):
+        if name in estimates and estimates[name].num_samples < getattr(config, wanted):
+            found[wanted] = estimates[name].num_samples
+    if (num_data := len(estimates["reconstruction"].value)) < len(trained.data.test):
+        found["test_data"] = num_data
+    return found
 
 
 def classes(

@@ -6,8 +6,8 @@
     README.md           the model card: what was measured, on what, and what that does not say
     samples.png, reconstructions.png
 
-config.json is written last, so a shared program exists once it is whole. It is held to what a manifest of a checkpoint
-is held to: see `manifest`.
+config.json is written first: where the rest is cut short its hashes refuse what is there, and the same command writes
+all of it anew. It is held to what a manifest of a checkpoint is held to: see `manifest`.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ def share(
     content = save_tensors(tensors, metadata={"format": "pt"})
     described = manifest_file.sealed(_body(found, program, content))
     shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
-    contents = {TENSORS: content, **shown, CONFIG: described}
+    contents = {CONFIG: described, TENSORS: content, **shown}
     with _of_run(run):
         hashes = {file: storage.sha256(whole) for file, whole in contents.items()}
         card = model_card.to_markdown(_card(run, found, program, hashes, name, license_id)).encode()
@@ -128,7 +128,7 @@ def share(
     storage.sweep(folder)
     for stale in set(PICTURES) - shown.keys():
         storage.remove(folder / stale)
-    for file, whole in {CARD: card, **contents}.items():
+    for file, whole in {**contents, CARD: card}.items():
         storage.write(folder / file, whole)
     return folder
 
@@ -198,7 +198,7 @@ def _check_free(folder: Path) -> None:
     if not there:
         return
     try:
-        _read(folder)
+        manifest_file.read(folder / CONFIG)  # the tensors may be those of a share that was cut short
     except CheckpointError as error:
         raise UsageError(
             f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another --out"

@@ -232,7 +232,8 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     sweep.test(next(setting for setting in settings if setting.name == chosen))
     tests = [report.tested(task.row(), storage.from_json(task.path / "report.json")) for task in tasks[chosen]]
     runs = [task.row() for found in tasks.values() for task in found]  # again: some are tested now
-    return write(sweep.folder, report.content(groups, runs, chosen, tests, card))
+    weighted = any(setting.config.objective == "iwae" for setting in settings)
+    return write(sweep.folder, report.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
 
 
 def write(folder: Path, found: dict[str, Any]) -> str:

@@ -52,6 +52,8 @@ def content(
     chosen: str | None,
     tests: Sequence[Mapping[str, Any]],
     card: Mapping[str, str],
+    *,
+    importance_weighted: bool = False,
 ) -> dict[str, Any]:
     """The content of report.json.
 
@@ -61,6 +63,7 @@ def content(
         chosen: the name of the setting that was tested.
         tests: what `tested` says of each of its runs.
         card: the protocol card that all have in common.
+        importance_weighted: whether a setting was trained on an importance-weighted bound.
     """
     all_of_it = {
         "groups": list(found),
@@ -68,6 +71,7 @@ def content(
         "chosen": chosen,
         "test": list(tests),
         "protocol": dict(card),
+        "importance_weighted": importance_weighted,
     }
     return {**all_of_it, "notes": notes(all_of_it)}
 
@@ -83,6 +87,11 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         "runs; they share these data, so that seeds do not lower it, and it is larger than that of a difference. "
         "Rate: the KL. Distortion: minus the reconstruction. ELBO = -(rate + distortion).",
     ]
+    if found.get("importance_weighted"):
+        given.append(
+            "Settings trained on an importance-weighted bound are ranked by the ELBO as well, which may fall where "
+            "that bound rises: the ranking favours few draws. What they do to log p(x), compare.py says."
+        )
     if diverged := [group for group in found["groups"] if group["diverged"]]:
         names = ", ".join(group["name"] for group in diverged[:3]) + (" and others" if len(diverged) > 3 else "")
         given.append(f"A setting of which a run diverged can not be chosen, whatever its other seeds reached: {names}.")

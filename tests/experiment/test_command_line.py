@@ -152,7 +152,14 @@ def test_a_null_in_a_config_file_is_refused(parser, tmp_path):
         parse(parser, "--config", str(tmp_path / "c.yaml"))
 
 
-CODES = {"UsageError": 2, "DataError": 3, "CheckpointError": 4, "DivergenceError": 5, "StorageError": 6}
+CODES = {
+    "UsageError": 2,
+    "DataError": 3,
+    "CheckpointError": 4,
+    "DivergenceError": 5,
+    "StorageError": 6,
+    "ProcessError": 1,
+}
 
 
 def test_every_error_has_its_code():

@@ -1,15 +1,18 @@
 """Presets: settings that build, numbers with a source, and verdicts that say what was changed."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+from finished import make_run
 
 from pyro_vae.data import Form
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.command_line import config_from, config_parser, given_flags
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.evaluating import evaluate
+from pyro_vae.experiment.plan import Plan
 from pyro_vae.report.numbers import preset_sentence
 
 NAMES = presets.names()
@@ -74,6 +77,28 @@ def test_changed_settings_make_a_number_incomparable_and_are_named():
     found = presets.verdict(config_of("gated_dynamic_mnist", epochs=2, hidden=(8,)), estimated(-84.0), 784)
     assert (found["verdict"], found["changed"]) == ("not comparable", {"epochs": 2, "hidden": [8]})
     assert "not comparable, since settings were changed: hidden=[8], epochs=2" in preset_sentence(found)
+
+
+def test_less_test_data_or_fewer_draws_make_a_number_incomparable():
+    found = presets.verdict(config_of("gated_dynamic_mnist"), estimated(-84.0), 784, {"test_data": 100})
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"test_data": 100})
+
+
+def test_a_report_says_what_it_did_less_of_than_its_preset(tmp_path, monkeypatch):
+    target = presets.Target("log_likelihood", -10.0, 1.0, "a paper, table 1", "as there")
+    trained = make_run(tmp_path, epochs=2, test_samples=20)
+    same = presets.Preset("small", asdict(trained.config), target)
+    monkeypatch.setattr(presets, "preset", lambda name: same)
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, preset="small"))
+    plan = Plan(annealed_data=0, posterior_draws=0, num_samples=20, latent_data=10, escalated_draws=0)
+
+    def changed(**otherwise):
+        return evaluate(trained, replace(plan, **otherwise)).report["preset"]["changed"]
+
+    assert changed() == {}
+    assert changed(num_samples=10, test_data=5) == {"test_samples": 10, "test_data": 5}
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, epochs=3, preset="small"))
+    assert changed() == {"epochs": 2}
 
 
 @pytest.mark.parametrize("name", ["data_dir", "device", "seed", "compile", "download"])

@@ -138,3 +138,11 @@ def test_the_plan_is_the_same_for_the_same_sweep_alone():
         made("lr=1,2", command=["--prior=vamp"], seeds=2),
     ):
         assert other.plan() != plan
+
+
+def test_a_setting_of_a_preset_can_be_swept_and_one_that_was_typed_can_not():
+    parser = config_parser("A test.")
+    found = space(parser, ["--preset", "iwae_1l_k5"], ["lr=0.001,0.01"], [], 0, 1).settings()
+    assert [(setting.config.lr, setting.config.num_particles) for setting in found] == [(0.001, 5), (0.01, 5)]
+    with pytest.raises(UsageError, match="lr is given twice"):
+        space(parser, ["--preset", "iwae_1l_k5", "--lr", "0.1"], ["lr=0.001,0.01"], [], 0, 1)

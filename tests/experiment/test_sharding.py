@@ -218,6 +218,7 @@ def test_what_is_written_comes_back_and_what_can_not_be_asked_too(subject, tmp_p
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
         ({"RANK": "3", "WORLD_SIZE": "4"}, Shard(3, 4)),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, Shard(1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0"}, None),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, None),  # the script of the job, which is no task
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}, Shard(0, 2)),
         ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_STEP_ID": "0"}, Shard(1, 2)),

@@ -329,24 +329,29 @@ def test_a_damaged_run_is_not_shared(run, tmp_path):
     assert not (tmp_path / "shared").exists()
 
 
-def test_a_disk_that_fills_up_leaves_no_folder_that_loads_as_another_program(run, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_leaves_no_other_program_and_with_space_the_same_command_goes_on(
+    run, tmp_path, monkeypatch
+):
     other = finished_run(tmp_path / "other", images(tmp_path / "grey.npz"), seed=1, prior="vamp", num_components=5)
     shared = pv.share(other, tmp_path / "shared")
     write, written = storage.write, []
 
-    def full_after_two(path, content):
-        if len(written) == 2:
+    def full_after_one(path, content):
+        if len(written) == 1:
             raise StorageError("no space left")
         written.append(path.name)
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write", full_after_two)
+        patch.setattr(storage, "write", full_after_one)
         with pytest.raises(StorageError):
             pv.share(run, shared)
-    assert written == ["README.md", "model.safetensors"]
+    assert written == ["config.json"]
     with pytest.raises(CheckpointError, match=r"model.safetensors is damaged: SHA-256 should be"):
         pv.load(shared)
+    pv.share(run, shared)
+    again, first = pv.load(shared), pv.load(run)
+    assert all(torch.equal(value, first.tensors()[name]) for name, value in again.tensors().items())
 
 
 # What is not read.
