@@ -220,8 +220,8 @@ def _latent(look: Look) -> None:
     with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
         active = evaluation.active_units(vae, x, y, seed=seed)
         kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
-        parts = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
-        information = parts.mutual_information if parts else evaluation.mutual_information(vae, x, draws, y, seed)
+        terms = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
+        information = terms.mutual_information if terms else evaluation.mutual_information(vae, x, draws, y, seed)
         correlation = look.unless_refused(
             "total correlation", lambda: evaluation.total_correlation(vae, x, draws, y, seed)
         )
@@ -231,7 +231,7 @@ def _latent(look: Look) -> None:
         "active": {site: _activity(active, site) for site in active.variance},
         "kl_per_dimension": {site: found and _spectrum(found) for site, found in kl.items()},
         "mutual_information": information.to_dict(),
-        "marginal_kl": parts and parts.marginal_kl.to_dict(),
+        "marginal_kl": terms and terms.marginal_kl.to_dict(),
         "total_correlation": correlation and correlation.to_dict(),
         "rate": rate.to_dict(),
         "distortion": distortion.to_dict(),

@@ -136,16 +136,21 @@ def train(
         if not world.first:
             return run
         trained = time.perf_counter() - begun
-        if not test:
+        if test:
+            _report(run, vae, data, progress, trained)
+        else:
             run.set_status("trained", seconds={"training": round(trained, 1)})
             print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
-            return run
-        text = reporting.write(run, vae, data, progress)
-        seconds = time.perf_counter() - begun
-        run.set_status("finished", seconds={"training": round(trained, 1), "report": round(seconds - trained, 1)})
-    print(f"\n{text}\n\n{seconds:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
-    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
     return run
+
+
+def _report(run: Run, vae: Autoencoder, data: Splits, progress: Progress, trained: float) -> None:
+    begun = time.perf_counter()
+    text = reporting.write(run, vae, data, progress)
+    took = time.perf_counter() - begun
+    run.set_status("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
+    print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
+    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
 
 
 def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
