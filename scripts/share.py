@@ -44,15 +44,17 @@ def main(argv: list[str] | None = None) -> None:
 
         if arguments.push:
             hub.check(arguments.push)
+        out = Path(arguments.out)
+        was = "replaced" if (out / sharing.CONFIG).exists() else "written"
         folder = sharing.share(
             arguments.run,
-            Path(arguments.out),
+            out,
             name=arguments.name,
             license_id=arguments.license,
             pictures=arguments.pictures,
         )
         there = [file for file in sharing.FILES if (folder / file).exists()]
-        print(f"In {folder}: {', '.join(there)}. Read README.md before others do.")
+        print(f"{was.capitalize()}, in {folder}: {', '.join(there)}. Read README.md before others do.")
         if arguments.push:
             print(f"Sent: {hub.send(folder, arguments.push, there)}")
 

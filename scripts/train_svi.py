@@ -6,6 +6,7 @@ python scripts/train_svi.py --out runs/mnist --resume
 torchrun --nproc-per-node 2 scripts/train_svi.py --out runs/two
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from pyro_vae.errors import UsageError
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     with exit_codes(RESUMABLE):
         if arguments.resume and not arguments.out:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
+        if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
+            raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'")
         config, given = config_from(arguments), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 

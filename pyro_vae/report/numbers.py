@@ -236,17 +236,17 @@ def preset_sentence(found: Mapping[str, Any]) -> str:
         >>> print(preset_sentence({**numbers, **words, "shortfall": 0.75, "verdict": "reached", "changed": {},
         ...                        "protocol": "Fewer epochs."}))
         gated: published log p(x) -84.45 nats (A & B, table 1); here -85.20 ± 0.26, K = 5000, which is 0.75 nats worse:
-        reached, with a tolerance of 1 nats. Fewer epochs.
+        reached. Tolerance: 1 nats. Fewer epochs.
     """
     changed = ", ".join(f"{name}={_plain(value)}" for name, value in found["changed"].items())
     worse = found["shortfall"]
     side = f"{abs(worse):.2f} {found['unit']} {'worse' if worse > 0 else 'better'}"
-    verdict = f"not comparable, since settings were changed: {changed}" if changed else found["verdict"]
+    verdict = f"not comparable (changed: {changed})" if changed else found["verdict"]
     error = "n/a" if found["standard_error"] is None else f"{found['standard_error']:.2f}"
     return (
         f"{found['name']}: published {_QUANTITIES[found['quantity']]} {found['target']:.2f} {found['unit']} "
         f"({found['source']}); here {found['result']:.2f} ± {error}, K = {found['num_samples']}, which is {side}: "
-        f"{verdict}, with a tolerance of {found['tolerance']:g} {found['unit']}. {found['protocol']}"
+        f"{verdict}. Tolerance: {found['tolerance']:g} {found['unit']}. {found['protocol']}"
     )
 
 

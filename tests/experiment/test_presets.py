@@ -76,7 +76,7 @@ def test_a_result_within_the_tolerance_is_reached(result, verdict, shortfall):
 def test_changed_settings_make_a_number_incomparable_and_are_named():
     found = presets.verdict(config_of("gated_dynamic_mnist", epochs=2, hidden=(8,)), estimated(-84.0), 784)
     assert (found["verdict"], found["changed"]) == ("not comparable", {"epochs": 2, "hidden": [8]})
-    assert "not comparable, since settings were changed: hidden=[8], epochs=2" in preset_sentence(found)
+    assert "not comparable (changed: hidden=[8], epochs=2)" in preset_sentence(found)
 
 
 def test_less_test_data_or_fewer_draws_make_a_number_incomparable():
