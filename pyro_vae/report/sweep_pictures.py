@@ -57,6 +57,8 @@ def curve(found: Mapping[str, Any]) -> bytes | None:
         every = [group["values"][axis] for groups in lines.values() for group in groups]
         if 0 < 10 * min(every) <= max(every):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # since text is no mathematics here
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.grid(axis="y")
         axes.set_xlabel(axis)
         axes.set_ylabel("validation ELBO, nats per datum")
@@ -123,7 +125,12 @@ def _draw_levels(axes: Any) -> None:
         axes.plot((left, right), (level - left, level - right), color=PALE, lw=0.9, zorder=0)
         place = (left, level - left) if low < level - left < high else (level - high, high)
         axes.annotate(
-            f"{-level:g}".replace("-", MINUS), place, xytext=(2, -8), textcoords="offset points", fontsize=6, color=GREY
+            f"{0.0 - level:g}".replace("-", MINUS),
+            place,
+            xytext=(2, -8),
+            textcoords="offset points",
+            fontsize=6,
+            color=GREY,
         )
     axes.set(xlim=(left, right), ylim=(low, high))
 
