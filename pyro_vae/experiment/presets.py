@@ -11,7 +11,7 @@ One file a preset, published/NAME.yaml: `settings`, flat as in a `--config` file
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ def verdict(
     if target.quantity not in test:
         raise UsageError(f"--preset {config.preset} is about {target.quantity}, which this program does not have")
     factor = -1 / (num_pixels * math.log(2)) if target.unit == "bits/dim" else 1.0
-    result = test[target.quantity]["mean"] * factor
+    found = test[target.quantity]
+    result, error = found["mean"] * factor, found["standard_error"]
     shortfall = math.copysign(1.0, factor) * (target.value - result)
     changed = {**_changed(config), **(otherwise or {})}
     reached = "reached" if shortfall <= target.tolerance else "missed"
@@ -115,9 +116,8 @@ def verdict(
         "protocol": target.protocol,
         "changed": changed,
         "result": result,
-        "standard_error": test[target.quantity]["standard_error"]
-        and test[target.quantity]["standard_error"] * abs(factor),
-        "num_samples": test[target.quantity]["num_samples"],
+        "standard_error": error and error * abs(factor),
+        "num_samples": found["num_samples"],
         "shortfall": shortfall,
         "verdict": "not comparable" if changed else reached,
     }
@@ -126,8 +126,5 @@ def verdict(
 def _changed(config: Config) -> dict[str, Any]:
     """Settings that are not those of the preset, and decide the number."""
     wanted = Config(**preset(config.preset).settings).to_dict()
-    return {
-        f.name: config.to_dict()[f.name]
-        for f in fields(Config)
-        if f.name not in _DECIDE_NO_NUMBER and config.to_dict()[f.name] != wanted[f.name]
-    }
+    found = config.to_dict().items()
+    return {name: value for name, value in found if name not in _DECIDE_NO_NUMBER and value != wanted[name]}
