@@ -16,6 +16,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.objectives import learning_rate_factor
 from pyro_vae.inference.training import Schedule
+from pyro_vae.model import hierarchical
 
 TABLES = [name for name, value in vars(build).items() if name.isupper() and name not in ("SOURCES", "TYPE_CHECKING")]
 ROWS = [(table, name) for table in TABLES if isinstance(getattr(build, table), dict) for name in getattr(build, table)]
@@ -41,6 +42,7 @@ def test_names_without_a_place_are_those_that_the_rooms_know():
     assert all(0 < learning_rate_factor(name, 1, 10) <= 1 for name in build.SCHEDULES)
     assert set(build.DECODERS) == set(build.NETWORKS)
     assert build.PRECISIONS == pv.networks.PRECISIONS
+    assert build.GUIDES == hierarchical.GUIDES
 
 
 def test_every_table_is_offered_by_a_flag():
