@@ -25,6 +25,7 @@ ORDER = [
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
     ["model.checks"],
+    ["model.autoencoder"],
     ["model.vae", "model.hierarchical", "model"],
     ["inference.objectives", "evaluation"],
     ["inference.suitability", "inference.updates", "inference.divergence"],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyro_vae.inference import SVI
     from pyro_vae.inference.compiled import Compile
     from pyro_vae.inference.training import Schedule
-    from pyro_vae.model.hierarchical import Autoencoder
+    from pyro_vae.model.autoencoder import Autoencoder
     from pyro_vae.model.likelihoods import Likelihood
     from pyro_vae.model.posteriors import Posterior
     from pyro_vae.model.priors import Prior

@@ -30,7 +30,7 @@ from pyro_vae.experiment import build, storage
 from pyro_vae.experiment import manifest as manifest_file
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.training import Part, Progress
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
 
 KEEP = 3

@@ -59,13 +59,13 @@ def _images(look: Look) -> Iterator[Panel]:
         pictures.samples(vae, config.seed, num_classes=num_classes, white=white),
         "data",
     )
-    if not num_classes and look.trained.config.layers == 1:
+    if not num_classes:
         starts, ends = _ends(look)
         (start, _), (end, _) = look.test.at(starts), look.test.at(ends)
         yield Panel(
             "Interpolation",
             "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
-            latent_pictures.interpolation(look.trained.one_layer, start, end, white=white),
+            latent_pictures.interpolation(vae, start, end, white=white),
             "data",
         )
 

@@ -10,7 +10,7 @@ from pyro_vae.experiment import build, presets, storage
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import Held, Trained
 from pyro_vae.inference import Progress
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.randomness import derive
 from pyro_vae.report import numbers, pictures
 

@@ -26,7 +26,7 @@ from pyro_vae.errors import CheckpointError, DivergenceError, ProcessError, Stor
 from pyro_vae.experiment import checkpoint, storage
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference import SVI, Progress, Record
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 
 _FREE_TO_CHANGE = ("device", "data_dir", "download", "test_samples", "elbo_samples", "test_data")
 _WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")

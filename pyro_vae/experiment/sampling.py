@@ -152,7 +152,7 @@ def _interpolation(source: Source) -> Made:
     positions = _pairs(source)
     (start, y, labels), (end, y_end, end_labels) = (_take(test, row) for row in positions)
     kinds = wanted.paths or _kinds(trained)
-    view = latent_views.interpolation(trained.one_layer, start, end, paths=kinds, y=y, y_end=y_end)
+    view = latent_views.interpolation(trained.vae, start, end, paths=kinds, y=y, y_end=y_end)
     both = None if labels is None or end_labels is None else torch.stack([labels, end_labels])
     arrays = {**view._asdict(), "paths": np.array(kinds), "labels": both, "positions": positions}
     names = ", ".join(f"{_named(test, a)} to {_named(test, b)}" for a, b in positions.T.tolist())
@@ -215,7 +215,7 @@ PICTURES: dict[str, Callable[[Source], Made]] = {
 }
 
 
-_OF_TWO_LAYERS = ("samples", "reconstructions")  # the others are about the z of one
+_OF_TWO_LAYERS = ("samples", "reconstructions", "interpolation")  # the others are about the z of one
 
 
 def _names(source: Source) -> list[str]:
@@ -239,9 +239,10 @@ def _check(source: Source) -> None:
         if kind not in paths.PATHS:
             raise unknown("path", kind, paths.PATHS)
     if "base" in wanted.paths and "base" not in _kinds(trained):
+        above = " of z2, not of the z1 that the path is in" if trained.config.layers == 2 else ""
         raise UsageError(
             f"the path 'base' leads through the base of a prior that is a flow; this run has --prior "
-            f"{trained.config.prior}. Use 'spherical'"
+            f"{trained.config.prior}{above}. Use 'spherical'"
         )
     _check_class(trained, wanted.y)
     _pairs(source)
@@ -270,7 +271,7 @@ def _kinds(trained: Trained) -> tuple[str, ...]:
     """The kinds of path that there are under this prior."""
     y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
-        flow = paths.base_maps(trained.vae.prior(y)) is not None
+        flow = paths.base_maps(trained.vae.prior_of_codes(y)) is not None
     return paths.PATHS if flow else paths.PATHS[:-1]
 
 

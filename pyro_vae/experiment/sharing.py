@@ -29,7 +29,7 @@ from pyro_vae.experiment.checkpoint import Checkpoint
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, surroundings
 from pyro_vae.inference import Progress
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
 from pyro_vae.report import model_card
 from pyro_vae.report.entries import num_test

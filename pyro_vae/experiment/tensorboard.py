@@ -20,9 +20,8 @@ from pyro_vae.experiment.program_graph import Node, nodes_of
 from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import held
 from pyro_vae.inference import Record
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import undisturbed
-from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import stream
 from pyro_vae.report.pictures import can_show, labels_to_draw, tile
 
@@ -30,7 +29,6 @@ _PICTURES = 20  # in a training, apart from the last
 _COLUMNS = 12
 _ROWS = 4  # of reconstructions, below the data
 _CODES = 2000  # most data whose codes are shown
-_DRAWS = 32  # for a code of two layers
 _SMALLEST = 28  # pixels of a side, as far as a picture is enlarged
 
 
@@ -143,13 +141,10 @@ class Board:
 
     @torch.no_grad()
     def _codes(self) -> None:
-        """Centres of q(z|x), of two layers means of z1 over draws, with labels and thumbnails of the data."""
+        """Centres of q(z|x), of two layers those of z1, with labels and thumbnails of the data."""
         x, y, labels = self.valid
-        with undisturbed(self.vae), stream(self.config.seed, "tensorboard", device=x.device):
-            if isinstance(self.vae, VAE):
-                codes = self.vae.posterior.centre(x, y)
-            else:
-                codes = self.vae.from_guide(x, _DRAWS, y).mean(0)
+        with undisturbed(self.vae):
+            codes = self.vae.centre(x, y)
         self.writer.add_embedding(
             codes.cpu(),
             metadata=None if labels is None else labels.tolist(),

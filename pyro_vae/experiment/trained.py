@@ -15,7 +15,7 @@ from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build, checkpoint
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.vae import VAE
 
 

@@ -15,7 +15,7 @@ from pyro_vae.experiment import tensorboard as board
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World, fit
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 
 _logger = logging.getLogger(__name__)
 

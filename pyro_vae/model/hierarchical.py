@@ -20,18 +20,17 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.errors import unknown
-from pyro_vae.model import paths
+from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_member, check_tensor, number_to_generate, undisturbed
-from pyro_vae.model.vae import VAE, check_data, check_ends, check_shared, decoded, labels_along, observe, plate_size
+from pyro_vae.model.program import check_member, check_tensor
 
 GUIDES = ("top_down", "bottom_up")
 
 
-class HierarchicalVAE(Program):
+class HierarchicalVAE(Autoencoder):
     """A variational autoencoder with latent sites `z1` and `z2`, observed site `x` and data plate `data`.
 
         model:      p(x, z1, z2) = p(z2) p(z1|z2) p(x|z1)
@@ -142,81 +141,16 @@ class HierarchicalVAE(Program):
         z2 = self.posterior2(x, y).sample((num_samples,))
         return self.posterior1(x, _joined(z2, y)).sample()
 
+    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The centre of q(z1|x), top-down that of q(z1|x, z2) at the centre of z2: (B, D1)."""
+        above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
+        return self.posterior1.centre(x, above)
+
     @torch.no_grad()
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Before training: the decoder at the mean of the data, p(z2) where it wants to be among codes.
-
-        Args:
-            expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
-            x: some of the data (N, *x_shape).
-            y: their one-hot labels (N, C).
-        """
+        """See `Autoencoder.start_at`; the prior is that of z2."""
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
-
-    @torch.no_grad()
-    def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """Draws z2 from the prior, z1 from p(z1|z2) and x from p(x|z1): new data `(num_data, *x_shape)`.
-
-        Args:
-            num_data: how many; with labels y (B, C) it is their number B.
-            y: one-hot labels.
-            mean: return the mean of p(x|z1) at the drawn z1 instead of a sample of it.
-        """
-        size = number_to_generate(num_data, y)
-        with undisturbed(self):
-            return decoded(self.likelihood, self.from_prior(size, y), y, mean)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
-        """Several stochastic reconstructions `(num_samples, B, *x_shape)`: z1 from the guide, then p(x|z1).
-
-        Args:
-            x: data (B, *x_shape).
-            y: one-hot labels (B, C).
-            num_samples: draws of z1, and z2 above it, for each datum.
-            mean: return the mean of p(x|z1) at each z1 instead of a sample of it.
-        """
-        check_tensor(x)
-        with undisturbed(self):
-            return decoded(self.likelihood, self.from_guide(x, num_samples, y), y, mean)
-
-    @torch.no_grad()
-    def interpolate(
-        self,
-        start: Tensor,
-        end: Tensor,
-        steps: int = 8,
-        y: Tensor | None = None,
-        *,
-        path: str = "straight",
-        y_end: Tensor | None = None,
-    ) -> Tensor:
-        """Means of p(x|z1) along a path in z1 between the centres of q for two data.
-
-        In z1, so that the ends are reconstructions whether or not z2 is in use; the top-down centre of z1 is that at
-        the centre of z2.
-
-        Args:
-            start, end: data (B, *x_shape), the ends of B paths.
-            steps: number of points on each path, both ends counted.
-            y: one-hot labels (B, C), the same along the path.
-            path: "straight", or "spherical", a great circle about 0. "base" is refused: z1 has no prior of its own
-                whose base it could lead through.
-            y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line.
-
-        Raises:
-            UsageError: an unknown path, or "base".
-
-        Returns:
-            (steps, B, *x_shape).
-        """
-        check_ends(start, end)
-        labels = labels_along(y, y_end, steps)
-        with undisturbed(self):
-            ends = self._centre(start, y), self._centre(end, y if y_end is None else y_end)
-            z1 = paths.path(path, *ends, steps)
-            return decoded(self.likelihood, z1, labels, mean=True)
 
     def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         p = self.middle(z2, y)
@@ -231,13 +165,6 @@ class HierarchicalVAE(Program):
                 f"({self.posterior1.latent_dim},)"
             )
         return p
-
-    def _centre(self, x: Tensor, y: Tensor | None) -> Tensor:
-        above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
-        return self.posterior1.centre(x, above)
-
-
-Autoencoder = VAE | HierarchicalVAE
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import generator
 from pyro_vae.report import latent_views
@@ -30,7 +31,7 @@ TITLES = {
 }
 
 
-def interpolation(vae: VAE, start: Tensor, end: Tensor, *, white: float = 1.0, **options: Any) -> bytes:
+def interpolation(vae: Autoencoder, start: Tensor, end: Tensor, *, white: float = 1.0, **options: Any) -> bytes:
     """Means of p(x|z) on paths between the codes of data: a panel for each kind of path, a row for each pair.
 
     Args:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_vae.model.autoencoder import Autoencoder, labels_along
 from pyro_vae.model.program import undisturbed
-from pyro_vae.model.vae import VAE, labels_along
+from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import stream
 
 PRIOR_DRAWS = 1 << 14  # from which quantiles are taken where none are known: some 22 lie beyond 3 standard deviations
@@ -32,7 +33,7 @@ class Interpolation(NamedTuple):
 
 @torch.no_grad()
 def interpolation(
-    vae: VAE,
+    vae: Autoencoder,
     start: Tensor,
     end: Tensor,
     *,
@@ -46,7 +47,7 @@ def interpolation(
     Args:
         vae: whose codes and decoder.
         start, end: data (N, *x_shape).
-        paths: kinds, see `VAE.interpolate`.
+        paths: kinds, see `Autoencoder.interpolate`.
         steps: points on each path, both ends counted.
         y, y_end: one-hot labels (N, C) of the starts and of the ends, of a conditional program.
 

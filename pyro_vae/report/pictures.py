@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.randomness import stream
 from pyro_vae.report.views import log_likelihood_of_draws
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
-from pyro_vae.model.hierarchical import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 

@@ -59,6 +59,12 @@ def vectors(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("vectors"), (6,), labels=False)
 
 
+@pytest.fixture(scope="module", params=["top_down", "bottom_up"])
+def layered(request, tmp_path_factory):
+    settings = {"guide": request.param, "objective": "trace_elbo", "latent_dim": 3, "latent_dim2": 2, "hidden2": (4,)}
+    return trained(tmp_path_factory.mktemp("layered"), layers=2, prior="flow", **settings)
+
+
 def write(run, folder, **wanted):
     sentences = list(sampling.write(run, folder, Wanted(**wanted)))
     return sentences, {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
@@ -133,6 +139,32 @@ def test_arrays_are_what_the_library_gives(plain, tmp_path):
     assert same(cloud["z"], vae.posterior(test.x).mean.detach())
     assert same(cloud["labels"], test.labels)
     assert same(cloud["points"], latent_views.cloud(vae, test.x, 4).points)
+
+
+def test_two_layers_have_the_pictures_of_what_their_decoder_sees(layered, tmp_path):
+    _, arrays = write(layered, tmp_path)
+    assert set(arrays) == {"samples", "reconstructions", "interpolation"}
+    found = arrays["interpolation"]
+    assert found["paths"].tolist() == ["straight", "spherical"]  # p(z2) is a flow, p(z1) has no base
+    start, end = torch.from_numpy(found["start"]), torch.from_numpy(found["end"])
+    vae, steps = layered.vae, found["z"].shape[1]
+    with torch.no_grad():
+        assert same(found["z"][0, 0], vae.centre(start))
+        assert same(found["mean"][1], vae.interpolate(start, end, steps, path="spherical"))
+    assert found["z"].shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"only": ("traversal",)}, "two layers of latents"),
+        ({"paths": ("base",)}, "flow of z2, not of the z1 that the path is in"),
+    ],
+)
+def test_what_two_layers_do_not_have_is_said(wanted, message, layered, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        write(layered, tmp_path / "new", **wanted)
+    assert not (tmp_path / "new").exists()
 
 
 def test_labels_go_into_every_picture_of_a_conditional_run(conditional, tmp_path):

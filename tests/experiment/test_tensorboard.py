@@ -135,6 +135,16 @@ def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_pa
     np.testing.assert_allclose(shown[::7, ::7] / 255, x, atol=1 / 255)
 
 
+@pytest.mark.parametrize("guide", ["top_down", "bottom_up"])
+def test_the_codes_of_two_layers_are_those_that_the_decoder_sees(guide, settings, tmp_path):
+    layered = replace(settings, epochs=1, layers=2, latent_dim2=2, guide=guide, objective="trace_elbo")
+    run = training.train(tmp_path / "run", layered, tensorboard=True)
+    with torch.no_grad():
+        codes = pv.load(run.path).centre(build.data(layered).valid.fixed())
+    shown = np.loadtxt(run.path / "tensorboard" / "00001" / "codes" / "tensors.tsv", delimiter="\t")
+    np.testing.assert_allclose(shown, codes.numpy(), rtol=1e-5)
+
+
 # The graph.
 
 

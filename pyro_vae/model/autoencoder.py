@@ -1,0 +1,222 @@
+"""Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what each of them can do.
+
+generate      z ~ p(z),     x ~ p(x|z)        new data
+reconstruct   z ~ q(z|x),   x ~ p(x|z)        data again
+interpolate   z on a path between two data, the mean of p(x|z)
+"""
+
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import DataError
+from pyro_vae.model import paths
+from pyro_vae.model.graphs import require
+from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.posteriors import Posterior
+from pyro_vae.model.priors import Prior
+from pyro_vae.model.program import Program, check_tensor, number_to_generate, undisturbed
+
+
+class Autoencoder(Program):
+    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, of one layer z itself, of two layers z1.
+
+    To write one: hold the decoder as `likelihood`, write `model`, `guide` and `start_at`, and the three sources of z,
+    `from_prior`, `from_guide` and `centre`.
+
+    Attributes:
+        prior: of the topmost layer, see `pyro_vae.priors`.
+        likelihood: p(x|z), see `pyro_vae.likelihoods`.
+    """
+
+    prior: Prior
+    likelihood: Likelihood
+
+    def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""
+        raise NotImplementedError(f"{type(self).__name__} has no from_prior")
+
+    def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
+        """Draws what the decoder sees given data, z ~ q(z|x): (num_samples, B, D)."""
+        raise NotImplementedError(f"{type(self).__name__} has no from_guide")
+
+    def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """One z for each datum, in the middle of q(z|x): (B, D)."""
+        raise NotImplementedError(f"{type(self).__name__} has no centre")
+
+    def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        """Before training: the decoder at the mean of the data, the prior where it wants to be among their codes.
+
+        Args:
+            expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
+            x: some of the data (N, *x_shape).
+            y: their one-hot labels (N, C).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no start_at")
+
+    def prior_of_codes(self, y: Tensor | None = None) -> Any:
+        """The distribution p(z) of what the decoder sees; None where it is known only by what lies above it."""
+        return None
+
+    @torch.no_grad()
+    def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """Draws z from the prior and then x from p(x|z): new data `(num_data, *x_shape)`.
+
+        (To draw z from the encoder instead, as some teaching material has it, is reconstruction.)
+
+        Args:
+            num_data: how many; with labels y (B, C) it is their number B.
+            y: one-hot labels.
+            mean: return the mean of p(x|z) instead of a sample of it.
+        """
+        size = number_to_generate(num_data, y)
+        with undisturbed(self):
+            return self._decoded(self.from_prior(size, y), y, mean)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
+        """Several stochastic reconstructions `(num_samples, B, *x_shape)`: z from the guide, then p(x|z).
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+            num_samples: draws of z, and of what lies above it, for each datum.
+            mean: return the mean of p(x|z) at each z instead of a sample of it.
+        """
+        check_tensor(x)
+        with undisturbed(self):
+            return self._decoded(self.from_guide(x, num_samples, y), y, mean)
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        y: Tensor | None = None,
+        *,
+        path: str = "straight",
+        y_end: Tensor | None = None,
+    ) -> Tensor:
+        """Means of p(x|z) along a path between the centres of two data, so that its ends are reconstructions.
+
+        Args:
+            start, end: data (B, *x_shape), the ends of B paths.
+            steps: number of points on each path, both ends counted.
+            y: one-hot labels (B, C), the same along the path.
+            path: "straight"; "spherical", a great circle about 0; "base", such a circle in the base of a prior that
+                is a flow, which z1 of two layers does not have. See `pyro_vae.model.paths`.
+            y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line, through
+                mixtures of labels that the networks were not trained on.
+
+        Raises:
+            UsageError: an unknown path; "base" without a prior that is a flow.
+
+        Returns:
+            (steps, B, *x_shape).
+        """
+        labels = labels_along(y, y_end, steps)
+        z = self.latent_path(start, end, steps, y, path=path, y_end=y_end)
+        with undisturbed(self):
+            return self._decoded(z, labels, mean=True)
+
+    @torch.no_grad()
+    def latent_path(
+        self,
+        start: Tensor,
+        end: Tensor,
+        steps: int = 8,
+        y: Tensor | None = None,
+        *,
+        path: str = "straight",
+        y_end: Tensor | None = None,
+    ) -> Tensor:
+        """The points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
+        _check_ends(start, end)
+        with undisturbed(self):
+            ends = self.centre(start, y), self.centre(end, y if y_end is None else y_end)
+            return paths.path(path, *ends, steps, self.prior_of_codes(y) if path == "base" else None)
+
+    def _decoded(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
+        """The mean of p(x|z), or a draw from it."""
+        p = self.likelihood(z, y)
+        return p.mean if mean else p.sample()
+
+
+def check_shared(prior: Prior, posterior: Posterior) -> None:
+    """Raises ValueError where the prior holds a posterior, as VampPrior does, that is not the program's."""
+    if getattr(prior, "posterior", posterior) is not posterior:
+        raise ValueError(
+            f"{type(prior).__name__} is made of another posterior than the program's: build the prior from the "
+            "posterior that the program has now"
+        )
+
+
+def check_data(x: Tensor | None) -> None:
+    """Raises what a guide has against the data x (B, *x_shape): none, no tensor, numbers that are not finite."""
+    if x is None:
+        raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
+    check_tensor(x)
+    require(torch.isfinite(x).all(), lambda: _not_finite(x))
+
+
+def _not_finite(x: Tensor) -> DataError:
+    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
+    return DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
+
+
+def _check_ends(start: Tensor, end: Tensor) -> None:
+    """Raises unless start and end are tensors of one shape."""
+    check_tensor(start)
+    check_tensor(end)
+    if start.shape != end.shape:
+        raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
+
+
+def plate_size(x: Tensor | None, y: Tensor | None) -> int:
+    """B: the number of data, without them that of labels, without either 1."""
+    return len(x) if x is not None else len(y) if y is not None else 1
+
+
+def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
+    """y, or where y_end is given the straight line from y to it, (steps, B, C).
+
+    Raises:
+        ValueError: there are labels of the ends and none of the starts.
+    """
+    if y_end is None:
+        return y
+    if y is None:
+        raise ValueError("y_end, the labels of the ends, goes with labels y of the starts; there are none")
+    return paths.straight(y, y_end, steps)
+
+
+def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
+    """Site x ~ p(x|z), inside the data plate: observed where x is given, else drawn. Returns its value.
+
+    Raises:
+        DataError: x has another shape, or lies outside the support.
+        ValueError: the site was conditioned from outside on several data, which would share one z.
+    """
+    p = likelihood(z, y)
+    if x is not None:
+        _check_shape(x, p.event_shape)
+        likelihood.check(x)
+    value = pyro.sample("x", p, obs=x)
+    if x is None:
+        # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
+        if value.shape != z.shape[:-1] + p.event_shape:
+            raise ValueError(
+                f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
+                f"{tuple(z.shape[:-1] + p.event_shape)} is generated, so that data would share one z: "
+                "pass the data as the argument, model(x)"
+            )
+        likelihood.check(value)
+    return value
+
+
+def _check_shape(x: Tensor, event_shape: torch.Size) -> None:
+    if x.shape[1:] != event_shape:
+        raise DataError(f"p(x|z) is over data of shape {tuple(event_shape)}; got x of shape {tuple(x.shape)}")
