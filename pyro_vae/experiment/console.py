@@ -44,4 +44,5 @@ def _sentence(record: Record) -> str:
     parts = f"reconstruction {record.valid_reconstruction:.3f}"
     if math.isfinite(record.valid_kl):  # a plain autoencoder has neither KL nor ELBO
         parts = f"ELBO {record.valid_elbo:.3f} ({parts}, KL {record.valid_kl:.3f})"
-    return f"loss {record.loss:.3f}  validation {parts}{'  best' if record.best else ''}"
+    weight = "" if record.kl_weight == 1.0 else f" at KL weight {record.kl_weight:.2f}"
+    return f"loss {record.loss:.3f}{weight}  validation {parts}{'  best' if record.best else ''}"

@@ -121,6 +121,13 @@ def test_a_run_of_graphs_ends_with_the_bytes_of_a_run_of_pyro(tiny, tmp_path, mo
     assert weights[0] == weights[1]
 
 
+def test_an_epoch_whose_kl_weight_is_not_one_says_so(tiny, capsys):
+    assert run("--dataset", tiny, "--epochs", 3, "--kl-warmup", 2, "--test-samples", 20, "--out", "run") == 0
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["at KL weight 0.50 " in line for line in epochs] == [True, False, False]
+    assert sum("KL weight" in line for line in epochs) == 1
+
+
 def stopped_after(epochs, *arguments):
     """Runs the script and sends it SIGTERM while it saves that epoch, once its checkpoint is there."""
     from pyro_vae.experiment.run import Run
