@@ -11,14 +11,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pyro_vae.experiment.settings import Range, Setting, Space, label
-from pyro_vae.experiment.sweeping import Sweep
+from pyro_vae.experiment.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.report import sweep as report
 
 
 def search(sweep: Sweep, space: Space) -> list[Setting]:
     """Trains as many settings as the space has trials, so many side by side that every process has a run.
 
-    A draw depends on the number of its trial and on what was known before, and not on breaks.
+    A draw depends on the number of its trial and on what was known before: on how many are side by side, and not on
+    breaks.
 
     Args:
         sweep: where they are trained.
@@ -46,9 +47,10 @@ def search(sweep: Sweep, space: Space) -> list[Setting]:
 def _going(
     study: optuna.Study, distributions: dict[str, BaseDistribution], side_by_side: int, trials: int
 ) -> list[FrozenTrial]:
-    """The trials whose worth is not known, those that were cut and new ones."""
-    going = study.get_trials(states=[TrialState.RUNNING])
-    for number in range(len(study.trials), min(trials, len(study.trials) + side_by_side - len(going))):
+    """The trials whose worth is not known: those that were cut, or else new ones, as many as go side by side."""
+    asked, going = len(study.trials), study.get_trials(states=[TrialState.RUNNING])
+    missing = -asked % side_by_side or (0 if going else side_by_side)  # of a team that was cut while it was chosen
+    for number in range(asked, min(trials, asked + missing)):
         study.sampler = optuna.samplers.TPESampler(seed=number)
         study.ask(distributions)
     return study.get_trials(states=[TrialState.RUNNING])
@@ -57,11 +59,12 @@ def _going(
 def _setting(space: Space, trial: FrozenTrial) -> Setting:
     setting = space.setting({name: str(value) for name, value in trial.params.items()})
     short = {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in setting.values.items()}
-    return setting._replace(name=f"trial={trial.number},{label(short)}")
+    name = f"trial={trial.number},{label(short)}"
+    return setting._replace(name=name if len(name.encode()) <= LONGEST_NAME else f"trial={trial.number}")
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial, sweep: Sweep, setting: Setting) -> None:
-    (group,) = report.groups({setting.name: setting.values}, [task.row() for task in sweep.tasks(setting)])
+    (group,) = report.groups({setting.name: setting.values}, sweep.rows(setting))
     if group["elbo"]:
         study.tell(trial.number, group["elbo"]["mean"])
     else:

@@ -17,6 +17,7 @@ from pyro_vae.report.comparison import clipped
 from pyro_vae.report.formats import WIDTH
 from pyro_vae.report.tables import cell, number
 
+_ESTIMATES = ("elbo", "log_likelihood", "log_likelihood_of_levels")
 _PARTS = {"elbo": ("valid_elbo", 1.0), "rate": ("valid_kl", 1.0), "distortion": ("valid_reconstruction", -1.0)}
 
 
@@ -40,10 +41,13 @@ def best(found: Sequence[Mapping[str, Any]]) -> str | None:
     return found[0]["name"] if found and found[0]["elbo"] else None
 
 
-def tested(run: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's own report.json says of test data."""
-    estimates = {name: report["test"][name] for name in ("elbo", "log_likelihood") if name in report["test"]}
-    return {"name": run["name"], "seed": run["seed"], **estimates, "likelihood": report.get("likelihood", {})}
+def tested(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run's own report.json says of test data; without one, of a test that diverged, no number."""
+    who = {"name": run["name"], "seed": run["seed"]}
+    if report is None:
+        return who
+    estimates = {name: report["test"][name] for name in _ESTIMATES if name in report["test"]}
+    return {**who, **estimates, "likelihood": report.get("likelihood", {})}
 
 
 def content(
@@ -93,11 +97,11 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             "that bound rises: the ranking favours few draws. What they do to log p(x), compare.py says."
         )
     if diverged := [group for group in found["groups"] if group["diverged"]]:
-        names = ", ".join(group["name"] for group in diverged[:3]) + (" and others" if len(diverged) > 3 else "")
+        names = _first([group["name"] for group in diverged])
         given.append(f"A setting of which a run diverged can not be chosen, whatever its other seeds reached: {names}.")
     if len(ranked) > 1:
-        given += [_lead(*ranked[:2]), _flattery(found["chosen"], len(ranked))]
-    return given
+        given += [_lead(*ranked[:2]), _flattery(found, ranked)]
+    return [*given, *_density(found["test"]), *_code(found["runs"])]
 
 
 def to_text(found: Mapping[str, Any]) -> str:
@@ -106,7 +110,9 @@ def to_text(found: Mapping[str, Any]) -> str:
     head = ("validation, nats per datum", "seeds", "ELBO", "± seeds", "± data", "rate", "distortion", "epochs kept")
     blocks = [_aligned([head, *(_row(group, found["chosen"]) for group in found["groups"])])]
     if found["test"]:
-        tests = (f"test, {clipped(found['chosen'])}", quantity, "± data", "± Monte Carlo", "ELBO", "± data")
+        elbo = "ELBO, density" if any("log_likelihood_of_levels" in run for run in found["test"]) else "ELBO"
+        counts = ("draws", "data")
+        tests = (f"test, {clipped(found['chosen'])}", quantity, "± data", "± Monte Carlo", elbo, "± data", *counts)
         blocks.append(_aligned([tests, *map(_test_row, found["test"]), *_mean_rows(found["test"])]))
     card = "; ".join(
         f"{label} {text}" for label, text in found["protocol"].items() if label not in ("files", "contents")
@@ -136,8 +142,8 @@ def line(run: Mapping[str, Any], code: int) -> str:
     'lr=1,seed=0: diverged'
     """
     kept, status = run["kept"], run["status"]
-    if status == "diverged":
-        return f"{run['name']}: diverged"
+    if status in ("diverged", "test diverged"):
+        return f"{run['name']}: {'its ' * (status != 'diverged')}{status}"
     if status not in ("trained", "finished"):
         return f"{run['name']}: failed, exit code {code}; its train.log says why"
     elbo = f"validation ELBO {_number(kept['valid_elbo'])} ± {_number(kept['valid_standard_error'])}"
@@ -180,11 +186,36 @@ def _lead(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     return f"{lead} {gap}, {found.confidence * 100:g} % interval [{low}, {high}] by Welch's t{told}."
 
 
-def _flattery(chosen: str | None, of: int) -> str:
+def _flattery(found: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> str:
+    chosen = found["chosen"]
+    place = "is" if chosen == ranked[0]["name"] else "was chosen when it was"
+    others = [run["name"] for run in found["runs"] if run["setting"] != chosen and run.get("reported")]
+    told = f"to others too, but not by the sweep: {_first(others)}" if others else "to its runs alone, after the choice"
     return (
-        f"{chosen} is the best of {of} on these validation data, which flatters its ELBO there a little. Test data "
-        "were shown to its runs alone, after the choice: their numbers are what the sweep found."
+        f"{chosen} {place} the best of {len(ranked)} on these validation data, which flatters its ELBO there a little. "
+        f"Its numbers on test data are what the sweep found. Test data were shown {told}."
     )
+
+
+def _density(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What lies between the two scales of a table of dequantised data."""
+    run = next((run for run in tests if "log_likelihood_of_levels" in run), None)
+    if run is None:
+        return []
+    shift = run["log_likelihood_of_levels"]["mean"] - run["log_likelihood"]["mean"]
+    return [
+        "ELBO, rate and distortion are of densities of the dequantised data; log p(level) has the Jacobian of the "
+        f"levels, which adds {_number(shift)} nats."
+    ]
+
+
+def _code(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    kinds = {str(sorted(run.get("code", {}).items(), key=str)) for run in runs}
+    return [f"The runs were made by {len(kinds)} versions of the code, see run.json of each."] if len(kinds) > 1 else []
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _row(group: Mapping[str, Any], chosen: str | None) -> tuple[str, ...]:
@@ -199,21 +230,33 @@ def _row(group: Mapping[str, Any], chosen: str | None) -> tuple[str, ...]:
 
 
 def _test_row(run: Mapping[str, Any]) -> tuple[str, ...]:
-    bound, elbo = run.get("log_likelihood", {}), run["elbo"]
-    errors = (_number(bound.get(name)) for name in ("mean", "standard_error", "monte_carlo_error"))
-    return (f"seed {run['seed']}", *errors, _number(elbo["mean"]), _number(elbo["standard_error"]))
+    if "elbo" not in run:
+        return (f"seed {run['seed']}", "diverged", *[""] * 6)
+    bound, elbo = _evidence(run), run["elbo"]
+    errors = (_number(bound[name]) for name in ("mean", "standard_error", "monte_carlo_error"))
+    counts = (str(bound[name]) for name in ("num_samples", "num_data"))
+    return (f"seed {run['seed']}", *errors, _number(elbo["mean"]), _number(elbo["standard_error"]), *counts)
 
 
 def _mean_rows(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    if len(runs) < 2:
+    if len(runs) < 2 or any("elbo" not in run for run in runs):
         return []
-    bound, elbo = (_over_seeds([run[name]["mean"] for run in runs]) for name in ("log_likelihood", "elbo"))
+    bound = _over_seeds([_evidence(run)["mean"] for run in runs])
+    elbo = _over_seeds([run["elbo"]["mean"] for run in runs])
     means, errors = ([_number(part[key]) for part in (bound, elbo)] for key in ("mean", "standard_error"))
-    return [("mean over seeds", means[0], "", "", means[1], ""), ("± over seeds", errors[0], "", "", errors[1], "")]
+    rows = (("mean over seeds", *means), ("± over seeds", *errors))
+    return [(name, first, "", "", second, *[""] * 3) for name, first, second in rows]
+
+
+def _evidence(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """log p of what the protocol card names: of the level, where the data are dequantised."""
+    found: Mapping[str, Any] = run.get("log_likelihood_of_levels") or run["log_likelihood"]
+    return found
 
 
 def _scales(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [f"seed {run['seed']} {name} {_typed(value)}" for run in runs for name, value in run["likelihood"].items()]
+    scales = [(run["seed"], name, value) for run in runs for name, value in run.get("likelihood", {}).items()]
+    found = [f"seed {seed} {name} {_typed(value)}" for seed, name, value in scales]
     return [f"Likelihood: {'; '.join(found)}."] if found else []
 
 

@@ -96,7 +96,7 @@ def test_the_lead_of_the_first_has_its_interval_over_seeds(gap, is_told):
 
 
 def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apart():
-    worth = {"mean": -20.5, "standard_error": 0.2, "monte_carlo_error": 0.01}
+    worth = {"mean": -20.5, "standard_error": 0.2, "monte_carlo_error": 0.01, "num_samples": 50, "num_data": 360}
     other = {**worth, "mean": -21.5}
     tests = [
         report.tested(
@@ -107,7 +107,7 @@ def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apar
     text = report.to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2)], tests))
     assert max(map(len, text.splitlines())) <= 100
     for words in (
-        "seed 0 -20.500 0.200 0.010 -20.500 0.200",
+        "seed 0 -20.500 0.200 0.010 -20.500 0.200 50 360",
         "mean over seeds -21.000 -21.000 ± over seeds 0.500 0.500",
         "log p(x|y) ± data",
         "whatever they were trained on, since losses of different weights do not compare",
@@ -115,6 +115,62 @@ def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apar
         "measured alike: data set digits; quantity log p(x|y)",
     ):
         assert words in flat(text)
+
+
+def worth(mean, **more):
+    return {"mean": mean, "standard_error": 0.2, "monte_carlo_error": 0.01, "num_samples": 50, "num_data": 360, **more}
+
+
+def test_of_dequantised_data_the_number_under_log_p_of_the_level_is_that():
+    """The density of the data on [0, 1] is larger by the Jacobian, and no probability of anything that was measured."""
+    test = {"elbo": worth(690.0), "log_likelihood": worth(700.0), "log_likelihood_of_levels": worth(-2400.0)}
+    tests = [report.tested(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
+    groups = report.groups({"a": {}}, [run("a", 0, 650.0), run("a", 1, 660.0)])
+    shown = report.content(groups, [], "a", tests, {"quantity": "log p(level)"})
+    text = flat(report.to_text(shown))
+    assert "log p(level) ± data ± Monte Carlo ELBO, density" in text
+    assert "seed 1 -2400.0 0.200 0.010 690.000" in text
+    assert "mean over seeds -2400.0 690.000" in text
+    assert "700" not in text
+    assert "log p(level) has the Jacobian of the levels, which adds -3100.0 nats" in text
+    plain = report.content(
+        groups,
+        [],
+        "a",
+        [report.tested(run("a", 0, 0), {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}})],
+        CARD,
+    )
+    assert "density" not in report.to_text(plain)
+    assert "Jacobian" not in report.to_text(plain)
+
+
+def test_a_test_that_diverged_has_no_number_and_the_seeds_no_mean():
+    test = {"elbo": worth(-21.0), "log_likelihood": worth(-20.0)}
+    tests = [report.tested(run("a", 0, 0), {"test": test}), report.tested(run("a", 1, 0), None)]
+    text = report.to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2, status="test diverged")], tests))
+    assert "seed 0 -20.000" in flat(text)
+    assert "seed 1 diverged" in flat(text)
+    assert "mean over seeds" not in text.split("ELBO: the true one")[0]
+    assert report.line(run("a", 1, -20.2, status="test diverged"), 5) == "a,seed=1: its test diverged"
+
+
+def test_who_was_shown_test_data_is_what_was_found():
+    settings, runs = {"a": {}, "b": {}}, [run("a", 0, -1.0), run("b", 0, -2.0)]
+    assert "shown to its runs alone, after the choice" in flat(report.to_text(found(settings, runs)))
+    seen = [runs[0], {**runs[1], "reported": True}]
+    assert "shown to others too, but not by the sweep: b,seed=0." in flat(report.to_text(found(settings, seen)))
+
+
+def test_a_choice_that_would_be_another_by_now_says_so():
+    runs = [run("a", 0, -1.0), run("b", 0, -2.0)]
+    shown = report.content(report.groups({"a": {}, "b": {}}, runs), runs, "b", [], CARD)
+    assert "b was chosen when it was the best of 2" in flat(report.to_text(shown))
+
+
+def test_runs_of_several_versions_of_the_code_are_not_passed_over():
+    runs = [{**run("a", seed, -1.0), "code": {"git": git, "torch": "2.9"}} for seed, git in enumerate("xyx")]
+    assert "The runs were made by 2 versions of the code" in report.to_text(found({"a": {}}, runs))
+    assert "versions of the code" not in report.to_text(found({"a": {}}, runs[::2]))
 
 
 def test_the_table_as_csv_has_all_digits_and_a_column_for_each_flag():
