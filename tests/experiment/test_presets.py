@@ -23,8 +23,8 @@ def config_of(name, **changes):
     return replace(Config(preset=name, **presets.preset(name).settings), **changes)
 
 
-def estimated(mean, quantity="log_likelihood"):
-    return {quantity: {"mean": mean, "standard_error": 0.25, "num_samples": 5000}}
+def estimated(mean, quantity="log_likelihood", num_samples=5000):
+    return {quantity: {"mean": mean, "standard_error": 0.25, "num_samples": num_samples}}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,12 +79,29 @@ def test_changed_settings_make_a_number_incomparable_and_are_named():
     assert "not comparable (changed: hidden=[8], epochs=2)" in preset_sentence(found)
 
 
-def test_less_test_data_or_fewer_draws_make_a_number_incomparable():
+@pytest.mark.parametrize("num_samples", [50, 1_000_000])
+def test_draws_that_are_not_those_of_the_preset_make_a_number_incomparable(num_samples):
+    found = presets.verdict(config_of("gated_dynamic_mnist"), estimated(-84.0, num_samples=num_samples), 784)
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"test_samples": num_samples})
+    nats = estimated(-560 * 4.5 * math.log(2), "elbo", num_samples)
+    found = presets.verdict(config_of("categorical_frey_faces"), nats, 560)
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"elbo_samples": num_samples})
+
+
+@pytest.mark.parametrize("settings", [{"test_samples": 100_000}, {"test_samples": 7}, {"elbo_samples": 200}])
+def test_draws_are_counted_in_the_result_and_those_of_another_quantity_are_not(settings):
+    found = presets.verdict(config_of("gated_dynamic_mnist", **settings), estimated(-84.0), 784)
+    assert (found["verdict"], found["changed"]) == ("reached", {})
+    nats = estimated(-560 * 4.5 * math.log(2), "elbo", 100)
+    assert presets.verdict(config_of("categorical_frey_faces", test_samples=7), nats, 560)["verdict"] == "reached"
+
+
+def test_fewer_test_data_make_a_number_incomparable():
     found = presets.verdict(config_of("gated_dynamic_mnist"), estimated(-84.0), 784, {"test_data": 100})
     assert (found["verdict"], found["changed"]) == ("not comparable", {"test_data": 100})
 
 
-def test_a_report_says_what_it_did_less_of_than_its_preset(tmp_path, monkeypatch):
+def test_a_report_says_what_it_did_otherwise_than_its_preset(tmp_path, monkeypatch):
     target = presets.Target("log_likelihood", -10.0, 1.0, "a paper, table 1", "as there")
     trained = make_run(tmp_path, epochs=2, test_samples=20)
     same = presets.Preset("small", asdict(trained.config), target)
@@ -97,7 +114,11 @@ def test_a_report_says_what_it_did_less_of_than_its_preset(tmp_path, monkeypatch
 
     assert changed() == {}
     assert changed(num_samples=10, test_data=5) == {"test_samples": 10, "test_data": 5}
-    monkeypatch.setattr(trained.run, "config", replace(trained.config, epochs=3, preset="small"))
+    assert changed(num_samples=40, elbo_samples=3) == {"test_samples": 40}
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, test_data=5, preset="small"))
+    assert changed() == {"test_data": 5}
+    assert changed(test_data=0) == {}
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, epochs=3, test_data=0))
     assert changed() == {"epochs": 2}
 
 
