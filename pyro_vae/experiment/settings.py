@@ -21,8 +21,8 @@ _MOST_RUNS = 10_000
 _NOT_SWEPT = {
     "seed": "--seeds N trains every setting from seeds 0 to N - 1",
     **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
-    **dict.fromkeys(("data_dir", "download", "device"), "it says where to compute, not what"),
-    **dict.fromkeys(("test_data", "test_samples", "elbo_samples"), "it changes the test report and no training"),
+    **dict.fromkeys(Config.within("place"), "it says where to compute, not what"),
+    **dict.fromkeys(Config.within("report"), "it changes the test report and no training"),
     "valid_samples": "all runs are to be judged by equally many draws",
 }
 
