@@ -14,8 +14,8 @@ from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import newest_checkpoint
 from pyro_vae.report import comparison as report
 
-# Of an evaluation, which is done anew; `seed` is what runs are pooled over.
-_NO_SETTINGS = ("preset", "seed", "test_data", "test_samples", "elbo_samples")
+# A name, what runs are pooled over, and what is of a report: the evaluation is done anew.
+_NO_SETTINGS = ("preset", "seed", *Config.within("report"))
 _LONGEST_LABEL = 34
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from argparse import SUPPRESS, Action
+from argparse import SUPPRESS
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
@@ -27,11 +27,24 @@ _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser; an unknown flag is answered with the nearest one, and a preset is read first."""
+    """jsonargparse's parser; an unknown flag is answered with the nearest one, and a preset moves the defaults."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
-        """As argparse does."""
-        return super().parse_args(_preset_first(sys.argv[1:] if args is None else args), *more, **options)
+    def parse_args(self, args: Sequence[str] | None = None, *, defaults: bool = True) -> Namespace:  # type: ignore[override]
+        """As argparse does; without defaults there is only what was given, which settings of a preset are not."""
+        line = sys.argv[1:] if args is None else args
+        return super().parse_args(line, self._of_preset(line) if defaults else None, defaults=defaults)
+
+    def _of_preset(self, line: Sequence[str]) -> Namespace | None:
+        # Flags and files that stand before its name change it as well, so that the name is asked for first.
+        given = super().parse_args([word for word in line if not word.startswith("--print_config")], defaults=False)
+        if not isinstance(name := given.get("preset"), str) or not name:
+            return None
+        if sum(word.partition("=")[0] == "--preset" for word in line) > 1:
+            self.error("--preset is given twice: leave one out")
+        try:
+            return Namespace(presets.preset(name).settings)
+        except UsageError as error:
+            self.error(str(error))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with code 2 and one sentence."""
@@ -86,30 +99,9 @@ def config_from(arguments: Namespace) -> Config:
 
 
 def given_flags(parser: ArgumentParser, argv: Sequence[str] | None) -> set[str]:
-    """The names of `Config` fields that were set on the command line or in a `--config` file."""
+    """The names of `Config` fields that were set on the command line or in a `--config` file, and by no preset."""
     given = parser.parse_args(argv, defaults=False)
     return {field.name for field in fields(Config) if field.name in given}
-
-
-def without_preset(line: Sequence[str]) -> list[str]:
-    """The words of a command line but for `--preset NAME`.
-
-    >>> without_preset(["--epochs", "5", "--preset", "iwae_1l_k5", "--seed", "1"])
-    ['--epochs', '5', '--seed', '1']
-    """
-    place = _preset(line)
-    return [*line[: place.start], *line[place.stop :]]
-
-
-def _preset_first(line: Sequence[str]) -> list[str]:
-    return [*line[_preset(line)], *without_preset(line)]
-
-
-def _preset(line: Sequence[str]) -> slice:
-    for i, word in enumerate(line):
-        if word.partition("=")[0] == "--preset":
-            return slice(i, i + (1 if "=" in word else 2))
-    return slice(0, 0)
 
 
 def _printable(message: str) -> str:
@@ -156,18 +148,6 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Preset(Action):
-    """Sets the flags of a preset; `Parser` lets it go first, so that flags given anywhere in the line win."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        try:
-            settings = presets.preset(values).settings
-        except UsageError as error:
-            parser.error(str(error))
-        for name, value in {**settings, self.dest: values}.items():
-            namespace[name] = value
-
-
 class _Float:
     """Like `float`, and unlike jsonargparse's reading of it, takes "inf" on the command line and in a config.json."""
 
@@ -186,8 +166,6 @@ def _add_flag(parser: ArgumentParser, field: Field[Any]) -> None:
         parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=reason)
     elif isinstance(default, tuple):
         parser.add_argument(flag, nargs="+", type=int, default=list(default), help=reason)
-    elif field.name == "preset":
-        parser.add_argument(flag, action=_Preset, default=default, help=f"{', '.join(build.PRESETS)}: {reason}")
     elif table:
         names = ", ".join(getattr(build, table))
         parser.add_argument(flag, type=str, default=default, help=f"{names}: {reason}")

@@ -12,9 +12,17 @@ _MOST_LAYERS = 100
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart, see `randomness.block_seed`
 
 
-def flag(default: Any, reason: str, table: str = "") -> Any:
-    """A dataclass field that is a flag: its default, the reason of it, and the table of `build` that has its names."""
-    return field(default=default, metadata={"help": reason, "table": table})
+def flag(default: Any, reason: str, table: str = "", scope: str = "") -> Any:
+    """A dataclass field that is a flag.
+
+    Args:
+        default: its value.
+        reason: of the default, and what the flag does.
+        table: of `build`, that has its names.
+        scope: of a field of `Config`: "place" where it says where to compute, and not what; "report" where it changes
+            the report on test data, and no training.
+    """
+    return field(default=default, metadata={"help": reason, "table": table, "scope": scope})
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,12 @@ class Config:
         "name of a data set, or path of an .npy/.npz file; digits comes with scikit-learn and needs no download",
         table="DATASETS",
     )
-    data_dir: str = flag("data", "folder of the data files, laid out as torchvision does, so that both can share it")
-    download: bool = flag(False, "allow downloading into --data-dir; off, so that nothing is fetched by surprise")
+    data_dir: str = flag(
+        "data", "folder of the data files, laid out as torchvision does, so that both can share it", scope="place"
+    )
+    download: bool = flag(
+        False, "allow downloading into --data-dir; off, so that nothing is fetched by surprise", scope="place"
+    )
     binarize: str = flag(
         "auto",
         "dynamic (drawn anew each epoch), static (drawn once), threshold or none; auto is dynamic for a likelihood of "
@@ -141,12 +153,16 @@ class Config:
 
     valid_samples: int = flag(4, "draws per datum for the validation ELBO; few, since all epochs share them")
     test_samples: int = flag(
-        1000, "draws per datum for log p(x) in the report; with 1000 the bound is tight for networks of this size"
+        1000,
+        "draws per datum for log p(x) in the report; with 1000 the bound is tight for networks of this size",
+        scope="report",
     )
     elbo_samples: int = flag(
-        100, "draws per datum for the test ELBO in the report; 100 make its Monte Carlo error small"
+        100, "draws per datum for the test ELBO in the report; 100 make its Monte Carlo error small", scope="report"
     )
-    test_data: int = flag(0, "report on a random subset of so many test data; 0 is all, the honest default")
+    test_data: int = flag(
+        0, "report on a random subset of so many test data; 0 is all, the honest default", scope="report"
+    )
 
     seed: int = flag(
         0, "seed of initialisation, order, binarisation and draws of z; fixed, so that a command repeats its numbers"
@@ -156,7 +172,7 @@ class Config:
         "run training steps as a graph: yes is compiled, no never; auto traced, and compiled from 40,000 steps on",
         table="COMPILE",
     )
-    device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU")
+    device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU", scope="place")
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -192,8 +208,17 @@ class Config:
         return {k: "inf" if v == math.inf else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def scientific(self) -> dict[str, Any]:
-        """`to_dict` without what depends on the machine."""
-        return {k: v for k, v in self.to_dict().items() if k not in ("data_dir", "download", "device")}
+        """`to_dict` without what says where to compute."""
+        return {k: v for k, v in self.to_dict().items() if k not in self.within("place")}
+
+    @classmethod
+    def within(cls, scope: str) -> tuple[str, ...]:
+        """The names of the fields of this scope, see `flag`.
+
+        >>> Config.within("place")
+        ('data_dir', 'download', 'device')
+        """
+        return tuple(f.name for f in fields(cls) if f.metadata["scope"] == scope)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":

@@ -6,30 +6,22 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile
 
-from pyro_vae.experiment import presets
-
 _LARGEST, _DEEPEST, _LONGEST = 1 << 16, 4, 4096  # bytes, levels, characters of a setting
 
 
 class ConfigFile(ActionConfigFile):
-    """Looks through the file first: aliases and depth make YAML's readers fill the memory, or crash.
-
-    A preset that it names brings its settings along, as `--preset` does.
-    """
+    """Looks through the file first: aliases and depth make YAML's readers fill the memory, or crash."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            settings = _plain(Path(values))
+            _check_plain(Path(values))
         except (ValueError, OSError, yaml.YAMLError) as error:
             parser.error(f"--config {values} is no file of flag values: {str(error)[:300]}")
-        if isinstance(name := settings.get("preset"), str) and name in presets.names():
-            for field, value in presets.preset(name).settings.items():  # which those of the file then change
-                cfg[field] = value
         super().__call__(parser, cfg, values, option_string)
 
 
-def _plain(path: Path) -> dict[str, Any]:
-    """A file of YAML (or JSON) with a few plain settings; ValueError for any other. It is read event by event."""
+def _check_plain(path: Path) -> None:
+    """ValueError for what is no file of YAML (or JSON) with a few plain settings. It is read event by event."""
     if not path.is_file():
         raise ValueError("it does not exist, or is a folder or a pipe")
     with path.open("rb") as file:
@@ -46,4 +38,3 @@ def _plain(path: Path) -> dict[str, Any]:
     settings = yaml.safe_load(content)
     if not isinstance(settings, dict) or "config" in settings:
         raise ValueError("it takes one setting a line, name: value, and names no other file")
-    return settings

@@ -22,7 +22,9 @@ from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.config import Config
 
 _FOLDER = Path(__file__).parent / "published"
-_DECIDE_NO_NUMBER = {"preset", "data_dir", "download", "device", "compile", "seed"}
+# Elsewhere they tell runs apart; a published number is one of all seeds, and of no graph.
+_OF_ONE_RUN = ("preset", "seed", "compile")
+_DRAWS = {"log_likelihood": "test_samples", "elbo": "elbo_samples"}
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,16 @@ def verdict(
     """How far a run came towards the number of its preset; None for a run without one.
 
     Args:
-        config: of the run; settings changed from those of the preset are named.
+        config: of the run; settings changed from those of the preset are named. Its numbers of draws are none of them:
+            what counts is how many the result has.
         test: estimates by name, as in report.json: `mean`, `standard_error`, `num_samples` in nats.
         num_pixels: numbers in a datum, for bits/dim.
-        otherwise: what was done in another way than the settings say: fewer test data, draws or epochs.
+        otherwise: what was done in another way than the settings say: fewer test data or epochs.
 
     Returns:
         `name`, `target`, `tolerance`, `unit`, `source`, `protocol`, `changed`, `result` with its `standard_error` and
         `num_samples`, `shortfall` (how far the result is worse than the target; below 0 it is better) and `verdict`:
-        "reached", "missed", or "not comparable" where settings were changed.
+        "reached", "missed", or "not comparable" where settings were changed, or there are more draws or fewer.
 
     Example:
         >>> test = {"log_likelihood": {"mean": -90.0, "standard_error": 0.3, "num_samples": 5000}}
@@ -104,7 +107,7 @@ def verdict(
     found = test[target.quantity]
     result, error = found["mean"] * factor, found["standard_error"]
     shortfall = math.copysign(1.0, factor) * (target.value - result)
-    changed = {**_changed(config), **(otherwise or {})}
+    changed = {**_changed(config, target.quantity, found["num_samples"]), **(otherwise or {})}
     reached = "reached" if shortfall <= target.tolerance else "missed"
     return {
         "name": config.preset,
@@ -123,8 +126,10 @@ def verdict(
     }
 
 
-def _changed(config: Config) -> dict[str, Any]:
-    """Settings that are not those of the preset, and decide the number."""
+def _changed(config: Config, quantity: str, num_samples: int) -> dict[str, Any]:
+    """Settings that are not those of the preset, and decide the number: of the draws those of this quantity alone."""
     wanted = Config(**preset(config.preset).settings).to_dict()
-    found = config.to_dict().items()
-    return {name: value for name, value in found if name not in _DECIDE_NO_NUMBER and value != wanted[name]}
+    settings = config.scientific().items()
+    found = {name: value for name, value in settings if name not in {*_OF_ONE_RUN, *_DRAWS.values()}}
+    found[_DRAWS[quantity]] = num_samples
+    return {name: value for name, value in found.items() if value != wanted[name]}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyro_vae.data import Splits
@@ -61,23 +62,13 @@ def describe(
         classification=classification,
         precision=precision,
     )
+    num_data = estimates["reconstruction"].num_data  # an evaluation may take others than its run was to be tested on
+    config = replace(trained.config, test_data=num_data if num_data < len(trained.data.test) else 0)
+    cut = trained.epochs < config.epochs and not config.patience
     held_against = presets.verdict(
-        trained.config, report["test"], math.prod(trained.data.x_shape), _otherwise(trained, estimates)
+        config, report["test"], math.prod(trained.data.x_shape), {"epochs": trained.epochs} if cut else None
     )
     return report if held_against is None else {**report, "preset": held_against}
-
-
-def _otherwise(trained: Trained, estimates: Mapping[str, Estimate]) -> dict[str, int]:
-    """What this report did less of than the settings of the run say."""
-    config, found = trained.config, {}
-    if trained.epochs < config.epochs and not config.patience:
-        found["epochs"] = trained.epochs
-    for name, wanted in (("elbo", "elbo_samples"), ("log_likelihood", "test_samples")):
-        if name in estimates and estimates[name].num_samples < getattr(config, wanted):
-            found[wanted] = estimates[name].num_samples
-    if (num_data := len(estimates["reconstruction"].value)) < len(trained.data.test):
-        found["test_data"] = num_data
-    return found
 
 
 def classes(

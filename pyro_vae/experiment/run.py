@@ -28,7 +28,7 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.inference import SVI, Progress, Record
 from pyro_vae.model.autoencoder import Autoencoder
 
-_FREE_TO_CHANGE = ("device", "data_dir", "download", "test_samples", "elbo_samples", "test_data")
+_FREE_TO_CHANGE = (*Config.within("place"), *Config.within("report"))
 _WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
 
 

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment import presets
-from pyro_vae.experiment.command_line import config_from, given_flags, without_preset
+from pyro_vae.experiment.command_line import config_from, given_flags
 from pyro_vae.experiment.config import Config
 
 _FIELDS = {field.name: field for field in fields(Config)}
@@ -21,8 +21,8 @@ _MOST_RUNS = 10_000
 _NOT_SWEPT = {
     "seed": "--seeds N trains every setting from seeds 0 to N - 1",
     **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
-    **dict.fromkeys(("data_dir", "download", "device"), "it says where to compute, not what"),
-    **dict.fromkeys(("test_data", "test_samples", "elbo_samples"), "it changes the test report and no training"),
+    **dict.fromkeys(Config.within("place"), "it says where to compute, not what"),
+    **dict.fromkeys(Config.within("report"), "it changes the test report and no training"),
     "valid_samples": "all runs are to be judged by equally many draws",
 }
 
@@ -139,8 +139,8 @@ def space(
         raise UsageError("a --range is searched: add --search N, the number of trials, or give a --grid instead")
     if trials and not (grids or ranges):
         raise UsageError("--search has nothing to choose: add a --range flag=low..high, or a --grid")
-    given = given_flags(parser, without_preset(command))  # whose settings may be swept
-    named: set[str] = set(given)
+    given = given_flags(parser, command)
+    named = set(given)
     if "seed" in given:
         raise UsageError(f"--seed is what the runs of a setting differ in: {_NOT_SWEPT['seed']}")
     found = [_named("--grid", text, named) for text in grids]

@@ -9,7 +9,11 @@ import pytest
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import memory
 from pyro_vae.experiment import storage
+from pyro_vae.experiment.candidates import Candidate, groups
+from pyro_vae.experiment.command_line import config_parser
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import config_for_resume
+from pyro_vae.experiment.settings import space
 from pyro_vae.randomness import block_seed
 
 NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
@@ -40,6 +44,31 @@ def test_every_field_survives_json():
     config = Config(**{**other, "layers": 2})
     assert all(getattr(config, f.name) != f.default for f in fields(Config))
     assert through_json(config) == config
+
+
+OTHERWISE = {
+    "place": {"data_dir": "elsewhere", "download": True, "device": "meta"},
+    "report": {"test_data": 3, "test_samples": 7, "elbo_samples": 8},
+}
+SCOPES = [(scope, name) for scope, values in OTHERWISE.items() for name in values]
+
+
+@pytest.mark.parametrize("scope", OTHERWISE)
+def test_every_field_of_a_scope_is_known_here(scope):
+    assert set(Config.within(scope)) == set(OTHERWISE[scope])
+
+
+@pytest.mark.parametrize(("scope", "name"), SCOPES)
+def test_what_does_not_concern_training_is_free_to_change_not_swept_and_tells_no_runs_apart(scope, name, tmp_path):
+    config = Config(data_dir=str(tmp_path))
+    other = replace(config, **{name: OTHERWISE[scope][name]})
+    assert (other.scientific() == config.scientific()) == (scope == "place")
+    (tmp_path / "config.json").write_bytes(storage.to_json(config.to_dict()))
+    assert config_for_resume(tmp_path, other, {name}) == other
+    with pytest.raises(UsageError, match=f"--grid {name}: it can not be swept"):
+        space(config_parser("A test."), [], [f"{name}=1,2"], [], 0, 1)
+    runs = [Candidate(f"run-{i}", tmp_path, replace(c, seed=i), {}) for i, c in enumerate((config, other))]
+    assert [group.members for group in groups(runs)] == [[0, 1]]
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -8,11 +8,12 @@ from finished import make_run
 
 from pyro_vae.data import Form
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build, presets
+from pyro_vae.experiment import build, presets, storage
 from pyro_vae.experiment.command_line import config_from, config_parser, given_flags
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluating import evaluate
 from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.run import config_for_resume
 from pyro_vae.report.numbers import preset_sentence
 
 NAMES = presets.names()
@@ -23,8 +24,8 @@ def config_of(name, **changes):
     return replace(Config(preset=name, **presets.preset(name).settings), **changes)
 
 
-def estimated(mean, quantity="log_likelihood"):
-    return {quantity: {"mean": mean, "standard_error": 0.25, "num_samples": 5000}}
+def estimated(mean, quantity="log_likelihood", num_samples=5000):
+    return {quantity: {"mean": mean, "standard_error": 0.25, "num_samples": num_samples}}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +45,7 @@ def test_every_preset_can_be_built_and_names_its_source(name):
 def test_a_flag_changes_a_preset_wherever_it_stands(line):
     parser = config_parser("A test.")
     assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
-    assert given_flags(parser, line) == {"preset", *presets.preset("iwae_1l_k5").settings}
+    assert given_flags(parser, line) == {"preset", "epochs"}
 
 
 def test_a_preset_in_a_config_file_brings_its_settings_and_those_of_the_file_change_them(tmp_path):
@@ -52,11 +53,54 @@ def test_a_preset_in_a_config_file_brings_its_settings_and_those_of_the_file_cha
     parser, line = config_parser("A test."), ["--config", str(tmp_path / "flags.yaml")]
     assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
     assert config_from(parser.parse_args([*line, "--epochs", "9"])) == config_of("iwae_1l_k5", epochs=9)
+    assert given_flags(parser, line) == {"preset", "epochs"}
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest(capsys):
+def test_a_preset_after_a_config_file_takes_the_place_of_its_own(tmp_path):
+    (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k5\nepochs: 7\n")
+    line = ["--config", str(tmp_path / "flags.yaml"), "--preset", "vamp_dynamic_mnist"]
+    found = config_from(config_parser("A test.").parse_args(line))
+    assert found == config_of("vamp_dynamic_mnist", epochs=7)
+
+
+def test_the_printed_config_has_the_settings_of_a_preset(tmp_path, capsys):
+    parser = config_parser("A test.")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--preset", "iwae_1l_k5", "--epochs", "7", "--print_config"])
+    (tmp_path / "flags.yaml").write_text(capsys.readouterr().out)
+    found = config_from(parser.parse_args(["--config", str(tmp_path / "flags.yaml")]))
+    assert found == config_of("iwae_1l_k5", epochs=7)
+
+
+@pytest.mark.parametrize("second", [["--preset", "gated_dynamic_mnist"], ["--preset=vamp_static_mnist"]])
+def test_a_second_preset_is_refused(second, capsys):
     with pytest.raises(SystemExit) as end:
-        config_parser("A test.").parse_args(["--preset", "iwae_1l_k6"])
+        config_parser("A test.").parse_args(["--epochs", "7", "--preset", "vamp_static_mnist", *second])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --preset is given twice: leave one out (")
+
+
+def test_a_run_of_a_changed_preset_goes_on_with_its_own_settings(tmp_path):
+    saved = config_of("gated_static_mnist", epochs=20, test_samples=7)
+    (tmp_path / "config.json").write_bytes(storage.to_json(saved.to_dict()))
+    parser = config_parser("A test.")
+
+    def resumed(*line):
+        wanted = config_from(parser.parse_args(["--preset", "gated_static_mnist", *line]))
+        return config_for_resume(tmp_path, wanted, given_flags(parser, ["--preset", "gated_static_mnist", *line]))
+
+    assert resumed() == saved
+    assert resumed("--test-samples", "5000") == replace(saved, test_samples=5000)
+    with pytest.raises(UsageError, match="was started with epochs=20, not 100: leave the flag out"):
+        resumed("--epochs", "100")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_unknown_preset_is_answered_with_the_nearest(in_file, tmp_path, capsys):
+    (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k6\n")
+    line = ["--config", str(tmp_path / "flags.yaml")] if in_file else ["--preset", "iwae_1l_k6"]
+    with pytest.raises(SystemExit) as end:
+        config_parser("A test.").parse_args(line)
     assert end.value.code == 2
     assert "unknown preset 'iwae_1l_k6'; did you mean 'iwae_1l_k5'?" in capsys.readouterr().err
     with pytest.raises(UsageError, match="did you mean 'vamp_static_mnist'"):
@@ -79,12 +123,29 @@ def test_changed_settings_make_a_number_incomparable_and_are_named():
     assert "not comparable (changed: hidden=[8], epochs=2)" in preset_sentence(found)
 
 
-def test_less_test_data_or_fewer_draws_make_a_number_incomparable():
+@pytest.mark.parametrize("num_samples", [50, 1_000_000])
+def test_draws_that_are_not_those_of_the_preset_make_a_number_incomparable(num_samples):
+    found = presets.verdict(config_of("gated_dynamic_mnist"), estimated(-84.0, num_samples=num_samples), 784)
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"test_samples": num_samples})
+    nats = estimated(-560 * 4.5 * math.log(2), "elbo", num_samples)
+    found = presets.verdict(config_of("categorical_frey_faces"), nats, 560)
+    assert (found["verdict"], found["changed"]) == ("not comparable", {"elbo_samples": num_samples})
+
+
+@pytest.mark.parametrize("settings", [{"test_samples": 100_000}, {"test_samples": 7}, {"elbo_samples": 200}])
+def test_draws_are_counted_in_the_result_and_those_of_another_quantity_are_not(settings):
+    found = presets.verdict(config_of("gated_dynamic_mnist", **settings), estimated(-84.0), 784)
+    assert (found["verdict"], found["changed"]) == ("reached", {})
+    nats = estimated(-560 * 4.5 * math.log(2), "elbo", 100)
+    assert presets.verdict(config_of("categorical_frey_faces", test_samples=7), nats, 560)["verdict"] == "reached"
+
+
+def test_fewer_test_data_make_a_number_incomparable():
     found = presets.verdict(config_of("gated_dynamic_mnist"), estimated(-84.0), 784, {"test_data": 100})
     assert (found["verdict"], found["changed"]) == ("not comparable", {"test_data": 100})
 
 
-def test_a_report_says_what_it_did_less_of_than_its_preset(tmp_path, monkeypatch):
+def test_a_report_says_what_it_did_otherwise_than_its_preset(tmp_path, monkeypatch):
     target = presets.Target("log_likelihood", -10.0, 1.0, "a paper, table 1", "as there")
     trained = make_run(tmp_path, epochs=2, test_samples=20)
     same = presets.Preset("small", asdict(trained.config), target)
@@ -97,7 +158,11 @@ def test_a_report_says_what_it_did_less_of_than_its_preset(tmp_path, monkeypatch
 
     assert changed() == {}
     assert changed(num_samples=10, test_data=5) == {"test_samples": 10, "test_data": 5}
-    monkeypatch.setattr(trained.run, "config", replace(trained.config, epochs=3, preset="small"))
+    assert changed(num_samples=40, elbo_samples=3) == {"test_samples": 40}
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, test_data=5, preset="small"))
+    assert changed() == {"test_data": 5}
+    assert changed(test_data=0) == {}
+    monkeypatch.setattr(trained.run, "config", replace(trained.config, epochs=3, test_data=0))
     assert changed() == {"epochs": 2}
 
 

@@ -140,9 +140,18 @@ def test_the_plan_is_the_same_for_the_same_sweep_alone():
         assert other.plan() != plan
 
 
-def test_a_setting_of_a_preset_can_be_swept_and_one_that_was_typed_can_not():
-    parser = config_parser("A test.")
-    found = space(parser, ["--preset", "iwae_1l_k5"], ["lr=0.001,0.01"], [], 0, 1).settings()
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_setting_of_a_preset_can_be_swept_and_one_that_was_typed_can_not(in_file, tmp_path):
+    (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k5\n")
+    line = ["--config", str(tmp_path / "flags.yaml")] if in_file else ["--preset", "iwae_1l_k5"]
+    found = made("lr=0.001,0.01", command=line).settings()
     assert [(setting.config.lr, setting.config.num_particles) for setting in found] == [(0.001, 5), (0.01, 5)]
     with pytest.raises(UsageError, match="lr is given twice"):
-        space(parser, ["--preset", "iwae_1l_k5", "--lr", "0.1"], ["lr=0.001,0.01"], [], 0, 1)
+        made("lr=0.001,0.01", command=[*line, "--lr", "0.1"])
+    with pytest.raises(UsageError, match="preset is given twice"):
+        made("preset=iwae_1l_k1,iwae_1l_k50", command=line)
+
+
+def test_flags_change_every_preset_that_is_swept():
+    found = made("preset=iwae_1l_k1,vamp_static_mnist", command=["--epochs", "1"]).settings()
+    assert [(setting.config.epochs, setting.config.prior) for setting in found] == [(1, "standard"), (1, "vamp")]
