@@ -4,11 +4,13 @@ config.json     the Config
 run.json        versions, git commit, seeds, data protocol, status (running, trained, finished, interrupted, ...)
 history.jsonl   one Record a line
 checkpoints/    the last few epochs, see `checkpoint`
+train.lock      there while a process trains, or where one was killed: which one
 report.*        numbers; pictures beside them
 """
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -44,6 +46,29 @@ class Run:
         self.path, self.config = path, config
         self.checkpoints = path / "checkpoints"
         self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder, so that no other process trains in it. Whoever only reads needs no lock.
+
+        Raises:
+            UsageError: another process trains in it.
+            StorageError: it can not be written to.
+        """
+        storage.make_folder(self.path)
+
+        def refusal(holder: str) -> str:
+            return (
+                f"another training is at work in {self.path} (process {holder}): wait for it, or end it by kill, which "
+                "keeps its step; or use another --out"
+            )
+
+        with storage.locked(self.path / "train.lock", refusal) as lock:
+            try:
+                storage.sign(lock, f"{os.getpid()} on {platform.node()}")
+                yield
+            finally:
+                storage.remove_held(lock)
 
     def open(
         self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any], processes: int = 1

@@ -1,9 +1,12 @@
 """The run folder: it says what was computed and how far it came, and refuses to go on with something else."""
 
 import json
+import os
 import resource
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from pyro_vae.inference import fit
 
 
 def train(folder, config, epochs=None):
-    """Opens a run, trains it for so many epochs, and returns it with what `open` said."""
+    """Opens a run, trains it up to an epoch, and returns it with what `open` said."""
     data = build.data(config)
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
@@ -181,6 +184,29 @@ def test_the_status_says_how_training_ended(folder, config, error, status):
     with pytest.raises(type(error)), run.status_on_exit():
         raise error
     assert run.status() == status
+
+
+def test_one_process_at_a_time_trains_in_a_folder(folder, config):
+    run = Run(folder, config)
+    sentence = rf"another training is at work in {folder} \(process {os.getpid()} on .+\): wait for it, or end it"
+    for end in (nullcontext, partial(pytest.raises, KeyError)):
+        with end(), run.locked():
+            assert [path.name for path in folder.iterdir()] == ["train.lock"]
+            with pytest.raises(UsageError, match=sentence), Run(folder, config).locked():
+                pass
+            if end is not nullcontext:
+                raise KeyError
+        assert not list(folder.iterdir())
+
+
+def test_a_lock_stays_with_a_folder_that_is_moved_away(folder, config):
+    with Run(folder, config).locked():
+        folder.rename(folder.with_name("moved"))
+        with Run(folder, config).locked():
+            pass
+        assert not (folder / "train.lock").exists()
+        storage.write(folder / "train.lock", b"of a third one\n")
+    assert (folder / "train.lock").read_bytes() == b"of a third one\n"
 
 
 def resumed(folder, saved, **given):

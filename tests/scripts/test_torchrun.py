@@ -186,6 +186,14 @@ def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, senten
     assert said(1) == ""
 
 
+def test_a_folder_in_which_another_trains_is_refused_by_all(start):
+    with Run(Path("run"), None).locked():
+        assert codes(start(2, *FLAGS, "--out", "run")) == [2, 2]
+        assert said(0).splitlines()[-1].startswith(f"error: another training is at work in run (process {os.getpid()} ")
+        assert said(1) == ""
+        assert [path.name for path in Path("run").iterdir()] == ["train.lock"]
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_more_processes_than_accelerators_are_refused_by_each_of_them(place, monkeypatch):
     """Also by the first one, which has an accelerator: it alone is heard."""
