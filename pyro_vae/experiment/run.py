@@ -98,7 +98,7 @@ class Run:
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(self.checked_history(found) if found is not None else b"")
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
-        self._describe(protocol, processes)
+        self._describe(protocol, self._teams(progress, processes))
         return progress, complaints
 
     def follow(self, vae: Autoencoder, svi: SVI) -> tuple[Progress, list[str]]:
@@ -215,7 +215,19 @@ class Run:
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 
-    def _describe(self, protocol: dict[str, Any], processes: int) -> None:
+    def _teams(self, progress: Progress, processes: int) -> list[dict[str, int]]:
+        """How many processes trained together, on which the draws of z depend, each with where it began."""
+        here = {"epoch": progress.epoch, "steps": progress.steps, "processes": processes}
+        first = {"epoch": 0, "steps": 0, "processes": (about := self.about()).get("processes", processes)}
+        try:
+            teams = [team for team in about.get("teams", [first]) if _place(team) < _place(here)]
+            return teams if teams and teams[-1]["processes"] == processes else [*teams, here]
+        except (TypeError, LookupError) as error:
+            raise CheckpointError(
+                f"{self.path / 'run.json'} is damaged: its teams are none. Put a copy of it back, or use another --out"
+            ) from error
+
+    def _describe(self, protocol: dict[str, Any], teams: list[dict[str, int]]) -> None:
         path = self.path / "run.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write(
@@ -226,13 +238,18 @@ class Run:
                     "command": command(),
                     "started": self.about().get("started", now),
                     "session_started": now,
-                    "processes": processes,
+                    "processes": teams[-1]["processes"],
+                    "teams": teams,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
                     **surroundings(self.config.device),
                 }
             ),
         )
+
+
+def _place(team: dict[str, int]) -> tuple[int, int]:
+    return team["epoch"], team["steps"]
 
 
 def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:

@@ -165,6 +165,10 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
     assert codes(start(3, *FLAGS, "--out", "other")) == [0, 0, 0]
     assert "note: other has been trained in 2 processes; in 3 it draws other noise" in said(0)
     assert about("other")["processes"] == 3
+    assert about("other")["teams"] == [
+        {"epoch": 0, "steps": 0, "processes": 2},
+        {"epoch": 1, "steps": 2, "processes": 3},
+    ]
     assert len(Run(Path("other"), None).history()) == 12
     assert result("other").keys() == undisturbed.keys()
     assert result("other") != undisturbed
