@@ -4,7 +4,6 @@ Whoever starts the team holds a lock on the folder, and every process inherits i
 them has ended, however the first one did: `kill -9` of it leaves runs at work, and a second team is refused until then.
 """
 
-import fcntl
 import os
 import shlex
 import subprocess
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from pyro_vae.errors import UsageError
 from pyro_vae.experiment import storage
 from pyro_vae.experiment.interruption import noted
 
@@ -38,16 +36,14 @@ def locked(folder: Path) -> Iterator[TextIO]:
         UsageError: another process holds it, or one that another has left behind.
     """
     storage.make_folder(folder)
-    path = folder / "sweep.lock"
-    with path.open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            numbers = path.read_text(encoding="utf-8").strip()
-            raise UsageError(
-                f"another sweep is at work in {folder}, or runs that one left behind (processes {numbers}): wait for "
-                "them, or end them by kill, which keeps their steps"
-            ) from None
+
+    def refusal(numbers: str) -> str:
+        return (
+            f"another sweep is at work in {folder}, or runs that one left behind (processes {numbers}): wait for them, "
+            "or end them by kill, which keeps their steps"
+        )
+
+    with storage.locked(folder / "sweep.lock", refusal) as lock:
         _write_down(lock, [])
         yield lock
 
@@ -117,7 +113,4 @@ def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 def _write_down(lock: TextIO, processes: Iterable[subprocess.Popen[bytes]]) -> None:
     """Who holds the lock, for the sentence that refuses others."""
-    lock.seek(0)
-    lock.truncate()
-    lock.write(" ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))) + "\n")
-    lock.flush()
+    storage.sign(lock, " ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))))

@@ -1,6 +1,7 @@
 """The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at.
 
-None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone.
+None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone. It is removed
+before the others are written and comes after them: where it is, all beside it are of one evaluation.
 """
 
 import shlex
@@ -15,6 +16,8 @@ from pyro_vae.experiment.card import tested
 from pyro_vae.experiment.evaluating import Look
 from pyro_vae.experiment.run import command, surroundings
 from pyro_vae.report import formats, page
+
+TIMINGS = "timings.json"
 
 
 def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
@@ -49,7 +52,8 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     }
     if "curve" in report:
         contents["log_likelihood.nc"] = _inference_data(look)
-    contents["timings.json"] = storage.to_json(timings(look))
+    contents[TIMINGS] = storage.to_json(timings(look))
+    storage.remove(folder / TIMINGS)
     for name, content in contents.items():
         storage.write(folder / name, content)
     return text, list(contents)

@@ -245,33 +245,32 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Sw
         plan: `latent_data`, the most data that are compared, and `latent_samples`, draws for each.
 
     Raises:
-        UsageError: the folder holds a run, or the prior has nothing to fit.
+        UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
     """
     run, data = Run(folder, config), trained.data
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another --out")
     program, progress = with_prior(trained, config), Progress()
     svi = build.svi(config, program)
-    run.open(program, svi, data.protocol)
-    source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
-    run.set_status("running", refitted_from=source)
-    with run.status_on_exit():
-        with console.progress(config.epochs, 0) as show:
-            for record in fit(
-                program, svi, data, build.schedule(config),
-                conditional=config.conditional, seed=config.seed, progress=progress,
-            ):  # fmt: skip
-                run.save(record, program, svi, progress, data.form)
-                show(record)
-        reporting.write(run, program, data, progress)
-        swaps = [
-            swap("test", trained.one_layer, program, trained.test(plan.latent_data), plan.latent_samples, config),
-            swap(
-                "training", trained.one_layer, program, trained.training(plan.latent_data), plan.latent_samples, config
-            ),
-        ]
-        _write(folder, trained.config.prior, config.prior, swaps)
-        run.set_status("finished")
+    with run.locked():
+        run.open(program, svi, data.protocol)
+        source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
+        run.set_status("running", refitted_from=source)
+        with run.status_on_exit():
+            with console.progress(config.epochs, 0) as show:
+                for record in fit(
+                    program, svi, data, build.schedule(config),
+                    conditional=config.conditional, seed=config.seed, progress=progress,
+                ):  # fmt: skip
+                    run.save(record, program, svi, progress, data.form)
+                    show(record)
+            reporting.write(run, program, data, progress)
+            held = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
+            swaps = [
+                swap(name, trained.one_layer, program, data, plan.latent_samples, config) for name, data in held.items()
+            ]
+            _write(folder, trained.config.prior, config.prior, swaps)
+            run.set_status("finished")
     return swaps
 
 

@@ -4,11 +4,13 @@ config.json     the Config
 run.json        versions, git commit, seeds, data protocol, status (running, trained, finished, interrupted, ...)
 history.jsonl   one Record a line
 checkpoints/    the last few epochs, see `checkpoint`
+train.lock      there while a process trains, or where one was killed: which one
 report.*        numbers; pictures beside them
 """
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -45,6 +47,29 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder, so that no other process trains in it. Whoever only reads needs no lock.
+
+        Raises:
+            UsageError: another process trains in it.
+            StorageError: it can not be written to.
+        """
+        storage.make_folder(self.path)
+
+        def refusal(holder: str) -> str:
+            return (
+                f"another training is at work in {self.path} (process {holder}): wait for it, or end it by kill, which "
+                "keeps its step; or use another --out"
+            )
+
+        with storage.locked(self.path / "train.lock", refusal) as lock:
+            try:
+                storage.sign(lock, f"{os.getpid()} on {platform.node()}")
+                yield
+            finally:
+                storage.remove_held(lock)
+
     def open(
         self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any], processes: int = 1
     ) -> tuple[Progress, list[str]]:
@@ -73,7 +98,7 @@ class Run:
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(self.checked_history(found) if found is not None else b"")
         storage.write(self.path / "config.json", storage.to_json(self.config.to_dict()))
-        self._describe(protocol, processes)
+        self._describe(protocol, self._teams(progress, processes))
         return progress, complaints
 
     def follow(self, vae: Autoencoder, svi: SVI) -> tuple[Progress, list[str]]:
@@ -190,7 +215,19 @@ class Run:
         if changed:
             raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
 
-    def _describe(self, protocol: dict[str, Any], processes: int) -> None:
+    def _teams(self, progress: Progress, processes: int) -> list[dict[str, int]]:
+        """How many processes trained together, on which the draws of z depend, each with where it began."""
+        here = {"epoch": progress.epoch, "steps": progress.steps, "processes": processes}
+        first = {"epoch": 0, "steps": 0, "processes": (about := self.about()).get("processes", processes)}
+        try:
+            teams = [team for team in about.get("teams", [first]) if _place(team) < _place(here)]
+            return teams if teams and teams[-1]["processes"] == processes else [*teams, here]
+        except (TypeError, LookupError) as error:
+            raise CheckpointError(
+                f"{self.path / 'run.json'} is damaged: its teams are none. Put a copy of it back, or use another --out"
+            ) from error
+
+    def _describe(self, protocol: dict[str, Any], teams: list[dict[str, int]]) -> None:
         path = self.path / "run.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write(
@@ -201,13 +238,18 @@ class Run:
                     "command": command(),
                     "started": self.about().get("started", now),
                     "session_started": now,
-                    "processes": processes,
+                    "processes": teams[-1]["processes"],
+                    "teams": teams,
                     "seeds": {"seed": self.config.seed, "data_seed": self.config.data_seed},
                     "protocol": protocol,
                     **surroundings(self.config.device),
                 }
             ),
         )
+
+
+def _place(team: dict[str, int]) -> tuple[int, int]:
+    return team["epoch"], team["steps"]
 
 
 def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:

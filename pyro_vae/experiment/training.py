@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,46 @@ def train(
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
         world: the processes that do so together; all but the first leave before the report.
+
+    Raises:
+        UsageError: another process trains in the folder.
     """
     data, vae, svi = _built(config, world)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
 
-    # The run folder, new or taken up again.
     run = Run(Path(world.gather(str(folder or new_folder(Path("runs"), config)))[0]), config)
+    with _alone(run, world):
+        progress = _opened(run, vae, svi, data, world)
+
+        # Training, then the report on the best epoch, on test data.
+        begun = time.perf_counter()
+        with run.status_on_exit() if world.first else nullcontext():
+            _fit(run, vae, svi, data, progress, world, tensorboard=tensorboard)
+            processes.leave(world)
+            if not world.first:
+                return run
+            trained = time.perf_counter() - begun
+            if test:
+                _report(run, vae, data, progress, trained)
+            else:
+                run.set_status("trained", seconds={"training": round(trained, 1)})
+                print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
+    return run
+
+
+@contextmanager
+def _alone(run: Run, world: World) -> Iterator[None]:
+    """The first process holds the folder; where it can not, all say so."""
+    with ExitStack() as until_the_end:
+        with world.together():
+            if world.first:
+                until_the_end.enter_context(run.locked())
+        yield
+
+
+def _opened(run: Run, vae: Autoencoder, svi: SVI, data: Splits, world: World) -> Progress:
+    """The run folder, new or taken up again."""
     progress, complaints = world.in_turn(
         lambda: run.open(vae, svi, data.protocol, world.size) if world.first else run.follow(vae, svi)
     )
@@ -105,43 +139,36 @@ def train(
     for complaint in complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {_reached(progress)}" if progress.epoch or progress.part else ""
-    print(f"{config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
+    print(f"{run.config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
+    return progress
 
-    # Training, then the report on the best epoch, on test data.
-    begun = time.perf_counter()
-    with run.status_on_exit() if world.first else nullcontext():
-        done = progress.epoch
-        with (
-            interruption.noted(world.largest) as stop,
-            console.progress(config.epochs, done) as show,
-            board.log(run, vae, data, done, wanted=tensorboard and world.first) as log,
-        ):
-            epochs = fit(
-                vae, svi, data, build.schedule(config),
-                conditional=config.conditional, seed=config.seed, progress=progress, stop=stop, world=world,
-            )  # fmt: skip
-            for record in epochs:
-                with world.together():
-                    if world.first:
-                        run.save(record, vae, svi, progress, data.form)
-                        show(record)
-                        log.epoch(record)
-            stopped = stop()
+
+def _fit(
+    run: Run, vae: Autoencoder, svi: SVI, data: Splits, progress: Progress, world: World, *, tensorboard: bool
+) -> None:
+    """Trains to the last epoch, or to a signal, and keeps every epoch."""
+    config, done = run.config, progress.epoch
+    with (
+        interruption.noted(world.largest) as stop,
+        console.progress(config.epochs, done) as show,
+        board.log(run, vae, data, done, wanted=tensorboard and world.first) as log,
+    ):
+        epochs = fit(
+            vae, svi, data, build.schedule(config),
+            conditional=config.conditional, seed=config.seed, progress=progress, stop=stop, world=world,
+        )  # fmt: skip
+        for record in epochs:
             with world.together():
-                if world.first and stopped:
-                    run.save_part(vae, svi, progress, data.form)
-                elif world.first:
-                    log.finish()
-        processes.leave(world)
-        if not world.first:
-            return run
-        trained = time.perf_counter() - begun
-        if test:
-            _report(run, vae, data, progress, trained)
-        else:
-            run.set_status("trained", seconds={"training": round(trained, 1)})
-            print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
-    return run
+                if world.first:
+                    run.save(record, vae, svi, progress, data.form)
+                    show(record)
+                    log.epoch(record)
+        stopped = stop()
+        with world.together():
+            if world.first and stopped:
+                run.save_part(vae, svi, progress, data.form)
+            elif world.first:
+                log.finish()
 
 
 def _report(run: Run, vae: Autoencoder, data: Splits, progress: Progress, trained: float) -> None:

@@ -11,7 +11,7 @@ from finished import content, finished_run, images
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
-from pyro_vae.experiment import publishing, reporting
+from pyro_vae.experiment import publishing, reporting, storage
 from pyro_vae.experiment.candidates import candidates
 from pyro_vae.experiment.evaluating import Look, evaluate
 from pyro_vae.experiment.plan import Plan
@@ -226,6 +226,24 @@ class TestFiles:
             "likelihood": "Bernoulli",
         }
         assert dict(report["protocol_card"])["test data"] == "all 16"
+
+    @pytest.mark.parametrize("written_before", [0, 1, 4])
+    def test_files_of_two_evaluations_are_never_beside_times(self, written, tmp_path, monkeypatch, written_before):
+        look, _, _, names = written
+        publishing.write(look, tmp_path)
+        assert names[-1] == "timings.json"
+        write, done = storage.write, []
+
+        def killed(path, content):
+            if len(done) == written_before:
+                raise KeyboardInterrupt
+            done.append(path.name)
+            write(path, content)
+
+        monkeypatch.setattr(storage, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publishing.write(look, tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == set(names) - {"timings.json"}
 
     @pytest.mark.parametrize(
         ("settings", "plan"), [({}, {}), ({"test_data": 9}, {}), ({}, {"test_data": 7}), ({"conditional": True}, {})]

@@ -15,6 +15,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, refitting, training
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.run import Run
 from pyro_vae.experiment.trained import Held, open_run
 from pyro_vae.inference import fit
 
@@ -145,6 +146,16 @@ def test_the_new_run_says_what_it_is(tmp_path, capsys):
     text = (tmp_path / "new" / "refit.txt").read_text()
     assert "mutual information, log N = " in text
     assert "change of ELBO + change of KL(q(z)||p(z))" in text
+
+
+def test_two_refits_do_not_write_into_one_folder(tmp_path, capsys):
+    trained = make_run(tmp_path)
+    with (
+        Run(tmp_path / "new", trained.config).locked(),
+        pytest.raises(UsageError, match=r"another training is at work in .*new"),
+    ):
+        refit(trained, tmp_path / "new", "mixture")
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_training_does_not_go_on_in_an_unfinished_refit(tmp_path, capsys):

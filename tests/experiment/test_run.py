@@ -1,9 +1,12 @@
 """The run folder: it says what was computed and how far it came, and refuses to go on with something else."""
 
 import json
+import os
 import resource
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,14 +18,14 @@ from pyro_vae.experiment.run import Run, config_for_resume, new_folder
 from pyro_vae.inference import fit
 
 
-def train(folder, config, epochs=None):
-    """Opens a run, trains it for so many epochs, and returns it with what `open` said."""
+def train(folder, config, epochs=None, processes=1):
+    """Opens a run, trains it up to an epoch, and returns it with what `open` said."""
     data = build.data(config)
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
     svi = build.svi(config, vae)
     run = Run(folder, config)
-    progress, complaints = run.open(vae, svi, data.protocol)
+    progress, complaints = run.open(vae, svi, data.protocol, processes)
     start = progress.epoch
     for record in fit(vae, svi, data, build.schedule(config), conditional=config.conditional, progress=progress):
         run.save(record, vae, svi, progress, data.form)
@@ -181,6 +184,62 @@ def test_the_status_says_how_training_ended(folder, config, error, status):
     with pytest.raises(type(error)), run.status_on_exit():
         raise error
     assert run.status() == status
+
+
+def test_one_process_at_a_time_trains_in_a_folder(folder, config):
+    run = Run(folder, config)
+    sentence = rf"another training is at work in {folder} \(process {os.getpid()} on .+\): wait for it, or end it"
+    for end in (nullcontext, partial(pytest.raises, KeyError)):
+        with end(), run.locked():
+            assert [path.name for path in folder.iterdir()] == ["train.lock"]
+            with pytest.raises(UsageError, match=sentence), Run(folder, config).locked():
+                pass
+            if end is not nullcontext:
+                raise KeyError
+        assert not list(folder.iterdir())
+
+
+def test_a_lock_stays_with_a_folder_that_is_moved_away(folder, config):
+    with Run(folder, config).locked():
+        folder.rename(folder.with_name("moved"))
+        with Run(folder, config).locked():
+            pass
+        assert not (folder / "train.lock").exists()
+        storage.write(folder / "train.lock", b"of a third one\n")
+    assert (folder / "train.lock").read_bytes() == b"of a third one\n"
+
+
+def teams(folder, config, processes, epochs):
+    """Who is said to have trained the run, where so many processes have taken it up, up to an epoch."""
+    run, *_ = train(folder, config, epochs, processes)
+    assert run.about()["processes"] == processes
+    return [tuple(team[name] for name in ("epoch", "steps", "processes")) for team in run.about()["teams"]]
+
+
+def test_a_run_says_how_many_processes_trained_which_epochs(folder, config):
+    assert teams(folder, config, 2, 1) == [(0, 0, 2)]
+    assert teams(folder, config, 2, 2) == [(0, 0, 2)]
+    assert teams(folder, config, 1, 4) == [(0, 0, 2), (2, 0, 1)]
+    for path in [*folder.glob("checkpoints/epoch-00003.*"), *folder.glob("checkpoints/epoch-00004.*")]:
+        path.unlink()
+    assert teams(folder, config, 3, 4) == [(0, 0, 2), (2, 0, 3)]
+    assert teams(folder, config, 2, 5) == [(0, 0, 2), (2, 0, 3), (4, 0, 2)]
+
+
+def test_a_run_from_before_teams_were_written_down_keeps_its_number_of_processes(folder, config):
+    run, *_ = train(folder, config, 2, processes=2)
+    about = run.about()
+    del about["teams"]
+    storage.write(folder / "run.json", storage.to_json(about))
+    assert teams(folder, config, 1, 3) == [(0, 0, 2), (2, 0, 1)]
+
+
+@pytest.mark.parametrize("wrong", [3, None, [3], [{}], [{"epoch": "x", "steps": 0, "processes": 1}]])
+def test_teams_that_are_none_are_damage(folder, config, wrong):
+    run, *_ = train(folder, config, 2)
+    run.set_status("running", teams=wrong)
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged: its teams are none"):
+        train(folder, config, 3)
 
 
 def resumed(folder, saved, **given):

@@ -3,11 +3,15 @@
 import errno
 import math
 import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pyro_vae.errors import StorageError
+from pyro_vae.errors import StorageError, UsageError
 from pyro_vae.experiment import storage
 
 
@@ -59,7 +63,8 @@ def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(Path, "replace", lambda *a: (steps.append("rename"), replace(*a)))
     storage.write(tmp_path / "x", b"new")
-    assert steps == [str(tmp_path / "x.pyro_vae-partial"), "rename", str(tmp_path)]
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}/x\.[0-9a-f]{{8}}\.pyro_vae-partial", steps[0])
+    assert steps[1:] == ["rename", str(tmp_path)]
     assert (tmp_path / "x").read_bytes() == b"new"
 
 
@@ -68,6 +73,117 @@ def test_sweep_removes_what_a_killed_write_left_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     storage.sweep(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"a.json", "partial", "b.partial.txt"}
+
+
+# In a process of its own, which says that it is ready and then waits to be ended.
+WAIT = "print(flush=True); input()"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Starts another process in the folder, as far as it says; it is killed at the end at the latest."""
+    started = []
+
+    def start(code):
+        begun = "from pathlib import Path\nfrom pyro_vae.experiment import storage\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", begun + code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout.readline() == b"\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    path, contents = tmp_path / "shard.json", [bytes([letter]) * 5000 for letter in b"abcd"]
+
+    def write_often(content):
+        for _ in range(100):
+            storage.write(path, content)
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(len(contents)) as threads:
+        list(threads.map(write_often, contents))
+    assert [p.name for p in tmp_path.iterdir()] == ["shard.json"]
+
+
+def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_killed(tmp_path, other):
+    writer = other(f"import os\ndef wait(_): {WAIT}\nos.fsync = wait\nstorage.write(Path('a.json'), b'theirs')")
+    storage.sweep(tmp_path)
+    storage.write(tmp_path / "a.json", b"ours")
+    assert len(list(tmp_path.glob("a.json.*.pyro_vae-partial"))) == 1
+    writer.kill()
+    writer.wait()
+    storage.write(tmp_path / "b.json", b"")
+    assert len(list(tmp_path.glob("a.json.*.pyro_vae-partial"))) == 1
+    storage.write(tmp_path / "a.json", b"ours again")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.json": b"ours again", "b.json": b""}
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path, other):
+    path = tmp_path / "lock"
+    holder = other(f"with storage.locked(Path('lock'), str) as lock:\n    storage.sign(lock, 'me')\n    {WAIT}")
+    with pytest.raises(UsageError, match=r"^held by me$"), storage.locked(path, "held by {}".format):
+        pass
+    holder.kill()
+    holder.wait()
+    for _ in range(2):
+        with storage.locked(path, str) as lock:
+            storage.sign(lock, "you")
+            with pytest.raises(UsageError, match=r"^you$"), storage.locked(path, str):
+                pass
+
+
+def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_path, monkeypatch):
+    path, flock = tmp_path / "lock", storage.fcntl.flock
+    with storage.locked(path, str) as lock:
+        storage.remove_held(lock)
+        assert not path.exists()
+        with storage.locked(path, str):
+            storage.remove_held(lock)
+            assert path.exists()
+
+    def slow(descriptor, how):  # whoever held it gives it back between opening and locking
+        monkeypatch.setattr(storage.fcntl, "flock", flock)
+        path.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(storage.fcntl, "flock", slow)
+    with (
+        storage.locked(path, str) as lock,
+        pytest.raises(UsageError),
+        storage.locked(path, str),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_locks_nobody_is_stopped(tmp_path, monkeypatch, number):
+    def none(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage.fcntl, "flock", none)
+    with storage.locked(tmp_path / "lock", str), storage.locked(tmp_path / "lock", str):
+        storage.write(tmp_path / "a.json", b"")
+    (tmp_path / "a.json.0.pyro_vae-partial").touch()
+    storage.sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"lock", "a.json"}
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "diary").write_text("dear")
+    (tmp_path / "lock").symlink_to(tmp_path / "diary")
+    with (
+        pytest.raises(StorageError, match=r"can not write .*lock: Too many levels"),
+        storage.locked(tmp_path / "lock", str),
+    ):
+        pass
+    assert (tmp_path / "diary").read_text() == "dear"
 
 
 def test_append_adds_whole_lines(tmp_path):

@@ -7,6 +7,7 @@ import os
 import random
 import runpy
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import arviz
 import pytest
+from finished import content
 from PIL import Image
 from scripted import save_tiny
 
@@ -166,6 +168,29 @@ def test_training_killed_at_random_moments_loses_nothing(start, folder, temporar
         assert result(folder / "run") == expected
         ended += 1
     print(f"{killed} kills in {ended} runs of {seconds:.1f} s left {left} temporary files, all swept")
+
+
+def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed(start, folder):
+    acknowledged = folder / "acknowledged"
+    finished(start("train_svi", TRAIN, str(acknowledged), str(folder)))
+    expected = result(folder / "run")
+    shutil.rmtree("run")
+    acknowledged.unlink()
+    first = start("train_svi", TRAIN, str(acknowledged), str(folder))
+    at_work(first, acknowledged)
+    os.kill(first.pid, signal.SIGSTOP)
+    before = content("run")
+    try:
+        second = start("train_svi", TRAIN, "none", str(folder))
+        second.join(120)
+        assert second.exitcode == 2
+        assert content("run") == before
+        *_, sentence = Path("log.txt").read_text().splitlines()
+        assert sentence.startswith(f"error: another training is at work in run (process {first.pid} on ")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    finished(first)
+    assert result(folder / "run") == expected
 
 
 @pytest.mark.parametrize("temporary", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)], indirect=True)

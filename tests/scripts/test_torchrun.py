@@ -165,6 +165,10 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
     assert codes(start(3, *FLAGS, "--out", "other")) == [0, 0, 0]
     assert "note: other has been trained in 2 processes; in 3 it draws other noise" in said(0)
     assert about("other")["processes"] == 3
+    assert about("other")["teams"] == [
+        {"epoch": 0, "steps": 0, "processes": 2},
+        {"epoch": 1, "steps": 2, "processes": 3},
+    ]
     assert len(Run(Path("other"), None).history()) == 12
     assert result("other").keys() == undisturbed.keys()
     assert result("other") != undisturbed
@@ -184,6 +188,14 @@ def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, senten
     assert last.startswith(sentence)
     assert not [line for line in before if "rror" in line]
     assert said(1) == ""
+
+
+def test_a_folder_in_which_another_trains_is_refused_by_all(start):
+    with Run(Path("run"), None).locked():
+        assert codes(start(2, *FLAGS, "--out", "run")) == [2, 2]
+        assert said(0).splitlines()[-1].startswith(f"error: another training is at work in run (process {os.getpid()} ")
+        assert said(1) == ""
+        assert [path.name for path in Path("run").iterdir()] == ["train.lock"]
 
 
 @pytest.mark.parametrize("place", [0, 1])
