@@ -132,9 +132,10 @@ class Run:
         storage.sweep(self.checkpoints)
 
     def is_finished(self) -> bool:
-        """Whether the report was written, and for this config: more epochs or draws are new work."""
+        """Whether the report was written and is there, for this config: more epochs or draws are new work."""
         same = _read_config(self.path / "config.json") == self.config
-        return same and self.status() == "finished" and (self.path / "report.txt").exists()
+        written = all((self.path / f"report.{kind}").exists() for kind in ("json", "txt"))
+        return same and self.status() == "finished" and written
 
     def history(self) -> list[dict[str, Any]]:
         """The records, oldest first; a torn last line is dropped."""

@@ -159,6 +159,8 @@ def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, conf
     run.set_status("finished")
     assert not run.is_finished()
     storage.write(folder / "report.txt", b"")
+    assert not run.is_finished()
+    storage.write(folder / "report.json", b"{}")
     assert run.is_finished()
     assert not Run(folder, replace(config, test_samples=7)).is_finished()
     assert not Run(folder, replace(config, epochs=9)).is_finished()
@@ -167,7 +169,8 @@ def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, conf
 def test_a_finished_run_from_before_a_setting_was_known_stays_finished(folder, config):
     run, _, _ = train(folder, config)
     run.set_status("finished")
-    storage.write(folder / "report.txt", b"")
+    for name in ("report.txt", "report.json"):
+        storage.write(folder / name, b"")
     before = {name: value for name, value in config.to_dict().items() if name != "precision"}
     storage.write(folder / "config.json", storage.to_json(before))
     assert run.is_finished()
