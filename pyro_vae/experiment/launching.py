@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from pyro_vae.experiment import storage
 from pyro_vae.experiment.interruption import noted
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[TextIO]:
+def locked(folder: Path) -> Iterator[storage.Lock]:
     """Holds the folder for this process and for those that it starts.
 
     Raises:
@@ -48,7 +48,7 @@ def locked(folder: Path) -> Iterator[TextIO]:
         yield lock
 
 
-def work(jobs: Iterable[Job], at_once: int, lock: TextIO, done: Callable[[Job, int, float], None]) -> None:
+def work(jobs: Iterable[Job], at_once: int, lock: storage.Lock, done: Callable[[Job, int, float], None]) -> None:
     """Runs all jobs, so many at once, and shares the cores among them.
 
     The first SIGINT or SIGTERM is passed on as SIGTERM, and awaited: it ends this process when all jobs have ended. A
@@ -90,7 +90,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(job: Job, lock: TextIO, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, lock: storage.Lock, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     storage.make_folder(job.folder)
     with (job.folder / "train.log").open("ab") as log:
         log.write(f"$ {shlex.join(['python', *job.command])}\n".encode())
@@ -111,6 +111,6 @@ def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.terminate()
 
 
-def _write_down(lock: TextIO, processes: Iterable[subprocess.Popen[bytes]]) -> None:
+def _write_down(lock: storage.Lock, processes: Iterable[subprocess.Popen[bytes]]) -> None:
     """Who holds the lock, for the sentence that refuses others."""
-    storage.sign(lock, " ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))))
+    lock.sign(" ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))))

@@ -1,7 +1,7 @@
 """The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at.
 
 None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone. It is removed
-before the others are written and comes after them: where it is, all beside it are of one evaluation.
+before the others are written and comes after them: where it is missing, an evaluation was cut.
 """
 
 import shlex

@@ -252,7 +252,7 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Sw
         raise UsageError(f"{folder} holds a run already: use another --out")
     program, progress = with_prior(trained, config), Progress()
     svi = build.svi(config, program)
-    with run.locked():
+    with run.locked(mark=b""):
         run.open(program, svi, data.protocol)
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
         run.set_status("running", refitted_from=source)

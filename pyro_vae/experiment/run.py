@@ -47,12 +47,21 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self._history = hashlib.sha256()  # of history.jsonl, as far as it is kept
 
+    def mark(self) -> bytes:
+        """What is another as soon as somebody trains in the folder."""
+        with suppress(OSError):
+            return (self.path / "run.json").read_bytes()
+        return b""
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, mark: bytes | None = None) -> Iterator[None]:
         """Holds the folder, so that no other process trains in it. Whoever only reads needs no lock.
 
+        Args:
+            mark: what `mark` said when it was decided what to do here; None where that does not matter.
+
         Raises:
-            UsageError: another process trains in it.
+            UsageError: another process trains in it, or did since that was decided.
             StorageError: it can not be written to.
         """
         storage.make_folder(self.path)
@@ -65,10 +74,15 @@ class Run:
 
         with storage.locked(self.path / "train.lock", refusal) as lock:
             try:
-                storage.sign(lock, f"{os.getpid()} on {platform.node()}")
+                lock.sign(f"{os.getpid()} on {platform.node()}")
+                if mark not in (None, self.mark()):
+                    raise UsageError(
+                        f"another training was at work in {self.path} since this one began: give the command again, or "
+                        "use another --out"
+                    )
                 yield
             finally:
-                storage.remove_held(lock)
+                lock.remove()
 
     def open(
         self, vae: Autoencoder, svi: SVI, protocol: dict[str, Any], processes: int = 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 from pyro_vae.errors import StorageError, UsageError
 
@@ -31,7 +31,8 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full, or the place can not be written to; an older file is left as it was.
     """
-    sweep(path.parent, path.name)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{_TEMPORARY}"):
+        _remove_left(left, without_locks=False)
     with _storage_errors(path), _partial(path) as partial:
         with partial.open("wb") as file:
             file.write(content)
@@ -61,23 +62,41 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Removes what an interrupted `write` left behind, of one file or of all; what another is writing stays."""
-    for partial in folder.glob(f"{glob.escape(name)}*{_TEMPORARY}"):
-        with _storage_errors(partial), suppress(BlockingIOError, FileNotFoundError):
-            lock = _lock(partial, fcntl.LOCK_SH | fcntl.LOCK_NB, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                partial.unlink()
-            finally:
-                os.close(lock)
+def sweep(folder: Path) -> None:
+    """Removes what interrupted `write`s left behind; what another is writing stays, where the file system has locks."""
+    for partial in folder.glob(f"*{_TEMPORARY}"):
+        _remove_left(partial)
+
+
+class Lock(NamedTuple):
+    """A file that this process holds, see `locked`."""
+
+    path: Path
+    descriptor: int
+
+    def fileno(self) -> int:
+        """For a child process that is to hold it, too."""
+        return self.descriptor
+
+    def sign(self, holder: str) -> None:
+        """Says in it who holds it."""
+        with _storage_errors(self.path):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, f"{holder}\n".encode(), 0)
+
+    def remove(self) -> None:
+        """Removes it while it is held, unless another has come to its place."""
+        with suppress(OSError):
+            if _is_at(self.descriptor, self.path):
+                self.path.unlink()
 
 
 @contextmanager
-def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[TextIO]:
+def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
     """Holds a file, which is made where it is not there: one process at a time can, and those that inherit it.
 
     Args:
-        path: of the file. Whoever holds it may write into it who that is, and may remove it.
+        path: of the file.
         refusal: from what the file says, the sentence for everyone else.
 
     Raises:
@@ -85,25 +104,11 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[TextIO]:
         StorageError: it can not be made.
     """
     with _storage_errors(path):
-        lock = _held(path, refusal)
-    with open(path, "r+", encoding="utf-8", opener=lambda *_: lock) as file:
-        yield file
-
-
-def sign(file: TextIO, holder: str) -> None:
-    """Says in a file of `locked` who holds it."""
-    with _storage_errors(Path(file.name)):
-        file.seek(0)
-        file.truncate()
-        file.write(f"{holder}\n")
-        file.flush()
-
-
-def remove_held(file: TextIO) -> None:
-    """Removes a file of `locked` while it is held, unless another has come to its place."""
-    with suppress(OSError):
-        if _is_at(file.fileno(), Path(file.name)):
-            Path(file.name).unlink()
+        descriptor = _held(path, refusal)
+    try:
+        yield Lock(path, descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: Any) -> bytes:
@@ -161,10 +166,10 @@ def _held(path: Path, refusal: Callable[[str], str]) -> int:
                 raise UsageError(refusal(file.read(_LONGEST_HOLDER).strip())) from None
 
 
-def _lock(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+def _lock(path: Path, how: int) -> int:
     """Opens and locks a file. Raises BlockingIOError where another holds it."""
     while True:  # once more where it is removed before it is locked
-        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, how)
         except OSError as error:
@@ -174,6 +179,22 @@ def _lock(path: Path, how: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
         if _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)
+
+
+def _remove_left(partial: Path, *, without_locks: bool = True) -> None:
+    """Unless its writer holds it; a link was made by none."""
+    with suppress(OSError):
+        if partial.is_symlink():
+            partial.unlink()
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            partial.unlink()
+        except OSError as error:
+            if without_locks and not isinstance(error, BlockingIOError):
+                partial.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

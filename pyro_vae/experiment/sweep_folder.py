@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from pyro_vae.errors import CheckpointError, PyroVAEError, UsageError
 from pyro_vae.experiment import launching, storage
@@ -69,11 +69,12 @@ class Task(NamedTuple):
         cure = f"remove report.json and report.txt from {self.path} and give the same command again"
         try:
             found = storage.from_json(self._reported)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self._reported} can not be read: {error}; {cure}") from error
-        if other := self._otherwise(found):
+            other, tested = self._otherwise(found), report.tested(row, found)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"{self._reported} can not be read: {error!r:.200}; {cure}") from error
+        if other:
             raise CheckpointError(f"{self._reported} is not that of the training, but of {other}: {cure}")
-        return report.tested(row, found)
+        return tested
 
     def is_trained(self) -> bool:
         """Whether its training has ended, be it that it diverged."""
@@ -89,8 +90,8 @@ class Task(NamedTuple):
         config, size = self.setting.config, found["protocol"]["split"]["sizes"]["test"]
         wanted = {"elbo": config.elbo_samples, "log_likelihood": config.test_samples}
         for name, draws in wanted.items():
-            entry = found["test"].get(name, {})
-            if entry and (entry["num_samples"], entry["num_data"]) != (draws, min(config.test_data or size, size)):
+            entry = found["test"][name]
+            if (entry["num_samples"], entry["num_data"]) != (draws, min(config.test_data or size, size)):
                 return f"{entry['num_samples']} draws for each of {entry['num_data']} test data"
         return ""
 
@@ -116,7 +117,7 @@ class Sweep:
     seeds: int
     script: Path
     at_once: int
-    lock: TextIO
+    lock: storage.Lock
     say: Callable[[str], None] = print
 
     def begin(self, plan: dict[str, Any]) -> None:
@@ -151,7 +152,7 @@ class Sweep:
             return {}
         try:
             found = storage.from_json(path)
-            if not isinstance(found.get("plan"), dict):
+            if not isinstance(found.get("plan"), dict) or not isinstance(found.get("tests", {}), dict):
                 raise ValueError("it holds no plan")
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
@@ -211,6 +212,9 @@ class Sweep:
                 failed.append((task, code))
             self.say(f"{ended}/{len(tasks)}  {report.line(self._row(task), code)}, {seconds:.0f} s")
 
+        before = self._read()
+        kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
+        self._keep({**before, "tests": kept})  # a run that is made anew reports anew
         jobs = [Job(task.path, self._command(task, *more)) for task in by_path.values()]
         launching.work(jobs, self.at_once, self.lock, done)
         if failed:

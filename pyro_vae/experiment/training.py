@@ -47,14 +47,15 @@ def start_or_resume(
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
     """
     with processes.joined(config.device) as world:
-        plan = ""
+        plan, mark = "", None
         with world.together():
             if world.first:
+                mark = Run(folder, config).mark() if folder is not None else None
                 plan = json.dumps(_plan(folder, config, given, resume, world.size))
         settings, finished = json.loads(world.gather(plan)[0])
         config = Config.from_dict(settings)
         if folder is None or not finished:
-            return train(folder, config, tensorboard=tensorboard, test=test, world=world)
+            return train(folder, config, tensorboard=tensorboard, test=test, world=world, mark=mark)
         run = Run(folder, config)
         if world.first:
             run.sweep()
@@ -82,7 +83,13 @@ def _plan(folder: Path | None, config: Config, given: set[str], resume: bool, si
 
 
 def train(
-    folder: Path | None, config: Config, *, tensorboard: bool = False, test: bool = True, world: World = ALONE
+    folder: Path | None,
+    config: Config,
+    *,
+    tensorboard: bool = False,
+    test: bool = True,
+    world: World = ALONE,
+    mark: bytes | None = None,
 ) -> Run:
     """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
 
@@ -92,6 +99,7 @@ def train(
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
         world: the processes that do so together; all but the first leave before the report.
+        mark: see `Run.locked`.
 
     Raises:
         UsageError: another process trains in the folder.
@@ -101,7 +109,7 @@ def train(
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
 
     run = Run(Path(world.gather(str(folder or new_folder(Path("runs"), config)))[0]), config)
-    with _alone(run, world):
+    with _alone(run, world, mark):
         progress = _opened(run, vae, svi, data, world)
 
         # Training, then the report on the best epoch, on test data.
@@ -121,12 +129,12 @@ def train(
 
 
 @contextmanager
-def _alone(run: Run, world: World) -> Iterator[None]:
+def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
     """The first process holds the folder; where it can not, all say so."""
     with ExitStack() as until_the_end:
         with world.together():
             if world.first:
-                until_the_end.enter_context(run.locked())
+                until_the_end.enter_context(run.locked(mark))
         yield
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
-from pyro_vae.experiment import build, checkpoint, storage
+from pyro_vae.experiment import build, checkpoint, storage, training
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import Run, config_for_resume, new_folder
 from pyro_vae.inference import fit
@@ -200,6 +200,26 @@ def test_one_process_at_a_time_trains_in_a_folder(folder, config):
             if end is not nullcontext:
                 raise KeyError
         assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_made_in_the_meantime_stays_as_it_is(folder, config, resume, monkeypatch):
+    """Between the look into the folder and the lock on it the data are read, which may take long."""
+    config, build_data = replace(config, epochs=1, test_samples=2, elbo_samples=2), build.data
+    if resume:
+        training.train(folder, config, test=False)
+    whole = []
+
+    def meanwhile(settings):
+        monkeypatch.setattr(build, "data", build_data)
+        training.train(folder, config)
+        whole.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+        return build_data(settings)
+
+    monkeypatch.setattr(build, "data", meanwhile)
+    with pytest.raises(UsageError, match=f"another training was at work in {folder} since this one began"):
+        training.start_or_resume(folder, replace(config, test_samples=3), {"test_samples"}, resume=resume)
+    assert whole == [{path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}]
 
 
 def test_a_lock_stays_with_a_folder_that_is_moved_away(folder, config):

@@ -127,14 +127,14 @@ def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_k
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path, other):
     path = tmp_path / "lock"
-    holder = other(f"with storage.locked(Path('lock'), str) as lock:\n    storage.sign(lock, 'me')\n    {WAIT}")
+    holder = other(f"with storage.locked(Path('lock'), str) as lock:\n    lock.sign('me')\n    {WAIT}")
     with pytest.raises(UsageError, match=r"^held by me$"), storage.locked(path, "held by {}".format):
         pass
     holder.kill()
     holder.wait()
     for _ in range(2):
         with storage.locked(path, str) as lock:
-            storage.sign(lock, "you")
+            lock.sign("you")
             with pytest.raises(UsageError, match=r"^you$"), storage.locked(path, str):
                 pass
 
@@ -142,10 +142,10 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path
 def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_path, monkeypatch):
     path, flock = tmp_path / "lock", storage.fcntl.flock
     with storage.locked(path, str) as lock:
-        storage.remove_held(lock)
+        lock.remove()
         assert not path.exists()
         with storage.locked(path, str):
-            storage.remove_held(lock)
+            lock.remove()
             assert path.exists()
 
     def slow(descriptor, how):  # whoever held it gives it back between opening and locking
@@ -184,6 +184,43 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     ):
         pass
     assert (tmp_path / "diary").read_text() == "dear"
+
+
+def test_a_holder_that_can_not_sign_is_told_what_is_full(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        storage.locked(tmp_path / "lock", str) as lock,
+        pytest.raises(StorageError, match=r"lock: No space .* Free some"),
+    ):
+        lock.sign("me")
+
+
+def test_a_lock_that_is_a_pipe_is_named(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with storage.locked(tmp_path / "lock", str) as lock, pytest.raises(StorageError, match=r"can not write .*lock"):
+        lock.sign("me")
+
+
+def test_a_link_among_the_leftovers_is_removed_and_not_followed(tmp_path):
+    (tmp_path / "kept").write_bytes(b"kept")
+    for name, target in (("a", "nowhere"), ("b", "kept")):
+        (tmp_path / f"{name}{storage._TEMPORARY}").symlink_to(target)
+    storage.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_without_locks_a_write_leaves_alone_what_another_may_be_writing(tmp_path, monkeypatch):
+    def none(descriptor, how):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    partial = tmp_path / f"a.0{storage._TEMPORARY}"
+    partial.write_bytes(b"of another")
+    monkeypatch.setattr(storage.fcntl, "flock", none)
+    storage.write(tmp_path / "a", b"new")
+    assert (partial.exists(), (tmp_path / "a").read_bytes()) == (True, b"new")
 
 
 def test_append_adds_whole_lines(tmp_path):

@@ -1,6 +1,7 @@
 """A sweep of runs that take no time: what is trained, chosen, tested, taken up again and refused."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -242,13 +243,29 @@ def test_what_a_run_reported_is_kept_whatever_is_written_over_it_later(capsys):
     assert report() == before
 
 
+def test_a_run_that_was_removed_is_trained_and_tested_anew():
+    swept("lr=0.01,0.1")
+    before, path = report(), Path("out/sweep.json")
+    state = json.loads(path.read_text())
+    state["tests"]["lr=0.1,seed=0"]["elbo"]["mean"] = -1.0
+    path.write_text(json.dumps(state))
+    swept("lr=0.01,0.1")
+    assert report()["test"][0]["elbo"]["mean"] == -1.0
+    shutil.rmtree("out/lr=0.1,seed=0")
+    assert swept("lr=0.01,0.1") == [["lr=0.1,seed=0", True, True], ["lr=0.1,seed=0", False, True]]
+    assert report() == before
+
+
 def test_a_run_whose_files_are_damaged_is_named_with_the_cure():
     swept("lr=0.01,0.1")
     state = json.loads(Path("out/sweep.json").read_text())
     Path("out/sweep.json").write_text(json.dumps({"plan": state["plan"]}))
-    Path("out/lr=0.1,seed=0/report.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"report.json can not be read: .*; remove report.json and report.txt"):
-        swept("lr=0.01,0.1")
+    for content in ("{", "{}", '{"test": [], "protocol": {"split": 1}}'):
+        Path("out/lr=0.1,seed=0/report.json").write_text(content)
+        with pytest.raises(
+            CheckpointError, match=r"report.json can not be read: .*; remove report.json and report.txt"
+        ):
+            swept("lr=0.01,0.1")
     Path("out/lr=0.01,seed=0/history.jsonl").write_text("")
     with pytest.raises(
         CheckpointError, match=r"history.jsonl holds no epoch that was kept, .* remove out/lr=0.01,seed=0"
