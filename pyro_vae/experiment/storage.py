@@ -31,7 +31,7 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full, or the place can not be written to; an older file is left as it was.
     """
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*{_TEMPORARY}"):
+    for left in path.parent.glob(f"{glob.escape(path.name)}*{_TEMPORARY}"):
         _remove_left(left, without_locks=False)
     with _storage_errors(path), _partial(path) as partial:
         with partial.open("wb") as file:
