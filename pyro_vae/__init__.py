@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, evaluation, experiment, inference, report
-    from pyro_vae.experiment.sharing import load, share
+    from pyro_vae.experiment.share.sharing import load, share
     from pyro_vae.model import likelihoods, networks, posteriors, priors
     from pyro_vae.model.checks import check_likelihood, check_posterior, check_prior
     from pyro_vae.model.hierarchical import HierarchicalVAE
@@ -31,8 +31,8 @@ _PLACES = {
     "Program": "pyro_vae.model.program:Program",
     "VAE": "pyro_vae.model.vae:VAE",
     "HierarchicalVAE": "pyro_vae.model.hierarchical:HierarchicalVAE",
-    "load": "pyro_vae.experiment.sharing:load",
-    "share": "pyro_vae.experiment.sharing:share",
+    "load": "pyro_vae.experiment.share.sharing:load",
+    "share": "pyro_vae.experiment.share.sharing:share",
     "check_prior": "pyro_vae.model.checks:check_prior",
     "check_posterior": "pyro_vae.model.checks:check_posterior",
     "check_likelihood": "pyro_vae.model.checks:check_likelihood",

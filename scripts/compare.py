@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from pyro_vae.experiment.command_line import exit_codes, run_parser
+from pyro_vae.cli.parser import exit_codes, run_parser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,16 +28,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(arguments: Namespace) -> None:
-    from pyro_vae.experiment import candidates, comparing, storage
+    from pyro_vae.experiment.compare import comparable_runs, comparing
+    from pyro_vae.experiment.run import files
 
     # The runs, and whether they were tested alike.
     evaluation = comparing.Evaluation(
         arguments.num_samples, arguments.seed, arguments.test_data, arguments.data_dir, arguments.device
     )
-    runs = candidates.candidates(arguments.runs, arguments.test_data)
+    runs = comparable_runs.candidates(arguments.runs, arguments.test_data)
     comparing.check_reference(arguments.reference, runs)
-    if (found := candidates.disagreements(runs)) and not arguments.force:
-        raise candidates.refusal(found)
+    if (found := comparable_runs.disagreements(runs)) and not arguments.force:
+        raise comparable_runs.refusal(found)
     folder = Path(arguments.out) if arguments.out else comparing.new_folder(Path("runs"))
 
     # Each of them, on the same data with the same draws.
@@ -49,7 +50,7 @@ def compare(arguments: Namespace) -> None:
         print(f"{i}/{len(runs)}  {run.name}: {measured[-1].log_likelihood} ({seconds:.0f} s)", flush=True)
 
     # Their differences.
-    storage.make_folder(folder)
+    files.make_folder(folder)
     text = comparing.write(folder, comparing.compare(runs, measured, evaluation, reference=arguments.reference))
     print(f"\n{text}\n\nIn {folder}: comparison.json, .txt, .md, .csv, .png.")
 

@@ -15,9 +15,9 @@ import os
 import time
 from pathlib import Path
 
+from pyro_vae.cli.parser import add_flags, exit_codes, run_parser
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import add_flags, exit_codes, run_parser
-from pyro_vae.experiment.plan import Plan, Shard
+from pyro_vae.experiment.evaluate.effort import Plan, Shard
 
 SHARD = (
     "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
@@ -45,30 +45,30 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bool) -> None:
-    from pyro_vae.experiment import publishing, sharding
-    from pyro_vae.experiment.evaluating import evaluate
-    from pyro_vae.experiment.subject import Subject
-    from pyro_vae.experiment.trained import open_run
+    from pyro_vae.experiment.evaluate import report_files, shards
+    from pyro_vae.experiment.evaluate.evaluated_run import Subject
+    from pyro_vae.experiment.evaluate.measurements import evaluate
+    from pyro_vae.experiment.run.opened import open_run
 
     begun = time.perf_counter()
     trained = open_run(run, **where)
-    found = sharding.merge(Subject(trained, plan), Path(out) / sharding.FOLDER) if merge else {}
+    found = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
     look = evaluate(trained, plan, say, found)
     say("pictures and files")
-    text, files = publishing.write(look, out)
+    text, files = report_files.write(look, out)
     print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(files)}")
 
 
 def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
-    from pyro_vae.experiment import sharding
-    from pyro_vae.experiment.subject import Subject
-    from pyro_vae.experiment.trained import open_run
+    from pyro_vae.experiment.evaluate import shards
+    from pyro_vae.experiment.evaluate.evaluated_run import Subject
+    from pyro_vae.experiment.run.opened import open_run
 
-    subject, folder = Subject(open_run(run, **where), plan), Path(out) / sharding.FOLDER
-    if sharding.is_done(subject, shard, folder):
+    subject, folder = Subject(open_run(run, **where), plan), Path(out) / shards.FOLDER
+    if shards.is_done(subject, shard, folder):
         say(f"shard {shard} is in {folder} already")
     else:
-        say(f"shard {shard} is in {sharding.write(subject, shard, folder, say)}; when all are there, use --merge")
+        say(f"shard {shard} is in {shards.write(subject, shard, folder, say)}; when all are there, use --merge")
 
 
 def say(sentence: str) -> None:

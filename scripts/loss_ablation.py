@@ -7,9 +7,9 @@ python scripts/loss_ablation.py --out runs/ablation --resume
 
 from pathlib import Path
 
+from pyro_vae.cli.parser import RESUMABLE, add_flags, config_from, config_parser, exit_codes, given_flags
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import RESUMABLE, add_flags, config_from, config_parser, exit_codes, given_flags
-from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.evaluate.effort import Plan
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,10 +32,13 @@ def main(argv: list[str] | None = None) -> None:
             latent_samples=arguments.latent_samples,
         )
 
-        from pyro_vae.experiment import ablation  # here, since --help needs no torch
+        from pyro_vae.experiment.studies import loss_ablation  # here, since --help needs no torch
 
-        ablation.train(folder, config, given, resume=arguments.resume)
-        print(f"\n{ablation.report(folder, plan)}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the three runs.")
+        loss_ablation.train(folder, config, given, resume=arguments.resume)
+        print(
+            f"\n{loss_ablation.report(folder, plan)}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the "
+            "three runs."
+        )
 
 
 if __name__ == "__main__":

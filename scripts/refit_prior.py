@@ -7,10 +7,10 @@ python scripts/refit_prior.py runs/digits --prior mixture --num-components 50 --
 import sys
 from pathlib import Path
 
+from pyro_vae.cli.parser import add_flags, exit_codes, given_flags, run_parser
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import add_flags, exit_codes, given_flags, run_parser
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.plan import Plan
+from pyro_vae.experiment.evaluate.effort import Plan
 
 FLAGS = (
     "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "optimizer",
@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> None:
         source = Path(arguments.run)
         folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{arguments.prior}")
 
-        from pyro_vae.experiment import build, refitting  # here, since --help needs no torch
-        from pyro_vae.experiment.trained import open_run
+        from pyro_vae.experiment import build  # here, since --help needs no torch
+        from pyro_vae.experiment.run.opened import open_run
+        from pyro_vae.experiment.studies import refitting
 
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)
         config = refitting.refitted_config(

@@ -7,7 +7,7 @@ python scripts/sample.py runs/labels --y 7 --only samples
 
 from pathlib import Path
 
-from pyro_vae.experiment.command_line import exit_codes, run_parser
+from pyro_vae.cli.parser import exit_codes, run_parser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
     arguments = parser.parse_args(argv)
     with exit_codes():
-        from pyro_vae.experiment import sampling
-        from pyro_vae.experiment.trained import open_run
+        from pyro_vae.experiment.run.opened import open_run
+        from pyro_vae.experiment.studies import sampling
 
         trained = open_run(arguments.run, device=arguments.device, data_dir=arguments.data_dir)
         wanted = sampling.Wanted(

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pyro_vae.experiment.command_line import Parser, exit_codes
+from pyro_vae.cli.parser import Parser, exit_codes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,12 +23,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=str, default="", help="also write the table into this file")
     arguments = parser.parse_args(argv)
     with exit_codes():
-        from pyro_vae.experiment import selfcheck, storage, verdicts  # here, since --help needs no torch
+        from pyro_vae.experiment.run import files  # here, since --help needs no torch
+        from pyro_vae.selfcheck import ladder, verdicts  # here, since --help needs no torch
 
-        budget = selfcheck.QUICK if arguments.quick else selfcheck.FULL
-        print(selfcheck.about(budget))
+        budget = ladder.QUICK if arguments.quick else ladder.FULL
+        print(ladder.about(budget))
         rows: list[verdicts.Row] = []
-        for row in selfcheck.check(budget, arguments.seed):
+        for row in ladder.check(budget, arguments.seed):
             if not rows or row.rung != rows[-1].rung:
                 print(f"\n{verdicts.heading(row.rung)}")
             print(row, flush=True)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
                 "budget": asdict(budget),
                 "rows": [r.to_dict() for r in rows],
             }
-            storage.write(Path(arguments.json), storage.to_json(found))
+            files.write(Path(arguments.json), files.to_json(found))
         sys.exit(off)
 
 

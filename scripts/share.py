@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ActionYesNo
 
-from pyro_vae.experiment.command_line import Parser, exit_codes
+from pyro_vae.cli.parser import Parser, exit_codes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     with exit_codes():
-        from pyro_vae.experiment import hub, sharing  # here, since --help needs no torch
+        from pyro_vae.experiment.share import hub, sharing  # here, since --help needs no torch
 
         if arguments.push:
             hub.check(arguments.push)

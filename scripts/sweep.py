@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli.parser import config_parser, exit_codes
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import config_parser, exit_codes
-from pyro_vae.experiment.settings import space
+from pyro_vae.experiment.sweep.swept_settings import space
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         if not arguments.search:
             wanted.settings()  # so that a wrong one is answered at once
 
-        from pyro_vae.experiment import sweeping  # here, since --help needs no torch
+        from pyro_vae.experiment.sweep import sweeping  # here, since --help needs no torch
 
         script = Path(__file__).with_name("train_svi.py")
         sweeping.sweep(Path(arguments.out), wanted, script, arguments.jobs)

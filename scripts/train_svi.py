@@ -9,9 +9,9 @@ torchrun --nproc-per-node 2 scripts/train_svi.py --out runs/two
 from importlib.util import find_spec
 from pathlib import Path
 
+from pyro_vae.cli.parser import RESUMABLE, config_from, config_parser, exit_codes, given_flags
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.command_line import RESUMABLE, config_from, config_parser, exit_codes, given_flags
-from pyro_vae.experiment.processes import one_speaks
+from pyro_vae.experiment.train.torchrun import one_speaks
 
 
 @one_speaks()
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         config, given = config_from(arguments), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 
-        from pyro_vae.experiment import training  # here, since torch takes a second and --help does not need it
+        from pyro_vae.experiment.train import training  # here, since torch takes a second and --help does not need it
 
         training.start_or_resume(
             folder,

@@ -3,7 +3,7 @@
 import json
 import math
 
-from pyro_vae.experiment import storage
+from pyro_vae.experiment.run import files
 
 
 def estimate(mean, standard_error=0.2, monte_carlo_error=0.004, num_samples=100, num_data=6, unit="nats", **more):
@@ -150,7 +150,7 @@ def full():
 
 def as_read(report):
     """As it comes back from report.json, with sorted keys."""
-    return json.loads(storage.to_json(report))
+    return json.loads(files.to_json(report))
 
 
 def estimates(found, path=()):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.experiment import build, storage
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run import Run
-from pyro_vae.experiment.trained import open_run
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.opened import open_run
 from pyro_vae.inference import Progress, fit
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 50, "epochs": 2, "lr": 0.01}
@@ -39,7 +39,7 @@ def finished_run(folder, dataset, **settings):
 def content(folder):
     """Every file below a folder, by its path, with its digest."""
     files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): storage.sha256(path.read_bytes()) for path in files}
+    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in files}
 
 
 def make_run(folder, **settings):

@@ -213,7 +213,7 @@ def _importing(folder):
 
 
 def _library(folder):
-    from pyro_vae.report import pictures
+    from pyro_vae.report.draw import images
 
     x, record = torch.ones(16, 6), dict.fromkeys(map(attrgetter("name"), fields(pv.inference.Record)), 1.0)
     with torch.random.fork_rng():  # what is built, and steps, draw from the caller's stream, as Pyro's do
@@ -227,7 +227,7 @@ def _library(folder):
     pv.evaluation.nuts(vae, x[:1], num_draws=10, num_warmup=5, num_chains=2, seed=0)
     pv.evaluation.to_inference_data(vae, x, 30, seed=0)
     pv.check_prior(pv.priors.StandardNormal(2))
-    pictures.training([record])
+    images.training([record])
     with torch.random.fork_rng():
         pv.priors.FlowPrior(2)  # the last, since Pyro's validation_enabled would put back what zuko changes
 

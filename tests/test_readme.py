@@ -8,8 +8,8 @@ from pathlib import Path
 import fenced
 import pytest
 
+from pyro_vae.cli.parser import config_from, config_parser
 from pyro_vae.experiment import build
-from pyro_vae.experiment.command_line import config_from, config_parser
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

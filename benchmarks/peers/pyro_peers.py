@@ -90,7 +90,7 @@ class Ours(PyroPeer):
     """`pyro_vae.inference.SVI` with one fused Adam, steady as in `fit`, and `pyro_vae.evaluation.iwae`.
 
     Args:
-        compiled: the step as one compiled graph; log-likelihoods inside `pyro_vae.evaluation.compiled()`.
+        compiled: the step as one compiled graph; log-likelihoods inside `pyro_vae.evaluation.block_graphs()`.
         bfloat16: the networks' arithmetic.
     """
 

@@ -1,6 +1,15 @@
 """How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
 
-from pyro_vae.evaluation.aggregate import (
+from pyro_vae.evaluation.annealing.annealed import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
+from pyro_vae.evaluation.block_graphs import compiled
+from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
+from pyro_vae.evaluation.classification import Classification, classify
+from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
+from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
+from pyro_vae.evaluation.exact.grids import gauss_hermite, midpoint, trapezoid
+from pyro_vae.evaluation.exact.identity import Identity, identity
+from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.latent.aggregate import (
     AggregateTerms,
     MutualInformation,
     aggregate_terms,
@@ -8,13 +17,17 @@ from pyro_vae.evaluation.aggregate import (
     mutual_information,
     total_correlation,
 )
-from pyro_vae.evaluation.amortisation import Refinement, refine
-from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
-from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
-from pyro_vae.evaluation.classification import Classification, classify
-from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
-from pyro_vae.evaluation.compiled import compiled
-from pyro_vae.evaluation.diagnostics import (
+from pyro_vae.evaluation.latent.dimensions import (
+    ActiveUnits,
+    KLPerDimension,
+    RateDistortion,
+    active_units,
+    kl_per_dimension,
+    rate_distortion,
+)
+from pyro_vae.evaluation.precision import is_rounded, rounding_loss
+from pyro_vae.evaluation.trust.amortisation import Refinement, refine
+from pyro_vae.evaluation.trust.diagnostics import (
     Mixing,
     effective_sample_size,
     mixing,
@@ -23,22 +36,9 @@ from pyro_vae.evaluation.diagnostics import (
     to_inference_data,
     worst_data,
 )
-from pyro_vae.evaluation.escalation import EscalatedDatum, Escalation, escalate
-from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
-from pyro_vae.evaluation.gaps import GapBudget, TrainTestGap, gap_budget, train_test_gap
-from pyro_vae.evaluation.grids import gauss_hermite, midpoint, trapezoid
-from pyro_vae.evaluation.identity import Identity, identity
-from pyro_vae.evaluation.latent import (
-    ActiveUnits,
-    KLPerDimension,
-    RateDistortion,
-    active_units,
-    kl_per_dimension,
-    rate_distortion,
-)
-from pyro_vae.evaluation.mcmc import Comparison, PosteriorDraws, nuts
-from pyro_vae.evaluation.precision import is_rounded, rounding_loss
-from pyro_vae.evaluation.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.trust.escalation import EscalatedDatum, Escalation, escalate
+from pyro_vae.evaluation.trust.gaps import GapBudget, TrainTestGap, gap_budget, train_test_gap
+from pyro_vae.evaluation.trust.true_posterior import Comparison, PosteriorDraws, nuts
 from pyro_vae.evaluation.weights import log_weights
 
 __all__ = [

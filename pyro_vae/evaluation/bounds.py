@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.estimators import Estimate, relative_error
+from pyro_vae.evaluation.trust.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 
 

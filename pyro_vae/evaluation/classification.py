@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.diagnostics import psis_khat
+from pyro_vae.evaluation.trust.diagnostics import psis_khat
 from pyro_vae.evaluation.weights import log_weights
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.compiled import FEWEST_DRAWS, column
+from pyro_vae.evaluation.block_graphs import FEWEST_DRAWS, column
 from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from pyro_vae.data import Form, Splits
     from pyro_vae.inference import SVI
-    from pyro_vae.inference.compiled import Compile
-    from pyro_vae.inference.training import Schedule
+    from pyro_vae.inference.fitting import Schedule
+    from pyro_vae.inference.step_graphs import Compile
     from pyro_vae.model.autoencoder import Autoencoder
     from pyro_vae.model.likelihoods import Likelihood
     from pyro_vae.model.posteriors import Posterior
@@ -337,7 +337,7 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
         num_draws: of latents in all, data times draws for each. Whoever splits an estimate over processes passes the
             whole, so that all round alike.
     """
-    from pyro_vae.evaluation.compiled import MANY_DRAWS, compiled
+    from pyro_vae.evaluation.block_graphs import MANY_DRAWS, compiled
 
     wanted = _compile(config)
     if wanted is True or (wanted == "auto" and num_draws >= MANY_DRAWS):
@@ -349,7 +349,7 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
 
 def schedule(config: Config) -> Schedule:
     """Epochs, batches, weights."""
-    from pyro_vae.inference.training import Schedule
+    from pyro_vae.inference.fitting import Schedule
 
     return Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)})
 

@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pyro_vae.evaluation import ELBOTerms, Estimate, elbo_terms
 from pyro_vae.evaluation.memory import DATA_BLOCK
-from pyro_vae.inference.compiled import Call
 from pyro_vae.inference.divergence import Noise
 from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.step_graphs import Call
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import World, peers
 

@@ -14,11 +14,11 @@ from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
 from pyro_vae.errors import DivergenceError, PyroVAEError
-from pyro_vae.inference.compiled import Call, Compile, Make, StepGraph, Steps
+from pyro_vae.graphs.allocation import keep_freed_memory
+from pyro_vae.graphs.capture import buffers_kept
 from pyro_vae.inference.divergence import Noise, first_gradient, first_site
 from pyro_vae.inference.objectives import check_weights, weigh
-from pyro_vae.model.allocation import keep_freed_memory
-from pyro_vae.model.graphs import buffers_kept
+from pyro_vae.inference.step_graphs import Call, Compile, Make, StepGraph, Steps
 from pyro_vae.model.program import store_kept
 
 

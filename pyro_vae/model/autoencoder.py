@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
-from pyro_vae.model.graphs import require
+from pyro_vae.model.conditions import require
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior

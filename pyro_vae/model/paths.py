@@ -21,7 +21,7 @@ from torch.distributions import Independent, TransformedDistribution
 from torch.distributions.transforms import ComposeTransform
 
 from pyro_vae.errors import UsageError, unknown
-from pyro_vae.model.flows import FlowDistribution
+from pyro_vae.model.distributions.flows import FlowDistribution
 
 PATHS = ("straight", "spherical", "base")
 

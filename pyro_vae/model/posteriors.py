@@ -17,8 +17,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-import pyro_vae.model.gaussians  # noqa: F401 - registers the KLs of these members to normal priors
-from pyro_vae.model import distributions, flows
+import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
+from pyro_vae.model import distributions
+from pyro_vae.model.distributions import flows
 
 ENCODER_PREDICTS = ("log_sigma", "log_variance")
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import unknown
-from pyro_vae.model import distributions, flows
-from pyro_vae.model.mixtures import Mixture
+from pyro_vae.model import distributions
+from pyro_vae.model.distributions import flows
+from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.posteriors import Delta, Posterior
 from pyro_vae.model.program import once
 
@@ -106,7 +107,7 @@ class FullNormal(Prior):
 
     `root` holds the entries of L below the diagonal, and on it their logarithms.
 
-    The KL of normal posteriors, diagonal or not, is analytic: see `pyro_vae.model.gaussians`.
+    The KL of normal posteriors, diagonal or not, is analytic: see `pyro_vae.model.distributions.gaussian_kl`.
 
     Args:
         latent_dim: D.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from pyro_vae.report.entries import Entry, Report, of_x, sections
-from pyro_vae.report.formats import markdown, markdown_rows
 from pyro_vae.report.notes import notes
+from pyro_vae.report.render.texts import markdown, markdown_rows
 from pyro_vae.report.tables import ESTIMATE_HEADER, clean, estimate_row
 
 SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classification")

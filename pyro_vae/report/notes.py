@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyro_vae.report.entries import Report, of_x
-from pyro_vae.report.numbers import preset_sentence, rounding_sentence
+from pyro_vae.report.headline import preset_sentence, rounding_sentence
 from pyro_vae.report.tables import clean, number, share
 
 

@@ -19,10 +19,12 @@ DOCUMENTED = re.findall(r"automodule:: (\S+)", REFERENCE)
 MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.")]
 # Parts of what is documented as a whole, and what no user calls.
 INNER = re.compile(
-    r"pyro_vae\.(data|inference|evaluation)\..*|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
-    r"|pyro_vae\.model\.(traces|watch|graphs|kernels|allocation|suitability)|pyro_vae\.(model|report|experiment)"
-    r"|pyro_vae\.report\.(entries|tables|notes|panels|style)"
-    r"|pyro_vae\.experiment\.(storage|manifest|interruption|console|command_line|config_file|card|panels|reporting)"
+    r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
+    r"|pyro_vae\.model\.(traces|conditions)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?"
+    r"|pyro_vae\.report\.draw\.(report_figures|style)"
+    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption)"
+    r"|pyro_vae\.experiment\.train\.(progress_bar|training_report)|pyro_vae\.experiment\.evaluate\.report_pictures"
+    r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
 PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown
 PACKAGES = {"pyro_vae.report", "pyro_vae.experiment"}  # documented module by module

@@ -14,8 +14,8 @@ from pyro import poutine
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation import aggregate
-from pyro_vae.evaluation.aggregate import aggregate_terms, marginal_kl, mutual_information, total_correlation
+from pyro_vae.evaluation.latent import aggregate
+from pyro_vae.evaluation.latent.aggregate import aggregate_terms, marginal_kl, mutual_information, total_correlation
 
 
 class Given(pv.posteriors.Posterior):

@@ -8,7 +8,7 @@ from exact import LinearGaussian, binary_data, small_vae, two_layers
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation.amortisation import refine
+from pyro_vae.evaluation.trust.amortisation import refine
 
 
 class _Wrong(pv.posteriors.Posterior):

@@ -16,9 +16,9 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError
-from pyro_vae.evaluation import annealing, hamiltonian
-from pyro_vae.evaluation.annealing import ais, bdmc, schedule
-from pyro_vae.evaluation.hamiltonian import Path, Steps
+from pyro_vae.evaluation.annealing import annealed, hamiltonian
+from pyro_vae.evaluation.annealing.annealed import ais, bdmc, schedule
+from pyro_vae.evaluation.annealing.hamiltonian import Path, Steps
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.model.program import remembering
 from pyro_vae.randomness import block_seed
@@ -266,7 +266,7 @@ class TestChains:
         def far(path, levels, num_leapfrog):
             return Steps(torch.ones(5, 2).double(), torch.full((len(levels), 5), 1e5).double())
 
-        monkeypatch.setattr(annealing, "tune", far)
+        monkeypatch.setattr(annealed, "tune", far)
         truth = LinearGaussian(2, 6)
         vae = small_vae(latent_dim=2)
         vae.likelihood = pv.likelihoods.Bernoulli(Overflowing(truth.W, truth.b))
@@ -293,7 +293,7 @@ class TestPilots:
             seen.append((b, len(point.z), step.clone(), point.z))
             return real(path, point, b, step, num_leapfrog)
 
-        for module in (annealing, hamiltonian):
+        for module in (annealed, hamiltonian):
             monkeypatch.setattr(module, "transition", spy)
         bounds = bdmc(small_vae(), 3, 4, 70, seed=0)
         assert bounds.forward.num_samples == 70
@@ -315,8 +315,8 @@ class TestPilots:
     def test_steps_do_not_depend_on_the_chains_that_count(self):
         """How the chains went can not be seen in the steps: other numbers of chains, the same pilots."""
         path = Path(small_vae(), "guide", binary_data(3))
-        plans = [annealing._Plan(3, K, 2, "guide") for K in (1, 50)]
-        few, many = (annealing._Block(path, plan, 7, 0) for plan in plans)
+        plans = [annealed._Plan(3, K, 2, "guide") for K in (1, 50)]
+        few, many = (annealed._Block(path, plan, 7, 0) for plan in plans)
         before = few.steps.size.clone()
         few.forward(), many.forward()
         assert torch.equal(few.steps.size, before)
@@ -369,13 +369,13 @@ class TestNoise:
 
     def test_data_pilots_and_chains_either_way_have_streams_of_their_own(self, monkeypatch):
         """Two blocks of data, two of chains: 2 x (simulation + pilots + 2 forward + 2 reverse) streams."""
-        streams, real = [], annealing.block_stream
+        streams, real = [], annealed.block_stream
 
         def spy(seed, i, j, device=None):
             streams.append(block_seed(seed, i, j))
             return real(seed, i, j, device)
 
-        monkeypatch.setattr(annealing, "block_stream", spy)
+        monkeypatch.setattr(annealed, "block_stream", spy)
         bdmc(small_vae(), DATA_BLOCK + 1, 1, 33, seed=0, num_leapfrog=1)
         assert len(streams) == len(set(streams)) == 12
 

@@ -14,7 +14,13 @@ from exact import LinearGaussian, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
-from pyro_vae.evaluation.diagnostics import effective_sample_size, mixing, share_above, to_inference_data, worst_data
+from pyro_vae.evaluation.trust.diagnostics import (
+    effective_sample_size,
+    mixing,
+    share_above,
+    to_inference_data,
+    worst_data,
+)
 
 
 def pareto(k, draws, columns, seed=0):

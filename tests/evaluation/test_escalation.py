@@ -16,8 +16,9 @@ from exact import LinearGaussian, binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation import annealing, escalate, hamiltonian, iwae, log_weights, psis_khat
-from pyro_vae.evaluation.escalation import EscalatedDatum, Escalation, Stage, annealing_cost
+from pyro_vae.evaluation import escalate, iwae, log_weights, psis_khat
+from pyro_vae.evaluation.annealing import annealed, hamiltonian
+from pyro_vae.evaluation.trust.escalation import EscalatedDatum, Escalation, Stage, annealing_cost
 
 SHORT = {"num_temperatures": 60, "num_chains": 16}
 
@@ -158,7 +159,7 @@ class TestBudget:
         for T, K, pilots in ((0, 3, 20), (7, 40, 20), (30, 2, 100)):
             monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", pilots)
             rows.clear()
-            annealing.ais(vae, x, T, K, seed=0)
+            annealed.ais(vae, x, T, K, seed=0)
             assert sum(rows) == 5 * annealing_cost(T, K)
 
     def test_what_is_spent_is_what_is_run(self, case, found):

@@ -14,9 +14,9 @@ import pyro_vae as pv
 from pyro_vae import evaluation
 from pyro_vae.errors import DataError
 from pyro_vae.evaluation import compiled
-from pyro_vae.evaluation.compiled import FEWEST_DRAWS, BlockGraph
+from pyro_vae.evaluation.block_graphs import FEWEST_DRAWS, BlockGraph
 from pyro_vae.evaluation.estimators import read_terms
-from pyro_vae.model.graphs import Graph
+from pyro_vae.graphs.capture import Graph
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 K = FEWEST_DRAWS + 8  # the last block is not a whole one

@@ -10,12 +10,14 @@ from exact import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation import annealing, bounds, diagnostics, estimators
+from pyro_vae.evaluation import bounds, estimators
+from pyro_vae.evaluation.annealing import annealed
 from pyro_vae.evaluation.bounds import block_bound, iwae_curve, jackknife
 from pyro_vae.evaluation.classification import classify
 from pyro_vae.evaluation.comparison import paired, pooled, unpaired
-from pyro_vae.evaluation.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.estimators import Estimate, Terms, elbo_terms, iwae, relative_error
+from pyro_vae.evaluation.trust import diagnostics
+from pyro_vae.evaluation.trust.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.inference.objectives import log_mean_exp
 
 K = 30
@@ -259,9 +261,9 @@ def test_an_elbo_with_a_draw_of_probability_0_is_minus_infinity_in_whatever_bloc
 def test_annealed_weights_give_the_bound_from_either_side():
     """+-log mean w: the reverse weights of -1e6 nats are those of a log p(x) of 1e6."""
     cases = {**FINITE, **BROKEN}
-    block = annealing._Found(columns(cases), torch.ones(len(cases)))
-    plan = annealing._Plan(5, K, 1, "guide")
-    forward, reverse = (annealing._estimate("log p(x)", sign, [block], plan) for sign in (1, -1))
+    block = annealed._Found(columns(cases), torch.ones(len(cases)))
+    plan = annealed._Plan(5, K, 1, "guide")
+    forward, reverse = (annealed._estimate("log p(x)", sign, [block], plan) for sign in (1, -1))
     expected = block_bound(columns(cases), K)
     torch.testing.assert_close(forward.value, expected.value, equal_nan=True)
     torch.testing.assert_close(reverse.value, -expected.value, equal_nan=True)

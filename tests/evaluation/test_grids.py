@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_vae.evaluation.grids import gauss_hermite, legendre_rule, midpoint, trapezoid
+from pyro_vae.evaluation.exact.grids import gauss_hermite, legendre_rule, midpoint, trapezoid
 
 
 class TestWorkedIntegrals:

@@ -6,8 +6,8 @@ import torch
 from exact import LinearGaussian, MixturePrior, binary_data, small_vae
 
 import pyro_vae as pv
-from pyro_vae.evaluation import hamiltonian
-from pyro_vae.evaluation.hamiltonian import Path, leapfrog, transition, tune
+from pyro_vae.evaluation.annealing import hamiltonian
+from pyro_vae.evaluation.annealing.hamiltonian import Path, leapfrog, transition, tune
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from exact import LinearGaussian, MixturePrior, binary_data, small_vae, two_laye
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation.latent import active_units, kl_per_dimension, rate_distortion
+from pyro_vae.evaluation.latent.dimensions import active_units, kl_per_dimension, rate_distortion
 
 
 class Coded(pv.posteriors.Posterior):

@@ -17,7 +17,8 @@ from pyro.distributions import constraints
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evaluation import mcmc, mixing, nuts
+from pyro_vae.evaluation import mixing, nuts
+from pyro_vae.evaluation.trust import true_posterior
 
 SHORT = {"num_draws": 20, "num_warmup": 10, "num_chains": 2}
 
@@ -172,7 +173,7 @@ def independent(chains=4, draws=500, D=3):
     noise = torch.Generator().manual_seed(0)
     z, guide = torch.randn(chains, draws, D, generator=noise), torch.randn(chains * draws, D, generator=noise)
     none = torch.zeros(chains, draws, dtype=torch.bool)
-    return mcmc.PosteriorDraws({"z": z}, {"z": guide}, none, {}, {"z": mixing(z)})
+    return true_posterior.PosteriorDraws({"z": z}, {"z": guide}, none, {}, {"z": mixing(z)})
 
 
 class TestVerdict:
@@ -220,7 +221,7 @@ class TestVerdict:
         found = independent(2, 50, 30)
         found.guide["z"][:, 6:] += torch.arange(6, 30)
         lines = str(found).splitlines()
-        assert len(lines) == 2 + mcmc.ROWS + 2
+        assert len(lines) == 2 + true_posterior.ROWS + 2
         assert lines[-2] == "and 6 more, whose z-scores are smaller"
         assert [line.split()[0] for line in lines[2:-2]] == [f"z[{i}]" for i in range(6, 30)]
 
@@ -295,8 +296,8 @@ class TestNothingElse:
         assert not first.draws["z"].requires_grad
 
     def test_chains_that_start_together_part(self, monkeypatch):
-        starts = mcmc._starts
-        monkeypatch.setattr(mcmc, "_starts", lambda *args: starts(*args)[:1] * 2)
+        starts = true_posterior._starts
+        monkeypatch.setattr(true_posterior, "_starts", lambda *args: starts(*args)[:1] * 2)
         first, second = nuts(small_vae(), binary_data(1), **SHORT, seed=0).draws["z"]
         assert not torch.equal(first, second)
 

@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.evaluation.grids import trapezoid
-from pyro_vae.evaluation.search import fixed, search
+from pyro_vae.evaluation.exact.grid_search import fixed, search
+from pyro_vae.evaluation.exact.grids import trapezoid
 
 DRAWS = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # of N(0, 1)
 

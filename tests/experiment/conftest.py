@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pyro_vae.experiment import build, checkpoint
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import checkpoint
 from pyro_vae.inference import Progress, fit
 
 

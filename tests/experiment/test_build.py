@@ -14,8 +14,8 @@ from pyro_vae.data import Form, Split, loading
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.inference.fitting import Schedule
 from pyro_vae.inference.objectives import learning_rate_factor
-from pyro_vae.inference.training import Schedule
 from pyro_vae.model import hierarchical
 
 TABLES = [name for name, value in vars(build).items() if name.isupper() and name not in ("SOURCES", "TYPE_CHECKING")]

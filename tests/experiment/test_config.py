@@ -6,14 +6,14 @@ from dataclasses import fields, replace
 
 import pytest
 
+from pyro_vae.cli.parser import config_parser
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import memory
-from pyro_vae.experiment import storage
-from pyro_vae.experiment.candidates import Candidate, groups
-from pyro_vae.experiment.command_line import config_parser
+from pyro_vae.experiment.compare.comparable_runs import Candidate, groups
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run import config_for_resume
-from pyro_vae.experiment.settings import space
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import config_for_resume
+from pyro_vae.experiment.sweep.swept_settings import space
 from pyro_vae.randomness import block_seed
 
 NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
@@ -31,7 +31,7 @@ OTHER_THAN_DEFAULT = {
 
 
 def through_json(config):
-    return Config.from_dict(json.loads(storage.to_json(config.to_dict())))
+    return Config.from_dict(json.loads(files.to_json(config.to_dict())))
 
 
 def test_the_defaults_survive_json():
@@ -63,7 +63,7 @@ def test_what_does_not_concern_training_is_free_to_change_not_swept_and_tells_no
     config = Config(data_dir=str(tmp_path))
     other = replace(config, **{name: OTHERWISE[scope][name]})
     assert (other.scientific() == config.scientific()) == (scope == "place")
-    (tmp_path / "config.json").write_bytes(storage.to_json(config.to_dict()))
+    (tmp_path / "config.json").write_bytes(files.to_json(config.to_dict()))
     assert config_for_resume(tmp_path, other, {name}) == other
     with pytest.raises(UsageError, match=f"--grid {name}: it can not be swept"):
         space(config_parser("A test."), [], [f"{name}=1,2"], [], 0, 1)

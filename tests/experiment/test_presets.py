@@ -6,15 +6,16 @@ from dataclasses import asdict, replace
 import pytest
 from finished import make_run
 
+from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.data import Form
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build, presets, storage
-from pyro_vae.experiment.command_line import config_from, config_parser, given_flags
+from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluating import evaluate
-from pyro_vae.experiment.plan import Plan
-from pyro_vae.experiment.run import config_for_resume
-from pyro_vae.report.numbers import preset_sentence
+from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.measurements import evaluate
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import config_for_resume
+from pyro_vae.report.headline import preset_sentence
 
 NAMES = presets.names()
 FORMS = {"frey_faces": Form((1, 28, 20), 256, 0)}
@@ -82,7 +83,7 @@ def test_a_second_preset_is_refused(second, capsys):
 
 def test_a_run_of_a_changed_preset_goes_on_with_its_own_settings(tmp_path):
     saved = config_of("gated_static_mnist", epochs=20, test_samples=7)
-    (tmp_path / "config.json").write_bytes(storage.to_json(saved.to_dict()))
+    (tmp_path / "config.json").write_bytes(files.to_json(saved.to_dict()))
     parser = config_parser("A test.")
 
     def resumed(*line):

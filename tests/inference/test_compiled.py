@@ -23,8 +23,8 @@ import pyro_vae as pv
 from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, compiled
-from pyro_vae.model.graphs import Graph
+from pyro_vae.graphs.capture import Graph
+from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, step_graphs
 from pyro_vae.randomness import stream
 
 X_SHAPE, LEVELS, BATCH = (1, 4, 4), 17, 8
@@ -43,7 +43,7 @@ def traced_only(monkeypatch):
 @pytest.fixture
 def soon(monkeypatch):
     """compile="auto" as of the fourth step."""
-    monkeypatch.setattr(compiled, "TRACE_AFTER", 3)
+    monkeypatch.setattr(step_graphs, "TRACE_AFTER", 3)
 
 
 def config(prior="standard", posterior="diagonal", likelihood="bernoulli", objective="mean_field_elbo"):
@@ -449,7 +449,7 @@ def test_an_argument_that_is_no_tensor(caplog):
 
 
 def test_a_program_that_never_stays(caplog, traced_only, monkeypatch):
-    monkeypatch.setattr(compiled, "MOST_CAPTURES", 2)
+    monkeypatch.setattr(step_graphs, "MOST_CAPTURES", 2)
     vae, x = small_vae(), binary_data(16)
     svi = ours(vae)
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
@@ -504,7 +504,7 @@ def test_no_compile_never_does(soon):
 
 @pytest.mark.parametrize(("start", "expected", "compiles"), [(0, 10, False), (10, 0, True), (0, 20, True)])
 def test_auto_compiles_where_it_pays(soon, monkeypatch, start, expected, compiles):
-    monkeypatch.setattr(compiled, "COMPILE_AFTER", 10)
+    monkeypatch.setattr(step_graphs, "COMPILE_AFTER", 10)
     asked = []
     monkeypatch.setattr(Graph, "compiled", lambda graph, given: asked.append(len(given[-1])) or graph)
     svi = ours(small_vae(), mode="auto")

@@ -26,7 +26,7 @@ SLOWEST = 60  # seconds until processes that wait for each other count as hangin
 def spread():
     """Calls `work(world, *arguments)` in so many processes; returns what each returned, or raised, by rank."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.experiment.training", "torch._dynamo", "finished"])
+    context.set_forkserver_preload(["pyro_vae.experiment.train.training", "torch._dynamo", "finished"])
 
     def call(size, folder, work, *arguments):
         answers = context.Queue()

@@ -27,8 +27,8 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data import Split, Splits
 from pyro_vae.errors import DataError, DivergenceError
+from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Schedule, fit
-from pyro_vae.model.graphs import Graph
 
 MODES = ["by Pyro", "traced", "steady", pytest.param("compiled", marks=pytest.mark.slow)]
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
@@ -445,12 +445,12 @@ def status(folder):
 
 def test_a_run_that_diverged_can_be_taken_up_again_from_its_last_epoch(run, monkeypatch, capsys):
     """The same rate diverges at the same step again; whatever made it diverge gone, it ends as it would have."""
-    from pyro_vae.inference import training
+    from pyro_vae.inference import fitting
 
-    rate = training.learning_rate_factor
+    rate = fitting.learning_rate_factor
     arguments = ["--dataset", run.data, "--epochs", 4, *SMALL]
     with monkeypatch.context() as patch:
-        patch.setattr(training, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 1))
+        patch.setattr(fitting, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 1))
         assert run(*arguments) == 5
         first = capsys.readouterr().err
         kept = {path.name: path.read_bytes() for path in (run.folder / "checkpoints").iterdir()}

@@ -15,7 +15,7 @@ import pyro_vae as pv
 from pyro_vae.data import Split, Splits
 from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Trace_ELBO, fit
-from pyro_vae.inference.training import Schedule
+from pyro_vae.inference.fitting import Schedule
 from pyro_vae.randomness import derive, stream
 
 
@@ -88,7 +88,7 @@ def check_going_on(made, data, schedule, **options):
     ],
 )
 def test_a_fit_stopped_after_any_step_goes_on_as_if_it_had_not_been(recipe, mode, stops, monkeypatch):
-    monkeypatch.setattr("pyro_vae.inference.compiled.TRACE_AFTER", 2)
+    monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", 2)
     data = pv.data.load("digits", binarize=recipe)
     schedule = Schedule(epochs=2, batch_size=500, kl_warmup=2, lr_schedule="cosine")  # 500 + 500 + 257
 

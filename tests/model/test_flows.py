@@ -7,7 +7,7 @@ from densities import check_sampler, one_after_another, perturbed, pushed_forwar
 from pyro import poutine
 from torch import nn
 
-from pyro_vae.model import flows
+from pyro_vae.model.distributions import flows
 
 D, HIDDEN = 3, (6,)
 

@@ -25,7 +25,7 @@ import pyro_vae as pv
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, fit, weighted
-from pyro_vae.inference.training import Schedule
+from pyro_vae.inference.fitting import Schedule
 from pyro_vae.model import paths, traces
 from pyro_vae.randomness import stream
 

@@ -8,8 +8,8 @@ import torch
 from densities import check_sampler, full_normal, mixture, normal
 from torch.autograd import gradcheck
 
-from pyro_vae.model import mixtures
-from pyro_vae.model.mixtures import Mixture
+from pyro_vae.model.distributions import mixtures
+from pyro_vae.model.distributions.mixtures import Mixture
 
 D, M = 3, 5
 COMPONENTS = ["normal", "full", "low_rank", "laplace"]

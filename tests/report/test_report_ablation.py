@@ -11,8 +11,8 @@ import torch
 from matplotlib.image import imread
 
 from pyro_vae.evaluation import Estimate
-from pyro_vae.report import ablation
-from pyro_vae.report.ablation import Column, Panel
+from pyro_vae.report import ablation_report
+from pyro_vae.report.ablation_report import Column, Panel
 
 NAMES = ("only reconstruction", "only KL", "both")
 
@@ -24,8 +24,8 @@ def estimate(name, mean, num_data=50, spread=1.0):
 
 def column(level):
     bounds = {
-        held: {name: estimate(name, level + i + j) for j, name in enumerate(ablation._BOUNDS)}
-        for i, held in enumerate(ablation.SETS)
+        held: {name: estimate(name, level + i + j) for j, name in enumerate(ablation_report._BOUNDS)}
+        for i, held in enumerate(ablation_report.SETS)
     }
     aggregate = {name: estimate(name, level / 10) for name in ("marginal_kl", "mutual_information")}
     return Column(bounds, {"test": 0.25, "train": 0.5}, aggregate, 3, 4, 17, 20)
@@ -37,7 +37,7 @@ def columns():
 
 
 def test_every_number_stands_in_its_column(columns):
-    lines = ablation.to_text(columns).splitlines()
+    lines = ablation_report.to_text(columns).splitlines()
     rows = {line[:32].strip(): line[32:].split("  ") for line in lines[1:17]}
     cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
     error = columns["both"].bounds["test"]["elbo"].standard_error
@@ -51,7 +51,7 @@ def test_every_number_stands_in_its_column(columns):
 
 
 def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
-    notes = " ".join(ablation.to_text(columns).split())
+    notes = " ".join(ablation_report.to_text(columns).split())
     assert (
         "is better by 1.00 ± 0.12 nats without the KL, and better by 1.00 ± 0.12 nats with it, than on test data; the "
         "difference is +0.00 ± 0.17" in notes
@@ -63,7 +63,7 @@ def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
 
 def notes_of(columns, **changes):
     changed = dataclasses.replace(columns["both"], **changes)
-    return " ".join(ablation.to_text({**columns, "both": changed}).split())
+    return " ".join(ablation_report.to_text({**columns, "both": changed}).split())
 
 
 def test_better_and_worse_follow_the_sign(columns):
@@ -89,7 +89,7 @@ def test_what_is_not_known_is_said_so(columns):
     gone = {
         n: dataclasses.replace(c, **unknown, aggregate={**c.aggregate, "marginal_kl": None}) for n, c in columns.items()
     }
-    text = ablation.to_text(gone)
+    text = ablation_report.to_text(gone)
     rows = {line[:32].strip(): line[32:].split() for line in text.splitlines()}
     assert rows["k-hat above 0.7, test"] == rows["KL(q(z)||p(z)), train"] == ["n/a"] * 3
     assert "K is too small for a k-hat" in text
@@ -97,14 +97,14 @@ def test_what_is_not_known_is_said_so(columns):
     assert "0%" not in text
     found = json.loads(json.dumps(gone["both"].to_dict(), allow_nan=False))
     assert (found["khat_above_0.7"], found["marginal_kl"]) == ({"test": None, "train": None}, None)
-    csv_rows = list(csv.DictReader(io.StringIO(ablation.to_csv(gone))))
+    csv_rows = list(csv.DictReader(io.StringIO(ablation_report.to_csv(gone))))
     assert {row["mean"] for row in csv_rows if row["quantity"] == "khat_above_0.7"} == {""}
     assert not [row for row in csv_rows if row["quantity"] == "marginal_kl"]
 
 
 def test_quantities_given_labels_are_named_so(columns):
     given = {name: dataclasses.replace(found, is_conditional=True) for name, found in columns.items()}
-    text = ablation.to_text(given)
+    text = ablation_report.to_text(given)
     for name in ("log p(x|y), test", "KL(q(z|x,y)||p(z|y)), train", "I((x,y); z), train"):
         assert f"\n{name} " in text
     assert "log p(x)" not in text
@@ -113,11 +113,11 @@ def test_quantities_given_labels_are_named_so(columns):
 
 
 def test_no_number_is_minus_zero():
-    assert ablation._number(estimate("x", -1e-6, spread=0.0)) == "0.00 ± 0.00"
+    assert ablation_report._number(estimate("x", -1e-6, spread=0.0)) == "0.00 ± 0.00"
 
 
 def test_the_csv_has_a_line_for_each_number(columns):
-    rows = list(csv.DictReader(io.StringIO(ablation.to_csv(columns))))
+    rows = list(csv.DictReader(io.StringIO(ablation_report.to_csv(columns))))
     assert len(rows) == 3 * (4 * 2 + 2 + 2 + 1)
     (row,) = [r for r in rows if (r["loss"], r["data"], r["quantity"]) == ("only KL", "train", "kl")]
     assert float(row["mean"]) == pytest.approx(13)
@@ -145,7 +145,7 @@ def panel(images=True, labels=True, ellipses=True):
 
 
 def pixels(**options):
-    return imread(io.BytesIO(ablation.picture({name: panel(**options) for name in NAMES})))
+    return imread(io.BytesIO(ablation_report.picture({name: panel(**options) for name in NAMES})))
 
 
 def test_the_picture_shows_what_there_is():
@@ -165,7 +165,7 @@ def test_an_ellipse_reaches_three_standard_deviations():
         cloud=torch.zeros(1, 2), prior=torch.tensor([[-10.0, 0.0], [10.0, 0.0]]).repeat(20, 1),
         ellipses=torch.tensor([[[0.0, 0.0], [1.0, 2.0]]]), axes=("", ""),
     )  # fmt: skip
-    image = imread(io.BytesIO(ablation.picture({"": one})))[..., :3]
+    image = imread(io.BytesIO(ablation_report.picture({"": one})))[..., :3]
     rows, columns = np.nonzero(np.abs(image - np.array([31, 119, 180]) / 255).max(-1) < 0.2)
     dots = np.nonzero(
         (np.abs(image - 217 / 255).max(-1) < 0.02) & (np.arange(image.shape[0]) == int(rows.mean()))[:, None]

@@ -10,8 +10,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from pyro_vae.report import comparison as report
-from pyro_vae.report.comparison_picture import picture
+from pyro_vae.report import comparison_report as report
+from pyro_vae.report.draw.comparison_figure import picture
 
 
 def estimate(mean, error=0.2, noise=0.002):

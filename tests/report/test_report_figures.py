@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from evaluated import estimates, full
 
-from pyro_vae.report import figures, latent_figures, panels, style
+from pyro_vae.report.draw import latent_figures, likelihood_figures, report_figures, style
 from pyro_vae.report.tables import MINUS
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -28,13 +28,13 @@ def draws(seed, size=200, D=4):
 
 
 DRAWN = {
-    "bounds": lambda found: figures.bounds(found["curve"], found["jackknife"]),
-    "reference": lambda found: figures.reference(found["reference"]),
-    "simulated": lambda found: figures.simulated(found["simulated"]),
-    "khat": lambda found: figures.khat(found["khat"]),
-    "effective_sample_size": lambda found: figures.effective_sample_size(found["khat"]),
-    "escalation": lambda found: figures.escalation(found["escalation"]),
-    "gaps": lambda found: figures.gaps(found["gaps"]),
+    "bounds": lambda found: likelihood_figures.bounds(found["curve"], found["jackknife"]),
+    "reference": lambda found: likelihood_figures.reference(found["reference"]),
+    "simulated": lambda found: likelihood_figures.simulated(found["simulated"]),
+    "khat": lambda found: likelihood_figures.khat(found["khat"]),
+    "effective_sample_size": lambda found: likelihood_figures.effective_sample_size(found["khat"]),
+    "escalation": lambda found: likelihood_figures.escalation(found["escalation"]),
+    "gaps": lambda found: likelihood_figures.gaps(found["gaps"]),
     "kl_spectrum": lambda found: latent_figures.kl_spectrum(found["latent"]),
     "active_units": lambda found: latent_figures.active_units(found["latent"]),
     "posterior_grid": lambda _: latent_figures.posterior_grid(GRID, normal((2, 1)), normal((1, 1))),
@@ -319,7 +319,7 @@ def test_the_most_correlated_pair_is_shown():
 
 
 def test_a_report_draws_all_its_panels_with_honest_captions():
-    found = {panel.title: panel for panel in panels.of_report(full())}
+    found = {panel.title: panel for panel in report_figures.of_report(full())}
     assert len(found) == 9
     assert "no bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
@@ -331,13 +331,13 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     "key", ["curve", "jackknife", "reference", "simulated", "khat", "escalation", "latent", "gaps"]
 )
 def test_panels_of_what_is_absent_are_left_out(key, monkeypatch):
-    for module in (figures, latent_figures):
+    for module in (likelihood_figures, latent_figures):
         for name in DRAWN.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, lambda *_, **__: b"")
     found = full()
     del found[key]
     fewer = {"jackknife": 0, "khat": 2, "latent": 2}.get(key, 1)
-    assert len(panels.of_report(found)) == 9 - fewer
+    assert len(report_figures.of_report(found)) == 9 - fewer
 
 
 def test_labels_with_signs_of_mathematics_are_drawn_as_they_are():

@@ -10,15 +10,16 @@ from evaluated import base, full
 from finished import finished_run, images
 from markdown_it import MarkdownIt
 
-from pyro_vae.experiment import comparing
-from pyro_vae.experiment.candidates import candidates
-from pyro_vae.experiment.evaluating import evaluate
-from pyro_vae.experiment.plan import Plan
-from pyro_vae.experiment.publishing import write
-from pyro_vae.experiment.reporting import write as report
-from pyro_vae.experiment.trained import open_run
+from pyro_vae.experiment.compare import comparing
+from pyro_vae.experiment.compare.comparable_runs import candidates
+from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.measurements import evaluate
+from pyro_vae.experiment.evaluate.report_files import write
+from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.train.training_report import write as report
 from pyro_vae.inference import Progress
-from pyro_vae.report import formats, numbers
+from pyro_vae.report import headline
+from pyro_vae.report.render import texts
 
 FORMULAS = ["=HYPERLINK(1)", "+1+1", "-2+3|cmd!A0", "@SUM(1)", "\t=1+1", "\r=1+1", " =1+1", "\n+1"]
 EVIL = "=1+1<script>alert(1)<&\x1b]0;owned\x07\x1b[31m$\\frac{\\input x}$%{{7*7}}`#&|\u202e'\""
@@ -52,15 +53,15 @@ def test_no_cell_of_a_csv_file_is_a_formula_or_steers_a_terminal(name):
     for row in found["reference"]["rows"]:
         row["label"] = name
     found["test"][name] = found["test"]["elbo"]
-    text = formats.to_csv(found)
+    text = texts.to_csv(found)
     assert any(name.strip() in cell for cell in cells(text))
     assert formulas(text) == []
     assert not is_steering(text)
-    assert formulas(formats.to_csv(full())) == []
+    assert formulas(texts.to_csv(full())) == []
 
 
 def test_the_numbers_of_a_csv_file_stay_numbers():
-    rows = list(csv.DictReader(io.StringIO(formats.to_csv(full()))))
+    rows = list(csv.DictReader(io.StringIO(texts.to_csv(full()))))
     assert {float(row["mean"]) for row in rows if row["name"] == "AIS"} == {-22.03}
 
 
@@ -68,7 +69,7 @@ def test_the_numbers_of_a_csv_file_stay_numbers():
 def test_the_text_that_training_prints_steers_no_terminal(name):
     found = base()
     found["protocol"] |= {"name": name, "notes": [f"Arrays of the file that were not used: {name}."]}
-    assert not is_steering(numbers.to_text(found))
+    assert not is_steering(headline.to_text(found))
 
 
 class Page(HTMLParser):

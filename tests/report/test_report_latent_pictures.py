@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
 import pyro_vae as pv
-from pyro_vae.report import latent_pictures, latent_views, pictures, views
+from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
 
 
 def read(png):
@@ -44,7 +44,7 @@ def plain(prior=None):
     return pv.VAE(prior or pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(Grey(), 2), likelihood)
 
 
-def images(*greys):
+def in_grey(*greys):
     return torch.tensor(greys)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
 
 
@@ -53,7 +53,7 @@ def rows_of(png):
 
 
 def test_an_interpolation_is_a_row_of_greys_between_the_data():
-    png = latent_pictures.interpolation(plain(), images(0.0, 0.8), images(0.8, 0.4), paths=("straight",), steps=3)
+    png = latent_pictures.interpolation(plain(), in_grey(0.0, 0.8), in_grey(0.8, 0.4), paths=("straight",), steps=3)
     # From the left: paper, datum, paper, three means with half-grey gaps between them, paper, datum, paper.
     first = (1.0, 0.0, 1.0, 0.0, 0.5, 0.4, 0.5, 0.8, 1.0, 0.8, 1.0)
     second = (1.0, 0.8, 1.0, 0.8, 0.5, 0.6, 0.5, 0.4, 1.0, 0.4, 1.0)
@@ -61,14 +61,14 @@ def test_an_interpolation_is_a_row_of_greys_between_the_data():
 
 
 def test_each_kind_of_path_has_its_panel():
-    data = images(0.9, 0.0), images(0.0, 0.9)
+    data = in_grey(0.9, 0.0), in_grey(0.0, 0.9)
     one = latent_pictures.interpolation(plain(), *data, paths=("straight",))
     two = latent_pictures.interpolation(plain(), *data, paths=("straight", "spherical"))
     assert 1.7 * len(read(one)) < len(read(two)) < 2.1 * len(read(one))
 
 
 def test_an_interpolation_shows_the_labels_of_both_ends():
-    y, data = torch.eye(2), (images(0.0), images(0.55))
+    y, data = torch.eye(2), (in_grey(0.0), in_grey(0.55))
     png = latent_pictures.interpolation(plain(), *data, paths=("straight",), steps=3, y=y[:1], y_end=y[1:])
     assert (1.0, 0.0, 1.0, 0.0, 0.5, 0.4, 0.5, 0.8, 1.0, 0.55, 1.0) in rows_of(png)
 
@@ -78,7 +78,7 @@ def test_a_traversal_is_a_row_of_greys_where_the_moved_dimension_is_seen():
     with torch.no_grad():
         prior.mean.fill_(0.6)
         prior.log_scale.fill_(math.log(0.2))
-    x = images(0.3, 0.1, 0.9, 0.7)
+    x = in_grey(0.3, 0.1, 0.9, 0.7)
     png = latent_pictures.traversal(plain(prior), x, 0, steps=3, reach=1.0)
     shown = {row[-6:] for row in rows_of(png)}
     assert (0.4, 0.5, 0.6, 0.5, 0.8, 1.0) in shown  # the first dimension
@@ -88,7 +88,7 @@ def test_a_traversal_is_a_row_of_greys_where_the_moved_dimension_is_seen():
 
 def test_the_mark_of_the_code_stands_between_the_quantiles_that_enclose_it():
     def red(grey):
-        png = latent_pictures.traversal(plain(), images(grey, 0.1, 0.9), 0, steps=3, reach=1.0, rows=1)
+        png = latent_pictures.traversal(plain(), in_grey(grey, 0.1, 0.9), 0, steps=3, reach=1.0, rows=1)
         return np.argwhere(abs(read(png) - to_rgb("#e41a1c")).sum(-1) < 0.1)[:, 1].mean()
 
     low, middle, high = red(-1.0), red(0.0), red(1.0)
@@ -221,14 +221,14 @@ def test_colours_are_told_apart():
 
 
 def test_the_spread_of_the_reconstruction_is_written_below():
-    vae, x = plain(), images(0.2, 0.8, 0.5)
-    without, noted = (pictures.reconstructions(vae, x, 0, num_draws=n) for n in (0, 50))
+    vae, x = plain(), in_grey(0.2, 0.8, 0.5)
+    without, noted = (images.reconstructions(vae, x, 0, num_draws=n) for n in (0, 50))
     assert len(read(noted)) > len(read(without)) + 30
-    mean = views.reconstructions(vae, x, 0).mean
-    draws = views.log_likelihood_of_draws(vae, x, 50, 0)
-    assert pictures.draw_reconstructions(x, mean, 1.0, draws) == noted
-    assert pictures.draw_reconstructions(x, mean, 1.0, draws - 1) != noted
-    assert pictures.draw_reconstructions(x, mean, 1.0, 2 * draws - draws.mean(0)) != noted  # the same means
+    mean = image_views.reconstructions(vae, x, 0).mean
+    draws = image_views.log_likelihood_of_draws(vae, x, 50, 0)
+    assert images.draw_reconstructions(x, mean, 1.0, draws) == noted
+    assert images.draw_reconstructions(x, mean, 1.0, draws - 1) != noted
+    assert images.draw_reconstructions(x, mean, 1.0, 2 * draws - draws.mean(0)) != noted  # the same means
 
 
 def test_samples_of_one_class_fill_the_panel():
@@ -239,7 +239,7 @@ def test_samples_of_one_class_fill_the_panel():
 
     posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 4, 4), (4,), y_dim=3), 2)
     vae = pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Normal(GreyOfClass(), scale=1e-3))
-    image = read(pictures.samples(vae, 0, 3, num_classes=3, label=2))[..., 0]
+    image = read(images.samples(vae, 0, 3, num_classes=3, label=2))[..., 0]
     means = image[:, : image.shape[1] // 2]
     assert (abs(means - 0.75) < 0.01).mean() > 0.5
     assert (abs(means - 0.25) < 0.01).mean() < 0.001
@@ -256,7 +256,7 @@ def test_samples_of_one_class_fill_the_panel():
     ids=["interpolation", "traversal", "cloud", "grid"],
 )
 def test_pictures_repeat_themselves_and_leave_no_trace(draw):
-    vae, x = plain().train(), images(0.1, 0.9, 0.4, 0.6)
+    vae, x = plain().train(), in_grey(0.1, 0.9, 0.4, 0.6)
     before = torch.random.get_rng_state()
     assert draw(vae, x) == draw(vae, x)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -266,8 +266,8 @@ def test_pictures_repeat_themselves_and_leave_no_trace(draw):
 @pytest.mark.parametrize("name", ["interpolation", "traversal", "grid"])
 def test_the_highest_level_is_shown_white(name):
     made = {
-        "interpolation": latent_views.interpolation(plain(), images(0.0, 0.8), images(0.8, 0.4)),
-        "traversal": latent_views.traversal(plain(), images(0.0, 0.8, 0.3), 0),
+        "interpolation": latent_views.interpolation(plain(), in_grey(0.0, 0.8), in_grey(0.8, 0.4)),
+        "traversal": latent_views.traversal(plain(), in_grey(0.0, 0.8, 0.3), 0),
         "grid": latent_views.grid(plain(), 0, side=3),
     }[name]
     draw = getattr(latent_pictures, {"grid": "draw_latent_grid"}.get(name, f"draw_{name}"))

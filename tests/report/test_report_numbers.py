@@ -10,8 +10,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.evaluation import Classification, Estimate
-from pyro_vae.experiment import storage
-from pyro_vae.report import numbers
+from pyro_vae.experiment.run import files
+from pyro_vae.report import headline
 
 PROTOCOL = {
     "name": "toy",
@@ -47,8 +47,8 @@ def estimates():
 
 
 def report(estimates, protocol=PROTOCOL, more=None, **config):
-    found = numbers.to_dict(estimates, protocol, TRAINING, {**CONFIG, **config}, **(more or {}))
-    return json.loads(storage.to_json(found)), numbers.to_text(found)
+    found = headline.to_dict(estimates, protocol, TRAINING, {**CONFIG, **config}, **(more or {}))
+    return json.loads(files.to_json(found)), headline.to_text(found)
 
 
 LABELS = {
@@ -217,7 +217,7 @@ KHAT = [[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.9, 0.8], [0.9, 0.1, 0.1, 0.8]]
 
 def test_classification_is_that_of_a_hand_calculation():
     """Predictions 0, 1, 1, 2; true classes 0, 1, 0, 2: three of four are right."""
-    found = numbers.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = headline.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
     assert found == {
         "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4) ** 0.5),
         "log_p_of_true_class": pytest.approx(-(0.1 + 0.5 + 1.0 + 0.2) / 4), "num_samples": 40, "num_data": 4,
@@ -227,7 +227,7 @@ def test_classification_is_that_of_a_hand_calculation():
 
 
 def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estimates):
-    found = numbers.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = headline.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
     assert "75.0% right (± 21.7%) of 4, K = 40." in words
@@ -237,7 +237,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
 def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):
     """p(y) = 0 of the true class is an infinite log; fewer than 25 draws have no k-hat."""
     impossible = [[0.0] * 4, [-math.inf] * 4, [-math.inf] * 4]
-    found = numbers.classification(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
+    found = headline.classification(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
     assert found["log_p_of_true_class"] is None
     assert found["khat_above_0.7"] == {"true_class": None, "other_classes": None}
     kept, text = report(estimates, more={"classification": found}, conditional=True)
@@ -261,7 +261,7 @@ def test_measure_gives_the_labels_to_the_program():
         pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(encoder, 2), pv.likelihoods.Bernoulli(decoder)
     )
     x, y = torch.ones(6, 4), torch.eye(3)[[0, 1, 2, 2, 1, 0]]
-    found = numbers.measure(vae, x, y, elbo_samples=5, likelihood_samples=7, seed=1)
+    found = headline.measure(vae, x, y, elbo_samples=5, likelihood_samples=7, seed=1)
     assert torch.equal(found["log_likelihood"].value, pv.evaluation.iwae(vae, x, 7, y, seed=1).value)
     assert torch.equal(found["elbo"].value, pv.evaluation.elbo(vae, x, 5, y, seed=1).value)
 
@@ -280,10 +280,10 @@ def autoencoder(y_dim=0):
 @pytest.mark.parametrize("y_dim", [0, 3])
 def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(monkeypatch, y_dim):
     """Against a slow loop, datum by datum, over blocks of which the last is short."""
-    monkeypatch.setattr(numbers, "_BLOCK", 3)
+    monkeypatch.setattr(headline, "_BLOCK", 3)
     vae, x = autoencoder(y_dim), torch.rand(7, 1, 2, 3)
     y = torch.eye(3)[torch.arange(7) % 3] if y_dim else None
-    found = numbers.measure(vae, x, y, elbo_samples=4, likelihood_samples=9, seed=1)
+    found = headline.measure(vae, x, y, elbo_samples=4, likelihood_samples=9, seed=1)
     assert found.keys() == {"reconstruction", "rmse"}
     for i in range(7):
         label = () if y is None else (y[i : i + 1],)
@@ -298,7 +298,7 @@ def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(monkeypatch, 
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])
 def test_the_report_of_an_autoencoder_claims_no_bound(discrete, protocol):
-    estimates = numbers.measure(autoencoder(), torch.rand(7, 1, 2, 3), elbo_samples=4, likelihood_samples=9, seed=1)
+    estimates = headline.measure(autoencoder(), torch.rand(7, 1, 2, 3), elbo_samples=4, likelihood_samples=9, seed=1)
     found, text = report(estimates, protocol, {"discrete": discrete}, kl_weight=0.0, latent_dim=2)
     assert found["test"].keys() == {"reconstruction", "rmse"}
     assert found["autoencoder"] == {"numbers_in": 6, "numbers_in_code": 2}
@@ -322,7 +322,7 @@ def vae():
 
 def test_measure_gives_the_four_estimates_with_their_signs(vae):
     x = torch.ones(6, 1, 4, 4)
-    found = numbers.measure(vae, x, elbo_samples=50, likelihood_samples=70, seed=1)
+    found = headline.measure(vae, x, elbo_samples=50, likelihood_samples=70, seed=1)
     means = {name: e.mean for name, e in found.items()}
     assert means["elbo"] == pytest.approx(means["reconstruction"] - means["kl"])
     assert means["elbo"] < means["log_likelihood"] < 0 < means["kl"]
@@ -337,7 +337,7 @@ def test_measure_is_reproducible_and_leaves_no_trace(vae):
     store = pyro.get_param_store()
     with store.scope():
         pyro.param("mine", torch.ones(1))
-        first, again = (numbers.measure(vae, x, elbo_samples=4, likelihood_samples=4, seed=1) for _ in range(2))
+        first, again = (headline.measure(vae, x, elbo_samples=4, likelihood_samples=4, seed=1) for _ in range(2))
         assert list(store) == ["mine"]
     assert all(torch.equal(first[name].value, again[name].value) for name in first)
     assert torch.equal(torch.random.get_rng_state(), before)

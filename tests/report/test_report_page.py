@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from evaluated import EVALUATED, autoencoder, base, estimate, full
 
-from pyro_vae.report import page
-from pyro_vae.report.page import Panel, headlines, to_html
+from pyro_vae.report.render import html
+from pyro_vae.report.render.html import Panel, headlines, to_html
 from pyro_vae.report.tables import MINUS
 
 PAYLOAD = '<script>alert("x")</script>\' onerror="y" {{ 7 * 7 }} {% raw %} &lt; --> ]]>'
@@ -267,5 +267,5 @@ def test_sparse_reports_make_a_page_without_empty_sections(report):
 
 def test_groups_of_pictures_come_in_one_order():
     titles = Page(to_html(base(), PANELS)).text("h2")
-    wanted = [page.GROUPS[name][0] for name in ("data", "likelihood", "training")]
+    wanted = [html.GROUPS[name][0] for name in ("data", "likelihood", "training")]
     assert titles[:4] == [*wanted, "Things of my own"]

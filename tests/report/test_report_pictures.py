@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.report import pictures
+from pyro_vae.report.draw import images
 
 
 def network(shape_in, shape_out):
@@ -61,7 +61,7 @@ def slow_tile(images, columns):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tile_is_a_slow_loop(size, columns, channels):
     images = torch.rand(size, channels, 4, 5)
-    np.testing.assert_array_equal(pictures.tile(images, columns).numpy(), slow_tile(images, columns))
+    np.testing.assert_array_equal(images.tile(images, columns).numpy(), slow_tile(images, columns))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 20), (3, 8, 8)])
@@ -69,7 +69,7 @@ def test_tile_is_a_slow_loop(size, columns, channels):
 def test_pictures_have_a_sensible_size(shape, size):
     vae = program(shape)
     x = torch.rand(size, *shape).round()
-    for png in (pictures.samples(vae, seed=0, rows=4), pictures.reconstructions(vae, x, seed=0)):
+    for png in (images.samples(vae, seed=0, rows=4), images.reconstructions(vae, x, seed=0)):
         height, width, _ = read(png).shape
         assert 150 <= height <= 1500
         assert 300 <= width <= 1500
@@ -83,7 +83,7 @@ def test_data_stand_in_the_top_row_with_black_for_0_and_white_for_1():
             p.zero_()  # every reconstruction is the grey 1/2
     x = torch.zeros(4, 1, 8, 8)
     x[:, :, :, 2:] = 1.0
-    shown = read(pictures.reconstructions(vae, x, seed=0, num_samples=2))
+    shown = read(images.reconstructions(vae, x, seed=0, num_samples=2))
     grey = shown[..., 0]
     used = grey[60:]  # below the title
     assert (used.min(), used.max()) == (0.0, 1.0)
@@ -97,19 +97,19 @@ def test_colours_are_kept():
     vae = program((3, 8, 8))
     x = torch.zeros(4, 3, 8, 8)
     x[:, 0] = 1.0
-    shown = read(pictures.reconstructions(vae, x, seed=0))
+    shown = read(images.reconstructions(vae, x, seed=0))
     assert (shown == [1.0, 0.0, 0.0]).all(-1).mean() > 0.01
 
 
 @pytest.mark.parametrize("elbos", [[-30.0], [-30.0, -30.0], [-300.0, *np.linspace(-30, -25, 50)]])
 def test_the_training_curve_is_drawn_for_any_history(elbos):
-    assert read(pictures.training(history(elbos))).shape == (440, 770, 3)
+    assert read(images.training(history(elbos))).shape == (440, 770, 3)
 
 
 def test_the_best_epoch_is_marked_where_it_is():
     # The red mark moves to the left when the best epoch does.
     def red(elbos, kept=None):
-        image = read(pictures.training(history(elbos, kept)))
+        image = read(images.training(history(elbos, kept)))
         distance = abs(image - matplotlib.colors.to_rgb("C3")).sum(-1)
         return np.argwhere(distance < 0.05)[:, 1].min()
 
@@ -118,7 +118,7 @@ def test_the_best_epoch_is_marked_where_it_is():
 
 
 def test_images_can_be_shown_and_vectors_can_not():
-    assert [pictures.can_show(shape) for shape in ((1, 8, 8), (3, 8, 8), (2, 8, 8), (64,), (8, 8))] == [
+    assert [images.can_show(shape) for shape in ((1, 8, 8), (3, 8, 8), (2, 8, 8), (64,), (8, 8))] == [
         True, True, False, False, False,
     ]  # fmt: skip
 
@@ -131,10 +131,10 @@ def test_pictures_are_reproducible_and_leave_no_trace():
     store = pyro.get_param_store()
     with store.scope():
         pyro.param("mine", torch.ones(1))
-        first, again = ((pictures.samples(vae, 0, 2), pictures.reconstructions(vae, x, 0)) for _ in range(2))
+        first, again = ((images.samples(vae, 0, 2), images.reconstructions(vae, x, 0)) for _ in range(2))
         assert list(store) == ["mine"]
     assert first == again
-    assert pictures.samples(vae, 1, 2) != first[0]
+    assert images.samples(vae, 1, 2) != first[0]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in vae.modules()] == flags
 
@@ -142,7 +142,7 @@ def test_pictures_are_reproducible_and_leave_no_trace():
 def test_no_window_and_no_global_figure_is_made():
     import sys
 
-    pictures.training(history([-1.0, -2.0]))
+    images.training(history([-1.0, -2.0]))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
 
@@ -173,7 +173,7 @@ def runs(line):
 
 
 def test_each_row_of_samples_shows_one_class():
-    grey = read(pictures.samples(conditional(), seed=0, rows=4, num_classes=3))[..., 0]
+    grey = read(images.samples(conditional(), seed=0, rows=4, num_classes=3))[..., 0]
     means, draws = np.split(grey, 2, axis=1)
     # From above: paper, three rows with half-grey gaps between them, paper.
     shown = [runs(column) for column in means.T]
@@ -187,14 +187,14 @@ def test_each_row_of_samples_shows_one_class():
 def test_pictures_of_classes_grow_with_their_number(num_classes):
     vae = program((1, 8, 8))
     vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
-    height, width, _ = read(pictures.samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
+    height, width, _ = read(images.samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
     assert (width, height) == (990, pytest.approx(528 * max(1, num_classes / 4), abs=1))
 
 
 def test_reconstructions_are_given_the_labels_of_their_data():
     y = torch.eye(3)[[2, 0, 1, 2, 2]]
     x = torch.full((5, 1, 4, 4), 0.5)
-    grey = read(pictures.reconstructions(conditional(), x, seed=0, num_data=4, num_samples=2, y=y))[..., 0]
+    grey = read(images.reconstructions(conditional(), x, seed=0, num_data=4, num_samples=2, y=y))[..., 0]
     # From the left: paper, four images in the order of the data, paper.
     assert (1.0, 0.75, 0.5, 0.0, 0.5, 0.25, 0.5, 0.75, 1.0) in {runs(row) for row in grey}
 
@@ -219,9 +219,9 @@ def scaled(factor):
 def test_the_highest_level_is_shown_white():
     x = torch.rand(5, 1, 4, 4)
     one, many = scaled(1), scaled(64)
-    assert pictures.samples(many, 0, 4, white=64.0) == pictures.samples(one, 0, 4)
-    assert pictures.reconstructions(many, 64 * x, 0, white=64.0) == pictures.reconstructions(one, x, 0)
-    assert pictures.samples(many, 0, 4, white=32.0) != pictures.samples(one, 0, 4)
+    assert images.samples(many, 0, 4, white=64.0) == images.samples(one, 0, 4)
+    assert images.reconstructions(many, 64 * x, 0, white=64.0) == images.reconstructions(one, x, 0)
+    assert images.samples(many, 0, 4, white=32.0) != images.samples(one, 0, 4)
 
 
 def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():
@@ -233,6 +233,6 @@ def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():
     ]
     elbos = [{**record, "valid_standard_error": None} for record in elbos]
     blue = matplotlib.colors.to_rgb("C0")
-    drawn = [abs(read(pictures.training(h))[:300] - blue).sum(-1) < 0.05 for h in (elbos, codes)]
+    drawn = [abs(read(images.training(h))[:300] - blue).sum(-1) < 0.05 for h in (elbos, codes)]
     assert drawn[0].sum() > 200
     np.testing.assert_array_equal(*drawn)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from pyro_vae.report import sweep as report
-from pyro_vae.report import sweep_pictures as pictures
+from pyro_vae.report import sweep_report as report
+from pyro_vae.report.draw import sweep_figures as pictures
 
 CARD = {"data set": "digits", "files": "x 00", "quantity": "log p(x|y)"}
 

@@ -13,7 +13,7 @@ from exact import LinearGaussian, MixturePrior, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.randomness import stream
-from pyro_vae.report import latent_views, views
+from pyro_vae.report.draw import image_views, latent_views
 
 DOUBLE = torch.float64
 WEIGHT = torch.tensor([[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.5]], dtype=DOUBLE)
@@ -60,31 +60,31 @@ every_prior = pytest.mark.parametrize("prior", PRIORS)
 @every_prior
 def test_samples_are_those_that_the_program_generates(prior):
     vae = small_vae(prior=PRIORS[prior]())
-    view = views.samples(vae, 5, 20)
+    view = image_views.samples(vae, 5, 20)
     for drawn, mean in ((view.mean, True), (view.x, False)):
         with stream(5, "samples"):
             assert torch.equal(drawn, vae.generate(20, mean=mean))
     assert torch.equal(view.mean, vae.likelihood(view.z).mean)
-    assert len(views.samples(vae, 6, 20).z.unique(dim=0)) == 20
-    assert not torch.equal(views.samples(vae, 6, 20).z, view.z)
+    assert len(image_views.samples(vae, 6, 20).z.unique(dim=0)) == 20
+    assert not torch.equal(image_views.samples(vae, 6, 20).z, view.z)
 
 
 def test_reconstructions_are_those_of_the_program_and_their_log_likelihoods():
     vae, x = small_vae(), binary_data(5)
-    view = views.reconstructions(vae, x, 3, 7)
+    view = image_views.reconstructions(vae, x, 3, 7)
     with stream(3, "reconstructions"):
         assert torch.equal(view.mean, vae.reconstruct(x, num_samples=7))
     slow = [[vae.likelihood(view.z[k, b]).log_prob(x[b]).item() for b in range(5)] for k in range(7)]
     assert torch.allclose(view.log_likelihood, torch.tensor(slow, dtype=DOUBLE), rtol=0, atol=1e-12)
     with pytest.raises(pv.errors.DataError, match=r"got 0.5 at datum 1"):
-        views.reconstructions(vae, torch.tensor([[0.0] * 6, [0.5] * 6]).double(), 3)
+        image_views.reconstructions(vae, torch.tensor([[0.0] * 6, [0.5] * 6]).double(), 3)
 
 
 def test_the_spread_of_the_reconstruction_over_draws_is_that_of_a_quadratic_form():
     """log p(x|z) for z ~ N(m, S): mean and variance in closed form; 8 data, 4.5 standard errors (16 tests, 1e-4)."""
     truth, K = LinearGaussian(), 20_000
     x = truth.data(8)
-    found = views.log_likelihood_of_draws(truth.vae(), x, K, seed=0)
+    found = image_views.log_likelihood_of_draws(truth.vae(), x, K, seed=0)
     assert found.shape == (K, 8)
     q, s2 = truth.posterior(x), truth.scale**2
     residual = x - truth.b - q.mean @ truth.W.T
@@ -257,9 +257,9 @@ def test_views_repeat_themselves_and_leave_no_trace():
 
     def all_of_them():
         return [
-            views.samples(vae, 0, 5),
-            views.reconstructions(vae, x, 0),
-            (views.log_likelihood_of_draws(vae, x, 10, 0),),
+            image_views.samples(vae, 0, 5),
+            image_views.reconstructions(vae, x, 0),
+            (image_views.log_likelihood_of_draws(vae, x, 10, 0),),
             latent_views.interpolation(vae, x[:3], x[3:], paths=("base",)),
             latent_views.traversal(vae, x, 0),
             latent_views.cloud(vae, x, 0),
@@ -284,8 +284,8 @@ def test_a_point_guide_has_codes_and_no_spread():
     view = latent_views.cloud(vae, x, 0)
     assert torch.equal(view.z, posterior.encoder(x))
     assert (view.covariance == 0).all()
-    assert (views.log_likelihood_of_draws(vae, x, 5, 0).std(0) < 1e-12).all()
-    assert views.reconstructions(vae, x, 0).mean.shape == (4, 6, 6)
+    assert (image_views.log_likelihood_of_draws(vae, x, 5, 0).std(0) < 1e-12).all()
+    assert image_views.reconstructions(vae, x, 0).mean.shape == (4, 6, 6)
 
 
 def test_the_prior_may_be_one_of_the_users_own():

@@ -19,8 +19,8 @@ from finished import content
 from PIL import Image
 from scripted import save_tiny
 
-from pyro_vae.experiment import checkpoint
-from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.run import checkpoint
+from pyro_vae.experiment.run.folder import Run
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TRAIN = [
@@ -60,7 +60,9 @@ def script(name, arguments, acknowledged, temporary):
 def start():
     """Starts a child from a server that has loaded everything, so that it is at work within a tenth of a second."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.experiment.training", "pyro_vae.experiment.publishing", "pyro.infer"])
+    context.set_forkserver_preload(
+        ["pyro_vae.experiment.train.training", "pyro_vae.experiment.evaluate.report_files", "pyro.infer"]
+    )
 
     def begin(*arguments):
         process = context.Process(target=script, args=arguments)

@@ -14,8 +14,9 @@ from finished import content, finished_run
 from scripted import exit_code
 
 from pyro_vae import evaluation
-from pyro_vae.evaluation import hamiltonian
-from pyro_vae.experiment import manifest, parts
+from pyro_vae.evaluation.annealing import hamiltonian
+from pyro_vae.experiment.evaluate import block_tasks
+from pyro_vae.experiment.run import manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
@@ -58,7 +59,7 @@ def test_one_two_or_three_shards_make_the_bytes_of_one_process(run, tmp_path, mo
     # Short chains and fits, for they are many.
     for name in ("PILOT_TRANSITIONS", "FIRST_TRANSITIONS"):
         monkeypatch.setattr(hamiltonian, name, 1)
-    monkeypatch.setattr(parts, "elbos", partial(parts.elbos, steps=2))
+    monkeypatch.setattr(block_tasks, "elbos", partial(block_tasks.elbos, steps=2))
     monkeypatch.setattr(evaluation, "escalate", partial(evaluation.escalate, num_temperatures=1, num_chains=2))
     assert evaluate(run, *ALL, "--out", tmp_path / "whole") == 0
     expected = files(tmp_path / "whole")
@@ -170,7 +171,7 @@ def test_shards_of_something_else_are_refused(run, copy, tmp_path, capsys, monke
     (longer / "config.json").write_bytes((run / "config.json").read_bytes())
     assert evaluate(longer, "--out", copy, "--merge") == 4
     assert "is of another run: it has lr = 0.01, this evaluation lr = 0.02" in capsys.readouterr().err
-    monkeypatch.setattr("pyro_vae.experiment.run.version", lambda name: "9.9")
+    monkeypatch.setattr("pyro_vae.experiment.run.folder.version", lambda name: "9.9")
     assert evaluate(run, "--out", copy, "--merge") == 4
     assert "is of other versions: it has" in capsys.readouterr().err
 

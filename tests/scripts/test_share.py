@@ -11,7 +11,7 @@ from finished import finished_run, images
 from scripted import exit_code
 
 import pyro_vae as pv
-from pyro_vae.experiment import sharing
+from pyro_vae.experiment.share import sharing
 
 PATH = Path(__file__).parents[2] / "scripts" / "share.py"
 MAIN = runpy.run_path(str(PATH))["main"]

@@ -10,7 +10,7 @@ import pytest
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
-from pyro_vae.experiment import checkpoint, interruption
+from pyro_vae.experiment.run import checkpoint, interruption
 from pyro_vae.inference import SVI
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
@@ -123,7 +123,7 @@ def test_a_second_signal_ends_at_once(whole, monkeypatch, capfd, number, code):
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_signal_while_the_report_is_made_ends_at_once(whole, monkeypatch, number, code):
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.experiment.reporting.write", lambda *a: signal.raise_signal(number))
+        patch.setattr("pyro_vae.experiment.train.training_report.write", lambda *a: signal.raise_signal(number))
         assert run(*FLAGS, "--out", "cut") == code
     assert about("cut")["status"] == "interrupted"
     assert run("--out", "cut", "--resume") == 0

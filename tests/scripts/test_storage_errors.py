@@ -12,7 +12,7 @@ import pytest
 from scripted import save_tiny
 
 import pyro_vae as pv
-from pyro_vae.experiment import checkpoint
+from pyro_vae.experiment.run import checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PYTHON = f"{sys.executable} {SCRIPTS}"

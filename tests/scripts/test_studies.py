@@ -14,8 +14,8 @@ from scripted import save_tiny
 
 import pyro_vae as pv
 from pyro_vae import evaluation
-from pyro_vae.experiment import selfcheck
-from pyro_vae.experiment.trained import open_run
+from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.selfcheck import ladder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", 8, "--latent-dim", 2, "--test-samples", 20, "--elbo-samples", 5, "--epochs", 2]
@@ -48,13 +48,13 @@ def test_help_answers_without_torch(script):
 
 @pytest.fixture
 def short(monkeypatch):
-    budget = selfcheck.Budget(64, 4, 2, (2,), 10, 100, (50,), (4, 12, 12), 16)
+    budget = ladder.Budget(64, 4, 2, (2,), 10, 100, (50,), (4, 12, 12), 16)
 
     def check(_, seed):
-        return takewhile(lambda row: "ais" not in row.estimator, selfcheck.linear_gaussian(2, budget, seed))
+        return takewhile(lambda row: "ais" not in row.estimator, ladder.linear_gaussian(2, budget, seed))
 
-    monkeypatch.setattr(selfcheck, "check", check)
-    monkeypatch.setattr(selfcheck, "grids", lambda target: iter(()))
+    monkeypatch.setattr(ladder, "check", check)
+    monkeypatch.setattr(ladder, "grids", lambda target: iter(()))
 
 
 def test_a_ladder_without_a_fault_ends_with_zero(short, capsys, tmp_path):

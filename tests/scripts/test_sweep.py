@@ -10,7 +10,7 @@ import pytest
 from finished import content
 from scripted import exit_code, save_tiny
 
-from pyro_vae.experiment import reporting
+from pyro_vae.experiment.train import training_report
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SWEEP, TRAIN = (runpy.run_path(str(SCRIPTS / name))["main"] for name in ("sweep.py", "train_svi.py"))
@@ -37,7 +37,7 @@ def without_times(folder):
 def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_is_resumed(monkeypatch, capsys):
     assert exit_code(TRAIN, [*FLAGS, "--out", "whole"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(reporting, "write", lambda *everything: pytest.fail("it was tested"))
+        patch.setattr(training_report, "write", lambda *everything: pytest.fail("it was tested"))
         assert exit_code(TRAIN, [*FLAGS, "--out", "run", "--no-test"]) == 0
         assert "trained, not tested: train_svi.py --out run --resume reports on test data" in capsys.readouterr().out
         assert exit_code(TRAIN, ["--out", "run", "--resume", "--no-test"]) == 0

@@ -18,8 +18,9 @@ import pytest
 from finished import content, images
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import checkpoint, processes
-from pyro_vae.experiment.run import Run
+from pyro_vae.experiment.run import checkpoint
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.train import torchrun
 from pyro_vae.inference import SharedSVI
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
@@ -38,7 +39,7 @@ def one(rank, size, port, arguments, signalled):
     os.dup2(said, 2)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, GLOO_SOCKET_IFNAME="lo")
-    processes._PATIENCE = 0.5  # there is no torchrun that would end it
+    torchrun._PATIENCE = 0.5  # there is no torchrun that would end it
     if signalled and rank == size - 1:
         signal_after_steps(signalled)
     sys.argv = [str(SCRIPT), *arguments]
@@ -61,7 +62,7 @@ def signal_after_steps(steps):
 def start():
     """Starts so many processes from a server that has loaded everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.experiment.training", "torch._dynamo", "pyro.infer"])
+    context.set_forkserver_preload(["pyro_vae.experiment.train.training", "torch._dynamo", "pyro.infer"])
 
     def begin(size, *arguments, signalled=0):
         with socket.socket() as free:
@@ -206,13 +207,13 @@ def test_more_processes_than_accelerators_are_refused_by_each_of_them(place, mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="2 processes of this machine want an accelerator each, there are 1"):
-        processes._take_device("cuda")
+        torchrun._take_device("cuda")
 
 
 # By torchrun itself.
 
 
-def torchrun(*arguments):
+def launched(*arguments):
     """Starts two processes by torchrun; what they say goes into said.txt."""
     surroundings = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT]
@@ -221,7 +222,7 @@ def torchrun(*arguments):
 
 
 def test_torchrun_trains_to_the_same_bytes_and_prints_one_report(undisturbed):
-    assert torchrun(*FLAGS, "--out", "run").wait(SLOWEST) == 0
+    assert launched(*FLAGS, "--out", "run").wait(SLOWEST) == 0
     assert result("run") == undisturbed
     text = Path("said.txt").read_text()
     assert text.count("epoch  1/12") == text.count("-log p(x), bits/dim") == 1
@@ -271,6 +272,6 @@ def begun(flags):
     """Two processes that have come to where they train, or have ended."""
     about = Path("run/run.json")
     before = about.stat().st_mtime_ns if about.exists() else 0
-    agent = torchrun(*flags)
+    agent = launched(*flags)
     wait_for(lambda: agent.poll() is not None or (about.exists() and about.stat().st_mtime_ns > before))
     return agent

@@ -113,7 +113,7 @@ def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, s
 
 
 def test_a_run_of_graphs_ends_with_the_bytes_of_a_run_of_pyro(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyro_vae.inference.compiled.TRACE_AFTER", 3)
+    monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", 3)
     flags = ["--dataset", tiny, "--epochs", 6, "--kl-warmup", 4]
     for mode in ("auto", "no"):
         assert run(*flags, "--compile", mode, "--out", mode) == 0
@@ -130,7 +130,7 @@ def test_an_epoch_whose_kl_weight_is_not_one_says_so(tiny, capsys):
 
 def stopped_after(epochs, *arguments):
     """Runs the script and sends it SIGTERM while it saves that epoch, once its checkpoint is there."""
-    from pyro_vae.experiment.run import Run
+    from pyro_vae.experiment.run.folder import Run
 
     with pytest.MonkeyPatch.context() as patch:
         save = Run.save
@@ -352,10 +352,10 @@ def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
 
 def test_a_diverged_run_keeps_its_last_good_state(tiny, tmp_path, capsys, monkeypatch):
     # The second epoch diverges: one good epoch comes first.
-    from pyro_vae.inference import training
+    from pyro_vae.inference import fitting
 
-    rate = training.learning_rate_factor
-    monkeypatch.setattr(training, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 0))
+    rate = fitting.learning_rate_factor
+    monkeypatch.setattr(fitting, "learning_rate_factor", lambda s, epoch, n: rate(s, epoch, n) * 1e9 ** (epoch > 0))
     assert run("--dataset", tiny, "--epochs", 4, "--batch-size", 8, "--out", "run") == 5
     err = capsys.readouterr().err
     assert err.startswith("error: ")

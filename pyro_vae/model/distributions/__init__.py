@@ -12,12 +12,12 @@ Log-probabilities are in nats and include every constant. They and their gradien
 training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.
 """
 
-from pyro_vae.model.distributions.counts import NegativeBinomial, Poisson
+from pyro_vae.model.distributions.continuous_bernoulli import ContinuousBernoulli, continuous_bernoulli_logits
 from pyro_vae.model.distributions.expandable import invert
-from pyro_vae.model.distributions.levels import DiscretizedLogistic, GreyLevels
-from pyro_vae.model.distributions.reals import ExponentialNorm, LowRankNormal
+from pyro_vae.model.distributions.grey_levels import DiscretizedLogistic, GreyLevels
+from pyro_vae.model.distributions.poisson import NegativeBinomial, Poisson
+from pyro_vae.model.distributions.real_vectors import ExponentialNorm, LowRankNormal
 from pyro_vae.model.distributions.student import StudentT
-from pyro_vae.model.distributions.unit import ContinuousBernoulli, continuous_bernoulli_logits
 
 __all__ = [
     "ContinuousBernoulli",

@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
-from pyro_vae.model.graphs import require
+from pyro_vae.model.conditions import require
 
 
 class Likelihood(nn.Module):

@@ -1,0 +1,317 @@
+"""log p(x) by annealing: chains that walk from a density one can draw from to the posterior.
+
+    log f_b(z) = (1 - b) log r_0(z) + b log p(x, z),      0 = b_0 < b_1 < ... < b_T < b_T+1 = 1
+    z_0 ~ r_0,     z_t ~ a transition that leaves f_b_t as it is, from z_t-1
+    log w = sum_t (b_t+1 - b_t) [log p(x, z_t) - log r_0(z_t)],      E[w] = p(x)                        nats
+
+with r_0 the guide q(z|x) or the prior p(z). For T = 0 these are the importance weights of `iwae`; with temperatures in
+between they lose their spread, where more draws from a guide that misses the posterior would not help.
+
+Transitions are those of `hamiltonian.py`. E[w] = p(x) needs transitions that do not learn from the chains they move,
+so their step sizes come from pilot chains with noise of their own, and are fixed before the first chain counts.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import unknown
+from pyro_vae.evaluation.annealing.hamiltonian import Path, Point, Steps, transition, tune
+from pyro_vae.evaluation.estimators import Estimate, relative_error
+from pyro_vae.evaluation.memory import SAMPLE_BLOCK
+from pyro_vae.evaluation.weights import data_blocks
+from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
+from pyro_vae.randomness import block_stream, derive
+
+STARTS = ("guide", "prior")
+STEEPNESS = 4.0  # of the schedule
+
+
+@dataclass(frozen=True)
+class AnnealedEstimate(Estimate):
+    """An `Estimate` over K chains, and how they moved.
+
+    Attributes:
+        acceptance: (N,), mean probability of acceptance over chains and temperatures; NaN without temperatures. Far
+            below 0.65 the chains hardly moved: the bound holds, but is loose.
+        num_temperatures: T.
+    """
+
+    acceptance: Tensor = field(default_factory=lambda: torch.empty(0))
+    num_temperatures: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        acceptance = self.acceptance.mean().item() if self.num_temperatures else None
+        return {**super().to_dict(), "num_temperatures": self.num_temperatures, "acceptance": acceptance}
+
+    def __str__(self) -> str:
+        moved = f"T = {self.num_temperatures}, acceptance {self.acceptance.mean().item():.2f}"
+        return f"{super().__str__()}   {moved}"
+
+
+@dataclass(frozen=True)
+class BidirectionalEstimate:
+    """Bounds of log p(x) from both sides, on simulated data. Printing it gives a line for each, and one for the gap.
+
+    Attributes:
+        forward: annealing towards the posterior, a lower bound in expectation.
+        reverse: annealing from the exact posterior draw, an upper bound in expectation. All chains of a datum begin at
+            that one draw; its Monte Carlo error is that of the chains given the draw, and leaves the draw's own out.
+        x: the simulated data (N, *x_shape).
+    """
+
+    forward: AnnealedEstimate
+    reverse: AnnealedEstimate
+    x: Tensor = field(repr=False)
+
+    @property
+    def gap(self) -> float:
+        """Mean over the data of reverse - forward: at least the sum of both errors, in expectation."""
+        return (self.reverse.value - self.forward.value).mean().item()
+
+    @property
+    def gap_error(self) -> float:
+        """Standard error of the gap: data are independent, so that their spread holds all noise. NaN for one datum."""
+        gaps = self.reverse.value - self.forward.value
+        return gaps.std().item() / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+
+    def __str__(self) -> str:
+        gap = f"{'gap':<20} {self.gap:>10.3f} {self.forward.unit}   ±{self.gap_error:.3f}   simulated data only"
+        return f"{self.forward}\n{self.reverse}\n{gap}"
+
+
+def ais(
+    vae: Any,
+    x: Tensor,
+    num_temperatures: int = 200,
+    num_chains: int = 16,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    start: str = "guide",
+    num_leapfrog: int = 5,
+    first_block: int = 0,
+) -> AnnealedEstimate:
+    """log p(x) by annealed importance sampling: log (1/K) sum_k w_k over K chains, per datum.
+
+    Neal, "Annealed Importance Sampling", Statistics and Computing 2001; for decoders, Wu et al., "On the Quantitative
+    Analysis of Decoder-Based Generative Models", ICLR 2017, whose sigmoid schedule this is. It spends its temperatures
+    at both ends: near b = 0 a broad r_0 first meets the data, near b = 1 a guide with lighter tails than the posterior
+    is left behind.
+
+    A lower bound in expectation (not in each run), tight as T or K grows; the Monte Carlo error is that of the
+    logarithm of a mean, and does not contain the bias. `bdmc` measures how tight, on simulated data. Step sizes are
+    tuned, for each datum and temperature, by 16 pilot chains, which cost as much as 16 of the chains that count.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
+        x: data (N, *x_shape).
+        num_temperatures: T, the densities between the two ends. The bias falls as 1 / T.
+        num_chains: K, for each datum; the Monte Carlo error needs two or more.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        start: r_0, "guide" for q(z|x), or "prior" for p(z), which owes nothing to the guide, and needs more T.
+        num_leapfrog: gradients in each transition. 5 rather than the usual 10: directions are scaled, and on digits
+            10 lost in time what they gained.
+        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, numbers out of range, another `start`, a latent that does not range over all real
+            numbers, a program with sites outside the data plate, or start="guide" with a `Delta` guide.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> ais(vae, torch.zeros(3, 4), num_temperatures=5, num_leapfrog=1, seed=0).value.shape
+        torch.Size([3])
+    """
+    check_tensor(x)
+    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
+    memory: dict[Any, Any] = {}
+    found = []
+    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
+        with undisturbed(vae), remembering(memory):
+            found.append(_Block(Path(vae, start, x[data], *labels), plan, seed, i).forward())
+    return _estimate("log p(x), annealed", 1, found, plan)
+
+
+def bdmc(
+    vae: Any,
+    num_data: int | None = None,
+    num_temperatures: int = 200,
+    num_chains: int = 16,
+    y: Tensor | None = None,
+    seed: int | None = None,
+    *,
+    start: str = "guide",
+    num_leapfrog: int = 5,
+    first_block: int = 0,
+) -> BidirectionalEstimate:
+    """Bidirectional Monte Carlo: log p(x) from below and from above, for data that the program itself simulates.
+
+    Grosse, Ghahramani & Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015. A simulated
+    pair (x, z) holds an exact draw z from the posterior of its x. The chains of `ais` run backwards from it give
+    weights with E[w] = 1 / p(x), and -log (1/K) sum_k w_k is an upper bound in expectation.
+
+    This holds on simulated data only: of real data nobody has a posterior draw, and no upper bound. The gap is evidence
+    about AIS with these settings, not about how well the program fits; it carries over to real data as far as their
+    posteriors are no harder.
+
+    Args:
+        vae: as for `ais`; `model()` without x, or `model(None, y)`, simulates and returns x.
+        num_data: N; with labels it is their number.
+        y: one-hot labels (N, C).
+        num_temperatures, num_chains, seed, start, num_leapfrog, first_block: as for `ais`.
+
+    Raises:
+        ValueError: as for `ais`, and for num_data that is not the number of labels.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> bounds = bdmc(vae, 20, num_temperatures=5, num_leapfrog=1, seed=0)
+        >>> bounds.gap > -4 * bounds.gap_error
+        True
+    """
+    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
+    size = number_to_generate(num_data, y)
+    memory: dict[Any, Any] = {}
+    forward, reverse, xs = [], [], []
+    for i, (data, labels) in enumerate(data_blocks(size, y), start=first_block):
+        with undisturbed(vae), remembering(memory):
+            simulated = _simulate(vae, data.stop - data.start, labels, _named(seed, "simulated"), i)
+            check_tensor(simulated.nodes["_RETURN"]["value"])
+            xs.append(simulated.nodes["_RETURN"]["value"])
+            path = Path(vae, start, xs[-1], *labels)
+            block = _Block(path, plan, seed, i)
+            forward.append(block.forward())
+            reverse.append(block.reverse(path.coordinates.read(simulated)))
+    lower, upper = ("log p(x), forward", 1, forward, plan), ("log p(x), reverse", -1, reverse, plan)
+    return BidirectionalEstimate(_estimate(*lower), _estimate(*upper), torch.cat(xs))
+
+
+def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_leapfrog: int) -> tuple[Tensor, Tensor]:
+    """Chains from `point` along all `levels`, ends included, either way: log w and mean acceptance, both (K, B).
+
+    Backwards, from 1 to 0, the increments b_t+1 - b_t are negative, and from posterior draws E[w] = 1 / p(x).
+    """
+    log_weight = (levels[1] - levels[0]) * point.ratio()
+    accepted = torch.zeros_like(log_weight)
+    for b, following, size in zip(levels[1:-1], levels[2:], steps.size, strict=True):
+        point, probability = transition(path, point, b, size[:, None] * steps.width, num_leapfrog)
+        log_weight = log_weight + (following - b) * point.ratio()
+        accepted += probability
+    return log_weight, accepted / len(steps.size)  # 0 / 0 = NaN without temperatures
+
+
+def schedule(num_temperatures: int) -> list[float]:
+    """b_0 = 0 ... b_T+1 = 1: a sigmoid between -4 and 4, rescaled. Equal to 1 - b reversed.
+
+    Of Grosse, Ghahramani & Adams 2015, and of Wu et al. 2017.
+
+    >>> [round(b, 3) for b in schedule(3)]
+    [0.0, 0.105, 0.5, 0.895, 1.0]
+    """
+    t = torch.linspace(-STEEPNESS, STEEPNESS, num_temperatures + 2, dtype=torch.float64).sigmoid()
+    return ((t - t[0]) / (t[-1] - t[0])).tolist()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The numbers of `ais`, checked."""
+
+    num_temperatures: int
+    num_chains: int
+    num_leapfrog: int
+    start: str
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_temperatures", 0), ("num_chains", 1), ("num_leapfrog", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if self.start not in STARTS:
+            raise unknown("start", self.start, STARTS)
+
+
+class _Found(NamedTuple):
+    """Of one block of data: log w (K, B) and acceptance (B,), on the CPU in float64."""
+
+    log_weights: Tensor
+    acceptance: Tensor
+
+
+class _Block:
+    """One block of data, with step sizes that are fixed from here on."""
+
+    def __init__(self, path: Path, plan: _Plan, seed: int | None, i: int) -> None:
+        self.path, self.plan, self.seed, self.i = path, plan, seed, i
+        self.levels, self.steps = schedule(plan.num_temperatures), Steps(torch.empty(0), torch.empty(0))
+        if plan.num_temperatures:
+            with self._noise(_named(seed, "pilots"), 0):
+                self.steps = tune(path, self.levels[1:-1], plan.num_leapfrog)
+
+    def forward(self) -> _Found:
+        return self._chains(self.path.draw, self.levels, self.steps, self.seed)
+
+    def reverse(self, z: Tensor) -> _Found:
+        """From z (B, D), a draw from the posterior of each datum. A Hamiltonian transition is its own reverse."""
+        backwards = Steps(self.steps.width, self.steps.size.flip(0))
+        seed = _named(self.seed, "reverse")
+        return self._chains(lambda k: self.path.at(z.expand(k, -1, -1)), self.levels[::-1], backwards, seed)
+
+    def _chains(self, begin: Callable[[int], Point], levels: list[float], steps: Steps, seed: int | None) -> _Found:
+        weights, accepted = [], []
+        for j, first in enumerate(range(0, self.plan.num_chains, SAMPLE_BLOCK)):
+            with self._noise(seed, j):
+                start = begin(min(SAMPLE_BLOCK, self.plan.num_chains - first))
+                log_weight, probability = anneal(self.path, start, levels, steps, self.plan.num_leapfrog)
+            weights.append(log_weight.cpu())
+            accepted.append(probability.cpu())
+        return _Found(torch.cat(weights), torch.cat(accepted).mean(0))
+
+    @contextmanager
+    def _noise(self, seed: int | None, j: int) -> Iterator[None]:
+        # A trajectory may run into numbers that are none. It is refused, and must not stop all the others.
+        with block_stream(seed, self.i, j, self.path.data[0].device), pyro.validation_enabled(False):
+            yield
+
+
+def _estimate(name: str, sign: int, found: list[_Found], plan: _Plan) -> AnnealedEstimate:
+    """sign log (1/K) sum_k w_k, and its error."""
+    log_weights = torch.cat([block.log_weights for block in found], 1)
+    K, T = plan.num_chains, plan.num_temperatures
+    value = sign * (log_weights.logsumexp(0) - math.log(K))
+    acceptance = torch.cat([block.acceptance for block in found])
+    return AnnealedEstimate(name, value, relative_error(log_weights), K, acceptance=acceptance, num_temperatures=T)
+
+
+@torch.no_grad()
+def _simulate(vae: Any, size: int, labels: tuple[Tensor, ...], seed: int | None, i: int) -> Any:
+    """A trace of the model without x, its values of shape (size, *event_shape)."""
+    tensors = vae.state_dict().values() if isinstance(vae, torch.nn.Module) else ()
+    device = next((tensor.device for tensor in (*labels, *tensors)), None)
+    with block_stream(seed, i, 0, device):
+        if labels:
+            return poutine.trace(vae.model).get_trace(None, *labels)
+        # Without labels the model's data plate has one datum: the data are draws of it.
+        trace = poutine.trace(pyro.plate("draws", size, dim=-2)(vae.model)).get_trace()
+    for node in trace.nodes.values():
+        if isinstance(value := node.get("value"), Tensor) and value.shape[:2] == (size, 1):
+            node["value"] = value[:, 0]
+    return trace
+
+
+def _named(seed: int | None, name: str) -> int | None:
+    return None if seed is None else derive(seed, name)

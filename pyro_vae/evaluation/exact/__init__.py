@@ -1,0 +1,1 @@
+"""Integrals on grids: log p(x) without a draw, and the identity log p(x) = ELBO + KL."""

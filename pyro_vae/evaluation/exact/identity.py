@@ -1,0 +1,216 @@
+"""log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term by a rule, points and a normaliser of its own.
+
+Were one rule used for all, nothing would be left over whatever the rule and the program: everything would cancel.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.estimators import read_terms
+from pyro_vae.evaluation.exact.grid_search import search
+from pyro_vae.evaluation.exact.grids import Box, hermite_rule, legendre_rule, midpoint_rule, moments, pieces
+from pyro_vae.evaluation.exact.quadrature import (
+    Densities,
+    GridEstimate,
+    densities,
+    frozen,
+    grid_estimate,
+    parts,
+    read_joint,
+    search_guide,
+)
+from pyro_vae.model import traces
+
+# Points along each axis, rule after rule, until two agree. Cells are even in number, panels of three points odd, so
+# that no middle of a cell is the middle of a panel.
+_ORDERS = {1: (20, 26, 32), 2: (20, 26, 32), 3: (12, 16, 20)}
+_PANELS = {1: (93, 183, 363, 723, 1443, 2883), 2: (45, 75, 111, 165, 243, 363), 3: (21, 33, 51, 75)}
+_CELLS = {1: (100, 200, 400, 800, 1600, 3200), 2: (48, 72, 108, 162, 244, 366), 3: (20, 30, 44, 66)}
+_SMOOTH = 0.1  # of the tolerance: Gauss-Hermite of three orders is to agree so well, or has met kinks
+_AGREED = 0.5  # of the tolerance: two rules may agree by accident
+
+
+@dataclass(frozen=True)
+class Identity:
+    """log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term by a rule of its own; (N,) each, nats.
+
+    Attributes:
+        evidence: log p(x).
+        elbo: the ELBO.
+        kl: KL(q(z|x) || p(z|x)).
+        refinement: by how much the last two rules for ELBO or KL differ, the larger of both.
+        smooth: whether Gauss-Hermite settled the ELBO.
+        evaluations: of p(x, z), for all three terms.
+        kind: per latent site, whether the KL to the prior in the ELBO is "analytic" or "sampled", i.e. on the grid.
+    """
+
+    evidence: GridEstimate
+    elbo: Tensor
+    kl: Tensor
+    refinement: Tensor
+    smooth: Tensor
+    evaluations: Tensor
+    kind: dict[str, str]
+
+    @property
+    def residual(self) -> Tensor:
+        """(N,): log p(x) - ELBO - KL, which is 0."""
+        return self.evidence.value - self.elbo - self.kl
+
+    def __str__(self) -> str:
+        N, kinds = len(self.elbo), ", ".join(sorted(set(self.kind.values())))
+        grid = f"n^D = {int(self.evidence.points.max())}^{self.evidence.dim} at most"
+        under = f"Gauss-Hermite under q for {int(self.smooth.sum())} of {N} data, else Gauss-Legendre on panels"
+        agreed = f"refinement {self.refinement.max():.0e} at most"
+        cost = f"{agreed}; {self.evaluations.double().mean():,.0f} evaluations a datum"
+        rows = (
+            ("log p(x)", f"{self.evidence.mean:12.6f}", f"trapezoid on a grid of p(x, z), {grid}"),
+            ("ELBO", f"{self.elbo.mean():12.6f}", f"{under}; KL to the prior {kinds}"),
+            ("KL(q || p(z|x))", f"{self.kl.mean():12.6f}", "midpoints on a grid of q and one of p(z|x)"),
+            ("largest residual", f"{self.residual.abs().max():12.2e}", f"of {N} data, nats; {cost}"),
+        )
+        return "\n".join(f"{name:<18}{number}   {how}" for name, number, how in rows)
+
+
+def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float = 1e-4) -> Identity:
+    """log p(x), ELBO and KL(q(z|x) || p(z|x)) of each datum, by three rules on three grids, and what is left over.
+
+        log p(x) = log sum_i w_i p(x, z_i)                                 trapezoid, fitted to p(x, z)
+        ELBO     = sum_i w_i q(z_i) [log p(x|z_i) - kl_i]                  Gauss-Hermite or Gauss-Legendre, fitted to q
+        KL       = sum_i w_i q(z_i) log q(z_i) / p(x, z_i)                 midpoints, fitted to q
+                   + log sum_j w_j p(x, z_j)                               midpoints, fitted to p(x, z)
+
+    kl_i is analytic where one is registered, else log q(z_i) - log p(z_i). Gauss-Hermite is right where the decoder is
+    smooth; where three orders of it do not agree (ReLU has kinks), panels of Gauss-Legendre are refined until they do,
+    as midpoints are.
+
+    Each term has weights, points and a normaliser of its own, and no q is normalised on its grid. They share the
+    program's log densities, and terms over the same density the place and width of their grids. So a residual shows an
+    integral that is wrong, a q or a p(z) that does not integrate to 1 where the KL is analytic, or an analytic KL that
+    is wrong. It can not show a wrong p(x|z), for which the identity holds as well.
+
+    Arguments and errors as for `quadrature`, with the tolerance for every term; a guide that is a point (`Delta`) has
+    no KL and is refused.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(1),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (2,)), 1),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((1,), (4,)))).double()
+        >>> identity(vae, torch.zeros(3, 4).double()).residual.abs() < 1e-3
+        tensor([True, True, True])
+    """
+    evidence, bounds, gaps, smooth = [], [], [], []
+    with frozen(vae, x):
+        for block in densities(vae, x, y):
+            own, guide_box = search_guide(block, tolerance)
+            found, box = search(block.joint, block.draws, tolerance)
+            bound, by_hermite = _elbo(block, guide_box, int(own.points.max()), tolerance)
+            evidence.append(found)
+            bounds.append(bound)
+            gaps.append(_kl(block, guide_box, box, tolerance))
+            smooth.append(by_hermite)
+        kind = read_terms(block.at(block.guide_draws[:1], block.all)).kind
+    whole, elbo, kl = grid_estimate(evidence, block.dim), _joined(bounds), _joined(gaps)
+    refinement, cost = torch.maximum(elbo.refinement, kl.refinement), elbo.evaluations + kl.evaluations
+    return Identity(whole, elbo.value, kl.value, refinement, torch.cat(smooth).cpu(), cost + whole.evaluations, kind)
+
+
+class _Settled(NamedTuple):
+    """Integrals, how far the last two rules differ, and how many points all rules had: (B,) each."""
+
+    value: Tensor
+    refinement: Tensor
+    evaluations: Tensor
+
+
+def _elbo(block: Densities, box: Box, n: int, tolerance: float) -> tuple[_Settled, Tensor]:
+    """Also for which data Gauss-Hermite settled it; its mean and covariance come from n^D points on the box of q."""
+    found = _by_hermite(block, *_mean_and_root(block, box, n))
+    smooth = found.refinement <= _SMOOTH * tolerance
+    rough = (~smooth).nonzero()[:, 0]
+
+    def by_panels(data: Tensor, n: int) -> Tensor:
+        return _under_guide(block, data, box.of(data).place(legendre_rule, n), _bound)
+
+    panels = _settle(by_panels, rough, _PANELS[block.dim], block.dim, tolerance)
+    panels = panels._replace(evaluations=panels.evaluations + found.evaluations[rough])
+    return _Settled(*(a.index_copy(0, rough, b) for a, b in zip(found, panels, strict=True))), smooth
+
+
+def _kl(block: Densities, guide_box: Box, box: Box, tolerance: float) -> _Settled:
+    def gap(data: Tensor, n: int) -> Tensor:
+        return _under_guide(block, data, guide_box.of(data).place(midpoint_rule, n), _log_ratio)
+
+    def log_normaliser(data: Tensor, n: int) -> Tensor:
+        z, log_weight = box.of(data).place(midpoint_rule, n)
+        return torch.logsumexp(block.joint(z, data) + log_weight, 0)
+
+    both = [_settle(term, block.all, _CELLS[block.dim], block.dim, tolerance) for term in (gap, log_normaliser)]
+    return _Settled(*(a + b for a, b in zip(*both, strict=True)))
+
+
+def _by_hermite(block: Densities, mean: Tensor, root: Tensor) -> _Settled:
+    box = Box(mean, root, torch.zeros_like(mean), torch.ones_like(mean))
+    orders = _ORDERS[block.dim]
+    values = [
+        [_under_guide(block, data, box.of(data).place(hermite_rule, n, stretch=False), _bound) for n in orders]
+        for data in pieces(block.all, orders[-1] ** block.dim)
+    ]
+    by_order = torch.cat([torch.stack(row) for row in values], 1)
+    spread = by_order.amax(0) - by_order.amin(0)
+    return _Settled(by_order[-1], spread, torch.full_like(block.all, sum(n**block.dim for n in orders)))
+
+
+def _settle(
+    integral: Callable[[Tensor, int], Tensor], data: Tensor, sizes: Sequence[int], dim: int, tolerance: float
+) -> _Settled:
+    """The integrals (B,) -> (B,) by rules of so many points along each axis, until two agree."""
+    value = torch.full_like(data, math.nan, dtype=torch.float64)
+    refinement, evaluations, todo = value.clone(), torch.zeros_like(data), torch.arange(len(data), device=data.device)
+    for n in sizes:
+        if len(todo) == 0:
+            break
+        now = torch.cat([integral(part, n) for part in pieces(data[todo], n**dim)])
+        refinement[todo] = (now - value[todo]).abs()
+        value[todo] = now
+        evaluations[todo] += n**dim
+        todo = todo[~(refinement[todo] <= _AGREED * tolerance)]
+    return _Settled(value, refinement, evaluations)
+
+
+def _under_guide(
+    block: Densities, data: Tensor, grid: tuple[Tensor, Tensor], read: Callable[[traces.Traces], Tensor]
+) -> Tensor:
+    """The integrals (B,) of q(z|x) times what `read` makes of the program at z."""
+    z, log_weight = grid
+    total = torch.zeros_like(log_weight[0])
+    for points, weights in zip(parts(z), parts(log_weight), strict=True):
+        pair = block.at(points, data)
+        q = (traces.log_posterior(pair).double() + weights).exp()
+        total += torch.where(q > 0, q * read(pair), 0.0).sum(0)
+    return total
+
+
+def _bound(pair: traces.Traces) -> Tensor:
+    terms = read_terms(pair)
+    return terms.reconstruction - terms.kl
+
+
+def _log_ratio(pair: traces.Traces) -> Tensor:
+    return traces.log_posterior(pair).double() - read_joint(pair)
+
+
+def _mean_and_root(block: Densities, box: Box, n: int) -> tuple[Tensor, Tensor]:
+    """Of q: (B, D), (B, D, D)."""
+    z, log_weight = box.place(midpoint_rule, n)
+    return moments(z, (block.guide(z, block.all) + log_weight).softmax(0))
+
+
+def _joined(blocks: list[_Settled]) -> _Settled:
+    return _Settled(*(torch.cat(column).cpu() for column in zip(*blocks, strict=True)))

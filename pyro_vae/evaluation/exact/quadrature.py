@@ -1,0 +1,289 @@
+"""log p(x) without a draw in the answer: integrals over one to three latent numbers, on grids.
+
+    p(x) = integral p(x, z) dz = sum_i w_i p(x, z_i) + error
+
+`grids.py` has the rules, `search.py` finds the place of each datum's grid; here they meet the program, whose log
+densities are read from its traces at any z (`Densities`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.evaluation.coordinates import Coordinates, check_real
+from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Found, LogDensity, fixed, search
+from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
+from pyro_vae.evaluation.weights import data_blocks
+from pyro_vae.model import traces
+from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.randomness import stream
+
+_DRAWS = 64  # of z, by which a search begins
+_AT_ONCE = 1 << 14  # points, of all data, in one pass of the program
+_SHOWN = 12.0  # nats below the peak, as far as a picture reaches
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridEstimate(Estimate):
+    """An `Estimate` without draws: `value_error` is 0, and what there is of error stands per datum beside it.
+
+    Attributes:
+        refinement: (N,), a third of the distance to the rule of half the points along each axis, in nats: the error of
+            the value if it falls as 1/n^2, as with the kinks of ReLU, and far more than it where p(x, z) is smooth.
+        boundary: (N,), the share of the integral that stands in the outermost points of the grid.
+        points: (N,), n, points along each axis of the last grid.
+        evaluations: (N,), of p(x, z), on all grids.
+        reliable: (N,), whether grids agreed, refinement and boundary are within the tolerance, and no peak that counts
+            was narrower than the spacing of the points.
+        dim: D.
+
+    `num_samples` is the largest n^D.
+    """
+
+    refinement: Tensor
+    boundary: Tensor
+    points: Tensor
+    evaluations: Tensor
+    reliable: Tensor
+    dim: int
+
+    def to_dict(self) -> dict[str, Any]:
+        worst = {"refinement": self.refinement.max().item(), "boundary": self.boundary.max().item()}
+        return {**super().to_dict(), **worst, "unreliable": int((~self.reliable).sum())}
+
+    def __str__(self) -> str:
+        line = (
+            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   ±{self.standard_error:.3f} over {self.num_data} data   "
+            f"refinement {self.refinement.max():.0e}, boundary {self.boundary.max():.0e} at most "
+            f"(n^D = {int(self.points.max())}^{self.dim} = {self.num_samples:,}; "
+            f"{self.evaluations.double().mean():,.0f} evaluations a datum)"
+        )
+        bad = (~self.reliable).nonzero().flatten().tolist()
+        return f"{line}   UNRELIABLE for {len(bad)} data, first {bad[0]}" if bad else line
+
+
+class PosteriorGrid(NamedTuple):
+    """Log densities on a grid: D axes (n,), and the true posterior and the guide (n,) or (n, n), axes in order."""
+
+    axes: tuple[Tensor, ...]
+    posterior: Tensor
+    guide: Tensor
+
+
+def quadrature(
+    vae: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    tolerance: float = 1e-4,
+    support: Support | None = None,
+    n: int = 129,
+) -> GridEstimate:
+    """log p(x) = log of the integral of p(x, z) over z on a grid, per datum, for at most 3 latent numbers in all.
+
+    Each datum's grid goes where p(x, z) is and is refined until two grids in succession, and every second point of the
+    last, agree. The same call gives the same numbers. What it can not see is a mode that is narrow and far from both
+    prior and guide, or one that is much narrower than a grid on which nothing hints at it.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate and real latents.
+        x: data (N, *x_shape).
+        y: one-hot labels (N, C).
+        tolerance: of the refinement, in nats; a hundredth of it is that of the boundary. A datum beyond them is marked,
+            see `GridEstimate.reliable`.
+        support: (low, high) of each latent number, in the order in which the guide samples them: one trapezoid with n
+            points along each axis of this box, for all data, in place of the search.
+        n: odd; see `support`.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, more than 3 latent numbers, a latent that is not real, log p(x, z) that is NaN, and what
+            `log_weights` refuses.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> quadrature(vae, torch.zeros(3, 4)).reliable
+        tensor([True, True, True])
+    """
+    found = []
+    with frozen(vae, x):
+        for block in densities(vae, x, y):
+            if support is None:
+                found.append(search(block.joint, block.draws, tolerance)[0])
+            else:
+                found.append(fixed(block.joint, block.draws, tolerance, support, n))
+    return grid_estimate(found, block.dim)
+
+
+def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 200) -> PosteriorGrid:
+    """log p(z|x) and log q(z|x) of one datum at n points along each of at most 2 axes, each normalised on this grid.
+
+    The axes reach as far as either density is above e^-12 of its peak.
+
+    Args:
+        vae: as for `quadrature`.
+        x: one datum, as a batch (1, *x_shape).
+        y: its label (1, C).
+        n: points along each axis, two or more.
+
+    Raises:
+        ValueError: several data, more than 2 latent numbers, a guide without a density, n below 2, and as for
+            `quadrature`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> posterior_on_grid(vae, torch.zeros(1, 4), n=50).posterior.shape
+        torch.Size([50, 50])
+    """
+    check_tensor(x)
+    if len(x) != 1:
+        raise ValueError(f"a picture is of one datum, as a batch of one, x[i : i + 1]; got {len(x)} data")
+    with frozen(vae, x):
+        (block,) = densities(vae, x, y)
+        if block.dim > 2:
+            raise ValueError(f"a picture has at most 2 axes; the program has {block.dim} latent numbers")
+        places = (block.guide, *search_guide(block, 1e-4)), (block.joint, *search(block.joint, block.draws, 1e-4))
+        seen = torch.cat([_seen(*place) for place in places])
+        box = flat(list(zip(seen.amin(0).tolist(), seen.amax(0).tolist(), strict=True)))
+        z, log_weight = (array.to(x.device) for array in box.place(trapezoid_rule, n, stretch=False))
+        values = [log_density(z, block.all)[:, 0] for log_density, *_ in places]
+    whole = (n,) * block.dim
+    guide, posterior = ((v - torch.logsumexp(v + log_weight[:, 0], 0)).reshape(whole) for v in values)
+    return PosteriorGrid(box.axes(trapezoid_rule, n), posterior, guide)
+
+
+def _seen(log_density: LogDensity, found: Found, box: Box) -> Tensor:
+    """Points (P, D) at which a density of one datum is not far below its peak."""
+    z, log_weight = box.place(trapezoid_rule, int(found.points))
+    mass = (log_density(z, torch.zeros_like(found.points)) + log_weight)[:, 0]
+    return z[mass > mass.max() - _SHOWN, 0]
+
+
+def grid_estimate(found: list[Found], dim: int) -> GridEstimate:
+    """What searches over blocks of data have found, together."""
+    value, refinement, boundary, reliable, points, evaluations = (torch.cat(a).cpu() for a in zip(*found, strict=True))
+    return GridEstimate(
+        "log p(x)",
+        value,
+        torch.zeros_like(value),
+        int(points.max()) ** dim,
+        refinement=refinement,
+        boundary=boundary,
+        points=points,
+        evaluations=evaluations,
+        reliable=reliable,
+        dim=dim,
+    )
+
+
+# The program at given points.
+
+
+class Densities:
+    """log p(x, z) and log q(z|x) of one block of B data, at any z (P, B, D): see `Coordinates`.
+
+    Attributes:
+        first: which datum of all is the first of the block.
+        all: (B,), the positions of the data in the block.
+        dim: D.
+        draws: (K, B, D), float64, of prior and guide.
+        guide_draws: those of the guide alone.
+    """
+
+    def __init__(self, vae: Any, first: int, *args: Tensor) -> None:
+        self.vae, self.first, self.args = vae, first, args
+        self.all = torch.arange(len(args[0]), device=args[0].device)
+        prior, guide = _drawn(vae.model, *args), _drawn(vae.guide, *args)
+        self.coordinates, self.dtype = Coordinates(traces.latent_sites(guide)), torch.get_default_dtype()
+        self.dim = self.coordinates.dim
+        if self.dim > LARGEST_DIM:
+            raise ValueError(
+                f"a grid needs n^D points, and the program has D = {self.dim} latent numbers: 100^{self.dim} points. "
+                f"Up to {LARGEST_DIM} can be integrated so; use iwae"
+            )
+        for name, site in traces.latent_sites(prior).items():
+            check_real(name, site["fn"], "a grid")
+        draws = [self.coordinates.read(trace) for trace in (prior, guide)]
+        self.dtype, self.guide_draws, self.draws = draws[1].dtype, draws[1].double(), torch.cat(draws).double()
+
+    def joint(self, z: Tensor, data: Tensor) -> Tensor:
+        """log p(x, z) for the data at these positions of the block: (P, B), float64. The guide is not run."""
+        values = torch.cat([read_joint(self.at(part, data, self._points)) for part in parts(z)])
+        if values.isnan().any():
+            point, datum = values.isnan().nonzero()[0].tolist()
+            where = ", ".join(f"{number:.4g}" for number in z[point, datum].tolist())
+            raise ValueError(f"log p(x, z) is NaN for datum {self.first + int(data[datum])} at z = ({where})")
+        return values
+
+    def guide(self, z: Tensor, data: Tensor) -> Tensor:
+        """log q(z|x), likewise. The model is not run."""
+        return torch.cat([self._guide(part, data) for part in parts(z)])
+
+    def at(self, z: Tensor, data: Tensor, guide: Callable[..., Any] | None = None) -> traces.Traces:
+        """Guide and model with the latents set to z."""
+        held = poutine.replay(guide or self.vae.guide, trace=self.coordinates.hold(z.to(self.dtype)))
+        return traces.run(self.vae.model, held, len(z), *(array[data] for array in self.args))
+
+    def _guide(self, z: Tensor, data: Tensor) -> Tensor:
+        draws = pyro.plate("draws", len(z), dim=-2)
+        held = poutine.replay(draws(self.vae.guide), trace=self.coordinates.hold(z.to(self.dtype)))
+        trace = prune_subsample_sites(poutine.trace(held).get_trace(*(array[data] for array in self.args)))
+        trace.compute_log_prob()
+        return traces.log_posterior(traces.Traces(trace, trace)).double()
+
+    def _points(self, x: Tensor, *_: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            for name, shape in self.coordinates.shapes.items():
+                pyro.sample(
+                    name, dist.Delta(torch.zeros(shape, dtype=self.dtype, device=x.device), event_dim=len(shape))
+                )
+
+
+def densities(vae: Any, x: Tensor, y: Tensor | None) -> Iterator[Densities]:
+    """Block of data after block of data."""
+    for data, labels in data_blocks(len(x), y):
+        yield Densities(vae, data.start, x[data], *labels)
+
+
+def search_guide(block: Densities, tolerance: float) -> tuple[Found, Box]:
+    """Where the guide is. A point has no density, and is refused before its width is looked for."""
+    block.guide(block.guide_draws[:1], block.all)
+    return search(block.guide, block.guide_draws, tolerance)
+
+
+@contextmanager
+def frozen(vae: Any, x: Tensor) -> Iterator[None]:
+    """Inside, nothing is learned, nothing is left behind, and draws are the same in every call."""
+    check_tensor(x)
+    with torch.no_grad(), undisturbed(vae), remembering({}), stream(0, "quadrature", device=x.device):
+        yield
+
+
+def parts(z: Tensor) -> tuple[Tensor, ...]:
+    """z (P, B, D) in parts of so many points as one pass of the program may hold."""
+    return z.split(max(1, _AT_ONCE // z.shape[1]))
+
+
+def read_joint(pair: traces.Traces) -> Tensor:
+    """log p(x, z), (P, B), float64."""
+    return traces.reconstruction(pair).double() + traces.log_prior(pair).double()
+
+
+def _drawn(program: Callable[..., Any], *args: Tensor) -> poutine.Trace:
+    """Latents under draws of their own: of the prior for a model."""
+    return prune_subsample_sites(poutine.trace(pyro.plate("draws", _DRAWS, dim=-2)(program)).get_trace(*args))

@@ -1,0 +1,1 @@
+"""What the latent space is used for: single dimensions, and the aggregate posterior q(z)."""

@@ -1,0 +1,264 @@
+"""The aggregate posterior q(z) = 1/N sum_n q(z|x_n) of N data: a mixture whose N terms are all evaluated.
+
+    1/N sum_n KL(q(z|x_n) || p(z))  =  I_q(x; z)  +  KL(q(z) || p(z))           in nats
+               rate                    at most log N   marginal KL
+
+That the KL term of the ELBO draws q(z) to the prior is often said; here it is measured. Latents are found by not being
+observed; z stands for all of them together, so that a program of two layers has one I_q(x; z1, z2).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.latent.dimensions import factors
+from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.evaluation.weights import draw_columns
+from pyro_vae.model import traces
+from pyro_vae.model.distributions.mixtures import Mixture
+from pyro_vae.model.program import undisturbed
+
+POOL = 256  # draws that are held against one block of data at a time
+_ROUNDING = 1e-3  # nats; where more could be lost, every density is computed by itself, which takes longer
+
+
+@dataclass(frozen=True)
+class MutualInformation(Estimate):
+    """I_q(x; z), which can not exceed log N: printing it names both.
+
+    Example:
+        >>> print(MutualInformation("I(x; z)", torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.1]), 10))
+        I(x; z)                   0.600 nats   ±0.100 over 2 data   ±0.071 Monte Carlo (K = 10)   log N = 0.693 (N = 2)
+    """
+
+    @property
+    def bound(self) -> float:
+        """log N."""
+        return math.log(self.num_data)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "bound": self.bound}
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}   log N = {self.bound:.3f} (N = {self.num_data})"
+
+
+class AggregateTerms(NamedTuple):
+    """rate = mutual_information + marginal_kl, draw by draw."""
+
+    rate: Estimate
+    mutual_information: MutualInformation
+    marginal_kl: Estimate
+
+
+def aggregate_terms(
+    vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
+) -> AggregateTerms:
+    """KL(q(z|x) || p(z)) and the two parts of it, I_q(x; z) and KL(q(z) || p(z)), per datum, in nats.
+
+    With z_nk ~ q(z|x_n), k = 1 ... K, the value for datum n is the mean over k of
+
+        rate                log q(z_nk|x_n) - log p(z_nk)
+        mutual information  log q(z_nk|x_n) - log q(z_nk)          q(z) = 1/N sum_m q(z|x_m), datum n included
+        marginal KL         log q(z_nk)     - log p(z_nk)
+
+    Hoffman & Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound", NIPS workshop
+    2016. For these N data every mean is without bias. As a statement about other data it has one: as long as I is near
+    log N, more data would raise it, and lower the marginal KL. `standard_error` takes the mixture as given. Errors of
+    the values need K of two or more.
+
+    Any program; z is all its latent sites together. It costs N^2 K densities, and memory for 256 x 128 of them.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        num_samples: K, draws of z for each datum.
+        y: one-hot labels (N, C).
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, a guide without a density, or a prior p(z|y) that differs between these labels.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> terms = aggregate_terms(vae, torch.eye(4), seed=0)
+        >>> abs(terms.rate.mean - terms.mutual_information.mean - terms.marginal_kl.mean) < 1e-5
+        True
+    """
+    draws = _draws(vae, x, num_samples, y, seed)
+    if y is not None:
+        _check_one_prior(vae, x, y, draws.z)
+    mixture = _log_mixture(vae, x, y, draws.z, _joint).reshape(draws.log_q.shape)
+    return AggregateTerms(
+        _estimate("rate KL(q(z|x)||p(z))", draws.log_q - draws.log_p),
+        _information(draws.log_q - mixture),
+        _estimate("KL(q(z)||p(z))", mixture - draws.log_p),
+    )
+
+
+def mutual_information(
+    vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
+) -> MutualInformation:
+    """I_q(x; z) = 1/N sum_n KL(q(z|x_n) || q(z)), how much z tells which of the N data it came from: at most log N.
+
+    Arguments, errors and source as for `aggregate_terms`; but a prior p(z|y) is welcome, for p(z) plays no part. With
+    labels it is what z tells about which (x, y) it came from.
+    """
+    draws = _draws(vae, x, num_samples, y, seed)
+    mixture = _log_mixture(vae, x, y, draws.z, _joint)
+    return _information(draws.log_q - mixture.reshape(draws.log_q.shape))
+
+
+def marginal_kl(
+    vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
+) -> Estimate:
+    """KL(q(z) || p(z)), how far the aggregate posterior of N data is from the prior. As for `aggregate_terms`."""
+    return aggregate_terms(vae, x, num_samples, y, seed).marginal_kl
+
+
+def total_correlation(
+    vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
+) -> Estimate:
+    """KL(q(z) || prod_j q(z_j)), how much the dimensions of the aggregate posterior depend on each other, in nats.
+
+    Section 3 of Chen et al., "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS 2018, with the
+    exact mixture over the N data for q(z) and for every q(z_j) = 1/N sum_n q(z_j|x_n), in place of minibatches.
+
+    Arguments and errors as for `aggregate_terms`; beside those
+
+    Raises:
+        ValueError: more than one latent site, or a guide that does not factorise over the dimensions of z.
+    """
+    draws = _draws(vae, x, num_samples, y, seed)
+    if len(draws.z) > 1:
+        raise ValueError(f"total correlation is that of one latent site; the program has {sorted(draws.z)}")
+    found = _log_mixture(vae, x, y, draws.z, _joint_and_factors)
+    return _estimate("total correlation", (found[:, 0] - found[:, 1:].sum(-1)).reshape(draws.log_q.shape))
+
+
+class _Draws(NamedTuple):
+    """log_q = log q(z|x) and log_p = log p(z), (K, N), at z: site -> (K N, *event), one row for each draw."""
+
+    z: dict[str, Tensor]
+    log_q: Tensor
+    log_p: Tensor
+
+
+def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int | None) -> _Draws:
+    whole = _joined([_joined(blocks, 0) for _, blocks in draw_columns(vae, x, num_samples, y, seed, _read)], 1)
+    return whole._replace(z={name: value.flatten(0, 1) for name, value in whole.z.items()})
+
+
+def _read(pair: traces.Traces) -> _Draws:
+    log_q, log_p = traces.log_posterior(pair).double(), traces.log_prior(pair).double()
+    sites = traces.latent_sites(pair.guide)
+    return _Draws({n: s["value"].expand(log_q.shape + s["fn"].event_shape) for n, s in sites.items()}, log_q, log_p)
+
+
+def _joined(blocks: Sequence[_Draws], dim: int) -> _Draws:
+    z = {name: torch.cat([block.z[name] for block in blocks], dim) for name in blocks[0].z}
+    return _Draws(
+        z, torch.cat([block.log_q for block in blocks], dim), torch.cat([block.log_p for block in blocks], dim)
+    )
+
+
+@torch.no_grad()
+def _log_mixture(
+    vae: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], read: Callable[[poutine.Trace], Tensor]
+) -> Tensor:
+    """log 1/N sum_n q(z|x_n), or what `read` makes of it, for S given z: (S, ...); `read` sums over one block."""
+    size, data = len(next(iter(z.values()))), range(0, len(x), DATA_BLOCK)
+    pools = []
+    with undisturbed(vae):
+        for start in range(0, size, POOL):
+            pool = {name: value[start : start + POOL] for name, value in z.items()}
+            blocks = [read(_at(vae.guide, pool, *_rows(x, y, slice(i, i + DATA_BLOCK)))) for i in data]
+            pools.append(torch.stack(blocks).logsumexp(0))
+    return torch.cat(pools) - math.log(len(x))
+
+
+def _rows(x: Tensor, y: Tensor | None, rows: Any) -> tuple[Tensor, ...]:
+    return (x[rows],) if y is None else (x[rows], y[rows])
+
+
+def _at(program: Callable[..., Any], z: dict[str, Tensor], *args: Tensor) -> poutine.Trace:
+    """The trace of a guide or a model at S given latents, each held against every one of B data: (S, B)."""
+    each = {name: v.unsqueeze(1).expand(len(v), len(args[0]), *v.shape[1:]) for name, v in z.items()}
+    draws = pyro.plate("draws", len(next(iter(z.values()))), dim=-2)
+    return prune_subsample_sites(
+        poutine.trace(poutine.replay(draws(program), trace=traces.holding(each))).get_trace(*args)
+    )
+
+
+def _joint(guide: poutine.Trace) -> Tensor:
+    """log sum_b q(z|x_b) over the data of one trace: (S,)."""
+    sites = list(traces.latent_sites(guide).values())
+    q = factors(sites[0])
+    is_normal = len(sites) == 1 and sites[0]["fn"].event_dim == 1 and isinstance(q, torch.distributions.Normal)
+    if is_normal and _rounding(q, sites[0]["value"]) < _ROUNDING:
+        normals = dist.Normal(q.loc[0].double(), q.scale[0].double()).to_event(1)  # the same for every draw
+        return Mixture(normals.base_dist.loc.new_zeros(q.loc.shape[1]), normals).log_prob(
+            sites[0]["value"][:, 0].double()
+        )
+    guide.compute_log_prob()
+    return traces.log_posterior(traces.Traces(guide, guide)).double().logsumexp(1)
+
+
+def _rounding(q: Any, z: Tensor) -> float:
+    """What a `Mixture` of normals, which multiplies its squares out, may lose to rounding, in nats."""
+    reach = (z.abs().max().double() + q.loc.abs().max()) / q.scale.min()
+    return reach.square().item() * z.shape[-1] * torch.finfo(torch.float64).eps
+
+
+def _joint_and_factors(guide: poutine.Trace) -> Tensor:
+    """log sum_b q(z|x_b), and the same for every z_j: (S, 1 + D)."""
+    (site,) = traces.latent_sites(guide).values()
+    found = factors(site)
+    if found is None:
+        raise ValueError(
+            f"the guide's site {site['name']} does not factorise over the dimensions of z, so that no q(z_j|x) is "
+            "known: total correlation needs a posterior such as DiagonalNormal"
+        )
+    each = found.log_prob(site["value"]).double()
+    each = each.reshape(*each.shape[:2], -1)
+    return torch.cat([each.sum(-1, keepdim=True), each], -1).logsumexp(1)
+
+
+@torch.no_grad()
+def _check_one_prior(vae: Any, x: Tensor, y: Tensor, z: dict[str, Tensor]) -> None:
+    """Raises ValueError where p(z|y) of one z differs between the labels at hand."""
+    places = list({tuple(label): i for i, label in enumerate(y.flatten(1).tolist())}.values())[:DATA_BLOCK]
+    with undisturbed(vae):
+        model = _at(vae.model, {name: value[:1] for name, value in z.items()}, *_rows(x, y, places))
+        model.compute_log_prob()
+    log_p = traces.log_prior(traces.Traces(model, model))
+    if not torch.allclose(log_p, log_p[:, :1].expand_as(log_p), rtol=1e-4, atol=1e-4):
+        raise ValueError(
+            "p(z|y) differs between these labels, so that there is no one prior for q(z) to be compared with: "
+            "pass the data of one label at a time"
+        )
+
+
+def _information(values: Tensor) -> MutualInformation:
+    found = _estimate("I(x; z)", values)
+    return MutualInformation(found.name, found.value, found.value_error, found.num_samples)
+
+
+def _estimate(name: str, values: Tensor) -> Estimate:
+    """Means over draws of (K, N) with their standard errors, NaN for a single draw."""
+    values, K = values.cpu(), len(values)
+    error = values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
+    return Estimate(name, values.mean(0), error, K)

@@ -1,0 +1,303 @@
+"""More effort for the data whose importance weights can not be trusted, apart from the estimate at a fixed K.
+
+    1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
+    2. more samples from the guide       k-hat at or below 0.7: this is the answer
+    3. annealing, with more temperatures                        this is, for what is left
+
+What is found here shall not replace the headline: the data were chosen by how their own draws came out, where one large
+weight raises k-hat and the estimate alike, and another program would have other data escalated. It says by how much the
+headline's mean would change, up or down.
+
+Every value is a lower bound on log p(x) in expectation: a mean of weights with E[w] = p(x), its logarithm exceeds
+log p(x) by b nats with a probability of at most e^-b (Markov). So where annealing comes out 3 nats or more below the
+samples, its chains have missed what these have met. Such data are marked; their answer is most likely too low.
+
+The unit of cost is one evaluation of the decoder for one z and one datum, with its gradient or without.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.annealing import annealed, hamiltonian
+from pyro_vae.evaluation.bounds import block_bound
+from pyro_vae.evaluation.estimators import known
+from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, psis_khat, worst_data
+from pyro_vae.evaluation.weights import log_weights
+from pyro_vae.randomness import derive
+
+MISSED = 3.0  # nats
+ROWS = 24  # of a printed table
+MORE = 10  # times the draws of the fixed K
+
+
+class Stage(NamedTuple):
+    """One estimate of log p(x) of one datum, in nats.
+
+    Attributes:
+        value: the estimate.
+        error: its Monte Carlo standard error.
+        khat: of its weights; NaN for annealing.
+        cost: evaluations of the decoder, beyond those of the stage before.
+    """
+
+    value: float
+    error: float
+    khat: float
+    cost: int
+
+
+class EscalatedDatum(NamedTuple):
+    """A datum and its stages; `annealed` is None where more samples were enough.
+
+    Attributes:
+        datum: its position.
+        fixed: the estimate at the fixed K.
+        more: with more samples, those of the fixed K among them.
+        annealed: by annealing.
+    """
+
+    datum: int
+    fixed: Stage
+    more: Stage
+    annealed: Stage | None
+
+    @property
+    def answer(self) -> Stage:
+        """The last stage."""
+        return self.annealed or self.more
+
+    @property
+    def missed(self) -> bool:
+        """Whether annealing lies 3 nats or more below the samples, so that it is most likely too low."""
+        return self.answer.value < max(self.fixed.value, self.more.value) - MISSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where one is unknown."""
+        numbers = {
+            "khat": self.fixed.khat,
+            "iwae": self.fixed.value,
+            "iwae_error": self.fixed.error,
+            "iwae_more": self.more.value,
+            "iwae_more_error": self.more.error,
+            "khat_more": self.more.khat,
+            "ais": self.annealed.value if self.annealed else math.nan,
+            "ais_error": self.annealed.error if self.annealed else math.nan,
+        }
+        about = {"more_samples": self.fixed.cost + self.more.cost, "answer": "AIS" if self.annealed else "more samples"}
+        known_numbers = {name: known(number) for name, number in numbers.items()}
+        return {"datum": self.datum, **known_numbers, **about, "missed": self.missed}
+
+    def __str__(self) -> str:
+        ais = f"{self.annealed.value:>10.3f} ±{self.annealed.error:<6.3f}" if self.annealed else ""
+        stages = "".join(f"{s.value:>10.3f} ±{s.error:<6.3f}{s.khat:>6.2f}" for s in (self.fixed, self.more))
+        return f"{self.datum:>6}{stages}{ais}{'  too low' if self.missed else ''}".rstrip()
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """What more effort found, to be shown beside the headline. Printing it gives a line for each datum.
+
+    Attributes:
+        rows: the data that were taken, the largest k-hat first.
+        left_out: the positions of those for which the budget did not suffice.
+        num_data: N, of which these are a part.
+        threshold: of k-hat.
+        budget: evaluations of the decoder that were allowed.
+        num_temperatures, num_chains: of the annealing from the guide.
+    """
+
+    rows: list[EscalatedDatum]
+    left_out: list[int]
+    num_data: int
+    threshold: float
+    budget: int
+    num_temperatures: int
+    num_chains: int
+
+    @property
+    def above(self) -> int:
+        """How many data have a k-hat above the threshold, taken or not."""
+        return len(self.rows) + len(self.left_out)
+
+    @property
+    def spent(self) -> int:
+        """Evaluations of the decoder, the fixed K not counted; at most the budget."""
+        return _spent(self.rows)
+
+    @property
+    def mean_change(self) -> float:
+        """By how much the mean over all N data would rise if these answers stood in the headline."""
+        return sum(row.answer.value - row.fixed.value for row in self.rows) / self.num_data
+
+    @property
+    def mean_change_error(self) -> float:
+        """Its Monte Carlo error; too small, as that of the fixed K is where k-hat is above 0.7."""
+        errors = [error for row in self.rows for error in (row.answer.error, row.fixed.error)]
+        return math.hypot(*errors) / self.num_data
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where one is unknown."""
+        rows = [row.to_dict() for row in self.rows]
+        counts = {
+            "num_data": self.num_data,
+            "taken": len(rows),
+            "of": self.above,
+            "left_out": len(self.left_out),
+            "threshold": self.threshold,
+        }
+        change = {"mean_change": known(self.mean_change), "mean_change_error": known(self.mean_change_error)}
+        annealing = {"num_temperatures": self.num_temperatures, "num_chains": self.num_chains}
+        return {**counts, "budget": self._budget(), "spent": self.spent, **annealing, "rows": rows, **change}
+
+    def _budget(self) -> str:
+        return f"{self.spent:,} of at most {self.budget:,} evaluations of the decoder"
+
+    def __str__(self) -> str:
+        about = f"{len(self.rows)} of {self.above} data with k-hat above {self.threshold}, {self._budget()}"
+        if not self.rows:
+            return about
+        rows = [*map(str, self.rows[:ROWS]), *([f"and {left} more"] if (left := len(self.rows) - ROWS) > 0 else [])]
+        head = f"{'datum':>6}{'fixed K':>10}{'k-hat':>14}{'more':>10}{'k-hat':>14}{'AIS':>10}"
+        change = f"they would change the mean over {self.num_data} data by {self.mean_change:+.4f} nats"
+        return "\n".join([about, head, *rows, f"{change} ±{self.mean_change_error:.4f} Monte Carlo"])
+
+
+def escalate(
+    vae: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    num_samples: int = 1000,
+    threshold: float = KHAT_THRESHOLD,
+    more: int = MORE,
+    num_temperatures: int = 500,
+    num_chains: int = 16,
+    budget: int = 2_000_000,
+    seed: int | None = None,
+) -> Escalation:
+    """More samples, then annealing, for the data whose k-hat is above the threshold, the worst first.
+
+    A datum is taken only if the budget still holds the cost of both stages, and then gets what it needs; what is left
+    where more samples were enough goes to the next data. The new samples join those of the fixed K: a large weight that
+    has been seen is not forgotten, and k-hat is of all draws together.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
+        x: data (N, *x_shape).
+        y: one-hot labels (N, C).
+        weights: the headline's, (K, N), as `log_weights` gives them. Without them K = num_samples are drawn here, which
+            no budget counts, with the seed as it is: those of the headline, if that is its seed.
+        num_samples: K, where the weights are drawn here.
+        threshold: 0.7 by Vehtari et al. 2024.
+        more: more * K samples in the second stage, those of the fixed K among them.
+        num_temperatures, num_chains: of `ais`, from the guide.
+        budget: evaluations of the decoder, for all data together. The default is ten seconds for small
+            programs, and half a minute for images of 28 x 20 pixels.
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: weights of another number of data, numbers out of range, a guide without a density, or what `ais`
+            refuses.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> print(escalate(vae, torch.zeros(3, 4), num_samples=100, seed=0))
+        0 of 0 data with k-hat above 0.7, 0 of at most 2,000,000 evaluations of the decoder
+    """
+    if more < 2 or budget < 0:
+        raise ValueError(f"more must be at least 2 and budget at least 0; got {more} and {budget}")
+    if weights is None:
+        weights = log_weights(vae, x, num_samples, y, seed)
+    elif weights.shape[1:] != (len(x),):
+        raise ValueError(f"the weights must be (K, N) of the same data: {tuple(weights.shape)}, and N = {len(x)}")
+    if len(weights) < 25:
+        raise ValueError(f"a k-hat needs 25 samples or more; got {len(weights)}")
+    stages = _Stages(vae, x, y, weights.cpu(), more, num_temperatures, num_chains, threshold)
+    waiting = [found.datum for found in worst_data(psis_khat(weights), len(x), threshold)]
+    rows: list[EscalatedDatum] = []
+    while taken := waiting[: (budget - _spent(rows)) // stages.cost]:
+        waiting = waiting[len(taken) :]
+        rows += stages.run(taken, None if seed is None else derive(seed, "escalation", len(rows)))
+    return Escalation(rows, waiting, len(x), threshold, budget, num_temperatures, num_chains)
+
+
+def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5) -> int:
+    """Evaluations of the decoder that `ais` needs for one datum, its pilots included.
+
+    >>> annealing_cost(num_temperatures=0, num_chains=16)
+    33
+    """
+    pilots = 0
+    if num_temperatures:
+        each = math.ceil(hamiltonian.PILOT_TRANSITIONS / num_temperatures)
+        transitions = each * num_temperatures + hamiltonian.FIRST_TRANSITIONS
+        pilots = hamiltonian.PILOT_CHAINS * (2 + num_leapfrog * transitions)
+    # One draw to see the sites; two for each chain, to draw its start and to take the gradients there.
+    return 1 + pilots + num_chains * (2 + num_leapfrog * num_temperatures)
+
+
+def _spent(rows: list[EscalatedDatum]) -> int:
+    return sum(stage.cost for row in rows for stage in (row.more, row.annealed) if stage is not None)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of some of the data."""
+
+    vae: Any
+    x: Tensor
+    y: Tensor | None
+    weights: Tensor
+    more: int
+    num_temperatures: int
+    num_chains: int
+    threshold: float
+
+    @property
+    def new_samples(self) -> int:
+        return (self.more - 1) * len(self.weights)
+
+    @property
+    def cost(self) -> int:
+        """Of both stages, a datum."""
+        return self.new_samples + annealing_cost(self.num_temperatures, self.num_chains)
+
+    def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
+        x, y = self._data(chosen)
+        old = self.weights[:, chosen]
+        new = log_weights(self.vae, x, self.new_samples, y, seed).cpu()
+        fixed, more = _weighed(old, len(old)), _weighed(torch.cat([old, new]), len(new))
+        hard = [i for i, stage in zip(chosen, more, strict=True) if not stage.khat <= self.threshold]
+        annealed = dict(zip(hard, self._annealed(hard, seed), strict=True))
+        stages = zip(chosen, fixed, more, strict=True)
+        return [EscalatedDatum(i, first, second, annealed.get(i)) for i, first, second in stages]
+
+    def _annealed(self, hard: list[int], seed: int | None) -> list[Stage]:
+        if not hard:
+            return []
+        x, y = self._data(hard)
+        seed = None if seed is None else derive(seed, "annealed")
+        found = annealed.ais(self.vae, x, self.num_temperatures, self.num_chains, y, seed)
+        cost = annealing_cost(self.num_temperatures, self.num_chains)
+        numbers = zip(found.value.tolist(), found.value_error.tolist(), strict=True)
+        return [Stage(value, error, math.nan, cost) for value, error in numbers]
+
+    def _data(self, chosen: list[int]) -> tuple[Tensor, Tensor | None]:
+        at = torch.tensor(chosen, device=self.x.device)
+        return self.x[at], None if self.y is None else self.y[at]
+
+
+def _weighed(weights: Tensor, cost: int) -> list[Stage]:
+    """The estimate from weights (K, B), a datum each."""
+    bound, khat = block_bound(weights, len(weights)), psis_khat(weights)
+    numbers = zip(bound.value.tolist(), bound.error.tolist(), khat.tolist(), strict=True)
+    return [Stage(value, error, k, cost) for value, error, k in numbers]

@@ -1,0 +1,222 @@
+"""Where log p(x) - ELBO is lost, datum by datum, and what the program loses on data that it was not trained on.
+
+    log p(x) - ELBO(q)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]           nats
+       inference gap          approximation gap         amortisation gap
+
+q* is the best normal with diagonal covariance for that datum alone, see `amortisation`. log p(x) is nowhere known, so
+that a reference estimate stands in its place, and is named. Where it is a lower bound, as annealing gives it, the first
+two gaps come out too small by what the bound misses; the third needs no reference.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pyro_vae.evaluation.estimators import Estimate, elbo, known
+from pyro_vae.evaluation.trust.amortisation import refinable, refine
+from pyro_vae.randomness import derive
+
+
+@dataclass(frozen=True)
+class GapBudget:
+    """log p(x) - ELBO and its parts, per datum. Printing it gives a line for each gap, and names the reference.
+
+    Attributes:
+        reference: what stands for log p(x).
+        label: how it was obtained.
+        elbo: of the program's own guide.
+        refined: of the guide fitted to each datum; None where `refine` does not apply.
+        inference: reference - elbo.
+        approximation: reference - refined, or None.
+        amortisation: refined - elbo, or None; its draws share their noise, and its error is that of the difference.
+    """
+
+    reference: Estimate
+    label: str
+    elbo: Estimate
+    refined: Estimate | None
+    inference: Estimate
+    approximation: Estimate | None
+    amortisation: Estimate | None
+
+    @property
+    def loose(self) -> bool:
+        """Whether the reference lies below an ELBO by more than 4 errors: it is then no stand-in for log p(x)."""
+        gaps = [gap for gap in (self.inference, self.approximation) if gap is not None]
+        return any(gap.mean < -4 * gap.monte_carlo_error for gap in gaps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, None for a gap that is not known."""
+        gaps = {"inference": self.inference, "approximation": self.approximation, "amortisation": self.amortisation}
+        numbers = {name: None if gap is None else gap.to_dict() for name, gap in gaps.items()}
+        return {"num_data": self.inference.num_data, "reference": self.label, "loose": self.loose, **numbers}
+
+    def __str__(self) -> str:
+        gaps = [gap for gap in (self.inference, self.approximation, self.amortisation) if gap is not None]
+        lines = [f"gaps to {self.label}", *map(str, gaps)]
+        if self.loose:
+            lines.append("The reference lies below an ELBO, and is too loose: only an amortisation gap holds here")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TrainTestGap:
+    """Mean over training data minus mean over test data of one estimate. Printing it gives one line.
+
+    Attributes:
+        train, test: the same estimate of both.
+    """
+
+    train: Estimate
+    test: Estimate
+
+    @property
+    def mean(self) -> float:
+        """The gap; above 0 the program does better on data that it has seen."""
+        return self.train.mean - self.test.mean
+
+    @property
+    def standard_error(self) -> float:
+        """Of the gap, over other data of both kinds: they are not paired, and their squared errors add up."""
+        return math.hypot(self.train.standard_error, self.test.standard_error)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Of the gap, over other draws of z for the same data; the standard error contains it."""
+        return math.hypot(self.train.monte_carlo_error, self.test.monte_carlo_error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None where one is unknown."""
+        numbers = {
+            "mean": self.mean,
+            "standard_error": self.standard_error,
+            "monte_carlo_error": self.monte_carlo_error,
+        }
+        both = {"train": self.train.to_dict(), "test": self.test.to_dict()}
+        return {**{name: known(number) for name, number in numbers.items()}, **both}
+
+    def __str__(self) -> str:
+        return (
+            f"{'train - test':<20} {self.mean:>10.3f} {self.train.unit}   ±{self.standard_error:.3f} over "
+            f"{self.train.num_data} and {self.test.num_data} data   ±{self.monte_carlo_error:.3f} Monte Carlo, of the "
+            f"mean {self.train.name}"
+        )
+
+
+def gap_budget(
+    vae: Any,
+    x: Tensor,
+    reference: Estimate,
+    y: Tensor | None = None,
+    *,
+    label: str = "",
+    num_samples: int = 100,
+    steps: int = 500,
+    seed: int | None = None,
+) -> GapBudget:
+    """The inference gap of each datum, and its two parts where the guide is a normal with diagonal covariance.
+
+    Cremer, Li & Duvenaud, "Inference Suboptimality in Variational Autoencoders", ICML 2018. Both parts are differences
+    on the same data, and so are their standard errors. The parts add up to the inference gap exactly, datum by datum.
+    For other guides, and several latent sites, only the inference gap is given. A gap that comes out below 0 is left
+    so: it says how large the errors are.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (N, *x_shape).
+        reference: of log p(x), for the same data in the same order; better than the ELBO by more than its own errors,
+            as `ais`, or `iwae` with many draws.
+        y: one-hot labels (N, C).
+        label: how the reference was obtained, for the reader; its name and number of draws where left out.
+        num_samples: K, draws of z for each datum and ELBO.
+        steps: of the optimiser that fits the guide, see `refine`.
+        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+            The draws are others than those of estimates with the same seed, so that errors of differences add up.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: a reference for another number of data, no data, numbers out of range, or a guide without a density.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+        ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+        ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+        >>> reference = pv.evaluation.iwae(vae, torch.zeros(3, 4), num_samples=500, seed=0)
+        >>> gap_budget(vae, torch.zeros(3, 4), reference, steps=20, seed=0).label
+        'log p(x), K = 500'
+    """
+    if reference.num_data != len(x):
+        raise ValueError(f"the reference must be of the same data: it has {reference.num_data}, and x has {len(x)}")
+    guides = elbos(vae, x, y, num_samples=num_samples, steps=steps, seed=seed)
+    return budget(reference, guides, label or f"{reference.name}, K = {reference.num_samples}")
+
+
+class ELBOs(NamedTuple):
+    """Of the program's own guide, of one fitted to each datum, and their difference; None where `refine` has none."""
+
+    elbo: Estimate
+    refined: Estimate | None
+    amortisation: Estimate | None
+
+
+def elbos(
+    vae: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 100,
+    steps: int = 500,
+    seed: int | None = None,
+    first_block: int = 0,
+) -> ELBOs:
+    """What `gap_budget` holds against its reference. Arguments and errors as there; `first_block` as for `elbo`."""
+    seed = None if seed is None else derive(seed, "gaps")
+    if refinable(vae, x, y):
+        found = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed, first_block=first_block)
+        return ELBOs(found.elbo, found.refined, found.gap)
+    bound = elbo(vae, x, num_samples, y, seed, first_block=first_block)
+    if "infinite" in bound.kind.values():
+        raise ValueError("the guide is a point (Delta) and has no density: its ELBO, and every gap, is infinite")
+    return ELBOs(bound, None, None)
+
+
+def budget(reference: Estimate, guides: ELBOs, label: str) -> GapBudget:
+    """The gaps between a reference for log p(x) and the ELBOs of the same data."""
+    own, refined, amortisation = guides
+    approximation = None if refined is None else _gap("approximation gap", reference, refined)
+    return GapBudget(reference, label, own, refined, _gap("inference gap", reference, own), approximation, amortisation)
+
+
+def train_test_gap(train: Estimate, test: Estimate) -> TrainTestGap:
+    """How much better the program does on training data than on test data, by one estimate of both.
+
+    By the ELBO the gap holds what the decoder and what the encoder owe to the training data; by log p(x), which no
+    encoder enters, the decoder's share alone.
+
+    Args:
+        train: `elbo`, `iwae` or `ais` of training data, or of a random subset of them.
+        test: the same of test data, with the same number of draws, or bounds of unequal tightness are compared.
+
+    Raises:
+        ValueError: two different estimates.
+
+    Example:
+        >>> import torch
+        >>> train, test = (Estimate("ELBO", torch.tensor(v), torch.zeros(2), 100) for v in ([-1.0, -3.0], [-3.0, -7.0]))
+        >>> print(train_test_gap(train, test))
+        train - test              3.000 nats   ±2.236 over 2 and 2 data   ±0.000 Monte Carlo, of the mean ELBO
+    """
+    sides = [(each.name, each.num_samples, each.unit) for each in (train, test)]
+    if sides[0] != sides[1]:
+        named = " and ".join(f"{name}, K = {number}, in {unit}" for name, number, unit in sides)
+        raise ValueError(f"both sides need the same estimate with the same number of draws; got {named}")
+    return TrainTestGap(train, test)
+
+
+def _gap(name: str, upper: Estimate, lower: Estimate) -> Estimate:
+    """upper - lower, from draws that share no noise."""
+    error = (upper.value_error.square() + lower.value_error.square()).sqrt()
+    return Estimate(name, upper.value - lower.value, error, lower.num_samples, upper.unit, lower.kind)

@@ -1,0 +1,1 @@
+"""Comparison: several runs, tested alike, side by side."""

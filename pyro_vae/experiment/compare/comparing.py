@@ -1,0 +1,231 @@
+"""Runs side by side: measure each, put together those that differ only in their seed, and see how far they are apart.
+
+All runs are evaluated with the same number of draws and the same seed, whatever their own reports were made with.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from pyro_vae.errors import UsageError, divergence
+from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, share_above, unpaired
+from pyro_vae.evaluation.bounds import block_bound
+from pyro_vae.evaluation.weights import draw_columns, read_log_weights
+from pyro_vae.experiment import build
+from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.opened import Trained, held, open_run
+from pyro_vae.report import comparison_report as report
+from pyro_vae.report.draw.comparison_figure import picture
+
+_MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all runs are evaluated with.
+
+    Args:
+        num_samples: K, draws of z for each datum.
+        seed: of these draws and of the bootstrap.
+        test_data: a random subset of so many test data, 0 for all of them, None for those of each run's own report.
+        data_dir: where the data are, if they moved.
+        device: to evaluate on.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    num_samples: int = 1000
+    seed: int = 0
+    test_data: int | None = None
+    data_dir: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_samples <= _MOST_SAMPLES:
+            raise UsageError(f"--num-samples must be within 1 ... {_MOST_SAMPLES}; got {self.num_samples}")
+        for flag, number in (("--seed", self.seed), ("--test-data", self.test_data or 0)):
+            if number < 0:
+                raise UsageError(f"{flag} must be 0 or above; got {number}")
+
+
+class Measured(NamedTuple):
+    """What was found of one run: estimates and k-hat of the same test data, and which images these come from."""
+
+    log_likelihood: Estimate
+    elbo: Estimate
+    khat: torch.Tensor
+    images: str
+    best_epoch: int
+
+    @property
+    def khat_above(self) -> float | None:
+        """The share of data whose k-hat lies above 0.7; None where K is too small to tell."""
+        return share_above(self.khat)
+
+
+def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
+    """Raises UsageError where the reference is neither "best" nor "first" nor one of the runs."""
+    if reference not in ("best", "first") and not any(_is_named(run, reference) for run in runs):
+        names = ", ".join(run.name for run in runs)
+        raise UsageError(f"--reference is best, first or one of the runs ({names}); got {reference!r}")
+
+
+def measure(run: Candidate, evaluation: Evaluation) -> Measured:
+    """Importance-weighted bound, ELBO and k-hat of each test datum, from the same draws.
+
+    Dequantised data are put on the scale of their levels, by the log-Jacobian, as in the run's own report.
+
+    Raises:
+        CheckpointError: the run, or its data, are not what they were.
+        DataError: the data are not there.
+        DivergenceError: an estimate is not finite.
+    """
+    trained = open_run(run.path, device=evaluation.device, data_dir=evaluation.data_dir)
+    test, K = trained.test(evaluation.test_data), evaluation.num_samples
+    jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
+    bounds, khats = [], []
+    with divergence(f"log p(x) of {run.name}"), build.estimating(trained.config, len(test.x) * K):
+        for _, blocks in draw_columns(trained.vae, test.x, K, test.y, evaluation.seed, read_log_weights):
+            weights = torch.cat(blocks).cpu() + jacobian
+            bounds.append([*block_bound(weights, K), *block_bound(weights, 1)])
+            khats.append(psis_khat(weights))
+        value, error, elbo, elbo_error = (torch.cat(column) for column in zip(*bounds, strict=True))
+        if not value.isfinite().all():
+            raise ValueError(f"first at datum {int((~value.isfinite()).nonzero()[0])}")
+    estimates = Estimate(name, value, error, K), Estimate("ELBO", elbo, elbo_error, K)
+    return Measured(*estimates, torch.cat(khats), _images(trained, evaluation.test_data), trained.best_epoch)
+
+
+def compare(
+    runs: Sequence[Candidate],
+    measured: Sequence[Measured],
+    evaluation: Evaluation,
+    *,
+    reference: str = "best",
+) -> dict[str, Any]:
+    """The content of comparison.json: groups sorted by log p(x), their differences to the reference, and all runs.
+
+    Args:
+        runs: as `candidates` gave them.
+        measured: what `measure` gave for each.
+        evaluation: with which it was measured.
+        reference: "best", "first", or the folder or the name of a run, whose group it then is.
+    """
+    check_reference(reference, runs)
+    pools = [_pool(group, runs, measured) for group in groups(runs)]
+    pools.sort(key=lambda pool: -pool.log_likelihood.mean)
+    chosen = pools[0] if reference == "best" else pools[_place(reference, runs, pools)]
+    differing = disagreements(runs)
+    content = {
+        "evaluation": {"num_samples": evaluation.num_samples, "seed": evaluation.seed},
+        "protocol": {k: v for k, v in runs[0].card.items() if k not in [line.what for line in differing]},
+        "disagreements": [line._asdict() for line in differing],
+        "quantities": sorted({run.card["quantity"] for run in runs}),
+        "reference": {"label": chosen.group.label, "is_best_of": len(pools) if reference == "best" else None},
+        "groups": [_row(pool, chosen, evaluation.seed) for pool in pools],
+        "runs": [_run_row(runs[i], measured[i], pool.group.label) for pool in pools for i in pool.group.members],
+    }
+    return {**content, "notes": report.notes(content)}
+
+
+def new_folder(root: Path) -> Path:
+    """A folder name that is not taken."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-comparison"
+    names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    return next(name for name in names if not name.exists())
+
+
+def write(folder: Path, found: dict[str, Any]) -> str:
+    """Writes comparison.json, .txt, .md, .csv and .png, and returns the text."""
+    text = report.to_text(found)
+    files.make_folder(folder)
+    files.write(folder / "comparison.json", files.to_json(found))
+    files.write(folder / "comparison.txt", (text + "\n").encode())
+    files.write(folder / "comparison.md", (report.to_markdown(found) + "\n").encode())
+    files.write(folder / "comparison.csv", report.to_csv(found).encode())
+    files.write(folder / "comparison.png", picture(found))
+    return text
+
+
+def _images(trained: Trained, num_data: int | None) -> str:
+    """A hash of the test data before any draw: equal where the i-th datum is the same image, however binarised."""
+    split = replace(trained.data.test, recipe="none", drawn=None)
+    x = held(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).x
+    return files.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes())
+
+
+class _Pool(NamedTuple):
+    """A group and what was found of it."""
+
+    group: Group
+    runs: list[Candidate]
+    found: list[Measured]
+    log_likelihood: Estimate
+
+    @property
+    def means(self) -> list[float]:
+        return [run.log_likelihood.mean for run in self.found]
+
+
+def _pool(group: Group, runs: Sequence[Candidate], measured: Sequence[Measured]) -> _Pool:
+    found = [measured[i] for i in group.members]
+    return _Pool(group, [runs[i] for i in group.members], found, pooled([run.log_likelihood for run in found]))
+
+
+def _place(reference: str, runs: Sequence[Candidate], pools: Sequence[_Pool]) -> int:
+    i = 0 if reference == "first" else [_is_named(run, reference) for run in runs].index(True)
+    return [i in pool.group.members for pool in pools].index(True)
+
+
+def _is_named(run: Candidate, reference: str) -> bool:
+    return reference == run.name or Path(reference) == run.path
+
+
+def _row(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
+    means = pool.means
+    return {
+        "label": pool.group.label,
+        "settings": pool.group.settings,
+        "runs": [run.name for run in pool.runs],
+        "seeds": [run.config.seed for run in pool.runs],
+        "log_likelihood": pool.log_likelihood.to_dict(),
+        "elbo": pooled([run.elbo for run in pool.found]).to_dict(),
+        "khat_above": _mean([run.khat_above for run in pool.found]),
+        "run_means": means,
+        "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
+        **_differences(pool, reference, seed),
+    }
+
+
+def _differences(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
+    if pool is reference:
+        return {"difference": None, "difference_over_seeds": None}
+    is_same = pool.found[0].images == reference.found[0].images
+    over_data = (paired if is_same else unpaired)(pool.log_likelihood, reference.log_likelihood, seed=seed)
+    has_seeds = min(len(pool.means), len(reference.means)) > 1
+    over_seeds = between_seeds(pool.means, reference.means).to_dict() if has_seeds else None
+    return {"difference": over_data.to_dict(), "difference_over_seeds": over_seeds}
+
+
+def _run_row(run: Candidate, found: Measured, label: str) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "group": label,
+        "seed": run.config.seed,
+        "best_epoch": found.best_epoch,
+        "log_likelihood": found.log_likelihood.to_dict(),
+        "elbo": found.elbo.to_dict(),
+        "khat_above": found.khat_above,
+    }
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,1 @@
+"""Evaluation: from a finished run to its whole report."""

@@ -1,0 +1,288 @@
+"""What an evaluation computes of single data, in blocks of 128, and whatever grows with their number.
+
+A task is one question about many data. Its answer for one block, a `Part`, is a function of the run, the plan and the
+number of the block: it does not matter which process computes it, nor what that has computed before. (But for the
+candidates of an escalation, of which a process keeps no more than may be needed, and the merge those that are.) So
+blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.errors import divergence
+from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation.bounds import curve_of
+from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.evaluation.trust.diagnostics import guide_draws
+from pyro_vae.evaluation.trust.gaps import elbos
+from pyro_vae.experiment.evaluate.evaluated_run import Subject
+from pyro_vae.experiment.run.opened import Reader
+from pyro_vae.randomness import derive, generator
+from pyro_vae.report import headline
+
+Part = dict[str, Estimate | Tensor]  # the first dimension of each tensor is that of the data
+
+GRID_DIM = 3  # a grid needs n^D points
+
+
+class Block(NamedTuple):
+    """One block of a task: its number, positions of its data (b,), x (b, *x_shape), y (b, C) where there are any."""
+
+    number: int
+    positions: Tensor
+    x: Tensor
+    y: Tensor | None
+
+
+def _elbo(subject: Subject, block: Block) -> Part:
+    draws = subject.plan.elbo_samples
+    with divergence("an estimate on the test data"):
+        terms = evaluation.elbo_terms(
+            subject.trained.vae, block.x, draws, block.y, subject.seed, first_block=block.number
+        )
+    return {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
+
+
+def _log_likelihood(subject: Subject, block: Block) -> Part:
+    vae, (number, positions, x, y) = subject.trained.vae, block
+    with divergence("an estimate on the test data"):
+        weights = evaluation.log_weights(vae, x, subject.plan.num_samples, y, subject.seed, first_block=number).cpu()
+        curve = curve_of(weights)
+    hard = subject.hardest.among(curve.khat)
+    about: Part = {"jackknife": curve.jackknife, "khat": curve.khat, "ess": curve.effective}
+    escalated: Part = {"hard": positions[hard], "hard_weights": weights.T[hard]}
+    return {**{str(k): bound for k, bound in curve.bounds.items()}, **about, **escalated}
+
+
+def _classes(subject: Subject, block: Block) -> Part:
+    trained, draws = subject.trained, subject.plan.elbo_samples
+    frequencies = trained.data.train.one_hot(trained.data.num_classes).mean(0)
+    found = evaluation.classify(trained.vae, block.x, frequencies, draws, subject.seed, first_block=block.number)
+    return {name: getattr(found, name).T for name in ("log_likelihood", "log_posterior", "khat")}
+
+
+def _rounding(subject: Subject, block: Block) -> Part:
+    vae, (number, _, x, y) = subject.trained.vae, block
+    loss = evaluation.rounding_loss(vae, x, subject.plan.elbo_samples, y, seed=subject.seed, first_block=number)
+    return {"rounding": loss}
+
+
+def _draws(subject: Subject, block: Block) -> Part:
+    vae, (number, _, x, y) = subject.trained.vae, block
+    drawn = guide_draws(vae, x, subject.saved_draws, y, subject.seed, first_block=number)
+    return {f"{group}/{name}": each for group, sites in drawn.items() for name, each in sites.items()}
+
+
+def _annealing(subject: Subject, block: Block) -> Part:
+    vae, plan, (number, _, x, y) = subject.trained.vae, subject.plan, block
+    return {"AIS": evaluation.ais(vae, x, plan.num_temperatures, plan.num_chains, y, subject.seed, first_block=number)}
+
+
+def _grid(subject: Subject, block: Block) -> Part:
+    found = evaluation.quadrature(subject.trained.vae, block.x, block.y)
+    return {"grid": replace(found, num_samples=0)}  # the largest n^D, which is that of all blocks together
+
+
+def _simulated(subject: Subject, block: Block) -> Part:
+    vae, plan, seed = subject.trained.vae, subject.plan, derive(subject.seed, "simulated")
+    y, first = _drawn_labels(subject, seed, block.positions), block.number
+    size = None if y is not None else len(block.positions)
+    bounds = evaluation.bdmc(vae, size, plan.num_temperatures, plan.num_chains, y, seed, first_block=first)
+    return {
+        "forward": bounds.forward,
+        "reverse": bounds.reverse,
+        "elbo": evaluation.elbo(vae, bounds.x, plan.elbo_samples, y, seed, first_block=first),
+        "iwae": evaluation.iwae(vae, bounds.x, plan.num_samples, y, seed, first_block=first),
+    }
+
+
+def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
+    """Labels for simulated data, as frequent as among the training data."""
+    draws = generator(seed, "labels")
+    return subject.train.y(torch.randint(len(subject.train), (subject.plan.annealed_data,), generator=draws)[index])
+
+
+def _guides(subject: Subject, block: Block) -> Part:
+    found = elbos(subject.trained.vae, block.x, block.y, seed=subject.seed, first_block=block.number)
+    return {name: each for name, each in found._asdict().items() if each is not None}
+
+
+def _training(subject: Subject, block: Block) -> Part:
+    vae, (number, _, x, y), seed = subject.trained.vae, block, derive(subject.seed, "train")
+    return {"elbo": evaluation.elbo(vae, x, subject.plan.elbo_samples, y, seed, first_block=number)}
+
+
+def _reconstruction(subject: Subject, block: Block) -> Part:
+    draws = {"elbo_samples": subject.plan.elbo_samples, "likelihood_samples": subject.plan.num_samples}
+    return {**headline.measure(subject.trained.vae, block.x, block.y, **draws, seed=subject.seed)}
+
+
+def _has_labels(subject: Subject) -> bool:
+    return subject.trained.config.conditional and subject.test.labels is not None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question about many data.
+
+    Attributes:
+        ask: the answer for one block.
+        says: what is being done, with {size} data, for a person who waits.
+        applies: whether this run and this plan ask it.
+        data: whose they are, and their positions; nobody's, where they are simulated.
+        is_headline: whether a program that can not be asked is an error, and not left out with the reason.
+        surroundings: in which all blocks are asked.
+    """
+
+    ask: Callable[[Subject, Block], Part]
+    says: str
+    applies: Callable[[Subject], Any]
+    data: Callable[[Subject], tuple[Reader | None, Tensor]]
+    is_headline: bool = False
+    surroundings: Callable[[Subject], AbstractContextManager[None]] = lambda subject: nullcontext()
+
+
+def _of_test(subject: Subject) -> tuple[Reader, Tensor]:
+    return subject.test, torch.arange(len(subject.test))
+
+
+def _of_chosen(subject: Subject) -> tuple[Reader, Tensor]:
+    return subject.test, subject.chosen
+
+
+def _has_density(subject: Subject) -> bool:
+    return not subject.is_autoencoder
+
+
+def _is_annealed(subject: Subject) -> bool:
+    return _has_density(subject) and subject.plan.annealed_data > 0
+
+
+TASKS = {
+    "reconstruction": Task(
+        _reconstruction, "reconstructing {size} test data", lambda s: s.is_autoencoder, _of_test, is_headline=True
+    ),
+    "elbo": Task(
+        _elbo, "ELBO of {size} test data, {plan.elbo_samples} draws each", _has_density, _of_test, is_headline=True
+    ),
+    "iwae": Task(
+        _log_likelihood,
+        "log p(x) of {size} test data, K = {plan.num_samples}",
+        _has_density,
+        _of_test,
+        is_headline=True,
+        surroundings=Subject.graphs,
+    ),
+    "classes": Task(
+        _classes,
+        "classes of {size} test data",
+        lambda s: _has_density(s) and _has_labels(s),
+        _of_test,
+        is_headline=True,
+    ),
+    "rounding": Task(
+        _rounding,
+        "what bfloat16 changes for {size} test data",
+        lambda s: evaluation.is_rounded(s.trained.vae),
+        _of_test,
+        is_headline=True,
+    ),
+    "annealing": Task(_annealing, "annealing {size} test data, T = {plan.num_temperatures}", _is_annealed, _of_chosen),
+    "grid": Task(
+        _grid,
+        "log p(x) of {size} test data on a grid",
+        lambda s: _is_annealed(s) and s.latent_dim <= GRID_DIM,
+        _of_chosen,
+    ),
+    "simulated": Task(
+        _simulated,
+        "annealing {size} data simulated from the model, in both directions",
+        _is_annealed,
+        lambda s: (None, torch.arange(s.plan.annealed_data)),
+    ),
+    "gaps": Task(_guides, "the guide refined for {size} test data", _is_annealed, _of_chosen),
+    "training": Task(
+        _training, "ELBO of {size} training data", _has_density, lambda s: (s.train, torch.arange(len(s.train)))
+    ),
+    "draws": Task(
+        _draws, "draws of {size} test data to keep", _has_density, lambda s: (s.test, s.saved), is_headline=True
+    ),
+}
+
+
+def blocks(subject: Subject) -> list[tuple[str, int]]:
+    """All work of an evaluation that is done block by block: (task, number of the block), in an order that is fixed."""
+    return [
+        (name, number) for name, task in TASKS.items() if task.applies(subject) for number in blocks_of(subject, name)
+    ]
+
+
+def measure(subject: Subject, name: str, wanted: Sequence[int] | None = None) -> dict[int, Part | str]:
+    """The answers to one task: for all blocks, or for some, by their ascending numbers.
+
+    A sentence stands in place of a part where this program can not be asked.
+
+    Raises:
+        DivergenceError: an estimate on the test data can not be computed.
+        DataError: data outside the support of the likelihood.
+    """
+    task = TASKS[name]
+    found: dict[int, Part | str] = {}
+    with task.surroundings(subject):
+        for block in _read(subject, task, blocks_of(subject, name) if wanted is None else wanted):
+            try:
+                found[block.number] = task.ask(subject, block)
+            except ValueError as error:
+                if task.is_headline:
+                    raise
+                found[block.number] = str(error)
+    return found
+
+
+def joined(found: Iterable[Part | str]) -> Part | str:
+    """The parts of all blocks, in the order of the blocks, as one; the first sentence where there is one."""
+    parts: list[Part] = []
+    for part in found:
+        if isinstance(part, str):
+            return part
+        parts.append(part)
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def tensors(column: Estimate | Tensor) -> dict[str, Tensor]:
+    """Of an estimate, by the names of its fields."""
+    if isinstance(column, Tensor):
+        return {"": column}
+    values = {field.name: getattr(column, field.name) for field in fields(column)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _joined(columns: list[Any]) -> Estimate | Tensor:
+    if isinstance(columns[0], Tensor):
+        return torch.cat(columns)
+    return replace(columns[0], **{n: torch.cat([getattr(each, n) for each in columns]) for n in tensors(columns[0])})
+
+
+def says(subject: Subject, name: str) -> str:
+    """What a task does, as a sentence."""
+    return TASKS[name].says.format(size=len(TASKS[name].data(subject)[1]), plan=subject.plan)
+
+
+def blocks_of(subject: Subject, name: str) -> range:
+    """The numbers of all blocks of a task."""
+    return range(-(-len(TASKS[name].data(subject)[1]) // DATA_BLOCK))
+
+
+def _read(subject: Subject, task: Task, wanted: Sequence[int]) -> Iterable[Block]:
+    reader, index = task.data(subject)
+    pieces = [index[number * DATA_BLOCK : (number + 1) * DATA_BLOCK] for number in wanted]
+    if reader is None:
+        return (Block(number, piece, torch.empty(0), None) for number, piece in zip(wanted, pieces, strict=True))
+    read = zip(wanted, pieces, reader.pieces(pieces), strict=True)
+    return (Block(number, piece, *data) for number, piece, data in read)

@@ -1,0 +1,110 @@
+"""What an evaluation looks at: a run, its data as far as a plan wants them, and the seed of all draws."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation import subset
+from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
+from pyro_vae.evaluation.trust.escalation import MORE
+from pyro_vae.experiment import build
+from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.run.opened import Reader, Trained
+from pyro_vae.model.posteriors import Delta
+from pyro_vae.randomness import derive
+
+FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
+
+
+@dataclass(eq=False)
+class Subject:
+    """What is looked at, and how closely.
+
+    Attributes:
+        trained: the run.
+        plan: how closely.
+    """
+
+    trained: Trained
+    plan: Plan
+
+    @cached_property
+    def test(self) -> Reader:
+        """The test data."""
+        return self.trained.reader("test", self.plan.test_data)
+
+    @cached_property
+    def train(self) -> Reader:
+        """Training data whose aggregate posterior is measured."""
+        return self.trained.reader("train", self.plan.latent_data)
+
+    @cached_property
+    def chosen(self) -> Tensor:
+        """Positions of the test data that are annealed."""
+        size = min(self.plan.annealed_data, len(self.test))
+        return subset(len(self.test), size, self.trained.config.data_seed)
+
+    @cached_property
+    def saved(self) -> Tensor:
+        """Positions of the test data in log_likelihood.nc: all, but of a mapped file as many as have room in memory."""
+        size, split = len(self.test), self.test.split
+        if split.rows is None:
+            return torch.arange(size)
+        each = max(FEWEST_DRAWS * self.latent_dim, split.levels[0].numel())
+        return subset(size, max(1, self.plan.saved_numbers // each), self.trained.config.data_seed)
+
+    @property
+    def saved_draws(self) -> int:
+        """Draws of z for each of these."""
+        room = self.plan.saved_numbers // (self.latent_dim * len(self.saved))
+        return min(self.plan.num_samples, max(FEWEST_DRAWS, room))
+
+    @property
+    def seed(self) -> int:
+        """Of all draws: by default that of the training's own report."""
+        again = self.plan.evaluation_seed
+        return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
+
+    @property
+    def latent_dim(self) -> int:
+        """D, of all layers."""
+        config = self.trained.config
+        return config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0)
+
+    @property
+    def is_autoencoder(self) -> bool:
+        """Whether q(z|x) is a point, so that there is a reconstruction and no log p(x)."""
+        return isinstance(getattr(self.trained.vae, "posterior", None), Delta)
+
+    @property
+    def most_escalated(self) -> int:
+        """More data than this are not escalated, whatever comes out."""
+        return -(-self.plan.escalated_draws // ((MORE - 1) * self.plan.num_samples))
+
+    @cached_property
+    def hardest(self) -> "Hardest":
+        """Of the data of log p(x)."""
+        return Hardest(self.most_escalated)
+
+    def graphs(self) -> AbstractContextManager[None]:
+        """For estimates of K draws of all test data: compiled graphs, where the run wants them."""
+        return build.estimating(self.trained.config, len(self.test) * self.plan.num_samples)
+
+
+class Hardest:
+    """The data whose weights an escalation may want: those whose k-hat is among the `most` largest seen so far."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.seen = most, torch.empty(0, dtype=torch.float64)
+
+    def among(self, khat: Tensor) -> Tensor:
+        """Positions within the next block of data."""
+        if not self.most:
+            return torch.empty(0, dtype=torch.int64)
+        seen = torch.cat([self.seen, khat[khat > KHAT_THRESHOLD]])
+        self.seen = seen.topk(min(self.most, len(seen))).values
+        bar = self.seen[-1] if len(self.seen) == self.most else KHAT_THRESHOLD
+        return ((khat > KHAT_THRESHOLD) & (khat >= bar)).nonzero()[:, 0]

@@ -1,0 +1,350 @@
+"""The evaluation of a trained run: every estimate that a report shows, as one dictionary.
+
+Each section is a function of what is looked at and adds keys of its own. What a program can not be asked, a KL to a
+prior that differs between labels, say, is left out, and `left_out` says why in a sentence. What is computed of single
+data comes from `parts`, be it measured here or put together from shards.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.errors import divergence
+from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
+from pyro_vae.evaluation.bounds import steps
+from pyro_vae.evaluation.estimators import known
+from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
+from pyro_vae.evaluation.trust.gaps import ELBOs, budget
+from pyro_vae.experiment.evaluate import block_tasks
+from pyro_vae.experiment.evaluate.block_tasks import Part
+from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluated_run import Subject
+from pyro_vae.experiment.run.opened import Trained
+from pyro_vae.experiment.train import training_report
+from pyro_vae.report import headline
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+PICTURE_DIM = 2
+
+
+@dataclass(eq=False)
+class Look(Subject):
+    """What is looked at, how closely, and what was found so far.
+
+    Attributes:
+        say: told what is being done, as a sentence for a person who waits.
+        parts: by task, what was computed of single data; a sentence where this program can not be asked.
+        report: what report.json will hold.
+        timings: seconds of each step.
+        posterior: the true posterior of one datum, for a picture.
+        reference: the best estimate of log p(x) of the test data that were annealed, and what it is.
+    """
+
+    say: Say = lambda sentence: None
+    parts: dict[str, Part | str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    posterior: PosteriorGrid | PosteriorDraws | None = None
+    reference: tuple[str, Estimate] | None = None
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The answer to one task for all data, measured here unless it is there already.
+
+        Raises:
+            ValueError: this program can not be asked.
+        """
+        if name not in self.parts:
+            with self.step(name, block_tasks.says(self, name)):
+                self.parts[name] = block_tasks.joined(block_tasks.measure(self, name).values())
+        if isinstance(found := self.parts[name], str):
+            raise ValueError(found)
+        return found
+
+    @property
+    def terms(self) -> evaluation.ELBOTerms:
+        """ELBO, reconstruction and KL of the test data."""
+        return evaluation.ELBOTerms(**self.part("elbo"))
+
+    @cached_property
+    def curve(self) -> IWAECurve:
+        """The bounds at k = 1 ... K of the test data."""
+        found = self.part("iwae")
+        bounds = {k: found[str(k)] for k in steps(self.plan.num_samples)}
+        return IWAECurve(bounds, found["jackknife"], found["khat"], found["ess"])
+
+    @property
+    def log_likelihood(self) -> Estimate:
+        """The headline: the last point of the curve."""
+        last = self.curve.bounds[self.plan.num_samples]
+        return Estimate("log p(x)", last.value, last.value_error, last.num_samples)
+
+    @contextmanager
+    def step(self, name: str, sentence: str) -> Iterator[None]:
+        """Announces and times one step."""
+        self.say(sentence)
+        begun = time.perf_counter()
+        yield
+        self.timings[name] = round(time.perf_counter() - begun, 2)
+
+    def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
+        """What a question gives, or None and a sentence in `left_out` where this program can not be asked it."""
+        try:
+            return ask()
+        except ValueError as error:
+            self.report.setdefault("left_out", {})[name] = str(error)
+            return None
+
+
+def evaluate(
+    trained: Trained, plan: Plan, say: Say = lambda sentence: None, found: Mapping[str, Part | str] | None = None
+) -> Look:
+    """Everything the plan asks of a run; `Look.report` is what report.json will hold.
+
+    Args:
+        trained: the run.
+        plan: how closely.
+        say: told what is being done.
+        found: what shards have computed, by task; see `sharding`.
+
+    Raises:
+        DivergenceError: an estimate is not finite.
+    """
+    look = Look(trained, plan, say, dict(found or {}))
+    if look.is_autoencoder:
+        _autoencoder(look)
+        return look
+    _headline(look)
+    _trust(look)
+    sections = {
+        "more work": _escalated,
+        "latents": _latent,
+        "annealing": _annealed,
+        "simulated data": _simulated,
+        "gaps": _gaps,
+        "true posterior": _posterior,
+    }
+    for name, section in sections.items():
+        look.unless_refused(name, partial(section, look))
+    return look
+
+
+def _autoencoder(look: Look) -> None:
+    with divergence("an estimate on the test data"):
+        estimates = headline.finite(look.part("reconstruction"))
+    look.report |= training_report.describe(look.trained, estimates, None, _rounding(look))
+    look.report["per_datum"] = _per_datum(look, estimates)
+
+
+def _headline(look: Look) -> None:
+    terms = look.terms._asdict()
+    with divergence("an estimate on the test data"):
+        estimates = headline.finite({**terms, "log_likelihood": look.log_likelihood})
+    look.report |= training_report.describe(look.trained, estimates, _classes(look), _rounding(look))
+    if (status := look.trained.run.status()) not in ("trained", "finished"):
+        epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
+        look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
+    look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
+    look.report["jackknife"] = look.curve.jackknife.to_dict()
+    look.report["per_datum"] = _per_datum(look, estimates)
+
+
+def _classes(look: Look) -> dict[str, Any] | None:
+    if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
+        return None
+    found = {name: column.T for name, column in look.part("classes").items()}
+    return headline.classification(
+        evaluation.Classification(**found, num_samples=look.plan.elbo_samples), look.test.labels
+    )
+
+
+def _rounding(look: Look) -> dict[str, Any] | None:
+    applies = block_tasks.TASKS["rounding"].applies(look)
+    return headline.rounding(look.part("rounding")["rounding"]) if applies else None
+
+
+def _trust(look: Look) -> None:
+    khat, effective, values = look.curve.khat, look.curve.effective, look.log_likelihood.value
+    labels = look.test.labels
+    worst = [
+        {
+            "datum": datum,
+            "khat": worst_khat,
+            "ess": effective[datum].item(),
+            "log_likelihood": values[datum].item(),
+            "label": None if labels is None else int(labels[datum]),
+        }
+        for datum, worst_khat in evaluation.worst_data(khat, threshold=-math.inf)
+    ]
+    look.report["khat"] = {
+        "threshold": KHAT_THRESHOLD,
+        "num_samples": look.plan.num_samples,
+        "above": evaluation.share_above(khat),
+        "values": [known(value) for value in khat.tolist()],
+        "ess": effective.tolist(),
+        "worst": worst,
+    }
+
+
+def _escalated(look: Look) -> None:
+    khat, plan = look.curve.khat, look.plan
+    above = evaluation.worst_data(khat, len(khat))
+    if not plan.escalated_draws or not above:
+        return
+    found = look.part("iwae")
+    worst = sorted(datum for datum, _ in above[: look.most_escalated])
+    at = torch.isin(found["hard"], torch.tensor(worst, dtype=torch.int64))
+    x, y = look.test.at(found["hard"][at])
+    with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
+        weights = found["hard_weights"][at].T  # those of the headline
+        taken = evaluation.escalate(
+            look.trained.vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed
+        )
+        rows = [row._replace(datum=worst[row.datum]) for row in taken.rows]
+        waiting = [datum for datum, _ in above if datum not in {row.datum for row in rows}]
+        look.report["escalation"] = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
+
+
+def _latent(look: Look) -> None:
+    vae, draws, seed = look.trained.vae, look.plan.latent_samples, look.seed
+    x, y = look.train.at(torch.arange(len(look.train)))
+    with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
+        active = evaluation.active_units(vae, x, y, seed=seed)
+        kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
+        terms = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
+        information = terms.mutual_information if terms else evaluation.mutual_information(vae, x, draws, y, seed)
+        correlation = look.unless_refused(
+            "total correlation", lambda: evaluation.total_correlation(vae, x, draws, y, seed)
+        )
+        rate, distortion = evaluation.rate_distortion(vae, x, look.plan.elbo_samples, y, seed)
+    look.report["latent"] = {
+        "num_data": len(x),
+        "active": {site: _activity(active, site) for site in active.variance},
+        "kl_per_dimension": {site: found and _spectrum(found) for site, found in kl.items()},
+        "mutual_information": information.to_dict(),
+        "marginal_kl": terms and terms.marginal_kl.to_dict(),
+        "total_correlation": correlation and correlation.to_dict(),
+        "rate": rate.to_dict(),
+        "distortion": distortion.to_dict(),
+    }
+
+
+def _annealed(look: Look) -> None:
+    plan, chosen = look.plan, look.chosen
+    if not plan.annealed_data:
+        return
+    rows: list[tuple[str, str, Estimate]] = [
+        ("ELBO", "ELBO", _of(look.terms.elbo, chosen)),
+        ("IWAE", f"IWAE, K = {plan.num_samples}", _of(look.log_likelihood, chosen)),
+        ("AIS", f"AIS from q, T = {plan.num_temperatures}", look.part("annealing")["AIS"]),
+    ]
+    if block_tasks.TASKS["grid"].applies(look):
+        grid, n = look.part("grid")["grid"], int(look.part("grid")["grid"].points.max())
+        rows.append(("grid", f"grid, n^D = {n}^{grid.dim}", replace(grid, num_samples=n**grid.dim)))
+    look.reference = rows[-1][1:]
+    look.report["reference"] = {
+        "num_data": len(chosen),
+        "rows": [{"name": name, "label": label, **estimate.to_dict()} for name, label, estimate in rows],
+        "differences": [
+            {"label": f"{after[0]} - {before[0]}", **_difference(after[2], before[2])}
+            for before, after in itertools.pairwise(rows)
+        ],
+    }
+
+
+def _simulated(look: Look) -> None:
+    if not look.plan.annealed_data:
+        return
+    found = look.part("simulated")
+    bounds = evaluation.BidirectionalEstimate(found["forward"], found["reverse"], torch.empty(0))
+    look.report["simulated"] = {
+        "num_data": look.plan.annealed_data,
+        **{name: estimate.to_dict() for name, estimate in found.items()},
+        "gap": bounds.gap,
+        "gap_error": bounds.gap_error,
+    }
+
+
+def _gaps(look: Look) -> None:
+    seen = look.part("training")["elbo"]
+    gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
+    if look.reference is not None:
+        label, reference = look.reference
+        found = look.part("gaps")
+        guides = ELBOs(found["elbo"], found.get("refined"), found.get("amortisation"))
+        gaps |= budget(reference, guides, label).to_dict()
+    look.report["gaps"] = gaps
+
+
+def _posterior(look: Look) -> None:
+    datum = _typical(look.curve.khat)
+    x, y = look.test.at(torch.tensor([datum]))
+    if look.latent_dim <= PICTURE_DIM:
+        with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
+            look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
+            found: dict[str, Any] = {"method": "grid"}
+    elif size := look.plan.posterior_draws:
+        with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
+            draws = evaluation.nuts(
+                look.trained.vae, x, y, num_draws=size, num_warmup=min(200, max(50, size)), seed=look.seed
+            )
+            look.posterior, found = draws, draws.to_dict()
+    else:
+        return
+    label = None if look.test.labels is None else int(look.test.labels[datum])
+    look.report["posterior"] = {"datum": datum, "label": label, **found}
+
+
+def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
+    """Columns of numbers, one for each test datum."""
+    chosen = look.test.positions
+    about = {} if chosen is None else {"position": chosen.tolist()}  # among all test data
+    about |= {} if look.test.labels is None else {"label": look.test.labels.tolist()}
+    return {**about, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
+
+
+def _typical(khat: Tensor) -> int:
+    """The datum of the middle k-hat."""
+    return int(khat.nan_to_num(nan=0.0).argsort(stable=True)[len(khat) // 2])
+
+
+def _of(estimate: Estimate, chosen: Tensor) -> Estimate:
+    """The estimate for some of its data."""
+    return replace(estimate, value=estimate.value[chosen], value_error=estimate.value_error[chosen])
+
+
+def _difference(after: Estimate, before: Estimate) -> dict[str, Any]:
+    """The paired difference, with its standard error over the data."""
+    gain = after.value - before.value
+    error = gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else None
+    return {"mean": gain.mean().item(), "standard_error": error}
+
+
+def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:
+    return {
+        "count": active.count[site],
+        "of": len(active.variance[site]),
+        "relative_count": active.relative_count[site],
+        "threshold": active.threshold,
+        "variance": active.variance[site].tolist(),
+        "variance_error": active.variance_error[site].tolist(),
+    }
+
+
+def _spectrum(found: evaluation.KLPerDimension) -> dict[str, Any]:
+    errors = [known(error) for error in found.standard_error.tolist()]
+    return {"mean": found.mean.tolist(), "standard_error": errors, "kind": found.kind}
+
+
+def _above(khat: Tensor) -> str:
+    return f"{int((khat > KHAT_THRESHOLD).sum())} of {len(khat)}"

@@ -1,0 +1,155 @@
+"""The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at.
+
+None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone. It is removed
+before the others are written and comes after them: where it is missing, an evaluation was cut.
+"""
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pyro_vae.evaluation.trust.diagnostics import Groups, draws_to_inference_data
+from pyro_vae.experiment import build
+from pyro_vae.experiment.evaluate import report_pictures
+from pyro_vae.experiment.evaluate.measurements import Look
+from pyro_vae.experiment.protocol_card import tested
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import command, surroundings
+from pyro_vae.report.render import html, texts
+
+TIMINGS = "timings.json"
+
+
+def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
+    """Writes every file of an evaluated run.
+
+    Args:
+        look: what `evaluate` found; `report["run"]` and `report["protocol_card"]` are added to it.
+        folder: where to.
+
+    Returns:
+        the text of the report, and the names of the files.
+
+    Raises:
+        StorageError: a file can not be written.
+    """
+    folder = Path(folder)
+    files.make_folder(folder)
+    files.sweep(folder)
+    report = look.report
+    report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
+    report["run"] = about(look)
+    shown = report_pictures.panels(look)
+    text = texts.to_table(report)
+    contents = {
+        "report.json": files.to_json(report),
+        "report.txt": (text + "\n").encode(),
+        "report.md": texts.to_markdown(report).encode(),
+        "report.csv": texts.to_csv(report).encode(),
+        "data.csv": texts.to_data_csv(report).encode(),
+        "report.tex": texts.to_latex(report).encode(),
+        "report.html": html.to_html(report, shown).encode(),
+    }
+    if "curve" in report:
+        contents["log_likelihood.nc"] = _inference_data(look)
+    contents[TIMINGS] = files.to_json(timings(look))
+    files.remove(folder / TIMINGS)
+    for name, content in contents.items():
+        files.write(folder / name, content)
+    return text, list(contents)
+
+
+def timings(look: Look) -> dict[str, Any]:
+    """When, by which command and in how many seconds: all that two evaluations of one run may differ in."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"evaluated": now, "command": command(), "seconds": dict(look.timings)}
+
+
+def about(look: Look) -> dict[str, Any]:
+    """Which run, which versions, and a command that repeats the numbers, whatever shards they came from."""
+    vae, run = look.trained.vae, look.trained.run
+    members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
+    return {
+        "name": run.path.resolve().name,
+        "command": shlex.join(["python", "scripts/evaluate.py", str(run.path), *_flags(look)]),
+        "trained_by": run.about().get("command"),
+        **surroundings(run.config.device),
+        "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "members": members,
+    }
+
+
+def card(look: Look) -> dict[str, str]:
+    """What must be the same where two evaluations are compared, row for row; then what a reviewer asks first."""
+    protocol, trained = look.trained.data.protocol, look.trained
+    recipe = protocol["dequantized"] or protocol["binarization"]
+    return {
+        **tested(trained.config, protocol, len(look.test)),
+        "source": protocol["source"],
+        "x": recipe["sentence"],
+        "model": f"epoch {trained.best_epoch} of {trained.epochs}, the best on validation data",
+        "unit": "nats per datum, summed over x, averaged over data",
+        **_estimated(look),
+        **_annealed(look),
+        **_escalated(look),
+    }
+
+
+def _estimated(look: Look) -> dict[str, str]:
+    if "curve" not in look.report:
+        return {}
+    plan, config = look.plan, look.trained.config
+    kinds = ", ".join(f"{site} {kind}" for site, kind in look.report["test"]["kl"]["kind"].items())
+    return {
+        f"log p({'x|y' if config.conditional else 'x'})": (
+            f"importance-weighted bound, K = {plan.num_samples:,} draws from q(z|x)"
+        ),
+        "ELBO": f"{plan.elbo_samples} draws; KL {kinds}",
+        "seeds": f"training {config.seed}, data {config.data_seed}, draws {look.seed}",
+    }
+
+
+def _annealed(look: Look) -> dict[str, str]:
+    if "reference" not in look.report:
+        return {}
+    plan, num_data, size = look.plan, look.report["reference"]["num_data"], len(look.test)
+    chosen = f"{num_data} test data chosen at random" if num_data < size else f"all {size} test data"
+    return {
+        "annealing": (
+            f"from q(z|x), T = {plan.num_temperatures} temperatures, {plan.num_chains} chains; step sizes from pilot "
+            f"chains, then frozen; {chosen}"
+        )
+    }
+
+
+def _escalated(look: Look) -> dict[str, str]:
+    if "escalation" not in look.report:
+        return {}
+    found = look.report["escalation"]
+    draws = f"{found['rows'][0]['more_samples']:,} draws in all, then " if found["rows"] else ""
+    return {
+        "escalation": (
+            f"test data with k-hat above {found['threshold']:g}: {draws}annealing with "
+            f"T = {found['num_temperatures']} temperatures, {found['num_chains']} chains; "
+            f"budget {look.plan.escalated_draws:,} evaluations of the decoder"
+        )
+    }
+
+
+def _flags(look: Look) -> list[str]:
+    device = look.trained.config.device
+    return [*look.plan.flags(), *([] if device == "cpu" else ["--device", device])]
+
+
+def _inference_data(look: Look) -> bytes:
+    drawn: Groups = {}
+    for name, column in look.part("draws").items():
+        group, _, site = name.partition("/")
+        drawn.setdefault(group, {})[site] = column
+    found = draws_to_inference_data(drawn)
+    if len(look.saved) < len(look.test):
+        found = found.assign_coords(data=look.saved.numpy())
+    with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
+        return Path(found.to_netcdf(str(Path(elsewhere) / "log_likelihood.nc"))).read_bytes()

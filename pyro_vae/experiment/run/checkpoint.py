@@ -1,0 +1,310 @@
+"""Checkpoints: all that a run needs to go on, or to be used, in two files without any code in them.
+
+    epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/..., noise/<device>
+    epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, SHA-256 of the
+                               run's history so far, ... and the SHA-256 of all this
+
+    epoch-00012-step-00034...  the same after 34 steps of the epoch after, where training was stopped there
+
+The tensors are written first, so a checkpoint exists once its manifest does. Nothing in either file depends on the
+clock: equal states give equal bytes.
+"""
+
+import copy
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pyro_vae.data import Form
+from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run import manifest as manifest_file
+from pyro_vae.inference.fitting import Part, Progress
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.program import Program
+
+KEEP = 3
+_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one checkpoint holds.
+
+    Attributes:
+        history: SHA-256 of the lines of history.jsonl that belong to it; "" in one that does not know.
+    """
+
+    config: Config
+    form: Form
+    progress: Progress
+    program: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    history: str = ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the program at its best epoch; before the first one ends, as it is."""
+        return self.progress.best_tensors or self.program
+
+    def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
+        """Puts the state into a program and its optimiser, and returns how far they had come."""
+        with _fitting("optimiser"):
+            _check_slots(self.optimizer, optimizer)
+            optimizer.load_state_dict(self.optimizer)
+        _set(program, self.program)
+        if self.progress.part is not None:
+            with _fitting("stream of noise"):  # of another version of torch, say
+                torch.Generator().set_state(self.progress.part.noise["cpu"])
+        return self.progress
+
+
+def save(
+    folder: Path,
+    config: Config,
+    form: Form,
+    program: Program,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    history: str = "",
+) -> Path:
+    """Writes the checkpoint of what was reached and removes all but the last few. Returns the manifest's path.
+
+    Those of whole epochs are kept; one within an epoch gives way to the next checkpoint.
+
+    Raises:
+        StorageError: it could not be written; older checkpoints are as they were.
+    """
+    slots, groups = _flatten(optimizer)
+    noise = progress.part.noise if progress.part is not None else {}
+    parts = {"program": program.tensors(), "best": progress.best_tensors, "optimizer": slots, "noise": noise}
+    content = save_tensors(
+        {
+            f"{part}/{key}": tensor.detach().cpu().contiguous()
+            for part, tensors in parts.items()
+            for key, tensor in tensors.items()
+        }
+    )
+    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
+    path = folder / f"epoch-{progress.epoch:05d}{step}.safetensors"
+    body = {
+        "schema": manifest_file.SCHEMA,
+        "tensors": {"file": path.name, "sha256": files.sha256(content), "bytes": len(content)},
+        "config": config.to_dict(),
+        **form._asdict(),
+        "progress": {
+            "epoch": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "best_score": progress.best_score if math.isfinite(progress.best_score) else None,
+            "part": progress.part and {"steps": progress.part.steps, "loss": progress.part.loss},
+        },
+        "history": history,
+        "optimizer": groups,
+    }
+    files.write(path, content)
+    files.write(path.with_suffix(".json"), manifest_file.sealed(body))
+    for old in _superseded(folder, path.with_suffix(".json")):
+        files.remove(old)
+        files.remove(old.with_suffix(".safetensors"))
+    return path.with_suffix(".json")
+
+
+def read(manifest: Path) -> Checkpoint:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or altered, or was written by a newer version.
+    """
+    body = manifest_file.read(manifest)
+    with manifest_file.well_formed(manifest):
+        tensors = manifest_file.tensors(manifest, body["tensors"])
+        parts: dict[str, dict[str, Tensor]] = {"program": {}, "best": {}, "optimizer": {}, "noise": {}}
+        for name, tensor in tensors.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = tensor
+        check_types([*parts["program"].values(), *parts["best"].values()])
+        return Checkpoint(
+            config=Config.from_dict(body["config"]),
+            form=form_of(body),
+            progress=_progress(body["progress"], parts["best"], parts["noise"]),
+            program=parts["program"],
+            optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
+            history=str(body.get("history", "")),
+        )
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, or None, and what was wrong with newer ones.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    complaints: list[str] = []
+    for manifest in manifests(folder):
+        try:
+            return read(manifest), complaints
+        except CheckpointError as error:
+            complaints.append(str(error))
+    if complaints:
+        cure = "Put a copy of one back, or train anew with another --out."
+        raise CheckpointError(f"no checkpoint in {folder} is whole. {cure} {' '.join(complaints)}")
+    return None, []
+
+
+def remove_orphans(folder: Path) -> None:
+    """Removes tensor files whose manifest was never written, or was removed just before a crash."""
+    for path in folder.glob("epoch-*.safetensors"):
+        if not path.with_suffix(".json").exists():
+            files.remove(path)
+
+
+def manifests(folder: Path) -> list[Path]:
+    """Manifests in a folder, newest first."""
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")}
+    numbers = {path: (int(name[1]), int(name[2] or 0)) for path, name in found.items() if name}
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
+
+
+def _superseded(folder: Path, written: Path) -> list[Path]:
+    found = manifests(folder)
+    whole = [path for path in found if "step" not in path.stem]
+    return [path for path in found if path != written and (path in whole[KEEP:] or "step" in path.stem)]
+
+
+def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
+    """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
+
+    Arguments and errors as for `pyro_vae.load`, which opens shared folders too.
+    """
+    path = Path(run_or_checkpoint)
+    if path.is_dir():
+        checkpoint, complaints = newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        for complaint in complaints:
+            warnings.warn(f"{complaint} Loading an older checkpoint.", stacklevel=2)
+    else:
+        checkpoint = read(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else None
+    if checkpoint is None:
+        raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
+    return rebuilt(checkpoint, **overrides)
+
+
+def rebuilt(found: Checkpoint, **overrides: Any) -> Autoencoder:
+    """The program of a checkpoint at its best state; overrides as for `load`."""
+    # Not where it was trained: that device may not exist here.
+    config = replace(found.config, device=str(overrides.pop("device", "cpu")))
+    tensors = found.tensors()
+    _check_latent_dim(config, overrides)
+    _check_sizes(config, found.form, overrides, tensors)
+    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    program = build.vae(config, *found.form, **overrides).to(dtype)
+    _set(program, tensors)
+    return program.eval()
+
+
+def _check_latent_dim(config: Config, members: dict[str, Any]) -> None:
+    # A prior without parameters of its own would fit any checkpoint, and fail when it is first used.
+    upper = ("prior", "posterior2") if config.layers == 2 else ()
+    for name, member in members.items():
+        wanted = config.latent_dim2 if name in upper else config.latent_dim
+        if (found := getattr(member, "latent_dim", wanted)) != wanted:
+            raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={found}")
+
+
+def _check_sizes(config: Config, form: Form, members: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuses a config that describes far more than its file holds, before memory is taken for that."""
+    held = sum(tensor.numel() for tensor in tensors.values())
+    with _fitting("program"):
+        described = build.num_described(config, *form, **copy.deepcopy(members))
+        if described > _MOST_DESCRIBED * held:
+            raise ValueError(f"its config describes about {described} numbers, its file holds {held}")
+
+
+def _set(program: Program, tensors: dict[str, Tensor]) -> None:
+    with _fitting("program"):
+        program.set_tensors(tensors)
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the {what}: {error}") from error
+
+
+def check_types(tensors: list[Tensor]) -> None:
+    """Raises ValueError where the tensors of a program are not of one real type."""
+    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
+    if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
+        raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
+
+
+def form_of(body: dict[str, Any]) -> Form:
+    """What a manifest says of the data."""
+    levels = body.get("num_levels")
+    return Form(
+        tuple(map(_count, body["x_shape"])),
+        None if levels is None else _count(levels),
+        _count(body.get("num_classes", 0)),
+    )
+
+
+def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
+    part, score = entry.get("part"), entry["best_score"]
+    found = Progress(
+        epoch=_count(entry["epoch"]),
+        best_epoch=_count(entry["best_epoch"]),
+        best_score=-math.inf if score is None else float(score),
+        best_tensors=best,
+        part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
+    )
+    if found.best_epoch > found.epoch:
+        raise ValueError(f"epoch {found.best_epoch} is said to be the best of {found.epoch}")
+    if found.part is not None and not (found.part.steps and "cpu" in noise):
+        raise ValueError("the part of an epoch has steps, and a position in the stream of their noise")
+    return found
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError(f"a number of epochs, steps or data is whole and not negative; got {value!r:.40}")
+    return value
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    state = optimizer.state_dict()
+    slots = {f"{index}/{key}": value for index, slot in state["state"].items() for key, value in slot.items()}
+    return slots, state["param_groups"]
+
+
+def _check_slots(found: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """What torch does not look at: that the state of each parameter has its shape."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, slots in found["state"].items():
+        for name, value in slots.items():
+            if value.dim() and value.shape != parameters[index].shape:
+                raise ValueError(
+                    f"{name} of parameter {index} has shape {tuple(value.shape)}, the parameter "
+                    f"{tuple(parameters[index].shape)}"
+                )
+
+
+def _unflatten(slots: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in slots.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,132 @@
+"""The files of a checkpoint as they come from elsewhere: JSON with its own SHA-256, and the tensors that it names.
+
+A hash finds damage and mistakes. It is no signature: who alters a file on purpose makes its hash anew. So a file of the
+right hash is trusted no further: its size is bounded before it is read, its types are checked before they are used, and
+nothing in it names a place outside the folder.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from pyro_vae.data.formats import digest
+from pyro_vae.errors import CheckpointError, PyroVAEError
+from pyro_vae.experiment.run import files
+
+SCHEMA = 2  # 1 had no middles of epochs, and no hash of the history
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """A manifest: the body and its SHA-256."""
+    return files.to_json({**body, "sha256": files.sha256(files.to_json(body))})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The body of a manifest whose hash is right.
+
+    Raises:
+        CheckpointError: it can not be read, is damaged, altered, or of a newer schema.
+    """
+    content = _bytes(path, files.LARGEST_JSON)
+    try:
+        body = json.loads(content)
+        claimed, schema = body.pop("sha256"), int(body["schema"])
+        whole = sealed(body)
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, it can not be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
+            f"lost with it, that of its {len(content)} bytes is {files.sha256(content)}."
+        ) from error
+    if content == whole and schema <= SCHEMA:
+        return body
+    found = files.sha256(files.to_json(body))
+    hashes = f"its content should have SHA-256 {_shown(claimed)}, has {found}"
+    if schema > SCHEMA:
+        doubt = "" if found == claimed else f", unless it is damaged: {hashes}"
+        raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae{doubt}.")
+    form = " and is written in another form" if found == claimed else ""
+    raise CheckpointError(f"{path} was altered: {hashes}{form}.")
+
+
+@contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """Turns what a manifest of the right hash and another form leads to into a sentence.
+
+    Raises:
+        CheckpointError: a name that this version does not know, an entry that is missing or of another type.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except PyroVAEError as error:
+        raise CheckpointError(f"{path} names what this version does not know: {error}.") from error
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} has not the form of a manifest: {error!r:.200}.") from error
+
+
+def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tensor]:
+    """The tensors that belong to a manifest.
+
+    Args:
+        path: of the manifest.
+        entry: `file`, `sha256` and `bytes` of the file beside it.
+        name: of that file; by default the manifest's, with another ending.
+
+    Raises:
+        CheckpointError: that file is missing, is another one, or damaged.
+    """
+    beside = path.with_name(name or f"{path.stem}.safetensors")
+    if entry["file"] != beside.name:
+        raise CheckpointError(
+            f"{path} belongs to {_shown(entry['file'])}, whose SHA-256 is {_shown(entry['sha256'])}, and not to "
+            f"{beside.name}, which has {_digest(beside)}."
+        )
+    with _readable(beside):
+        size = beside.stat().st_size
+    content = _bytes(beside, size) if size == entry["bytes"] else None
+    found = _digest(beside) if content is None else files.sha256(content)
+    if content is None or found != entry["sha256"]:
+        raise CheckpointError(
+            f"{beside} is damaged: SHA-256 should be {_shown(entry['sha256'])} of {_shown(entry['bytes'])} bytes, is "
+            f"{found} of {size}."
+        )
+    try:
+        return load_tensors(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{beside} is no safetensors file: {error}.") from error
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    with _readable(path), path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise CheckpointError(f"{path} is damaged: it has more than the {most} bytes that a file of its kind may have.")
+    return content
+
+
+def _digest(path: Path) -> str:
+    with _readable(path):
+        return digest(path)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file that may be anybody's, in a message: short, and without what a terminal would obey."""
+    text = str(value)
+    return text if len(text) <= 80 and text.isprintable() and text.isascii() else f"{text!a:.80}"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
+        raise CheckpointError(f"{path} is no file.")
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}.") from error

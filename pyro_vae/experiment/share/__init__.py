@@ -1,0 +1,1 @@
+"""Sharing: a trained program as a folder for others."""

@@ -1,0 +1,300 @@
+"""A trained program as a folder for others, laid out as the Hugging Face hub has it.
+
+    model.safetensors   the tensors of the best epoch, under their names in the program; no optimiser
+    config.json         schema, settings, what must be known of the data, the classes of the members, versions, SHA-256
+                        and size of the file above, and the SHA-256 of all this
+    README.md           the model card: what was measured, on what, and what that does not say
+    samples.png, reconstructions.png
+
+config.json is written first: where the rest is cut short its hashes refuse what is there, and the same command writes
+all of it anew. It is held to what a manifest of a checkpoint is held to: see `manifest`.
+"""
+
+import contextlib
+import io
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.protocol_card import tested
+from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run import manifest as manifest_file
+from pyro_vae.experiment.run.checkpoint import Checkpoint
+from pyro_vae.experiment.run.folder import Run, surroundings
+from pyro_vae.experiment.share import hub
+from pyro_vae.inference import Progress
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.program import Program
+from pyro_vae.report import model_card
+from pyro_vae.report.entries import num_test
+
+TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PICTURES = ("samples.png", "reconstructions.png")
+FILES = (TENSORS, CONFIG, CARD, *PICTURES)
+_LARGEST_PICTURE = 1 << 24  # bytes
+_KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}
+
+
+def load(source: str | Path, **overrides: Any) -> Autoencoder:
+    """A trained program: of a run folder (its best state), of one checkpoint, of a shared folder, or of the hub.
+
+    No code is read from files: what `build` can name is rebuilt from the config; a member of your own is passed in.
+
+    Args:
+        source: path of a run folder, of an `epoch-*.json` or `epoch-*.safetensors` in one, or of a folder that `share`
+            wrote; "hf://user/name" or "hf://user/name@revision" for one on the Hugging Face hub, which takes
+            `pip install -e '.[hub]'`.
+        overrides: `prior`, `posterior` or `likelihood` (of two layers those of `build.members_of`) to use instead of
+            the one that the config names, already of the right sizes; its values come from the file. `device` to load
+            onto, by default the CPU.
+
+    Raises:
+        CheckpointError: nothing there, or damaged, or its tensors do not fit the members.
+        UsageError: an override that there is not, or the hub's package is not installed.
+
+    Example:
+        >>> load("no-such-run")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.CheckpointError: no checkpoint at no-such-run: ...
+    """
+    on_hub = str(source).startswith(hub.SCHEME)
+    folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
+    if not on_hub and not _is_shared(folder):
+        return checkpoint.load(folder, **overrides)
+    found, members = _read(folder)
+    try:
+        program = checkpoint.rebuilt(found, **overrides)
+    except (CheckpointError, UsageError) as error:
+        if isinstance(error, UsageError) and overrides:
+            raise
+        raise CheckpointError(f"{folder}: {error}") from error
+    if (here := _members(program)) != members:
+        raise CheckpointError(
+            f"{folder} holds a program of {_listed(members)}, not of {_listed(here)}: pass the members that differ, as "
+            "in pv.load(folder, prior=MyPrior(20))"
+        )
+    return program
+
+
+def share(
+    run: str | Path, folder: str | Path, *, name: str = "", license_id: str = "", pictures: bool = True, **members: Any
+) -> Path:
+    """Writes the program of a run, at its best epoch, as a folder for others; `pyro_vae.load` reads it.
+
+    Settings that say where something lies on this machine are left out, folders in command lines too.
+
+    Args:
+        run: folder of a trained run.
+        folder: where to; new, or one that was shared before, which is replaced.
+        name: of the model on its card; by default that of the run's folder.
+        license_id: of the weights, as the hub names it, e.g. "apache-2.0"; none is claimed by default.
+        pictures: whether to take along those of the run, of which the reconstructions show test data.
+        members: `prior`, `posterior` or `likelihood` of your own, as for `load`.
+
+    Raises:
+        CheckpointError: no trained run there, a damaged one, or a report of another epoch.
+        UsageError: the folder holds other files of these names.
+        StorageError: it can not be written.
+
+    Returns:
+        the folder.
+
+    Example:
+        >>> share("no-such-run", "shared/digits")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
+    """
+    run, folder = Path(run), Path(folder)
+    found = _trained(run)
+    program = checkpoint.rebuilt(found, **members)
+    _check_free(folder)
+    tensors = {key: tensor.contiguous() for key, tensor in found.tensors().items()}
+    content = save_tensors(tensors, metadata={"format": "pt"})
+    described = manifest_file.sealed(_body(found, program, content))
+    shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
+    contents = {CONFIG: described, TENSORS: content, **shown}
+    with _of_run(run):
+        hashes = {file: files.sha256(whole) for file, whole in contents.items()}
+        card = model_card.to_markdown(_card(run, found, program, hashes, name, license_id)).encode()
+    files.make_folder(folder)
+    files.sweep(folder)
+    for stale in set(PICTURES) - shown.keys():
+        files.remove(folder / stale)
+    for file, whole in {**contents, CARD: card}.items():
+        files.write(folder / file, whole)
+    return folder
+
+
+def _is_shared(path: Path) -> bool:
+    is_run = (path / "checkpoints").exists() or (path / "run.json").exists()
+    return not is_run and ((path / CONFIG).exists() or (path / TENSORS).exists())
+
+
+def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
+    path = folder / CONFIG
+    body = manifest_file.read(path)
+    with manifest_file.well_formed(path):
+        if body.keys() != _KEYS:
+            raise ValueError(f"{sorted(body.keys() ^ _KEYS)[:9]} are too many, or missing")
+        tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
+        checkpoint.check_types(list(tensors.values()))
+        found = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
+        return found, {str(part): str(kind) for part, kind in body["members"].items()}
+
+
+def _body(found: Checkpoint, program: Program, content: bytes) -> dict[str, Any]:
+    return {
+        "schema": manifest_file.SCHEMA,
+        "library_name": "pyro-vae",
+        "tensors": {"file": TENSORS, "sha256": files.sha256(content), "bytes": len(content)},
+        "config": _portable(found.config).to_dict(),
+        **found.form._asdict(),
+        "members": _members(program),
+        "versions": surroundings("cpu")["versions"],
+    }
+
+
+def _portable(config: Config) -> Config:
+    """Without what is true on one machine alone."""
+    return replace(
+        config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
+    )
+
+
+def _members(program: Program) -> dict[str, str]:
+    return {name: type(member).__name__ for name, member in program.named_children()}
+
+
+def _listed(members: dict[str, str]) -> str:
+    return ", ".join(f"{part} {kind}" for part, kind in members.items())[:200]
+
+
+def _trained(run: Path) -> Checkpoint:
+    """The newest checkpoint; a damaged one is not passed over here."""
+    if not (run / "run.json").exists():
+        raise CheckpointError(f"{run} holds no trained run: name the folder that train_svi.py wrote")
+    found, complaints = checkpoint.newest(run / "checkpoints")
+    if complaints:
+        raise CheckpointError(f"{complaints[0]} Mend the run first: train_svi.py --out {run} --resume")
+    if found is None or not found.progress.best_epoch:
+        raise CheckpointError(f"{run} has no whole epoch yet: go on with train_svi.py --out {run} --resume")
+    return found
+
+
+def _check_free(folder: Path) -> None:
+    there = [file for file in FILES if (folder / file).exists()]
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: use another --out")
+    if (folder / "run.json").exists():
+        raise UsageError(f"{folder} is a run: use another --out")
+    if not there:
+        return
+    try:
+        manifest_file.read(folder / CONFIG)  # the tensors may be those of a share that was cut short
+    except CheckpointError as error:
+        raise UsageError(
+            f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another --out"
+        ) from error
+
+
+def _picture(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_PICTURE + 1)
+    if len(content) > _LARGEST_PICTURE or not content.startswith(b"\x89PNG"):
+        raise CheckpointError(f"{path} is no PNG of a report: remove it, or leave pictures out")
+    return content
+
+
+def _card(
+    run: Path, found: Checkpoint, program: Program, files: dict[str, str], name: str, license_id: str
+) -> model_card.Card:
+    config, about, report = found.config, Run(run, found.config).about(), _report(run, found.progress.best_epoch)
+    protocol = about["protocol"]
+    recipe = protocol["dequantized"] or protocol["binarization"]
+    rows = tested(config, protocol, num_test(report) or config.test_data)
+    evaluated = report.get("run", {}).get("command")
+    return model_card.Card(
+        name=name or run.resolve().name,
+        license=license_id,
+        members=_members(program),
+        own=[part for part, member in program.named_children() if not type(member).__module__.startswith("pyro_vae.")],
+        shapes=_shapes(program, found),
+        facts=_facts(found, program, about),
+        report=report,
+        protocol=protocol,
+        protocol_card={**rows, "source": protocol["source"], "x": recipe["sentence"]},
+        conditional=config.conditional,
+        remembers=config.prior == "vamp" and config.pseudo_inputs == "data",
+        commands=[_without_folders(command) for command in (about["command"], evaluated) if command],
+        versions=about["versions"],
+        files=files,
+    )
+
+
+def _facts(found: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
+    config, progress = found.config, found.progress
+    more = {}
+    if source := about.get("refitted_from"):
+        more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+    return {
+        "parameters": f"{sum(parameter.numel() for parameter in program.parameters()):,}",
+        "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
+        "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
+        "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
+        f"{config.kl_weight:g}, num_particles {config.num_particles}",
+        "training": f"{progress.epoch} epochs of batches of {config.batch_size}; epoch {progress.best_epoch} is kept, "
+        "the best on validation data",
+        "seeds": f"training {config.seed}, data {config.data_seed}",
+        **more,
+    }
+
+
+def _shapes(program: Program, found: Checkpoint) -> str:
+    y = torch.eye(1, found.form.num_classes) if found.config.conditional else None
+    with contextlib.redirect_stdout(io.StringIO()):
+        return program.describe(y=None if y is None else y.to(next(program.parameters()).dtype))
+
+
+def _report(run: Path, epoch: int) -> dict[str, Any]:
+    path = run / "report.json"
+    if not path.exists():
+        return {}
+    report = files.from_json(path)
+    if (of := report["training"]["best_epoch"]) != epoch:
+        raise CheckpointError(
+            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it anew, train_svi.py --out {run} "
+            "--resume"
+        )
+    return report
+
+
+@contextlib.contextmanager
+def _of_run(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"run.json or report.json in {run} is damaged ({error!r:.200}): put a copy of it back"
+        ) from error
+
+
+def _without_folders(command: str) -> str:
+    """A command line in which paths are names only: who reads it need not know this machine."""
+    return shlex.join(map(_without_folder, shlex.split(command)))
+
+
+def _without_folder(word: str) -> str:
+    flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    is_elsewhere = value.startswith(("/", "~", "..")) or (len(value) > 2 and value[1:3] in (":\\", ":/"))
+    return f"{flag}{equals}{value.replace(chr(92), '/').rstrip('/').rpartition('/')[2] if is_elsewhere else value}"

@@ -1,0 +1,1 @@
+"""Studies of a trained run: another prior, samples, the terms of the loss."""

@@ -1,0 +1,341 @@
+"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+
+The ELBO depends on the prior through E_q[log p(z)] alone, so fitting it by the ELBO maximises that. What the ELBO gains
+is then what the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior (Hoffman & Johnson, "ELBO
+surgery", NIPS workshop 2016), in nats per datum:
+
+    ELBO_new - ELBO_old  =  KL(q(z) || p_old(z)) - KL(q(z) || p_new(z))
+
+while reconstruction and mutual information stay. On the same draws of z it holds draw by draw, for any data.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.errors import UsageError
+from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation.estimators import read_terms
+from pyro_vae.evaluation.weights import draw_columns, read_log_weights
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.opened import Held, Trained
+from pyro_vae.experiment.train import progress_bar, training_report
+from pyro_vae.inference import Progress, fit
+from pyro_vae.model.traces import Traces
+from pyro_vae.model.vae import VAE
+from pyro_vae.randomness import derive, stream
+
+ROUNDING = 1e-6  # of the largest ELBO of a datum: log-densities are computed in the program's own precision
+
+
+def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Config:
+    """The settings of a run with another prior, fitted by the ELBO.
+
+    Args:
+        before: of the trained run.
+        prior: a name of `build.PRIORS`.
+        changes: other settings to set, of those in `FLAGS`.
+
+    Raises:
+        UsageError: a plain autoencoder, an unknown prior, or a prior that lacks labels.
+
+    Example:
+        >>> refitted_config(Config(kl_weight=0.5), "vamp", {"num_components": 50}).kl_weight
+        1.0
+    """
+    if before.posterior == "delta":
+        raise UsageError(
+            "a plain autoencoder has no ELBO: the KL of its codes, which are points, is infinite under every prior. "
+            "Name a run with another posterior"
+        )
+    if prior == "conditional" and not before.conditional:
+        raise UsageError("--prior conditional is p(z|y) and needs labels: name a run that was trained --conditional")
+    elbo: dict[str, Any] = {
+        "objective": "mean_field_elbo",
+        "kl_weight": 1.0,
+        "reconstruction_weight": 1.0,
+        "kl_warmup": 0,
+    }
+    if before.layers == 2:
+        raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
+    config = replace(before, prior=prior, **elbo, **changes)
+    build.check_names(config)
+    return config
+
+
+def with_prior(trained: Trained, config: Config) -> VAE:
+    """The program of a run with the prior of another config, at its start; encoder and decoder are frozen copies.
+
+    Raises:
+        UsageError: the prior has nothing to fit, or can not be built.
+    """
+    data = trained.data
+    posterior, likelihood = copy.deepcopy(
+        (trained.one_layer.posterior, trained.one_layer.likelihood)
+    )  # at once: they may share
+    posterior.requires_grad_(False)
+    likelihood.requires_grad_(False)
+    new = cast(VAE, build.vae(config, *data.form, posterior=posterior, likelihood=likelihood))
+    if not any(parameter.requires_grad for parameter in new.prior.parameters()):
+        raise UsageError(
+            f"--prior {config.prior} has no parameters, so that there is nothing to fit: "
+            "name one that learns, e.g. --prior vamp, mixture or flow"
+        )
+    train = data.train.in_memory()
+    y = train.one_hot(data.num_classes) if config.conditional else None
+    with stream(config.seed, "start"):
+        new.prior.start_at(new.posterior, train.fixed(), y)
+    return new
+
+
+class Terms(NamedTuple):
+    """What the prior decides and what it does not, per datum (N,), all at the same K draws of z.
+
+    elbo = reconstruction - rate, rate = mutual_information + marginal_kl; with labels all of it given y, where the
+    mixture q(z|y) is that of the data of one label.
+    """
+
+    elbo: Estimate
+    reconstruction: Estimate
+    rate: Estimate
+    mutual_information: Estimate
+    marginal_kl: Estimate
+
+
+def terms(vae: VAE, data: Held, num_samples: int, seed: int) -> Terms:
+    """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
+    parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
+    found = Terms(*(_joined(part) for part in zip(*parts, strict=True)))
+    names = {"mutual_information": f"mutual information, log N = {math.log(len(data.x)):.3f}"}
+    if data.y is not None:
+        names = {
+            "rate": "rate KL(q(z|x,y)||p(z|y))",
+            "mutual_information": "mutual information given y",
+            "marginal_kl": "KL(q(z|y)||p(z|y))",
+        }
+    return found._replace(**{term: replace(getattr(found, term), name=name) for term, name in names.items()})
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two priors of one encoder and decoder, on the same data and the same draws. Printing it gives a table.
+
+    Attributes:
+        name: of the data.
+        before, after: their terms.
+        log_likelihood: log p(x) before and after, by importance sampling; log p(x|y) with labels.
+        elbo_change: ELBO_after - ELBO_before by other draws, and with the analytic KL where there is one.
+        marginal_kl_change: of `before` and `after`. Both changes have the error of a difference on the same draws.
+    """
+
+    name: str
+    before: Terms
+    after: Terms
+    log_likelihood: tuple[Estimate, Estimate]
+    elbo_change: Estimate
+    marginal_kl_change: Estimate
+
+    @property
+    def residual(self) -> Tensor:
+        """(N,): the change of the ELBO less that of -KL(q(z)||p(z)), which is 0."""
+        return self._change("elbo") + self._change("marginal_kl")
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """The same for the means, with the ELBO by other draws; and its Monte Carlo error."""
+        elbo, kl = self.elbo_change, self.marginal_kl_change
+        return elbo.mean + kl.mean, math.hypot(elbo.monte_carlo_error, kl.monte_carlo_error)
+
+    def faults(self) -> list[str]:
+        """What does not hold, a sentence each."""
+        allowed = ROUNDING * max(1.0, self.before.elbo.value.abs().max().item())
+        stays = {"reconstruction": "reconstruction", "mutual_information": "mutual information"}
+        checks = {f"the {words} changed": self._change(name) for name, words in stays.items()}
+        checks[f"the ELBO changed otherwise than {self.before.marginal_kl.name}"] = self.residual
+        found = [(words, values.abs().max().item()) for words, values in checks.items()]
+        faults = [
+            f"{self.name}: {words}, by {most:.1e} nats at one datum" for words, most in found if not most <= allowed
+        ]
+        gap, error = self.gap
+        if not abs(gap) <= 4 * error + allowed:
+            faults.append(f"{self.name}: by other draws the two changes differ by {gap:+.4f} ± {error:.4f} nats")
+        return faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = {name: [a.to_dict(), b.to_dict()] for name, a, b in self._rows()}
+        largest = {name: self._change(name).abs().max().item() for name in ("reconstruction", "mutual_information")}
+        gap, error = self.gap
+        return {
+            "before_and_after": rows,
+            "largest_residual": self.residual.abs().max().item(),
+            "largest_change_of_what_stays": largest,
+            "by_other_draws": {"difference": gap, "monte_carlo_error": error},
+            "faults": self.faults(),
+        }
+
+    def __str__(self) -> str:
+        N, K = self.before.elbo.num_data, self.before.elbo.num_samples
+        head = f"{f'{self.name}, {N} data, K = {K}':<34}{'before':>10}{'± MC':>8}{'after':>10}{'± MC':>8}"
+        lines = [f"{head}{'change':>10}{'± data':>8}", *(self._line(*row) for row in self._rows())]
+        gap, error = self.gap
+        largest, kl = self.residual.abs().max().item(), self.before.marginal_kl.name
+        return "\n".join(
+            [
+                *lines,
+                "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+                f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
+                "draw by draw it is 0",
+                f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
+            ]
+        )
+
+    def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
+        old, new = self.log_likelihood
+        terms = [(before.name, before, after) for before, after in zip(self.before, self.after, strict=True)]
+        return [*terms, (f"{old.name}, K = {old.num_samples}", old, new)]
+
+    def _change(self, name: str) -> Tensor:
+        return getattr(self.after, name).value - getattr(self.before, name).value
+
+    @staticmethod
+    def _line(name: str, old: Estimate, new: Estimate) -> str:
+        numbers = f"{old.mean:>10.3f}{old.monte_carlo_error:>8.3f}{new.mean:>10.3f}{new.monte_carlo_error:>8.3f}"
+        change = new.value - old.value
+        return f"{name:<34}{numbers}{change.mean():>+10.3f}{change.std() / math.sqrt(len(change)):>8.3f}"
+
+
+def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Config) -> Swap:
+    """Holds two priors of one encoder and decoder against each other.
+
+    Args:
+        name: of the data.
+        old, new: the two programs.
+        data: to evaluate on; it costs N^2 K densities.
+        num_samples: K.
+        config: `elbo_samples`, `test_samples` and `seed` are read.
+    """
+    seed, other = derive(config.seed, "swap"), derive(config.seed, "swap", "other draws")
+    x, y = data.x, data.y
+    before, after = (terms(vae, data, num_samples, seed) for vae in (old, new))
+    first, second = (_log_likelihood(vae, data, config.test_samples, other) for vae in (old, new))
+    elbo = _mean("change of ELBO", _paired(old, new, x, y, config.elbo_samples, other, _read_elbo))
+    kl = _marginal_kl_change(before, after, old, new, data, num_samples, seed)
+    return Swap(name, before, after, (first, second), elbo, kl)
+
+
+def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Swap]:
+    """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
+
+    The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
+
+    Args:
+        trained: the run whose encoder and decoder are kept.
+        config: as `refitted_config` made it.
+        folder: of the new run.
+        plan: `latent_data`, the most data that are compared, and `latent_samples`, draws for each.
+
+    Raises:
+        UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
+    """
+    run, data = Run(folder, config), trained.data
+    if run.exists():
+        raise UsageError(f"{folder} holds a run already: use another --out")
+    program, progress = with_prior(trained, config), Progress()
+    svi = build.svi(config, program)
+    with run.locked(mark=b""):
+        run.open(program, svi, data.protocol)
+        source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
+        run.set_status("running", refitted_from=source)
+        with run.status_on_exit():
+            with progress_bar.progress(config.epochs, 0) as show:
+                for record in fit(
+                    program, svi, data, build.schedule(config),
+                    conditional=config.conditional, seed=config.seed, progress=progress,
+                ):  # fmt: skip
+                    run.save(record, program, svi, progress, data.form)
+                    show(record)
+            training_report.write(run, program, data, progress)
+            held = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
+            swaps = [
+                swap(name, trained.one_layer, program, data, plan.latent_samples, config) for name, data in held.items()
+            ]
+            _write(folder, trained.config.prior, config.prior, swaps)
+            run.set_status("finished")
+    return swaps
+
+
+def _write(folder: Path, old: str, new: str, swaps: Sequence[Swap]) -> None:
+    found = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
+    files.write(folder / "refit.json", files.to_json(found))
+    text = "\n\n".join([f"prior {old} -> {new}, nats per datum", *map(str, swaps)])
+    files.write(folder / "refit.txt", (text + "\n").encode())
+
+
+def _terms(vae: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int) -> Terms:
+    weights = evaluation.log_weights(vae, x, num_samples, y, seed).cpu()
+    elbo = _mean("ELBO", weights)
+    reconstruction = evaluation.elbo_terms(vae, x, num_samples, y, seed).reconstruction
+    return Terms(elbo, reconstruction, *evaluation.aggregate_terms(vae, x, num_samples, y, seed))
+
+
+def _log_likelihood(vae: VAE, data: Held, num_samples: int, seed: int) -> Estimate:
+    found = evaluation.iwae(vae, data.x, num_samples, data.y, seed)
+    return found if data.y is None else replace(found, name="log p(x|y)")
+
+
+def _marginal_kl_change(
+    before: Terms, after: Terms, old: VAE, new: VAE, data: Held, num_samples: int, seed: int
+) -> Estimate:
+    """q(z) cancels in the difference: its error is that of log p_old(z) - log p_new(z) at the draws of `terms`."""
+    draws = [
+        _paired(old, new, *rows, num_samples, derive(seed, "terms", i), read_log_weights)
+        for i, rows in enumerate(_by_label(data))
+    ]
+    error = _mean("", torch.cat(draws, 1)).value_error
+    name, change = before.marginal_kl.name, after.marginal_kl.value - before.marginal_kl.value
+    return Estimate(f"change of {name}", change, error, num_samples)
+
+
+def _paired(
+    old: VAE, new: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int, read: Callable[[Traces], Tensor]
+) -> Tensor:
+    """What is read under the new program less the same under the old one, draw by draw: (K, N)."""
+    first, second = (
+        torch.cat([torch.cat(blocks) for _, blocks in draw_columns(vae, x, num_samples, y, seed, read)], 1)
+        for vae in (old, new)
+    )
+    return (second - first).cpu()
+
+
+def _read_elbo(pair: Traces) -> Tensor:
+    found = read_terms(pair)
+    return found.reconstruction - found.kl
+
+
+def _mean(name: str, values: Tensor) -> Estimate:
+    """Of (K, N) over draws, with its errors."""
+    return Estimate(name, values.mean(0), values.std(0) / math.sqrt(len(values)), len(values))
+
+
+def _by_label(data: Held) -> list[tuple[Tensor, Tensor | None]]:
+    if data.y is None:
+        return [(data.x, None)]
+    classes = data.y.argmax(-1)
+    return [(data.x[classes == label], data.y[classes == label]) for label in classes.unique()]
+
+
+def _joined(parts: Sequence[Estimate]) -> Estimate:
+    values, errors = torch.cat([part.value for part in parts]), torch.cat([part.value_error for part in parts])
+    return Estimate(parts[0].name, values, errors, parts[0].num_samples)

@@ -1,0 +1,1 @@
+"""Sweeps: many settings and seeds, one chosen on validation data."""

@@ -1,0 +1,116 @@
+"""Commands side by side, each a process of its own, and a folder that only one such team works in.
+
+Whoever starts the team holds a lock on the folder, and every process inherits it. So the lock is free when the last of
+them has ended, however the first one did: `kill -9` of it leaves runs at work, and a second team is refused until then.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.interruption import noted
+
+_PAUSE = 0.1  # seconds between two looks at the processes
+
+
+class Job(NamedTuple):
+    """A command of Python, and the folder that its output goes to, as train.log."""
+
+    folder: Path
+    command: Sequence[str]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[files.Lock]:
+    """Holds the folder for this process and for those that it starts.
+
+    Raises:
+        UsageError: another process holds it, or one that another has left behind.
+    """
+    files.make_folder(folder)
+
+    def refusal(numbers: str) -> str:
+        return (
+            f"another sweep is at work in {folder}, or runs that one left behind (processes {numbers}): wait for them, "
+            "or end them by kill, which keeps their steps"
+        )
+
+    with files.locked(folder / "sweep.lock", refusal) as lock:
+        _write_down(lock, [])
+        yield lock
+
+
+def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Job, int, float], None]) -> None:
+    """Runs all jobs, so many at once, and shares the cores among them.
+
+    The first SIGINT or SIGTERM is passed on as SIGTERM, and awaited: it ends this process when all jobs have ended. A
+    second one is passed on as well. They are in process groups of their own, so that Ctrl-C reaches them only so.
+
+    Args:
+        jobs: in the order in which they are started.
+        at_once: how many processes.
+        lock: that of the folder.
+        done: told of each job that has ended, its exit code and its seconds; of those that a signal has cut it is not.
+    """
+    waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}
+    with noted() as stop:
+        told = False
+        try:
+            while working or (waiting and not stop()):
+                while waiting and len(working) < at_once and not stop():
+                    job = waiting.popleft()
+                    working[_start(job, lock, environment)] = job, time.perf_counter()
+                    _write_down(lock, working)
+                if stop() and not told:
+                    told = True
+                    _terminate(working)
+                time.sleep(_PAUSE)
+                for process in [process for process in working if process.poll() is not None]:
+                    job, begun = working.pop(process)
+                    _write_down(lock, working)
+                    if process.returncode == 0 or not told:
+                        done(job, process.returncode, time.perf_counter() - begun)
+        finally:  # nothing is left to end, unless a second signal or an error has come
+            _terminate(working)
+            for process in working:
+                process.wait()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(job: Job, lock: files.Lock, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    files.make_folder(job.folder)
+    with (job.folder / "train.log").open("ab") as log:
+        log.write(f"$ {shlex.join(['python', *job.command])}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            [sys.executable, *job.command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=[lock.fileno()],
+            process_group=0,
+        )
+
+
+def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _write_down(lock: files.Lock, processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Who holds the lock, for the sentence that refuses others."""
+    lock.sign(" ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))))

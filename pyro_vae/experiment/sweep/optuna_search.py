@@ -1,0 +1,78 @@
+"""Settings chosen one after another by what those before were worth: Optuna's tree-structured Parzen estimator.
+
+Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011. What was chosen, and what it was worth, is kept in
+search.log; trials that were cut are taken up again, with their runs.
+"""
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
+from pyro_vae.experiment.sweep.swept_settings import Range, Setting, Space, label
+from pyro_vae.report import sweep_report as report
+
+
+def search(sweep: Sweep, space: Space) -> list[Setting]:
+    """Trains as many settings as the space has trials, so many side by side that every process has a run.
+
+    A draw depends on the number of its trial and on what was known before: on how many are side by side, and not on
+    breaks.
+
+    Args:
+        sweep: where they are trained.
+        space: what may be chosen.
+
+    Returns:
+        all of them, each named by its trial.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(sweep.folder / "search.log")))
+    study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
+    distributions = {
+        **{name: CategoricalDistribution(tuple(texts)) for name, texts in space.grids.items()},
+        **{name: _between(found) for name, found in space.ranges.items()},
+    }
+    side_by_side = max(1, sweep.at_once // space.seeds)
+    while going := _going(study, distributions, side_by_side, space.trials):
+        settings = [_setting(space, trial) for trial in going]
+        sweep.train(settings)
+        for trial, setting in zip(going, settings, strict=True):
+            _tell(study, trial, sweep, setting)
+    return [_setting(space, trial) for trial in study.trials]
+
+
+def _going(
+    study: optuna.Study, distributions: dict[str, BaseDistribution], side_by_side: int, trials: int
+) -> list[FrozenTrial]:
+    """The trials whose worth is not known: those that were cut, or else new ones, as many as go side by side."""
+    asked, going = len(study.trials), study.get_trials(states=[TrialState.RUNNING])
+    missing = -asked % side_by_side or (0 if going else side_by_side)  # of a team that was cut while it was chosen
+    for number in range(asked, min(trials, asked + missing)):
+        study.sampler = optuna.samplers.TPESampler(seed=number)
+        study.ask(distributions)
+    return study.get_trials(states=[TrialState.RUNNING])
+
+
+def _setting(space: Space, trial: FrozenTrial) -> Setting:
+    setting = space.setting({name: str(value) for name, value in trial.params.items()})
+    short = {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in setting.values.items()}
+    name = f"trial={trial.number},{label(short)}"
+    return setting._replace(name=name if len(name.encode()) <= LONGEST_NAME else f"trial={trial.number}")
+
+
+def _tell(study: optuna.Study, trial: FrozenTrial, sweep: Sweep, setting: Setting) -> None:
+    (group,) = report.groups({setting.name: setting.values}, sweep.rows(setting))
+    if group["elbo"]:
+        study.tell(trial.number, group["elbo"]["mean"])
+    else:
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _between(found: Range) -> BaseDistribution:
+    low, high = found
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=found.is_logarithmic)
+    return FloatDistribution(low, high, log=found.is_logarithmic)

@@ -1,0 +1,252 @@
+"""The folder of a sweep: what it plans, what its runs came to, and what was read from their reports.
+
+sweep.json      the plan, the setting chosen as soon as it is, and what its runs reported of test data
+NAME,seed=S/    an ordinary run, with train.log
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyro_vae.errors import CheckpointError, PyroVAEError, UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.sweep import launching
+from pyro_vae.experiment.sweep.launching import Job
+from pyro_vae.experiment.sweep.swept_settings import Setting, to_flags
+from pyro_vae.report import sweep_report as report
+
+LONGEST_NAME = 200  # bytes of a setting's, which is the beginning of a folder's
+_TRAINED = ("trained", "finished", "diverged")  # what a run may be after its training
+
+
+class Task(NamedTuple):
+    """One run: a setting, a seed, a folder."""
+
+    setting: Setting
+    seed: int
+    path: Path
+
+    @property
+    def run(self) -> Run:
+        """Its folder."""
+        return Run(self.path, replace(self.setting.config, seed=self.seed))
+
+    def row(self) -> dict[str, Any]:
+        """What is known of it: its status, its record of the epoch that it kept, what code made it.
+
+        Raises:
+            CheckpointError: its training has ended, and there is no such record.
+        """
+        kept, about = [record for record in self.run.history() if record["best"]], self.run.about()
+        status = about.get("status", "new")
+        if not kept and status in ("trained", "finished"):
+            raise CheckpointError(
+                f"{self.path / 'history.jsonl'} holds no epoch that was kept, and the training has ended: put a copy "
+                f"of it back, or remove {self.path} and give the same command again"
+            )
+        return {
+            "name": self.path.name,
+            "setting": self.setting.name,
+            "seed": self.seed,
+            "status": status,
+            "kept": kept[-1] if kept else None,
+            "reported": self._reported.exists(),
+            "code": {"git": about.get("git"), **about.get("versions", {})},
+        }
+
+    def test(self) -> dict[str, Any]:
+        """What it reported of test data; that it diverged there, where it did.
+
+        Raises:
+            CheckpointError: its report can not be read, or is of other data or draws than its settings say.
+        """
+        row = self.row()
+        if row["status"] == "diverged":
+            return report.tested(row, None)
+        cure = f"remove report.json and report.txt from {self.path} and give the same command again"
+        try:
+            found = files.from_json(self._reported)
+            other, tested = self._otherwise(found), report.tested(row, found)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"{self._reported} can not be read: {error!r:.200}; {cure}") from error
+        if other:
+            raise CheckpointError(f"{self._reported} is not that of the training, but of {other}: {cure}")
+        return tested
+
+    def is_trained(self) -> bool:
+        """Whether its training has ended, be it that it diverged."""
+        return self.run.status() in _TRAINED
+
+    def is_tested(self) -> bool:
+        """Whether it has ended with a report, or with none because it diverged."""
+        status = self.run.status()
+        return status == "diverged" or (status == "finished" and self._reported.exists())
+
+    def _otherwise(self, found: dict[str, Any]) -> str:
+        """The draws and data of a report, where another command than the training has written it."""
+        config, size = self.setting.config, found["protocol"]["split"]["sizes"]["test"]
+        wanted = {"elbo": config.elbo_samples, "log_likelihood": config.test_samples}
+        for name, draws in wanted.items():
+            entry = found["test"][name]
+            if (entry["num_samples"], entry["num_data"]) != (draws, min(config.test_data or size, size)):
+                return f"{entry['num_samples']} draws for each of {entry['num_data']} test data"
+        return ""
+
+    @property
+    def _reported(self) -> Path:
+        return self.path / "report.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A folder of runs.
+
+    Attributes:
+        folder: of all runs.
+        seeds: of each setting.
+        script: train_svi.py, which trains one.
+        at_once: how many processes.
+        lock: on the folder.
+        say: told of each run that has ended.
+    """
+
+    folder: Path
+    seeds: int
+    script: Path
+    at_once: int
+    lock: files.Lock
+    say: Callable[[str], None] = print
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Keeps the plan in the folder.
+
+        Raises:
+            UsageError: it holds a sweep with another plan.
+            CheckpointError: its sweep.json is damaged.
+        """
+        plan = json.loads(files.to_json(plan))
+        before = _with_newer_settings(self._read().get("plan", plan), plan)
+        for what in plan:
+            if before.get(what) != plan[what]:
+                was, wanted = _differing(before.get(what), plan[what])
+                raise UsageError(
+                    f"{self.folder} holds a sweep with {what} {was}, not {wanted}: give the flags that it was started "
+                    "with, or use another --out"
+                )
+        self._keep({**self._read(), "plan": plan})
+
+    def chosen(self) -> str | None:
+        """The setting that was chosen, once it was."""
+        return self._read().get("chosen")
+
+    def choose(self, name: str) -> None:
+        """Writes it down, before its runs see any test data."""
+        self._keep({**self._read(), "chosen": name})
+
+    def _read(self) -> dict[str, Any]:
+        path = self.folder / "sweep.json"
+        if not path.exists():
+            return {}
+        try:
+            found = files.from_json(path)
+            if not isinstance(found.get("plan"), dict) or not isinstance(found.get("tests", {}), dict):
+                raise ValueError("it holds no plan")
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
+        return found
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        files.write(self.folder / "sweep.json", files.to_json(found))
+
+    def tasks(self, setting: Setting) -> list[Task]:
+        """Its runs."""
+        paths = {seed: self.folder / f"{setting.name},seed={seed}" for seed in range(self.seeds)}
+        return [Task(setting, seed, path) for seed, path in paths.items()]
+
+    def train(self, settings: Iterable[Setting]) -> None:
+        """Trains what is not trained yet; a run that diverges has ended as well.
+
+        Raises:
+            PyroVAEError: runs that failed in any other way, when all others have ended.
+        """
+        tasks = [task for setting in settings for task in self.tasks(setting)]
+        self._work(tasks, Task.is_trained, "--no-test")
+
+    def test(self, setting: Setting) -> None:
+        """Lets the runs of one setting report on test data, if they have not."""
+        self._work(self.tasks(setting), Task.is_tested)
+
+    def rows(self, setting: Setting) -> list[dict[str, Any]]:
+        """What is known of its runs, see `Task.row`."""
+        return [self._row(task) for task in self.tasks(setting)]
+
+    def tests(self, setting: Setting) -> list[dict[str, Any]]:
+        """What its runs reported of test data, see `Task.test`, as this sweep first read it.
+
+        A later `evaluate.py` writes reports of other draws and data over theirs.
+        """
+        known = self._read().get("tests", {})
+        found = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
+        self._keep({**self._read(), "tests": found})
+        return list(found.values())
+
+    def _row(self, task: Task) -> dict[str, Any]:
+        row = task.row()
+        if row["status"] == "diverged" and row["setting"] == self.chosen():  # which it was not when it was trained
+            row["status"] = "test diverged"
+        return row
+
+    def _work(self, tasks: Sequence[Task], is_done: Callable[[Task], bool], *more: str) -> None:
+        by_path = {task.path: task for task in tasks if not is_done(task)}
+        failed: list[tuple[Task, int]] = []
+        ended = len(tasks) - len(by_path)
+
+        def done(job: Job, code: int, seconds: float) -> None:
+            nonlocal ended
+            ended += 1
+            task = by_path[job.folder]
+            if not is_done(task):
+                failed.append((task, code))
+            self.say(f"{ended}/{len(tasks)}  {report.line(self._row(task), code)}, {seconds:.0f} s")
+
+        before = self._read()
+        kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
+        self._keep({**before, "tests": kept})  # a run that is made anew reports anew
+        jobs = [Job(task.path, self._command(task, *more)) for task in by_path.values()]
+        launching.work(jobs, self.at_once, self.lock, done)
+        if failed:
+            raise _failure(failed)
+
+    def _command(self, task: Task, *more: str) -> list[str]:
+        return [str(self.script), *to_flags(task.run.config), "--out", str(task.path), "--resume", *more]
+
+
+def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A plan of an earlier version, whose runs had the default of every setting that it did not know."""
+    defaults = Config().to_dict()
+    known = before.get("base")
+    if not isinstance(known, dict):
+        return before
+    return {**before, "base": {**{name: defaults[name] for name in now["base"] if name in defaults}, **known}}
+
+
+def _differing(before: Any, now: Any) -> tuple[Any, Any]:
+    """The first difference, by its name where these are mappings."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before, now
+    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f"{name}={before.get(name)}", f"{name}={now.get(name)}"
+
+
+def _failure(failed: Sequence[tuple[Task, int]]) -> PyroVAEError:
+    task, code = failed[0]
+    kinds = {kind.exit_code: kind for kind in PyroVAEError.__subclasses__()}
+    lines = (task.path / "train.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    return kinds.get(code, PyroVAEError)(
+        f"{len(failed)} of the runs failed, the first of them {task.path.name} with exit code {code}: "
+        f"{lines[-1][:300] if lines else ''} (see {task.path}/train.log). The same command takes them up again"
+    )

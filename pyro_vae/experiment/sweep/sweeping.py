@@ -1,0 +1,147 @@
+"""A sweep: every setting from several seeds, the best chosen on validation data, and that one alone tested.
+
+The folder holds, beside what `sweep_folder` keeps there,
+
+sweep.lock      held while runs are at work
+report.*        settings, runs, and what the chosen one is worth on test data; pictures beside them
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data import Form
+from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
+from pyro_vae.experiment.protocol_card import tested
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.sweep import launching
+from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
+from pyro_vae.experiment.sweep.swept_settings import Setting, Space
+from pyro_vae.report import sweep_report as report
+from pyro_vae.report.draw import sweep_figures as pictures
+
+_OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
+
+
+def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
+    """Trains, chooses, tests the chosen, writes and prints the report; goes on with a sweep that was cut.
+
+    Args:
+        folder: new, or that of a sweep with the same plan.
+        space: the settings.
+        script: train_svi.py.
+        at_once: processes; 0 for one a core, where there are so many runs.
+
+    Raises:
+        UsageError: settings that can not be built or do not compare; a folder that holds another sweep, or a run.
+        DivergenceError: every setting has a run that diverged.
+        PyroVAEError: runs that failed; the same call takes them up again.
+    """
+    if at_once < 0:
+        raise UsageError(f"--jobs must be 1 or more, or 0 for one a core; got {at_once}")
+    search = _search() if space.trials else None
+    settings = space.choices() if search else space.settings()
+    runs = (space.trials or len(settings)) * space.seeds
+    card = check_settings(settings)
+    if not search and (long := [setting.name for setting in settings if len(setting.name.encode()) > LONGEST_NAME]):
+        raise UsageError(
+            f"{long[0][:60]}... names a folder, and has {len(long[0].encode())} bytes of at most {LONGEST_NAME}: sweep "
+            "over fewer flags at once"
+        )
+    if Run(folder, settings[0].config).exists():
+        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another --out")
+    with launching.locked(folder) as lock:
+        this = Sweep(folder, space.seeds, script, at_once or min(launching.cores(), runs), lock, _say)
+        this.begin(space.plan())
+        if search:
+            settings = search(this, space)
+        else:
+            this.train(settings)
+        text = finish(this, settings, card)
+    print(f"\n{text}\n\nIn {folder}: report.txt, report.json, table.csv, pictures (*.png), and a folder for each run.")
+
+
+def _search() -> Callable[[Sweep, Space], list[Setting]]:
+    try:
+        from pyro_vae.experiment.sweep.optuna_search import search
+    except ImportError as error:
+        raise UsageError("--search needs Optuna: pip install -e '.[search]'") from error
+    return search
+
+
+def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
+    """Builds every program once, before anything is trained. Returns the protocol card, which all have in common.
+
+    Raises:
+        UsageError: a program that can not be built, one without an ELBO, or numbers that do not compare.
+        DataError: the data are not there, or do not go with a likelihood.
+    """
+    facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
+    found = []
+    for setting in settings:
+        config = replace(setting.config, device="cpu")
+        if config.posterior == "delta":
+            raise UsageError(f"{setting.name}: --posterior delta is a plain autoencoder, with no ELBO to choose by")
+        kind = tuple(getattr(config, name) for name in _OF_THE_DATA)
+        if kind not in facts:
+            data = build.data(config)
+            facts[kind] = data.form, data.protocol
+        form, protocol = facts[kind]
+        try:
+            build.vae(config, *form)
+        except UsageError as error:
+            raise UsageError(f"{setting.name}: {error}") from error
+        card = tested(config, protocol, config.test_data)
+        found.append(Candidate(setting.name, Path(setting.name), config, card))
+    if differing := disagreements(found):
+        raise UsageError(
+            f"these settings are not measured alike: {'; '.join(map(str, differing))}. Their ELBOs do not compare: "
+            "sweep them apart, each with an --out of its own"
+        )
+    return found[0].card
+
+
+def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> str:
+    """Chooses a setting, once and for all, has its runs tested, and writes the report. Returns its text."""
+    by_name = {setting.name: setting for setting in settings}
+    groups, runs = _found(sweep, settings)
+    chosen = sweep.chosen() or report.best(groups)
+    if chosen is None:
+        write(sweep.folder, report.content(groups, runs, None, [], card))
+        raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
+    if chosen not in by_name:
+        raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
+    sweep.choose(chosen)
+    sweep.test(by_name[chosen])
+    tests = sweep.tests(by_name[chosen])
+    groups, runs = _found(sweep, settings)  # again: some are tested now
+    weighted = any(setting.config.objective == "iwae" for setting in settings)
+    return write(sweep.folder, report.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
+
+
+def _found(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The settings, ranked, and all runs."""
+    runs = [row for setting in settings for row in sweep.rows(setting)]
+    configs = {setting.name: (setting.values, setting.config.to_dict()) for setting in settings}
+    values = {name: {flag: config[flag] for flag in swept} for name, (swept, config) in configs.items()}
+    return report.groups(values, runs), runs
+
+
+def write(folder: Path, found: dict[str, Any]) -> str:
+    """Writes report.json, report.txt, table.csv and the pictures, and returns the text."""
+    text = report.to_text(found)
+    files.write(folder / "report.json", files.to_json(found))
+    files.write(folder / "report.txt", (text + "\n").encode())
+    files.write(folder / "table.csv", report.to_csv(found).encode())
+    files.write(folder / "rate_distortion.png", pictures.rate_distortion(found))
+    if (curve := pictures.curve(found)) is not None:
+        files.write(folder / "curve.png", curve)
+    return text
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,170 @@
+"""TensorBoard: the epochs as scalars, the program as a graph, and what it makes of validation data.
+
+Nothing here touches a training: pictures come from streams of their own, validation data alone are shown, and the
+program is as it was after each of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from pyro_vae.data import Splits
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.opened import held
+from pyro_vae.experiment.train.program_graph import Node, nodes_of
+from pyro_vae.inference import Record
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import stream
+from pyro_vae.report.draw.images import can_show, labels_to_draw, tile
+
+_PICTURES = 20  # in a training, apart from the last
+_COLUMNS = 12
+_ROWS = 4  # of reconstructions, below the data
+_CODES = 2000  # most data whose codes are shown
+_SMALLEST = 28  # pixels of a side, as far as a picture is enlarged
+
+
+class Log(Protocol):
+    """What is told of a training."""
+
+    def epoch(self, record: Record) -> None:
+        """After each epoch."""
+
+    def finish(self) -> None:
+        """At the end, with the best state in the program."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def epoch(self, record: Record) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def log(run: Run, vae: Autoencoder, data: Splits, done: int, *, wanted: bool) -> Iterator[Log]:
+    """Writes a training into the folder tensorboard/ of its run, or nothing where that is not wanted.
+
+    Args:
+        run: the folder, and its config.
+        vae: what is trained.
+        data: what it is trained on; its validation data are shown.
+        done: epochs that came before; what was written of later ones, which will be run again, is dropped.
+        wanted: whether.
+
+    Raises:
+        UsageError: it is wanted and not installed.
+    """
+    if not wanted:
+        yield Silent()
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'") from error
+    with SummaryWriter(str(run.path / "tensorboard"), purge_step=done + 1) as writer:
+        board = Board(writer, run.config, vae, data, done)
+        if not done:
+            board.graph()
+        yield board
+
+
+class Board:
+    """Writes what a person looks at while a program is trained."""
+
+    def __init__(self, writer: Any, config: Config, vae: Autoencoder, data: Splits, done: int) -> None:
+        self.writer, self.config, self.vae, self.reached = writer, config, vae, done
+        self.valid = held(config, data.valid, data.num_classes, _CODES)
+        self.num_classes = data.num_classes if config.conditional else 0
+        self.white = build.white(config, data.form)
+        self.images = can_show(data.x_shape)
+
+    def graph(self) -> None:
+        """The sites of model and guide, what each is made by, and what that looks at."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+        x, y, _ = self.valid
+        nodes = [_node_def(node) for node in nodes_of(self.vae, x[:1], None if y is None else y[:1])]
+        self.writer.file_writer.add_event(Event(graph_def=GraphDef(node=nodes).SerializeToString()))
+
+    def epoch(self, record: Record) -> None:
+        """Scalars; and pictures every so many epochs, so that there are about as many in any training."""
+        self.reached = record.epoch
+        for name, value in record.to_dict().items():
+            if name not in ("epoch", "best") and value is not None:
+                self.writer.add_scalar(name, value, record.epoch)
+        if record.epoch % max(1, self.config.epochs // _PICTURES) == 0:
+            self._pictures("")
+
+    def finish(self) -> None:
+        """Pictures and codes of the state that is kept, which is that of the best epoch."""
+        self._pictures("best/")
+        self._codes()
+
+    def _pictures(self, prefix: str) -> None:
+        if self.images:
+            for name, picture in (("reconstructions", self._reconstructions()), ("samples", self._samples())):
+                self.writer.add_image(f"{prefix}{name}", picture, self.reached)
+
+    def _reconstructions(self) -> Tensor:
+        """Data in the top row; below, means of p(x|z) at draws of z from q(z|x)."""
+        x, y = self.valid.x[:_COLUMNS], None if self.valid.y is None else self.valid.y[:_COLUMNS]
+        with stream(self.config.seed, "tensorboard", device=x.device):
+            means = self.vae.reconstruct(x, y, num_samples=_ROWS)
+        return self._tiled(torch.cat([x[None], means]).flatten(0, 1), len(x))
+
+    def _samples(self) -> Tensor:
+        """Means of p(x|z) at draws of z from the prior, the same draws each time as far as the prior stays."""
+        device = self.valid.x.device
+        y = labels_to_draw(self.num_classes, device=device)
+        with stream(self.config.seed, "tensorboard", device=device):
+            means = self.vae.generate(64 if y is None else len(y), y, mean=True)
+        return self._tiled(means, 8)
+
+    def _tiled(self, images: Tensor, columns: int) -> Tensor:
+        """(C, H, W) in [0, 1], enlarged by whole pixels where it is small; the gaps are grey."""
+        larger = -(-_SMALLEST // min(images.shape[-2:]))
+        picture = tile(interpolate(images.float() / self.white, scale_factor=larger), columns).movedim(-1, 0)
+        return torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
+
+    @torch.no_grad()
+    def _codes(self) -> None:
+        """Centres of q(z|x), of two layers those of z1, with labels and thumbnails of the data."""
+        x, y, labels = self.valid
+        with undisturbed(self.vae):
+            codes = self.vae.centre(x, y)
+        self.writer.add_embedding(
+            codes.cpu(),
+            metadata=None if labels is None else labels.tolist(),
+            label_img=self._thumbnails(x) if self.images else None,
+            global_step=self.reached,
+            tag="codes",
+        )
+
+    def _thumbnails(self, x: Tensor) -> Tensor:
+        """(N, C, S, S): the projector's sprite is made of squares."""
+        height, width = x.shape[-2:]
+        side = max(height, width)
+        return pad(x.float() / self.white, (0, side - width, 0, side - height)).clamp(0, 1).cpu()
+
+
+def _node_def(node: Node) -> Any:
+    from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+    from tensorboard.compat.proto.node_def_pb2 import NodeDef
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in node.shape])
+    shapes = {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=[shape]))} if node.shape else {}
+    return NodeDef(name=node.name, op=node.kind, input=node.inputs, attr=shapes)

@@ -1,0 +1,114 @@
+"""A script in many processes, as torchrun starts it: one of them speaks, and all of them find each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_vae.errors import ProcessError, UsageError
+from pyro_vae.experiment.run.interruption import SIGNALS
+
+if TYPE_CHECKING:
+    from pyro_vae.inference import World
+
+
+_LONGEST_WAIT = timedelta(hours=6)  # for the first process, which may download data or value a bound by itself
+_PATIENCE = 10.0  # seconds, in which the first process comes to its sentence
+_SHORT_PATIENCE = 1.0  # the same, where all have been told to end
+
+
+@contextmanager
+def one_speaks() -> Iterator[None]:
+    """What is printed inside is heard of the first process alone; a traceback that leaves the block is heard of all.
+
+    torchrun ends all processes as soon as one has failed, so the others wait for that before they leave with an error:
+    the first one has a sentence to say. To be entered before torch is imported.
+    """
+    if "RANK" in os.environ:
+        # DistributedDataParallel wonders in every process why it is to look for unused parameters.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                _wait_to_be_ended(_SHORT_PATIENCE if end.code in (130, 143) else _PATIENCE)
+            raise
+
+
+def _wait_to_be_ended(seconds: float) -> None:
+    told = threading.Event()
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: told.set())
+    told.wait(seconds)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The processes that torchrun started, found by what it left in the environment; else the world of one.
+
+    On accelerators each process takes the one that its place on the machine says.
+
+    Args:
+        device: of the config.
+
+    Raises:
+        UsageError: a device that can not be shared out.
+        ProcessError: the others can not be found.
+    """
+    from pyro_vae.inference import ALONE, World  # here, since torch takes a second and --help does not need it
+
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    import torch.distributed as dist
+
+    _take_device(device)
+    try:
+        # Numbers that are agreed upon go by the processor, whatever computes the gradients.
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(
+            f"{size} processes were announced and do not find each other ({str(error).splitlines()[0]}): "
+            f"start them by torchrun --nproc-per-node {size} scripts/train_svi.py ..."
+        ) from error
+    try:
+        yield World(dist.get_rank(), size)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def leave(world: World) -> None:
+    """Parts from the other processes, where there are any, for good."""
+    if world.size > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
+def _take_device(device: str) -> None:
+    import torch
+
+    if device == "cpu":
+        return
+    if device != "cuda":
+        raise UsageError(f"--device {device} is one for all processes: use cpu, or cuda, of which each takes its own")
+    place, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
+    if processes > devices:  # of all alike, for the first one has the sentence to say
+        raise UsageError(
+            f"{processes} processes of this machine want an accelerator each, there are {devices}: use a smaller "
+            "--nproc-per-node, or --device cpu"
+        )
+    torch.cuda.set_device(place)

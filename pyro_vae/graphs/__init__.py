@@ -1,0 +1,1 @@
+"""A Pyro program as one graph of tensor operations."""

@@ -1,0 +1,187 @@
+"""From a program, data and a history to pictures, as PNG bytes; no state of matplotlib is touched."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.randomness import stream
+from pyro_vae.report.draw.image_views import log_likelihood_of_draws
+
+
+def can_show(x_shape: Sequence[int]) -> bool:
+    """Whether data of this shape are images: (1, H, W) or (3, H, W)."""
+    return len(x_shape) == 3 and x_shape[0] in (1, 3)
+
+
+def samples(
+    vae: Autoencoder, seed: int, rows: int = 8, *, num_classes: int = 0, label: int | None = None, white: float = 1.0
+) -> bytes:
+    """Data generated from the prior: means of p(x|z) beside draws from it, at the same z.
+
+    Args:
+        vae: what generates.
+        seed: of the draws.
+        rows: and columns of each panel.
+        num_classes: of a conditional program, which fills one row for each class.
+        label: of such a program, the one class to fill all rows with.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+    """
+    device = next(vae.parameters()).device
+    y = labels_to_draw(num_classes, rows, label, device=device)
+    size = rows * rows if y is None else len(y)
+    with stream(seed, "samples", device=device):
+        means = vae.generate(size, y, mean=True)
+    with stream(seed, "samples", device=device):  # the same again, so that both panels show the same z
+        draws = vae.generate(size, y)
+    return draw_samples(means, draws, rows, white)
+
+
+def labels_to_draw(
+    num_classes: int, rows: int = 8, label: int | None = None, device: torch.device | None = None
+) -> Tensor | None:
+    """One-hot labels of the data that `samples` shows: a row of each class, or rows of one; None without classes."""
+    if not num_classes:
+        return None
+    classes = torch.eye(num_classes, device=device)
+    return classes.repeat_interleave(rows, 0) if label is None else classes[label].expand(rows * rows, num_classes)
+
+
+def draw_samples(mean: Tensor, x: Tensor, columns: int = 8, white: float = 1.0) -> bytes:
+    """Means of p(x|z) beside draws of x, both (N, C, H, W)."""
+    figure = Figure(figsize=(9, 4.8 * max(1, len(x) / columns**2)), layout="constrained")
+    titles = "means of p(x|z), z drawn from the prior", "draws of x at the same z"
+    for axes, images, title in zip(figure.subplots(1, 2), (mean, x), titles, strict=True):
+        show(axes, tile(images / white, columns), title)
+    return png(figure)
+
+
+def reconstructions(
+    vae: Autoencoder,
+    x: Tensor,
+    seed: int,
+    num_data: int = 12,
+    num_samples: int = 4,
+    *,
+    y: Tensor | None = None,
+    white: float = 1.0,
+    num_draws: int = 0,
+) -> bytes:
+    """Data in the top row; below, means of p(x|z) for several draws of z from q(z|x).
+
+    Args:
+        vae: what reconstructs.
+        x: data (N, *x_shape), of which the first num_data are shown.
+        seed: of the draws.
+        num_data: columns.
+        num_samples: rows below the data.
+        y: one-hot labels (N, C), of a conditional program.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        num_draws: where it is not 0, mean and standard deviation of log p(x|z) over so many draws of z are written
+            below each column.
+    """
+    x, y = x[:num_data], None if y is None else y[:num_data]
+    with stream(seed, "reconstructions", device=x.device):
+        means = vae.reconstruct(x, y, num_samples=num_samples)
+    log_likelihood = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
+    return draw_reconstructions(x, means, white, log_likelihood)
+
+
+def draw_reconstructions(x: Tensor, mean: Tensor, white: float = 1.0, log_likelihood: Tensor | None = None) -> bytes:
+    """Data (B, C, H, W) above means of p(x|z) (K, B, C, H, W); log p(x|z) of any number of draws (K', B) as text."""
+    notes = log_likelihood is not None
+    size = max(4, 0.75 * len(x)), 0.75 * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + (0.9 if notes else 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    picture = tile(torch.cat([x[None], mean]).flatten(0, 1) / white, len(x))
+    show(axes, picture, f"top row: data. Below: means of p(x|z) at {len(mean)} draws of z from q(z|x)")
+    if log_likelihood is not None:
+        pairs = zip(log_likelihood.mean(0).tolist(), log_likelihood.std(0).tolist(), strict=True)
+        name_columns(axes, picture, [f"{mean:.1f}\n± {spread:.1f}" for mean, spread in pairs])
+        axes.set_xlabel(f"log p(x|z), nats: mean ± standard deviation over {len(log_likelihood)} draws", fontsize=9)
+    return png(figure)
+
+
+def training(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """Minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
+
+    A plain autoencoder has no ELBO: its reconstruction is shown instead.
+    """
+    epochs = [record["epoch"] for record in history]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(epochs, [-record["loss"] for record in history], color="0.6", lw=1, label="minus training loss")
+    name = "reconstruction" if history[0]["valid_elbo"] is None else "ELBO"
+    elbo = [record[f"valid_{name.lower()}"] for record in history]
+    axes.plot(epochs, elbo, color="C0", lw=1.5, label=f"validation {name}")
+    if name == "ELBO":
+        pairs = [(v, record["valid_standard_error"] or 0.0) for v, record in zip(elbo, history, strict=True)]
+        ends = [v - e for v, e in pairs], [v + e for v, e in pairs]
+        axes.fill_between(epochs, *ends, color="C0", alpha=0.2, lw=0, label="± standard error over the data")
+    # Not the highest ELBO: under a weighted loss another epoch is kept.
+    best = max(i for i, record in enumerate(history) if record["best"])
+    axes.plot(epochs[best], elbo[best], "o", color="C3", label=f"kept: {elbo[best]:.2f} at epoch {epochs[best]}")
+    low, high = sorted(elbo)[len(elbo) // 20], max(*elbo, *(-record["loss"] for record in history))
+    axes.set_ylim(low - 0.3 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
+    axes.set(xlabel="epoch", ylabel="nats per datum")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def tile(images: Tensor, columns: int) -> Tensor:
+    """Images (N, C, H, W) as one picture (rows * (H + 1) - 1, columns * (W + 1) - 1, C), one pixel apart.
+
+    The gaps, and the places that a last row leaves empty, are NaN.
+
+    >>> tile(torch.zeros(6, 1, 8, 8), columns=3).shape
+    torch.Size([17, 26, 1])
+    """
+    images = torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), float("nan"))])
+    images = torch.nn.functional.pad(images, (0, 1, 0, 1), value=float("nan"))
+    rows = [torch.cat(list(row), -1) for row in images.split(columns)]
+    return torch.cat(rows, -2)[..., :-1, :-1].movedim(0, -1)
+
+
+def show(axes: Any, picture: Tensor, title: str = "") -> None:
+    """A picture (rows, columns, C) with values in [0, 1]; what is NaN is grey."""
+    picture = torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
+    axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def name_columns(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
+    """Writes names below the columns of a tiled picture."""
+    axes.set_xticks(centres(picture.shape[1], len(names)), names, fontsize=8)
+    axes.tick_params(length=0)
+
+
+def name_rows(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
+    """Writes names to the left of the rows of a tiled picture."""
+    axes.set_yticks(centres(picture.shape[0], len(names)), names, fontsize=8)
+    axes.tick_params(length=0)
+
+
+def centres(size: int, number: int) -> list[float]:
+    """Where the middles of so many tiles are in a picture of `size` pixels.
+
+    >>> centres(17, 2)  # pixels 0 ... 7 and 9 ... 16
+    [3.5, 12.5]
+    """
+    pitch = (size + 1) / number
+    return [(i + 0.5) * pitch - 1 for i in range(number)]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes at any time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,262 @@
+"""The latent space as pictures: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
+
+Each function takes a program, data and a seed and returns PNG bytes. Each `draw_...` does the same from a view that was
+computed before, see `pyro_vae.report.draw.image_views`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps, patheffects
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.vae import VAE
+from pyro_vae.randomness import generator
+from pyro_vae.report.draw import latent_views
+from pyro_vae.report.draw.images import centres, name_columns, name_rows, png, show, tile
+
+# Petroff, "Accessible Color Sequences for Data Visualization", 2021: ten colours, told apart in the common forms of
+# colour blindness and in lightness.
+PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+ELLIPSES = 30  # more hide one another
+TITLES = {
+    "straight": "straight",
+    "spherical": "spherical, about 0",
+    "base": "spherical in the base of the prior's flow",
+}
+
+
+def interpolation(vae: Autoencoder, start: Tensor, end: Tensor, *, white: float = 1.0, **options: Any) -> bytes:
+    """Means of p(x|z) on paths between the codes of data: a panel for each kind of path, a row for each pair.
+
+    Args:
+        vae: whose codes and decoder.
+        start, end: data (N, C, H, W).
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        options: `paths`, `steps`, `y`, `y_end` as in `latent_views.interpolation`.
+    """
+    return draw_interpolation(latent_views.interpolation(vae, start, end, **options), white)
+
+
+def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> bytes:
+    """The data at both sides of the path between them."""
+    kinds, steps = view.mean.shape[:2]
+    pictures = [_between(view, means, white) for means in view.mean]
+    height, width, _ = pictures[0].shape
+    figure = Figure(figsize=(9, kinds * (9 * height / width + 0.3) + 0.2), layout="constrained")
+    for axes, picture, kind in zip(figure.subplots(kinds, squeeze=False).flat, pictures, view.paths, strict=True):
+        show(axes, picture, f"{TITLES[kind]}: {steps} means of p(x|z), between the data")
+    return png(figure)
+
+
+def _between(view: latent_views.Interpolation, means: Tensor, white: float) -> Tensor:
+    """Starts, points of the paths, ends: a row for each pair."""
+    steps = len(means)
+    parts = [(view.start, 1), (means.transpose(0, 1).flatten(0, 1), steps), (view.end, 1)]
+    start, path, end = (tile(images / white, columns) for images, columns in parts)
+    paper = torch.ones_like(start[:, : max(2, view.start.shape[-1] // 6)])
+    return torch.cat([start, paper, path, paper, end], 1)
+
+
+def traversal(vae: VAE, x: Tensor, seed: int, *, white: float = 1.0, **options: Any) -> bytes:
+    """The most used latent dimensions, each moved over the prior's quantiles, the others at one datum's code.
+
+    Args:
+        vae: whose codes and decoder.
+        x: data (N, C, H, W), which say what dimensions are used.
+        seed: of draws from the prior.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        options: `datum`, `rows`, `steps`, `reach`, `y` as in `latent_views.traversal`.
+    """
+    return draw_traversal(latent_views.traversal(vae, x, seed, **options), white)
+
+
+def draw_traversal(view: latent_views.Traversal, white: float = 1.0) -> bytes:
+    """A row for each dimension, a column for each quantile, marks where the code is; the datum at the left."""
+    rows, steps = view.mean.shape[:2]
+    height = 9 / (steps + 3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.2
+    figure = Figure(figsize=(9, max(height, 2.8)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, steps))
+    show(left, tile(torch.cat([view.x, view.reconstruction]) / white, 1), "datum")
+    left.set_xlabel("p(x|z) at\nits code", fontsize=9)
+    picture = tile(view.mean.flatten(0, 1) / white, steps)
+    show(right, picture, "means of p(x|z), one dimension of the code moved to a quantile of the prior")
+    name_rows(right, picture, [f"$z_{{{j}}}$   {view.usage[j]:.2f}" for j in view.dimensions.tolist()])
+    name_columns(right, picture, [f"{100 * level:.3g} %" for level in view.levels.tolist()])
+    _mark_codes(right, picture, view)
+    right.set_xlabel("left: variance of the codes / of the prior.  Red: where the code itself is", fontsize=9)
+    return png(figure)
+
+
+def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> None:
+    rows, steps = view.mean.shape[:2]
+    foot = [place + view.x.shape[-2] / 2 - 0.5 for place in centres(picture.shape[0], rows)]
+    for y, z, j in zip(foot, view.z.cpu(), view.dimensions.tolist(), strict=True):
+        x = np.interp(float(view.code[j]), z[:, j].numpy(), centres(picture.shape[1], steps))
+        axes.plot(x, y, "^", color="#e41a1c", ms=5, clip_on=False)
+
+
+def latent_cloud(vae: VAE, x: Tensor, seed: int, *, labels: Tensor | None = None, y: Tensor | None = None) -> bytes:
+    """The codes of many data, coloured by label, over draws from the prior; with 3-sigma ellipses of q(z|x) for D = 2.
+
+    For D > 2 the first two principal components of the codes, and their share of the variance; for D = 1 a histogram.
+
+    Args:
+        vae: whose guide.
+        x: data (N, *x_shape), up to some thousand; they need not be images.
+        seed: of draws, and of the choice of data whose ellipses are shown.
+        labels: (N,) whole numbers, for the colours.
+        y: one-hot labels (N, C), of a conditional program.
+    """
+    return draw_latent_cloud(latent_views.cloud(vae, x, seed, y=y), labels, seed)
+
+
+def draw_latent_cloud(view: latent_views.Cloud, labels: Tensor | None = None, seed: int = 0) -> bytes:
+    """The cloud of a view; labels (N,); the seed chooses whose ellipses are shown."""
+    groups = _groups(len(view.z), labels)
+    figure = Figure(figsize=(6.9 if len(groups) > 1 else 6.2, 6), layout="constrained")
+    axes = figure.subplots()
+    if view.points.shape[-1] == 1:
+        _histogram(axes, view, groups)
+    else:
+        _scatter(axes, view, groups, seed)
+    axes.spines[["top", "right"]].set_visible(False)
+    if 1 < len(groups) <= 2 * len(PALETTE):
+        figure.legend(title="label", loc="outside right upper", frameon=False, markerscale=1.6)
+    return png(figure)
+
+
+def latent_grid(vae: VAE, seed: int, *, white: float = 1.0, **options: Any) -> bytes:
+    """The latent plane, decoded: means of p(x|z) at the prior's quantiles, for D = 2.
+
+    Args:
+        vae: whose prior and decoder.
+        seed: of draws from the prior.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        options: `side`, `y` as in `latent_views.grid`.
+    """
+    return draw_latent_grid(latent_views.grid(vae, seed, **options), white)
+
+
+def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
+    """z_0 grows to the right, z_1 upwards, as in the cloud; a panel for each label."""
+    panels, side = len(view.z), len(view.levels)
+    columns = math.ceil(math.sqrt(panels))
+    rows = math.ceil(panels / columns)
+    shape = 8.0, 7.3 * view.mean.shape[-2] / view.mean.shape[-1] * rows / columns + 0.8
+    figure = Figure(figsize=shape, layout="constrained")
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, means, z in zip(places, view.mean, view.z, strict=False):
+        picture = tile(means.flip(0).flatten(0, 1) / white, side)
+        show(axes, picture.nan_to_num(0.0))
+        name_columns(axes, picture, _some(z[0, :, 0].tolist(), 5 if panels == 1 else 3))
+        name_rows(axes, picture, _some(z[:, 0, 1].tolist(), 5 if panels == 1 else 3)[::-1])
+    for axes, label in zip(places, [] if view.labels is None else view.labels.tolist(), strict=False):
+        axes.set_title(f"label {label}", fontsize=9)
+    for axes in places[panels:]:
+        axes.set_axis_off()
+    figure.suptitle("means of p(x|z) at quantiles of the prior, in equal steps of probability", fontsize=10)
+    figure.supxlabel("$z_0$", fontsize=10)
+    figure.supylabel("$z_1$", fontsize=10)
+    return png(figure)
+
+
+def _some(numbers: list[float], number: int) -> list[str]:
+    """As text the first, the last and others between them; the rest empty."""
+    shown = {round(i * (len(numbers) - 1) / (number - 1)) for i in range(number)}
+    return [f"{round(value, 2):g}" if i in shown else "" for i, value in enumerate(numbers)]
+
+
+class _Group(NamedTuple):
+    """Data of one label: its name, their colour, which of all data they are (N,)."""
+
+    name: str
+    colour: Any
+    chosen: Tensor
+
+
+def _groups(size: int, labels: Tensor | None) -> list[_Group]:
+    if labels is None:
+        return [_Group("", PALETTE[0], torch.ones(size, dtype=torch.bool))]
+    names = labels.unique()
+    return [_Group(str(int(n)), c, (labels == n).cpu()) for n, c in zip(names, _colours(len(names)), strict=True)]
+
+
+def _colours(number: int) -> list[Any]:
+    if number <= len(PALETTE):
+        return list(PALETTE[:number])
+    return list(colormaps["turbo"](np.linspace(0.03, 0.97, number)))
+
+
+def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group], seed: int) -> None:
+    points, prior = view.points.cpu(), view.prior.cpu()
+    size = 16 * min(1.0, 600 / len(points))
+    axes.scatter(*prior.T, s=size / 3, color="0.8", lw=0)
+    for name, colour, chosen in groups:
+        axes.scatter(*points[chosen].T, s=size, color=colour, lw=0, alpha=0.85, label=name)
+        text = axes.text(*points[chosen].median(0).values, name, ha="center", va="center", fontsize=13, weight="bold")
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
+    seen: list[Tensor] = []
+    title = f"centres of q(z|x) of {len(points):,} data; grey: as many draws of p(z)"
+    if view.covariance is not None:
+        shown = torch.randperm(len(points), generator=generator(seed, "ellipses")).argsort() < ELLIPSES
+        covariance = view.covariance.cpu()
+        for group in groups:
+            _ellipses(axes, points, covariance, group.chosen & shown, group.colour)
+        reach = 3 * covariance[shown].diagonal(dim1=-2, dim2=-1).sqrt()
+        seen = [points[shown] - reach, points[shown] + reach]
+        title += f"\nellipses: 3 sigma of q(z|x), {int(shown.sum())} of them"
+    axes.set_title(title, fontsize=10)
+    # A heavy-tailed prior has draws far outside: most of them are in sight, and all codes.
+    inner = prior.quantile(torch.tensor([0.005, 0.995], dtype=prior.dtype), 0)
+    _square(axes, torch.cat([points, inner, *seen]))
+    _name_axes(axes, view)
+
+
+def _square(axes: Any, seen: Tensor) -> None:
+    """Limits of equal length around points (N, 2)."""
+    low, high = seen.amin(0), seen.amax(0)
+    half = 0.54 * float((high - low).max()) + 1e-6
+    x, y = ((low + high) / 2).tolist()
+    axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect="equal")
+
+
+def _name_axes(axes: Any, view: latent_views.Cloud) -> None:
+    if view.z.shape[-1] == 2:
+        axes.set(xlabel="$z_0$", ylabel="$z_1$")
+        return
+    first, second = (f"{100 * part:.0f} %" for part in view.share[:2].tolist())
+    axes.set_xlabel(f"first principal component: {first} of the variance of {view.z.shape[-1]} dimensions")
+    axes.set_ylabel(f"second: {second}")
+
+
+def _ellipses(axes: Any, points: Tensor, covariance: Tensor, chosen: Tensor, colour: Any) -> None:
+    variance, axis = torch.linalg.eigh(covariance[chosen].double())
+    widths = 6 * variance.clamp(min=0).sqrt()  # 3 sigma to either side
+    angles = torch.rad2deg(torch.atan2(axis[:, 1, 1], axis[:, 0, 1]))
+    axes.add_collection(
+        EllipseCollection(
+            widths[:, 1].numpy(),
+            widths[:, 0].numpy(),
+            angles.numpy(),
+            units="xy",
+            offsets=points[chosen].numpy(),
+            offset_transform=axes.transData,
+            facecolors="none",
+            edgecolors=colour,
+            linewidths=0.8,
+            alpha=0.6,
+        )
+    )
+
+
+def _histogram(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
+    parts = [view.points[group.chosen, 0].cpu().numpy() for group in groups]
+    axes.hist(parts, bins=40, stacked=True, color=[g.colour for g in groups], label=[g.name for g in groups])
+    axes.set(xlabel="z", ylabel="data")
+    axes.set_title(f"centres of q(z|x) of {len(view.z):,} data", fontsize=10)

@@ -1,0 +1,308 @@
+"""From the dict of a report to figures of its numbers, as SVG; nothing is estimated here, no settings are changed.
+
+Every mean has two errors, and they are drawn apart. Estimates on the same data share their error over the data: it
+moves all of them together, and says nothing about which of them is larger. That is for the Monte Carlo error, and for
+paired differences. Bounds stand in the order of the report, never sorted, never clipped.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure, known, plain, signed
+from pyro_vae.report.tables import MINUS
+
+Numbers = Mapping[str, Any]
+
+
+def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: str = "x") -> bytes:
+    """Importance-weighted bounds against the number of draws, with the jackknife, which is no bound, apart.
+
+    Bars are Monte Carlo errors; the band is the error over the data, by which the whole curve moves up or down.
+
+    Args:
+        curve: estimates, whose num_samples is k.
+        jackknife: an estimate.
+        of: what the density is of, "x" or "x|y".
+    """
+    k = [found["num_samples"] for found in curve]
+    mean = np.array([known(found["mean"]) for found in curve])
+    noise = np.array([error(found["monte_carlo_error"]) for found in curve])
+    data = np.array([error(found["standard_error"]) for found in curve])
+    with figure(3.2) as (drawn, svg):
+        axes, apart = drawn.subplots(1, 2, sharey=True, width_ratios=[6, 1])
+        label = f"± over {curve[-1]['num_data']} data, {data[-1]:.3g}: moves all points together"
+        axes.fill_between(k, mean - data, mean + data, color=PALE, lw=0, label=label)
+        axes.errorbar(k, mean, noise, fmt="o-", color=BLUE, ms=4, lw=1.2, label="lower bound, ± Monte Carlo")
+        axes.set(
+            xscale="log", xlabel="draws k from q(z|x), log scale", ylabel=f"log p({of}) from below, nats per datum"
+        )
+        axes.minorticks_off()
+        axes.set_xticks(k, _round_numbers(k))
+        axes.set_ylim(*_limits(mean, noise, data))
+        axes.legend(loc="lower right")
+        plain(axes, "y")
+        plain(apart, "y")
+        apart.tick_params(axis="y", length=0)
+        if jackknife is not None:
+            bar = error(jackknife["monte_carlo_error"])
+            apart.errorbar([0], [known(jackknife["mean"])], [bar], fmt="D", color=RED, mfc="white", ms=5)
+        apart.set(xlim=(-1, 1))
+        apart.set_xticks([0], ["jackknife,\nno bound" if jackknife is not None else ""])
+    return svg.getvalue()
+
+
+def _round_numbers(k: Sequence[int]) -> list[str]:
+    """Labels for powers of ten, and for the last k; nothing that would stand in its way."""
+    shown = {value for value in k if str(value).strip("0") == "1" and (value == k[-1] or 3 * value < k[-1])}
+    return [f"{value:,}" if value in {*shown, k[-1]} else "" for value in k]
+
+
+def _limits(mean: Any, noise: Any, data: Any) -> tuple[float, float]:
+    """The curve with its bars; as much of the band as leaves the curve a third of the height."""
+    low, high = np.nanmin(mean - noise), np.nanmax(mean + noise)
+    room = max(high - low, 1e-3)
+    margin = max(0.1 * room, min(1.15 * float(np.nanmax(data)), room))
+    return low - margin, high + margin
+
+
+class _Row(NamedTuple):
+    label: str
+    mean: float
+    noise: float = 0.0
+    data: float = 0.0
+    bound: str = "lower"
+
+
+_MARKS = {"lower": (">", BLUE), "upper": ("<", RED), "": ("D", GREEN)}
+
+
+def reference(found: Numbers, *, of: str = "x") -> bytes:
+    """Bounds of growing cost on the same data, in the order of the report; below, their paired differences.
+
+    Args:
+        found: "reference" of a report.
+        of: what the density is of.
+    """
+    rows = [_row(row["label"], row, "" if row["name"] == "grid" else "lower") for row in found["rows"]]
+    differences = [
+        _Row(row["label"], row["mean"], error(row["standard_error"])) for row in found.get("differences", ())
+    ]
+    about = f"log p({of}), nats per datum: the same {found['num_data']} test data in every row"
+    return _ladder(rows, differences, about)
+
+
+def simulated(found: Numbers, *, of: str = "x") -> bytes:
+    """Data simulated from the model: bounds from below and from above, the bracket of the truth, and the gap.
+
+    Args:
+        found: "simulated" of a report.
+        of: what the density is of.
+    """
+    labels = {"elbo": "ELBO", "iwae": "importance-weighted", "forward": "AIS, forward", "reverse": "AIS, reverse"}
+    rows = [
+        _row(label, found[name], "upper" if name == "reverse" else "lower")
+        for name, label in labels.items()
+        if found.get(name) is not None
+    ]
+    about = f"log p({of}), nats per datum: {found['num_data']} data simulated from the model, not test data"
+    gap = [_Row(f"gap, reverse {MINUS} forward", found["gap"], error(found["gap_error"]))]
+    bracket = found["forward"]["mean"], found["reverse"]["mean"]
+    return _ladder(rows, gap, about, bracket)
+
+
+def _row(label: str, numbers: Numbers, bound: str) -> _Row:
+    mean = known(numbers["mean"])
+    return _Row(label, mean, error(numbers["monte_carlo_error"]), error(numbers["standard_error"]), bound)
+
+
+def _ladder(
+    rows: Sequence[_Row], differences: Sequence[_Row], about: str, bracket: tuple[float, float] | None = None
+) -> bytes:
+    """Estimates below each other, and paired differences below them on an axis of their own."""
+    counts = [len(rows), max(1, len(differences))]
+    with figure(1.75 + 0.34 * sum(counts)) as (drawn, svg):
+        axes, below = drawn.subplots(2, 1, height_ratios=[counts[0] + 0.5, counts[1] + 0.2])
+        for i, row in enumerate(rows):
+            mark, color = _MARKS[row.bound]
+            axes.errorbar(row.mean, i, xerr=row.data, color=PALE, lw=6, zorder=1)
+            axes.errorbar(row.mean, i, xerr=row.noise, fmt=mark, color=color, ms=6, lw=1.6, capsize=3, zorder=3)
+        handles = [Patch(color=PALE, label="± over data: moves all rows together")]
+        if bracket is not None:
+            span = axes.axvspan(min(bracket), max(bracket), color=GREEN, alpha=0.3, lw=1, zorder=2)
+            span.set_label("between forward and reverse")
+            handles.append(span)
+        drawn.legend(handles=handles, loc="outside upper left", ncols=2)
+        axes.set_xlabel(about)
+        _list(axes, [row.label for row in rows], [_with_error(row.mean, row.noise) for row in rows], "± Monte Carlo")
+        below.axvline(0, color=INK, lw=0.8)
+        for i, row in enumerate(differences):
+            below.errorbar(row.mean, i, xerr=row.noise, fmt="o", color=INK, ms=4, lw=1.2, capsize=3)
+        below.set_xlabel("paired differences, nats per datum")
+        values = [_with_error(row.mean, row.noise, signed) for row in differences]
+        _list(below, [row.label for row in differences], values, "± over data")
+    return svg.getvalue()
+
+
+def _list(axes: Any, labels: Sequence[str], values: Sequence[str], head: str, at: Sequence[float] = ()) -> None:
+    """One row for each label, the first on top, with its value written at the right end."""
+    at = at or range(len(labels))
+    axes.set_yticks(at, [textwrap.fill(label, 24) for label in labels])
+    axes.set_ylim(max(at, default=0) + 0.5, -0.5)
+    axes.annotate(head, (1.02, 1.0), xycoords="axes fraction", va="bottom", fontsize=8, color=GREY)
+    for i, value in zip(at, values, strict=True):
+        axes.annotate(value, (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    plain(axes, "x")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _with_error(mean: float, bar: float, show: Any = None) -> str:
+    value = show(mean) if show else f"{mean:.3f}".replace("-", MINUS)
+    return f"{value} ± {bar:.3f}" if bar else value
+
+
+def khat(found: Numbers) -> bytes:
+    """k-hat of every datum, sorted, so that the share of the data below each threshold can be read off.
+
+    Args:
+        found: "khat" of a report.
+    """
+    values = np.sort([value for value in found["values"] if value is not None])
+    unknown, size, threshold = len(found["values"]) - len(values), len(found["values"]), found["threshold"]
+    at = 100 * (unknown + np.arange(len(values)) + 0.5) / size
+    zones = (
+        (values < 0.5, "o", BLUE, "below 0.5"),
+        ((values >= 0.5) & (values <= threshold), "s", ORANGE, f"0.5 to {threshold:g}"),
+        (values > threshold, "^", RED, f"above {threshold:g}: may be loose"),
+    )
+    with figure(3.2) as (drawn, svg):
+        axes = drawn.subplots()
+        for line in (0.5, threshold):
+            axes.axhline(line, color=GREY, lw=0.8, ls=(0, (4, 3)))
+        for chosen, mark, color, label in zones:
+            count = int(chosen.sum())
+            of = f"{label} ({count} of {size} data)"
+            axes.plot(at[chosen], values[chosen], mark, color=color, ms=3.5, mew=0, label=of, rasterized=size > 3000)
+        if unknown:
+            axes.axvspan(
+                0, 100 * unknown / size, color=PALE, lw=0, label=f"none ({unknown}): weights all agree, or too few"
+            )
+        axes.set(xlabel="share of the test data, sorted by k-hat, %", ylabel="k-hat of the importance weights")
+        axes.set(xlim=(-1, 101))
+        axes.set_ylim(top=max(1.0, 1.1 * values.max(initial=0.0)))
+        axes.legend(loc="upper left", handletextpad=0.2)
+        plain(axes, "y")
+        _name_worst(axes, found.get("worst", ())[:4])
+    return svg.getvalue()
+
+
+def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
+    """Beside their points, which are the last ones on the right."""
+    names = [f"{row['datum']}" + ("" if row.get("label") is None else f" (label {row['label']})") for row in worst]
+    if names:
+        axes.annotate(
+            "largest: datum " + ", ".join(names),
+            (0.985, 0.03),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=8,
+        )
+
+
+def effective_sample_size(found: Numbers) -> bytes:
+    """What is left of K draws, for every datum, sorted; where k-hat is above its threshold the number is too large.
+
+    Args:
+        found: "khat" of a report.
+    """
+    order = np.argsort([error(value) for value in found["ess"]])
+    ess = np.array([known(value) for value in found["ess"]])[order]
+    unreliable = np.array([known(value) > found["threshold"] for value in found["values"]])[order]
+    at, K = 100 * (np.arange(len(ess)) + 0.5) / len(ess), found["num_samples"]
+    with figure(3.0) as (drawn, svg):
+        axes = drawn.subplots()
+        few: Any = {"ms": 3.5, "rasterized": len(ess) > 3000}
+        axes.plot(at[~unreliable], ess[~unreliable], "o", color=BLUE, mew=0, label="one datum", **few)
+        label = f"k-hat above {found['threshold']:g}: may be fewer"
+        axes.plot(at[unreliable], ess[unreliable], "^", color=RED, mfc="white", label=label, **few)
+        axes.set(yscale="log", ylim=(0.8, 1.3 * K), xlim=(-1, 101))
+        axes.minorticks_off()
+        ticks = [10**power for power in range(len(str(K))) if 3 * 10**power < K] + [K]
+        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set(xlabel="share of the test data, sorted, %", ylabel=f"effective draws of {K:,}, log scale")
+        axes.legend(loc="lower right", handletextpad=0.2)
+        plain(axes, "y")
+    return svg.getvalue()
+
+
+LISTED = 20  # data: more make a picture that is longer than the page
+
+
+def escalation(found: Numbers) -> bytes:
+    """The worst data above the threshold: what more draws and annealing change, against the bound at K draws.
+
+    At most `LISTED` of them, the largest k-hat first.
+
+    Args:
+        found: "escalation" of a report.
+    """
+    rows = found["rows"][:LISTED]
+    with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
+        axes = drawn.subplots()
+        axes.axvline(0, color=INK, lw=0.8)
+        for i, row in enumerate(rows):
+            base = known(row["iwae"])
+            axes.errorbar(0, i, xerr=error(row["iwae_error"]), color=PALE, lw=6, zorder=1)
+            for name, mark, color, shift in (("iwae_more", "o", BLUE, -0.13), ("ais", "s", RED, 0.13)):
+                change, bar = known(row[name]) - base, error(row[f"{name}_error"])
+                axes.errorbar(change, i + shift, xerr=bar, fmt=mark, color=color, ms=4.5, lw=1.2, capsize=2)
+        handles: list[Any] = [
+            axes.errorbar([], [], xerr=[], fmt="o", color=BLUE, ms=4.5, label=f"{rows[0]['more_samples']:,} draws"),
+            axes.errorbar([], [], xerr=[], fmt="s", color=RED, ms=4.5, label="AIS"),
+        ]
+        handles.append(Patch(color=PALE, label="± Monte Carlo of the bound at K draws"))
+        drawn.legend(handles=handles, loc="outside upper left", ncols=3)
+        labels = [f"datum {row['datum']}, k-hat {known(row['khat']):.2f}" for row in rows]
+        _list(
+            axes,
+            labels,
+            ["n/a" if row["khat_more"] is None else f"{row['khat_more']:.2f}" for row in rows],
+            "k-hat then",
+        )
+        axes.set_xlabel("change against the bound at K draws, nats, ± Monte Carlo")
+    return svg.getvalue()
+
+
+def gaps(found: Numbers) -> bytes:
+    """The gap between the ELBO and the reference, and its two parts end to end; the train-test gap below.
+
+    Parts are drawn as steps, not stacked, so that one that comes out negative is seen to be.
+
+    Args:
+        found: "gaps" of a report.
+    """
+    inference = known(found["inference"]["mean"])
+    bars = [("inference gap", 0.0, 0.0, found["inference"], BLUE)]
+    if found.get("amortisation") is not None and found.get("approximation") is not None:
+        first = known(found["amortisation"]["mean"])
+        bars.append(("amortisation gap", 1.0, 0.0, found["amortisation"], ORANGE))
+        bars.append(("approximation gap", 2.0, first, found["approximation"], GREEN))
+    with figure(1.3 + 0.36 * (len(bars) + 1)) as (drawn, svg):
+        axes = drawn.subplots()
+        axes.plot([inference, inference], [0, len(bars) - 1], color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
+        if found.get("train_test") is not None:
+            bars.append((f"train {MINUS} test ELBO", len(bars) + 0.4, 0.0, found["train_test"], GREY))
+        for _, at, start, gap, color in bars:
+            axes.barh(at, known(gap["mean"]), 0.6, left=start, color=color)
+            end = start + known(gap["mean"])
+            axes.errorbar(end, at, xerr=error(gap["standard_error"]), color=INK, lw=1.2, capsize=3)
+        axes.axvline(0, color=INK, lw=0.8)
+        values = [_with_error(known(gap["mean"]), error(gap["standard_error"]), signed) for *_, gap, _ in bars]
+        _list(axes, [label for label, *_ in bars], values, "± over data", [at for _, at, *_ in bars])
+        about = f"nats per datum, {found['num_data']} test data; reference: {found['reference']}"
+        axes.set_xlabel(textwrap.fill(about, 64))
+    return svg.getvalue()

@@ -1,0 +1,1 @@
+"""Programs whose answers are known, and the ladder that holds every estimator to them."""

@@ -1,0 +1,201 @@
+"""Flags are made from the config, errors become one sentence and an exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from pyro_vae import errors
+from pyro_vae.cli.parser import config_from, config_parser, exit_codes, given_flags
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+
+
+@pytest.fixture
+def parser():
+    return config_parser("A test.")
+
+
+def parse(parser, *arguments):
+    return config_from(parser.parse_args(list(arguments)))
+
+
+def complaint(parser, capsys, *arguments):
+    """The one line that a refused command line is answered with."""
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(list(arguments))
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+def test_without_flags_the_config_is_the_default(parser):
+    assert parse(parser) == Config()
+
+
+FLAGS = {
+    "--dataset": "x.npy", "--data-dir": "d", "--binarize": "static", "--split": "contiguous", "--data-seed": 3,
+    "--prior": "standard", "--posterior": "diagonal", "--likelihood": "normal", "--latent-dim": 7,
+    "--network": "gated_mlp", "--hidden": (5, 6), "--activation": "tanh", "--scale": 0.25, "--objective": "trace_elbo",
+    "--num-particles": 2, "--reconstruction-weight": 0.5, "--kl-weight": 0.0, "--kl-warmup": 4, "--epochs": 11,
+    "--batch-size": 9, "--optimizer": "adamax", "--lr": 1e-5, "--lr-schedule": "step", "--weight-decay": 0.125,
+    "--max-grad-norm": 3.5, "--patience": 8, "--valid-samples": 12, "--test-samples": 13, "--elbo-samples": 14,
+    "--conditional": True, "--df": 3.0, "--num-components": 21, "--pseudo-inputs": "random", "--flow": "autoregressive",
+    "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
+    "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
+    "--device": "meta", "--download": True, "--dequantize": True,
+    "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
+    "--guide": "bottom_up",
+}  # fmt: skip
+
+
+def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
+    assert set(FLAGS) | {"--preset"} == {"--" + f.name.replace("_", "-") for f in fields(Config)}
+    for flag, value in FLAGS.items():
+        given = [] if value is True else map(str, value if isinstance(value, tuple) else [value])
+        name = flag.removeprefix("--").replace("-", "_")
+        assert parse(parser, flag, *given) == replace(Config(), **{name: value})
+
+
+def test_every_flag_is_explained_in_help(parser):
+    text = " ".join(parser.format_help().split())
+    for field in fields(Config):
+        reason = field.metadata["help"]
+        assert reason in text
+        assert len(reason.split()) >= 3, field.name
+        if table := field.metadata["table"]:
+            assert f"{', '.join(getattr(build, table))}: {reason}" in text
+
+
+@pytest.mark.parametrize("text", ["inf", "Infinity", "1e400"])
+def test_a_bound_can_be_taken_off(parser, text):
+    assert parse(parser, "--max-grad-norm", text).max_grad_norm == float("inf")
+
+
+def test_print_config_gives_a_file_that_gives_the_config_back(parser, capsys, tmp_path):
+    given = ["--hidden", "3", "4", "--lr", "1e-5", "--max-grad-norm", "inf", "--download", "--data-dir", "a b"]
+    with pytest.raises(SystemExit):
+        parser.parse_args([*given, "--print_config"])
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert parse(parser, "--config", str(tmp_path / "c.yaml")) == parse(parser, *given)
+
+
+def test_the_config_json_of_a_run_is_a_config_file(parser, tmp_path):
+    config = Config(latent_dim=3, hidden=(8, 9), lr=0.1 + 0.2)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert parse(parser, "--config", str(tmp_path / "config.json")) == config
+
+
+def test_flags_override_the_file(parser, tmp_path):
+    (tmp_path / "c.yaml").write_text("latent_dim: 3\nlr: 0.5\nhidden: [1, 2]\n")
+    found = parse(parser, "--config", str(tmp_path / "c.yaml"), "--lr", "0.25", "--hidden", "4")
+    assert found == Config(latent_dim=3, lr=0.25, hidden=(4,))
+
+
+def test_given_flags_are_those_of_line_and_file(parser, tmp_path):
+    (tmp_path / "c.yaml").write_text("latent_dim: 3\n")
+    assert given_flags(parser, ["--config", str(tmp_path / "c.yaml"), "--lr", "0.003"]) == {"latent_dim", "lr"}
+    assert given_flags(parser, ["--download"]) == {"download"}
+    assert given_flags(parser, []) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--latent-dims", "3"], ["--latent-dims", "did you mean --latent-dim?"]),
+        (["--epoch", "3"], ["--epoch", "did you mean --epochs?"]),  # a prefix is a mistake, not an abbreviation
+        (["--latent_dim=3"], ["--latent_dim", "did you mean --latent-dim?"]),
+        (["stray"], ["stray"]),
+        (["--epochs", "1.5"], ["--epochs", "1.5", "whole numbers"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--hidden", "8", "x"], ["--hidden", "x", "whole numbers"]),
+        (["--hidden"], ["--hidden", "at least one"]),
+        (["--lr", "fast"], ["--lr", "fast", "float"]),
+        (["--lr"], ["--lr"]),
+        (["--config", "nonesuch.yaml"], ["nonesuch.yaml", "not exist"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_mistyped_flag_is_named_in_one_line(parser, capsys, arguments, words):
+    said = complaint(parser, capsys, *arguments)
+    assert said.startswith("error: ")
+    assert [word for word in words if word not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", ["epoch"]),
+        ("epochs: x", ["--epochs", "x"]),
+        ("lr: [1]", ["lr"]),
+        ("[", ["config"]),
+        ("", ["config"]),
+    ],
+)
+def test_a_wrong_config_file_is_refused_in_one_line(parser, capsys, tmp_path, text, words):
+    (tmp_path / "c.yaml").write_text(text)
+    said = complaint(parser, capsys, "--config", str(tmp_path / "c.yaml"))
+    assert [word for word in words if word not in said] == []
+
+
+def test_a_null_in_a_config_file_is_refused(parser, tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: null")
+    with pytest.raises(errors.UsageError, match="epochs must be of type int; got None"):
+        parse(parser, "--config", str(tmp_path / "c.yaml"))
+
+
+CODES = {
+    "UsageError": 2,
+    "DataError": 3,
+    "CheckpointError": 4,
+    "DivergenceError": 5,
+    "StorageError": 6,
+    "ProcessError": 1,
+}
+
+
+def test_every_error_has_its_code():
+    found = {kind.__name__: kind.exit_code for kind in errors.PyroVAEError.__subclasses__()}
+    assert found == CODES
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_an_error_becomes_one_sentence_and_its_code(capsys, name):
+    with pytest.raises(SystemExit) as end, exit_codes():
+        raise getattr(errors, name)("what is wrong")
+    assert (end.value.code, capsys.readouterr().err) == (CODES[name], "error: what is wrong\n")
+
+
+def test_an_error_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError), exit_codes():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kept", "said"), [("", "interrupted\n"), ("go on", "interrupted: go on\n")])
+def test_a_signal_becomes_128_and_its_number(capsys, number, code, kept, said):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end, exit_codes(kept):
+        os.kill(os.getpid(), number)
+    assert end.value.code == code
+    assert capsys.readouterr().err == said
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--latent-dims", "3"], ["--likelihood", "bernouli"]])
+def test_help_and_mistakes_do_not_wait_for_torch(arguments):
+    asked = subprocess.run(
+        [sys.executable, "-X", "importtime", SCRIPT, *arguments], capture_output=True, text=True, check=False
+    )
+    loaded = set(re.findall(r"^import time:.*\| +(\w+)", asked.stderr, re.MULTILINE))
+    assert asked.returncode == (0 if arguments == ["--help"] else 2)
+    assert "jsonargparse" in loaded
+    assert loaded.isdisjoint({"torch", "pyro", "numpy", "matplotlib", "sklearn"})

@@ -1,0 +1,113 @@
+"""Products by oneDNN are the products, in float32 alone, and only where they are large; functions are exact to two
+units in the last place."""
+
+import math
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.graphs import kernels
+from pyro_vae.graphs.kernels import by_onednn, log1p, sigmoid
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+
+
+def targets(module):
+    return [node.target for node in module.graph.nodes if node.op == "call_function"]
+
+
+@pytest.fixture
+def any_size(monkeypatch):
+    monkeypatch.setattr(kernels, "_FEWEST", 0)
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b: a @ b,
+        lambda a, b: b.t() @ a.t(),
+        lambda a, b: (a.t() @ a) @ b,
+        lambda a, b: torch.addmm(a.sum() * torch.arange(5, dtype=a.dtype), a, b),
+        lambda a, b: a[::2] @ b[:, ::2],
+    ],
+)
+def test_products(product, any_size):
+    a, b = draw(7, 3), draw(3, 5)
+    module = by_onednn(make_fx(product)(a, b))
+    assert torch.ops.pyro_vae.linear.default in targets(module)
+    assert not {torch.ops.aten.mm.default, torch.ops.aten.addmm.default} & set(targets(module))
+    torch.testing.assert_close(module(a, b).double(), product(a.double(), b.double()).double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [(draw(7, 3).double(), draw(3, 5).double()), (draw(7, 3).bfloat16(), draw(3, 5).bfloat16())],
+    ids=["float64", "bfloat16"],
+)
+def test_other_types_are_left_alone(inputs, any_size):
+    module = make_fx(lambda a, b: a @ b)(*inputs)
+    assert targets(by_onednn(module)) == [torch.ops.aten.mm.default]
+
+
+def test_a_bias_that_is_a_matrix_and_scaled_sums_are_left_alone(any_size):
+    a, b = draw(7, 3), draw(3, 5)
+    matrix = make_fx(lambda a, b: torch.addmm(torch.ones(7, 5), a, b))(a, b)
+    scaled = make_fx(lambda a, b: torch.addmm(torch.ones(5), a, b, beta=0.5))(a, b)
+    for module in (matrix, scaled):
+        assert torch.ops.pyro_vae.linear.default not in targets(by_onednn(module))
+
+
+def test_small_products_are_left_alone(monkeypatch):
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    a, b = draw(7, 3), draw(3, 5)
+    assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
+
+
+def test_other_processors_are_left_alone(any_size, monkeypatch):
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "arm64")
+    a, b = draw(7, 3), draw(3, 5)
+    assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log1p(dtype):
+    mpmath = pytest.importorskip("mpmath")
+    mpmath.mp.dps = 40
+    small = torch.logspace(-30, 0, 301, dtype=dtype)
+    x = torch.cat([small, -small[:-1], 10 ** torch.linspace(0, 30, 61, dtype=dtype)])
+    found, unit = log1p(x), torch.finfo(dtype).eps
+    for value, argument in zip(found.tolist(), x.tolist(), strict=True):
+        truth = mpmath.log1p(mpmath.mpf(argument))
+        assert abs((value - truth) / truth) <= 2 * unit, argument
+
+
+def test_log1p_at_the_edges():
+    x = torch.tensor([0.0, -0.0, -1.0, math.inf, -2.0, math.nan])
+    found = log1p(x)
+    assert found[:4].tolist() == [0.0, 0.0, -math.inf, math.inf]
+    assert found[4:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid(dtype):
+    mpmath = pytest.importorskip("mpmath")
+    mpmath.mp.dps = 40
+    positive = torch.cat([torch.logspace(-20, 0, 41, dtype=dtype), torch.linspace(1, 80, 160, dtype=dtype)])
+    x = torch.cat([positive, -positive, torch.zeros(1, dtype=dtype)])
+    found, unit = sigmoid(x), torch.finfo(dtype).eps
+    for value, argument in zip(found.tolist(), x.tolist(), strict=True):
+        truth = 1 / (1 + mpmath.exp(-mpmath.mpf(argument)))
+        assert abs((value - truth) / truth) <= 2 * unit, argument
+
+
+def test_sigmoid_at_the_edges():
+    found = sigmoid(torch.tensor([math.inf, -math.inf, math.nan]))
+    assert found[:2].tolist() == [1.0, 0.0]
+    assert found[2].isnan()
