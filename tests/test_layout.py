@@ -15,7 +15,7 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "randomness"],
+    ["errors", "randomness", "choices", "command_lines"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],
@@ -35,7 +35,7 @@ ORDER = [
     ["inference.distributed"],
     ["inference.fitting", "inference"],
     ["report"],
-    ["experiment.config", "experiment.run.files"],
+    ["experiment.checked_fields", "experiment.config", "experiment.run.files"],
     ["experiment.run.manifest", "experiment.presets"],
     ["experiment.build"],
     ["experiment.run.checkpoint"],

@@ -19,7 +19,7 @@ from pyro_vae.data.recipes import Recipe
 from pyro_vae.errors import DataError, DivergenceError, divergence
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.inference.distributed import shared_elbo_terms
-from pyro_vae.inference.objectives import ImportanceWeightedELBO, learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import ImportanceWeightedELBO, check_point_guide, learning_rate_factor, warm_up
 from pyro_vae.inference.step_graphs import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
@@ -247,11 +247,8 @@ def _bound(program: Program, svi: SVI, held_out: tuple[Tensor, ...], seed: int, 
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:
-    if schedule.kl_weight != 0 and "infinite" in terms.elbo.kind.values():
-        raise ValueError(
-            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with kl_weight=0, "
-            f"not {schedule.kl_weight:g}"
-        )
+    if "infinite" in terms.elbo.kind.values():
+        check_point_guide(schedule.kl_weight)
     # Weights of 0 leave a term out, be it infinite.
     weights = ((schedule.reconstruction_weight, terms.reconstruction), (-schedule.kl_weight, terms.kl))
     return sum(weight * term.mean for weight, term in weights if weight != 0)

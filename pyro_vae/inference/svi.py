@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 from pyro import poutine
-from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
 from pyro_vae.errors import DivergenceError, PyroVAEError
@@ -142,10 +141,7 @@ class SVI:
             return _as_float(self.loss.loss(*self.weighted(call), *args, **kwargs))
 
     def _check_weights(self, call: Call) -> None:
-        weights = {"reconstruction": call.reconstruction_weight, "kl": call.kl_weight}
-        check_weights(**weights)
-        if isinstance(self.loss, RenyiELBO) and not all(weight == 1.0 for weight in weights.values()):
-            raise ValueError("an importance-weighted bound has no separate KL: its weights must be 1")
+        check_weights(call.reconstruction_weight, call.kl_weight, self.loss)
 
     def modules(self) -> list[nn.Module]:
         """The modules that model and guide belong to, or are."""
@@ -253,7 +249,7 @@ class SVI:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
             f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
-            "Use a smaller learning rate (--lr), bound the gradient (--max-grad-norm), or scale the data to about 1"
+            "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
         )
 
     def _first_site(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> str:

@@ -69,7 +69,7 @@ class Run:
         def refusal(holder: str) -> str:
             return (
                 f"another training is at work in {self.path} (process {holder}): wait for it, or end it by kill, which "
-                "keeps its step; or use another --out"
+                "keeps its step; or use another `folder`"
             )
 
         with files.locked(self.path / "train.lock", refusal) as lock:
@@ -78,7 +78,7 @@ class Run:
                 if mark not in (None, self.mark()):
                     raise UsageError(
                         f"another training was at work in {self.path} since this one began: give the command again, or "
-                        "use another --out"
+                        "use another `folder`"
                     )
                 yield
             finally:
@@ -107,7 +107,7 @@ class Run:
         if found is None and (epochs := len(self.history())) > 1:  # a kill before the first checkpoint leaves one line
             raise CheckpointError(
                 f"{self.checkpoints} is empty, and {self.path / 'history.jsonl'} knows {epochs} epochs: "
-                "put the checkpoints back, or use another --out"
+                "put the checkpoints back, or use another `folder`"
             )
         progress = found.restore(vae, svi.optimizer) if found is not None else Progress()
         self._cut_history(self.checked_history(found) if found is not None else b"")
@@ -158,7 +158,7 @@ class Run:
             lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
             return [dict(json.loads(line)) for line in lines]
         except (ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
+            raise _damaged(path, error) from error
 
     def about(self) -> dict[str, Any]:
         """run.json; empty before the run has begun."""
@@ -195,12 +195,12 @@ class Run:
         path, epochs = self.path / "history.jsonl", found.progress.epoch
         numbers = [record.get("epoch") for record in self.history()[:epochs]]
         if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):
-            raise CheckpointError(f"{path} does not hold epochs 1 to {epochs} of the checkpoint: use another --out")
+            raise CheckpointError(f"{path} does not hold epochs 1 to {epochs} of the checkpoint: use another `folder`")
         lines = b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
         if found.history and (here := files.sha256(lines)) != found.history:
             raise CheckpointError(
                 f"{path} is damaged: the SHA-256 of its first {epochs} lines should be {found.history}, is {here}. "
-                "Put a copy of it back, or use another --out"
+                "Put a copy of it back, or use another `folder`"
             )
         return lines
 
@@ -218,7 +218,7 @@ class Run:
             if name not in free and value != (saved := before.to_dict()[name]):
                 raise CheckpointError(
                     f"{self.checkpoints} was made with {name}={saved}, and {self.path / 'config.json'} says {value}: "
-                    "put that back, or use another --out"
+                    "put that back, or use another `folder`"
                 )
 
     def check_same_data(self, protocol: dict[str, Any]) -> None:
@@ -228,7 +228,7 @@ class Run:
         known = before if isinstance(before, dict) else {}
         changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
         if changed:
-            raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another --out")
+            raise CheckpointError(f"{self.path} was trained on other data: {changed} differ. Use another `folder`")
 
     def _teams(self, progress: Progress, processes: int) -> list[dict[str, int]]:
         """How many processes trained together, on which the draws of z depend, each with where it began."""
@@ -238,9 +238,7 @@ class Run:
             teams = [team for team in about.get("teams", [first]) if _place(team) < _place(here)]
             return teams if teams and teams[-1]["processes"] == processes else [*teams, here]
         except (TypeError, LookupError) as error:
-            raise CheckpointError(
-                f"{self.path / 'run.json'} is damaged: its teams are none. Put a copy of it back, or use another --out"
-            ) from error
+            raise _damaged(self.path / "run.json", "its teams are none") from error
 
     def _describe(self, protocol: dict[str, Any], teams: list[dict[str, int]]) -> None:
         path = self.path / "run.json"
@@ -285,14 +283,14 @@ def config_for_resume(path: Path, wanted: Config, given: set[str]) -> Config:
         name = refused[0]
         raise UsageError(
             f"{path} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave the flag out, "
-            "or start another run with another --out"
+            "or start another run with another `folder`"
         )
     return replace(saved, **{name: getattr(wanted, name) for name in changed})
 
 
-def new_folder(root: Path, config: Config) -> Path:
-    """A folder name that is not taken: time, data set and likelihood."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.dataset).stem}-{config.likelihood}"
+def new_folder(root: Path, name: str) -> Path:
+    """A folder that is not there yet: the time, and this name."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
     return next(name for name in names if not name.exists())
 
@@ -309,9 +307,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return files.from_json(path)
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
+        raise _damaged(path, error) from error
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}. Put a copy of it back") from error
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {why}. Put a copy of it back, or use another `folder`")
 
 
 def command() -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Split, Splits, one_hot
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evaluation import subset
@@ -162,7 +163,9 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     path = Path(path)
     found = newest_checkpoint(path)
     if not found.progress.best_epoch:
-        raise CheckpointError(f"{path} has no whole epoch yet: go on with train_svi.py --out {path} --resume")
+        raise CheckpointError(
+            f"{path} has no whole epoch yet: go on with {command_line('train', out=path, resume=True)}"
+        )
     run = Run(path, replace(_moved(found.config, data_dir), device=device, download=False))
     vae = checkpoint.load(path, device=device, **members)
     data = build.data(run.config)
@@ -178,7 +181,7 @@ def newest_checkpoint(path: Path) -> checkpoint.Checkpoint:
         CheckpointError: no run in this folder, or a damaged one.
     """
     if not (path / "config.json").exists():
-        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
+        raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
     found, _ = checkpoint.newest(path / "checkpoints")
     if found is None:
         raise CheckpointError(f"{path} has no checkpoint yet: train it first")

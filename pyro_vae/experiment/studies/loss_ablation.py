@@ -22,6 +22,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.folder import Run, config_for_resume
 from pyro_vae.experiment.run.opened import Held, Trained, open_run
 from pyro_vae.experiment.train import training
+from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
@@ -34,7 +35,7 @@ _CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn; with an ellipse round the
 _SIDE, _SHOWN, _DRAWN = 8, 8, 3  # rows of samples; data that are reconstructed, and how often
 
 
-def train(folder: Path, config: Config, given: set[str], *, resume: bool = False) -> None:
+def train(folder: Path, config: Config, given: set[str], *, resume: bool = False, display: Display = nothing) -> None:
     """Trains the three runs below a folder, each in one of its own; what is finished is left as it is.
 
     Args:
@@ -42,20 +43,21 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         config: of all three, but for the weights.
         given: names of the flags that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be any.
+        display: how epochs are shown.
 
     Raises:
         UsageError: there are, and may not; or flags that contradict them, or that set a weight.
     """
     if weights := sorted(given & {"kl_weight", "reconstruction_weight"}):
-        raise UsageError(f"--{weights[0].replace('_', '-')} is what the three runs differ in: leave it out")
+        raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
     if config.posterior == "delta":
-        raise UsageError("--posterior delta has no finite KL, so that two of the three losses do not exist")
+        raise UsageError("`posterior='delta'` has no finite KL, so that two of the three losses do not exist")
     if config.layers == 2:
-        raise UsageError("--layers 2 has two KLs to leave out, and these runs differ in one: leave it out")
+        raise UsageError("`layers=2` has two KLs to leave out, and these runs differ in one: leave it out")
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
-        raise UsageError(f"{there[0]} holds a run already: add --resume to go on, or use another --out")
+        raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
     if there:
         config = config_for_resume(there[0], config, given)
     for name, (reconstruction, kl) in WEIGHTS.items():
@@ -66,7 +68,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(places[name], weighted)
+            training.train(places[name], weighted, display=display)
 
 
 def place(folder: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from pyro_vae.data import Splits
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import uninstalled
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.folder import Run
@@ -72,7 +72,7 @@ def log(run: Run, vae: Autoencoder, data: Splits, done: int, *, wanted: bool) ->
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'") from error
+        raise uninstalled("`tensorboard=True`", "tensorboard") from error
     with SummaryWriter(str(run.path / "tensorboard"), purge_step=done + 1) as writer:
         board = Board(writer, run.config, vae, data, done)
         if not done:

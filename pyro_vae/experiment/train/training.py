@@ -1,4 +1,4 @@
-"""A run from its config to its report: what train_svi.py does, for it and for scripts that train several."""
+"""A run from its config to its report: what a training does, and what whoever trains several runs."""
 
 import json
 import logging
@@ -9,14 +9,16 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Splits
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.folder import Run, config_for_resume, new_folder
-from pyro_vae.experiment.train import progress_bar, torchrun, training_report
 from pyro_vae.experiment.train import tensorboard as board
+from pyro_vae.experiment.train import torchrun, training_report
+from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World, fit
 from pyro_vae.model.autoencoder import Autoencoder
 
@@ -31,6 +33,7 @@ def start_or_resume(
     resume: bool = False,
     tensorboard: bool = False,
     test: bool = True,
+    display: Display = nothing,
 ) -> Run:
     """Trains in a new folder; one that holds a run already is taken up again, or left as it is where it is finished.
 
@@ -44,6 +47,7 @@ def start_or_resume(
         resume: whether the folder may hold a run.
         tensorboard: also write the training for TensorBoard.
         test: whether a report on test data is wanted, see `train`.
+        display: how epochs are shown.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
@@ -57,7 +61,7 @@ def start_or_resume(
         settings, finished = json.loads(world.gather(plan)[0])
         config = Config.from_dict(settings)
         if folder is None or not finished:
-            return train(folder, config, tensorboard=tensorboard, test=test, world=world, mark=mark)
+            return train(folder, config, tensorboard=tensorboard, test=test, display=display, world=world, mark=mark)
         run = Run(folder, config)
         if world.first:
             run.sweep()
@@ -72,10 +76,10 @@ def _plan(folder: Path | None, config: Config, given: set[str], resume: bool, si
             print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
         return config.to_dict(), False
     if not resume:
-        raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
+        raise UsageError(f"{folder} holds a run already: add `resume=True` to go on with it, or use another `folder`")
     run = Run(folder, config_for_resume(folder, config, given))
     if not run.is_finished() and "refitted_from" in run.about():
-        raise UsageError(f"{folder} holds a refitted prior, which refit_prior.py makes anew: use another --out")
+        raise UsageError(f"{folder} holds a refitted prior, which {script('refit')} makes anew: use another `folder`")
     if not run.is_finished() and (before := run.about().get("processes", 1)) != size:
         print(
             f"note: {folder} has been trained in {before!r:.20} processes; in {size} it draws other noise",
@@ -90,6 +94,7 @@ def train(
     *,
     tensorboard: bool = False,
     test: bool = True,
+    display: Display = nothing,
     world: World = ALONE,
     mark: bytes | None = None,
 ) -> Run:
@@ -100,6 +105,7 @@ def train(
         config: what is trained.
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
+        display: how epochs are shown.
         world: the processes that do so together; all but the first leave before the report.
         mark: see `Run.locked`.
 
@@ -110,14 +116,15 @@ def train(
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
 
-    run = Run(Path(world.gather(str(folder or new_folder(Path("runs"), config)))[0]), config)
+    folder = folder or new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}")
+    run = Run(Path(world.gather(str(folder))[0]), config)
     with _alone(run, world, mark):
         progress = _opened(run, vae, svi, data, world)
 
         # Training, then the report on the best epoch, on test data.
         begun = time.perf_counter()
         with run.status_on_exit() if world.first else nullcontext():
-            _fit(run, vae, svi, data, progress, world, tensorboard=tensorboard)
+            _fit(run, vae, svi, data, progress, world, display, tensorboard=tensorboard)
             torchrun.leave(world)
             if not world.first:
                 return run
@@ -126,7 +133,7 @@ def train(
                 _report(run, vae, data, progress, trained)
             else:
                 run.set_status("trained", seconds={"training": round(trained, 1)})
-                print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
+                print(f"trained, not tested: {command_line('train', out=run.path, resume=True)} reports on test data")
     return run
 
 
@@ -154,13 +161,21 @@ def _opened(run: Run, vae: Autoencoder, svi: SVI, data: Splits, world: World) ->
 
 
 def _fit(
-    run: Run, vae: Autoencoder, svi: SVI, data: Splits, progress: Progress, world: World, *, tensorboard: bool
+    run: Run,
+    vae: Autoencoder,
+    svi: SVI,
+    data: Splits,
+    progress: Progress,
+    world: World,
+    display: Display,
+    *,
+    tensorboard: bool,
 ) -> None:
     """Trains to the last epoch, or to a signal, and keeps every epoch."""
     config, done = run.config, progress.epoch
     with (
         interruption.noted(world.largest) as stop,
-        progress_bar.progress(config.epochs, done) as show,
+        display(config.epochs, done) as show,
         board.log(run, vae, data, done, wanted=tensorboard and world.first) as log,
     ):
         epochs = fit(
@@ -187,7 +202,7 @@ def _report(run: Run, vae: Autoencoder, data: Splits, progress: Progress, traine
     took = time.perf_counter() - begun
     run.set_status("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
     print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
-    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
+    print(f"How far to trust these numbers: {command_line('evaluate', run.path)}")
 
 
 def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:

@@ -298,19 +298,6 @@ def test_what_is_written_is_the_same_each_time_and_is_json(run, compared, tmp_pa
     assert str(tmp_path) not in json.dumps(found)
 
 
-def test_a_new_folder_is_not_taken(tmp_path, monkeypatch):
-    class Clock(comparing.datetime):
-        @classmethod
-        def now(cls):
-            return cls(2026, 1, 2, 3, 4, 5)
-
-    monkeypatch.setattr(comparing, "datetime", Clock)
-    first = comparing.new_folder(tmp_path)
-    first.mkdir()
-    names = first.name, comparing.new_folder(tmp_path).name
-    assert names == ("20260102-030405-comparison", "20260102-030405-comparison-2")
-
-
 def test_nothing_of_the_machine_divides_groups(run):
     one = candidates([run(), run(seed=1)])
     moved = one[1]._replace(config=replace(one[1].config, device="cuda", data_dir="elsewhere"))

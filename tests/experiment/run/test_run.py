@@ -320,7 +320,7 @@ def test_new_folders_never_collide(tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_vae.experiment.run.folder.datetime", Stopped)
     made = []
     for _ in range(3):
-        made.append(new_folder(tmp_path, Config(dataset="a/faces.npz")).name)
+        made.append(new_folder(tmp_path, "faces-bernoulli").name)
         (tmp_path / made[-1]).mkdir()
     first = "20200102-030405-faces-bernoulli"
     assert made == [first, f"{first}-2", f"{first}-3"]
