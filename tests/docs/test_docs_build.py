@@ -75,7 +75,7 @@ def test_docstrings_are_translated_as_their_translator_says():
     spec = importlib.util.spec_from_file_location("docstrings", home)
     translator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(translator)
-    assert doctest.testmod(translator) == (0, 2)
+    assert doctest.testmod(translator) == (0, 3)
 
 
 def test_pages_need_no_network(pages):
