@@ -38,8 +38,8 @@ def finished_run(folder, dataset, **settings):
 
 def content(folder):
     """Every file below a folder, by its path, with its digest."""
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in files}
+    paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in paths}
 
 
 def make_run(folder, **settings):

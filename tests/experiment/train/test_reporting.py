@@ -35,7 +35,7 @@ def settings(tmp_path):
 def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
     for name in ("training", "samples", "reconstructions"):
-        monkeypatch.setattr(training_report.pictures, name, lambda *arguments, **options: b"")
+        monkeypatch.setattr(training_report.images, name, lambda *arguments, **options: b"")
 
 
 def finished(folder, config):
@@ -232,7 +232,7 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
             asked[name] = arguments, options
             return b"a picture"
 
-        monkeypatch.setattr(training_report.pictures, name, spy)
+        monkeypatch.setattr(training_report.images, name, spy)
     config = replace(settings, conditional=conditional, likelihood=likelihood)
     finished(tmp_path / "run", config)
     assert asked["samples"] == ((0,), {"num_classes": CLASSES if conditional else 0, "white": white})
