@@ -6,6 +6,7 @@ import numpy as np
 
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.folder import Run
 from pyro_vae.experiment.run.opened import open_run
 from pyro_vae.inference import Progress, fit
