@@ -13,7 +13,8 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run.folder import Run
 from pyro_vae.experiment.run.opened import newest_checkpoint
-from pyro_vae.report import comparison_report as report
+from pyro_vae.report.cells import as_typed
+from pyro_vae.report.documents.comparison_document import against
 
 # A name, what runs are pooled over, and what is of a report: the evaluation is done anew.
 _NO_SETTINGS = ("preset", "seed", *Config.within("report"))
@@ -36,7 +37,7 @@ class Disagreement(NamedTuple):
     values: dict[str, list[str]]
 
     def __str__(self) -> str:
-        return f"{self.what}: {report.against(self.values)}"
+        return f"{self.what}: {against(self.values)}"
 
 
 class Group(NamedTuple):
@@ -131,7 +132,7 @@ def _settings(config: Config) -> dict[str, Any]:
 def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candidate]]) -> list[str]:
     if len(members) == 1:
         return ["seeds " + ", ".join(str(run.config.seed) for run in members[0])]
-    parts = [[f"{name}={report.plain(value)}" for name, value in own.items()] for own in settings]
+    parts = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
     fits = [i for i in range(2, len(parts[0]) + 1) if max(len(", ".join(p[:i])) for p in parts) <= _LONGEST_LABEL]
     shown = max(fits, default=1)
     more = f", +{len(parts[0]) - shown}" if len(parts[0]) > shown else ""

@@ -20,8 +20,11 @@ from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagr
 from pyro_vae.experiment.compare.equal_effort import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.opened import Trained, held, open_run
-from pyro_vae.report import comparison_report as report
+from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.markdown import to_markdown
+from pyro_vae.report.render.plain_text import to_text
 
 
 class Measured(NamedTuple):
@@ -101,18 +104,19 @@ def compare(
         "groups": [_row(pool, chosen, evaluation.seed) for pool in pools],
         "runs": [_run_row(runs[i], measured[i], pool.group.label) for pool in pools for i in pool.group.members],
     }
-    return {**content, "notes": report.notes(content)}
+    return {**content, "notes": comparison_notes(content)}
 
 
-def write(folder: Path, found: dict[str, Any]) -> str:
+def write(folder: Path, comparison: dict[str, Any]) -> str:
     """Writes comparison.json, .txt, .md, .csv and .png, and returns the text."""
-    text = report.to_text(found)
+    document = comparison_document(comparison)
+    text = to_text(document)
     files.make_folder(folder)
-    files.write(folder / "comparison.json", files.to_json(found))
+    files.write(folder / "comparison.json", files.to_json(comparison))
     files.write(folder / "comparison.txt", (text + "\n").encode())
-    files.write(folder / "comparison.md", (report.to_markdown(found) + "\n").encode())
-    files.write(folder / "comparison.csv", report.to_csv(found).encode())
-    files.write(folder / "comparison.png", picture(found))
+    files.write(folder / "comparison.md", to_markdown(document).encode())
+    files.write(folder / "comparison.csv", to_csv(comparison_rows(comparison)).encode())
+    files.write(folder / "comparison.png", picture(comparison))
     return text
 
 

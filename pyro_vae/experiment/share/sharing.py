@@ -33,8 +33,9 @@ from pyro_vae.experiment.share import hub
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
-from pyro_vae.report import model_card
-from pyro_vae.report.entries import num_test
+from pyro_vae.report.documents import model_card
+from pyro_vae.report.documents.estimate_sections import num_test
+from pyro_vae.report.render.markdown import to_markdown
 
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PICTURES = ("samples.png", "reconstructions.png")
@@ -125,12 +126,13 @@ def share(
     contents = {CONFIG: described, TENSORS: content, **shown}
     with _of_run(run):
         hashes = {file: files.sha256(whole) for file, whole in contents.items()}
-        card = model_card.to_markdown(_card(run, found, program, hashes, name, license_id)).encode()
+        card = _card(run, found, program, hashes, name, license_id)
+        text = model_card.front_matter(card) + to_markdown(model_card.card_document(card))
     files.make_folder(folder)
     files.sweep(folder)
     for stale in set(PICTURES) - shown.keys():
         files.remove(folder / stale)
-    for file, whole in {**contents, CARD: card}.items():
+    for file, whole in {**contents, CARD: text.encode()}.items():
         files.write(folder / file, whole)
     return folder
 

@@ -36,6 +36,9 @@ from pyro_vae.inference import Progress, fit
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
+from pyro_vae.report.document import Document, Section, Table
+from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
+from pyro_vae.report.render.plain_text import to_text
 
 ROUNDING = 1e-6  # of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
@@ -186,21 +189,20 @@ class Swap:
             "faults": self.faults(),
         }
 
-    def __str__(self) -> str:
-        N, K = self.before.elbo.num_data, self.before.elbo.num_samples
-        head = f"{f'{self.name}, {N} data, K = {K}':<34}{'before':>10}{'± MC':>8}{'after':>10}{'± MC':>8}"
-        lines = [f"{head}{'change':>10}{'± data':>8}", *(self._line(*row) for row in self._rows())]
-        gap, error = self.gap
-        largest, kl = self.residual.abs().max().item(), self.before.marginal_kl.name
-        return "\n".join(
-            [
-                *lines,
-                "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
-                f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
-                "draw by draw it is 0",
-                f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
-            ]
+    @property
+    def table(self) -> Table:
+        """All terms before and after, with what was checked."""
+        (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
+        foot = (
+            "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+            f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
+            "draw by draw it is 0",
+            f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
         )
+        return change_table(self.name, [self._row(*row) for row in self._rows()], foot)
+
+    def __str__(self) -> str:
+        return to_text(Document("", (Section("", (self.table,)),)))
 
     def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
         old, new = self.log_likelihood
@@ -211,10 +213,10 @@ class Swap:
         return getattr(self.after, name).value - getattr(self.before, name).value
 
     @staticmethod
-    def _line(name: str, old: Estimate, new: Estimate) -> str:
-        numbers = f"{old.mean:>10.3f}{old.monte_carlo_error:>8.3f}{new.mean:>10.3f}{new.monte_carlo_error:>8.3f}"
+    def _row(name: str, old: Estimate, new: Estimate) -> Change:
         change = new.value - old.value
-        return f"{name:<34}{numbers}{change.mean():>+10.3f}{change.std() / math.sqrt(len(change)):>8.3f}"
+        error = change.std().item() / math.sqrt(len(change))
+        return Change(name, old.to_dict(), new.to_dict(), change.mean().item(), error)
 
 
 def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Config) -> Swap:
@@ -279,9 +281,9 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan, display: D
 
 
 def _write(folder: Path, old: str, new: str, swaps: Sequence[Swap]) -> None:
-    found = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
-    files.write(folder / "refit.json", files.to_json(found))
-    text = "\n\n".join([f"prior {old} -> {new}, nats per datum", *map(str, swaps)])
+    content = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
+    files.write(folder / "refit.json", files.to_json(content))
+    text = to_text(refit_document(old, new, [swap.table for swap in swaps]))
     files.write(folder / "refit.txt", (text + "\n").encode())
 
 

@@ -26,8 +26,8 @@ from pyro_vae.experiment.run.folder import Run
 from pyro_vae.experiment.run.opened import newest_checkpoint
 from pyro_vae.experiment.share import hub, sharing
 from pyro_vae.randomness import stream
-from pyro_vae.report.render.texts import markdown
-from pyro_vae.report.tables import clean
+from pyro_vae.report.cells import clean
+from pyro_vae.report.render.markdown import escaped
 
 PNG = b"\x89PNG\r\n\x1a\n, the rest of a picture"
 
@@ -191,7 +191,7 @@ def test_the_card_has_the_hash_of_every_file(shared):
     found = content(shared)
     assert found.keys() == set(sharing.FILES)
     assert all(
-        f"| {markdown(name)} | {digest} |" in card(shared) for name, digest in found.items() if name != "README.md"
+        f"| {escaped(name)} | {digest} |" in card(shared) for name, digest in found.items() if name != "README.md"
     )
 
 
@@ -249,7 +249,7 @@ def test_names_can_not_break_the_card(run, tmp_path, name):
     assert structure(card(shared)) == structure(card(plain))
     model = front_matter(shared)["model-index"][0]
     assert model["name"] == model["results"][0]["dataset"]["name"] == front_matter(shared)["license"] == clean(name)
-    assert "".join(tokens(card(shared))[1].content).startswith(markdown(name))
+    assert "".join(tokens(card(shared))[1].content).startswith(escaped(name))
     assert all(sign.isprintable() for sign in card(shared).replace("\n", ""))
 
 

@@ -84,7 +84,7 @@ def test_every_picture_has_its_arrays(plain, conditional, tmp_path):
         sentences, arrays = write(run, tmp_path / name)
         assert set(arrays) == expected
         assert {path.stem for path in (tmp_path / name).glob("*.png")} == expected
-        assert [sentence.split(":")[0] for sentence in sentences] == [n for n in sampling.PICTURES if n in expected]
+        assert [sentence.split(":")[0] for sentence in sentences] == [n for n in sampling.ABOUT if n in expected]
 
 
 def test_the_documented_arrays_are_there_and_no_others(conditional, tmp_path):

@@ -10,13 +10,15 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.choices import Precision, words
+from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.folder import Run
 from pyro_vae.experiment.run.opened import held
 from pyro_vae.experiment.train import training_report
 from pyro_vae.inference import Progress, fit
-from pyro_vae.randomness import derive
+from pyro_vae.randomness import derive, stream
+from pyro_vae.report.draw import images
 
 CLASSES = 3
 
@@ -35,8 +37,8 @@ def settings(tmp_path):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
-    for name in ("training", "samples", "reconstructions"):
-        monkeypatch.setattr(training_report.pictures, name, lambda *arguments, **options: b"")
+    for name in ("training", "draw_samples", "draw_reconstructions"):
+        monkeypatch.setattr(images, name, lambda *arguments, **options: b"")
 
 
 def finished(folder, config):
@@ -229,20 +231,26 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
     asked = {}
     for name in ("samples", "reconstructions"):
 
-        def spy(vae, *arguments, name=name, **options):
-            asked[name] = arguments, options
+        def spy(*arguments, name=name):
+            asked[name] = arguments
             return b"a picture"
 
-        monkeypatch.setattr(training_report.pictures, name, spy)
+        monkeypatch.setattr(images, f"draw_{name}", spy)
     config = replace(settings, conditional=conditional, likelihood=likelihood)
-    finished(tmp_path / "run", config)
-    assert asked["samples"] == ((0,), {"num_classes": CLASSES if conditional else 0, "white": white})
-    (x, seed), options = asked["reconstructions"]
-    assert (len(x), seed, options["white"]) == (12, 0, white)
-    if not conditional:
-        assert options["y"] is None
-    elif likelihood == "categorical":
-        assert torch.equal(x[:, 0, 0, 0], 20.0 * options["y"].argmax(1))
+    vae, *_ = finished(tmp_path / "run", config)
+    y = torch.eye(CLASSES).repeat_interleave(8, 0) if conditional else None
+    means, x, columns, shown_white = asked["samples"]
+    with stream(0, "samples"):
+        assert torch.equal(means, vae.generate(64 if y is None else None, y, mean=True))
+    assert (len(x), columns, shown_white) == (24 if conditional else 64, 8, white)
+    x, means, shown_white, draws = asked["reconstructions"]
+    assert (len(x), means.shape[:2], shown_white, draws) == (12, (4, 12), white, None)
+    test = held(config, build.data(config).test, CLASSES)
+    chosen = subset(len(test.x), 12, 0)
+    assert torch.equal(x, test.x[chosen])
+    with stream(0, "reconstructions"):
+        again = vae.reconstruct(x, test.y[chosen] if conditional else None, num_samples=4)
+    assert torch.equal(means, again)
     assert (tmp_path / "run/samples.png").read_bytes() == b"a picture"
 
 
