@@ -28,7 +28,7 @@ from pyro_vae.experiment.evaluate import block_tasks
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
-from pyro_vae.experiment.run.opened import Trained
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.train import training_report
 from pyro_vae.report import headline
 
@@ -107,7 +107,7 @@ class Look(Subject):
 
 
 def evaluate(
-    trained: Trained, plan: Plan, say: Say = lambda sentence: None, found: Mapping[str, Part | str] | None = None
+    trained: TrainedRun, plan: Plan, say: Say = lambda sentence: None, found: Mapping[str, Part | str] | None = None
 ) -> Look:
     """Everything the plan asks of a run; `Look.report` is what report.json will hold.
 
@@ -151,7 +151,7 @@ def _headline(look: Look) -> None:
     with divergence("an estimate on the test data"):
         estimates = headline.finite({**terms, "log_likelihood": look.log_likelihood})
     look.report |= training_report.describe(look.trained, estimates, _classes(look), _rounding(look))
-    if (status := look.trained.run.status()) not in ("trained", "finished"):
+    if (status := look.trained.run.status.now()) not in ("trained", "finished"):
         epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
         look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]

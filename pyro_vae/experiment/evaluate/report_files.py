@@ -16,7 +16,7 @@ from pyro_vae.experiment.evaluate import report_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import command, surroundings
+from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.render import html, texts
 
 TIMINGS = "timings.json"
@@ -74,7 +74,7 @@ def about(look: Look) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "command": shlex.join(["python", "scripts/evaluate.py", str(run.path), *_flags(look)]),
-        "trained_by": run.about().get("command"),
+        "trained_by": run.status.read().get("command"),
         **surroundings(run.config.device),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "members": members,

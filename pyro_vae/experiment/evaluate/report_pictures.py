@@ -31,7 +31,7 @@ def _learned(look: Look) -> Iterator[Panel]:
         "Training",
         "Minus the training loss and the validation score of every epoch. The loss of an epoch is a mean while the "
         "parameters move.",
-        images.training(trained.run.history()),
+        images.training(trained.run.history.records()),
         "training",
     )
 

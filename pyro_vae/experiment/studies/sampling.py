@@ -32,7 +32,8 @@ from pyro_vae.errors import UsageError, unknown
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import Held, Trained
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.model import paths
 from pyro_vae.randomness import generator
 from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
@@ -68,8 +69,8 @@ class Wanted:
 class Source(NamedTuple):
     """A trained run, all its test data, and what is wanted of it."""
 
-    trained: Trained
-    test: Held
+    trained: TrainedRun
+    test: DataInMemory
     wanted: Wanted
 
 
@@ -81,7 +82,7 @@ class Made(NamedTuple):
     sentence: str
 
 
-def write(trained: Trained, folder: Path, wanted: Wanted) -> Iterator[str]:
+def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     """Writes pictures and arrays into the folder, one after another, with a sentence about each.
 
     The same run and the same wishes give the same bytes.
@@ -249,7 +250,7 @@ def _check(source: Source) -> None:
     _pairs(source)
 
 
-def _check_class(trained: Trained, y: int | None) -> None:
+def _check_class(trained: TrainedRun, y: int | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
@@ -268,7 +269,7 @@ def _classes(source: Source) -> Tensor | None:
     return torch.arange(source.trained.data.num_classes) if y is None else torch.tensor([y])
 
 
-def _kinds(trained: Trained) -> tuple[str, ...]:
+def _kinds(trained: TrainedRun) -> tuple[str, ...]:
     """The kinds of path that there are under this prior."""
     y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
@@ -309,14 +310,14 @@ def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int])
     return torch.tensor(found)[:, None]
 
 
-def _take(test: Held, positions: Tensor) -> Held:
+def _take(test: DataInMemory, positions: Tensor) -> DataInMemory:
     y, labels = (None if part is None else part[positions] for part in (test.y, test.labels))
-    return Held(test.x[positions], y, labels)
+    return DataInMemory(test.x[positions], y, labels)
 
 
-def _one_hot(trained: Trained, labels: Tensor) -> Tensor:
+def _one_hot(trained: TrainedRun, labels: Tensor) -> Tensor:
     return one_hot(labels, trained.data.num_classes).to(trained.config.device)
 
 
-def _named(test: Held, position: int) -> str:
+def _named(test: DataInMemory, position: int) -> str:
     return f"{position}" if test.labels is None else f"{position} (label {test.labels[position]})"

@@ -9,8 +9,9 @@ from pyro_vae.data import Splits
 from pyro_vae.evaluation import Estimate, classify, is_rounded, rounding_loss, subset
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import Held, Trained
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.randomness import derive
@@ -25,7 +26,7 @@ def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
     for name in EVALUATED:
         files.remove(run.path / name)
-    trained = Trained(run, vae, data, progress.best_epoch, progress.epoch)
+    trained = TrainedRun(run, vae, data, progress.best_epoch, progress.epoch)
     test, config, seed = trained.test(), run.config, derive(run.config.seed, "evaluation")
     draws = {"elbo_samples": config.elbo_samples, "likelihood_samples": config.test_samples}
     with build.estimating(config, len(test.x) * config.test_samples):
@@ -35,14 +36,14 @@ def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     text = headline.to_text(found)
     files.write(run.path / "report.json", files.to_json(found))
     files.write(run.path / "report.txt", (text + "\n").encode())
-    files.write(run.path / "training.png", images.training(run.history()))
+    files.write(run.path / "training.png", images.training(run.history.records()))
     if images.can_show(data.x_shape):
         _write_images(trained, test)
     return text
 
 
 def describe(
-    trained: Trained,
+    trained: TrainedRun,
     estimates: Mapping[str, Estimate],
     classification: Mapping[str, Any] | None,
     precision: Mapping[str, Any] | None,
@@ -52,7 +53,7 @@ def describe(
     training = {
         "epochs": trained.epochs,
         "best_epoch": epoch,
-        "valid_elbo": trained.run.history()[epoch - 1]["valid_elbo"],
+        "valid_elbo": trained.run.history.records()[epoch - 1]["valid_elbo"],
     }
     report = headline.to_dict(
         estimates,
@@ -74,7 +75,7 @@ def describe(
 
 
 def classes(
-    trained: Trained, test: Held, estimates: Mapping[str, Estimate], num_samples: int, seed: int
+    trained: TrainedRun, test: DataInMemory, estimates: Mapping[str, Estimate], num_samples: int, seed: int
 ) -> dict[str, Any] | None:
     """How a conditional program with a log p(x|y) classifies the test data; None for any other."""
     if test.y is None or test.labels is None or "log_likelihood" not in estimates:
@@ -83,14 +84,14 @@ def classes(
     return headline.classification(classify(trained.vae, test.x, frequencies, num_samples, seed), test.labels)
 
 
-def rounding(trained: Trained, test: Held, num_samples: int, seed: int) -> dict[str, Any] | None:
+def rounding(trained: TrainedRun, test: DataInMemory, num_samples: int, seed: int) -> dict[str, Any] | None:
     """What networks in bfloat16 change in the ELBO of the test data; None where all are in float32."""
     if not is_rounded(trained.vae):
         return None
     return headline.rounding(rounding_loss(trained.vae, test.x, num_samples, test.y, seed=seed))
 
 
-def _write_images(trained: Trained, test: Held) -> None:
+def _write_images(trained: TrainedRun, test: DataInMemory) -> None:
     config, folder = trained.config, trained.run.path
     white = build.white(config, trained.data.form)
     shown = subset(len(test.x), 12, config.data_seed)
