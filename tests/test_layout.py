@@ -38,7 +38,7 @@ ORDER = [
     ["experiment.config", "experiment.run.files"],
     ["experiment.run.manifest", "experiment.presets"],
     ["experiment.build"],
-    ["experiment.run.checkpoint"],
+    ["experiment.run"],
     ["experiment"],
     ["selfcheck"],
     ["cli"],
