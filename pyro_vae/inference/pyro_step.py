@@ -1,8 +1,10 @@
 """One gradient step as Pyro runs it, with all its checks: what a step that is made in another way must equal.
 
-Call       what the caller gives: tensors, plain values, the loss weights
-Attempt    what model and guide take, made of a call, and where the draws of the step begin
-PyroStep   model, guide, optimiser and loss; the step, and what is wrong with one that may not be applied
+    Call       what the caller gives: tensors, plain values, the loss weights
+    Attempt    what model and guide take, made of a call, and where the draws of the step begin
+    PyroStep   model, guide, optimiser and loss; the step, and what is wrong with one that may not be applied
+
+`SVI` and the graphs of `pyro_vae.inference.step_graphs` share them.
 """
 
 from __future__ import annotations
