@@ -9,7 +9,6 @@ normal density times a polynomial; Gauss-Legendre on panels of three points each
 A grid lies in coordinates of each datum's own (`Box`), which reach polynomial tails as well.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,49 +21,7 @@ Support = Sequence[tuple[float, float]]
 
 PANEL = 3  # points of a Gauss-Legendre panel
 _LARGEST_ORDER = 100  # of Gauss-Hermite: numpy vouches for no more
-_LARGEST_GRID = 1 << 26  # points
 _ON_GRIDS = 1 << 20  # points, of all data, in memory
-
-
-def midpoint(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The integral of f (P, D) -> (P,) over a box, by the middles of n cells along each axis; n^D evaluations.
-
-    Args:
-        support: (low, high) of each axis.
-        n: cells along each axis.
-
-    Raises:
-        ValueError: no points, more than 2^26 of them, or a support without inside.
-
-    Example:
-        >>> round(midpoint(lambda z: (1 + z[:, 0]) ** 2, [(0, 1)], n=5), 2)   # 7/3
-        2.33
-    """
-    return _integral(f, support, n, midpoint_rule)
-
-
-def trapezoid(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The same by n >= 2 points along each axis, ends included at half weight.
-
-    Example:
-        >>> round(trapezoid(lambda z: (-z.sum(-1)).exp(), [(0, 1), (0, 1)], n=11), 6)   # (1 - 1/e)^2 = 0.399576
-        0.400243
-    """
-    return _integral(f, support, n, trapezoid_rule)
-
-
-def gauss_hermite(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The integral over all of R^D, exact for prod_j N(z_j; m_j, s_j^2) times a polynomial of degree below 2 n.
-
-    Args:
-        support: (m_j, m_j + s_j) of each axis.
-        n: points along each axis, up to 100.
-
-    Example:
-        >>> gauss_hermite(lambda z: z[:, 0] ** 2 * (-z[:, 0] ** 2 / 2).exp(), [(0, 1)], n=5)   # sqrt(2 pi)
-        2.50662827...
-    """
-    return _integral(f, support, n, hermite_rule)
 
 
 def midpoint_rule(n: int) -> tuple[Tensor, Tensor]:
@@ -151,13 +108,3 @@ def moments(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (B, D) and a root of the covariance (B, D, D) of points z (P, B, D) whose weights (P, B) add up to 1."""
     mean = torch.einsum("pb,pbi->bi", weight, z)
     return mean, torch.linalg.cholesky(torch.einsum("pb,pbi,pbj->bij", weight, z - mean, z - mean))
-
-
-def _integral(f: Callable[[Tensor], Tensor], support: Support, n: int, rule: Rule) -> float:
-    box = flat(support)
-    if n < 1 or n ** len(support) > _LARGEST_GRID:
-        raise ValueError(
-            f"a rule needs points, n^D of them, and at most {_LARGEST_GRID:,}; got n={n} along each of D={len(support)}"
-        )
-    z, log_weight = box.place(rule, n, stretch=False)
-    return math.fsum((f(z[:, 0]) * log_weight[:, 0].exp()).tolist())
