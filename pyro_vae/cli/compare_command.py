@@ -28,7 +28,7 @@ def compare(arguments: Namespace) -> None:
 
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
     from pyro_vae.experiment.run import files
-    from pyro_vae.experiment.run.folder import new_folder
+    from pyro_vae.experiment.run.run_folder import new_folder
 
     # The runs, and whether they were tested alike.
     runs = comparable_runs.candidates(arguments.runs, evaluation.test_data)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
         from pyro_vae.cli.progress_bar import progress_bar  # here, since --help needs no torch
         from pyro_vae.experiment import build
-        from pyro_vae.experiment.run.opened import open_run
+        from pyro_vae.experiment.run.trained_run import open_run
         from pyro_vae.experiment.studies import refitting
 
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation import PosteriorDraws, PosteriorGrid, subset
 from pyro_vae.experiment import build
-from pyro_vae.experiment.run.opened import Held, Reader, Trained
+from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.report.document import Picture
 from pyro_vae.report.draw import image_views, images, latent_figures, latent_pictures, latent_views
 from pyro_vae.report.draw.report_figures import of_report
@@ -40,8 +41,8 @@ class Source:
         side: of the grid over the latent plane.
     """
 
-    trained: Trained
-    test: Reader
+    trained: TrainedRun
+    test: DataReader
     report: Mapping[str, Any] = field(default_factory=dict)
     posterior: PosteriorGrid | PosteriorDraws | None = None
     label: int | None = None
@@ -80,10 +81,10 @@ class Source:
         """log p(x|z) of these at many draws of z, (K, N), where its spread is to be shown."""
         return None
 
-    def at(self, positions: Tensor) -> Held:
+    def at(self, positions: Tensor) -> DataInMemory:
         """Test data."""
         labels = self.test.labels
-        return Held(*self.test.at(positions), None if labels is None else labels[positions])
+        return DataInMemory(*self.test.at(positions), None if labels is None else labels[positions])
 
     @cached_property
     def ends(self) -> Tensor:
@@ -94,7 +95,7 @@ class Source:
         return torch.stack([order[places[:PAIRS]], order[places[PAIRS + 1 :]]])
 
     @property
-    def moved(self) -> Held:
+    def moved(self) -> DataInMemory:
         """The datum whose code is moved, and others by which the use of a dimension is seen.
 
         All test data of the run; of a mapped file, which has no room in memory, as many as the cloud has.
@@ -103,7 +104,7 @@ class Source:
         return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
 
     @cached_property
-    def cloud(self) -> Held:
+    def cloud(self) -> DataInMemory:
         """Data whose codes are shown."""
         return self.trained.training(CLOUD)
 
@@ -266,7 +267,7 @@ PICTURES = {
             "Minus the training loss and the validation score of every epoch. The loss of an epoch is a "
             "mean while the parameters move."
         ),
-        lambda source: source.trained.run.history(),
+        lambda source: source.trained.run.history.records(),
         lambda history, source: images.training(history),
         lambda source: True,
     ),

@@ -14,7 +14,7 @@ from pyro_vae.experiment.checked_fields import words_of
 from pyro_vae.experiment.compare.comparable_runs import Candidate, groups
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import config_for_resume
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.randomness import block_seed
 
 NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]

@@ -15,7 +15,7 @@ from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.evaluate.report_files import write
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train.training_report import write as report
 from pyro_vae.inference import Progress
 from pyro_vae.report.documents.estimate_sections import for_programs

@@ -11,8 +11,8 @@ from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import newest_checkpoint
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.report.cells import as_typed
 from pyro_vae.report.documents.comparison_document import against
 
@@ -112,15 +112,15 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
 def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
     found = newest_checkpoint(path)
     run, config = Run(path, found.config), found.config
-    if run.status() not in ("trained", "finished"):
-        done = f"{run.status()}, {found.progress.epoch} of {config.epochs} epochs"
+    if run.status.now() not in ("trained", "finished"):
+        done = f"{run.status.now()}, {found.progress.epoch} of {config.epochs} epochs"
         raise CheckpointError(
             f"{path} is not finished ({done}): go on with {command_line('train', out=path, resume=True)}"
         )
     if config.posterior == "delta":
         raise UsageError(f"{path} is a plain autoencoder: it has no log p(x) to compare. Leave it out")
     num_data = config.test_data if test_data is None else test_data
-    return Candidate(name, path, config, tested(config, run.about()["protocol"], num_data))
+    return Candidate(name, path, config, tested(config, run.status.read()["protocol"], num_data))
 
 
 def _settings(config: Config) -> dict[str, Any]:

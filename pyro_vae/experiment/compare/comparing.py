@@ -19,7 +19,8 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
 from pyro_vae.experiment.compare.equal_effort import Evaluation
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import Trained, held, open_run
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render.csv_file import to_csv
@@ -120,10 +121,10 @@ def write(folder: Path, comparison: dict[str, Any]) -> str:
     return text
 
 
-def _images(trained: Trained, num_data: int | None) -> str:
+def _images(trained: TrainedRun, num_data: int | None) -> str:
     """A hash of the test data before any draw: equal where the i-th datum is the same image, however binarised."""
     split = replace(trained.data.test, recipe="none", drawn=None)
-    x = held(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).x
+    x = DataReader(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).whole().x
     return files.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes())
 
 

@@ -23,7 +23,7 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.diagnostics import guide_draws
 from pyro_vae.evaluation.trust.gaps import elbos
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
-from pyro_vae.experiment.run.opened import Reader
+from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.randomness import derive, generator, stream
 
 Part = dict[str, Estimate | Tensor]  # the first dimension of each tensor is that of the data
@@ -158,16 +158,16 @@ class Task:
     ask: Callable[[Subject, Block], Part]
     says: str
     applies: Callable[[Subject], Any]
-    data: Callable[[Subject], tuple[Reader | None, Tensor]]
+    data: Callable[[Subject], tuple[DataReader | None, Tensor]]
     is_headline: bool = False
     surroundings: Callable[[Subject], AbstractContextManager[None]] = lambda subject: nullcontext()
 
 
-def _of_test(subject: Subject) -> tuple[Reader, Tensor]:
+def _of_test(subject: Subject) -> tuple[DataReader, Tensor]:
     return subject.test, torch.arange(len(subject.test))
 
 
-def _of_chosen(subject: Subject) -> tuple[Reader, Tensor]:
+def _of_chosen(subject: Subject) -> tuple[DataReader, Tensor]:
     return subject.test, subject.chosen
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Classification, Estimate
 from pyro_vae.experiment import presets
-from pyro_vae.experiment.run.opened import Trained
+from pyro_vae.experiment.run.trained_run import TrainedRun
 
 
 def headline(
-    trained: Trained,
+    trained: TrainedRun,
     estimates: Mapping[str, Estimate],
     classes: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
@@ -29,7 +29,7 @@ def headline(
         precision: what `of_rounding` gave, for networks in bfloat16.
     """
     epoch, likelihood = trained.best_epoch, trained.vae.likelihood
-    valid_elbo = trained.run.history()[epoch - 1]["valid_elbo"]
+    valid_elbo = trained.run.history.records()[epoch - 1]["valid_elbo"]
     report = numbers(
         estimates,
         trained.data.protocol,
@@ -147,7 +147,7 @@ def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> 
     return about
 
 
-def _verdict(trained: Trained, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
+def _verdict(trained: TrainedRun, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
     """On the preset; an evaluation may take other test data than its run was to be tested on."""
     config = replace(trained.config, test_data=num_data if num_data < len(trained.data.test) else 0)
     cut = trained.epochs < config.epochs and not config.patience

@@ -28,7 +28,7 @@ from pyro_vae.experiment.evaluate import block_tasks, headline
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
-from pyro_vae.experiment.run.opened import Trained
+from pyro_vae.experiment.run.trained_run import TrainedRun
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -108,7 +108,7 @@ class Look(Subject):
 
 
 def evaluate(
-    trained: Trained, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
+    trained: TrainedRun, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
 ) -> Look:
     """Everything the plan asks of a run; `Look.report` is what report.json will hold.
 
@@ -167,7 +167,7 @@ def _rounding(look: Look) -> dict[str, Any] | None:
 
 
 def _curve(look: Look) -> None:
-    if (status := look.trained.run.status()) not in ("trained", "finished"):
+    if (status := look.trained.run.status.now()) not in ("trained", "finished"):
         epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
         look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]

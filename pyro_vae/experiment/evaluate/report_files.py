@@ -15,7 +15,7 @@ from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import command, surroundings
+from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
 from pyro_vae.report.documents.estimate_sections import for_programs, of_single_data
 from pyro_vae.report.render.csv_file import to_csv
@@ -79,7 +79,7 @@ def about(look: Look) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "command": command_line("evaluate", run.path, **_settings(look)),
-        "trained_by": run.about().get("command"),
+        "trained_by": run.status.read().get("command"),
         **surroundings(run.config.device),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "members": members,

@@ -25,10 +25,11 @@ from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run import checkpoint, files, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
-from pyro_vae.experiment.run.folder import Run, surroundings
+from pyro_vae.experiment.run.provenance import surroundings
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.share import hub
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
@@ -70,10 +71,10 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     on_hub = str(source).startswith(hub.SCHEME)
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
     if not on_hub and not _is_shared(folder):
-        return checkpoint.load(folder, **overrides)
+        return rebuilt_program.load(folder, **overrides)
     found, members = _read(folder)
     try:
-        program = checkpoint.rebuilt(found, **overrides)
+        program = rebuilt_program.rebuilt(found, **overrides)
     except (CheckpointError, UsageError) as error:
         if isinstance(error, UsageError) and overrides:
             raise
@@ -117,7 +118,7 @@ def share(
     """
     run, folder = Path(run), Path(folder)
     found = _trained(run)
-    program = checkpoint.rebuilt(found, **members)
+    program = rebuilt_program.rebuilt(found, **members)
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in found.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
@@ -220,7 +221,7 @@ def _picture(path: Path) -> bytes:
 def _card(
     run: Path, found: Checkpoint, program: Program, files: dict[str, str], name: str, license_id: str
 ) -> model_card.Card:
-    config, about, report = found.config, Run(run, found.config).about(), _report(run, found.progress.best_epoch)
+    config, about, report = found.config, Run(run, found.config).status.read(), _report(run, found.progress.best_epoch)
     protocol = about["protocol"]
     recipe = protocol["dequantized"] or protocol["binarization"]
     rows = tested(config, protocol, num_test(report) or config.test_data)

@@ -21,8 +21,10 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run, config_for_resume
-from pyro_vae.experiment.run.opened import Held, Trained, open_run
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.model.program import undisturbed
@@ -90,12 +92,12 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
     Args:
         folder: it holds one folder for each key of `WEIGHTS`.
         config: of all three, but for the weights.
-        given: names of the flags that were given explicitly, which must agree with runs that are there already.
+        given: names of the settings that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be any.
         display: how epochs are shown.
 
     Raises:
-        UsageError: there are, and may not; or flags that contradict them, or that set a weight.
+        UsageError: there are, and may not; or settings that contradict them, or a weight.
     """
     if weights := sorted(given & {"kl_weight", "reconstruction_weight"}):
         raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
@@ -117,7 +119,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(places[name], weighted, display=display)
+            training.train(run, display=display)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -151,7 +153,7 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
     return text
 
 
-def measure(trained: Trained, plan: Plan) -> Ablated:
+def measure(trained: TrainedRun, plan: Plan) -> Ablated:
     """The numbers of one run, on test and on training data, each with its errors."""
     data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
     measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
@@ -169,7 +171,7 @@ def measure(trained: Trained, plan: Plan) -> Ablated:
 
 
 @torch.no_grad()
-def view(trained: Trained, seed: int) -> AblationView:
+def view(trained: TrainedRun, seed: int) -> AblationView:
     """What is drawn of one run: draws of q(z|x) and p(z), samples, reconstructions of test data."""
     vae, (x, y, labels) = trained.one_layer, trained.test(_CLOUD)
     with stream(seed, "ablation cloud", device=x.device), undisturbed(vae):
@@ -183,7 +185,7 @@ def view(trained: Trained, seed: int) -> AblationView:
     return AblationView((z @ axes).cpu(), (prior @ axes).cpu(), labels, ellipses, names, *_images(trained, x, y, seed))
 
 
-def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
+def _bounds(vae: VAE, data: DataInMemory, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
     """ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
     noise = derive(plan.evaluation_seed, "ablation")
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, data.x, plan.elbo_samples, data.y, noise)
@@ -197,7 +199,7 @@ def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], floa
     return bounds, evaluation.share_above(curve.khat)
 
 
-def _aggregate(vae: VAE, data: Held, num_samples: int, seed: int) -> dict[str, Estimate | None]:
+def _aggregate(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> dict[str, Estimate | None]:
     """Of data of all labels together; no marginal KL where p(z|y) differs between them, as there is no one p(z)."""
     try:
         terms = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
@@ -207,7 +209,7 @@ def _aggregate(vae: VAE, data: Held, num_samples: int, seed: int) -> dict[str, E
     return {"marginal_kl": terms.marginal_kl, "mutual_information": terms.mutual_information}
 
 
-def _images(trained: Trained, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:
+def _images(trained: TrainedRun, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:
     if not can_show(trained.data.x_shape):
         return None, None
     vae, shown = trained.vae, subset(len(x), _SHOWN, seed)

@@ -28,11 +28,12 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import Held, Trained
-from pyro_vae.experiment.train import training_report
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.train import training_lock, training_report
 from pyro_vae.experiment.train.epoch_display import Display, nothing
-from pyro_vae.inference import Progress, fit
+from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
@@ -78,7 +79,7 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
     return config
 
 
-def with_prior(trained: Trained, config: Config) -> VAE:
+def with_prior(trained: TrainedRun, config: Config) -> VAE:
     """The program of a run with the prior of another config, at its start; encoder and decoder are frozen copies.
 
     Raises:
@@ -117,7 +118,7 @@ class Terms(NamedTuple):
     marginal_kl: Estimate
 
 
-def terms(vae: VAE, data: Held, num_samples: int, seed: int) -> Terms:
+def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
     """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
     parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
     found = Terms(*(_joined(part) for part in zip(*parts, strict=True)))
@@ -219,7 +220,7 @@ class Swap:
         return Change(name, old.to_dict(), new.to_dict(), change.mean().item(), error)
 
 
-def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Config) -> Swap:
+def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, config: Config) -> Swap:
     """Holds two priors of one encoder and decoder against each other.
 
     Args:
@@ -238,7 +239,7 @@ def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Co
     return Swap(name, before, after, (first, second), elbo, kl)
 
 
-def refit(trained: Trained, config: Config, folder: Path, plan: Plan, display: Display = nothing) -> list[Swap]:
+def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display: Display = nothing) -> list[Swap]:
     """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
 
     The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
@@ -253,30 +254,27 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan, display: D
     Raises:
         UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
     """
-    run, data = Run(folder, config), trained.data
+    run = Run(folder, config)
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another `folder`")
-    program, progress = with_prior(trained, config), Progress()
+    program = with_prior(trained, config)
     svi = build.svi(config, program)
-    with run.locked(mark=b""):
-        run.open(program, svi, data.protocol)
+    with training_lock.locked(folder, b""):
+        session = Session.open(run, trained.data, program, svi)
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
-        run.set_status("running", refitted_from=source)
-        with run.status_on_exit():
+        run.status.set("running", refitted_from=source)
+        with run.status.on_exit():
             with display(config.epochs, 0) as show:
-                for record in fit(
-                    program, svi, data, build.schedule(config),
-                    conditional=config.conditional, seed=config.seed, progress=progress,
-                ):  # fmt: skip
-                    run.save(record, program, svi, progress, data.form)
+                for record in session.fit():
+                    session.save(record)
                     show(record)
-            training_report.write(run, program, data, progress)
+            training_report.write(run, program, session.data, session.progress)
             held = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
                 swap(name, trained.one_layer, program, data, plan.latent_samples, config) for name, data in held.items()
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
-            run.set_status("finished")
+            run.status.set("finished")
     return swaps
 
 
@@ -294,13 +292,13 @@ def _terms(vae: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int) -
     return Terms(elbo, reconstruction, *evaluation.aggregate_terms(vae, x, num_samples, y, seed))
 
 
-def _log_likelihood(vae: VAE, data: Held, num_samples: int, seed: int) -> Estimate:
+def _log_likelihood(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Estimate:
     found = evaluation.iwae(vae, data.x, num_samples, data.y, seed)
     return found if data.y is None else replace(found, name="log p(x|y)")
 
 
 def _marginal_kl_change(
-    before: Terms, after: Terms, old: VAE, new: VAE, data: Held, num_samples: int, seed: int
+    before: Terms, after: Terms, old: VAE, new: VAE, data: DataInMemory, num_samples: int, seed: int
 ) -> Estimate:
     """q(z) cancels in the difference: its error is that of log p_old(z) - log p_new(z) at the draws of `terms`."""
     draws = [
@@ -333,7 +331,7 @@ def _mean(name: str, values: Tensor) -> Estimate:
     return Estimate(name, values.mean(0), values.std(0) / math.sqrt(len(values)), len(values))
 
 
-def _by_label(data: Held) -> list[tuple[Tensor, Tensor | None]]:
+def _by_label(data: DataInMemory) -> list[tuple[Tensor, Tensor | None]]:
     if data.y is None:
         return [(data.x, None)]
     classes = data.y.argmax(-1)

@@ -31,7 +31,8 @@ from torch import Tensor
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import Held, Trained
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
 from pyro_vae.randomness import generator
@@ -65,7 +66,7 @@ class Wanted:
 class Chosen(Source):
     """What is wanted of a run, and of all its test data."""
 
-    def __init__(self, trained: Trained, wanted: Wanted) -> None:
+    def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         super().__init__(trained, trained.reader("test", 0))
         self.wanted, self.label, self.paths = wanted, wanted.y, wanted.paths or _kinds(trained)
         self.side = 21 if self.classes is None or len(self.classes) == 1 else 7
@@ -92,12 +93,12 @@ class Chosen(Source):
         return subset(len(self.test), CLOUD, self.trained.config.data_seed)
 
     @cached_property
-    def cloud(self) -> Held:
+    def cloud(self) -> DataInMemory:
         """Test data."""
         return self.at(self.many)
 
     @property
-    def moved(self) -> Held:
+    def moved(self) -> DataInMemory:
         """The first end of the first path, and those of the cloud."""
         datum = self.ends[0, :1]
         return self.at(torch.cat([datum, self.many[self.many != datum]]))
@@ -109,7 +110,7 @@ class Chosen(Source):
         return labels if labels is None else labels[:1] if y is not None else labels.unique_consecutive(dim=0)
 
 
-def write(trained: Trained, folder: Path, wanted: Wanted) -> Iterator[str]:
+def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     """Writes pictures and arrays into the folder, one after another, with a sentence about each.
 
     The same run and the same wishes give the same bytes.
@@ -219,7 +220,7 @@ def _names(source: Chosen) -> list[str]:
     return [name for name in source.wanted.only or ABOUT if config.latent_dim == 2 or name != "latent_grid"]
 
 
-def _check(trained: Trained, wanted: Wanted) -> None:
+def _check(trained: TrainedRun, wanted: Wanted) -> None:
     D = trained.config.latent_dim
     for name in wanted.only:
         if name not in ABOUT:
@@ -240,7 +241,7 @@ def _check(trained: Trained, wanted: Wanted) -> None:
     _check_class(trained, wanted.y)
 
 
-def _check_class(trained: Trained, y: int | None) -> None:
+def _check_class(trained: TrainedRun, y: int | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
@@ -251,7 +252,7 @@ def _check_class(trained: Trained, y: int | None) -> None:
         )
 
 
-def _kinds(trained: Trained) -> tuple[str, ...]:
+def _kinds(trained: TrainedRun) -> tuple[str, ...]:
     """The kinds of path that there are under this prior."""
     y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():

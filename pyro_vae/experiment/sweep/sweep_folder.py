@@ -15,7 +15,7 @@ from pyro_vae.errors import BY_EXIT_CODE, CheckpointError, ProcessError, PyroVAE
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
 from pyro_vae.experiment.sweep.ranking import tested
@@ -44,7 +44,7 @@ class Task(NamedTuple):
         Raises:
             CheckpointError: its training has ended, and there is no such record.
         """
-        kept, about = [record for record in self.run.history() if record["best"]], self.run.about()
+        kept, about = [record for record in self.run.history.records() if record["best"]], self.run.status.read()
         status = about.get("status", "new")
         if not kept and status in ("trained", "finished"):
             raise CheckpointError(
@@ -82,11 +82,11 @@ class Task(NamedTuple):
 
     def is_trained(self) -> bool:
         """Whether its training has ended, be it that it diverged."""
-        return self.run.status() in _TRAINED
+        return self.run.status.now() in _TRAINED
 
     def is_tested(self) -> bool:
         """Whether it has ended with a report, or with none because it diverged."""
-        status = self.run.status()
+        status = self.run.status.now()
         return status == "diverged" or (status == "finished" and self._reported.exists())
 
     def _otherwise(self, report: dict[str, Any]) -> str:

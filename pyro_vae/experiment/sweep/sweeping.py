@@ -17,7 +17,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching, ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space

@@ -5,8 +5,8 @@ from pyro_vae.experiment import run_pictures
 from pyro_vae.experiment.evaluate.effort import HeadlinePlan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import Trained
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.report.documents.training_document import training_document
@@ -20,7 +20,7 @@ def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
     for name in EVALUATED:
         files.remove(run.path / name)
-    look = evaluate(Trained(run, vae, data, progress.best_epoch, progress.epoch), HeadlinePlan.of(run.config))
+    look = evaluate(TrainedRun(run, vae, data, progress.best_epoch, progress.epoch), HeadlinePlan.of(run.config))
     text = to_text(training_document(look.report))
     files.write(run.path / "report.json", files.to_json(look.report))
     files.write(run.path / "report.txt", (text + "\n").encode())

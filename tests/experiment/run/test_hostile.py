@@ -19,7 +19,7 @@ from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train import training
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"

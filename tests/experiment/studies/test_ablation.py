@@ -11,7 +11,7 @@ from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import loss_ablation
 
 PLAN = Plan(elbo_samples=10, num_samples=30, latent_data=40, latent_samples=2)
