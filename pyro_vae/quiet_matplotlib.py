@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Holds back what Matplotlib logs while it is loaded: where it keeps its fonts if not in HOME, and that it lists them."""
+    """Holds back what Matplotlib logs while it is loaded: that it lists the fonts, and where if HOME takes no file."""
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The shape of the tail: that of theory, that of a slow reference, and that of ArviZ 0.23, whichever ArviZ is installed."""
+"""The shape of the tail: that of theory, that of slow sums, and that of ArviZ 0.23, whichever ArviZ is installed."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ INF, NAN = math.inf, math.nan
 
 
 def excesses(k, size):
-    """The quantiles (i - 1/2) / n of the generalised Pareto distribution of shape k, ascending: (1 - p)^-k - 1, over k."""
+    """The quantiles p = (i - 1/2) / n of the generalised Pareto distribution of shape k: ((1 - p)^-k - 1) / k."""
     upper = (np.arange(size, 0, -1) - 0.5) / size
     return -np.log(upper) if k == 0 else np.expm1(-k * np.log(upper)) / k
 

@@ -75,7 +75,8 @@ def quiet_arviz() -> Iterator[Any]:
 @cache
 def _loaded() -> Any:
     with quiet_matplotlib(), _cache_folder_aside():
-        return import_module("arviz")
+        import arviz
+    return arviz
 
 
 @contextmanager

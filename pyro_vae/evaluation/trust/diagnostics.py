@@ -161,8 +161,8 @@ def to_inference_data(
     The attribute `sampling` says that the draws are independent draws from q(z|x), not MCMC. The latents are local, one
     z a datum, so that `arviz.loo` and `arviz.waic` of the log-likelihood mean nothing here.
 
-    The container is ArviZ 0.23's `InferenceData`, and under ArviZ 1.x xarray's `DataTree`. Its `to_netcdf` writes a file
-    that both open.
+    The container is the `InferenceData` of ArviZ 0.23, or the `DataTree` of xarray under ArviZ 1.x. The file that its
+    `to_netcdf` writes opens under both.
 
     Any program; the draws are those of `log_weights` under the same seed. All K N draws are held.
 

@@ -17,7 +17,7 @@ from pyro_vae.experiment.evaluate import report_files
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.measurements import Look, evaluate
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train import training_report
 from pyro_vae.inference import Progress
 from pyro_vae.randomness import derive
@@ -166,10 +166,10 @@ class TestNumbers:
 
     def test_training_that_was_cut_short_is_named(self, run):
         trained = run(latent_dim=4, seed=5)
-        trained.run.set_status("interrupted")
+        trained.run.status.set("interrupted")
         found = look_at(trained, annealed_data=0).report
         assert found["unfinished"] == "Training is interrupted: these are the numbers after 2 of 2 epochs."
-        trained.run.set_status("finished")
+        trained.run.status.set("finished")
         assert "unfinished" not in look_at(trained, annealed_data=0).report
 
     def test_networks_in_bfloat16_are_held_against_float32_ones_as_at_training(self, run):

@@ -18,8 +18,8 @@ import pyro_vae as pv
 from pyro_vae.errors import CheckpointError
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.run import checkpoint, manifest
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RUNS = sorted(path.parent for path in GOLDEN.glob("*/*/run.json"))
@@ -53,8 +53,10 @@ def test_a_run_of_an_earlier_version_opens_with_its_numbers(run):
 def test_a_run_of_an_earlier_version_goes_on(run, tmp_path):
     epochs = json.loads((run / "config.json").read_bytes())["epochs"] + 1
     runpy.run_path(str(TRAIN))["main"](["--out", str(run), "--resume", "--epochs", str(epochs)])
-    assert Run(run, open_run(run).config).status() == "finished"
-    assert [record["epoch"] for record in Run(run, open_run(run).config).history()] == list(range(1, epochs + 1))
+    assert Run(run, open_run(run).config).status.now() == "finished"
+    assert [record["epoch"] for record in Run(run, open_run(run).config).history.records()] == list(
+        range(1, epochs + 1)
+    )
 
 
 def test_a_run_that_was_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_path):

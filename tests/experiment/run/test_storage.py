@@ -85,7 +85,7 @@ def other(tmp_path):
     started = []
 
     def start(code):
-        begun = "from pathlib import Path\nfrom pyro_vae.experiment import storage\n"
+        begun = "from pathlib import Path\nfrom pyro_vae.experiment.run import files\n"
         process = subprocess.Popen(
             [sys.executable, "-c", begun + code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -113,7 +113,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_killed(tmp_path, other):
-    writer = other(f"import os\ndef wait(_): {WAIT}\nos.fsync = wait\nstorage.write(Path('a.json'), b'theirs')")
+    writer = other(f"import os\ndef wait(_): {WAIT}\nos.fsync = wait\nfiles.write(Path('a.json'), b'theirs')")
     files.sweep(tmp_path)
     files.write(tmp_path / "a.json", b"ours")
     assert len(list(tmp_path.glob("a.json.*.pyro_vae-partial"))) == 1
@@ -127,7 +127,7 @@ def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_k
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path, other):
     path = tmp_path / "lock"
-    holder = other(f"with storage.locked(Path('lock'), str) as lock:\n    lock.sign('me')\n    {WAIT}")
+    holder = other(f"with files.locked(Path('lock'), str) as lock:\n    lock.sign('me')\n    {WAIT}")
     with pytest.raises(UsageError, match=r"^held by me$"), files.locked(path, "held by {}".format):
         pass
     holder.kill()
