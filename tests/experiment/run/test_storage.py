@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
 from pyro_vae.experiment.run import files
 
@@ -85,7 +86,7 @@ def other(tmp_path):
     started = []
 
     def start(code):
-        begun = "from pathlib import Path\nfrom pyro_vae.experiment import storage\n"
+        begun = "from pathlib import Path\nfrom pyro_vae.experiment.run import files\n"
         process = subprocess.Popen(
             [sys.executable, "-c", begun + code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -113,7 +114,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_killed(tmp_path, other):
-    writer = other(f"import os\ndef wait(_): {WAIT}\nos.fsync = wait\nstorage.write(Path('a.json'), b'theirs')")
+    writer = other(f"import os\ndef wait(_): {WAIT}\nos.fsync = wait\nfiles.write(Path('a.json'), b'theirs')")
     files.sweep(tmp_path)
     files.write(tmp_path / "a.json", b"ours")
     assert len(list(tmp_path.glob("a.json.*.pyro_vae-partial"))) == 1
@@ -127,7 +128,7 @@ def test_a_file_that_another_process_is_writing_is_not_swept_until_that_one_is_k
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path, other):
     path = tmp_path / "lock"
-    holder = other(f"with storage.locked(Path('lock'), str) as lock:\n    lock.sign('me')\n    {WAIT}")
+    holder = other(f"with files.locked(Path('lock'), str) as lock:\n    lock.sign('me')\n    {WAIT}")
     with pytest.raises(UsageError, match=r"^held by me$"), files.locked(path, "held by {}".format):
         pass
     holder.kill()
@@ -140,7 +141,7 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path
 
 
 def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_path, monkeypatch):
-    path, flock = tmp_path / "lock", files.fcntl.flock
+    path, flock = tmp_path / "lock", system.fcntl.flock
     with files.locked(path, str) as lock:
         lock.remove()
         assert not path.exists()
@@ -149,11 +150,11 @@ def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_pa
             assert path.exists()
 
     def slow(descriptor, how):  # whoever held it gives it back between opening and locking
-        monkeypatch.setattr(files.fcntl, "flock", flock)
+        monkeypatch.setattr(system.fcntl, "flock", flock)
         path.unlink()
         flock(descriptor, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", slow)
+    monkeypatch.setattr(system.fcntl, "flock", slow)
     with (
         files.locked(path, str) as lock,
         pytest.raises(UsageError),
@@ -167,7 +168,7 @@ def test_where_there_are_no_locks_nobody_is_stopped(tmp_path, monkeypatch, numbe
     def none(*arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(system.fcntl, "flock", none)
     with files.locked(tmp_path / "lock", str), files.locked(tmp_path / "lock", str):
         files.write(tmp_path / "a.json", b"")
     (tmp_path / "a.json.0.pyro_vae-partial").touch()
@@ -190,7 +191,7 @@ def test_a_holder_that_can_not_sign_is_told_what_is_full(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with (
         files.locked(tmp_path / "lock", str) as lock,
         pytest.raises(StorageError, match=r"lock: No space .* Free some"),
@@ -218,7 +219,7 @@ def test_without_locks_a_write_leaves_alone_what_another_may_be_writing(tmp_path
 
     partial = tmp_path / f"a.0{files._TEMPORARY}"
     partial.write_bytes(b"of another")
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(system.fcntl, "flock", none)
     files.write(tmp_path / "a", b"new")
     assert (partial.exists(), (tmp_path / "a").read_bytes()) == (True, b"new")
 
