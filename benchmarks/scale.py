@@ -100,7 +100,7 @@ def training(H: int, batch: int = 128, steps: int = 20) -> float:
     vae, x = program(20, H), images(batch)
     adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
     svi = pv.inference.SVI(vae.model, vae.guide, adam, TraceMeanField_ELBO())
-    svi.graphs.expected = 2_000  # so many are traced from the first step on
+    svi.expect(2_000)  # so many are traced from the first step on
     for _ in range(3):
         svi.step(x)
     begun = time.process_time()

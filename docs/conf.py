@@ -29,6 +29,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
+napoleon_custom_sections = ["Shape", "Reference"]
 add_module_names = False
 python_maximum_signature_line_length = 88
 

@@ -1,7 +1,7 @@
 """The docstrings of the package, which are plain text, as reStructuredText.
 
-They are written to be read in a terminal: `code` in single backticks, formulas and tables as indented blocks, and
-|x|, a * b or x_i as they stand. Sections (Args, Raises, Example, ...) are left to napoleon.
+They are written to be read in a terminal: `code` in single backticks, displayed formulas as `.. math::`, tables as
+indented blocks, and |x|, a * b or x_i as they stand. Sections (Args, Raises, Example, ...) are left to napoleon.
 """
 
 import re
@@ -26,6 +26,8 @@ def translated(lines: list[str]) -> Iterator[str]:
 
     >>> list(translated(["The bound", "", "    L_k <= log p(x)", "", "Args:", "    x: data, D."]))
     ['The bound', '', '::', '', '    L_k <= log p(x)', '', 'Args:', '    x: data, D.']
+    >>> list(translated([".. math::", "", r"    L_k \\le \\log p(x)", "", "at every k_i"]))
+    ['.. math::', '', '    L_k \\\\le \\\\log p(x)', '', 'at every k\\\\_i']
     """
     section, block = "", 0  # block: how far a literal block is indented
     for before, line in zip(["", *lines], lines, strict=False):
@@ -34,6 +36,9 @@ def translated(lines: list[str]) -> Iterator[str]:
             section, block = line.strip(), 0
             yield line
         elif not line.strip() or section in _CODE or _is_code(line) or 0 < block <= indent:
+            yield line
+        elif line.lstrip().startswith(".. "):
+            block = indent + 1
             yield line
         elif indent >= (8 if section else 4) and not before.strip():
             block = indent

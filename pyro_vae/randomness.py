@@ -4,11 +4,11 @@
     generator(seed, "order", epoch)       -> a torch.Generator of its own
     with stream(seed, "noise", epoch):    -> Pyro's draws come from this stream; afterwards the
                                              caller's random state is what it was
-    position(), go_to(...)                -> how far the stream has come, and there again
+    position(), go_to(...)                -> how far the stream has come, and back to that place
 
 A stream is a function of its name alone. So an added evaluation does not change the training, and a
-run that resumes at epoch 7 draws what the uninterrupted run drew at epoch 7, with no state to save; only
-in the middle of an epoch is there a position to keep.
+run that resumes at epoch 7 draws what the uninterrupted run drew at epoch 7. No state needs to be saved,
+except for the position in the middle of an epoch.
 
 torch's generator for the CPU keeps only the low 32 bits of a seed (manual_seed(1) and
 manual_seed(1 + 2**32) give the same numbers), so everything here has 32 bits, and `block_seed`
@@ -27,23 +27,25 @@ _SAMPLE_BITS = 12  # leaves 20 bits for blocks of data
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 32-bit seed from an integer and a name; SHA-256, so near seeds give unrelated streams.
+    """Derives a 32-bit seed from an integer and a name, by SHA-256: near seeds give unrelated streams.
 
-    >>> derive(0, "order", 3) == derive(0, "order", 3) != derive(0, "order", 4)
-    True
+    Example:
+        >>> derive(0, "order", 3) == derive(0, "order", 3) != derive(0, "order", 4)
+        True
     """
     digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
     return int.from_bytes(digest[: _BITS // 8], "little")
 
 
 def block_seed(seed: int, data_block: int, sample_block: int) -> int:
-    """The seed of one (block of data, block of samples): distinct for distinct blocks, by construction.
-
-    >>> len({block_seed(0, i, j) for i in range(50) for j in range(50)})
-    2500
+    """Derives the seed of one (block of data, block of samples), distinct for distinct blocks by construction.
 
     Raises:
         ValueError: more than 2**20 blocks of data or 2**12 blocks of samples.
+
+    Example:
+        >>> len({block_seed(0, i, j) for i in range(50) for j in range(50)})
+        2500
     """
     if data_block >> (_BITS - _SAMPLE_BITS) or sample_block >> _SAMPLE_BITS:
         raise ValueError(
@@ -60,7 +62,7 @@ def generator(seed: int, *names: str | int, device: torch.device | None = None) 
 
 @contextmanager
 def stream(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch from the named stream inside the block and puts the caller's random state back."""
+    """A context that draws from the named stream, and puts the caller's random state back at the end."""
     with preserved(device):
         _seed(derive(seed, *names), device)
         yield
@@ -70,7 +72,7 @@ def stream(seed: int, *names: str | int, device: torch.device | None = None) -> 
 def block_stream(
     seed: int | None, data_block: int, sample_block: int, device: torch.device | None = None
 ) -> Iterator[None]:
-    """The stream of one block (see `block_seed`); with seed None the caller's own stream goes on."""
+    """A context that draws from the stream of one block (see `block_seed`), or with seed None from the caller's own."""
     if seed is None:
         yield
         return
@@ -80,15 +82,16 @@ def block_stream(
 
 
 def position(device: torch.device | None = None) -> dict[str, Tensor]:
-    """How far the stream that torch draws from has come: the state of its generator, by type of device.
+    """Returns how far the stream that torch draws from has come: the state of its generator, by type of device.
 
-    >>> with stream(0, "noise"):
-    ...     here = position()
-    ...     drawn = torch.rand(3)
-    >>> with stream(1, "other"):
-    ...     go_to(here)
-    ...     torch.equal(torch.rand(3), drawn)
-    True
+    Example:
+        >>> with stream(0, "noise"):
+        ...     here = position()
+        ...     drawn = torch.rand(3)
+        >>> with stream(1, "other"):
+        ...     go_to(here)
+        ...     torch.equal(torch.rand(3), drawn)
+        True
     """
     found = {"cpu": torch.get_rng_state()}
     if device is not None and device.type != "cpu":
@@ -97,10 +100,10 @@ def position(device: torch.device | None = None) -> dict[str, Tensor]:
 
 
 def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> None:
-    """Goes on where `position` was asked for; on another type of device, which draws other numbers, stays.
+    """Returns to a position in the stream. A device of another type, which draws other numbers, stays where it is.
 
     Raises:
-        ValueError: that is no state of a generator.
+        ValueError: a position that is no state of a generator.
     """
     try:
         torch.set_rng_state(here["cpu"])

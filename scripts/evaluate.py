@@ -48,7 +48,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bo
     from pyro_vae.experiment.evaluate import report_files, shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
     from pyro_vae.experiment.evaluate.measurements import evaluate
-    from pyro_vae.experiment.run.opened import open_run
+    from pyro_vae.experiment.run.trained_run import open_run
 
     begun = time.perf_counter()
     trained = open_run(run, **where)
@@ -62,7 +62,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bo
 def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
     from pyro_vae.experiment.evaluate import shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
-    from pyro_vae.experiment.run.opened import open_run
+    from pyro_vae.experiment.run.trained_run import open_run
 
     subject, folder = Subject(open_run(run, **where), plan), Path(out) / shards.FOLDER
     if shards.is_done(subject, shard, folder):

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{arguments.prior}")
 
         from pyro_vae.experiment import build  # here, since --help needs no torch
-        from pyro_vae.experiment.run.opened import open_run
+        from pyro_vae.experiment.run.trained_run import open_run
         from pyro_vae.experiment.studies import refitting
 
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)

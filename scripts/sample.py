@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
     arguments = parser.parse_args(argv)
     with exit_codes():
-        from pyro_vae.experiment.run.opened import open_run
+        from pyro_vae.experiment.run.trained_run import open_run
         from pyro_vae.experiment.studies import sampling
 
         trained = open_run(arguments.run, device=arguments.device, data_dir=arguments.data_dir)

@@ -6,9 +6,10 @@ import numpy as np
 
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
-from pyro_vae.inference import Progress, fit
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
+from pyro_vae.experiment.train.training_session import Session
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 50, "epochs": 2, "lr": 0.01}
 
@@ -27,19 +28,18 @@ def finished_run(folder, dataset, **settings):
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
     svi = build.svi(config, vae)
-    run, progress = Run(Path(folder), config), Progress()
-    run.open(vae, svi, data.protocol)
-    options = {"conditional": config.conditional, "seed": config.seed, "progress": progress}
-    for record in fit(vae, svi, data, build.schedule(config), **options):
-        run.save(record, vae, svi, progress, data.form)
-    run.set_status("finished")
+    run = Run(Path(folder), config)
+    session = Session.open(run, data, vae, svi)
+    for record in session.fit():
+        session.save(record)
+    run.status.set("finished")
     return run.path
 
 
 def content(folder):
     """Every file below a folder, by its path, with its digest."""
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in files}
+    paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in paths}
 
 
 def make_run(folder, **settings):

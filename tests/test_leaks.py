@@ -153,7 +153,7 @@ def _vae():
 def _svi(vae, mode):
     adam = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
     svi = pv.inference.SVI(vae.model, vae.guide, adam, pyro.infer.TraceMeanField_ELBO())
-    svi.graphs.expected = 10_000 if mode == "traced" else 0
+    svi.expect(10_000 if mode == "traced" else 0)
     if mode == "eager":
         svi.graphs.mode = False
     return svi

@@ -6,7 +6,6 @@ from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
-from pyro_vae.evaluation.exact.grids import gauss_hermite, midpoint, trapezoid
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
 from pyro_vae.evaluation.latent.aggregate import (
@@ -78,7 +77,6 @@ __all__ = [
     "elbo_terms",
     "escalate",
     "gap_budget",
-    "gauss_hermite",
     "identity",
     "is_rounded",
     "iwae",
@@ -86,7 +84,6 @@ __all__ = [
     "kl_per_dimension",
     "log_weights",
     "marginal_kl",
-    "midpoint",
     "mixing",
     "mutual_information",
     "nuts",
@@ -103,7 +100,6 @@ __all__ = [
     "to_inference_data",
     "total_correlation",
     "train_test_gap",
-    "trapezoid",
     "unpaired",
     "worst_data",
 ]

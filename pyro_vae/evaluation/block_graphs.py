@@ -1,6 +1,6 @@
 """Blocks of draws as compiled graphs: the encoder once for each datum, decoder and densities in few large kernels.
 
-One block of draws does the same operations as the next, so inside `compiled` the first whole one is captured (see
+One block of draws does the same operations as the next. So inside `compiled` the first whole block is captured (see
 `pyro_vae.graphs.capture`), split where its draws begin, and compiled. What depends on the data alone (an encoder, the
 components of a VampPrior) is then computed once for each block of data. The draws are those of the program itself;
 sums run in another order.
@@ -36,11 +36,11 @@ _graphs: ContextVar[dict[Any, "BlockGraph | None"] | None] = ContextVar("graphs"
 
 @contextmanager
 def compiled() -> Iterator[None]:
-    """Inside, estimators of 256 or more draws for each datum run as compiled graphs.
+    """A context in which estimators of 256 or more draws for each datum run as compiled graphs.
 
     A graph takes some seconds to compile and is kept until the end of the context; it pays from about a million
-    decoded draws on. Values of parameters may change in between, and so may the program: it is captured anew. What can
-    not be a graph is run by Pyro, which a logged sentence says.
+    decoded draws on. Values of parameters may change in between. The program may change too, and is then captured anew.
+    A program that cannot be a graph is run by Pyro, and a logged sentence says so.
 
     Example:
         >>> import pyro_vae as pv
@@ -58,17 +58,17 @@ def compiled() -> Iterator[None]:
 
 
 class BlockGraph:
-    """What `read` makes of K draws for each datum of a block, as a graph.
+    """A graph of K draws for each datum of a block, and of what `read` makes of them.
 
     Args:
         vae: a module with `.model` and `.guide`, in evaluation.
-        read: of the traces, to tensors, perhaps in a named tuple and beside other things that never change.
+        read: from traces to tensors, perhaps in a named tuple and beside other things that never change.
         num_samples: K.
-        given: x (B, *x_shape), and labels where there are any.
+        given: x (B, *x_shape), and labels if there are any.
 
     Raises:
         NoGraph: a program that is no module, sets its own attributes, has hooks or draws by Python.
-        Exception: whatever else keeps the program from being a graph.
+        Exception: anything else that keeps the program from being a graph.
     """
 
     def __init__(self, vae: Any, read: Read[Any], num_samples: int, given: tuple[Tensor, ...]) -> None:
@@ -78,8 +78,8 @@ class BlockGraph:
 
         def draw(*given: Tensor) -> list[Tensor]:
             with collected() as conditions, remembering({}):
-                found = read(traces.run(vae.model, vae.guide, num_samples, *given))
-            leaves, self._structure = pytree.tree_flatten(found)
+                reading = read(traces.run(vae.model, vae.guide, num_samples, *given))
+            leaves, self._structure = pytree.tree_flatten(reading)
             self._others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             self._num_conditions = len(conditions)
             return [*conditions, *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
@@ -93,17 +93,17 @@ class BlockGraph:
         self._after: Graph = after.compiled(self._before(*given))
 
     def is_current(self) -> bool:
-        """Whether the program is still what it was when it was captured."""
+        """Returns whether the program is still what it was when it was captured."""
         return self._watch.unchanged() and self._before.is_current()
 
     def prepare(self, *given: Tensor) -> list[Tensor]:
-        """What does not depend on the draws."""
+        """Computes what does not depend on the draws."""
         return list(self._before(*given))
 
     def draw(self, prepared: list[Tensor]) -> Any:
-        """What `read` makes of new draws; None where the program has something against the data."""
-        found = self._after(*prepared)
-        conditions, tensors = found[: self._num_conditions], iter(found[self._num_conditions :])
+        """Returns what `read` makes of new draws, or None where the program refuses the data."""
+        outputs = self._after(*prepared)
+        conditions, tensors = outputs[: self._num_conditions], iter(outputs[self._num_conditions :])
         if not all(conditions):
             return None
         leaves = [next(tensors) if other is None else other for other in self._others]
@@ -111,7 +111,7 @@ class BlockGraph:
 
 
 class Column(NamedTuple):
-    """One block of data, of which blocks of draws are made; `graph` is for those of `num_samples` draws."""
+    """One block of data, for which blocks of draws are made; `graph` is for those of `num_samples` draws."""
 
     vae: Any
     read: Read[Any]
@@ -121,19 +121,19 @@ class Column(NamedTuple):
     num_samples: int
 
     def draw(self, num_samples: int) -> Any:
-        """What `read` makes of so many draws for each datum."""
+        """Returns what `read` makes of `num_samples` draws for each datum."""
         if self.graph is not None and num_samples == self.num_samples:
-            found = self.graph.draw(self.prepared)
-            if found is not None:
-                return found
+            reading = self.graph.draw(self.prepared)
+            if reading is not None:
+                return reading
         return self.read(traces.run(self.vae.model, self.vae.guide, num_samples, *self.given))
 
 
 def column(vae: Any, read: Read[Any], given: tuple[Tensor, ...], num_samples: int, is_whole: bool) -> Column:
-    """A block of data, with a graph for blocks of `num_samples` draws where the context asks for one.
+    """Prepares a block of data, with a graph for blocks of `num_samples` draws if the context asks for one.
 
     Args:
-        vae, read, given, num_samples: see `BlockGraph`.
+        vae, read, given, num_samples: as for `BlockGraph`.
         is_whole: whether many blocks have this form; the others are left to Pyro.
     """
     keep_freed_memory()

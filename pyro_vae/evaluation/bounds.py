@@ -1,10 +1,11 @@
-"""How the importance-weighted bound rises with the number of draws.
+r"""How the importance-weighted bound rises with the number of draws.
 
-    L_k = E log (1/k) sum_i w_i,     w_i = p(x, z_i) / q(z_i|x),     z_i ~ q(z|x)
+.. math:: L_k = E \log \frac{1}{k} \sum_{i=1}^{k} w_i, \qquad w_i = \frac{p(x, z_i)}{q(z_i|x)}, \qquad z_i \sim q(z|x)
 
-rises with k from the ELBO (k = 1) to log p(x). Draws that are not shared between blocks give every L_k without bias:
-K draws hold floor(K/k) blocks of k, so that one pass of K draws gives the whole curve, with an error at every k < K/2
-that needs no theory. What is missing at the end of the curve falls like 1/k, and the jackknife takes that term away.
+L_k rises with k from the ELBO (k = 1) to log p(x). Draws that are not shared between blocks give every L_k without
+bias: K draws hold floor(K/k) blocks of k, so that one pass of K draws gives the whole curve, with an error at every
+k < K/2 that needs no theory. What is missing at the end of the curve falls like 1/k, and the jackknife takes that term
+away.
 """
 
 import math
@@ -28,7 +29,7 @@ class IWAECurve:
         jackknife: the value at K whose bias is of order 1/K^2 in place of 1/K. It is **no bound**: it may lie above
             log p(x), and does so where the weights have heavy tails. NaN for K = 1.
         khat: (N,), `psis_khat` of all K weights of each datum.
-        effective: (N,), `effective_sample_size` of the same.
+        effective: (N,), `effective_sample_size` of the same weights.
     """
 
     bounds: dict[int, Estimate]
@@ -37,7 +38,7 @@ class IWAECurve:
     effective: Tensor
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone."""
+        """Converts to plain numbers for a report, with None for one that is unknown or infinite."""
         bounds = {str(k): estimate.to_dict() for k, estimate in self.bounds.items()}
         return {"bounds": bounds, "jackknife_no_bound": self.jackknife.to_dict()}
 
@@ -61,25 +62,32 @@ def iwae_curve(
     *,
     first_block: int = 0,
 ) -> IWAECurve:
-    """The importance-weighted bound at k = 1, 2, 5, 10, ..., K from one pass of K draws, per datum, in nats.
+    r"""Estimates the importance-weighted bound at k = 1, 2, 5, 10, ..., K from one pass of K draws, per datum, in nats.
 
-    Theorem 1 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the jackknife is that of
-    Nowozin, "Debiasing Evidence Approximations: On Importance-Weighted Autoencoders and Jackknife Variational
-    Inference", ICLR 2018. The last bound is `iwae` of the same draws. Errors: see `block_bound` and `jackknife`.
+    .. math:: L_k = E \log \frac{1}{k} \sum_{i=1}^{k} \frac{p(x, z_i)}{q(z_i|x)}, \qquad z_i \sim q(z|x)
 
-    The weights are held for one block of data at a time, (K, 128), and never for all.
+    The last bound is `iwae` of the same draws; beside it stands the jackknife, whose bias is of a higher order. The
+    error of a bound is measured over its blocks of k draws; one with a single block has the error of `iwae`. The error
+    of the jackknife is its own. The weights are held for one block of data at a time, (K, 128), and never for all.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
         num_samples: K, the draws of z for each datum, and the last k.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: no data, K < 1 or K > 131,072, or a guide without a density.
+
+    Reference:
+        Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, theorem 1.
+        https://arxiv.org/abs/1509.00519
+
+        Nowozin, "Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
+        Inference", ICLR 2018. https://iclr.cc/virtual/2018/poster/114
 
     Example:
         >>> import pyro_vae as pv
@@ -97,7 +105,7 @@ def iwae_curve(
 
 
 def curve_of(log_weights: Tensor) -> IWAECurve:
-    """`iwae_curve` of weights that were drawn before.
+    """The curve of bounds of weights that were drawn before, see `iwae_curve`.
 
     Args:
         log_weights: (K, N), see `pyro_vae.evaluation.log_weights`.
@@ -113,25 +121,26 @@ def curve_of(log_weights: Tensor) -> IWAECurve:
 
 
 def steps(num_samples: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... up to K, and K.
+    """The numbers of draws k at which a curve has a bound: 1, 2, 5, 10, 20, 50, ... up to K, and K itself.
 
-    >>> steps(30)
-    [1, 2, 5, 10, 20, 30]
+    Example:
+        >>> steps(30)
+        [1, 2, 5, 10, 20, 30]
     """
     tens = [10**power for power in range(len(str(max(num_samples, 1))))]
     return sorted({k for ten in tens for k in (ten, 2 * ten, 5 * ten) if k <= num_samples} | {num_samples})
 
 
 def block_bound(log_weights: Tensor, k: int) -> Moment:
-    """L_k: the mean over the floor(K/k) blocks of k draws of the logarithm of each block's mean weight.
+    """Estimates L_k: the mean, over floor(K/k) blocks of k draws, of the logarithm of a block's mean weight.
 
     Draws after the last full block are left out. The error is that of a mean of floor(K/k) independent blocks (rough
-    for a few blocks, and right on average over the data); for a single block that of the logarithm of a mean,
-    sd(w) / (sqrt(k) mean(w)), as in `iwae`; for a single draw unknown, NaN.
+    for a few blocks, and right on average over the data). For a single block it is that of the logarithm of a mean,
+    sd(w) / (sqrt(k) mean(w)), as in `iwae`; for a single draw it is unknown, NaN.
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
-        k: draws in each block, 1 ... K.
+        k: the draws in each block, 1 ... K.
 
     Raises:
         ValueError: k outside 1 ... K.
@@ -152,14 +161,24 @@ def block_bound(log_weights: Tensor, k: int) -> Moment:
 
 
 def jackknife(log_weights: Tensor) -> Moment:
-    """K L_K - (K - 1) mean_i L_(K-1) without draw i: the estimate of log p(x) whose bias 1/K is taken away. No bound.
+    r"""Estimates log p(x) without the term of the bias that falls as 1/K. It is no bound.
 
-    The estimator of Nowozin 2018 of order 1. The error is the jackknife's own:
-    sqrt((K-1)/K sum_i (L_(i) - mean L_(i))^2).
+    .. math:: K L_K - (K - 1) \frac{1}{K} \sum_{i=1}^{K} L_{(i)}
+
+    L_(i) is the bound of the K - 1 draws without draw i. The error is the jackknife's own:
+
+    .. math:: \sqrt{\frac{K - 1}{K} \sum_{i=1}^{K} \Big(L_{(i)} - \frac{1}{K} \sum_{j=1}^{K} L_{(j)}\Big)^2}
 
     Args:
-        log_weights: (K, B). Both results are NaN for K = 1, from which nothing can be left out, and where all weights
-            are 0 or one is not a number; the value is plus infinity where a single weight is above 0.
+        log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
+
+    Returns:
+        Value and error, (B,) each, in nats. Both are NaN for K = 1, from which nothing can be left out, and for a datum
+        whose weights are all 0 or not all numbers. The value is plus infinity where a single weight is above 0.
+
+    Reference:
+        Nowozin, "Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
+        Inference", ICLR 2018. https://iclr.cc/virtual/2018/poster/114
 
     Example:
         >>> jackknife(torch.zeros(5, 1)).value
@@ -176,7 +195,7 @@ def jackknife(log_weights: Tensor) -> Moment:
 
 
 def _leave_one_out(log_weights: Tensor) -> Tensor:
-    """log sum_(j != i) w_j for every i, (K, B): sums from both ends, where subtracting w_i would cancel."""
+    """log sum_(j != i) w_j for every i, (K, B): by sums from both ends, since subtracting w_i would cancel."""
     none = torch.full_like(log_weights[:1], -math.inf)
     before = torch.cat([none, log_weights[:-1].logcumsumexp(0)])
     after = torch.cat([none, log_weights[1:].flip(0).logcumsumexp(0)]).flip(0)

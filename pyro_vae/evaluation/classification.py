@@ -1,4 +1,7 @@
-"""Bayes classification by a conditional program:  p(y|x) = p(x|y) p(y) / sum_y' p(x|y') p(y')."""
+r"""Bayes classification by a conditional program.
+
+.. math:: p(y|x) = \frac{p(x|y) \, p(y)}{\sum_{y'} p(x|y') \, p(y')}
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pyro_vae.evaluation.weights import log_weights
 
 @dataclass(frozen=True)
 class Classification:
-    """What a conditional program says about the class of each datum.
+    """The class of each datum by a conditional program.
 
     Attributes:
         log_likelihood: (C, N), log p(x|y) for every class, in nats, by importance sampling: each a lower bound in
@@ -21,7 +24,7 @@ class Classification:
             flatters the accuracy.
         log_posterior: (C, N), log p(y|x).
         khat: (C, N), PSIS k-hat of each of these estimates.
-        num_samples: K, draws of z for each datum and class.
+        num_samples: K, the draws of z for each datum and class.
     """
 
     log_likelihood: Tensor
@@ -31,7 +34,7 @@ class Classification:
 
     @property
     def prediction(self) -> Tensor:
-        """(N,): the most probable class."""
+        """The most probable class of each datum, (N,)."""
         return self.log_posterior.argmax(0)
 
 
@@ -44,26 +47,29 @@ def classify(
     *,
     first_block: int = 0,
 ) -> Classification:
-    """p(y|x) for every class, by Bayes' rule from log p(x|y) and p(y).
+    r"""Classifies data by Bayes' rule: p(y|x) of every class from log p(x|y) and p(y).
+
+    .. math:: p(y|x) = \frac{p(x|y) \, p(y)}{\sum_{y'} p(x|y') \, p(y')}
 
     Args:
         vae: anything with `.model(x, y)` and `.guide(x, y)`.
         x: data (N, *x_shape).
         class_probabilities: p(y), (C,), e.g. the frequencies of the training data.
-        num_samples: K.
+        num_samples: K, the draws of z for each datum and class.
         seed: as for `log_weights`; under an integer every class sees the same noise, so that they differ less by it.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
-        ValueError: probabilities that are negative or do not sum to 1.
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, probabilities that are negative or do not sum to 1, or what `log_weights` refuses.
 
     Example:
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(pv.priors.StandardNormal(2),
         ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,), y_dim=3), 2),
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,), y_dim=3)))
-        >>> found = classify(vae, torch.zeros(5, 4), torch.full((3,), 1 / 3), num_samples=100, seed=0)
-        >>> found.log_posterior.exp().sum(0).allclose(torch.ones(5, dtype=torch.float64))
+        >>> classes = classify(vae, torch.zeros(5, 4), torch.full((3,), 1 / 3), num_samples=100, seed=0)
+        >>> classes.log_posterior.exp().sum(0).allclose(torch.ones(5, dtype=torch.float64))
         True
     """
     p = class_probabilities.double()

@@ -1,10 +1,9 @@
-"""Which of two programs is better, by how much, and how sure that is: differences of per-datum estimates.
+r"""Which of two programs is better, by how much, and how sure that is: differences of per-datum estimates.
 
-Two programs that are tested on the same N data share what is easy and what is hard among them. So the mean of
+.. math:: d_i = v_i(\text{first}) - v_i(\text{second}), \qquad \text{standard error} = \mathrm{sd}(d) / \sqrt{N}
 
-    d_i = v_i(first) - v_i(second),     standard error sd(d) / sqrt(N)
-
-is known far better than either mean. Three things could have come out otherwise, and each has an error of its own:
+Two programs that are tested on the same N data share what is easy and what is hard among them. So the mean of d is
+known far better than either mean. Three things could have come out otherwise, and each has an error of its own:
 
     the test data       `Difference.standard_error` and `Difference.interval`
     the draws of z      `Difference.monte_carlo_error`
@@ -33,15 +32,15 @@ class Difference:
     """The difference of two means over test data. Printing it gives one line, which says what it leaves out.
 
     Attributes:
-        name: of what.
-        mean: first - second; above 0 where the first is higher.
+        name: what is compared.
+        mean: first - second, above 0 where the first is higher.
         standard_error: over other test data of the same kind; NaN for a single datum.
         monte_carlo_error: over other draws of z for the same data, as for draws that the two do not share.
-        interval: from the bootstrap over the data; NaN for a single datum.
-        confidence: of the interval.
+        interval: the bootstrap's over the data; NaN for a single datum.
+        confidence: the confidence of the interval.
         num_data: N of the first and of the second.
-        is_paired: whether the two stand on the same data.
-        unit: of all numbers.
+        is_paired: whether both are about the same data.
+        unit: the unit of all numbers.
 
     Example:
         >>> print(Difference("difference of log p(x)", 0.32, 0.05, 0.003, (0.22, 0.42), 0.95, (360, 360), True))
@@ -60,7 +59,7 @@ class Difference:
     unit: str = "nats"
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         return {
             "mean": self.mean,
             "standard_error": known(self.standard_error),
@@ -90,9 +89,9 @@ class SeedDifference:
     Attributes:
         mean: first - second.
         standard_error: over other training seeds, sqrt(s_1^2 / n_1 + s_2^2 / n_2).
-        degrees_of_freedom: of Welch and Satterthwaite; NaN where neither side varies.
-        interval: from Student's t with so many degrees of freedom.
-        confidence: of the interval.
+        degrees_of_freedom: by Welch and Satterthwaite; NaN where neither side varies.
+        interval: Student's t with that many degrees of freedom.
+        confidence: the confidence of the interval.
         num_seeds: n_1 and n_2.
 
     Example:
@@ -109,7 +108,7 @@ class SeedDifference:
     num_seeds: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         return {
             "mean": self.mean,
             "standard_error": self.standard_error,
@@ -132,20 +131,27 @@ class SeedDifference:
 def paired(
     first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Difference:
-    """The mean difference of two estimates on the same data, datum by datum.
+    """Compares two estimates on the same data, datum by datum.
 
-    The interval is the BCa bootstrap over the data (Efron, "Better Bootstrap Confidence Intervals", Journal of the
-    American Statistical Association 82, 1987; `scipy.stats.bootstrap`), which does not take the differences for normal.
-    It holds for these two trained programs; trained again from other seeds they would differ by something else.
+    The interval is that of the BCa bootstrap over the data (`scipy.stats.bootstrap`), which does not take the
+    differences for normal. It holds for these two trained programs: trained again from other seeds, they would differ
+    by something else.
 
     Args:
         first, second: values of the same data in the same order, (N,) each.
-        confidence: of the interval, within (0, 1).
-        resamples: of the bootstrap.
-        seed: of the bootstrap; the global random state is neither read nor changed.
+        confidence: the confidence of the interval, within (0, 1).
+        resamples: the number of resamples of the bootstrap.
+        seed: the seed of the bootstrap; the global random state is neither read nor changed.
+
+    Returns:
+        The mean of first - second, with its errors and interval.
 
     Raises:
         ValueError: unequal numbers of data or units, a value that is not finite, confidence or resamples out of range.
+
+    Reference:
+        Efron, "Better Bootstrap Confidence Intervals", Journal of the American Statistical Association 82, 1987.
+        https://www.jstor.org/stable/2289144
 
     Example:
         >>> first, second = (Estimate("log p(x)", torch.tensor(v), torch.zeros(3), num_samples=10)
@@ -168,10 +174,20 @@ def paired(
 def unpaired(
     first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Difference:
-    """The difference of two means over data that the two estimates do not share.
+    """Compares the means of two estimates over data that they do not share.
 
-    Standard error sqrt(se_1^2 + se_2^2), and the BCa bootstrap over both sets of data. Where the data are the same in
-    truth, it is far too wide, and `paired` is right. Arguments and errors as for `paired`, but for the numbers of data.
+    The standard error is sqrt(se_1^2 + se_2^2), and the interval that of the BCa bootstrap over both sets of data. Both
+    are far too wide for estimates on the same data, which `paired` compares.
+
+    Args:
+        first, second: values of N_1 and N_2 data.
+        confidence, resamples, seed: as for `paired`.
+
+    Returns:
+        The mean of the first - the mean of the second, with its errors and interval.
+
+    Raises:
+        ValueError: as for `paired`, except that the numbers of data may differ.
 
     Example:
         >>> first, second = (Estimate("log p(x)", torch.tensor(v), torch.zeros(len(v)), num_samples=10)
@@ -186,14 +202,14 @@ def unpaired(
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over several runs, datum by datum: what a run of this kind gives on average over these training seeds.
+    """Averages the estimates of several runs, datum by datum: what such a run gives on average over its training seeds.
 
     The standard error is that of the mean of the runs over other data. The Monte Carlo error takes the noise of the
-    runs for independent, also where all of them were evaluated with one seed: under one seed, the noise of different
-    programs was measured to correlate at most 0.03.
+    runs for independent, even if all of them were evaluated with one seed: under one seed, the noise of different
+    programs was measured to correlate by 0.03 at most.
 
     Args:
-        estimates: of the same data in the same order, one for each run.
+        estimates: one for each run, of the same data in the same order.
 
     Raises:
         ValueError: no estimates, or unequal numbers of data, draws, or units.
@@ -206,8 +222,8 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """
     kinds = {(e.num_data, e.num_samples, e.unit) for e in estimates}
     if len(kinds) != 1:
-        found = ", ".join(f"{n} data, K = {k}, {unit}" for n, k, unit in sorted(kinds)) or "none"
-        raise ValueError(f"only estimates of the same data with the same draws can be pooled; got {found}")
+        listed = ", ".join(f"{n} data, K = {k}, {unit}" for n, k, unit in sorted(kinds)) or "none"
+        raise ValueError(f"only estimates of the same data with the same draws can be pooled; got {listed}")
     value = torch.stack([e.value for e in estimates]).mean(0)
     error = torch.stack([e.value_error for e in estimates]).square().sum(0).sqrt() / len(estimates)
     first = estimates[0]
@@ -215,22 +231,28 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
-    """The difference of two means over runs that were trained from several seeds each, tested on the same data.
+    """Compares two kinds of program, of which several runs each were trained from different seeds.
 
-    Welch, "The Generalization of 'Student's' Problem when Several Different Population Variances are Involved",
-    Biometrika 34, 1947: the two kinds of program may vary by different amounts. With two or three seeds the interval is
-    wide, as it must be. It leaves out the variance over test data, which `paired` gives.
+    All runs are tested on the same data. Both kinds may vary by different amounts (Welch's interval). With two or three
+    seeds the interval is wide, as it must be. It leaves out the variance over test data, which `paired` gives.
 
     Args:
         first, second: one mean for each run, in nats.
-        confidence: of the interval, within (0, 1).
+        confidence: the confidence of the interval, within (0, 1).
+
+    Returns:
+        The mean of the first - the mean of the second, with its error over training seeds and interval.
 
     Raises:
         ValueError: fewer than two runs on a side, or confidence out of range.
 
+    Reference:
+        Welch, "The Generalization of 'Student's' Problem when Several Different Population Variances are Involved",
+        Biometrika 34, 1947. https://doi.org/10.1093/biomet/34.1-2.28
+
     Example:
-        >>> found = between_seeds([1.0, 2.0, 3.0], [0.0, 0.0])
-        >>> found.mean, round(found.standard_error, 4), round(found.degrees_of_freedom)
+        >>> difference = between_seeds([1.0, 2.0, 3.0], [0.0, 0.0])
+        >>> difference.mean, round(difference.standard_error, 4), round(difference.degrees_of_freedom)
         (2.0, 0.5774, 2)
     """
     _check(confidence)
@@ -238,11 +260,11 @@ def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence
     if min(counts) < 2:
         raise ValueError("the variance over seeds needs two or more runs on each side; got {} and {}".format(*counts))
     a, b = (np.asarray(means, dtype=float) for means in (first, second))
-    mean, parts = a.mean() - b.mean(), [v.var(ddof=1) / len(v) for v in (a, b)]
-    error = math.sqrt(sum(parts))
+    mean, squares = a.mean() - b.mean(), [v.var(ddof=1) / len(v) for v in (a, b)]
+    error = math.sqrt(sum(squares))
     if error == 0:
         return SeedDifference(float(mean), 0.0, math.nan, (float(mean),) * 2, confidence, counts)
-    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+    freedom = sum(squares) ** 2 / sum(square**2 / (n - 1) for square, n in zip(squares, counts, strict=True))
     low, high = stats.t.interval(confidence, freedom, mean, error)
     return SeedDifference(float(mean), error, float(freedom), (float(low), float(high)), confidence, counts)
 
@@ -265,14 +287,14 @@ def _bootstrap(
     _check(confidence, resamples)
     if min(len(sample) for sample in samples) == 1:
         return math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa can not divide by
+    if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa cannot divide by
         value = float(statistic(*samples, axis=-1))
         return value, value
     # About their means and in units of their spread: values that differ by roundings alone would upset BCa's skewness.
     means = [sample.mean(keepdims=True) for sample in samples]
     centred = [sample - mean for sample, mean in zip(samples, means, strict=True)]
     unit = max(np.abs(sample).max() for sample in centred)
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         tuple(sample / unit for sample in centred),
         statistic,
         n_resamples=resamples,
@@ -282,7 +304,7 @@ def _bootstrap(
         method="BCa",
         rng=np.random.default_rng(derive(seed, "bootstrap")),
     )
-    low, high = (statistic(*means, axis=-1) + unit * end for end in found.confidence_interval)
+    low, high = (statistic(*means, axis=-1) + unit * end for end in bootstrap.confidence_interval)
     return float(low), float(high)
 
 

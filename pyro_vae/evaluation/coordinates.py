@@ -12,7 +12,7 @@ from pyro_vae.model import traces
 
 
 class Coordinates:
-    """Where each latent site stands in z.
+    """The places of the latent sites in z.
 
     Args:
         sites: name -> site, in the order in which they stand in z; see `traces.latent_sites`.
@@ -27,19 +27,28 @@ class Coordinates:
         self.dim = sum(shape.numel() for shape in self.shapes.values())
 
     def read(self, trace: Any) -> Tensor:
-        """The latents in a trace, (*, B, D)."""
+        """Reads the latents of a trace, (*, B, D)."""
         values = [(trace.nodes[name]["value"], len(shape)) for name, shape in self.shapes.items()]
         return torch.cat([value.reshape(*value.shape[: value.dim() - n], -1) for value, n in values], -1)
 
     def hold(self, z: Tensor) -> poutine.Trace:
-        """A trace for `poutine.replay` that sets the latents to z (*, B, D)."""
-        parts = z.split([shape.numel() for shape in self.shapes.values()], -1)
-        placed = zip(self.shapes.items(), parts, strict=True)
-        return traces.holding({name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in placed})
+        """Returns a trace for `poutine.replay` that sets the latents to z (*, B, D)."""
+        values = z.split([shape.numel() for shape in self.shapes.values()], -1)
+        placed = zip(self.shapes.items(), values, strict=True)
+        return traces.holding({name: value.reshape(*z.shape[:-1], *shape) for (name, shape), value in placed})
 
 
 def check_real(name: str, distribution: Any, work: str) -> None:
-    """Raises ValueError for a latent site that does not range over all real numbers; `work` is what needs that."""
+    """Refuses a latent site that does not range over all real numbers.
+
+    Args:
+        name: the site's.
+        distribution: the site's, perhaps within `Independent`.
+        work: what needs real numbers, for the message.
+
+    Raises:
+        ValueError: another support.
+    """
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     support = distribution.support

@@ -25,10 +25,11 @@ class Estimate:
     Attributes:
         name: what is estimated.
         value: (N,), float64.
-        value_error: (N,), the Monte Carlo standard error of each value; NaN where one draw can not tell.
-        num_samples: K, draws of z for each datum.
-        unit: of value and errors.
-        kind: per latent site, "analytic", "sampled" or "infinite" (a guide without a density), where that matters.
+        value_error: (N,), the Monte Carlo standard error of each value; NaN for K = 1, from which no spread is known.
+        num_samples: K, the draws of z for each datum.
+        unit: the unit of value and errors.
+        kind: how the KL of each latent site was taken: "analytic", "sampled" or "infinite" (a guide without a density);
+            empty for an estimate without a KL.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -44,26 +45,26 @@ class Estimate:
 
     @property
     def num_data(self) -> int:
-        """N."""
+        """The number of data, N."""
         return len(self.value)
 
     @property
     def mean(self) -> float:
-        """Mean over the data."""
+        """The mean over the data."""
         return self.value.mean().item()
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean over the data; NaN for a single datum."""
+        """The standard error of the mean over the data; NaN for a single datum."""
         return self.value.std().item() / math.sqrt(self.num_data) if self.num_data > 1 else math.nan
 
     @property
     def monte_carlo_error(self) -> float:
-        """Monte Carlo standard error of the mean, over repeated draws of z for the same data."""
+        """The Monte Carlo standard error of the mean, over repeated draws of z for the same data."""
         return self.value_error.square().sum().sqrt().item() / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown or infinite."""
+        """Converts to plain numbers for a report, with None for one that is unknown or infinite."""
         numbers: dict[str, Any] = {
             "mean": known(self.mean),
             "standard_error": known(self.standard_error),
@@ -84,7 +85,7 @@ class Estimate:
 
 
 class ELBOTerms(NamedTuple):
-    """elbo = reconstruction - kl, from the same draws."""
+    """The ELBO and its two parts from the same draws: elbo = reconstruction - kl."""
 
     elbo: Estimate
     reconstruction: Estimate
@@ -100,22 +101,28 @@ def elbo(
     *,
     first_block: int = 0,
 ) -> Estimate:
-    """The evidence lower bound E_q[log p(x|z)] - KL(q(z|x) || p(z)), per datum.
+    r"""Estimates the evidence lower bound (ELBO) of each datum, in nats.
 
-    Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The KL is analytic where one is registered
-    and sampled elsewhere; `Estimate.kind` says which. Always the ELBO of the program itself, without loss weights.
+    .. math:: \mathrm{ELBO}(x) = E_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+    The KL is analytic where one is registered and sampled elsewhere; `Estimate.kind` says which. This is always the
+    ELBO of the program itself, without loss weights.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
-        num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
+        num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: no data, K < 1, or K > 131,072.
+
+    Reference:
+        Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, eq. 3.
+        https://arxiv.org/abs/1312.6114
 
     Example:
         >>> import pyro_vae as pv
@@ -137,9 +144,15 @@ def elbo_terms(
     *,
     first_block: int = 0,
 ) -> ELBOTerms:
-    """ELBO, reconstruction E_q[log p(x|z)] and KL in one pass over the draws. Arguments and errors as for `elbo`.
+    """Estimates the ELBO, the reconstruction E_q[log p(x|z)] and the KL in one pass over the draws, in nats.
 
-    Where the guide is a point (`Delta`) the KL is infinite, `kind` says so, and the ELBO is minus infinity.
+    The KL of a guide that is a point (`Delta`) is infinite: `kind` says so, and the ELBO is minus infinity.
+
+    Args:
+        vae, x, num_samples, y, seed, first_block: as for `elbo`.
+
+    Raises:
+        DataError, ValueError: as for `elbo`.
     """
     elbo, reconstruction, kl = (_Moments(len(x)) for _ in range(3))
     kind: dict[str, str] = {}
@@ -149,12 +162,12 @@ def elbo_terms(
         if "infinite" not in kind.values():
             elbo.add(data, terms.reconstruction - terms.kl)
             kl.add(data, terms.kl)
-    found = reconstruction.estimate("reconstruction", kind)
+    reconstructed = reconstruction.estimate("reconstruction", kind)
     if "infinite" in kind.values():
-        endless, exact = torch.full_like(found.value, math.inf), torch.zeros_like(found.value)
-        bounds = (Estimate(n, s * endless, exact, num_samples, kind=kind) for n, s in (("ELBO", -1), ("KL", 1)))
-        return ELBOTerms(next(bounds), found, next(bounds))
-    return ELBOTerms(elbo.estimate("ELBO", kind), found, kl.estimate("KL", kind))
+        infinite, exact = torch.full_like(reconstructed.value, math.inf), torch.zeros_like(reconstructed.value)
+        lowest = Estimate("ELBO", -infinite, exact, num_samples, kind=kind)
+        return ELBOTerms(lowest, reconstructed, Estimate("KL", infinite, exact, num_samples, kind=kind))
+    return ELBOTerms(elbo.estimate("ELBO", kind), reconstructed, kl.estimate("KL", kind))
 
 
 def iwae(
@@ -166,15 +179,27 @@ def iwae(
     *,
     first_block: int = 0,
 ) -> Estimate:
-    """log p(x) by importance sampling from the guide: log (1/K) sum_k p(x, z_k) / q(z_k|x), per datum.
+    r"""Estimates log p(x) of each datum by importance sampling from the guide, in nats.
 
-    Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. A lower bound on log p(x) in
-    expectation (not in each run), tight as K grows; how fast depends on how well the guide covers the posterior. The
-    Monte Carlo error is that of the logarithm of a mean, sd(w) / (sqrt(K) mean(w)); it does not contain the bias, and
-    where few weights dominate it is too small. A draw under which p(x, z) is 0 counts as a weight of 0; where all draws
-    are such, the value is minus infinity and its error NaN; a weight that is not a number makes its datum NaN alone.
+    .. math:: \log \frac{1}{K} \sum_{k=1}^{K} \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x)
 
-    Arguments and errors as for `elbo`. The sum is streamed: no (K, N) array is held.
+    This is a lower bound on log p(x) in expectation (not in each run), and tight as K grows; how fast depends on how
+    well the guide covers the posterior. The Monte Carlo error is that of the logarithm of a mean,
+    sd(w) / (sqrt(K) mean(w)). It does not contain the bias, and it is too small where few weights dominate.
+
+    A draw under which p(x, z) is 0 counts as a weight of 0. If all draws of a datum are such, its value is minus
+    infinity and its error NaN. A weight that is not a number makes its own datum NaN and no other. The sum is streamed:
+    no (K, N) array is held.
+
+    Args:
+        vae, x, num_samples, y, seed, first_block: as for `elbo`.
+
+    Raises:
+        DataError, ValueError: as for `elbo`; ValueError also for a guide without a density (`Delta`).
+
+    Reference:
+        Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, eq. 8.
+        https://arxiv.org/abs/1509.00519
 
     Example:
         >>> import pyro_vae as pv
@@ -195,13 +220,15 @@ def iwae(
 
 
 def relative_error(log_weights: Tensor) -> Tensor:
-    """sd(w) / (sqrt(K) mean(w)): the Monte Carlo error of the logarithm of a mean of K weights, to first order.
+    r"""Computes the Monte Carlo error of the logarithm of a mean of K weights, to first order.
+
+    .. math:: \frac{\mathrm{sd}(w)}{\sqrt{K} \, \mathrm{mean}(w)}
 
     Args:
         log_weights: (K, B).
 
     Returns:
-        (B,), nats; NaN for K = 1, from which no spread is known.
+        (B,), in nats; NaN for K = 1, from which no spread is known.
 
     Example:
         >>> relative_error(torch.tensor([[1.0], [3.0]]).log())   # sqrt(2) / (sqrt(2) 2)
@@ -211,22 +238,41 @@ def relative_error(log_weights: Tensor) -> Tensor:
 
 
 def _relative_error(squares: Tensor, K: int) -> Tensor:
-    """The same from sum_k (w_k / sum_j w_j)^2, for K times it less 1 is the squared coefficient of variation."""
+    """The same from sum_k (w_k / sum_j w_j)^2: K times that, less 1, is the squared coefficient of variation."""
     spread = (K * squares - 1).clamp(min=0)
     return (spread / (K - 1)).sqrt() if K > 1 else torch.full_like(squares, math.nan)
 
 
-def subset(size: int, num_data: int, seed: int) -> Tensor:
-    """Positions of a random subset, sorted: data files may be sorted by class, so never "the first n".
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over draws (K, ...), and their Monte Carlo standard errors; NaN for a single draw.
 
-    >>> subset(10, 4, seed=0).tolist() == sorted(subset(10, 4, seed=0).tolist())
-    True
+    Example:
+        >>> mean_and_error(torch.tensor([[1.0], [3.0]]))
+        (tensor([2.]), tensor([1.]))
+    """
+    K = len(values)
+    return values.mean(0), values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
+
+
+def subset(size: int, num_data: int, seed: int) -> Tensor:
+    """Draws the positions of a random subset, sorted.
+
+    Data files may be sorted by class, so that the first ones are no fair sample.
+
+    Args:
+        size: the number of data to choose from.
+        num_data: the number of positions; all of them where there are no more.
+        seed: the seed of the choice.
+
+    Example:
+        >>> subset(10, 4, seed=0).tolist() == sorted(subset(10, 4, seed=0).tolist())
+        True
     """
     return torch.randperm(size, generator=generator(seed, "subset"))[:num_data].sort().values
 
 
 class Terms(NamedTuple):
-    """Of one block of draws, (k, b) each, float64; `kind` as for `Estimate`."""
+    """Reconstruction and KL of one block of draws, (k, b) each, float64; `kind` as for `Estimate`."""
 
     reconstruction: Tensor
     kl: Tensor
@@ -234,7 +280,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(pair: traces.Traces) -> Terms:
-    """log p(x|z), and the KL of all latent sites: in closed form where one is registered, else log q - log p."""
+    """Reads log p(x|z) and the KL of all latent sites: in closed form where one is registered, else log q - log p."""
     reconstruction = traces.reconstruction(pair).double()
     total, kind = torch.zeros_like(reconstruction), {}
     for name, site in traces.latent_sites(pair.guide).items():
@@ -257,16 +303,16 @@ class _Moments:
         old, new = self.count[data], float(len(values))
         mean, square = values.mean(0), (values - values.mean(0)).square().sum(0)
         step = mean - self.mean[data]
-        # Where one of the means is infinite, their sum is what the mean of both is.
+        # If one of the means is infinite, the mean of both is their sum.
         self.mean[data] += torch.where(step.isfinite(), step * new / (old + new), mean)
         self.square[data] += square + step.square() * old * new / (old + new)
         self.count[data] += new
 
     def estimate(self, name: str, kind: dict[str, str]) -> Estimate:
-        variance = self.square / (self.count - 1)  # 0/0 = NaN for a single draw: it can not tell its own error
+        variance = self.square / (self.count - 1)  # 0/0 = NaN for a single draw, from which no spread is known
         return Estimate(name, self.mean, (variance / self.count).sqrt(), int(self.count[0]), kind=kind)
 
 
 def known(number: float) -> float | None:
-    """The number for a report, None where it is none or infinite."""
+    """Returns the number for a report, or None for one that is NaN or infinite."""
     return number if math.isfinite(number) else None

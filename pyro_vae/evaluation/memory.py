@@ -1,6 +1,6 @@
-"""How many draws fit into a block: as many as keep its tensors within a budget of memory.
+"""The number of draws in a block: as many as keep its tensors within a budget of memory.
 
-The size of a block is part of what its noise is, so it depends on the program and the shape of a datum alone, and
+The noise of a block depends on its size. So the size depends on the program and the shape of a datum alone, and
 neither on the machine nor on the number of data.
 """
 
@@ -22,11 +22,11 @@ _BUDGET = 1 << 27  # numbers, 512 MiB, that all operations on a block make; a fe
 
 
 def sample_block(vae: Any, x: Tensor, num_samples: int, labels: tuple[Tensor, ...] = ()) -> int:
-    """Draws in a block: 32, or fewer where the program makes more than 32,768 numbers of each draw.
+    """Counts the draws of a block: 32, or fewer for a program that makes more than 32,768 numbers of each draw.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
-        x: the first block of data (B, *x_shape); all of it, for a guide may have parameters of its own for each datum.
+        x: the first block of data (B, *x_shape); all of it, since a guide may have parameters for each datum.
         num_samples: K; eight draws or fewer are always one block.
         labels: empty, or one tensor (B, C).
     """
@@ -45,9 +45,9 @@ class _Count(TorchDispatchMode):
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.numbers += found.numel() if isinstance(found, Tensor) else 0
-        return found
+        output = func(*args, **(kwargs or {}))
+        self.numbers += output.numel() if isinstance(output, Tensor) else 0
+        return output
 
 
 def _numbers(vae: Any, num_samples: int, *given: Tensor) -> int:

@@ -1,19 +1,18 @@
-"""What networks in bfloat16 change in the ELBO: the same parameters, data and draws, in both precisions."""
+"""The effect of networks in bfloat16 on the ELBO: the same parameters, data and draws, in both precisions."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.evaluation.estimators import Estimate, read_terms
+from pyro_vae.evaluation.estimators import Estimate, mean_and_error, read_terms
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model.networks import in_precision, networks
 from pyro_vae.model.traces import Traces
 
 
 def is_rounded(vae: Any) -> bool:
-    """Whether a network of the program computes in less than float32.
+    """Returns whether a network of the program computes in less than float32.
 
     Example:
         >>> import pyro_vae as pv
@@ -26,22 +25,23 @@ def is_rounded(vae: Any) -> bool:
 def rounding_loss(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, *, seed: int, first_block: int = 0
 ) -> Estimate:
-    """ELBO with float32 networks - ELBO with the networks as they are, per datum: what rounding in them takes away.
+    """Estimates what rounding in the networks takes from the ELBO of each datum, in nats.
 
-    Above 0 where bfloat16 makes the ELBO lower. Both sides have the same parameters and the same draws, so that the
-    Monte Carlo error, taken draw by draw, is far below that of either ELBO. For a plain autoencoder, which has no ELBO,
-    it is the difference of the reconstruction; `Estimate.name` says which.
+    It is the ELBO with float32 networks - the ELBO with the networks as they are, above 0 where bfloat16 makes the ELBO
+    lower. Both sides have the same parameters and the same draws, so that the Monte Carlo error, taken draw by draw, is
+    far below that of either ELBO. A plain autoencoder has no ELBO: for it, the reconstructions are compared, and
+    `Estimate.name` says so.
 
     Args:
         vae: a program with networks of `pyro_vae.networks`.
         x: data (N, *x_shape).
-        num_samples: K, draws of z for each datum; the Monte Carlo error needs two or more.
+        num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
-        seed: of the draws, an integer: both sides start from it.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        seed: an integer, from which the draws of both sides start.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Returns:
-        the differences, in nats; all are 0 where the networks are in float32, or the program in float64.
+        The differences; all are 0 if the networks are in float32, or the program in float64.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -58,12 +58,11 @@ def rounding_loss(
     with in_precision(vae, "float32"):
         exact, name = _draws(vae, x, num_samples, y, seed, first_block)
     lost = exact - _draws(vae, x, num_samples, y, seed, first_block)[0]
-    error = lost.std(0) / math.sqrt(num_samples) if num_samples > 1 else torch.full_like(lost[0], math.nan)
-    return Estimate(f"{name}, float32 - bfloat16", lost.mean(0), error, num_samples)
+    return Estimate(f"{name}, float32 - bfloat16", *mean_and_error(lost), num_samples)
 
 
 def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int, first_block: int) -> tuple[Tensor, str]:
-    """(K, N) on the CPU, and what they are draws of."""
+    """Draws of the ELBO or the reconstruction (K, N), on the CPU, and the name of what they are."""
     names = set()
 
     def read(pair: Traces) -> Tensor:

@@ -1,9 +1,11 @@
-"""Log-weights: log w_kb = log p(x_b, z_kb) - log q(z_kb | x_b),  z_kb ~ q(z|x_b), in nats.
+r"""Log-weights of draws from the guide, in nats, from which everything about log p(x) is estimated.
 
-Everything that is estimated about log p(x) starts here. The work goes through blocks of a size that depends on the
-program alone (see `pyro_vae.evaluation.memory`), so that the memory for activations depends on neither K nor N, and the
-noise of a seeded call is a function of (seed, block of data, block of samples): chunks, streams and shards of whole
-blocks give the same numbers, and different data never share noise.
+.. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b), \qquad z_{kb} \sim q(z | x_b)
+
+The work goes through blocks of a size that depends on the program alone (see `pyro_vae.evaluation.memory`), so that the
+memory for activations depends on neither K nor N. The noise of a seeded call is a function of (seed, block of data,
+block of samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share
+noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +33,16 @@ def draw_blocks(
     read: Callable[[traces.Traces], T],
     first_block: int = 0,
 ) -> Iterator[tuple[slice, T]]:
-    """What `read` makes of each block of draws, beside the data that it is about.
+    """Yields the data of each block of draws, and what `read` makes of their traces.
 
     All blocks of samples of one block of data come after one another, before the next block of data.
+
+    Args:
+        vae, x, num_samples, y, seed, first_block: as for `log_weights`.
+        read: of the traces of one block of draws, (k, b).
+
+    Raises:
+        ValueError: no data, K < 1, or not as many labels as data.
     """
     check_tensor(x)
     if num_samples < 1:
@@ -42,7 +51,7 @@ def draw_blocks(
     blocks = list(data_blocks(len(x), y))
     with remembering(memory):
         size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
-    # Where blocks stand before it, the last block of a shard is the last of all: what was short there is short here.
+    # A shard with blocks before it ends with the last block of all: what was short there is short here.
     whole, many = DATA_BLOCK if first_block else min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
     for i, (data, labels) in enumerate(blocks, start=first_block):
         with torch.no_grad(), undisturbed(vae):
@@ -50,12 +59,16 @@ def draw_blocks(
             block = column(vae, read, given, size, many and len(given[0]) == whole)
         for j, samples in enumerate(_slices(num_samples, size)):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
-                found = block.draw(samples.stop - samples.start)
-            yield data, found
+                reading = block.draw(samples.stop - samples.start)
+            yield data, reading
 
 
 def data_blocks(num_data: int, y: Tensor | None) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-    """Each block of data, and its labels where there are any.
+    """Yields the positions of each block of data, and its labels if there are any.
+
+    Args:
+        num_data: N.
+        y: one-hot labels (N, C), or None.
 
     Raises:
         ValueError: no data, or not as many labels as data.
@@ -77,10 +90,14 @@ def draw_columns(
     read: Callable[[traces.Traces], T],
     first_block: int = 0,
 ) -> Iterator[tuple[slice, list[T]]]:
-    """`draw_blocks`, all blocks of samples of one block of data together."""
+    """Yields the positions of each block of data, and what `read` makes of all its blocks of samples.
+
+    Args:
+        vae, x, num_samples, y, seed, read, first_block: as for `draw_blocks`.
+    """
     drawn = draw_blocks(vae, x, num_samples, y, seed, read, first_block)
     for data, rows in groupby(drawn, key=lambda row: row[0]):
-        yield data, [found for _, found in rows]
+        yield data, [reading for _, reading in rows]
 
 
 def log_weights(
@@ -92,23 +109,31 @@ def log_weights(
     *,
     first_block: int = 0,
 ) -> Tensor:
-    """log p(x, z_k) - log q(z_k|x) for K draws of z from the guide, per datum: (K, B), float64, nats.
+    r"""Draws K log-weights for each of B data from the guide.
 
-    Eq. 7 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016. If the guide is the exact
-    posterior they are constant, log p(x), for every K.
+    .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b), \qquad z_{kb} \sim q(z | x_b)
+
+    If the guide is the exact posterior, all log-weights of a datum are log p(x).
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (B, *x_shape).
-        num_samples: K.
+        num_samples: K, the draws of z for each datum.
         y: one-hot labels (B, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+
+    Returns:
+        (K, B), float64, in nats.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: no data, K < 1, K > 131,072 (fewer for a program so large that its blocks are small), a program with
             sites outside the data plate, or a guide without a density (`Delta`).
+
+    Reference:
+        Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, eq. 7.
+        https://arxiv.org/abs/1509.00519
 
     Example:
         >>> import pyro_vae as pv
@@ -123,7 +148,7 @@ def log_weights(
 
 
 def read_log_weights(pair: traces.Traces) -> Tensor:
-    """(k, b), float64: the three terms are large and nearly cancel."""
+    """Reads log-weights (k, b), in float64, for the three terms are large and nearly cancel."""
     log_prior, log_posterior = traces.log_prior(pair).double(), traces.log_posterior(pair).double()
     return traces.reconstruction(pair).double() + log_prior - log_posterior
 

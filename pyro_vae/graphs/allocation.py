@@ -1,4 +1,4 @@
-"""Memory: freed tensors stay with the process, for the next block of the same size; sources of graphs do not."""
+"""Memory: the process keeps freed tensors for the next block of the same size, and forgets the sources of graphs."""
 
 import linecache
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ _LARGEST = (32 << 20) - (1 << 16)
 
 @cache
 def keep_freed_memory() -> None:
-    """Lets the C library keep up to 64 MiB of freed memory, where it would give them back to the system each time.
+    """Lets the C library keep up to 64 MiB of freed memory, which it would give back to the system each time.
 
     A block of draws takes tensors of some megabytes, and frees them. glibc takes those above a threshold from the
-    system, page by page, which costs more than the arithmetic on them; the threshold is the size of the largest tensor
+    system, page by page, which costs more than the arithmetic on them. The threshold is the size of the largest tensor
     of below 32 MiB that was freed so far (see M_MMAP_THRESHOLD in mallopt(3)). So one is made, untouched, and freed.
     Other C libraries do as they do.
     """

@@ -1,7 +1,7 @@
 """A Pyro program as a graph of tensor operations.
 
-`capture` runs a function, handlers and all, and keeps the tensor operations that it made. Replaying them gives
-what the function would give, without Pyro; compiling them gives it faster still.
+`capture` runs a function, handlers and all, and keeps the tensor operations that it made. Replaying them gives what the
+function would give, without Pyro; compiling them gives it faster still.
 
     given     tensors that differ from call to call, e.g. the data: arguments of the graph
     held      tensors that the function read from elsewhere (parameters, buffers): the graph reads the same tensors
@@ -59,12 +59,18 @@ class Graph:
         return str(getattr(self.module, "code", ""))
 
     def is_current(self) -> bool:
-        """Whether the held tensors are where they were: `.to(device)` and `.double()` move them."""
+        """Tells whether the held tensors are where they were: `.to(device)` and `.double()` move them."""
         return [tensor.data_ptr() for tensor in self.tensors] == self._places
 
     @sources_forgotten()
     def compiled(self, given: Sequence[Tensor]) -> Graph:
-        """The same by Inductor, for given tensors of these shapes, types and device.
+        """Compiles the operations by Inductor.
+
+        Args:
+            given: tensors of the shapes, types and device that it is for.
+
+        Returns:
+            The same graph, with a compiled module.
 
         Raises:
             Exception: whatever the compiler has against it; most often there is no C++ compiler.
@@ -108,8 +114,8 @@ def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
 def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], modules: Iterable[nn.Module]) -> Graph:
     """Runs `function(*given)`, twice to be sure, and returns its tensor operations.
 
-    Nothing is left behind: random state, buffers of `modules` and Pyro's parameter store are as before. Pyro's
-    validation is off inside, since a graph can not raise; conditions on data are put by `require`.
+    It leaves nothing behind: random state, buffers of `modules` and Pyro's parameter store are as before. Pyro's
+    validation is off inside, since a graph cannot raise; `require` puts conditions on data.
 
     Args:
         function: of the given tensors, to a list of tensors. It may take gradients inside.
@@ -119,7 +125,7 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
     Raises:
         NoGraph: the function does something else at each call.
         ValueError: a buffer is another tensor afterwards.
-        Exception: whatever a branch on the value of a tensor leads to: such a function has no one graph.
+        Exception: whatever a branch on the value of a tensor leads to; such a function has no one graph.
 
     Example:
         >>> graph = capture(lambda x: [x.sin() + torch.rand(2)], [torch.zeros(2)], [])
@@ -146,7 +152,7 @@ def _capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor],
 
 
 def why_not(error: Exception) -> str:
-    """In a few words, what kept a function from being captured or compiled."""
+    """Says in a few words what kept a function from being captured or compiled."""
     line = next(iter(str(error).splitlines()), "")
     if isinstance(error, NoGraph):
         return line
@@ -173,11 +179,14 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
 def hoist(graph: Graph) -> tuple[Graph, Graph]:
     """Splits a graph into what does not depend on its draws, and the rest: (before, after).
 
-    `after(*before(*given))` is `graph(*given)`, and so is `after` alone on what `before` gave once, with other draws:
-    an encoder runs once for each datum and not once for each draw.
+    `after(*before(*given))` is `graph(*given)`, and so is `after` alone on what `before` gave once, with other draws.
+    So an encoder runs once for each datum and not once for each draw.
 
     Args:
-        graph: as captured; compiled ones can not be split.
+        graph: as captured; compiled ones cannot be split.
+
+    Returns:
+        The graphs before and after.
 
     Example:
         >>> before, after = hoist(capture(lambda x: [x.exp() + torch.rand(2)], [torch.zeros(2)], []))
@@ -235,7 +244,7 @@ Buffers = list[tuple[nn.Module, str, Tensor]]
 
 @contextmanager
 def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
-    """Whatever runs inside leaves the buffers of the modules as they were, the statistics of a batch norm, say."""
+    """Puts the buffers of the modules, the statistics of a batch norm, say, back after whatever runs inside."""
     parts = {id(part): part for module in modules for part in module.modules()}.values()
     buffers = [(part, name, b) for part in parts for name, b in part._buffers.items() if b is not None]
     before = [buffer.clone() for _, _, buffer in buffers]

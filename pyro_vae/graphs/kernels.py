@@ -48,7 +48,7 @@ torch.library.register_fake("pyro_vae::bernoulli_like", lambda x, p: torch.empty
 
 
 def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
-    """The graph with its float32 matrix products on the CPU put into oneDNN's hands, where torch has that library.
+    """Puts the float32 matrix products of a graph on the CPU into oneDNN's hands, where torch has that library.
 
     Args:
         module: with the shapes of its tensors at the nodes, as `make_fx` leaves them.
@@ -84,10 +84,14 @@ def _pays(node: fx.Node) -> bool:
 
 
 def log1p(x: Tensor) -> Tensor:
-    """log(1 + x) to two units in the last place, by the logarithm of the rounded sum u and the first-order correction.
+    """Computes log(1 + x) to two units in the last place.
 
-    Vectorised, torch's own takes twelve times as long as a logarithm, more than all else that a Bernoulli needs.
-    Theorem 4 of Goldberg, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", 1991.
+    It is the logarithm of the rounded sum u with a first-order correction. Vectorised, torch's own takes twelve times
+    as long as a logarithm, more than all else that a Bernoulli needs.
+
+    Reference:
+        Theorem 4 of Goldberg, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", ACM
+        Computing Surveys 1991, https://doi.org/10.1145/103162.103163
     """
     u = 1 + x
     edge = u.isinf() | (u == 0)
@@ -95,9 +99,10 @@ def log1p(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)) by exp(-|x|), the exponential that log(1 + exp(x)) is made of, so that a compiler takes one.
+    """Computes 1 / (1 + exp(-x)) by exp(-|x|).
 
-    The loss of a Bernoulli holds the latter, and its gradient the former.
+    log(1 + exp(x)) is made of the same exponential, so that a compiler takes one for the loss of a Bernoulli, which
+    holds the latter, and its gradient, which holds the former.
     """
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     e = torch.exp(-x.abs())
@@ -105,7 +110,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operations by others: those above, and draws by torch's own kernels, whatever the compiler has for them."""
+    """Replaces operations by those above, and draws by torch's own kernels, whatever the compiler has for them."""
     aten = torch.ops.aten
     to_log1p: list[Any] = [
         aten.binary_cross_entropy_with_logits,

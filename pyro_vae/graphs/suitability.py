@@ -1,4 +1,4 @@
-"""Which programs can be a graph of tensor operations, and which have to be run by Pyro."""
+"""Tells which programs can be a graph of tensor operations, and which Pyro has to run."""
 
 import pickle
 import random
@@ -14,17 +14,25 @@ from pyro_vae.graphs.watch import Watch, has_hook
 
 
 class NoGraph(Exception):  # noqa: N818 - it is an answer, not an error
-    """The program has to be run by Pyro; the message says why."""
+    """Says that Pyro has to run the program; the message says why."""
 
 
 def is_surrounded() -> bool:
-    """Whether something is around the program, handlers of Pyro or autocast, that a graph would not hear."""
+    """Tells whether something is around the program, handlers of Pyro or autocast, that a graph would not hear."""
     autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     return autocast or bool(poutine.runtime._PYRO_STACK)
 
 
 def check_hooks(modules: Iterable[nn.Module], parameters: Iterable[Tensor]) -> None:
-    """Raises NoGraph where functions of the user's want to be called at each run."""
+    """Checks that no function of the user's wants to be called at each run.
+
+    Args:
+        modules: whose hooks count, with those of their submodules.
+        parameters: whose hooks count.
+
+    Raises:
+        NoGraph: one does.
+    """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     parts = [part for module in modules for part in module.modules()]
     if any(map(has_hook, parameters)) or any(getattr(part, kind) for part in parts for kind in kinds):
@@ -33,7 +41,11 @@ def check_hooks(modules: Iterable[nn.Module], parameters: Iterable[Tensor]) -> N
 
 @contextmanager
 def drawing_by_torch() -> Iterator[None]:
-    """Raises NoGraph where what runs inside draws random numbers by Python or numpy; they are put back."""
+    """Puts the generators of Python and numpy back after what runs inside.
+
+    Raises:
+        NoGraph: it has drawn from them.
+    """
     before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's
     try:
         yield
@@ -47,7 +59,11 @@ def drawing_by_torch() -> Iterator[None]:
 
 @contextmanager
 def setting_nothing(watch: Watch) -> Iterator[None]:
-    """Raises NoGraph where what runs inside sets what is watched; numbers and tensors are put back."""
+    """Puts numbers and tensors that are watched back after what runs inside.
+
+    Raises:
+        NoGraph: it has set one.
+    """
     try:
         yield
     finally:

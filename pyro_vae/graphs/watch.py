@@ -1,4 +1,4 @@
-"""Watch: whether modules are still what they were when a graph was made of them."""
+"""Watch: tells whether modules are still what they were when a graph was made of them."""
 
 import operator
 from argparse import Namespace
@@ -19,8 +19,8 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 class Watch:
     """Tells whether modules, and other objects, are still as they were: members, tensors, flags, plain attributes.
 
-    What a graph has baked in is what its function saw in Python. This remembers it, and compares in some microseconds.
-    Numbers and strings are compared by value, all else by identity: members, tensors, functions, the entries of
+    A graph has baked in what its function saw in Python. A watch remembers it, and compares in some microseconds.
+    It compares numbers and strings by value, all else by identity: members, tensors, functions, the entries of
     dictionaries, lists and tuples. It looks into dataclasses and namespaces, where settings are kept, but not into
     other objects, nor into classes, globals and closures.
 
@@ -69,17 +69,17 @@ class Watch:
         if not all(map(operator.is_, map(dict.get, mappings, keys), values)):
             return False
         mappings, keys, values = self._plain
-        found = list(map(dict.get, mappings, keys))
+        now = list(map(dict.get, mappings, keys))
         return (
-            list(map(type, found)) == self._types  # first, for a tensor has no one answer to ==
-            and found == values
+            list(map(type, now)) == self._types  # first, for a tensor has no one answer to ==
+            and now == values
             and list(map(len, self._mappings)) == self._sizes
-            and all(len(now) == len(then) and all(map(operator.is_, now, then)) for now, then in self._sequences)
+            and all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in self._sequences)
             and list(map(_flags, self._tensors)) == self._flags
         )
 
     def put_back(self) -> list[str]:
-        """Puts numbers and tensors that are others by now back, and returns their names; other objects are let go."""
+        """Puts changed numbers and tensors back, lets other objects go, and returns the names of what was put back."""
         changed = [row for rows in (self._same, self._plain) for row in zip(*rows, strict=True) if not _is_there(*row)]
         state = [row for row in changed if isinstance(row[2], (Tensor, *self._PLAIN))]
         for mapping, key, value in state:
@@ -89,8 +89,8 @@ class Watch:
 
 
 def _is_there(mapping: dict[Any, Any], key: Any, value: Any) -> bool:
-    found = mapping.get(key)
-    return found is value or (isinstance(value, Watch._PLAIN) and type(found) is type(value) and found == value)
+    now = mapping.get(key)
+    return now is value or (isinstance(value, Watch._PLAIN) and type(now) is type(value) and now == value)
 
 
 def has_hook(tensor: Tensor) -> bool:

@@ -3,7 +3,8 @@
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.inference.distributed import SharedSVI
-from pyro_vae.inference.fitting import Part, Progress, Record, Schedule, fit
+from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
+from pyro_vae.inference.fitting import fit
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World

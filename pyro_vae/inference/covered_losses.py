@@ -24,7 +24,7 @@ def is_covered(loss: Any) -> bool:
 
 
 def requiring_support(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model, with what Pyro's validation asks of observed values as conditions of its graph."""
+    """Turns what Pyro's validation asks of a model's observed values into conditions of its graph."""
     return _Supported()(model)
 
 

@@ -5,7 +5,6 @@ the whole batch, the same on all processes to the last bit, and so the parameter
 """
 
 import json
-import logging
 import math
 import warnings
 from typing import Any
@@ -18,29 +17,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pyro_vae.evaluation import ELBOTerms, Estimate, elbo_terms
 from pyro_vae.evaluation.memory import DATA_BLOCK
-from pyro_vae.inference.divergence import Noise
 from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.step_graphs import Call
+from pyro_vae.inference.pyro_step import Attempt
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import World, peers
-
-_logger = logging.getLogger(__name__)
 
 
 class SharedSVI(SVI):
     """`SVI` in many processes: `DistributedDataParallel` over `Objective`, with sums in place of its averages.
 
-    All processes call `step` with the same batch. Each computes on its slice, the slices as even as they can be; one
+    All processes call `step` with the same batch. Each computes on its slice, the slices as even as they can be. One
     that has no slice, of a batch smaller than the number of processes, computes on the first datum with weight 0. Loss
-    and gradient are the sums over the batch, so that one process and many make the same step but for their draws of z
-    and for rounding. Where the loss of one process is refused, all refuse the step, with the same error.
+    and gradient are the sums over the batch, so that one process and many make the same step except for their draws of
+    z and for rounding. Where the loss of one process is refused, all refuse the step, with the same error.
 
-    Steps run by Pyro, and are no graphs.
+    Pyro runs the steps, which are no graphs.
 
     Args:
         program: a module with `.model` and `.guide`.
         optimizer, loss, max_grad_norm: as for `SVI`; the bound is per datum of the whole batch.
         world: the processes, of a process group that runs.
+
+    Raises:
+        ValueError: the loss has no `differentiable_loss`.
+        ProcessError: another process has ended.
     """
 
     def __init__(
@@ -62,15 +62,24 @@ class SharedSVI(SVI):
             )
         self.objective.register_comm_hook(None, _summed)
 
-    def _loss_and_grads(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> float:
-        own, named = [self._slice(value) for value in args], {key: self._slice(kwargs[key]) for key in kwargs}
-        weights = {"kl_weight": call.kl_weight, "reconstruction_weight": call.reconstruction_weight}
+    def loss_and_grads(self, attempt: Attempt) -> float:
+        """Computes the loss, summed over the batch of all processes, and its gradient.
+
+        Raises:
+            DivergenceError: the loss of a process is not finite; every process raises it.
+            ProcessError: another process has ended.
+        """
+        own = attempt._replace(
+            args=tuple(map(self._slice, attempt.args)),
+            kwargs={name: self._slice(value) for name, value in attempt.kwargs.items()},
+        )
+        weights = {"kl_weight": own.call.kl_weight, "reconstruction_weight": own.call.reconstruction_weight}
         value, refusal = 0.0, None
         try:
-            with self.explaining(call, (*own,), named, noise):
-                loss = self._weight(*args, *kwargs.values()) * self.objective(*own, **named, **weights)
+            with self.explaining(own):
+                loss = self._weight(attempt) * self.objective(*own.args, **own.kwargs, **weights)
             value = loss.item()
-            self.check_loss(value, call, (*own,), named, noise)
+            self.check_loss(value, own)
         except Exception as error:  # whatever it is: the others are about to wait for this gradient
             refusal = error
         total, refusals = self.world.sum(torch.tensor([value, refusal is not None], dtype=torch.float64)).tolist()
@@ -88,13 +97,14 @@ class SharedSVI(SVI):
         own = value.tensor_split(self.world.size)[self.world.rank]
         return own if len(own) else value[:1]
 
-    def _weight(self, *values: Any) -> float:
+    def _weight(self, attempt: Attempt) -> float:
+        values = (*attempt.args, *attempt.kwargs.values())
         sizes = [len(value) for value in values if isinstance(value, Tensor) and value.dim()]
         return float(self.world.rank < sizes[0])
 
 
 def _summed(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """In place of the hook of DistributedDataParallel, which divides by the number of processes."""
+    """Replaces the hook of DistributedDataParallel, which divides by the number of processes."""
     done = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     return done.then(lambda future: future.value()[0])
 
@@ -102,7 +112,15 @@ def _summed(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor
 def shared_elbo_terms(
     world: World, program: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int
 ) -> ELBOTerms:
-    """`pyro_vae.evaluation.elbo_terms`, of which each process computes whole blocks and all have the same bits."""
+    """Computes `pyro_vae.evaluation.elbo_terms`, whole blocks in each process; all get the same bits.
+
+    Args:
+        world: the processes.
+        program, x, num_samples, y, seed: as for `elbo_terms`.
+
+    Raises:
+        ProcessError: another process has ended.
+    """
     if world.size == 1:
         return elbo_terms(program, x, num_samples, y, seed)
     blocks = torch.arange(-(-len(x) // DATA_BLOCK)).tensor_split(world.size)[world.rank]
@@ -110,9 +128,9 @@ def shared_elbo_terms(
     with world.together():
         if len(blocks):
             own, first = slice(int(blocks[0]) * DATA_BLOCK, int(blocks[-1] + 1) * DATA_BLOCK), int(blocks[0])
-            found = elbo_terms(program, x[own], num_samples, None if y is None else y[own], seed, first_block=first)
-            values[:, :, own] = torch.stack([torch.stack([term.value, term.value_error]) for term in found])
-            kind = found.elbo.kind
+            terms = elbo_terms(program, x[own], num_samples, None if y is None else y[own], seed, first_block=first)
+            values[:, :, own] = torch.stack([torch.stack([term.value, term.value_error]) for term in terms])
+            kind = terms.elbo.kind
     world.sum(values)
     kind = json.loads(world.gather(json.dumps(kind))[0])
     estimates = (

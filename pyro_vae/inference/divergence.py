@@ -21,7 +21,10 @@ from pyro_vae.randomness import go_to, position, preserved
 
 
 class Noise:
-    """Where the random streams of the CPU, and of the device of x, stand, to go on from there again.
+    """Remembers where the random streams of the CPU, and of the device of x, stand, to go on from there again.
+
+    Args:
+        x: the data; None for those on the CPU.
 
     Example:
         >>> noise = Noise(None)
@@ -37,7 +40,7 @@ class Noise:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draws inside are those that came after; afterwards the random state is what it was."""
+        """Draws again inside what was drawn after; afterwards the random state is what it was."""
         with preserved(self.device):
             go_to(self._here, self.device)
             yield
@@ -46,12 +49,12 @@ class Noise:
 @torch.no_grad()
 def first_site(loss: Any, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     """Names the first site whose value or log-probability is not finite while the loss is computed; '' for none."""
-    found: list[str] = []
+    broken: list[str] = []
     with warnings.catch_warnings(), store_kept(), pyro.validation_enabled(False):
         warnings.simplefilter("ignore")
-        with suppress(ValueError, RuntimeError):  # over numbers that are none; what was found before counts
-            loss.loss(_Finite("model", found)(model), _Finite("guide", found)(guide), *args, **kwargs)
-    return f" (first at site {found[0]})" if found else ""
+        with suppress(ValueError, RuntimeError):  # over numbers that are none; the sites before count
+            loss.loss(_Finite("model", broken)(model), _Finite("guide", broken)(guide), *args, **kwargs)
+    return f" (first at site {broken[0]})" if broken else ""
 
 
 def first_gradient(modules: Iterable[nn.Module]) -> str:
@@ -63,15 +66,17 @@ def first_gradient(modules: Iterable[nn.Module]) -> str:
 
 
 class _Finite(Messenger):
-    def __init__(self, side: str, found: list[str]) -> None:
+    """Lists the sites of one half that are not finite, where none was listed before."""
+
+    def __init__(self, half: str, broken: list[str]) -> None:
         super().__init__()
-        self.side, self.found = side, found
+        self.half, self.broken = half, broken
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self.found or site_is_subsample(msg):
+        if self.broken or site_is_subsample(msg):
             return
         if not _all_finite(msg["value"]) or not _all_finite(msg["fn"].log_prob(msg["value"])):
-            self.found.append(f"{msg['name']} of the {self.side}")
+            self.broken.append(f"{msg['name']} of the {self.half}")
 
 
 def _all_finite(value: Any) -> bool:

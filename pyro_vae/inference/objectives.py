@@ -1,16 +1,24 @@
-"""Objectives: what SVI minimises, and the weights and schedules that act on it from outside the program.
+r"""Objectives: what SVI minimises, and the weights and schedules that act on it from outside the program.
 
-    sampled            L = E_q[log p(x, z) - log q(z|x)]                      pyro.infer.Trace_ELBO
-    analytic KL        L = E_q[log p(x|z)] - KL(q(z|x) || p(z))               MeanFieldELBO
-    importance-weighted  L_K = E log (1/K) sum_k p(x, z_k) / q(z_k|x)         ImportanceWeightedELBO
+`pyro.infer.Trace_ELBO` samples all of the first bound, `MeanFieldELBO` takes the KL of the second in closed form, and
+`ImportanceWeightedELBO` is the third:
+
+.. math::
+
+    L &= E_q[\log p(x, z) - \log q(z|x)] \\
+    L &= E_q[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z)) \\
+    L_K &= E \log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}
 
 A loss is minus the bound, summed over the batch, as everywhere in Pyro. With weights it is no longer a bound and is
-not called an ELBO:
+not called an ELBO. `reconstruction_weight` is the alpha of teaching material, `kl_weight` the beta of Higgins et al.:
 
-    loss = -reconstruction_weight * E_q[log p(x|z)] + kl_weight * KL(q(z|x) || p(z))
+.. math::
 
-(`reconstruction_weight` is the alpha of teaching material, `kl_weight` the beta of Higgins et al., "beta-VAE",
-ICLR 2017.)
+    -\alpha \, E_q[\log p(x|z)] + \beta \, \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+Reference:
+    Higgins et al., "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", ICLR 2017,
+    https://openreview.net/forum?id=Sy2fzU9gl
 """
 
 import math
@@ -18,7 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -33,7 +41,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     """`pyro.infer.TraceMeanField_ELBO`, with its warning turned into an error.
 
     Where a KL is registered it is analytic; elsewhere (mixtures, flows) it is sampled, as in Pyro. On a guide that
-    samples in another order than the model the stock objective warns and then reports a loss that is too good by any
+    samples in another order than the model, the stock objective warns and then reports a loss that is too good by any
     number of nats; this one refuses.
 
     Raises:
@@ -47,17 +55,20 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         if order != wanted:
             raise ValueError(
                 f"the analytic KL needs a guide that samples its sites in the model's order, {wanted}; this one "
-                f"samples {order}. Use Trace_ELBO (--objective trace_elbo)"
+                f"samples {order}. Use Trace_ELBO"
             )
         return model_trace, guide_trace
 
 
 class ImportanceWeightedELBO(ELBO):
-    """The importance-weighted bound  L_K = E log (1/K) sum_k w_k,  w_k = p(x, z_k) / q(z_k|x).
+    r"""The importance-weighted bound, the one of `pyro.infer.RenyiELBO` at order 0.
 
-    Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the bound of
-    `pyro.infer.RenyiELBO` at order 0. K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data
-    plate. Gradients flow through the draws, so every latent must be reparametrised.
+    .. math::
+
+        L_K = E \log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}
+
+    K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data plate. Gradients flow through the
+    draws, so every latent must be reparametrised.
 
     Args:
         num_particles: K.
@@ -68,6 +79,10 @@ class ImportanceWeightedELBO(ELBO):
     Example:
         >>> ImportanceWeightedELBO(num_particles=5).num_particles
         5
+
+    Reference:
+        Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
+        https://arxiv.org/abs/1509.00519
     """
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -76,7 +91,7 @@ class ImportanceWeightedELBO(ELBO):
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
 
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Tensor:
-        """-L_K, summed over the batch, with its gradient."""
+        """Computes -L_K with its gradient, summed over the batch."""
         pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         for name, site in traces.latent_sites(pair.guide).items():
             if not site["fn"].has_rsample:
@@ -84,12 +99,12 @@ class ImportanceWeightedELBO(ELBO):
         return -log_mean_exp(traces.log_weights(pair)).sum()
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
-        """-L_K, summed over the batch."""
+        """Computes -L_K, summed over the batch."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
-        """-L_K, summed over the batch; adds its gradient to the parameters."""
+        """Computes -L_K, summed over the batch, and adds its gradient to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.item()
@@ -100,19 +115,22 @@ class ImportanceWeightedELBO(ELBO):
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """log (1/K) sum_k exp(log_weights[k]): (K, B) -> (B,), stable for weights of any size."""
+    """Computes log (1/K) sum_k exp(log_weights[k]): (K, B) -> (B,), stable for weights of any size."""
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 class Objective(nn.Module):
     """A program and a loss as one module: `objective(x, y)` is the differentiable loss, summed over the batch.
 
-    This is what `DistributedDataParallel` wraps: Pyro's own `Trace_ELBO()(vae.model, vae.guide)` on bound methods has
-    no parameters.
+    `DistributedDataParallel` wraps this one, since Pyro's own `Trace_ELBO()(vae.model, vae.guide)` on bound methods
+    has no parameters.
 
     Args:
         program: a module with `.model` and `.guide`.
         loss: an ELBO with `differentiable_loss`.
+
+    Raises:
+        ValueError: the loss has none.
 
     Example:
         >>> import pyro_vae as pv
@@ -140,19 +158,22 @@ class Objective(nn.Module):
 def weighted(
     model: PyroFunction, guide: PyroFunction, reconstruction: float = 1.0, kl: float = 1.0
 ) -> tuple[PyroFunction, PyroFunction]:
-    """The same program with observed sites weighted by `reconstruction` and latent sites by `kl`, on both sides.
+    """Weighs observed sites by `reconstruction` and latent sites by `kl`, on both sides, and changes nothing else.
 
-    On both sides, because `TraceMeanField_ELBO` reads the guide's scale alone where it has a closed form, and
-    `Trace_ELBO` reads each side's own: only so does a weight mean the same under either, and for every prior. An exact
-    0 becomes a mask ("only reconstruction", "only KL"), since Pyro's scale must be positive.
+    It takes both sides, because `TraceMeanField_ELBO` reads the guide's scale alone where it has a closed form, and
+    `Trace_ELBO` reads each side's own. So a weight means the same under either, and for every prior. An exact 0 becomes
+    a mask ("only reconstruction", "only KL"), since Pyro's scale must be positive.
+
+    Importance-weighted bounds have no separate KL: `ImportanceWeightedELBO` and `pyro_vae.inference.SVI` refuse a
+    weighted program; Pyro's own `RenyiELBO`, used without that SVI, cannot tell.
 
     Args:
         model, guide: the two halves of a program; they are not changed.
         reconstruction: weight on E_q[log p(x|z)].
         kl: weight on KL(q(z|x) || p(z)).
 
-    Importance-weighted bounds have no separate KL: `ImportanceWeightedELBO` and `pyro_vae.inference.SVI` refuse a
-    weighted program; Pyro's own `RenyiELBO`, used without that SVI, can not tell.
+    Returns:
+        Model and guide, to be given to a loss in place of those.
 
     Raises:
         ValueError: a weight that is negative or not finite.
@@ -170,17 +191,54 @@ def weighted(
     return weigh(model, guide, reconstruction, kl)
 
 
-def check_weights(reconstruction: float, kl: float) -> None:
-    """Raises ValueError for a weight that is negative or not finite."""
-    for name, weight in (("reconstruction_weight", reconstruction), ("kl_weight", kl)):
+def check_weights(reconstruction: float, kl: float, loss: Any = None) -> None:
+    """Checks the weights of a loss.
+
+    Args:
+        reconstruction, kl: the weights.
+        loss: a Pyro ELBO, or the class of one, that is to be weighted; None for any.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or not 1 though the loss has no separate KL.
+
+    Example:
+        >>> check_weights(1.0, 0.5, Trace_ELBO)
+        >>> check_weights(1.0, 0.5, ImportanceWeightedELBO)
+        Traceback (most recent call last):
+        ...
+        ValueError: an importance-weighted bound has no separate KL, so its loss weights must be 1; got kl_weight=0.5
+    """
+    weights = {"reconstruction_weight": reconstruction, "kl_weight": kl}
+    for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
+    others = [f"{name}={weight:g}" for name, weight in weights.items() if weight != 1]
+    if others and issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO):
+        raise ValueError(
+            f"an importance-weighted bound has no separate KL, so its loss weights must be 1; got {', '.join(others)}"
+        )
+
+
+def check_point_guide(kl: float) -> None:
+    """Checks the weight of the KL where the guide is a point (`Delta`), which has no density.
+
+    Args:
+        kl: the weight.
+
+    Raises:
+        ValueError: it is not 0.
+    """
+    if kl != 0:
+        raise ValueError(
+            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with kl_weight=0, "
+            f"not {kl:g}"
+        )
 
 
 def weigh(
     model: PyroFunction, guide: PyroFunction, reconstruction: float | Tensor, kl: float | Tensor
 ) -> tuple[PyroFunction, PyroFunction]:
-    """As `weighted`, for weights that were checked before, among them tensors of shape ()."""
+    """Weighs as `weighted` does, by weights that were checked before, among them tensors of shape ()."""
     return _Weights(reconstruction, kl)(model), _Weights(reconstruction, kl)(guide)
 
 
@@ -198,25 +256,46 @@ class _Weights(Messenger):
 
 
 def warm_up(step: int, num_steps: int) -> float:
-    """Linear warm-up: the factor on `kl_weight` at a step counted from 0, above 0 at once, 1 from `num_steps` on.
+    """The factor on `kl_weight` of a linear warm-up.
 
-    Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016, section 3.1 (there sigmoid).
+    Args:
+        step: counted from 0; there the factor is above 0 at once.
+        num_steps: from which on it is 1.
 
-    >>> [warm_up(step, 4) for step in range(6)]
-    [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    Example:
+        >>> [warm_up(step, 4) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+    Reference:
+        Section 3.1 of Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016 (there sigmoid),
+        https://arxiv.org/abs/1511.06349
     """
     return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
 
 
 def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor on the learning rate in an epoch counted from 0; a pure function, so that there is no state to save.
+    """The factor on the learning rate in an epoch; a pure function, so that there is no state to save.
 
         constant   1
-        cosine     (1 + cos(pi * epoch / epochs)) / 2        (Loshchilov & Hutter, "SGDR", ICLR 2017, eq. 5)
-        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts (Burda et al. 2016, section 5)
+        cosine     (1 + cos(pi * epoch / epochs)) / 2
+        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts
 
-    >>> learning_rate_factor("cosine", 50, 100)
-    0.5
+    Args:
+        schedule: one of these names.
+        epoch: counted from 0.
+        epochs: how many there are.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+        >>> learning_rate_factor("cosine", 50, 100)
+        0.5
+
+    Reference:
+        Eq. 5 of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
+        https://arxiv.org/abs/1608.03983 (cosine); section 5 of Burda, Grosse & Salakhutdinov, "Importance Weighted
+        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step)
     """
     if schedule == "constant":
         return 1.0

@@ -3,13 +3,13 @@
 Pyro's handlers cost more than the arithmetic of a small network. So the program is run once (see
 `pyro_vae.graphs.capture`), and a step replays its tensor operations,
 
-    traced     one after another, as torch would run them: the same numbers to the last bit, but for the order in
+    traced     one after another, as torch would run them: the same numbers to the last bit, except for the order in
                which gradients are summed over particles that are not vectorised
     compiled   by Inductor, in fewer and larger kernels: the same draws, with sums in another order
 
-The optimiser stays outside of the graph: torch's fused kernel over all parameters is faster than what Inductor makes
+The optimiser stays outside of the graph. torch's fused kernel over all parameters is faster than what Inductor makes
 of the same update, and its state and learning rate stay where schedulers and checkpoints look for them. While a program
-is left alone (`SVI.steady`) that kernel is called directly, see `pyro_vae.inference.updates`.
+is left alone (`SVI.steady`) a step calls that kernel directly, see `pyro_vae.inference.updates`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -32,15 +32,12 @@ from pyro_vae.graphs.suitability import NoGraph, check_hooks, drawing_by_torch, 
 from pyro_vae.graphs.watch import Watch
 from pyro_vae.inference.covered_losses import COVERED, is_covered, requiring_support
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
+from pyro_vae.inference.pyro_step import Call, PyroStep
 from pyro_vae.inference.updates import Update
 from pyro_vae.model.conditions import collected
 from pyro_vae.randomness import preserved
 
-if TYPE_CHECKING:
-    from pyro_vae.inference.svi import SVI
-
 Compile = bool | Literal["auto"]
-Make = Callable[..., tuple[Any, ...]]
 
 TRACE_AFTER = 1_000  # steps: by then tracing would have saved what it costs, a second or two with what it imports
 COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond a step
@@ -50,62 +47,17 @@ _logger = logging.getLogger(__name__)
 _PLAIN = (int, float, str, bool, type(None))
 
 
-class Call(NamedTuple):
-    """The arguments of one step.
-
-    Attributes:
-        make: what makes the arguments of model and guide, by place, of the values; None where they are the values.
-        values: all arguments of the step.
-        names: of the last of them, which are given by name.
-        reconstruction_weight, kl_weight: see `pyro_vae.inference.weighted`.
-    """
-
-    make: Make | None
-    values: tuple[Any, ...]
-    names: tuple[str, ...] = ()
-    reconstruction_weight: float = 1.0
-    kl_weight: float = 1.0
-
-    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Those of model and guide, by place and by name."""
-        cut = len(self.values) - len(self.names)
-        args, named = self.values[:cut], self.values[cut:]
-        return args if self.make is None else self.make(*args), dict(zip(self.names, named, strict=True))
-
-    def tensors(self) -> list[Tensor]:
-        """The values that are tensors."""
-        return [value for value in self.values if isinstance(value, Tensor)]
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
-        """The same call with other tensors."""
-        left = iter(tensors)
-        return self._replace(values=tuple(next(left) if isinstance(v, Tensor) else v for v in self.values))
-
-    def form(self) -> tuple[Any, ...]:
-        """What all calls of one graph have in common."""
-        left_out = self.reconstruction_weight == 0.0, self.kl_weight == 0.0
-        return self.make, self.names, left_out, tuple(map(_form, self.values)), torch.get_default_dtype()
-
-
-def _form(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype, value.device
-    if not isinstance(value, _PLAIN):
-        raise NoGraph(f"an argument is a {type(value).__name__}, not a tensor or a plain value")
-    return type(value), value
-
-
-class Found(NamedTuple):
-    """What a graph says of a step.
+class Replayed(NamedTuple):
+    """The result of a graph, before anything is applied.
 
     Attributes:
         loss: summed over the batch, in nats.
-        sound: whether loss and gradients are finite and the data such as the program wants.
+        is_sound: whether loss and gradients are finite and the data such as the program wants.
         gradients: in the order of the graph's parameters.
     """
 
     loss: float
-    sound: bool
+    is_sound: bool
     gradients: Sequence[Tensor]
 
 
@@ -113,51 +65,52 @@ class StepGraph:
     """The graph of all steps whose calls have one form.
 
     Args:
-        svi: whose step it is.
+        step: the step as Pyro runs it; later calls are given the same one.
         call: one such call.
 
     Attributes:
         parameters: those that the loss depends on.
+        is_compiled: whether a compiler was asked for it.
 
     Raises:
-        NoGraph: the program can not be one graph.
+        NoGraph: the program cannot be one graph.
         Exception: what is wrong with the program or the call, as Pyro's own step would say it.
     """
 
-    def __init__(self, svi: SVI, call: Call) -> None:
+    def __init__(self, step: PyroStep, call: Call) -> None:
         self._call = call
-        self._weights, self._like = _weights(svi, call), svi.held()[0]
+        self._weights, self._like = _weights(step, call), step.held()[0]
         self._last: dict[str, tuple[float, Tensor]] = {}
         self.parameters: list[Tensor] = []
         self.is_compiled = False
-        check_hooks(svi.modules(), svi.held())
+        check_hooks(step.modules(), step.held())
         with drawing_by_torch():
-            seen = _rehearse(svi, call)
-            self._settings = _settings(svi)
-            self._watch = Watch([*svi.modules(), svi.loss], seen)
+            seen = _rehearse(step, call)
+            self._settings = _settings(step)
+            self._watch = Watch([*step.modules(), step.loss], seen)
             with setting_nothing(self._watch):
-                self._graph = self._captured(svi)
+                self._graph = self._captured(step)
 
-    def is_current(self, svi: SVI) -> bool:
-        """Whether program and SVI are still what they were when they were captured."""
-        return self._settings == _settings(svi) and self._watch.unchanged() and self._graph.is_current()
+    def is_current(self, step: PyroStep) -> bool:
+        """Tells whether program and step are still what they were when they were captured."""
+        return self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
 
     def compile(self) -> None:
-        """Puts compiled operations in place of the traced ones, which stay where the compiler fails."""
+        """Puts compiled operations in place of the traced ones, which stay if the compiler fails."""
         self.is_compiled = True
         try:
             self._graph = self._graph.compiled(self._given(self._call))
         except Exception as error:
             _logger.warning("steps are traced and not compiled: %s", why_not(error))
 
-    def __call__(self, call: Call) -> Found:
+    def __call__(self, call: Call) -> Replayed:
         loss, sound, *gradients = self._graph(*self._given(call))
-        return Found(loss.item(), bool(sound), gradients)
+        return Replayed(loss.item(), bool(sound), gradients)
 
-    def _captured(self, svi: SVI) -> Graph:
+    def _captured(self, step: PyroStep) -> Graph:
         given, validating = self._given(self._call), dist.is_validation_enabled()
         try:
-            return capture(partial(self._losses, svi, validating), given, svi.modules())
+            return capture(partial(self._losses, step, validating), given, step.modules())
         except Exception as error:
             # Whatever it is: the step has just been rehearsed, and runs without a graph.
             raise NoGraph(why_not(error)) from error
@@ -171,27 +124,27 @@ class StepGraph:
             self._last[name] = value, torch.tensor(value, dtype=self._like.dtype, device=self._like.device)
         return self._last[name][1]
 
-    def _losses(self, svi: SVI, validating: bool, *given: Tensor) -> list[Tensor]:
+    def _losses(self, step: PyroStep, validating: bool, *given: Tensor) -> list[Tensor]:
         weights: dict[str, Any] = dict(zip(self._weights, given, strict=False))
         call = self._call.with_tensors(given[len(weights) :])._replace(**weights)
         with torch.enable_grad(), collected() as conditions:
             args, kwargs = call.arguments()
-            model, guide = svi.weighted(call)
+            model, guide = step.weighted(call)
             model = requiring_support(model) if validating else model
-            loss = svi.loss.differentiable_loss(model, guide, *args, **kwargs)
-            trained = [parameter for parameter in svi.held() if parameter.requires_grad]
-            found = torch.autograd.grad(loss, trained, allow_unused=True)
-        pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, found, strict=True) if g is not None]
+            loss = step.loss.differentiable_loss(model, guide, *args, **kwargs)
+            trained = [parameter for parameter in step.held() if parameter.requires_grad]
+            of_each = torch.autograd.grad(loss, trained, allow_unused=True)
+        pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, of_each, strict=True) if g is not None]
         self.parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         norm = _norm(gradients)
         sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         for condition in conditions:
             sound = sound & condition
-        return [loss.detach(), sound, *_bounded(gradients, norm, svi.largest_norm(args, kwargs))]
+        return [loss.detach(), sound, *_bounded(gradients, norm, step.largest_norm(args, kwargs))]
 
 
-class Steps:
-    """The graphs of one SVI, and when to use them.
+class StepGraphs:
+    """The graphs of one SVI, which also decides when to use them.
 
     Args:
         mode: False: never. True: from the first step on. "auto": where it saves time, for models and guides that
@@ -214,7 +167,7 @@ class Steps:
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """See `SVI.steady`."""
+        """Remembers inside what was looked at, see `SVI.steady`."""
         self._num_steady += 1
         try:
             yield
@@ -223,88 +176,102 @@ class Steps:
             if not self._num_steady:
                 self._updates.clear()
 
-    def update(self, svi: SVI, graph: StepGraph) -> Update | None:
-        """What applies the gradients of a graph in place of `optimizer.step()`, where nothing else may change that."""
+    def update(self, step: PyroStep, graph: StepGraph) -> Update | None:
+        """What applies the gradients of a graph; None where that has to be `optimizer.step()`."""
         if not self._num_steady:
             return None
-        if not self._is_left_alone(svi, graph):
+        if not self._is_left_alone(step, graph):
             self._updates.pop(graph, None)
-            if update := Update.of(svi.optimizer, graph.parameters):
+            if update := Update.of(step.optimizer, graph.parameters):
                 self._updates[graph] = update
         return self._updates.get(graph)
 
-    def _is_left_alone(self, svi: SVI, graph: StepGraph) -> bool:
+    def _is_left_alone(self, step: PyroStep, graph: StepGraph) -> bool:
         """Whether nobody's code has run since this graph was looked at; hooks and other optimisers are somebody's."""
         update = self._updates.get(graph)
-        return update is not None and update.is_current(svi.optimizer)
+        return update is not None and update.is_current(step.optimizer)
 
-    def find(self, svi: SVI, call: Call) -> StepGraph | None:
+    def find(self, step: PyroStep, call: Call) -> StepGraph | None:
         """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
         if self.mode is False or is_surrounded():
             return None
-        if self.mode == "auto" and not (self._is_worth(svi, TRACE_AFTER) and len(svi.modules()) == 2):
+        if self.mode == "auto" and not (self._is_worth(step, TRACE_AFTER) and len(step.modules()) == 2):
             return None
         try:
-            form = call.form()
+            form = _form(call)
             graph = self._graphs.get(form)
-            if graph is None or not (self._is_left_alone(svi, graph) or graph.is_current(svi)):
-                graph = self._graphs[form] = self._make(svi, call)
+            if graph is None or not (self._is_left_alone(step, graph) or graph.is_current(step)):
+                graph = self._graphs[form] = self._make(step, call)
         except NoGraph as reason:
             _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)
             self.mode = False
             return None
         except (ValueError, torch.linalg.LinAlgError):
             return None  # Pyro's own step meets it on the same draws, and says whether it is divergence
-        if not graph.is_compiled and self._compiles(svi, call):
+        if not graph.is_compiled and self._compiles(step, call):
             graph.compile()
         return graph
 
-    def _make(self, svi: SVI, call: Call) -> StepGraph:
-        if not is_covered(svi.loss):
+    def _make(self, step: PyroStep, call: Call) -> StepGraph:
+        if not is_covered(step.loss):
             names = ", ".join(kind.__name__ for kind in COVERED)
-            raise NoGraph(f"that is for {names}, and the loss is a {type(svi.loss).__name__}")
+            raise NoGraph(f"that is for {names}, and the loss is a {type(step.loss).__name__}")
         if self._captures == MOST_CAPTURES:
             raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
-        graph = StepGraph(svi, call)
+        graph = StepGraph(step, call)
         self._captures += 1
         return graph
 
-    def _compiles(self, svi: SVI, call: Call) -> bool:
+    def _compiles(self, step: PyroStep, call: Call) -> bool:
         # The short last batch of an epoch is never worth it. That it depends on the number of the step alone lets
         # training that is taken up again do as it would have done.
         size = next((len(tensor) for tensor in call.tensors() if tensor.dim()), 0)
         self.largest = max(self.largest, size)
-        return size == self.largest and (self.mode is True or self._is_worth(svi, COMPILE_AFTER))
+        return size == self.largest and (self.mode is True or self._is_worth(step, COMPILE_AFTER))
 
-    def _is_worth(self, svi: SVI, steps: int) -> bool:
+    def _is_worth(self, step: PyroStep, steps: int) -> bool:
         """Whether what pays after so many steps does: they are over, or twice as many are to come."""
-        return svi.num_steps >= steps or self.expected >= 2 * steps
+        return step.num_steps >= steps or self.expected >= 2 * steps
 
 
-def _settings(svi: SVI) -> tuple[Any, ...]:
-    return svi.model, svi.guide, svi.loss, svi.max_grad_norm, list(map(id, svi.held()))
+def _form(call: Call) -> tuple[Any, ...]:
+    """What all calls of one graph have in common."""
+    left_out = call.reconstruction_weight == 0.0, call.kl_weight == 0.0
+    return call.make, call.names, left_out, tuple(map(_form_of_value, call.values)), torch.get_default_dtype()
 
 
-def _weights(svi: SVI, call: Call) -> list[str]:
+def _form_of_value(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if not isinstance(value, _PLAIN):
+        raise NoGraph(f"an argument is a {type(value).__name__}, not a tensor or a plain value")
+    return type(value), value
+
+
+def _settings(step: PyroStep) -> tuple[Any, ...]:
+    return step.model, step.guide, step.loss, step.max_grad_norm, list(map(id, step.held()))
+
+
+def _weights(step: PyroStep, call: Call) -> list[str]:
     """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""
-    if isinstance(svi.loss, ImportanceWeightedELBO):
+    if isinstance(step.loss, ImportanceWeightedELBO):
         return []
     return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
 
 
-def _rehearse(svi: SVI, call: Call) -> list[str]:
+def _rehearse(step: PyroStep, call: Call) -> list[str]:
     """Runs the step's loss by Pyro itself, checks and all, and returns the names of the parameters that it met."""
     device = next((tensor.device for tensor in call.tensors()), None)
     with (
         preserved(device),
-        buffers_kept(svi.modules()),
+        buffers_kept(step.modules()),
         warnings.catch_warnings(),
         poutine.trace(param_only=True) as seen,
     ):
         warnings.filterwarnings("ignore", "Encountered NaN")  # the step itself says so
         args, kwargs = call.arguments()
-        svi.loss.loss(*svi.weighted(call), *args, **kwargs)
-    svi.check_held(seen.trace)
+        step.loss.loss(*step.weighted(call), *args, **kwargs)
+    step.check_held(seen.trace)
     return list(seen.trace.param_nodes)
 
 

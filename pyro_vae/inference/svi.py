@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.infer import RenyiELBO
-from torch import Tensor, nn
 
-from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.graphs.allocation import keep_freed_memory
-from pyro_vae.graphs.capture import buffers_kept
-from pyro_vae.inference.divergence import Noise, first_gradient, first_site
-from pyro_vae.inference.objectives import check_weights, weigh
-from pyro_vae.inference.step_graphs import Call, Compile, Make, StepGraph, Steps
-from pyro_vae.model.program import store_kept
+from pyro_vae.inference.objectives import check_weights
+from pyro_vae.inference.pyro_step import Call, Make, PyroStep, as_float
+from pyro_vae.inference.step_graphs import Compile, StepGraph, StepGraphs
 
 
-class SVI:
+class SVI(PyroStep):
     """Stochastic variational inference, as `pyro.infer.SVI`, step for step.
 
-    Four differences: one torch optimiser for all parameters (Pyro's own builds one for each tensor, so that clipping
-    is per tensor); the loss weights are arguments of the step, so that a warm-up can not leak into anything else; a
-    loss or gradient that is not finite is an error, and is not applied; and the step can be a graph, see `compile`.
+    There are four differences. One torch optimiser holds all parameters (Pyro builds one for each tensor, so that
+    clipping is per tensor). The loss weights are arguments of the step, so that a warm-up cannot leak into anything
+    else. A loss or gradient that is not finite is an error and is not applied. The step can be a graph, see `compile`.
 
     A graph is the program as it ran once. Values of tensors may change (parameters, buffers, data, loss weights,
-    learning rate); where a member, a flag or another attribute of a module does, a new graph is made. A program that
-    counts its calls, draws random numbers by Python or has hooks runs by Pyro, and so does a step inside of a handler
-    or of autocast. What a graph can not see are globals, closures and classes: a model that reads what changes there
-    must run without a graph.
+    learning rate). Where a member, a flag or another attribute of a module changes, a new graph is made. Pyro runs
+    programs that count their calls, draw random numbers by Python or have hooks, and steps inside of a handler or of
+    autocast. A graph cannot see globals, closures and classes: a model that reads what changes there must run without
+    a graph.
 
     Args:
         model, guide: Pyro functions, e.g. `vae.model` and `vae.guide`.
@@ -41,10 +34,13 @@ class SVI:
         loss: any Pyro ELBO.
         max_grad_norm: bound on the norm of the gradient of all parameters together, per datum of the batch.
         compile: False runs each step by Pyro. True makes a graph of the first one and compiles it (`Trace_ELBO`,
-            `TraceMeanField_ELBO`, `ImportanceWeightedELBO`, programs of static structure; what can not be a graph
-            runs by Pyro, which a logged sentence says). "auto" does so where it saves time, if model and guide are
-            methods of modules: a graph, whose numbers are the same to the last bit, after 1,000 steps or where 2,000
-            are expected, as `fit` knows; a compiled one after 20,000, or where 40,000 are expected.
+            `TraceMeanField_ELBO`, `ImportanceWeightedELBO`, programs of static structure; Pyro runs what cannot be a
+            graph, and a logged sentence says so). "auto" does so where it saves time, if model and guide are methods
+            of modules. It makes a graph, whose numbers are the same to the last bit, after 1,000 steps or where 2,000
+            are expected (see `expect`), and a compiled one after 20,000 or where 40,000 are expected.
+
+    Attributes:
+        num_steps: how many steps were made.
 
     Raises:
         TypeError: a `pyro.optim` object instead of a torch optimiser.
@@ -68,51 +64,49 @@ class SVI:
         max_grad_norm: float = math.inf,
         compile: Compile = "auto",  # noqa: A002 - as torch names it
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"SVI takes one torch optimiser over all parameters, e.g. torch.optim.Adam(vae.parameters(), lr=1e-3); "
-                f"got {type(optimizer).__module__}.{type(optimizer).__qualname__}. For pyro.optim use pyro.infer.SVI"
-            )
+        super().__init__(model, guide, optimizer, loss, max_grad_norm)
         keep_freed_memory()
-        self.model, self.guide, self.optimizer, self.loss = model, guide, optimizer, loss
-        self.max_grad_norm = max_grad_norm
-        self.num_steps = 0
-        self.graphs = Steps(compile)
+        self.graphs = StepGraphs(compile)
 
     def step(self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any) -> float:
-        """One gradient step. Returns the loss, summed over the batch, in nats.
+        """Makes one gradient step.
 
         Args:
             args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
             kl_weight, reconstruction_weight: see `pyro_vae.inference.weighted`.
 
+        Returns:
+            The loss, summed over the batch, in nats.
+
         Raises:
-            DivergenceError: the loss or a gradient is not finite; parameters and optimiser are as before the step (the
+            DivergenceError: the loss or a gradient is not finite. Parameters and optimiser are as before the step (the
                 random state is as after it, and the running statistics of a batch norm have seen the batch).
-            ValueError: a parameter got a gradient that the optimiser does not know.
+            ValueError: a parameter got a gradient that the optimiser does not know, or the loss takes no such weights.
         """
         return self.step_from(None, *args, kl_weight=kl_weight, reconstruction_weight=reconstruction_weight, **kwargs)
 
     def step_from(
         self, make: Make | None, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
     ) -> float:
-        """`step(*make(*args), ...)`, with `make` as a part of the graph: the binarisation of a batch, say.
+        """Makes `step(*make(*args), ...)`, with `make` as a part of the graph: the binarisation of a batch, say.
 
         Args:
             make: tensors to the tensors that model and guide take by place; without random numbers of its own.
             args: what `make` takes.
             kl_weight, reconstruction_weight, kwargs: as for `step`.
+
+        Returns:
+            The loss, summed over the batch, in nats.
         """
-        call = Call(make, (*args, *kwargs.values()), tuple(kwargs), float(reconstruction_weight), float(kl_weight))
-        self._check_weights(call)
+        call = self._call(make, args, kwargs, kl_weight, reconstruction_weight)
         graph = self.graphs.find(self, call)
-        loss = self._eager(call) if graph is None else self._replayed(graph, call)
+        loss = self.step_by_pyro(call) if graph is None else self._step_by_graph(graph, call)
         self.num_steps += 1
         return loss
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Between the steps inside, nobody changes the program, so that it is looked at once and not at each step.
+        """Promises that nobody changes the program between the steps inside, which then look at it once.
 
         That is: no train() or eval(), no to(), no member replaced or frozen. Values of tensors may change, and numbers
         of the optimiser's groups. With Adam or AdamW, fused, without hooks and schedulers, steps that are graphs call
@@ -132,143 +126,52 @@ class SVI:
         with self.graphs.steady():
             yield
 
+    def expect(self, steps: int, *, largest: int = 0, done: int | None = None) -> None:
+        """Says which steps are to come, by which compile="auto" decides; `fit` says so before its first epoch.
+
+        Args:
+            steps: how many there will be in all, with those that were made.
+            largest: the number of data of a full batch; 0 where it is not known. Smaller batches are not compiled.
+            done: how many were made, by an SVI before this one, say; None where `num_steps` is right.
+        """
+        self.graphs.expected, self.graphs.largest = steps, largest
+        self.num_steps = self.num_steps if done is None else done
+
     def evaluate_loss(
         self, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
     ) -> float:
-        """The loss, summed over the batch, without a step."""
-        call = Call(None, (*args, *kwargs.values()), tuple(kwargs), float(reconstruction_weight), float(kl_weight))
-        self._check_weights(call)
+        """Computes the loss without a step.
+
+        Args:
+            args, kwargs, kl_weight, reconstruction_weight: as for `step`.
+
+        Returns:
+            The loss, summed over the batch, in nats.
+        """
+        call = self._call(None, args, kwargs, kl_weight, reconstruction_weight)
         with torch.no_grad():
-            return _as_float(self.loss.loss(*self.weighted(call), *args, **kwargs))
+            return as_float(self.loss.loss(*self.weighted(call), *args, **kwargs))
 
-    def _check_weights(self, call: Call) -> None:
-        weights = {"reconstruction": call.reconstruction_weight, "kl": call.kl_weight}
-        check_weights(**weights)
-        if isinstance(self.loss, RenyiELBO) and not all(weight == 1.0 for weight in weights.values()):
-            raise ValueError("an importance-weighted bound has no separate KL: its weights must be 1")
+    def _call(
+        self, make: Make | None, args: tuple[Any, ...], kwargs: dict[str, Any], kl_weight: float, reconstruction: float
+    ) -> Call:
+        call = Call(make, (*args, *kwargs.values()), tuple(kwargs), float(reconstruction), float(kl_weight))
+        check_weights(call.reconstruction_weight, call.kl_weight, self.loss)
+        return call
 
-    def modules(self) -> list[nn.Module]:
-        """The modules that model and guide belong to, or are."""
-        owners = (getattr(half, "__self__", half) for half in (self.model, self.guide))
-        return [owner for owner in owners if isinstance(owner, nn.Module)]
-
-    def held(self) -> list[Tensor]:
-        """The parameters that the optimiser knows."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def weighted(self, call: Call) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Model and guide with the weights of a call, checked before, among them tensors."""
-        weights = call.reconstruction_weight, call.kl_weight
-        unweighted = all(isinstance(weight, float) and weight == 1.0 for weight in weights)
-        return (self.model, self.guide) if unweighted else weigh(self.model, self.guide, *weights)
-
-    def largest_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        """The bound on the norm of the gradient, which is a sum over the batch."""
-        x = _first_tensor(args, kwargs)
-        return self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
-
-    def _eager(self, call: Call) -> float:
-        args, kwargs = call.arguments()
-        noise = Noise(_first_tensor(args, kwargs))
-        self.optimizer.zero_grad(set_to_none=True)
-        with poutine.trace(param_only=True) as capture:
-            loss = self._loss_and_grads(call, args, kwargs, noise)
-        self.check_held(capture.trace)
-        self._check_finite(loss, call, args, kwargs, noise)
-        self.optimizer.step()
-        return loss
-
-    def _replayed(self, graph: StepGraph, call: Call) -> float:
+    def _step_by_graph(self, graph: StepGraph, call: Call) -> float:
         update = self.graphs.update(self, graph)
         # Before the graph runs: its gradients then lie where the last ones did, which the processor has at hand.
         for parameter in self.held():
             parameter.grad = None
-        noise = Noise(next(iter(call.tensors()), None))
-        found = graph(call)
-        if not found.sound:
-            self._explain(found.loss, call, noise)
+        noise = call.noise()
+        loss, is_sound, gradients = graph(call)
+        if not is_sound:
+            self.refuse(call, noise, loss)
         if update is not None:
-            update(found.gradients)
+            update(gradients)
         else:
-            for parameter, gradient in zip(graph.parameters, found.gradients, strict=True):
+            for parameter, gradient in zip(graph.parameters, gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
-        return found.loss
-
-    def _explain(self, loss: float, call: Call, noise: Noise) -> NoReturn:
-        """Raises what Pyro's own step has against a call, on the same draws; what rounds otherwise there, as well."""
-        args, kwargs = call.arguments()
-        with noise.again(), buffers_kept(self.modules()), store_kept():
-            try:
-                self._check_finite(self._loss_and_grads(call, args, kwargs, noise), call, args, kwargs, noise)
-            finally:
-                self.optimizer.zero_grad(set_to_none=True)
-        what = "gradient is not finite" if math.isfinite(loss) else f"loss is {loss}"
-        raise self._diverged(what, "")
-
-    def _loss_and_grads(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> float:
-        with self.explaining(call, args, kwargs, noise):
-            return _as_float(self.loss.loss_and_grads(*self.weighted(call), *args, **kwargs))
-
-    @contextmanager
-    def explaining(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> Iterator[None]:
-        """Errors of a loss that is computed inside become DivergenceError where numbers are not finite."""
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
-                yield
-        except (ValueError, torch.linalg.LinAlgError) as error:
-            # Pyro validates the parameters of distributions: a diverged network surfaces there first.
-            site = "" if isinstance(error, PyroVAEError) else self._first_site(call, args, kwargs, noise)
-            if isinstance(error, ValueError) and not site:
-                raise
-            raise self._diverged("loss is not finite", site) from error
-
-    def check_held(self, trace: poutine.Trace) -> None:
-        """Raises ValueError where a parameter of this trace is none of the optimiser's."""
-        known = set(map(id, self.held()))
-        for name, site in trace.nodes.items():
-            if site["type"] == "param" and id(_unconstrained(site["value"])) not in known:
-                raise ValueError(
-                    f"parameter {name} is not in the optimiser and would silently not train (was a member replaced?): "
-                    "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
-                )
-
-    def _check_finite(
-        self, loss: float, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise
-    ) -> None:
-        self.check_loss(loss, call, args, kwargs, noise)
-        norm = nn.utils.get_total_norm([p.grad for p in self.held() if p.grad is not None])
-        if not math.isfinite(norm.item()):
-            raise self._diverged("gradient is not finite", first_gradient(self.modules()))
-        if norm > (limit := self.largest_norm(args, kwargs)):
-            nn.utils.clip_grads_with_norm_(self.held(), limit, norm)
-
-    def check_loss(self, loss: float, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> None:
-        """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""
-        if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}", self._first_site(call, args, kwargs, noise))
-
-    def _diverged(self, what: str, where: str) -> DivergenceError:
-        self.optimizer.zero_grad(set_to_none=True)
-        return DivergenceError(
-            f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
-            "Use a smaller learning rate (--lr), bound the gradient (--max-grad-norm), or scale the data to about 1"
-        )
-
-    def _first_site(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], noise: Noise) -> str:
-        with noise.again(), buffers_kept(self.modules()):
-            return first_site(self.loss, *self.weighted(call), *args, **kwargs)
-
-
-def _unconstrained(value: Any) -> Tensor:
-    return value.unconstrained()
-
-
-def _as_float(loss: Any) -> float:
-    return loss.item() if isinstance(loss, Tensor) else float(loss)
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The data, be they given by place or by name."""
-    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        return loss

@@ -15,11 +15,11 @@ _SELDOM = ("amsgrad", "capturable", "differentiable", "foreach")
 
 
 class Update:
-    """What `optimizer.step()` does to these parameters, to the last bit, as long as the optimiser keeps its state.
+    """Updates parameters as `optimizer.step()` does, to the last bit, as long as the optimiser keeps its state.
 
     `optimizer.step()` collects parameters, gradients and state anew at each call, by Python, which takes longer than
-    the arithmetic of a small network. This has collected them before. Rates and other numbers of the optimiser's
-    groups are read at each call.
+    the arithmetic of a small network. An update has collected them before. It reads rates and other numbers of the
+    optimiser's groups at each call.
 
     Args:
         optimizer: whose step it is.
@@ -42,7 +42,12 @@ class Update:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Self | None:
-        """For gradients in the order of these parameters; None where `optimizer.step()` has more to do than Adam."""
+        """Collects parameters and state, or returns None where `optimizer.step()` has more to do than Adam.
+
+        Args:
+            optimizer: whose step it is.
+            parameters: in the order in which their gradients will be given.
+        """
         if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or _has_hooks(optimizer):
             return None
         places = {parameter: i for i, parameter in enumerate(parameters)}

@@ -49,7 +49,7 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes, in place, the same on all to the last bit.
+        """Sums over the processes, in place; the sum is the same on all to the last bit.
 
         Raises:
             ProcessError: another process has ended.
@@ -80,7 +80,7 @@ class World:
         return self.sum(table)
 
     def together(self) -> AbstractContextManager[None]:
-        """What one process raises inside, all raise: none goes on without the others, and none waits for ever."""
+        """Makes all processes raise what one raises inside: none goes on without the others, none waits for ever."""
         return self._together() if self.size > 1 else nullcontext()
 
     @contextmanager
@@ -106,7 +106,7 @@ class World:
         raise ProcessError(f"{where}: {kind}: {message}")
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """What `make` gives; the first process makes it before the others do, for it may download, or write."""
+        """Makes something in each process, in the first one before the others, for that may download, or write."""
         made: list[T] = []
         for turn in (True, False):
             with self.together():
@@ -116,6 +116,10 @@ class World:
 
     def check_same(self, tensors: dict[str, Tensor], when: str) -> None:
         """Compares the bytes of tensors across the processes.
+
+        Args:
+            tensors: by name, in the same order on all.
+            when: the time of it, for the message.
 
         Raises:
             ProcessError: they differ.
@@ -134,9 +138,15 @@ class World:
     def noise(
         self, seed: int, epoch: int, step: int, device: torch.device | None = None
     ) -> AbstractContextManager[None]:
-        """The stream of this process for one step, so that no two processes and no two steps of an epoch share noise.
+        """Draws from a stream of this process for one step: no two processes and no two steps of an epoch share noise.
 
-        It is a function of (seed, epoch, size, step, rank), with no state to save. Alone, the caller's stream goes on.
+        The stream is a function of (seed, epoch, size, step, rank), with no state to save. Alone, the caller's stream
+        goes on.
+
+        Args:
+            seed: of the training.
+            epoch, step: counted from 0, the step within its epoch.
+            device: of the data.
         """
         if self.size == 1:
             return nullcontext()
@@ -148,7 +158,7 @@ ALONE = World()
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """What is waited for inside comes from other processes; that one of them has ended is said in a sentence."""
+    """Turns the end of another process, which is waited for inside, into a ProcessError."""
     try:
         yield
     except RuntimeError as error:
@@ -156,7 +166,7 @@ def peers() -> Iterator[None]:
             raise
         raise ProcessError(
             "another process of this training has ended or does not answer: what it said stands above, if anything. "
-            "What was reached is kept; --out FOLDER --resume goes on"
+            "What was reached is kept: resume the run to go on from there"
         ) from error
 
 

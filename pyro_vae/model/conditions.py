@@ -17,6 +17,7 @@ def require(met: Tensor, explain: Callable[[], Exception]) -> None:
         explain: makes the error.
 
     Example:
+        >>> import torch
         >>> require(torch.tensor(1.0).isfinite(), lambda: ValueError("not finite"))
     """
     conditions = _conditions.get()

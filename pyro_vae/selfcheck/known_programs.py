@@ -1,13 +1,4 @@
-"""Programs to hold estimators against: one whose evidence is known in closed form, one that is not linear.
-
-Linear-Gaussian VAE (probabilistic PCA: Tipping & Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999):
-
-    z ~ N(m_y, I_D),    x|z ~ N(W z + b, s^2 I_d),    x ~ N(W m_y + b, W W' + s^2 I_d)
-    z|x ~ N(m(x), S),   S = (I + W'W / s^2)^-1,       m(x) = S (m_y + W'(x - b) / s^2)
-
-with m_y = 0 where there are no classes. Its guide misses that posterior by a stated amount, see `Mismatch`, so that the
-ELBO, the moments of the importance weights and the leading bias of their bounds are known as well.
-"""
+"""Programs to hold estimators against: one whose evidence is known in closed form, one that is not linear."""
 
 import math
 from dataclasses import dataclass
@@ -26,13 +17,15 @@ from pyro_vae.randomness import generator, stream
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A guide q = N(m + shift L 1, widen^2 L L') for the posterior p = N(m, L L'), in D dimensions.
+    r"""The way in which a guide q misses the posterior p, in D dimensions.
 
-    Whatever m and L, the ratio r = p / q has the same distribution under q.
+    .. math:: p = N(m, L L'), \qquad q = N(m + \text{shift} \, L \mathbf{1}, \; \text{widen}^2 L L')
+
+    The ratio r = p / q has the same distribution under q for any m and L.
 
     Attributes:
-        widen: above 1, so that every moment of r is finite.
-        shift: in standard deviations of the posterior.
+        widen: the factor on the posterior's standard deviations, above 1, so that every moment of r is finite.
+        shift: the shift of the mean in each direction, in standard deviations of the posterior.
 
     Raises:
         ValueError: widen of 1 or below.
@@ -50,23 +43,26 @@ class Mismatch:
             raise ValueError(f"a guide that does not cover the posterior has weights without moments: {self.widen}")
 
     def kl(self, latent_dim: int) -> float:
-        """KL(q || p) in nats: how far the ELBO is below log p(x)."""
+        """Computes KL(q || p) in nats, the distance of the ELBO from log p(x)."""
         return latent_dim * ((self.widen**2 + self.shift**2 - 1) / 2 - math.log(self.widen))
 
     def moment(self, k: int, latent_dim: int) -> float:
-        """E_q[r^k], the Gaussian integral of p^k q^(1-k)."""
+        """Computes E_q[r^k], the Gaussian integral of p^k q^(1-k)."""
         share = (k - 1) / self.widen**2
         width = k - share
         exponent = self.shift**2 * share * (1 + share / width) / 2
         return (self.widen ** (k - 1) / math.sqrt(width) * math.exp(exponent)) ** latent_dim
 
     def iwae_bias(self, K: int, latent_dim: int) -> float:
-        """E[IWAE_K] - log p(x) in nats, up to its second order.
+        r"""Computes the bias of IWAE_K, E[IWAE_K] - log p(x), in nats, up to its second order.
 
-            -Var(r) / (2 K)  +  (mu_3 / 3 - 3/4 Var(r)^2) / K^2
+        .. math:: -\frac{\mathrm{Var}(r)}{2 K} + \frac{\mu_3 / 3 - \tfrac{3}{4} \mathrm{Var}(r)^2}{K^2}
 
-        with mu_3 the third central moment: Nowozin, "Debiasing Evidence Approximations: On Importance-Weighted
-        Autoencoders and Jackknife Variational Inference", ICLR 2018, proposition 1.
+        mu_3 is the third central moment of r.
+
+        Reference:
+            Nowozin, "Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
+            Inference", ICLR 2018, proposition 1. https://iclr.cc/virtual/2018/poster/114
         """
         second, third = (self.moment(k, latent_dim) for k in (2, 3))
         variance = second - 1
@@ -74,14 +70,26 @@ class Mismatch:
 
 
 class LinearGaussian:
-    """The truth, in float64: W (d, D), b (d,) and the means m_y (C, D) of the classes, drawn once.
+    r"""A linear-Gaussian VAE (probabilistic PCA), whose evidence and posterior are known in closed form.
+
+    .. math:: z \sim N(m_y, I_D), \qquad x|z \sim N(W z + b, s^2 I_d), \qquad x \sim N(W m_y + b, W W' + s^2 I_d)
+
+    .. math:: z|x \sim N(m(x), S), \qquad S = (I + W'W / s^2)^{-1}, \qquad m(x) = S \, (m_y + W'(x - b) / s^2)
+
+    m_y is 0 without classes. W (d, D), b (d,) and the means m_y (C, D) of the classes are drawn once, in float64. The
+    guide of `program` misses the posterior by a stated amount, see `Mismatch`, so that the ELBO, the moments of the
+    importance weights and the leading bias of their bounds are known as well.
 
     Args:
         latent_dim: D.
         data_dim: d.
         scale: s.
         num_classes: C, 0 for a program without labels.
-        seed: of the draw.
+        seed: the seed of W, b and m_y.
+
+    Reference:
+        Tipping & Bishop, "Probabilistic Principal Component Analysis", Journal of the Royal Statistical Society B 61,
+        1999. https://doi.org/10.1111/1467-9868.00196
 
     Example:
         >>> truth = LinearGaussian(latent_dim=2, data_dim=5)
@@ -103,27 +111,33 @@ class LinearGaussian:
         self.root = torch.linalg.cholesky(self.covariance)
 
     def evidence(self, y: Tensor | None = None) -> dist.Distribution:
-        """p(x), or p(x|y) for labels y (N, C)."""
+        """Returns p(x), or p(x|y) for labels y (N, C)."""
         noise = self.scale**2 * torch.eye(len(self.bias), dtype=torch.float64)
         return dist.MultivariateNormal(
             self._mean(y) @ self.weight.T + self.bias, self.weight @ self.weight.T + noise, validate_args=False
         )
 
     def log_evidence(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x), or log p(x|y): (N,), nats."""
+        """Computes log p(x), or log p(x|y), (N,), in nats."""
         return self.evidence(y).log_prob(x)
 
     def posterior_mean(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """m(x), (N, D)."""
+        """Computes the posterior mean m(x), (N, D)."""
         return (self._mean(y) + (x - self.bias) @ self.weight / self.scale**2) @ self.covariance
 
     def sample(self, num_data: int, seed: int, y: Tensor | None = None) -> Tensor:
-        """Data of the model: (N, d)."""
+        """Draws data of the model, (N, d).
+
+        Args:
+            num_data: N, without labels.
+            seed: the seed of the draws.
+            y: one-hot labels (N, C), one for each datum.
+        """
         with stream(seed, "linear-Gaussian data"):
             return self.evidence(y).sample((num_data,) if y is None else ())
 
     def program(self, mismatch: Mismatch) -> VAE:
-        """The program of this model, with a guide that misses the posterior."""
+        """Builds the program of this model, with a guide that misses the posterior."""
         prior: StandardNormal | ConditionalNormal = StandardNormal(self.latent_dim)
         if len(self.means):
             prior = ConditionalNormal(self.latent_dim, len(self.means))
@@ -159,13 +173,16 @@ class _Affine(nn.Module):
 
 
 def non_linear(latent_dim: int, data_dim: int, gain: float, seed: int = 0) -> VAE:
-    """A VAE of random networks, in float64, whose posteriors are not normal: binary data, a decoder of one tanh layer.
+    """Builds a VAE of random networks whose posteriors are not normal: binary data, a decoder of one tanh layer.
 
     Args:
         latent_dim: D.
         data_dim: d.
-        gain: factor on the decoder's weights: how far from linear it is, and how much an x says about its z.
-        seed: of the weights.
+        gain: the factor on the decoder's weights: the larger, the less linear, and the more an x says about its z.
+        seed: the seed of the weights.
+
+    Returns:
+        The program, in float64.
 
     Example:
         >>> non_linear(2, 8, gain=2.0).generate(3).shape

@@ -1,10 +1,10 @@
-"""The ladder of ground truth: every estimator of log p(x) held against a truth that it can not have copied.
+"""The ladder of ground truth: every estimator of log p(x) held against a truth that it cannot have copied.
 
     rung 1   linear-Gaussian programs, D = 2 and D = 10     log p(x) in closed form
     rung 2   a decoder that is not linear, D = 2            log p(x) by quadrature
     rung 3   the same with D = 20, on simulated data        forward annealing <= log p(x) <= reverse annealing
 
-How an estimator is found to be off is in `verdicts`. On rung 1 the guide misses the posterior by `MISMATCH`, so that
+`verdicts` says when an estimator is off. On rung 1 the guide misses the posterior by `MISMATCH`, so that
 the bias of importance sampling has a closed form up to its second order; on rungs 2 and 3 no guide was ever fitted.
 """
 
@@ -29,11 +29,11 @@ _LEAPFROG = 3
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is computed.
+    """The amount of work on each rung.
 
     Attributes:
         num_data: N.
-        num_runs: R.
+        num_runs: R, the runs of each estimator.
         annealed_runs: R of annealing, which costs most.
         dims: D of the linear-Gaussian programs.
         elbo_samples: K of the ELBO.
@@ -59,7 +59,7 @@ QUICK = Budget(128, 4, 2, (2,), 20, 200, (100,), (8, 25, 25))
 
 
 class Target(NamedTuple):
-    """A program, N data, and what is known of them: log p(x) and ELBO (N,), and the bias of IWAE_K where K is given."""
+    """A program, N data, and the truth about them: log p(x) and ELBO, (N,) each, and the bias of IWAE_K for any K."""
 
     rung: str
     vae: Any
@@ -70,10 +70,11 @@ class Target(NamedTuple):
 
 
 def about(budget: Budget = FULL) -> str:
-    """What is held against what.
+    """Explains the rows of all rungs, in the lines that stand above them.
 
-    >>> about().splitlines()[0]
-    '200 data on rungs 1 and 2, 5 runs of each estimator, 3 of annealing.'
+    Example:
+        >>> about().splitlines()[0]
+        '200 data on rungs 1 and 2, 5 runs of each estimator, 3 of annealing.'
     """
     return (
         f"{budget.num_data} data on rungs 1 and 2, {budget.num_runs} runs of each estimator, {budget.annealed_runs} of "
@@ -85,11 +86,11 @@ def about(budget: Budget = FULL) -> str:
 
 
 def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
-    """All rungs, row by row.
+    """Climbs all rungs, and yields row by row.
 
     Args:
-        budget: how much is computed; `FULL` takes two minutes of one core, `QUICK` a quarter of one.
-        seed: of programs, data and draws.
+        budget: the amount of work; `FULL` takes two minutes of one core, `QUICK` a quarter of one.
+        seed: the seed of programs, data and draws.
     """
     for latent_dim in budget.dims:
         yield from linear_gaussian(latent_dim, budget, seed)
@@ -99,7 +100,12 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
 
 
 def linear_gaussian(latent_dim: int, budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
-    """Rung 1: log p(x), the ELBO and the bias of importance sampling in closed form."""
+    """Yields the rows of rung 1: log p(x), the ELBO and the bias of importance sampling in closed form.
+
+    Args:
+        latent_dim: D.
+        budget, seed: as for `check`.
+    """
     truth = LinearGaussian(latent_dim, seed=seed)
     x = truth.sample(budget.num_data, seed)
     log_p = truth.log_evidence(x)
@@ -118,39 +124,39 @@ def linear_gaussian(latent_dim: int, budget: Budget = FULL, seed: int = 0) -> It
 
 
 def classes(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
-    """Rung 1 with labels: log p(x|y) and log p(y|x) of three classes in closed form."""
+    """Yields the rows of rung 1 with labels: log p(x|y) and log p(y|x) of three classes in closed form."""
     rung, truth, K = "rung 1, three classes, D = 2", LinearGaussian(2, num_classes=3, seed=seed), budget.curve_samples
     every, p = torch.eye(3, dtype=torch.float64), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     x, vae = truth.sample(budget.num_data, seed, every[torch.arange(budget.num_data) % 3]), truth.program(MISMATCH)
     log_p = torch.stack([truth.log_evidence(x, y.expand(len(x), 3)) for y in every])
-    found = [evaluation.classify(vae, x, p, K, derive(seed, rung, run)) for run in range(budget.num_runs)]
-    runs = Runs(torch.stack([run.log_likelihood[0] for run in found]))
+    classified = [evaluation.classify(vae, x, p, K, derive(seed, rung, run)) for run in range(budget.num_runs)]
+    runs = Runs(torch.stack([run.log_likelihood[0] for run in classified]))
     yield judge(rung, f"classify, log p(x|y = 0), K = {K}", runs, log_p[0], MISMATCH.iwae_bias(K, 2))
     # The classes of a datum see the same noise, and this guide misses all their posteriors alike: it cancels.
     posterior = (log_p + p.log()[:, None]).log_softmax(0)
-    yield judge_each(rung, f"classify, log p(y|x), K = {K}", found[0].log_posterior, posterior, GRID)
+    yield judge_each(rung, f"classify, log p(y|x), K = {K}", classified[0].log_posterior, posterior, GRID)
 
 
 def curved(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
-    """Rung 2: posteriors that are not normal, in two dimensions, where a grid has the truth."""
+    """Yields the rows of rung 2: posteriors that are not normal, in two dimensions, where a grid has the truth."""
     vae = non_linear(2, 16, gain=2.0, seed=seed)
     with stream(seed, "curved"):
         x = vae.generate(budget.num_data)
-    found = evaluation.identity(vae, x)
-    target = Target("rung 2, non-linear decoder, D = 2", vae, x, found.evidence.value, found.elbo)
-    yield judge_each(target.rung, "identity, ELBO + KL", found.elbo + found.kl, target.log_p, RESIDUAL)
+    terms = evaluation.identity(vae, x)
+    target = Target("rung 2, non-linear decoder, D = 2", vae, x, terms.evidence.value, terms.elbo)
+    yield judge_each(target.rung, "identity, ELBO + KL", terms.elbo + terms.kl, target.log_p, RESIDUAL)
     yield from estimators(target, budget, seed)
     yield from two_sides(target, budget, seed, lambda x: evaluation.quadrature(vae, x).value)
 
 
 def simulated(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
-    """Rung 3: no truth, but a bound from either side, on data that the program simulates."""
+    """Yields the rows of rung 3: no truth, but a bound from either side, on data that the program simulates."""
     rung, vae, T = "rung 3, simulated data, D = 20", non_linear(20, 64, gain=2.0, seed=seed), budget.temperatures[2]
-    found, K = _bdmc(vae, budget, T, derive(seed, rung, "bdmc")), budget.iwae_samples[-1]
-    upper, x = found.reverse.value, found.x
-    yield judge_below(rung, f"bdmc forward, T = {T}", found.forward.value, upper)
+    bounds, K = _bdmc(vae, budget, T, derive(seed, rung, "bdmc")), budget.iwae_samples[-1]
+    lower, upper, x = bounds.forward.value, bounds.reverse.value, bounds.x
+    yield judge_below(rung, f"bdmc forward, T = {T}", lower, upper)
     # Forward weights have the mean p(x), reverse ones 1 / p(x), and they are independent: E[exp(difference)] = 1.
-    yield judge_independent(rung, "bdmc forward - reverse", found.forward.value - upper, torch.zeros_like(upper), -1)
+    yield judge_independent(rung, "bdmc forward - reverse", lower - upper, torch.zeros_like(upper), -1)
     noise = derive(seed, rung, "lower bounds")
     elbo = evaluation.elbo(vae, x, budget.elbo_samples, seed=noise)
     yield judge_below(rung, f"elbo, K = {budget.elbo_samples}", elbo.value, upper)
@@ -159,18 +165,24 @@ def simulated(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
 
 
 def grids(target: Target) -> Iterator[Row]:
-    """Quadrature, and both parts of the identity log p(x) = ELBO + KL(q(z|x) || p(z|x)), datum by datum."""
-    found = evaluation.identity(target.vae, target.x)
+    """Yields quadrature, and both parts of the identity log p(x) = ELBO + KL(q(z|x) || p(z|x)), datum by datum."""
+    terms = evaluation.identity(target.vae, target.x)
     for name, value, truth in (
-        ("quadrature", found.evidence.value, target.log_p),
-        ("identity, ELBO", found.elbo, target.elbo),
-        ("identity, KL(q(z|x)||p(z|x))", found.kl, target.log_p - target.elbo),
+        ("quadrature", terms.evidence.value, target.log_p),
+        ("identity, ELBO", terms.elbo, target.elbo),
+        ("identity, KL(q(z|x)||p(z|x))", terms.kl, target.log_p - target.elbo),
     ):
         yield judge_each(target.rung, name, value, truth, GRID)
 
 
 def estimators(target: Target, budget: Budget, seed: int) -> Iterator[Row]:
-    """ELBO, importance-weighted bounds, their jackknife, annealing from the guide and from the prior."""
+    """Yields ELBO, importance-weighted bounds, their jackknife, and annealing from the guide and from the prior.
+
+    Args:
+        target: the program, its data, and the truth about them.
+        budget: the amount of work.
+        seed: the seed of the draws.
+    """
     rung, vae, x, log_p, elbo, iwae_bias = target
 
     def repeated(name: str, num_runs: int, estimate: Callable[..., Estimate]) -> Runs:
@@ -201,12 +213,19 @@ def _curve(target: Target, budget: Budget, seed: int) -> Iterator[Row]:
 
 
 def two_sides(target: Target, budget: Budget, seed: int, log_evidence: Callable[[Tensor], Tensor]) -> Iterator[Row]:
-    """Annealing both ways, on data that the program simulates, against the truth of those data."""
+    """Yields annealing both ways, on data that the program simulates, against the truth of those data.
+
+    Args:
+        target: the program.
+        budget: the amount of work.
+        seed: the seed of data and draws.
+        log_evidence: data (N, *x_shape) -> log p(x), (N,).
+    """
     T, name = budget.temperatures[0], "bdmc {}, T = {}"
-    found = _bdmc(target.vae, budget, T, derive(seed, target.rung, "bdmc"))
-    truth = log_evidence(found.x)
-    yield judge_independent(target.rung, name.format("forward", T), found.forward.value, truth, -1)
-    yield judge_independent(target.rung, name.format("reverse", T), found.reverse.value, truth, 1)
+    bounds = _bdmc(target.vae, budget, T, derive(seed, target.rung, "bdmc"))
+    truth = log_evidence(bounds.x)
+    yield judge_independent(target.rung, name.format("forward", T), bounds.forward.value, truth, -1)
+    yield judge_independent(target.rung, name.format("reverse", T), bounds.reverse.value, truth, 1)
 
 
 def _ais(vae: Any, x: Tensor, budget: Budget, T: int, start: str, seed: int) -> Estimate:

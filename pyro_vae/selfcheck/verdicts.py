@@ -1,12 +1,16 @@
-"""Whether an estimator is off: R runs on the same N data, held against the truth of each datum.
+"""Verdicts on estimators: R runs on the same N data, held against the truth of each datum.
 
     | mean - truth - stated |  <=  4 errors of the mean + a tenth of the leading bias term, for the orders left out
     0.8 <= claimed / true <= 1.25, beyond 4 errors of the true spread: the variance over the runs, datum by datum
     the R means spread no further than independent noise of N data lets them, at the rate of 4 errors
 
 Four errors of a normal are exceeded in 6 of 100,000 checks. The stated bias of the logarithm of a mean of K weights is
--Var(w) / (2 K) (Nowozin, "Debiasing Evidence Approximations", ICLR 2018); to first order that is minus half the squared
-spread of the estimate itself, which stands in for it where the weights have no closed form.
+-Var(w) / (2 K). To first order that is minus half the squared spread of the estimate itself, which stands in for it if
+the weights have no closed form.
+
+Reference:
+    Nowozin, "Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
+    Inference", ICLR 2018. https://iclr.cc/virtual/2018/poster/114
 """
 
 import math
@@ -38,7 +42,7 @@ class Row:
         error: Monte Carlo standard error of the estimate.
         claimed, spread: the Monte Carlo error of the mean of one run, as it says and as the runs say; None where that
             is not checked.
-        faults: what is off, a sentence each.
+        faults: a sentence for each thing that is off.
 
     Example:
         >>> Row("rung 1", "iwae", truth=-20.0, estimate=-20.5).bias
@@ -58,13 +62,13 @@ class Row:
 
     @property
     def bias(self) -> float:
-        """estimate - truth."""
+        """The bias, estimate - truth."""
         return self.estimate - self.truth
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, with None for a number that is none."""
-        found = {**asdict(self), "bias": self.bias, "faults": list(self.faults), "ok": not self.faults}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+        """Converts to values for JSON, with None for a number that is not finite."""
+        values = {**asdict(self), "bias": self.bias, "faults": list(self.faults), "ok": not self.faults}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
     def __str__(self) -> str:
         spreads = ("n/a" if value is None else f"{value:.5f}" for value in (self.claimed, self.spread))
@@ -75,39 +79,39 @@ class Row:
 
 
 class Runs(NamedTuple):
-    """R runs on the same N data: values and their claimed errors, (R, N) each; None where no errors are claimed."""
+    """R runs on the same N data: values and their claimed errors, (R, N) each, or None if no errors are claimed."""
 
     value: Tensor
     claimed: Tensor | None = None
 
     @classmethod
     def of(cls, estimates: Iterable[Estimate]) -> "Runs":
-        """R estimates put together."""
+        """Stacks R estimates."""
         values, errors = zip(*((estimate.value, estimate.value_error) for estimate in estimates), strict=True)
         return cls(torch.stack(values), torch.stack(errors))
 
     @property
     def variance(self) -> Tensor:
-        """(N,), over the runs."""
+        """The variance over the runs, (N,)."""
         return self.value.var(0)
 
     @property
     def half_variance(self) -> float:
-        """Mean over the data of half the variance of one run: the leading bias of the logarithm of a mean."""
+        """Half the variance of one run, the mean over the data: the leading bias of the logarithm of a mean."""
         return self.variance.mean().item() / 2
 
 
 def judge(
     rung: str, name: str, runs: Runs, truth: Tensor, stated: float | None = None, leading: float | None = None
 ) -> Row:
-    """R runs against the truth of each datum.
+    """Judges R runs by the truth of each datum.
 
     Args:
-        rung, name: of the row.
-        runs: of the estimator.
+        rung, name: the names of the row.
+        runs: the estimator's.
         truth: (N,).
         stated: the bias that theory states; None for minus half the squared spread.
-        leading: the size of its leading term, a tenth of which is allowed besides; None for half the squared spread.
+        leading: the size of its leading term, a tenth of which is allowed as well; None for half the squared spread.
 
     Example:
         >>> judge("rung", "good", Runs(torch.tensor([[0.9], [1.1], [1.0]])), torch.ones(1), 0.0).faults
@@ -127,10 +131,15 @@ def judge(
 
 
 def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: int) -> Row:
-    """One run on data of which each has noise of its own, and E[exp(-sign (value - truth))] = 1.
+    """Judges one run on data of which each has noise of its own, where E[exp(-sign (value - truth))] = 1.
 
-    Its stated bias is sign times half the variance of value - truth over the data: below for the logarithm of a mean of
-    weights (sign -1), above for minus such a logarithm, of the inverse weights of reverse annealing (sign 1).
+    The stated bias is sign times half the variance of value - truth over the data.
+
+    Args:
+        rung, name: the names of the row.
+        value, truth: (N,) each.
+        sign: -1 for the logarithm of a mean of weights, which lies below; 1 for minus such a logarithm, of the inverse
+            weights of reverse annealing, which lies above.
     """
     deviation = value - truth
     leading, error = deviation.var().item() / 2, deviation.std().item() / math.sqrt(len(value))
@@ -139,7 +148,13 @@ def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: 
 
 
 def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: float) -> Row:
-    """Numbers without noise: none may be further from its truth than the tolerance, in nats."""
+    """Judges numbers without noise: none may be further from its truth than the tolerance.
+
+    Args:
+        rung, name: the names of the row.
+        value, truth: (N,) each.
+        tolerance: in nats.
+    """
     worst = (value - truth).abs().max().item()
     row = Row(rung, name, truth.mean().item(), value.mean().item())
     fault = f"one datum is {worst:.1e} nats from the truth, where {tolerance:g} is allowed"
@@ -147,7 +162,12 @@ def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: fl
 
 
 def judge_below(rung: str, name: str, lower: Tensor, upper: Tensor) -> Row:
-    """A lower bound against an upper one of the same data, (N,) each, whose differences are independent."""
+    """Judges a lower bound by an upper bound of the same data: its mean may be above by 4 errors at most.
+
+    Args:
+        rung, name: the names of the row.
+        lower, upper: (N,) each; the differences of the data are independent.
+    """
     error = (lower - upper).std().item() / math.sqrt(len(upper))
     row = Row(rung, name, upper.mean().item(), lower.mean().item(), "<=", 0.0, error)
     fault = f"it is {row.bias:+.5f} nats from an upper bound, where {ERRORS * error:.5f} above it is allowed"
@@ -155,13 +175,13 @@ def judge_below(rung: str, name: str, lower: Tensor, upper: Tensor) -> Row:
 
 
 def heading(rung: str) -> str:
-    """What stands above the rows of a rung."""
+    """Returns the lines above the rows of a rung: its name, and those of the columns."""
     names = "".join(f"{name:>11}" for name in ("bias", "± error", "stated", "claimed ±", "true ±"))
     return f"{rung}\n{'nats, means over the data':<36}{'truth':>13}{'estimate':>11}{names}"
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """One for each fault, or one that says that there is none.
+    """Returns a sentence for each fault, or one that says that there is none.
 
     Example:
         >>> sentences([Row("rung 1", "iwae", -20.0, -19.9, faults=("its mean is off",))])

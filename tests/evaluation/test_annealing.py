@@ -313,10 +313,10 @@ class TestPilots:
         assert len(starts.unique()) == len(starts)  # no noise of theirs is that of a pilot
 
     def test_steps_do_not_depend_on_the_chains_that_count(self):
-        """How the chains went can not be seen in the steps: other numbers of chains, the same pilots."""
+        """How the chains went cannot be seen in the steps: other numbers of chains, the same pilots."""
         path = Path(small_vae(), "guide", binary_data(3))
-        plans = [annealed._Plan(3, K, 2, "guide") for K in (1, 50)]
-        few, many = (annealed._Block(path, plan, 7, 0) for plan in plans)
+        settings = [annealed._Settings(3, K, 2, "guide") for K in (1, 50)]
+        few, many = (annealed._Block(path, each, 7, 0) for each in settings)
         before = few.steps.size.clone()
         few.forward(), many.forward()
         assert torch.equal(few.steps.size, before)

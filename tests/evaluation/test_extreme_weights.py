@@ -261,9 +261,9 @@ def test_an_elbo_with_a_draw_of_probability_0_is_minus_infinity_in_whatever_bloc
 def test_annealed_weights_give_the_bound_from_either_side():
     """+-log mean w: the reverse weights of -1e6 nats are those of a log p(x) of 1e6."""
     cases = {**FINITE, **BROKEN}
-    block = annealed._Found(columns(cases), torch.ones(len(cases)))
-    plan = annealed._Plan(5, K, 1, "guide")
-    forward, reverse = (annealed._estimate("log p(x)", sign, [block], plan) for sign in (1, -1))
+    block = annealed._Chains(columns(cases), torch.ones(len(cases)))
+    settings = annealed._Settings(5, K, 1, "guide")
+    forward, reverse = (annealed._estimate("log p(x)", sign, [block], settings) for sign in (1, -1))
     expected = block_bound(columns(cases), K)
     torch.testing.assert_close(forward.value, expected.value, equal_nan=True)
     torch.testing.assert_close(reverse.value, -expected.value, equal_nan=True)

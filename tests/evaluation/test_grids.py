@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
+from densities import integral
 
-from pyro_vae.evaluation.exact.grids import gauss_hermite, legendre_rule, midpoint, trapezoid
+from pyro_vae.evaluation.exact.grids import flat, hermite_rule, legendre_rule, midpoint_rule, trapezoid_rule
 
 
 class TestWorkedIntegrals:
     """The integrals of the teaching material, with the rule, the points, the box and the right value of each."""
 
     def test_five_midpoints(self):
-        assert midpoint(lambda z: z[:, 0] ** 2 + 2 * z[:, 0] + 1, [(0, 1)], 5) == pytest.approx(2.33, abs=1e-12)
+        found = integral(lambda z: z[:, 0] ** 2 + 2 * z[:, 0] + 1, midpoint_rule, [(0, 1)], 5)
+        assert found == pytest.approx(2.33, abs=1e-12)
         assert pytest.approx(7 / 3, abs=1e-3) != 2.33  # the exact value
 
     def test_the_toy_marginal(self):
@@ -21,16 +23,16 @@ class TestWorkedIntegrals:
 
         unit, exact = [(0, 1), (0, 1)], (1 - 1 / math.e) ** 2
         assert exact == pytest.approx(0.399576, abs=1e-6)
-        assert midpoint(f, unit, 10) == pytest.approx(0.399244, abs=1e-6)
-        assert trapezoid(f, unit, 11) == pytest.approx(0.400243, abs=1e-6)
+        assert integral(f, midpoint_rule, unit, 10) == pytest.approx(0.399244, abs=1e-6)
+        assert integral(f, trapezoid_rule, unit, 11) == pytest.approx(0.400243, abs=1e-6)
         # As described, 0, 0.1, ..., 1 is 11 points a side, and all of them at weight 0.01 are far off.
         side = torch.linspace(0, 1, 11).double()
         assert 0.01 * f(torch.cartesian_prod(side, side)).sum().item() == pytest.approx(0.491, abs=1e-3)
 
     def test_orders_of_convergence(self):
         exact = math.e - 1
-        for rule, sign in ((midpoint, -1), (trapezoid, 1)):
-            coarse, fine = (rule(lambda z: z[:, 0].exp(), [(0, 1)], n) - exact for n in (101, 201))
+        for rule, sign in ((midpoint_rule, -1), (trapezoid_rule, 1)):
+            coarse, fine = (integral(lambda z: z[:, 0].exp(), rule, [(0, 1)], n) - exact for n in (101, 201))
             assert sign * coarse > 0
             assert coarse / fine == pytest.approx(4, rel=0.03)
 
@@ -45,17 +47,17 @@ class TestWorkedIntegrals:
 
         box = [(-9, 9), (-11, 13)]
         integrals = (
-            midpoint(density, box, 150),
-            trapezoid(density, box, 151),
-            gauss_hermite(density, [(0, 1), (1, 2)], 60),
+            integral(density, midpoint_rule, box, 150),
+            integral(density, trapezoid_rule, box, 151),
+            integral(density, hermite_rule, [(0, 1), (1, 2)], 60),
         )
         assert integrals == pytest.approx([value] * 3, abs=5e-4 if value < 1 else 1e-6)
 
     def test_gauss_hermite_is_exact_below_degree_2n(self):
+        normal = torch.distributions.Normal(0.0, 1.0)
+
         def moment(k):
-            return gauss_hermite(lambda z: z[:, 0] ** k * (-(z[:, 0] ** 2) / 2).exp(), [(0, 1)], 4) / math.sqrt(
-                2 * math.pi
-            )
+            return integral(lambda z: z[:, 0] ** k * normal.log_prob(z[:, 0]).exp(), hermite_rule, [(0, 1)], 4)
 
         assert [moment(k) for k in (0, 2, 4, 6)] == pytest.approx([1, 1, 3, 15], rel=1e-12)
         assert moment(8) != pytest.approx(105, rel=1e-2)
@@ -69,21 +71,15 @@ class TestWorkedIntegrals:
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("rule", [midpoint, trapezoid, gauss_hermite])
-    def test_a_rule_needs_points_and_not_too_many(self, rule):
-        for n, D in ((0, 1), (1000, 3)):
-            with pytest.raises(ValueError, match=f"at most 67,108,864; got n={n} along each of D={D}"):
-                rule(lambda z: z[:, 0], [(0, 1)] * D, n)
-
     def test_the_trapezoid_has_two_ends(self):
         with pytest.raises(ValueError, match="two points or more along each axis; got n=1"):
-            trapezoid(lambda z: z[:, 0], [(0, 1)], 1)
+            trapezoid_rule(1)
 
     def test_gauss_hermite_has_at_most_100_points(self):
         with pytest.raises(ValueError, match="at most 100 points along each axis here; got n=101"):
-            gauss_hermite(lambda z: z[:, 0], [(0, 1)], 101)
+            hermite_rule(101)
 
     @pytest.mark.parametrize("support", [[], [(1, 0)], [(0, 1), (2, 2)]])
     def test_a_support_needs_an_inside(self, support):
         with pytest.raises(ValueError, match="low < high for each axis; got"):
-            midpoint(lambda z: z[:, 0], support, 5)
+            flat(support)

@@ -262,7 +262,7 @@ def test_report_and_containers(linear):
     assert numbers["sites"]["z"]["guide_mean"] == found.compare()["z"].guide_mean.tolist()
     assert numbers["sites"]["z"]["ess_tail"] == found.mixing["z"].ess_tail.tolist()
     data = found.to_inference_data()
-    assert data.groups() == ["posterior", "sample_stats", "observed_data"]
+    assert list(data) == ["posterior", "sample_stats", "observed_data"]
     assert data.posterior["z"].dims == ("chain", "draw", "z_dim_0")
     assert torch.equal(torch.as_tensor(data.posterior["z"].values), found.draws["z"])
     assert data.sample_stats["diverging"].dims == ("chain", "draw")

@@ -5,9 +5,10 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
+from densities import integral
 
 from pyro_vae.evaluation.exact.grid_search import fixed, search
-from pyro_vae.evaluation.exact.grids import trapezoid
+from pyro_vae.evaluation.exact.grids import trapezoid_rule
 
 DRAWS = torch.randn(64, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # of N(0, 1)
 
@@ -53,7 +54,9 @@ def test_a_spike_at_which_the_grid_only_hints_is_marked():
 def test_the_refinement_is_a_third_of_the_difference_to_half_the_points():
     kinked, box = dist.Laplace(torch.tensor(0.03).double(), 1.0), [(-15, 15)]
     found = fixed(density(kinked), DRAWS, 1e-4, box, 129)
-    whole, half = (math.log(trapezoid(lambda z: kinked.log_prob(z[:, 0]).exp(), box, n)) for n in (129, 65))
+    whole, half = (
+        math.log(integral(lambda z: kinked.log_prob(z[:, 0]).exp(), trapezoid_rule, box, n)) for n in (129, 65)
+    )
     assert found.value[0].item() == pytest.approx(whole, abs=1e-12)
     assert found.refinement[0].item() == pytest.approx(abs(whole - half) / 3, abs=1e-12)
     assert not found.reliable.any()

@@ -6,6 +6,7 @@ import pytest
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint
+from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.inference import Progress, fit
 
 
@@ -28,7 +29,9 @@ def trained(config, tmp_path):
         progress = Progress()
 
         def save(self, folder):
-            return checkpoint.save(folder, config, self.data.form, self.vae, self.svi.optimizer, self.progress)
+            state = self.svi.optimizer.state_dict()
+            reached = Checkpoint(config, self.data.form, self.progress, self.vae.tensors(), state)
+            return checkpoint.save(folder, reached)
 
     made = Trained()
     made.folder.mkdir()

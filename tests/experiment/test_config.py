@@ -12,7 +12,7 @@ from pyro_vae.evaluation import memory
 from pyro_vae.experiment.compare.comparable_runs import Candidate, groups
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import config_for_resume
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.sweep.swept_settings import space
 from pyro_vae.randomness import block_seed
 

@@ -14,8 +14,8 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import config_for_resume
-from pyro_vae.report.headline import preset_sentence
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.report.documents.training_document import preset_sentence
 
 NAMES = presets.names()
 FORMS = {"frey_faces": Form((1, 28, 20), 256, 0)}

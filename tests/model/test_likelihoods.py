@@ -11,6 +11,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from pyro.infer.inspect import get_model_relations
 from torch import nn
 
 import pyro_vae as pv
@@ -372,6 +373,7 @@ def test_it_observes_data_inside_a_program(case):
     vae.likelihood.start_at(x)
     assert vae.generate(3).shape == (3, *SHAPE)
     assert vae.model(x).shape == (6, *SHAPE)
+    assert get_model_relations(vae.model, (x,))["sample_sample"] == {"z": [], "x": ["z"]}
 
 
 # --- scales

@@ -11,8 +11,11 @@ import torch
 from matplotlib.image import imread
 
 from pyro_vae.evaluation import Estimate
-from pyro_vae.report import ablation_report
-from pyro_vae.report.ablation_report import Column, Panel
+from pyro_vae.experiment.studies.loss_ablation import Ablated
+from pyro_vae.report.documents import ablation_document as documents
+from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.plain_text import to_text
 
 NAMES = ("only reconstruction", "only KL", "both")
 
@@ -24,11 +27,24 @@ def estimate(name, mean, num_data=50, spread=1.0):
 
 def column(level):
     bounds = {
-        held: {name: estimate(name, level + i + j) for j, name in enumerate(ablation_report._BOUNDS)}
-        for i, held in enumerate(ablation_report.SETS)
+        held: {name: estimate(name, level + i + j) for j, name in enumerate(documents.BOUNDS)}
+        for i, held in enumerate(documents.SETS)
     }
     aggregate = {name: estimate(name, level / 10) for name in ("marginal_kl", "mutual_information")}
-    return Column(bounds, {"test": 0.25, "train": 0.5}, aggregate, 3, 4, 17, 20)
+    return Ablated(bounds, {"test": 0.25, "train": 0.5}, aggregate, 3, 4, 17, 20)
+
+
+def text_of(columns, **options):
+    gaps = {name: column.gaps() for name, column in columns.items()}
+    return to_text(documents.ablation_document(plain(columns), gaps, **options))
+
+
+def csv_of(columns):
+    return to_csv(documents.ablation_rows(plain(columns)))
+
+
+def plain(columns):
+    return {name: column.to_dict() for name, column in columns.items()}
 
 
 @pytest.fixture
@@ -37,7 +53,7 @@ def columns():
 
 
 def test_every_number_stands_in_its_column(columns):
-    lines = ablation_report.to_text(columns).splitlines()
+    lines = text_of(columns).splitlines()
     rows = {line[:32].strip(): line[32:].split("  ") for line in lines[1:17]}
     cells = {label: [cell.strip() for cell in row if cell.strip()] for label, row in rows.items()}
     error = columns["both"].bounds["test"]["elbo"].standard_error
@@ -51,7 +67,7 @@ def test_every_number_stands_in_its_column(columns):
 
 
 def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
-    notes = " ".join(ablation_report.to_text(columns).split())
+    notes = " ".join(text_of(columns).split())
     assert (
         "is better by 1.00 ± 0.12 nats without the KL, and better by 1.00 ± 0.12 nats with it, than on test data; the "
         "difference is +0.00 ± 0.17" in notes
@@ -63,7 +79,7 @@ def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
 
 def notes_of(columns, **changes):
     changed = dataclasses.replace(columns["both"], **changes)
-    return " ".join(ablation_report.to_text({**columns, "both": changed}).split())
+    return " ".join(text_of({**columns, "both": changed}).split())
 
 
 def test_better_and_worse_follow_the_sign(columns):
@@ -89,7 +105,7 @@ def test_what_is_not_known_is_said_so(columns):
     gone = {
         n: dataclasses.replace(c, **unknown, aggregate={**c.aggregate, "marginal_kl": None}) for n, c in columns.items()
     }
-    text = ablation_report.to_text(gone)
+    text = text_of(gone)
     rows = {line[:32].strip(): line[32:].split() for line in text.splitlines()}
     assert rows["k-hat above 0.7, test"] == rows["KL(q(z)||p(z)), train"] == ["n/a"] * 3
     assert "K is too small for a k-hat" in text
@@ -97,14 +113,13 @@ def test_what_is_not_known_is_said_so(columns):
     assert "0%" not in text
     found = json.loads(json.dumps(gone["both"].to_dict(), allow_nan=False))
     assert (found["khat_above_0.7"], found["marginal_kl"]) == ({"test": None, "train": None}, None)
-    csv_rows = list(csv.DictReader(io.StringIO(ablation_report.to_csv(gone))))
+    csv_rows = list(csv.DictReader(io.StringIO(csv_of(gone))))
     assert {row["mean"] for row in csv_rows if row["quantity"] == "khat_above_0.7"} == {""}
     assert not [row for row in csv_rows if row["quantity"] == "marginal_kl"]
 
 
 def test_quantities_given_labels_are_named_so(columns):
-    given = {name: dataclasses.replace(found, is_conditional=True) for name, found in columns.items()}
-    text = ablation_report.to_text(given)
+    text = text_of(columns, is_conditional=True)
     for name in ("log p(x|y), test", "KL(q(z|x,y)||p(z|y)), train", "I((x,y); z), train"):
         assert f"\n{name} " in text
     assert "log p(x)" not in text
@@ -113,11 +128,11 @@ def test_quantities_given_labels_are_named_so(columns):
 
 
 def test_no_number_is_minus_zero():
-    assert ablation_report._number(estimate("x", -1e-6, spread=0.0)) == "0.00 ± 0.00"
+    assert documents._number(estimate("x", -1e-6, spread=0.0).to_dict()) == "0.00 ± 0.00"
 
 
 def test_the_csv_has_a_line_for_each_number(columns):
-    rows = list(csv.DictReader(io.StringIO(ablation_report.to_csv(columns))))
+    rows = list(csv.DictReader(io.StringIO(csv_of(columns))))
     assert len(rows) == 3 * (4 * 2 + 2 + 2 + 1)
     (row,) = [r for r in rows if (r["loss"], r["data"], r["quantity"]) == ("only KL", "train", "kl")]
     assert float(row["mean"]) == pytest.approx(13)
@@ -133,7 +148,7 @@ def test_a_column_is_json(columns):
 
 def panel(images=True, labels=True, ellipses=True):
     noise = torch.Generator().manual_seed(0)
-    return Panel(
+    return AblationView(
         torch.randn(30, 2, generator=noise),
         torch.randn(30, 2, generator=noise),
         torch.arange(30) % 3 if labels else None,
@@ -145,7 +160,7 @@ def panel(images=True, labels=True, ellipses=True):
 
 
 def pixels(**options):
-    return imread(io.BytesIO(ablation_report.picture({name: panel(**options) for name in NAMES})))
+    return imread(io.BytesIO(ablation_picture({name: panel(**options) for name in NAMES})))
 
 
 def test_the_picture_shows_what_there_is():
@@ -165,7 +180,7 @@ def test_an_ellipse_reaches_three_standard_deviations():
         cloud=torch.zeros(1, 2), prior=torch.tensor([[-10.0, 0.0], [10.0, 0.0]]).repeat(20, 1),
         ellipses=torch.tensor([[[0.0, 0.0], [1.0, 2.0]]]), axes=("", ""),
     )  # fmt: skip
-    image = imread(io.BytesIO(ablation_report.picture({"": one})))[..., :3]
+    image = imread(io.BytesIO(ablation_picture({"": one})))[..., :3]
     rows, columns = np.nonzero(np.abs(image - np.array([31, 119, 180]) / 255).max(-1) < 0.2)
     dots = np.nonzero(
         (np.abs(image - 217 / 255).max(-1) < 0.02) & (np.arange(image.shape[0]) == int(rows.mean()))[:, None]

@@ -10,8 +10,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from pyro_vae.report import comparison_report as report
+from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
+from pyro_vae.report.render import csv_file, markdown, plain_text
 
 
 def estimate(mean, error=0.2, noise=0.002):
@@ -64,7 +65,7 @@ def comparison(*groups, disagreements=(), best=True, quantities=("log p(x)",)):
             for g in groups for i, name in enumerate(g["runs"])
         ],
     }  # fmt: skip
-    return {**found, "notes": report.notes(found)}
+    return {**found, "notes": comparison_notes(found)}
 
 
 SEEDS = (
@@ -72,6 +73,18 @@ SEEDS = (
     group("prior=standard", [-22.4, -22.5, -22.47], -0.307, prior="standard"),
 )
 FORCED = {"what": "quantity", "values": {"log p(x)": ["a", "b", "c", "d"], "log p(x|y)": ["e"]}}
+
+
+def to_text(found):
+    return plain_text.to_text(comparison_document(found))
+
+
+def to_markdown(found):
+    return markdown.to_markdown(comparison_document(found))
+
+
+def to_csv(found):
+    return csv_file.to_csv(comparison_rows(found))
 
 
 def flat(text):
@@ -83,7 +96,7 @@ def line(text, start):
 
 
 def test_the_table_says_what_the_numbers_say():
-    text = report.to_text(comparison(*SEEDS))
+    text = to_text(comparison(*SEEDS))
     assert line(text, "log p(x), nats").split()[3:] == [
         "mean", "±", "data", "difference", "±", "data", "95", "%", "interval", "k", ">", "0.7",
     ]  # fmt: skip
@@ -109,7 +122,7 @@ def test_the_table_says_what_the_numbers_say():
 
 
 def test_it_says_what_the_errors_leave_out():
-    text = flat(report.to_text(comparison(*SEEDS)))
+    text = flat(to_text(comparison(*SEEDS)))
     assert "It leaves out the variance over training seeds" in text
     assert "these leave out the variance over test data" in text
     assert "K = 1000 draws and seed 7 for every run" in text
@@ -121,23 +134,21 @@ def test_it_says_what_the_errors_leave_out():
 
 
 def test_one_run_of_a_kind_is_said_to_tell_nothing_of_its_seed():
-    text = flat(report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.05))))
+    text = flat(to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.05))))
     assert "owes to its training seed is not known" in text
-    assert line(report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.0))), "2 b  ")
-    assert "over training seeds  " not in report.to_text(comparison(group("a", [-1.0]), group("b", [-2.0], -1.0)))
+    assert line(to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.0))), "2 b  ")
+    assert "over training seeds  " not in to_text(comparison(group("a", [-1.0]), group("b", [-2.0], -1.0)))
 
 
 def test_the_best_of_many_is_said_to_be_flattered():
     three = [group("a", [-1.0]), group("b", [-2.0], -1.0), group("c", [-3.0], -2.0)]
-    assert "The reference is the best of 3 on these very test data" in flat(report.to_text(comparison(*three)))
-    assert "best of" not in flat(report.to_text(comparison(*three, best=False)))
+    assert "The reference is the best of 3 on these very test data" in flat(to_text(comparison(*three)))
+    assert "best of" not in flat(to_text(comparison(*three, best=False)))
 
 
 @pytest.mark.parametrize(("shares", "warned"), [((0.02, 0.06), False), ((0.02, 0.08), True), ((0.3, 0.02), True)])
 def test_bounds_of_unequal_tightness_are_warned_of(shares, warned):
-    text = flat(
-        report.to_text(comparison(group("a", [-1.0], khat=shares[0]), group("b", [-2.0], -1.0, khat=shares[1])))
-    )
+    text = flat(to_text(comparison(group("a", [-1.0], khat=shares[0]), group("b", [-2.0], -1.0, khat=shares[1]))))
     assert ("WARNING: bounds of unequal tightness" in text) is warned
     if warned:
         worse, share = ("a", "30") if shares[0] > shares[1] else ("b", "8.0")
@@ -148,7 +159,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
     found = comparison(group("a", [-1.0], khat=None), group("b", [-2.0], -1.0, khat=None))
     found["groups"][1]["difference"] |= {"monte_carlo_error": None, "standard_error": None, "interval": None}
     found["groups"][0]["log_likelihood"] |= {"standard_error": None}
-    text = report.to_text({**found, "notes": report.notes(found)})
+    text = to_text({**found, "notes": comparison_notes(found)})
     assert line(text, "2 b").split() == ["2", "b", "-2.000", "0.200", "-1.000", "n/a", "n/a", "n/a"]
     assert "k-hat needs 25 draws" in text
     assert "unknown, from one draw" in flat(text)
@@ -157,22 +168,22 @@ def test_unknown_numbers_are_said_to_be_unknown():
 
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
-    text = report.to_text(found)
+    text = to_text(found)
     assert text.startswith("FORCED: these runs were not tested alike")
     assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
-    markdown = report.to_markdown(found)
-    assert markdown.index("FORCED") < markdown.index("| log p, nats |")
+    marked = to_markdown(found)
+    assert marked.index("FORCED") < marked.index("| log p, nats |")
     assert line(text, "log p, nats")
     assert red(picture(found))[:, 0].min() < 25 < red(picture(comparison(*SEEDS)))[:, 0].min()
 
 
 def test_an_unpaired_difference_is_marked_and_explained():
     found = comparison(SEEDS[0], group("b", [-23.0], -0.9, is_paired=False, prior="b"))
-    text = report.to_text(found)
+    text = to_text(found)
     assert "-0.900*" in line(text, "2 b")
     assert "* unpaired, since the test data are not the same" in flat(text)
     assert "paired datum by datum" not in flat(text)
-    assert "\\* unpaired" in report.to_markdown(found)
+    assert "\\* unpaired" in to_markdown(found)
 
 
 @pytest.mark.parametrize("length", [1, 34, 90])
@@ -182,7 +193,7 @@ def test_no_line_is_longer_than_a_terminal(length, scale):
     means, hidden = [-22.0 * scale, -21.0 * scale], [length] * 30
     rows = [group(label, means, gap, hidden=hidden) for label, gap in zip(labels, (None, -scale, scale), strict=True)]
     found = comparison(*rows, disagreements=[{"what": "files", "values": {label * 3: [label] for label in labels}}])
-    text = report.to_text(found)
+    text = to_text(found)
     assert max(map(len, text.splitlines())) <= 100
     assert all(re.search(rf"^{place} x", text, re.MULTILINE) for place in (1, 2, 3))
 
@@ -190,17 +201,17 @@ def test_no_line_is_longer_than_a_terminal(length, scale):
 def test_markdown_has_whole_tables_and_nothing_that_marks_up():
     name = "a|b*c_d<e>`f"
     found = comparison(group(name, [-1.0]), group("b", [-2.0], -1.0), quantities=("log p(x|y)",))
-    markdown = report.to_markdown(found)
-    rows = [row for row in markdown.splitlines() if row.startswith("|")]
+    marked = to_markdown(found)
+    rows = [row for row in marked.splitlines() if row.startswith("|")]
     tables = [list(map(len, map(cells, block.splitlines()))) for block in "\n".join(rows).split("\n\n")]
     assert {len(set(widths)) for widths in tables if widths} <= {1, 2}
-    assert r"1 a\|b\*c\_d\<e\>\`f" in markdown
-    assert r"| log p(x\|y), nats | mean |" in markdown
-    assert "![Means and differences](comparison.png)" in markdown
+    assert r"1 a\|b\*c\_d\<e\>\`f" in marked
+    assert r"| log p(x\|y), nats | mean |" in marked
+    assert "![Means and differences](comparison.png)" in marked
 
 
 def test_a_small_share_is_never_said_to_be_none():
-    text = report.to_text(comparison(group("a", [-1.0], khat=0.0), group("b", [-2.0], -1.0, khat=0.0004)))
+    text = to_text(comparison(group("a", [-1.0], khat=0.0), group("b", [-2.0], -1.0, khat=0.0004)))
     assert line(text, "1 a").endswith("  0 %")
     assert line(text, "2 b").endswith("  <0.1 %")
 
@@ -210,9 +221,9 @@ def test_nothing_steers_the_terminal_or_breaks_a_line():
     row = group(name, [-1.0], lr=name)
     found = comparison(row, group("b", [-2.0], -1.0, khat=0.3, lr="1"), disagreements=[FORCED | {"what": name}])
     found = {**found, "protocol": {name: name}}
-    for text in (report.to_text(found), report.to_markdown(found)):
+    for text in (to_text(found), to_markdown(found)):
         assert all(map(str.isprintable, text.split("\n")))
-    assert line(report.to_text(found), "1 a [31m b c").endswith("2.0 %")
+    assert line(to_text(found), "1 a [31m b c").endswith("2.0 %")
 
 
 def cells(row):
@@ -221,7 +232,7 @@ def cells(row):
 
 def test_csv_gives_all_digits_back():
     found = comparison(SEEDS[0], group('with "quotes", and commas', [-22.4567890123], -0.3, prior="standard"))
-    rows = list(csv.DictReader(io.StringIO(report.to_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
     assert [row["group"] for row in rows] == ["prior=vamp", 'with "quotes", and commas']
     assert float(rows[1]["log_likelihood"]) == -22.4567890123
     assert (float(rows[1]["difference_low"]), float(rows[1]["difference_high"])) == tuple(difference(-0.3)["interval"])
@@ -232,8 +243,8 @@ def test_csv_gives_all_digits_back():
 def test_the_report_needs_nothing_but_the_json():
     found = comparison(*SEEDS, disagreements=[FORCED])
     again = json.loads(json.dumps(found))
-    assert report.to_text(again) == report.to_text(found)
-    assert report.to_csv(again) == report.to_csv(found)
+    assert to_text(again) == to_text(found)
+    assert to_csv(again) == to_csv(found)
     assert picture(again) == picture(found)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from evaluated import estimates, full
 
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import latent_figures, likelihood_figures, report_figures, style
-from pyro_vae.report.tables import MINUS
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 GRID = [np.linspace(-6, 6, 121), np.linspace(-5, 5, 81)]

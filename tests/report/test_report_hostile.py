@@ -15,11 +15,13 @@ from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.evaluate.report_files import write
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train.training_report import write as report
 from pyro_vae.inference import Progress
-from pyro_vae.report import headline
-from pyro_vae.report.render import texts
+from pyro_vae.report.documents.estimate_sections import for_programs
+from pyro_vae.report.documents.training_document import training_document
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.plain_text import to_text
 
 FORMULAS = ["=HYPERLINK(1)", "+1+1", "-2+3|cmd!A0", "@SUM(1)", "\t=1+1", "\r=1+1", " =1+1", "\n+1"]
 EVIL = "=1+1<script>alert(1)<&\x1b]0;owned\x07\x1b[31m$\\frac{\\input x}$%{{7*7}}`#&|\u202e'\""
@@ -53,15 +55,15 @@ def test_no_cell_of_a_csv_file_is_a_formula_or_steers_a_terminal(name):
     for row in found["reference"]["rows"]:
         row["label"] = name
     found["test"][name] = found["test"]["elbo"]
-    text = texts.to_csv(found)
+    text = to_csv(for_programs(found))
     assert any(name.strip() in cell for cell in cells(text))
     assert formulas(text) == []
     assert not is_steering(text)
-    assert formulas(texts.to_csv(full())) == []
+    assert formulas(to_csv(for_programs(full()))) == []
 
 
 def test_the_numbers_of_a_csv_file_stay_numbers():
-    rows = list(csv.DictReader(io.StringIO(texts.to_csv(full()))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(for_programs(full())))))
     assert {float(row["mean"]) for row in rows if row["name"] == "AIS"} == {-22.03}
 
 
@@ -69,7 +71,7 @@ def test_the_numbers_of_a_csv_file_stay_numbers():
 def test_the_text_that_training_prints_steers_no_terminal(name):
     found = base()
     found["protocol"] |= {"name": name, "notes": [f"Arrays of the file that were not used: {name}."]}
-    assert not is_steering(headline.to_text(found))
+    assert not is_steering(to_text(training_document(found)))
 
 
 class Page(HTMLParser):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pyro
 import pytest
@@ -10,8 +11,12 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.evaluation import Classification, Estimate
+from pyro_vae.experiment.evaluate import headline
+from pyro_vae.experiment.evaluate.block_tasks import TASKS, Block, joined
+from pyro_vae.experiment.evaluate.effort import HeadlinePlan
 from pyro_vae.experiment.run import files
-from pyro_vae.report import headline
+from pyro_vae.report.documents.training_document import training_document
+from pyro_vae.report.render.plain_text import to_text
 
 PROTOCOL = {
     "name": "toy",
@@ -46,9 +51,20 @@ def estimates():
     }
 
 
-def report(estimates, protocol=PROTOCOL, more=None, **config):
-    found = headline.to_dict(estimates, protocol, TRAINING, {**CONFIG, **config}, **(more or {}))
-    return json.loads(files.to_json(found)), headline.to_text(found)
+def report(estimates, protocol=PROTOCOL, more=None, *, discrete=False, **config):
+    found = headline.numbers(estimates, protocol, TRAINING, {**CONFIG, **config}, discrete=discrete, more=more)
+    return json.loads(files.to_json(found)), to_text(training_document(found))
+
+
+def measure(vae, x, y=None, *, elbo_samples, likelihood_samples, seed, size=128):
+    """The estimates of a headline, asked block by block as every report asks them."""
+    plan = HeadlinePlan(elbo_samples=elbo_samples, num_samples=likelihood_samples)
+    subject = SimpleNamespace(trained=SimpleNamespace(vae=vae), plan=plan, seed=seed)
+    labels = [None] * -(-len(x) // size) if y is None else y.split(size)
+    blocks = [Block(i, torch.arange(len(part)), part, labels[i]) for i, part in enumerate(x.split(size))]
+    names = ("reconstruction",) if isinstance(vae.posterior, pv.posteriors.Delta) else ("elbo", "log_likelihood")
+    answers = [joined(TASKS[name].ask(subject, block) for block in blocks) for name in names]
+    return {name: estimate for answer in answers for name, estimate in answer.items()}
 
 
 LABELS = {
@@ -135,7 +151,7 @@ def test_bits_per_dimension_are_those_of_a_hand_calculation(estimates):
 
 
 def test_bits_of_discrete_data_are_those_of_a_hand_calculation(estimates):
-    found, text = report(estimates, more={"discrete": True})
+    found, text = report(estimates, discrete=True)
     bits = found["test"]["bits_per_dim"]
     # log p = -5.5 nats in the mean, over 6 numbers; its errors are 1.5 and 0.05.
     assert bits == {
@@ -192,13 +208,13 @@ def test_the_report_says_what_the_scales_are_and_their_floor(estimates, options,
     if options.get("learn_scale") == "pixel":
         raw = likelihood.learned_scale.raw.detach()
         raw[1] = math.log(0.75 - 1e-3)
-    found, text = report(estimates, more={"scales": likelihood.scales()})
+    found, text = report(estimates, more={"likelihood": likelihood.scales()})
     assert words in " ".join(text.split())
     assert found["likelihood"] == likelihood.scales()
 
 
 def test_a_likelihood_without_scales_is_not_mentioned(estimates):
-    found, text = report(estimates, more={"scales": pv.likelihoods.Bernoulli(lambda z: z).scales()})
+    found, text = report(estimates, more={"likelihood": pv.likelihoods.Bernoulli(lambda z: z).scales()})
     assert "likelihood" not in found
     assert "likelihood:" not in text
 
@@ -217,7 +233,7 @@ KHAT = [[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.9, 0.8], [0.9, 0.1, 0.1, 0.8]]
 
 def test_classification_is_that_of_a_hand_calculation():
     """Predictions 0, 1, 1, 2; true classes 0, 1, 0, 2: three of four are right."""
-    found = headline.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = headline.of_classes(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
     assert found == {
         "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4) ** 0.5),
         "log_p_of_true_class": pytest.approx(-(0.1 + 0.5 + 1.0 + 0.2) / 4), "num_samples": 40, "num_data": 4,
@@ -227,7 +243,7 @@ def test_classification_is_that_of_a_hand_calculation():
 
 
 def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estimates):
-    found = headline.classification(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = headline.of_classes(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
     assert "75.0% right (± 21.7%) of 4, K = 40." in words
@@ -237,7 +253,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
 def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):
     """p(y) = 0 of the true class is an infinite log; fewer than 25 draws have no k-hat."""
     impossible = [[0.0] * 4, [-math.inf] * 4, [-math.inf] * 4]
-    found = headline.classification(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
+    found = headline.of_classes(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
     assert found["log_p_of_true_class"] is None
     assert found["khat_above_0.7"] == {"true_class": None, "other_classes": None}
     kept, text = report(estimates, more={"classification": found}, conditional=True)
@@ -261,7 +277,7 @@ def test_measure_gives_the_labels_to_the_program():
         pv.priors.StandardNormal(2), pv.posteriors.DiagonalNormal(encoder, 2), pv.likelihoods.Bernoulli(decoder)
     )
     x, y = torch.ones(6, 4), torch.eye(3)[[0, 1, 2, 2, 1, 0]]
-    found = headline.measure(vae, x, y, elbo_samples=5, likelihood_samples=7, seed=1)
+    found = measure(vae, x, y, elbo_samples=5, likelihood_samples=7, seed=1)
     assert torch.equal(found["log_likelihood"].value, pv.evaluation.iwae(vae, x, 7, y, seed=1).value)
     assert torch.equal(found["elbo"].value, pv.evaluation.elbo(vae, x, 5, y, seed=1).value)
 
@@ -278,12 +294,11 @@ def autoencoder(y_dim=0):
 
 
 @pytest.mark.parametrize("y_dim", [0, 3])
-def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(monkeypatch, y_dim):
+def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(y_dim):
     """Against a slow loop, datum by datum, over blocks of which the last is short."""
-    monkeypatch.setattr(headline, "_BLOCK", 3)
     vae, x = autoencoder(y_dim), torch.rand(7, 1, 2, 3)
     y = torch.eye(3)[torch.arange(7) % 3] if y_dim else None
-    found = headline.measure(vae, x, y, elbo_samples=4, likelihood_samples=9, seed=1)
+    found = measure(vae, x, y, elbo_samples=4, likelihood_samples=9, seed=1, size=3)
     assert found.keys() == {"reconstruction", "rmse"}
     for i in range(7):
         label = () if y is None else (y[i : i + 1],)
@@ -298,8 +313,8 @@ def test_an_autoencoder_is_measured_by_its_reconstruction_and_rmse(monkeypatch, 
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])
 def test_the_report_of_an_autoencoder_claims_no_bound(discrete, protocol):
-    estimates = headline.measure(autoencoder(), torch.rand(7, 1, 2, 3), elbo_samples=4, likelihood_samples=9, seed=1)
-    found, text = report(estimates, protocol, {"discrete": discrete}, kl_weight=0.0, latent_dim=2)
+    estimates = measure(autoencoder(), torch.rand(7, 1, 2, 3), elbo_samples=4, likelihood_samples=9, seed=1)
+    found, text = report(estimates, protocol, discrete=discrete, kl_weight=0.0, latent_dim=2)
     assert found["test"].keys() == {"reconstruction", "rmse"}
     assert found["autoencoder"] == {"numbers_in": 6, "numbers_in_code": 2}
     assert found["objective"]["loss"] == pytest.approx(-estimates["reconstruction"].mean)
@@ -322,7 +337,7 @@ def vae():
 
 def test_measure_gives_the_four_estimates_with_their_signs(vae):
     x = torch.ones(6, 1, 4, 4)
-    found = headline.measure(vae, x, elbo_samples=50, likelihood_samples=70, seed=1)
+    found = measure(vae, x, elbo_samples=50, likelihood_samples=70, seed=1)
     means = {name: e.mean for name, e in found.items()}
     assert means["elbo"] == pytest.approx(means["reconstruction"] - means["kl"])
     assert means["elbo"] < means["log_likelihood"] < 0 < means["kl"]
@@ -337,7 +352,7 @@ def test_measure_is_reproducible_and_leaves_no_trace(vae):
     store = pyro.get_param_store()
     with store.scope():
         pyro.param("mine", torch.ones(1))
-        first, again = (headline.measure(vae, x, elbo_samples=4, likelihood_samples=4, seed=1) for _ in range(2))
+        first, again = (measure(vae, x, elbo_samples=4, likelihood_samples=4, seed=1) for _ in range(2))
         assert list(store) == ["mine"]
     assert all(torch.equal(first[name].value, again[name].value) for name in first)
     assert torch.equal(torch.random.get_rng_state(), before)

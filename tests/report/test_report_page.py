@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from evaluated import EVALUATED, autoencoder, base, estimate, full
 
-from pyro_vae.report.render import html
-from pyro_vae.report.render.html import Panel, headlines, to_html
-from pyro_vae.report.tables import MINUS
+from pyro_vae.report.cells import MINUS
+from pyro_vae.report.document import GROUPS, Picture
+from pyro_vae.report.documents.evaluation_document import evaluation_document, headlines
+from pyro_vae.report.render import html_page
 
 PAYLOAD = '<script>alert("x")</script>\' onerror="y" {{ 7 * 7 }} {% raw %} &lt; --> ]]>'
 VOID = {"meta", "img"}
@@ -28,11 +29,15 @@ def png(width=3, height=2):
 
 SVG = b'<?xml version="1.0"?>\n<svg width="75pt" height="30pt" xmlns="http://www.w3.org/2000/svg"><script/></svg>'
 PANELS = [
-    Panel("Curves", "How it went.", png(), "training"),
-    Panel("Mine", "Own group.", SVG, "Things of my own"),
-    Panel("Samples", "From the prior.", png(9, 2)),
-    Panel("Bounds", "", SVG, "likelihood"),
+    Picture("Curves", "How it went.", png(), "training"),
+    Picture("Mine", "Own group.", SVG, "Things of my own"),
+    Picture("Samples", "From the prior.", png(9, 2)),
+    Picture("Bounds", "", SVG, "likelihood"),
 ]
+
+
+def to_html(report, pictures=()):
+    return html_page.to_html(evaluation_document(report, pictures))
 
 
 class Page(HTMLParser):
@@ -90,7 +95,7 @@ def test_every_tag_is_closed_and_every_link_leads_somewhere():
 
 def test_nothing_in_any_string_is_taken_for_markup():
     plain = Page(to_html(full(), PANELS))
-    panels = [Panel(p.title + PAYLOAD, p.caption + PAYLOAD if p.caption else "", p.picture, p.group) for p in PANELS]
+    panels = [Picture(p.title + PAYLOAD, p.caption + PAYLOAD if p.caption else "", p.content, p.group) for p in PANELS]
     panels[1] = panels[1]._replace(group="Things of my own" + PAYLOAD)
     found = hostile(full())
     found["reference"]["rows"][1]["name"] = "AIS"  # which has a note of its own
@@ -138,8 +143,8 @@ def test_pictures_are_inside_unchanged_with_their_size_and_a_text():
     assert [attrs["alt"] for attrs in images] == ["Samples", "Bounds", "Curves", "Mine"]  # by group, own ones last
     for panel in PANELS:
         kind, _, content = by_alt[panel.title]["src"].partition(";base64,")
-        assert base64.b64decode(content) == panel.picture
-        assert kind == ("data:image/png" if panel.picture.startswith(b"\x89PNG") else "data:image/svg+xml")
+        assert base64.b64decode(content) == panel.content
+        assert kind == ("data:image/png" if panel.content.startswith(b"\x89PNG") else "data:image/svg+xml")
     assert (by_alt["Curves"]["width"], by_alt["Curves"]["height"]) == ("3", "2")
     assert (by_alt["Mine"]["width"], by_alt["Mine"]["height"]) == ("100", "40")  # 75 pt are 100 px
 
@@ -152,14 +157,16 @@ def test_wide_pictures_take_the_whole_width():
 
 
 def test_an_svg_without_a_size_is_shown_as_it_is():
-    (image,) = Page(to_html(base(), [Panel("a", "b", b'<svg viewBox="0 0 1 1"><rect width="9pt"/></svg>')])).all("img")
+    (image,) = Page(to_html(base(), [Picture("a", "b", b'<svg viewBox="0 0 1 1"><rect width="9pt"/></svg>')])).all(
+        "img"
+    )
     assert "width" not in image
 
 
 @pytest.mark.parametrize("picture", [b"", b"GIF89a", b"<html>", b"\x89PNX"])
 def test_other_pictures_are_refused(picture):
     with pytest.raises(ValueError, match="takes a PNG or an SVG; this picture begins with"):
-        to_html(base(), [Panel("a", "b", picture)])
+        to_html(base(), [Picture("a", "b", picture)])
 
 
 def test_the_page_is_read_in_order_by_those_who_can_not_see_it():
@@ -267,5 +274,5 @@ def test_sparse_reports_make_a_page_without_empty_sections(report):
 
 def test_groups_of_pictures_come_in_one_order():
     titles = Page(to_html(base(), PANELS)).text("h2")
-    wanted = [html.GROUPS[name][0] for name in ("data", "likelihood", "training")]
+    wanted = [GROUPS[name][0] for name in ("data", "likelihood", "training")]
     assert titles[:4] == [*wanted, "Things of my own"]

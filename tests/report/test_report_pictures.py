@@ -60,8 +60,8 @@ def slow_tile(images, columns):
 @pytest.mark.parametrize(("size", "columns"), [(6, 3), (6, 6), (6, 1), (1, 1), (5, 3), (2, 3)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tile_is_a_slow_loop(size, columns, channels):
-    images = torch.rand(size, channels, 4, 5)
-    np.testing.assert_array_equal(images.tile(images, columns).numpy(), slow_tile(images, columns))
+    data = torch.rand(size, channels, 4, 5)
+    np.testing.assert_array_equal(images.tile(data, columns).numpy(), slow_tile(data, columns))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 20), (3, 8, 8)])

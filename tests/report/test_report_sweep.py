@@ -8,8 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from pyro_vae.report import sweep_report as report
+from pyro_vae.experiment.sweep import ranking
+from pyro_vae.report.documents.sweep_document import ended_run, sweep_document, sweep_rows
 from pyro_vae.report.draw import sweep_figures as pictures
+from pyro_vae.report.render import csv_file, plain_text
 
 CARD = {"data set": "digits", "files": "x 00", "quantity": "log p(x|y)"}
 
@@ -26,8 +28,8 @@ def run(setting, seed, elbo, kl=5.0, status="trained", epoch=7):
 
 
 def found(settings, runs, tests=()):
-    groups = report.groups(settings, runs)
-    return report.content(groups, runs, report.best(groups), tests, CARD)
+    groups = ranking.ranked(settings, runs)
+    return ranking.content(groups, runs, ranking.best(groups), tests, CARD)
 
 
 def grid(**priors):
@@ -41,6 +43,14 @@ def grid(**priors):
 
 
 GRID = grid(vamp={1.0: -21.0, 0.1: -23.0, 10.0: -25.0}, flow={1.0: -22.0, 0.1: -24.0, 10.0: -26.0})
+
+
+def to_text(shown):
+    return plain_text.to_text(sweep_document(shown, ranking.over_seeds(shown["test"])))
+
+
+def to_csv(shown):
+    return csv_file.to_csv(sweep_rows(shown))
 
 
 def flat(text):
@@ -64,9 +74,9 @@ def test_a_setting_with_a_run_that_diverged_is_the_last_and_is_never_chosen():
     shown = found({"a": {}, "b": {}}, runs)
     assert shown["chosen"] == "b"
     assert [group["diverged"] for group in shown["groups"]] == [[], [1]]
-    last = next(line for line in report.to_text(shown).splitlines() if line.startswith("a "))
+    last = next(line for line in to_text(shown).splitlines() if line.startswith("a "))
     assert last.split() == ["a", "2", "diverged", "seeds", "1"]
-    assert report.best(report.groups({"a": {}}, runs[:2])) is None
+    assert ranking.best(ranking.ranked({"a": {}}, runs[:2])) is None
 
 
 def test_equal_settings_keep_the_order_of_the_plan():
@@ -75,7 +85,7 @@ def test_equal_settings_keep_the_order_of_the_plan():
 
 def test_one_seed_has_no_error_over_seeds_and_the_text_says_so():
     shown = found({"a": {}, "b": {}}, [run("a", 0, -1.0), run("b", 0, -2.0)])
-    text = report.to_text(shown)
+    text = to_text(shown)
     assert next(line for line in text.splitlines() if line.startswith("a *")).split()[2:6] == [
         "1",
         "-1.000",
@@ -89,7 +99,7 @@ def test_one_seed_has_no_error_over_seeds_and_the_text_says_so():
 def test_the_lead_of_the_first_has_its_interval_over_seeds(gap, is_told):
     """Two seeds at mean ± 1 on both sides: Welch's error is sqrt(2) with 2 degrees of freedom, t = 4.303."""
     runs = [run("a", 0, -1.0), run("a", 1, 1.0), run("b", 0, -1.0 - gap), run("b", 1, 1.0 - gap)]
-    text = flat(report.to_text(found({"a": {}, "b": {}}, runs)))
+    text = flat(to_text(found({"a": {}, "b": {}}, runs)))
     low = gap - 4.30265 * math.sqrt(2)
     assert f"a leads b by {gap:.3f} ± 1.414 nats over seeds, 95 % interval [{low:.3f}, " in text
     assert ("other seeds may well choose another" in text) is not is_told
@@ -99,12 +109,12 @@ def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apar
     worth = {"mean": -20.5, "standard_error": 0.2, "monte_carlo_error": 0.01, "num_samples": 50, "num_data": 360}
     other = {**worth, "mean": -21.5}
     tests = [
-        report.tested(
+        ranking.tested(
             run("a", seed, 0), {"test": {"elbo": of, "log_likelihood": of}, "likelihood": {"sigma": 0.0456789}}
         )
         for seed, of in enumerate((worth, other))
     ]
-    text = report.to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2)], tests))
+    text = to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2)], tests))
     assert max(map(len, text.splitlines())) <= 100
     for words in (
         "seed 0 -20.500 0.200 0.010 -20.500 0.200 50 360",
@@ -124,63 +134,63 @@ def worth(mean, **more):
 def test_of_dequantised_data_the_number_under_log_p_of_the_level_is_that():
     """The density of the data on [0, 1] is larger by the Jacobian, and no probability of anything that was measured."""
     test = {"elbo": worth(690.0), "log_likelihood": worth(700.0), "log_likelihood_of_levels": worth(-2400.0)}
-    tests = [report.tested(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
-    groups = report.groups({"a": {}}, [run("a", 0, 650.0), run("a", 1, 660.0)])
-    shown = report.content(groups, [], "a", tests, {"quantity": "log p(level)"})
-    text = flat(report.to_text(shown))
+    tests = [ranking.tested(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
+    groups = ranking.ranked({"a": {}}, [run("a", 0, 650.0), run("a", 1, 660.0)])
+    shown = ranking.content(groups, [], "a", tests, {"quantity": "log p(level)"})
+    text = flat(to_text(shown))
     assert "log p(level) ± data ± Monte Carlo ELBO, density" in text
     assert "seed 1 -2400.0 0.200 0.010 690.000" in text
     assert "mean over seeds -2400.0 690.000" in text
     assert "700" not in text
     assert "log p(level) has the Jacobian of the levels, which adds -3100.0 nats" in text
-    plain = report.content(
+    plain = ranking.content(
         groups,
         [],
         "a",
-        [report.tested(run("a", 0, 0), {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}})],
+        [ranking.tested(run("a", 0, 0), {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}})],
         CARD,
     )
-    assert "density" not in report.to_text(plain)
-    assert "Jacobian" not in report.to_text(plain)
+    assert "density" not in to_text(plain)
+    assert "Jacobian" not in to_text(plain)
 
 
 def test_a_test_that_diverged_has_no_number_and_the_seeds_no_mean():
     test = {"elbo": worth(-21.0), "log_likelihood": worth(-20.0)}
-    tests = [report.tested(run("a", 0, 0), {"test": test}), report.tested(run("a", 1, 0), None)]
-    text = report.to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2, status="test diverged")], tests))
+    tests = [ranking.tested(run("a", 0, 0), {"test": test}), ranking.tested(run("a", 1, 0), None)]
+    text = to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2, status="test diverged")], tests))
     assert "seed 0 -20.000" in flat(text)
     assert "seed 1 diverged" in flat(text)
     assert "mean over seeds" not in text.split("ELBO: the true one")[0]
-    assert report.line(run("a", 1, -20.2, status="test diverged"), 5) == "a,seed=1: its test diverged"
+    assert ended_run(run("a", 1, -20.2, status="test diverged"), 5) == "a,seed=1: its test diverged"
 
 
 def test_who_was_shown_test_data_is_what_was_found():
     settings, runs = {"a": {}, "b": {}}, [run("a", 0, -1.0), run("b", 0, -2.0)]
-    assert "shown to its runs alone, after the choice" in flat(report.to_text(found(settings, runs)))
+    assert "shown to its runs alone, after the choice" in flat(to_text(found(settings, runs)))
     seen = [runs[0], {**runs[1], "reported": True}]
-    assert "shown to others too, but not by the sweep: b,seed=0." in flat(report.to_text(found(settings, seen)))
+    assert "shown to others too, but not by the sweep: b,seed=0." in flat(to_text(found(settings, seen)))
 
 
 def test_a_choice_that_would_be_another_by_now_says_so():
     runs = [run("a", 0, -1.0), run("b", 0, -2.0)]
-    shown = report.content(report.groups({"a": {}, "b": {}}, runs), runs, "b", [], CARD)
-    assert "b was chosen when it was the best of 2" in flat(report.to_text(shown))
+    shown = ranking.content(ranking.ranked({"a": {}, "b": {}}, runs), runs, "b", [], CARD)
+    assert "b was chosen when it was the best of 2" in flat(to_text(shown))
 
 
 def test_runs_of_several_versions_of_the_code_are_not_passed_over():
     runs = [{**run("a", seed, -1.0), "code": {"git": git, "torch": "2.9"}} for seed, git in enumerate("xyx")]
-    assert "The runs were made by 2 versions of the code" in report.to_text(found({"a": {}}, runs))
-    assert "versions of the code" not in report.to_text(found({"a": {}}, runs[::2]))
+    assert "The runs were made by 2 versions of the code" in to_text(found({"a": {}}, runs))
+    assert "versions of the code" not in to_text(found({"a": {}}, runs[::2]))
 
 
 def test_the_table_as_csv_has_all_digits_and_a_column_for_each_flag():
-    rows = list(csv.DictReader(io.StringIO(report.to_csv(GRID))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(GRID))))
     assert [(row["w"], row["prior"]) for row in rows[:2]] == [("1", "vamp"), ("1", "flow")]
     assert float(rows[0]["elbo_mean"]) == -21.0
     assert float(rows[0]["elbo_standard_error"]) == pytest.approx(0.5)
     assert rows[0]["seeds"] == "0 1"
     shown = found({"a": {"w": 1}}, [run("a", 0, -1.0, status="diverged")])
-    (row,) = csv.DictReader(io.StringIO(report.to_csv(shown)))
+    (row,) = csv.DictReader(io.StringIO(to_csv(shown)))
     assert (row["diverged"], row["elbo_mean"]) == ("0", "")
 
 

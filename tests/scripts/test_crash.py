@@ -13,14 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import arviz
 import pytest
 from finished import content
 from PIL import Image
 from scripted import save_tiny
 
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.run import checkpoint
-from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.train.training_session import Session
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TRAIN = [
@@ -41,17 +41,17 @@ def script(name, arguments, acknowledged, temporary):
     os.dup2(log, 1)
     os.dup2(log, 2)
     said = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    begin, save = Run.open, Run.save
+    begin, save = Session.open, Session.save
 
-    def say_and_begin(self, *rest):
+    def say_and_begin(*arguments):
         os.write(said, b"0\n")
-        return begin(self, *rest)
+        return begin(*arguments)
 
-    def save_and_say(self, record, *rest):
-        save(self, record, *rest)
+    def save_and_say(self, record):
+        save(self, record)
         os.write(said, f"{record.epoch}\n".encode())
 
-    Run.open, Run.save = say_and_begin, save_and_say
+    Session.open, Session.save = say_and_begin, save_and_say
     sys.argv = [f"{name}.py", *arguments]
     runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"](arguments)
 
@@ -108,7 +108,7 @@ def whole(path):
     elif path.suffix == ".png":
         Image.open(io.BytesIO(content)).load()
     elif path.suffix == ".nc":
-        arviz.from_netcdf(path).log_likelihood["x"].load()
+        arviz_adapter.read_netcdf(path).log_likelihood["x"].load()
     elif path.suffix == ".html":
         assert content.rstrip().endswith(b"</html>")
     else:

@@ -171,7 +171,7 @@ def test_shards_of_something_else_are_refused(run, copy, tmp_path, capsys, monke
     (longer / "config.json").write_bytes((run / "config.json").read_bytes())
     assert evaluate(longer, "--out", copy, "--merge") == 4
     assert "is of another run: it has lr = 0.01, this evaluation lr = 0.02" in capsys.readouterr().err
-    monkeypatch.setattr("pyro_vae.experiment.run.folder.version", lambda name: "9.9")
+    monkeypatch.setattr("pyro_vae.experiment.run.provenance.version", lambda name: "9.9")
     assert evaluate(run, "--out", copy, "--merge") == 4
     assert "is of other versions: it has" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from scripted import save_tiny
 
 import pyro_vae as pv
 from pyro_vae import evaluation
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.selfcheck import ladder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -19,8 +19,9 @@ from finished import content, images
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.run import checkpoint
-from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import torchrun
+from pyro_vae.experiment.train.training_lock import locked
 from pyro_vae.inference import SharedSVI
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
@@ -150,7 +151,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(
     assert codes(start(2, *FLAGS, "--out", "run")) == [0, 0]
     assert result("run") == undisturbed
     assert about("run")["processes"] == 2
-    assert len(Run(Path("run"), None).history()) == 12
+    assert len(Run(Path("run"), None).history.records()) == 12
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_on(start, undisturbed):
@@ -171,7 +172,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
         {"epoch": 0, "steps": 0, "processes": 2},
         {"epoch": 1, "steps": 2, "processes": 3},
     ]
-    assert len(Run(Path("other"), None).history()) == 12
+    assert len(Run(Path("other"), None).history.records()) == 12
     assert result("other").keys() == undisturbed.keys()
     assert result("other") != undisturbed
 
@@ -193,7 +194,7 @@ def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, senten
 
 
 def test_a_folder_in_which_another_trains_is_refused_by_all(start):
-    with Run(Path("run"), None).locked():
+    with locked(Path("run")):
         assert codes(start(2, *FLAGS, "--out", "run")) == [2, 2]
         assert said(0).splitlines()[-1].startswith(f"error: another training is at work in run (process {os.getpid()} ")
         assert said(1) == ""
@@ -264,7 +265,7 @@ def test_ten_kills_at_random_moments_under_torchrun(undisturbed):
                 agent = begun(flags)
         assert agent.wait(SLOWEST) == 0
         assert result("run") == expected
-        assert len(Run(Path("run"), None).history()) == 60
+        assert len(Run(Path("run"), None).history.records()) == 60
     print(f"{len(kills)} kills, when these epochs were kept: {kills}, in runs of {seconds:.1f} s")
 
 

@@ -130,17 +130,17 @@ def test_an_epoch_whose_kl_weight_is_not_one_says_so(tiny, capsys):
 
 def stopped_after(epochs, *arguments):
     """Runs the script and sends it SIGTERM while it saves that epoch, once its checkpoint is there."""
-    from pyro_vae.experiment.run.folder import Run
+    from pyro_vae.experiment.train.training_session import Session
 
     with pytest.MonkeyPatch.context() as patch:
-        save = Run.save
+        save = Session.save
 
-        def save_and_stop(self, record, *rest):
-            save(self, record, *rest)
+        def save_and_stop(self, record):
+            save(self, record)
             if record.epoch == epochs:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(Run, "save", save_and_stop)
+        patch.setattr(Session, "save", save_and_stop)
         return run(*arguments)
 
 

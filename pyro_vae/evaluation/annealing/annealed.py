@@ -1,11 +1,12 @@
-"""log p(x) by annealing: chains that walk from a density one can draw from to the posterior.
+r"""log p(x) by annealing: chains that walk from a density one can draw from to the posterior.
 
-    log f_b(z) = (1 - b) log r_0(z) + b log p(x, z),      0 = b_0 < b_1 < ... < b_T < b_T+1 = 1
-    z_0 ~ r_0,     z_t ~ a transition that leaves f_b_t as it is, from z_t-1
-    log w = sum_t (b_t+1 - b_t) [log p(x, z_t) - log r_0(z_t)],      E[w] = p(x)                        nats
+.. math:: \log f_b(z) = (1 - b) \log r_0(z) + b \log p(x, z), \qquad 0 = b_0 < b_1 < \dots < b_T < b_{T+1} = 1
 
-with r_0 the guide q(z|x) or the prior p(z). For T = 0 these are the importance weights of `iwae`; with temperatures in
-between they lose their spread, where more draws from a guide that misses the posterior would not help.
+.. math:: \log w = \sum_{t=0}^{T} (b_{t+1} - b_t) \, [\log p(x, z_t) - \log r_0(z_t)], \qquad E[w] = p(x)
+
+r_0 is the guide q(z|x) or the prior p(z), z_0 a draw from it, and z_t comes from z_t-1 by a transition that leaves
+f_b_t as it is. For T = 0 these are the importance weights of `iwae`. Temperatures in between take their spread away,
+which more draws from a guide that misses the posterior would not.
 
 Transitions are those of `hamiltonian.py`. E[w] = p(x) needs transitions that do not learn from the chains they move,
 so their step sizes come from pilot chains with noise of their own, and are fixed before the first chain counts.
@@ -39,7 +40,7 @@ class AnnealedEstimate(Estimate):
     """An `Estimate` over K chains, and how they moved.
 
     Attributes:
-        acceptance: (N,), mean probability of acceptance over chains and temperatures; NaN without temperatures. Far
+        acceptance: (N,), the mean probability of acceptance over chains and temperatures; NaN without temperatures. Far
             below 0.65 the chains hardly moved: the bound holds, but is loose.
         num_temperatures: T.
     """
@@ -58,12 +59,12 @@ class AnnealedEstimate(Estimate):
 
 @dataclass(frozen=True)
 class BidirectionalEstimate:
-    """Bounds of log p(x) from both sides, on simulated data. Printing it gives a line for each, and one for the gap.
+    """Bounds on log p(x) from both sides, on simulated data. Printing it gives a line for each, and one for the gap.
 
     Attributes:
         forward: annealing towards the posterior, a lower bound in expectation.
         reverse: annealing from the exact posterior draw, an upper bound in expectation. All chains of a datum begin at
-            that one draw; its Monte Carlo error is that of the chains given the draw, and leaves the draw's own out.
+            that one draw; the Monte Carlo error is that of the chains given the draw, without the draw's own.
         x: the simulated data (N, *x_shape).
     """
 
@@ -73,12 +74,12 @@ class BidirectionalEstimate:
 
     @property
     def gap(self) -> float:
-        """Mean over the data of reverse - forward: at least the sum of both errors, in expectation."""
+        """The mean over the data of reverse - forward: at least the sum of both errors, in expectation."""
         return (self.reverse.value - self.forward.value).mean().item()
 
     @property
     def gap_error(self) -> float:
-        """Standard error of the gap: data are independent, so that their spread holds all noise. NaN for one datum."""
+        """The standard error of the gap. Data are independent, so their spread holds all noise; NaN for one datum."""
         gaps = self.reverse.value - self.forward.value
         return gaps.std().item() / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
 
@@ -99,33 +100,42 @@ def ais(
     num_leapfrog: int = 5,
     first_block: int = 0,
 ) -> AnnealedEstimate:
-    """log p(x) by annealed importance sampling: log (1/K) sum_k w_k over K chains, per datum.
+    r"""Estimates log p(x) of each datum by annealed importance sampling, in nats.
 
-    Neal, "Annealed Importance Sampling", Statistics and Computing 2001; for decoders, Wu et al., "On the Quantitative
-    Analysis of Decoder-Based Generative Models", ICLR 2017, whose sigmoid schedule this is. It spends its temperatures
-    at both ends: near b = 0 a broad r_0 first meets the data, near b = 1 a guide with lighter tails than the posterior
-    is left behind.
+    .. math:: \log \frac{1}{K} \sum_{k=1}^{K} w_k, \qquad
+              \log w_k = \sum_{t=0}^{T} (b_{t+1} - b_t) \, [\log p(x, z_{kt}) - \log r_0(z_{kt})]
 
-    A lower bound in expectation (not in each run), tight as T or K grows; the Monte Carlo error is that of the
-    logarithm of a mean, and does not contain the bias. `bdmc` measures how tight, on simulated data. Step sizes are
-    tuned, for each datum and temperature, by 16 pilot chains, which cost as much as 16 of the chains that count.
+    Each of K chains starts at a draw from r_0 and walks through densities f_b(z) between r_0(z) (b = 0) and p(x, z)
+    (b = 1). Its temperatures b follow a sigmoid schedule, which spends them at both ends: near b = 0 a broad r_0 first
+    meets the data, near b = 1 a guide with lighter tails than the posterior is left behind.
+
+    This is a lower bound in expectation (not in each run), and tight as T or K grows; `bdmc` measures how tight, on
+    simulated data. The Monte Carlo error is that of the logarithm of a mean, and does not contain the bias. Step sizes
+    are tuned, for each datum and temperature, by 16 pilot chains, which cost as much as 16 of the chains that count.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
         x: data (N, *x_shape).
-        num_temperatures: T, the densities between the two ends. The bias falls as 1 / T.
+        num_temperatures: T, the number of densities between the two ends. The bias falls as 1 / T.
         num_chains: K, for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
         start: r_0, "guide" for q(z|x), or "prior" for p(z), which owes nothing to the guide, and needs more T.
-        num_leapfrog: gradients in each transition. 5 rather than the usual 10: directions are scaled, and on digits
-            10 lost in time what they gained.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        num_leapfrog: the gradients in each transition: 5 rather than the usual 10, since directions are scaled, and on
+            digits 10 lost in time what they gained.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: no data, numbers out of range, another `start`, a latent that does not range over all real
             numbers, a program with sites outside the data plate, or start="guide" with a `Delta` guide.
+
+    Reference:
+        Neal, "Annealed Importance Sampling", Statistics and Computing 11, 2001.
+        https://arxiv.org/abs/physics/9803008
+
+        Wu, Burda, Salakhutdinov & Grosse, "On the Quantitative Analysis of Decoder-Based Generative Models", ICLR 2017.
+        https://arxiv.org/abs/1611.04273
 
     Example:
         >>> import pyro_vae as pv
@@ -136,13 +146,13 @@ def ais(
         torch.Size([3])
     """
     check_tensor(x)
-    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
+    settings = _Settings(num_temperatures, num_chains, num_leapfrog, start)
     memory: dict[Any, Any] = {}
-    found = []
+    blocks = []
     for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
         with undisturbed(vae), remembering(memory):
-            found.append(_Block(Path(vae, start, x[data], *labels), plan, seed, i).forward())
-    return _estimate("log p(x), annealed", 1, found, plan)
+            blocks.append(_Block(Path(vae, start, x[data], *labels), settings, seed, i).forward())
+    return _estimate("log p(x), annealed", 1, blocks, settings)
 
 
 def bdmc(
@@ -157,15 +167,14 @@ def bdmc(
     num_leapfrog: int = 5,
     first_block: int = 0,
 ) -> BidirectionalEstimate:
-    """Bidirectional Monte Carlo: log p(x) from below and from above, for data that the program itself simulates.
+    """Bounds log p(x) from below and from above by bidirectional Monte Carlo, for data that the program simulates.
 
-    Grosse, Ghahramani & Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015. A simulated
-    pair (x, z) holds an exact draw z from the posterior of its x. The chains of `ais` run backwards from it give
-    weights with E[w] = 1 / p(x), and -log (1/K) sum_k w_k is an upper bound in expectation.
+    A simulated pair (x, z) holds an exact draw z from the posterior of its x. The chains of `ais`, run backwards from
+    it, give weights with E[w] = 1 / p(x), so that -log (1/K) sum_k w_k is an upper bound in expectation.
 
-    This holds on simulated data only: of real data nobody has a posterior draw, and no upper bound. The gap is evidence
-    about AIS with these settings, not about how well the program fits; it carries over to real data as far as their
-    posteriors are no harder.
+    This holds on simulated data only: nobody has a posterior draw for real data, so these have no upper bound. The gap
+    is evidence about AIS with these settings, not about how well the program fits. It carries over to real data as far
+    as their posteriors are no harder.
 
     Args:
         vae: as for `ais`; `model()` without x, or `model(None, y)`, simulates and returns x.
@@ -173,8 +182,15 @@ def bdmc(
         y: one-hot labels (N, C).
         num_temperatures, num_chains, seed, start, num_leapfrog, first_block: as for `ais`.
 
+    Returns:
+        Both bounds, the gap between them, and the simulated data.
+
     Raises:
         ValueError: as for `ais`, and for num_data that is not the number of labels.
+
+    Reference:
+        Grosse, Ghahramani & Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
+        https://arxiv.org/abs/1511.02543
 
     Example:
         >>> import pyro_vae as pv
@@ -185,7 +201,7 @@ def bdmc(
         >>> bounds.gap > -4 * bounds.gap_error
         True
     """
-    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start)
+    settings = _Settings(num_temperatures, num_chains, num_leapfrog, start)
     size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
@@ -195,17 +211,28 @@ def bdmc(
             check_tensor(simulated.nodes["_RETURN"]["value"])
             xs.append(simulated.nodes["_RETURN"]["value"])
             path = Path(vae, start, xs[-1], *labels)
-            block = _Block(path, plan, seed, i)
+            block = _Block(path, settings, seed, i)
             forward.append(block.forward())
             reverse.append(block.reverse(path.coordinates.read(simulated)))
-    lower, upper = ("log p(x), forward", 1, forward, plan), ("log p(x), reverse", -1, reverse, plan)
-    return BidirectionalEstimate(_estimate(*lower), _estimate(*upper), torch.cat(xs))
+    lower = _estimate("log p(x), forward", 1, forward, settings)
+    upper = _estimate("log p(x), reverse", -1, reverse, settings)
+    return BidirectionalEstimate(lower, upper, torch.cat(xs))
 
 
 def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_leapfrog: int) -> tuple[Tensor, Tensor]:
-    """Chains from `point` along all `levels`, ends included, either way: log w and mean acceptance, both (K, B).
+    """Walks chains along all temperatures, either way.
 
-    Backwards, from 1 to 0, the increments b_t+1 - b_t are negative, and from posterior draws E[w] = 1 / p(x).
+    Backwards, from 1 to 0, the increments b_t+1 - b_t are negative. Then E[w] = 1 / p(x), from posterior draws.
+
+    Args:
+        path: the densities.
+        point: where the chains start.
+        levels: the temperatures, both ends included.
+        steps: the step sizes of all temperatures between the ends.
+        num_leapfrog: the steps of each transition.
+
+    Returns:
+        log w and the mean probability of acceptance, (K, B) each.
     """
     log_weight = (levels[1] - levels[0]) * point.ratio()
     accepted = torch.zeros_like(log_weight)
@@ -217,20 +244,23 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
 
 
 def schedule(num_temperatures: int) -> list[float]:
-    """b_0 = 0 ... b_T+1 = 1: a sigmoid between -4 and 4, rescaled. Equal to 1 - b reversed.
+    """Returns the temperatures b_0 = 0 ... b_T+1 = 1: a sigmoid between -4 and 4, rescaled. 1 - b is b reversed.
 
-    Of Grosse, Ghahramani & Adams 2015, and of Wu et al. 2017.
+    Reference:
+        Grosse, Ghahramani & Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
+        https://arxiv.org/abs/1511.02543
 
-    >>> [round(b, 3) for b in schedule(3)]
-    [0.0, 0.105, 0.5, 0.895, 1.0]
+    Example:
+        >>> [round(b, 3) for b in schedule(3)]
+        [0.0, 0.105, 0.5, 0.895, 1.0]
     """
     t = torch.linspace(-STEEPNESS, STEEPNESS, num_temperatures + 2, dtype=torch.float64).sigmoid()
     return ((t - t[0]) / (t[-1] - t[0])).tolist()
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The numbers of `ais`, checked."""
+class _Settings:
+    """The settings of `ais`, checked."""
 
     num_temperatures: int
     num_chains: int
@@ -245,8 +275,8 @@ class _Plan:
             raise unknown("start", self.start, STARTS)
 
 
-class _Found(NamedTuple):
-    """Of one block of data: log w (K, B) and acceptance (B,), on the CPU in float64."""
+class _Chains(NamedTuple):
+    """The chains of one block of data: log w (K, B) and acceptance (B,), on the CPU in float64."""
 
     log_weights: Tensor
     acceptance: Tensor
@@ -255,45 +285,45 @@ class _Found(NamedTuple):
 class _Block:
     """One block of data, with step sizes that are fixed from here on."""
 
-    def __init__(self, path: Path, plan: _Plan, seed: int | None, i: int) -> None:
-        self.path, self.plan, self.seed, self.i = path, plan, seed, i
-        self.levels, self.steps = schedule(plan.num_temperatures), Steps(torch.empty(0), torch.empty(0))
-        if plan.num_temperatures:
+    def __init__(self, path: Path, settings: _Settings, seed: int | None, i: int) -> None:
+        self.path, self.settings, self.seed, self.i = path, settings, seed, i
+        self.levels, self.steps = schedule(settings.num_temperatures), Steps(torch.empty(0), torch.empty(0))
+        if settings.num_temperatures:
             with self._noise(_named(seed, "pilots"), 0):
-                self.steps = tune(path, self.levels[1:-1], plan.num_leapfrog)
+                self.steps = tune(path, self.levels[1:-1], settings.num_leapfrog)
 
-    def forward(self) -> _Found:
-        return self._chains(self.path.draw, self.levels, self.steps, self.seed)
+    def forward(self) -> _Chains:
+        return self._walk(self.path.draw, self.levels, self.steps, self.seed)
 
-    def reverse(self, z: Tensor) -> _Found:
+    def reverse(self, z: Tensor) -> _Chains:
         """From z (B, D), a draw from the posterior of each datum. A Hamiltonian transition is its own reverse."""
         backwards = Steps(self.steps.width, self.steps.size.flip(0))
         seed = _named(self.seed, "reverse")
-        return self._chains(lambda k: self.path.at(z.expand(k, -1, -1)), self.levels[::-1], backwards, seed)
+        return self._walk(lambda k: self.path.at(z.expand(k, -1, -1)), self.levels[::-1], backwards, seed)
 
-    def _chains(self, begin: Callable[[int], Point], levels: list[float], steps: Steps, seed: int | None) -> _Found:
+    def _walk(self, begin: Callable[[int], Point], levels: list[float], steps: Steps, seed: int | None) -> _Chains:
         weights, accepted = [], []
-        for j, first in enumerate(range(0, self.plan.num_chains, SAMPLE_BLOCK)):
+        for j, first in enumerate(range(0, self.settings.num_chains, SAMPLE_BLOCK)):
             with self._noise(seed, j):
-                start = begin(min(SAMPLE_BLOCK, self.plan.num_chains - first))
-                log_weight, probability = anneal(self.path, start, levels, steps, self.plan.num_leapfrog)
+                start = begin(min(SAMPLE_BLOCK, self.settings.num_chains - first))
+                log_weight, probability = anneal(self.path, start, levels, steps, self.settings.num_leapfrog)
             weights.append(log_weight.cpu())
             accepted.append(probability.cpu())
-        return _Found(torch.cat(weights), torch.cat(accepted).mean(0))
+        return _Chains(torch.cat(weights), torch.cat(accepted).mean(0))
 
     @contextmanager
     def _noise(self, seed: int | None, j: int) -> Iterator[None]:
-        # A trajectory may run into numbers that are none. It is refused, and must not stop all the others.
+        # A trajectory may run into NaN. It is refused, and must not stop all the others.
         with block_stream(seed, self.i, j, self.path.data[0].device), pyro.validation_enabled(False):
             yield
 
 
-def _estimate(name: str, sign: int, found: list[_Found], plan: _Plan) -> AnnealedEstimate:
+def _estimate(name: str, sign: int, blocks: list[_Chains], settings: _Settings) -> AnnealedEstimate:
     """sign log (1/K) sum_k w_k, and its error."""
-    log_weights = torch.cat([block.log_weights for block in found], 1)
-    K, T = plan.num_chains, plan.num_temperatures
+    log_weights = torch.cat([block.log_weights for block in blocks], 1)
+    K, T = settings.num_chains, settings.num_temperatures
     value = sign * (log_weights.logsumexp(0) - math.log(K))
-    acceptance = torch.cat([block.acceptance for block in found])
+    acceptance = torch.cat([block.acceptance for block in blocks])
     return AnnealedEstimate(name, value, relative_error(log_weights), K, acceptance=acceptance, num_temperatures=T)
 
 
@@ -305,7 +335,7 @@ def _simulate(vae: Any, size: int, labels: tuple[Tensor, ...], seed: int | None,
     with block_stream(seed, i, 0, device):
         if labels:
             return poutine.trace(vae.model).get_trace(None, *labels)
-        # Without labels the model's data plate has one datum: the data are draws of it.
+        # The model's data plate has one datum without labels: the data are draws of it.
         trace = poutine.trace(pyro.plate("draws", size, dim=-2)(vae.model)).get_trace()
     for node in trace.nodes.values():
         if isinstance(value := node.get("value"), Tensor) and value.shape[:2] == (size, 1):

@@ -1,10 +1,14 @@
-"""Hamiltonian transitions along a path of densities, many chains for many data at once.
+r"""Hamiltonian transitions along a path of densities, many chains for many data at once.
 
-    log f_b(z) = (1 - b) log r_0(z) + b log p(x, z),      r_0 the guide q(z|x) or the prior p(z)
+.. math:: \log f_b(z) = (1 - b) \log r_0(z) + b \log p(x, z)
 
-A transition follows H(z, m) = -log f_b(z) + |m|^2 / 2 from a fresh momentum m ~ N(0, I) by leapfrog steps, which are
-reversible and keep volume, and accepts the end with probability min(1, e^-(change of H)): it leaves f_b as it is for
-any step size that does not depend on the chains it moves. `tune` finds sizes that move them, with chains of its own.
+r_0 is the guide q(z|x) or the prior p(z). A transition follows
+
+.. math:: H(z, m) = -\log f_b(z) + \tfrac{1}{2} |m|^2, \qquad m \sim N(0, I)
+
+by leapfrog steps, which are reversible and keep volume, and accepts the end with probability min(1, e^-(change of H)).
+It leaves f_b as it is for any step size that does not depend on the chains it moves. `tune` finds sizes that move them,
+with chains of its own.
 """
 
 import math
@@ -23,13 +27,13 @@ from pyro_vae.randomness import preserved
 TARGET_ACCEPTANCE = 0.65
 PILOT_CHAINS = 16
 PILOT_TRANSITIONS = 100  # at least, over all temperatures, so that few of them leave time to follow the path
-FIRST_TRANSITIONS = 40  # besides, at the first temperature: e^(0.2 * 0.35 * 40), a factor of 16 up, more down
+FIRST_TRANSITIONS = 40  # more, at the first temperature: e^(0.2 * 0.35 * 40), a factor of 16 up, more down
 PILOT_RATE = 0.2  # of the Robbins-Monro step; 16 pilots then know each step size within about a tenth
 JITTER = 0.2  # of the step size, either way, so that no trajectory closes on itself
 
 
 class Point(NamedTuple):
-    """K chains for each of B data, where they stand: z (K, B, D), densities (K, B) in float64, slopes (K, B, D)."""
+    """The places of K chains for each of B data: z (K, B, D), log densities (K, B) in float64, slopes (K, B, D)."""
 
     z: Tensor
     start: Tensor
@@ -38,25 +42,27 @@ class Point(NamedTuple):
     target_slope: Tensor
 
     def log_density(self, b: float) -> Tensor:
-        """log f_b, (K, B)."""
+        """Returns log f_b at z, (K, B)."""
         return (1 - b) * self.start + b * self.target
 
     def slope(self, b: float) -> Tensor:
-        """Its gradient, (K, B, D)."""
+        """Returns the gradient of log f_b at z, (K, B, D)."""
         return (1 - b) * self.start_slope + b * self.target_slope
 
     def ratio(self) -> Tensor:
-        """log p(x, z) - log r_0(z), (K, B)."""
+        """Returns log p(x, z) - log r_0(z), (K, B)."""
         return self.target - self.start
 
 
 class Path:
-    """log r_0(z) and log p(x, z) of one block of data, as functions of one tensor z: all latent sites side by side.
+    """The two ends of a path for one block of data, log r_0(z) and log p(x, z), as functions of one tensor z.
+
+    All latent sites stand side by side in z.
 
     Args:
         vae: anything with `.model` and `.guide`.
         start: "guide" or "prior".
-        data: x (B, *x_shape), and y (B, C) where there are labels.
+        data: x (B, *x_shape), and y (B, C) if there are labels.
     """
 
     def __init__(self, vae: Any, start: str, *data: Tensor) -> None:
@@ -71,11 +77,11 @@ class Path:
 
     @torch.no_grad()
     def draw(self, num_chains: int) -> Point:
-        """z ~ r_0."""
+        """Draws z ~ r_0 for each chain."""
         return self.at(self.coordinates.read(traces.run(self.model, self.guide, num_chains, *self.data).guide))
 
     def at(self, z: Tensor) -> Point:
-        """Both log-densities at z (K, B, D), with their gradients in z; no parameter gets one."""
+        """Computes both log densities at z (K, B, D), with their gradients in z; no parameter gets one."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             guide = poutine.replay(self.guide, trace=self.coordinates.hold(z))
@@ -88,7 +94,7 @@ class Path:
 
 
 class Steps(NamedTuple):
-    """Step sizes: the width (B, D) of r_0 in each direction, times a size (T, B) for each temperature."""
+    """The step sizes of a path: the width (B, D) of r_0 in each direction, times a size (T, B) for each temperature."""
 
     width: Tensor
     size: Tensor
@@ -97,10 +103,24 @@ class Steps(NamedTuple):
 def leapfrog(
     path: Path, point: Point, momentum: Tensor, b: float, step: Tensor, num_leapfrog: int
 ) -> tuple[Point, Tensor]:
-    """Follows H = -log f_b(z) + |momentum|^2 / 2 in units of `step`: reversible, and keeps volume.
+    """Follows H = -log f_b(z) + |momentum|^2 / 2 by leapfrog steps, which are reversible and keep volume.
 
-    Neal, "MCMC using Hamiltonian dynamics", 2011, section 2.3. Where z leaves the finite numbers the momentum becomes
-    NaN, and `transition` refuses the end.
+    If z leaves the finite numbers, the momentum becomes NaN, and `transition` refuses the end.
+
+    Args:
+        path: the densities.
+        point: where the chains start.
+        momentum: (K, B, D).
+        b: the temperature.
+        step: the step size of each direction, broadcast to (K, B, D).
+        num_leapfrog: the number of steps.
+
+    Returns:
+        Point and momentum at the end.
+
+    Reference:
+        Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov Chain Monte Carlo 2011, section 2.3.
+        https://arxiv.org/abs/1206.1901
     """
     for _ in range(num_leapfrog):
         momentum = momentum + step / 2 * point.slope(b)
@@ -113,7 +133,14 @@ def leapfrog(
 
 
 def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian transition that leaves f_b as it is, and its probability of acceptance (K, B)."""
+    """Makes one Hamiltonian transition, which leaves f_b as it is.
+
+    Args:
+        path, point, b, step, num_leapfrog: as for `leapfrog`; every chain jitters its step size.
+
+    Returns:
+        The point after it, and its probability of acceptance, (K, B).
+    """
     momentum = torch.randn_like(point.z)
     jitter = 1 + JITTER * (2 * torch.rand_like(point.z[..., :1]) - 1)
     end, last = leapfrog(path, point, momentum, b, jitter * step, num_leapfrog)
@@ -128,10 +155,19 @@ def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: i
 
 
 def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
-    """Step sizes for the temperatures `levels`, from pilot chains that walk the same path.
+    """Finds step sizes for every temperature by pilot chains that walk the same path.
 
-    Directions are scaled by the spread of r_0 (quartiles, which heavy tails can not upset). At every temperature the
-    logarithm of each datum's step follows the pilots' acceptance (Robbins & Monro 1951), from the temperature before.
+    Directions are scaled by the spread of r_0 (quartiles, which heavy tails cannot upset). At every temperature the
+    logarithm of each datum's step follows the pilots' acceptance, from where the temperature before left it.
+
+    Args:
+        path: the densities.
+        levels: the temperatures, from r_0 on, without the two ends.
+        num_leapfrog: the steps of each transition.
+
+    Reference:
+        Robbins & Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22, 1951.
+        https://doi.org/10.1214/aoms/1177729586
     """
     point = path.draw(PILOT_CHAINS)
     quartiles = point.z.quantile(torch.tensor([0.25, 0.75]).to(point.z), dim=0)

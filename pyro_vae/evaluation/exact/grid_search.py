@@ -1,8 +1,8 @@
-"""Where to put the grid: the search for the place and the size at which a trapezoid has found a whole density.
+"""The search for the grid of a density: the place and the size at which a trapezoid has all of it.
 
-The first grid spans draws, and well beyond them; each next one is fitted to the density on the last. Where points are
-too few to resolve it, the fit is to a power of the density, which keeps every mode that the grid has seen. The search
-ends where two grids in succession, and every second point of the last, agree; those who do not are marked.
+The first grid spans draws, and reaches well beyond them; each next one is fitted to the density on the last. If points
+are too few to resolve the density, the fit is to a power of it, which keeps every mode that the grid has seen. The
+search ends when two grids in succession, and every second point of the last, agree; data that never do are marked.
 """
 
 import math
@@ -22,76 +22,92 @@ SIZES = {  # points along each axis, grid after grid: odd, so that every second 
 }
 _LEAST = {1: 257, 2: 65, 3: 33}  # points along each axis of a last grid: fewer may agree by accident
 _FIRST_REACH = 6.0
-_EDGE = 0.01  # what is beyond the outermost points of a polynomial tail is many times what is in them
+_EDGE = 0.01  # beyond the outermost points of a polynomial tail lies many times what is in them
 _TAIL, _COARSE_TAIL = 22.0, 15.0  # a grid ends this many nats below its highest point
 _ORDER = 3  # 2^2 - 1, after Richardson: by how much an error that falls as 1/n^2 is less than its change on halving n
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]  # z (P, B, D), positions of the data (B,) -> (P, B)
 
 
-class Found(NamedTuple):
-    """What is known of each datum after its last grid, (B,) each."""
+class Integrals(NamedTuple):
+    """The log integrals of B data, each after its last grid, and what is known of their errors, (B,) each."""
 
-    value: Tensor  # log integrals
+    value: Tensor
     refinement: Tensor
     boundary: Tensor
     reliable: Tensor
     points: Tensor
     evaluations: Tensor
 
-    def put(self, index: Tensor, new: "Found") -> "Found":
-        """With the data at these positions replaced."""
-        return Found(*(a.index_copy(0, index, b) for a, b in zip(self, new, strict=True)))
+    def put(self, index: Tensor, new: "Integrals") -> "Integrals":
+        """Replaces the data at these positions."""
+        return Integrals(*(a.index_copy(0, index, b) for a, b in zip(self, new, strict=True)))
 
 
-def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[Found, Box]:
-    """Log integrals of B densities, and the grids on which they were found.
+def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[Integrals, Box]:
+    """Integrates B densities on grids that it places and refines datum by datum.
 
     Args:
         log_density: (P, B, D), (B,) -> (P, B), float64; not normalised.
-        draws: (K, B, D), float64, from what overlaps with the densities.
-        tolerance: of the refinement, in nats.
+        draws: (K, B, D), float64, from distributions that overlap with the densities.
+        tolerance: the largest refinement, in nats.
+
+    Returns:
+        The log integrals, and the grids of the last of them.
+
+    Raises:
+        ValueError: draws that are all the same or not finite, or a density that is 0 or NaN all over its grid.
     """
     B, D = draws.shape[1:]
     todo = torch.arange(B, device=draws.device)
     fitted = used = _first_box(draws)
-    found, spent = _nothing(draws[0, :, 0]), 0
+    integrals, spent = _unknown(draws[0, :, 0]), 0
     for n in SIZES[D]:
         spent += n**D
         used = used.put(todo, fitted.of(todo))
         for data in pieces(todo, n**D):
-            now, box = _look(log_density, used.of(data), n, data, tolerance, found.value[data])
-            fitted, found = fitted.put(data, box), found.put(data, now._replace(evaluations=now.evaluations + spent))
-        todo = (~found.reliable).nonzero()[:, 0]
+            now, box = _look(log_density, used.of(data), n, data, tolerance, integrals.value[data])
+            fitted, now = fitted.put(data, box), now._replace(evaluations=now.evaluations + spent)
+            integrals = integrals.put(data, now)
+        todo = (~integrals.reliable).nonzero()[:, 0]
         if len(todo) == 0:
             break
-    return found, used
+    return integrals, used
 
 
-def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Support, n: int) -> Found:
-    """The same on one grid for all data, of n points along each axis of the box `support`."""
+def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Support, n: int) -> Integrals:
+    """Integrates B densities on one grid for all of them.
+
+    Args:
+        log_density, draws, tolerance: as for `search`.
+        support: (low, high) of each axis.
+        n: the number of points along each axis, odd.
+
+    Raises:
+        ValueError: a support of another dimension, an n that is even or below 3, or as for `search`.
+    """
     B, D = draws.shape[1:]
     if len(support) != D or n < 3 or n % 2 == 0:
         raise ValueError(f"support needs (low, high) for each of {D} latent numbers, and an odd n; got {n}")
-    found = _nothing(draws[0, :, 0])
+    integrals = _unknown(draws[0, :, 0])
     z, log_weight = (array.to(draws.device) for array in flat(support).place(trapezoid_rule, n, stretch=False))
     for data in pieces(torch.arange(B, device=draws.device), n**D):
         mass = log_density(z.expand(-1, len(data), -1), data) + log_weight
         now = _measure(mass, n, D, tolerance)
         coarse = _tempered(mass, n, D)[1]
-        found = found.put(data, now._replace(reliable=now.reliable & ~coarse, evaluations=now.points**D))
-    return found
+        integrals = integrals.put(data, now._replace(reliable=now.reliable & ~coarse, evaluations=now.points**D))
+    return integrals
 
 
-def _nothing(like: Tensor) -> Found:
+def _unknown(like: Tensor) -> Integrals:
     unknown, none = torch.full_like(like, math.nan), torch.zeros_like(like, dtype=torch.long)
-    return Found(unknown, unknown, unknown, none.bool(), none, none)
+    return Integrals(unknown, unknown, unknown, none.bool(), none, none)
 
 
 def _look(
     log_density: LogDensity, box: Box, n: int, data: Tensor, tolerance: float, before: Tensor
-) -> tuple[Found, Box]:
-    """What these grids say, and where those who are not done should look next."""
+) -> tuple[Integrals, Box]:
+    """The integrals on these grids, and the next grids of those that are not done."""
     z, log_weight = box.place(trapezoid_rule, n)
     mass = log_density(z, data) + log_weight
     now = _measure(mass, n, z.shape[-1], tolerance)
@@ -106,8 +122,8 @@ def _look(
     return now, box.put(again, following)
 
 
-def _measure(mass: Tensor, n: int, D: int, tolerance: float) -> Found:
-    """What a trapezoid says, from its logarithmic terms (P, B)."""
+def _measure(mass: Tensor, n: int, D: int, tolerance: float) -> Integrals:
+    """The integrals by the trapezoid, from its logarithmic terms (P, B)."""
     value = torch.logsumexp(mass, 0)
     if not value.isfinite().all():
         raise ValueError("a log density is not finite at any point of its grid: is the program in order?")
@@ -117,7 +133,7 @@ def _measure(mass: Tensor, n: int, D: int, tolerance: float) -> Found:
     boundary = (-torch.expm1(torch.logsumexp(inside, 0) - value)).clamp(min=0)
     good = (refinement <= tolerance) & (boundary <= _EDGE * tolerance)
     none = torch.zeros_like(good, dtype=torch.long)
-    return Found(value, refinement, boundary, good, none + n, none)
+    return Integrals(value, refinement, boundary, good, none + n, none)
 
 
 def _tempered(mass: Tensor, n: int, D: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +150,7 @@ def _tempered(mass: Tensor, n: int, D: int) -> tuple[Tensor, Tensor]:
 
 
 def _hides_peaks(grid: Tensor, D: int) -> Tensor:
-    """(B,): whether a peak that may count is narrower than half the spacing, by second differences of the log."""
+    """(B,): True where a peak that may count is narrower than half the spacing, by second differences of the log."""
     bends = torch.zeros(D, *grid.shape, dtype=grid.dtype, device=grid.device)
     for axis in range(D):
         bends[axis].narrow(axis, 1, len(grid) - 2).copy_(grid.diff(n=2, dim=axis).abs())
@@ -143,7 +159,7 @@ def _hides_peaks(grid: Tensor, D: int) -> Tensor:
 
 
 def _cell(box: Box, mass: Tensor, n: int) -> Tensor:
-    """(B, D, D): root of the covariance of the cell at the highest point, about."""
+    """About the root of the covariance of the cell at the highest point, (B, D, D)."""
     D = box.low.shape[-1]
     index = torch.stack(torch.unravel_index(mass.argmax(0), (n,) * D), -1)
     s = box.low + box.width * index / (n - 1)
@@ -151,7 +167,7 @@ def _cell(box: Box, mass: Tensor, n: int) -> Tensor:
 
 
 def _fit(z: Tensor, mass: Tensor, coarse: Tensor, cut: Tensor, cell: Tensor) -> Box:
-    """A grid for a density that has these log masses (P, B), peak 0, at z (P, B, D)."""
+    """Grids for densities with these log masses (P, B), peak 0, at z (P, B, D)."""
     covariance, share = cell @ cell.mT, mass.softmax(0)
     middle, spread = _quantiles(z, share)
     spread = torch.maximum(spread, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
@@ -178,7 +194,7 @@ def _quantiles(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _first_box(draws: Tensor) -> Box:
-    """Over draws (K, B, D), and well beyond."""
+    """Grids that span draws (K, B, D), and reach well beyond them."""
     scale = draws.std(0)
     if not (scale.isfinite() & (scale > 0)).all():
         raise ValueError("draws of the prior and the guide are all the same, or not finite: there is nowhere to look")

@@ -1,15 +1,18 @@
-"""Rules of integration, and the grids that they make over one to three numbers.
+r"""Rules of integration, and the grids that they make over one to three numbers.
 
-    integral f(z) dz = sum_i w_i f(z_i) + error,        n points along each axis, n^D in all
+.. math:: \int f(z) \, dz = \sum_i w_i f(z_i) + \text{error}
 
-The trapezoid and the midpoints converge as 1/n^2, and exponentially for smooth integrands that vanish at both ends
-(Trefethen & Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 2014). Gauss-Hermite is exact for a
-normal density times a polynomial; Gauss-Legendre on panels of three points each takes kinks one panel at a time.
+A grid has n points along each axis, n^D in all. The trapezoid and the midpoints converge as 1/n^2, and exponentially
+for smooth integrands that vanish at both ends. Gauss-Hermite is exact for a normal density times a polynomial;
+Gauss-Legendre on panels of three points each takes kinks one panel at a time.
 
 A grid lies in coordinates of each datum's own (`Box`), which reach polynomial tails as well.
+
+Reference:
+    Trefethen & Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 56, 2014.
+    https://doi.org/10.1137/130932132
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,58 +25,16 @@ Support = Sequence[tuple[float, float]]
 
 PANEL = 3  # points of a Gauss-Legendre panel
 _LARGEST_ORDER = 100  # of Gauss-Hermite: numpy vouches for no more
-_LARGEST_GRID = 1 << 26  # points
 _ON_GRIDS = 1 << 20  # points, of all data, in memory
 
 
-def midpoint(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The integral of f (P, D) -> (P,) over a box, by the middles of n cells along each axis; n^D evaluations.
-
-    Args:
-        support: (low, high) of each axis.
-        n: cells along each axis.
-
-    Raises:
-        ValueError: no points, more than 2^26 of them, or a support without inside.
-
-    Example:
-        >>> round(midpoint(lambda z: (1 + z[:, 0]) ** 2, [(0, 1)], n=5), 2)   # 7/3
-        2.33
-    """
-    return _integral(f, support, n, midpoint_rule)
-
-
-def trapezoid(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The same by n >= 2 points along each axis, ends included at half weight.
-
-    Example:
-        >>> round(trapezoid(lambda z: (-z.sum(-1)).exp(), [(0, 1), (0, 1)], n=11), 6)   # (1 - 1/e)^2 = 0.399576
-        0.400243
-    """
-    return _integral(f, support, n, trapezoid_rule)
-
-
-def gauss_hermite(f: Callable[[Tensor], Tensor], support: Support, n: int) -> float:
-    """The integral over all of R^D, exact for prod_j N(z_j; m_j, s_j^2) times a polynomial of degree below 2 n.
-
-    Args:
-        support: (m_j, m_j + s_j) of each axis.
-        n: points along each axis, up to 100.
-
-    Example:
-        >>> gauss_hermite(lambda z: z[:, 0] ** 2 * (-z[:, 0] ** 2 / 2).exp(), [(0, 1)], n=5)   # sqrt(2 pi)
-        2.50662827...
-    """
-    return _integral(f, support, n, hermite_rule)
-
-
 def midpoint_rule(n: int) -> tuple[Tensor, Tensor]:
-    """Middles of n cells."""
+    """The midpoint rule: the middles of n cells."""
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.full((n,), 1 / n, dtype=torch.float64)
 
 
 def trapezoid_rule(n: int) -> tuple[Tensor, Tensor]:
-    """Both ends and n - 2 points between them."""
+    """The trapezoid rule: both ends and n - 2 points between them."""
     if n < 2:
         raise ValueError(f"the trapezoid needs two points or more along each axis; got n={n}")
     weight = torch.full((n,), 1 / (n - 1), dtype=torch.float64)
@@ -82,7 +43,7 @@ def trapezoid_rule(n: int) -> tuple[Tensor, Tensor]:
 
 
 def hermite_rule(n: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Hermite over the real line, in units of the standard deviation from the mean."""
+    """The Gauss-Hermite rule over the real line, in units of the standard deviation from the mean."""
     if n > _LARGEST_ORDER:
         raise ValueError(f"Gauss-Hermite has at most {_LARGEST_ORDER} points along each axis here; got n={n}")
     points, weights = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(n))
@@ -90,7 +51,7 @@ def hermite_rule(n: int) -> tuple[Tensor, Tensor]:
 
 
 def legendre_rule(n: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre on n / 3 panels of 3 points: exact for polynomials of degree 5 on each."""
+    """The Gauss-Legendre rule on n / 3 panels of 3 points: exact for polynomials of degree 5 on each."""
     panels = n // PANEL
     points, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(PANEL))
     corners = torch.arange(panels, dtype=torch.float64)[:, None]
@@ -98,9 +59,12 @@ def legendre_rule(n: int) -> tuple[Tensor, Tensor]:
 
 
 class Box(NamedTuple):
-    """Where a grid lies, for each of B data: z = centre + root t(s), low <= s <= low + width.
+    r"""The place of a grid, for each of B data.
 
-    t_j = 2 sinh(s_j / 2) is s_j itself near 0 and exponential beyond, so that polynomial tails end on a grid too.
+    .. math:: z = \text{centre} + \text{root} \, t(s), \qquad t_j = 2 \sinh(s_j / 2), \qquad
+              \text{low} \le s \le \text{low} + \text{width}
+
+    t_j is s_j itself near 0 and exponential beyond, so that polynomial tails end on a grid too.
     """
 
     centre: Tensor  # (B, D)
@@ -109,15 +73,21 @@ class Box(NamedTuple):
     width: Tensor  # (B, D)
 
     def put(self, index: Tensor, new: "Box") -> "Box":
-        """With the boxes at these positions replaced."""
+        """Replaces the boxes at these positions."""
         return Box(*(a.index_copy(0, index, b) for a, b in zip(self, new, strict=True)))
 
     def of(self, index: Tensor) -> "Box":
-        """The boxes at these positions, or where this mask is True."""
+        """Selects the boxes at these positions, or where this mask is True."""
         return Box(*(array[index] for array in self))
 
     def place(self, rule: Rule, n: int, stretch: bool = True) -> tuple[Tensor, Tensor]:
-        """Points (P, B, D) and logarithms of their weights (P, B), P = n^D; t(s) = s without `stretch`."""
+        """Places a rule: points (P, B, D) and the logarithms of their weights (P, B), P = n^D.
+
+        Args:
+            rule: points and weights of the unit interval.
+            n: the number of points along each axis.
+            stretch: t(s) = s without it.
+        """
         points, weights = (array.to(self.low) for array in rule(n))
         D = self.low.shape[-1]
         s = self.low + torch.cartesian_prod(*[points] * D).reshape(-1, 1, D) * self.width
@@ -128,13 +98,13 @@ class Box(NamedTuple):
         return self.centre + torch.einsum("bij,pbj->pbi", self.root, t), log_weight + slope + volume
 
     def axes(self, rule: Rule, n: int) -> tuple[Tensor, ...]:
-        """The coordinates s of the first datum's grid, (n,) for each of D axes."""
+        """Returns the coordinates s of the first datum's grid, (n,) for each of D axes."""
         points = rule(n)[0].to(self.low)
         return tuple(low + width * points for low, width in zip(self.low[0], self.width[0], strict=True))
 
 
 def flat(support: Support) -> Box:
-    """The box of these (low, high), for one datum, to be placed without stretching."""
+    """Returns the box of these (low, high), for one datum, to be placed without stretching."""
     low, high = torch.tensor(support, dtype=torch.float64).reshape(-1, 1, 2).unbind(-1)
     if not len(low) or not (low < high).all():
         raise ValueError(f"support must be (low, high) with low < high for each axis; got {support}")
@@ -143,21 +113,11 @@ def flat(support: Support) -> Box:
 
 
 def pieces(data: Tensor, num_points: int) -> Iterator[Tensor]:
-    """Positions of data, in groups whose grids of `num_points` points each can be held at once."""
+    """Splits the positions of data into groups whose grids, of `num_points` points each, can be held at once."""
     return iter(data.split(max(1, _ON_GRIDS // num_points)))
 
 
 def moments(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B, D) and a root of the covariance (B, D, D) of points z (P, B, D) whose weights (P, B) add up to 1."""
+    """Computes mean (B, D) and root of the covariance (B, D, D) of points z (P, B, D) with weights (P, B) of sum 1."""
     mean = torch.einsum("pb,pbi->bi", weight, z)
     return mean, torch.linalg.cholesky(torch.einsum("pb,pbi,pbj->bij", weight, z - mean, z - mean))
-
-
-def _integral(f: Callable[[Tensor], Tensor], support: Support, n: int, rule: Rule) -> float:
-    box = flat(support)
-    if n < 1 or n ** len(support) > _LARGEST_GRID:
-        raise ValueError(
-            f"a rule needs points, n^D of them, and at most {_LARGEST_GRID:,}; got n={n} along each of D={len(support)}"
-        )
-    z, log_weight = box.place(rule, n, stretch=False)
-    return math.fsum((f(z[:, 0]) * log_weight[:, 0].exp()).tolist())

@@ -1,6 +1,6 @@
 """log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term by a rule, points and a normaliser of its own.
 
-Were one rule used for all, nothing would be left over whatever the rule and the program: everything would cancel.
+If one rule were used for all, everything would cancel, and nothing would be left over for any rule and any program.
 """
 
 import math
@@ -20,32 +20,32 @@ from pyro_vae.evaluation.exact.quadrature import (
     densities,
     frozen,
     grid_estimate,
-    parts,
+    passes,
     read_joint,
     search_guide,
 )
 from pyro_vae.model import traces
 
-# Points along each axis, rule after rule, until two agree. Cells are even in number, panels of three points odd, so
+# Points along each axis, rule after rule, until two agree. Cells are even in number and panels of three points odd, so
 # that no middle of a cell is the middle of a panel.
 _ORDERS = {1: (20, 26, 32), 2: (20, 26, 32), 3: (12, 16, 20)}
 _PANELS = {1: (93, 183, 363, 723, 1443, 2883), 2: (45, 75, 111, 165, 243, 363), 3: (21, 33, 51, 75)}
 _CELLS = {1: (100, 200, 400, 800, 1600, 3200), 2: (48, 72, 108, 162, 244, 366), 3: (20, 30, 44, 66)}
-_SMOOTH = 0.1  # of the tolerance: Gauss-Hermite of three orders is to agree so well, or has met kinks
+_SMOOTH = 0.1  # of the tolerance: Gauss-Hermite of three orders agrees so well, or has met kinks
 _AGREED = 0.5  # of the tolerance: two rules may agree by accident
 
 
 @dataclass(frozen=True)
 class Identity:
-    """log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term by a rule of its own; (N,) each, nats.
+    """The terms of log p(x) = ELBO + KL(q(z|x) || p(z|x)), each by a rule of its own; (N,) each, in nats.
 
     Attributes:
         evidence: log p(x).
         elbo: the ELBO.
         kl: KL(q(z|x) || p(z|x)).
-        refinement: by how much the last two rules for ELBO or KL differ, the larger of both.
-        smooth: whether Gauss-Hermite settled the ELBO.
-        evaluations: of p(x, z), for all three terms.
+        refinement: the difference of the last two rules for ELBO or KL, the larger of both.
+        smooth: True where Gauss-Hermite settled the ELBO.
+        evaluations: the evaluations of p(x, z) for all three terms.
         kind: per latent site, whether the KL to the prior in the ELBO is "analytic" or "sampled", i.e. on the grid.
     """
 
@@ -59,7 +59,7 @@ class Identity:
 
     @property
     def residual(self) -> Tensor:
-        """(N,): log p(x) - ELBO - KL, which is 0."""
+        """The residual log p(x) - ELBO - KL, (N,), which should be 0."""
         return self.evidence.value - self.elbo - self.kl
 
     def __str__(self) -> str:
@@ -78,24 +78,29 @@ class Identity:
 
 
 def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float = 1e-4) -> Identity:
-    """log p(x), ELBO and KL(q(z|x) || p(z|x)) of each datum, by three rules on three grids, and what is left over.
+    """Computes log p(x), ELBO and KL(q(z|x) || p(z|x)) of each datum by three rules, and what is left over.
 
         log p(x) = log sum_i w_i p(x, z_i)                                 trapezoid, fitted to p(x, z)
         ELBO     = sum_i w_i q(z_i) [log p(x|z_i) - kl_i]                  Gauss-Hermite or Gauss-Legendre, fitted to q
         KL       = sum_i w_i q(z_i) log q(z_i) / p(x, z_i)                 midpoints, fitted to q
                    + log sum_j w_j p(x, z_j)                               midpoints, fitted to p(x, z)
 
-    kl_i is analytic where one is registered, else log q(z_i) - log p(z_i). Gauss-Hermite is right where the decoder is
-    smooth; where three orders of it do not agree (ReLU has kinks), panels of Gauss-Legendre are refined until they do,
-    as midpoints are.
+    kl_i is analytic where one is registered, else log q(z_i) - log p(z_i). Gauss-Hermite is right for a smooth decoder.
+    If three orders of it do not agree (ReLU has kinks), panels of Gauss-Legendre are refined until they do, as
+    midpoints are.
 
-    Each term has weights, points and a normaliser of its own, and no q is normalised on its grid. They share the
-    program's log densities, and terms over the same density the place and width of their grids. So a residual shows an
-    integral that is wrong, a q or a p(z) that does not integrate to 1 where the KL is analytic, or an analytic KL that
-    is wrong. It can not show a wrong p(x|z), for which the identity holds as well.
+    Each term has weights, points and a normaliser of its own, and no q is normalised on its grid. The terms share the
+    program's log densities, and those over the same density share the place and width of their grids. So a residual
+    shows an integral that is wrong, a q or a p(z) that does not integrate to 1 where the KL is analytic, or an analytic
+    KL that is wrong. It cannot show a wrong p(x|z), for which the identity holds as well.
 
-    Arguments and errors as for `quadrature`, with the tolerance for every term; a guide that is a point (`Delta`) has
-    no KL and is refused.
+    Args:
+        vae, x, y: as for `quadrature`.
+        tolerance: the largest refinement of every term, in nats.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: as for `quadrature`, or a guide that is a point (`Delta`), which has no KL.
 
     Example:
         >>> import pyro_vae as pv
@@ -109,9 +114,9 @@ def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float =
     with frozen(vae, x):
         for block in densities(vae, x, y):
             own, guide_box = search_guide(block, tolerance)
-            found, box = search(block.joint, block.draws, tolerance)
+            integrals, box = search(block.joint, block.draws, tolerance)
             bound, by_hermite = _elbo(block, guide_box, int(own.points.max()), tolerance)
-            evidence.append(found)
+            evidence.append(integrals)
             bounds.append(bound)
             gaps.append(_kl(block, guide_box, box, tolerance))
             smooth.append(by_hermite)
@@ -122,7 +127,7 @@ def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float =
 
 
 class _Settled(NamedTuple):
-    """Integrals, how far the last two rules differ, and how many points all rules had: (B,) each."""
+    """Integrals, the difference of the last two rules, and the number of points of all rules: (B,) each."""
 
     value: Tensor
     refinement: Tensor
@@ -130,17 +135,17 @@ class _Settled(NamedTuple):
 
 
 def _elbo(block: Densities, box: Box, n: int, tolerance: float) -> tuple[_Settled, Tensor]:
-    """Also for which data Gauss-Hermite settled it; its mean and covariance come from n^D points on the box of q."""
-    found = _by_hermite(block, *_mean_and_root(block, box, n))
-    smooth = found.refinement <= _SMOOTH * tolerance
+    """The ELBO, and where Gauss-Hermite settled it: its mean and covariance come from n^D points on the box of q."""
+    hermite = _by_hermite(block, *_mean_and_root(block, box, n))
+    smooth = hermite.refinement <= _SMOOTH * tolerance
     rough = (~smooth).nonzero()[:, 0]
 
     def by_panels(data: Tensor, n: int) -> Tensor:
         return _under_guide(block, data, box.of(data).place(legendre_rule, n), _bound)
 
     panels = _settle(by_panels, rough, _PANELS[block.dim], block.dim, tolerance)
-    panels = panels._replace(evaluations=panels.evaluations + found.evaluations[rough])
-    return _Settled(*(a.index_copy(0, rough, b) for a, b in zip(found, panels, strict=True))), smooth
+    panels = panels._replace(evaluations=panels.evaluations + hermite.evaluations[rough])
+    return _Settled(*(a.index_copy(0, rough, b) for a, b in zip(hermite, panels, strict=True))), smooth
 
 
 def _kl(block: Densities, guide_box: Box, box: Box, tolerance: float) -> _Settled:
@@ -170,13 +175,13 @@ def _by_hermite(block: Densities, mean: Tensor, root: Tensor) -> _Settled:
 def _settle(
     integral: Callable[[Tensor, int], Tensor], data: Tensor, sizes: Sequence[int], dim: int, tolerance: float
 ) -> _Settled:
-    """The integrals (B,) -> (B,) by rules of so many points along each axis, until two agree."""
+    """Integrals by rules of more and more points along each axis, until two agree."""
     value = torch.full_like(data, math.nan, dtype=torch.float64)
     refinement, evaluations, todo = value.clone(), torch.zeros_like(data), torch.arange(len(data), device=data.device)
     for n in sizes:
         if len(todo) == 0:
             break
-        now = torch.cat([integral(part, n) for part in pieces(data[todo], n**dim)])
+        now = torch.cat([integral(some, n) for some in pieces(data[todo], n**dim)])
         refinement[todo] = (now - value[todo]).abs()
         value[todo] = now
         evaluations[todo] += n**dim
@@ -190,7 +195,7 @@ def _under_guide(
     """The integrals (B,) of q(z|x) times what `read` makes of the program at z."""
     z, log_weight = grid
     total = torch.zeros_like(log_weight[0])
-    for points, weights in zip(parts(z), parts(log_weight), strict=True):
+    for points, weights in zip(passes(z), passes(log_weight), strict=True):
         pair = block.at(points, data)
         q = (traces.log_posterior(pair).double() + weights).exp()
         total += torch.where(q > 0, q * read(pair), 0.0).sum(0)
@@ -207,7 +212,7 @@ def _log_ratio(pair: traces.Traces) -> Tensor:
 
 
 def _mean_and_root(block: Densities, box: Box, n: int) -> tuple[Tensor, Tensor]:
-    """Of q: (B, D), (B, D, D)."""
+    """Mean (B, D) and root of the covariance (B, D, D) of q."""
     z, log_weight = box.place(midpoint_rule, n)
     return moments(z, (block.guide(z, block.all) + log_weight).softmax(0))
 

@@ -1,9 +1,9 @@
-"""log p(x) without a draw in the answer: integrals over one to three latent numbers, on grids.
+r"""log p(x) without a draw in the answer: integrals over one to three latent numbers, on grids.
 
-    p(x) = integral p(x, z) dz = sum_i w_i p(x, z_i) + error
+.. math:: p(x) = \int p(x, z) \, dz = \sum_i w_i \, p(x, z_i) + \text{error}
 
-`grids.py` has the rules, `search.py` finds the place of each datum's grid; here they meet the program, whose log
-densities are read from its traces at any z (`Densities`).
+`grids.py` has the rules, and `grid_search.py` finds the place of each datum's grid. Here they meet the program, whose
+log densities are read from its traces at any z (`Densities`).
 """
 
 from collections.abc import Callable, Iterator
@@ -20,33 +20,32 @@ from torch import Tensor
 
 from pyro_vae.evaluation.coordinates import Coordinates, check_real
 from pyro_vae.evaluation.estimators import Estimate
-from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Found, LogDensity, fixed, search
+from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Integrals, LogDensity, fixed, search
 from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import stream
 
-_DRAWS = 64  # of z, by which a search begins
+_DRAWS = 64  # of z, with which a search begins
 _AT_ONCE = 1 << 14  # points, of all data, in one pass of the program
 _SHOWN = 12.0  # nats below the peak, as far as a picture reaches
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridEstimate(Estimate):
-    """An `Estimate` without draws: `value_error` is 0, and what there is of error stands per datum beside it.
+    """An `Estimate` without draws: `value_error` is 0, and what error there is stands beside it, datum by datum.
 
     Attributes:
         refinement: (N,), a third of the distance to the rule of half the points along each axis, in nats: the error of
             the value if it falls as 1/n^2, as with the kinks of ReLU, and far more than it where p(x, z) is smooth.
         boundary: (N,), the share of the integral that stands in the outermost points of the grid.
-        points: (N,), n, points along each axis of the last grid.
-        evaluations: (N,), of p(x, z), on all grids.
-        reliable: (N,), whether grids agreed, refinement and boundary are within the tolerance, and no peak that counts
-            was narrower than the spacing of the points.
+        points: (N,), n, the points along each axis of the last grid.
+        evaluations: (N,), the evaluations of p(x, z) on all grids.
+        reliable: (N,), True where grids agreed, refinement and boundary are within the tolerance, and no peak that
+            counts was narrower than the spacing of the points.
         dim: D.
-
-    `num_samples` is the largest n^D.
+        num_samples: the largest n^D.
     """
 
     refinement: Tensor
@@ -72,7 +71,13 @@ class GridEstimate(Estimate):
 
 
 class PosteriorGrid(NamedTuple):
-    """Log densities on a grid: D axes (n,), and the true posterior and the guide (n,) or (n, n), axes in order."""
+    """The log densities of the true posterior and the guide on a grid.
+
+    Attributes:
+        axes: D axes, (n,) each.
+        posterior: log p(z|x), (n,) or (n, n), axes in order.
+        guide: log q(z|x), likewise.
+    """
 
     axes: tuple[Tensor, ...]
     posterior: Tensor
@@ -88,21 +93,23 @@ def quadrature(
     support: Support | None = None,
     n: int = 129,
 ) -> GridEstimate:
-    """log p(x) = log of the integral of p(x, z) over z on a grid, per datum, for at most 3 latent numbers in all.
+    r"""Computes log p(x) of each datum by integration on a grid, in nats, for at most 3 latent numbers in all.
 
-    Each datum's grid goes where p(x, z) is and is refined until two grids in succession, and every second point of the
-    last, agree. The same call gives the same numbers. What it can not see is a mode that is narrow and far from both
-    prior and guide, or one that is much narrower than a grid on which nothing hints at it.
+    .. math:: \log p(x) = \log \int p(x, z) \, dz
+
+    Each datum's grid goes where p(x, z) is. It is refined until two grids in succession, and every second point of the
+    last, agree. The same call gives the same numbers. It cannot see a mode that is narrow and far from both prior and
+    guide, nor one that is much narrower than a grid on which nothing hints at it.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate and real latents.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
-        tolerance: of the refinement, in nats; a hundredth of it is that of the boundary. A datum beyond them is marked,
-            see `GridEstimate.reliable`.
+        tolerance: the largest refinement, in nats; a hundredth of it is the largest boundary. A datum beyond them is
+            marked, see `GridEstimate.reliable`.
         support: (low, high) of each latent number, in the order in which the guide samples them: one trapezoid with n
             points along each axis of this box, for all data, in place of the search.
-        n: odd; see `support`.
+        n: the number of points along each axis of the support, odd.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -117,18 +124,18 @@ def quadrature(
         >>> quadrature(vae, torch.zeros(3, 4)).reliable
         tensor([True, True, True])
     """
-    found = []
+    integrals = []
     with frozen(vae, x):
         for block in densities(vae, x, y):
             if support is None:
-                found.append(search(block.joint, block.draws, tolerance)[0])
+                integrals.append(search(block.joint, block.draws, tolerance)[0])
             else:
-                found.append(fixed(block.joint, block.draws, tolerance, support, n))
-    return grid_estimate(found, block.dim)
+                integrals.append(fixed(block.joint, block.draws, tolerance, support, n))
+    return grid_estimate(integrals, block.dim)
 
 
 def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 200) -> PosteriorGrid:
-    """log p(z|x) and log q(z|x) of one datum at n points along each of at most 2 axes, each normalised on this grid.
+    """Computes log p(z|x) and log q(z|x) of one datum on a grid, each normalised there, for at most 2 latent numbers.
 
     The axes reach as far as either density is above e^-12 of its peak.
 
@@ -136,7 +143,7 @@ def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 
         vae: as for `quadrature`.
         x: one datum, as a batch (1, *x_shape).
         y: its label (1, C).
-        n: points along each axis, two or more.
+        n: the number of points along each axis, two or more.
 
     Raises:
         ValueError: several data, more than 2 latent numbers, a guide without a density, n below 2, and as for
@@ -167,16 +174,16 @@ def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 
     return PosteriorGrid(box.axes(trapezoid_rule, n), posterior, guide)
 
 
-def _seen(log_density: LogDensity, found: Found, box: Box) -> Tensor:
+def _seen(log_density: LogDensity, integral: Integrals, box: Box) -> Tensor:
     """Points (P, D) at which a density of one datum is not far below its peak."""
-    z, log_weight = box.place(trapezoid_rule, int(found.points))
-    mass = (log_density(z, torch.zeros_like(found.points)) + log_weight)[:, 0]
+    z, log_weight = box.place(trapezoid_rule, int(integral.points))
+    mass = (log_density(z, torch.zeros_like(integral.points)) + log_weight)[:, 0]
     return z[mass > mass.max() - _SHOWN, 0]
 
 
-def grid_estimate(found: list[Found], dim: int) -> GridEstimate:
-    """What searches over blocks of data have found, together."""
-    value, refinement, boundary, reliable, points, evaluations = (torch.cat(a).cpu() for a in zip(*found, strict=True))
+def grid_estimate(blocks: list[Integrals], dim: int) -> GridEstimate:
+    """Joins the integrals of all blocks of data."""
+    value, refinement, boundary, reliable, points, evaluations = (torch.cat(a).cpu() for a in zip(*blocks, strict=True))
     return GridEstimate(
         "log p(x)",
         value,
@@ -195,14 +202,21 @@ def grid_estimate(found: list[Found], dim: int) -> GridEstimate:
 
 
 class Densities:
-    """log p(x, z) and log q(z|x) of one block of B data, at any z (P, B, D): see `Coordinates`.
+    """The log densities p(x, z) and q(z|x) of one block of B data, at any z (P, B, D): see `Coordinates`.
+
+    Args:
+        vae: anything with `.model` and `.guide`.
+        first: the position of the block's first datum among all data.
+        args: x (B, *x_shape), and labels if there are any.
 
     Attributes:
-        first: which datum of all is the first of the block.
         all: (B,), the positions of the data in the block.
         dim: D.
         draws: (K, B, D), float64, of prior and guide.
         guide_draws: those of the guide alone.
+
+    Raises:
+        ValueError: more than 3 latent numbers, or a latent that is not real.
     """
 
     def __init__(self, vae: Any, first: int, *args: Tensor) -> None:
@@ -222,8 +236,8 @@ class Densities:
         self.dtype, self.guide_draws, self.draws = draws[1].dtype, draws[1].double(), torch.cat(draws).double()
 
     def joint(self, z: Tensor, data: Tensor) -> Tensor:
-        """log p(x, z) for the data at these positions of the block: (P, B), float64. The guide is not run."""
-        values = torch.cat([read_joint(self.at(part, data, self._points)) for part in parts(z)])
+        """Computes log p(x, z) for the data at these positions of the block: (P, B), float64, without the guide."""
+        values = torch.cat([read_joint(self.at(points, data, self._points)) for points in passes(z)])
         if values.isnan().any():
             point, datum = values.isnan().nonzero()[0].tolist()
             where = ", ".join(f"{number:.4g}" for number in z[point, datum].tolist())
@@ -231,11 +245,11 @@ class Densities:
         return values
 
     def guide(self, z: Tensor, data: Tensor) -> Tensor:
-        """log q(z|x), likewise. The model is not run."""
-        return torch.cat([self._guide(part, data) for part in parts(z)])
+        """Computes log q(z|x), likewise, without the model."""
+        return torch.cat([self._guide(points, data) for points in passes(z)])
 
     def at(self, z: Tensor, data: Tensor, guide: Callable[..., Any] | None = None) -> traces.Traces:
-        """Guide and model with the latents set to z."""
+        """Runs guide and model with the latents set to z."""
         held = poutine.replay(guide or self.vae.guide, trace=self.coordinates.hold(z.to(self.dtype)))
         return traces.run(self.vae.model, held, len(z), *(array[data] for array in self.args))
 
@@ -255,35 +269,35 @@ class Densities:
 
 
 def densities(vae: Any, x: Tensor, y: Tensor | None) -> Iterator[Densities]:
-    """Block of data after block of data."""
+    """Yields the densities of each block of data."""
     for data, labels in data_blocks(len(x), y):
         yield Densities(vae, data.start, x[data], *labels)
 
 
-def search_guide(block: Densities, tolerance: float) -> tuple[Found, Box]:
-    """Where the guide is. A point has no density, and is refused before its width is looked for."""
+def search_guide(block: Densities, tolerance: float) -> tuple[Integrals, Box]:
+    """Integrates the guide; a point has no density, and is refused before its width is looked for."""
     block.guide(block.guide_draws[:1], block.all)
     return search(block.guide, block.guide_draws, tolerance)
 
 
 @contextmanager
 def frozen(vae: Any, x: Tensor) -> Iterator[None]:
-    """Inside, nothing is learned, nothing is left behind, and draws are the same in every call."""
+    """A context in which nothing is learned, nothing is left behind, and draws are the same in every call."""
     check_tensor(x)
     with torch.no_grad(), undisturbed(vae), remembering({}), stream(0, "quadrature", device=x.device):
         yield
 
 
-def parts(z: Tensor) -> tuple[Tensor, ...]:
-    """z (P, B, D) in parts of so many points as one pass of the program may hold."""
+def passes(z: Tensor) -> tuple[Tensor, ...]:
+    """Splits z (P, B, ...) into as many points as one pass of the program may hold."""
     return z.split(max(1, _AT_ONCE // z.shape[1]))
 
 
 def read_joint(pair: traces.Traces) -> Tensor:
-    """log p(x, z), (P, B), float64."""
+    """Reads log p(x, z), (P, B), float64."""
     return traces.reconstruction(pair).double() + traces.log_prior(pair).double()
 
 
 def _drawn(program: Callable[..., Any], *args: Tensor) -> poutine.Trace:
-    """Latents under draws of their own: of the prior for a model."""
+    """A trace with `_DRAWS` draws of the latents: of the prior for a model."""
     return prune_subsample_sites(poutine.trace(pyro.plate("draws", _DRAWS, dim=-2)(program)).get_trace(*args))

@@ -1,10 +1,12 @@
-"""The aggregate posterior q(z) = 1/N sum_n q(z|x_n) of N data: a mixture whose N terms are all evaluated.
+r"""The aggregate posterior of N data: a mixture whose N terms are all evaluated.
+
+.. math:: q(z) = \frac{1}{N} \sum_{n=1}^{N} q(z|x_n)
 
     1/N sum_n KL(q(z|x_n) || p(z))  =  I_q(x; z)  +  KL(q(z) || p(z))           in nats
                rate                    at most log N   marginal KL
 
-That the KL term of the ELBO draws q(z) to the prior is often said; here it is measured. Latents are found by not being
-observed; z stands for all of them together, so that a program of two layers has one I_q(x; z1, z2).
+It is often said that the KL term of the ELBO draws q(z) to the prior; here it is measured. Latents are found by not
+being observed. z stands for all of them together, so that a program of two layers has one I_q(x; z1, z2).
 """
 
 import math
@@ -19,7 +21,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.estimators import Estimate, mean_and_error
 from pyro_vae.evaluation.latent.dimensions import factors
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import draw_columns
@@ -33,7 +35,7 @@ _ROUNDING = 1e-3  # nats; where more could be lost, every density is computed by
 
 @dataclass(frozen=True)
 class MutualInformation(Estimate):
-    """I_q(x; z), which can not exceed log N: printing it names both.
+    """An estimate of I_q(x; z), which cannot exceed log N. Printing it names both.
 
     Example:
         >>> print(MutualInformation("I(x; z)", torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.1]), 10))
@@ -42,7 +44,7 @@ class MutualInformation(Estimate):
 
     @property
     def bound(self) -> float:
-        """log N."""
+        """The largest value that it can have, log N."""
         return math.log(self.num_data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class MutualInformation(Estimate):
 
 
 class AggregateTerms(NamedTuple):
-    """rate = mutual_information + marginal_kl, draw by draw."""
+    """The rate and its two parts: rate = mutual_information + marginal_kl, draw by draw."""
 
     rate: Estimate
     mutual_information: MutualInformation
@@ -63,7 +65,7 @@ class AggregateTerms(NamedTuple):
 def aggregate_terms(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> AggregateTerms:
-    """KL(q(z|x) || p(z)) and the two parts of it, I_q(x; z) and KL(q(z) || p(z)), per datum, in nats.
+    """Estimates the rate KL(q(z|x) || p(z)) and its two parts, I_q(x; z) and KL(q(z) || p(z)), per datum, in nats.
 
     With z_nk ~ q(z|x_n), k = 1 ... K, the value for datum n is the mean over k of
 
@@ -71,23 +73,26 @@ def aggregate_terms(
         mutual information  log q(z_nk|x_n) - log q(z_nk)          q(z) = 1/N sum_m q(z|x_m), datum n included
         marginal KL         log q(z_nk)     - log p(z_nk)
 
-    Hoffman & Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound", NIPS workshop
-    2016. For these N data every mean is without bias. As a statement about other data it has one: as long as I is near
-    log N, more data would raise it, and lower the marginal KL. `standard_error` takes the mixture as given. Errors of
-    the values need K of two or more.
+    Every mean is without bias for these N data. It has a bias as a statement about other data: as long as I is near
+    log N, more data would raise it, and lower the marginal KL. `standard_error` takes the mixture as given.
 
-    Any program; z is all its latent sites together. It costs N^2 K densities, and memory for 256 x 128 of them.
+    This works for any program; z is all its latent sites together. It costs N^2 K densities, and memory for 256 x 128
+    of them.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
-        num_samples: K, draws of z for each datum.
+        num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: no data, K < 1, a guide without a density, or a prior p(z|y) that differs between these labels.
+
+    Reference:
+        Hoffman & Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound", NIPS
+        workshop on Advances in Approximate Bayesian Inference 2016.
 
     Example:
         >>> import pyro_vae as pv
@@ -112,10 +117,23 @@ def aggregate_terms(
 def mutual_information(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> MutualInformation:
-    """I_q(x; z) = 1/N sum_n KL(q(z|x_n) || q(z)), how much z tells which of the N data it came from: at most log N.
+    r"""Estimates how much z tells about which of the N data it came from, in nats: at most log N.
 
-    Arguments, errors and source as for `aggregate_terms`; but a prior p(z|y) is welcome, for p(z) plays no part. With
-    labels it is what z tells about which (x, y) it came from.
+    .. math:: I_q(x; z) = \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(q(z|x_n) \,\|\, q(z))
+
+    With labels, it is how much z tells about which (x, y) it came from. p(z) plays no part, so that a prior p(z|y) that
+    differs between the labels is welcome.
+
+    Args:
+        vae, x, num_samples, y, seed: as for `aggregate_terms`.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, or a guide without a density.
+
+    Reference:
+        Hoffman & Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound", NIPS
+        workshop on Advances in Approximate Bayesian Inference 2016.
     """
     draws = _draws(vae, x, num_samples, y, seed)
     mixture = _log_mixture(vae, x, y, draws.z, _joint)
@@ -125,28 +143,43 @@ def mutual_information(
 def marginal_kl(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> Estimate:
-    """KL(q(z) || p(z)), how far the aggregate posterior of N data is from the prior. As for `aggregate_terms`."""
+    """Estimates KL(q(z) || p(z)), how far the aggregate posterior of N data is from the prior, in nats.
+
+    Args:
+        vae, x, num_samples, y, seed: as for `aggregate_terms`.
+
+    Raises:
+        DataError, ValueError: as for `aggregate_terms`.
+    """
     return aggregate_terms(vae, x, num_samples, y, seed).marginal_kl
 
 
 def total_correlation(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> Estimate:
-    """KL(q(z) || prod_j q(z_j)), how much the dimensions of the aggregate posterior depend on each other, in nats.
+    r"""Estimates how much the dimensions of the aggregate posterior depend on each other, in nats.
 
-    Section 3 of Chen et al., "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS 2018, with the
-    exact mixture over the N data for q(z) and for every q(z_j) = 1/N sum_n q(z_j|x_n), in place of minibatches.
+    .. math:: \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \qquad q(z_j) = \frac{1}{N} \sum_{n=1}^{N} q(z_j|x_n)
 
-    Arguments and errors as for `aggregate_terms`; beside those
+    Both q(z) and every q(z_j) are the exact mixtures over the N data, where the paper has minibatches.
+
+    Args:
+        vae, x, num_samples, y, seed: as for `aggregate_terms`.
 
     Raises:
-        ValueError: more than one latent site, or a guide that does not factorise over the dimensions of z.
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, K < 1, more than one latent site, or a guide that does not factorise over the dimensions
+            of z.
+
+    Reference:
+        Chen, Li, Grosse & Duvenaud, "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS 2018,
+        section 3. https://arxiv.org/abs/1802.04942
     """
     draws = _draws(vae, x, num_samples, y, seed)
     if len(draws.z) > 1:
         raise ValueError(f"total correlation is that of one latent site; the program has {sorted(draws.z)}")
-    found = _log_mixture(vae, x, y, draws.z, _joint_and_factors)
-    return _estimate("total correlation", (found[:, 0] - found[:, 1:].sum(-1)).reshape(draws.log_q.shape))
+    mixture = _log_mixture(vae, x, y, draws.z, _joint_and_factors)
+    return _estimate("total correlation", (mixture[:, 0] - mixture[:, 1:].sum(-1)).reshape(draws.log_q.shape))
 
 
 class _Draws(NamedTuple):
@@ -226,13 +259,13 @@ def _rounding(q: Any, z: Tensor) -> float:
 def _joint_and_factors(guide: poutine.Trace) -> Tensor:
     """log sum_b q(z|x_b), and the same for every z_j: (S, 1 + D)."""
     (site,) = traces.latent_sites(guide).values()
-    found = factors(site)
-    if found is None:
+    factor = factors(site)
+    if factor is None:
         raise ValueError(
             f"the guide's site {site['name']} does not factorise over the dimensions of z, so that no q(z_j|x) is "
             "known: total correlation needs a posterior such as DiagonalNormal"
         )
-    each = found.log_prob(site["value"]).double()
+    each = factor.log_prob(site["value"]).double()
     each = each.reshape(*each.shape[:2], -1)
     return torch.cat([each.sum(-1, keepdim=True), each], -1).logsumexp(1)
 
@@ -253,12 +286,8 @@ def _check_one_prior(vae: Any, x: Tensor, y: Tensor, z: dict[str, Tensor]) -> No
 
 
 def _information(values: Tensor) -> MutualInformation:
-    found = _estimate("I(x; z)", values)
-    return MutualInformation(found.name, found.value, found.value_error, found.num_samples)
+    return MutualInformation("I(x; z)", *mean_and_error(values.cpu()), len(values))
 
 
 def _estimate(name: str, values: Tensor) -> Estimate:
-    """Means over draws of (K, N) with their standard errors, NaN for a single draw."""
-    values, K = values.cpu(), len(values)
-    error = values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
-    return Estimate(name, values.mean(0), error, K)
+    return Estimate(name, *mean_and_error(values.cpu()), len(values))

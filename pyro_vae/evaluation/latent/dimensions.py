@@ -1,18 +1,18 @@
-"""What a program uses its latent dimensions for, site by site: who is active, and where the KL goes.
+"""The use that a program makes of its latent dimensions, site by site: which are active, and where the KL goes.
 
 Latents are found by not being observed, never by name. In a program of several latent sites each site is taken given
 the drawn values of the sites before it. The aggregate posterior q(z) has a file of its own, `aggregate.py`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyro_vae.evaluation.estimators import Estimate, elbo_terms
+from pyro_vae.evaluation.estimators import Estimate, elbo_terms, mean_and_error
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns
 from pyro_vae.model import traces
 from pyro_vae.randomness import preserved
@@ -20,14 +20,14 @@ from pyro_vae.randomness import preserved
 
 @dataclass(frozen=True)
 class ActiveUnits:
-    """Which latent dimensions vary with x, for each latent site, D numbers a site.
+    """The latent dimensions that vary with x, for each latent site, D numbers a site. Printing it gives a line a site.
 
     Attributes:
         variance: A_j = Var_x(E_q[z_j|x]), over the data.
-        variance_error: its standard error over the data (heavy tails aside: sqrt((m4 - A^2) / N), m4 the fourth
-            central moment).
+        variance_error: its standard error over the data, sqrt((m4 - A^2) / N) with the fourth central moment m4; it is
+            not to be trusted for heavy tails.
         relative: A_j over the prior's variance in that dimension; NaN where that is not known or not finite.
-        threshold: above which a dimension is active.
+        threshold: the variance above which a dimension is active.
         num_data: N.
 
     Example:
@@ -44,7 +44,7 @@ class ActiveUnits:
 
     @property
     def active(self) -> dict[str, Tensor]:
-        """Site -> (D,), whether A_j > threshold."""
+        """Site -> (D,), True where A_j > threshold."""
         return {name: value > self.threshold for name, value in self.variance.items()}
 
     @property
@@ -54,7 +54,10 @@ class ActiveUnits:
 
     @property
     def relative_count(self) -> dict[str, int | None]:
-        """The same for A_j over the prior's variance, which no rescaling of z changes; None where it is not known."""
+        """Site -> the number of active dimensions by A_j over the prior's variance; None where that is not known.
+
+        No rescaling of z changes it.
+        """
         known = {name: not ratio.isnan().any() for name, ratio in self.relative.items()}
         return {n: int((ratio > self.threshold).sum()) if known[n] else None for n, ratio in self.relative.items()}
 
@@ -76,28 +79,34 @@ def active_units(
     num_samples: int = 100,
     seed: int | None = None,
 ) -> ActiveUnits:
-    """A_j = Var_x(E_q[z_j|x]) for every latent dimension; active are those above the threshold.
+    r"""Finds the active latent dimensions: those whose posterior mean varies with x by more than a threshold.
 
-    Section 5.2 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, whose prior has
-    variance 1. Where the prior learns its scale, A_j alone says nothing: halving z halves it. So `relative` divides it
-    by Var_p(z_j), a number within [0, 1] if q(z) has the prior's variance. That is the variance of the prior over the
-    data and draws at hand, E[Var] + Var[E], which matters only where the prior is one of p(z|y) or p(z1|z2).
+    .. math:: A_j = \mathrm{Var}_x \big( E_{q(z|x)}[z_j] \big)
 
-    Any program, each site for itself. For one latent site whose mean is known the E_q are exact, and num_samples is
-    not used. Elsewhere (flows; a site that depends on another) they are means over K draws, whose own variance is
-    subtracted; A_j is then unbiased, and may come out below 0 for a dead dimension.
+    The prior of the paper has variance 1. If the prior learns its scale, A_j alone says nothing: halving z quarters it.
+    So `relative` divides it by Var_p(z_j), a number within [0, 1] if q(z) has the prior's variance. That is the
+    variance of the prior over the data and draws at hand, E[Var] + Var[E], which matters only for a prior p(z|y) or
+    p(z1|z2).
+
+    This works for any program, each site by itself. For one latent site whose mean is known, the E_q are exact and
+    num_samples is not used. For others (flows; a site that depends on another) they are means over K draws, whose own
+    variance is subtracted; A_j is then unbiased, and may come out below 0 for a dead dimension.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape), two or more.
         y: one-hot labels (N, C).
-        threshold: 0.01 in the literature.
-        num_samples: K, where the means are sampled; two or more.
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        threshold: the variance above which a dimension is active, 0.01 in the literature.
+        num_samples: K, the draws where the means are sampled; two or more.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: fewer than two data, or K below two where it is needed.
+
+    Reference:
+        Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, section 5.2.
+        https://arxiv.org/abs/1509.00519
 
     Example:
         >>> import pyro_vae as pv
@@ -116,8 +125,8 @@ def active_units(
     for _, blocks in draw_columns(vae, x, 1 if known else num_samples, y, seed, _read_means):
         for name in blocks[0]:
             sites.setdefault(name, []).append(_over_draws(torch.cat([block[name] for block in blocks], 1)))
-    found = {name: _over_data(torch.cat(parts, 1).cpu()) for name, parts in sites.items()}
-    variance, error, relative = ({name: row[i] for name, row in found.items()} for i in range(3))
+    rows = {name: _over_data(torch.cat(blocks, 1).cpu()) for name, blocks in sites.items()}
+    variance, error, relative = ({name: row[i] for name, row in rows.items()} for i in range(3))
     return ActiveUnits(variance, error, relative, threshold, len(x))
 
 
@@ -132,14 +141,14 @@ def _means_are_known(vae: Any, x: Tensor, y: Tensor | None) -> bool:
 
 def _read_means(pair: traces.Traces) -> dict[str, Tensor]:
     """Site -> (3, k, b, D): E_q[z] or a draw in its place, the prior's mean and variance or NaN in their place."""
-    found = {}
+    means = {}
     for name, site in traces.latent_sites(pair.guide).items():
         mean = _moment(site, "mean")
         values = [site["value"] if mean is None else mean]
         values += [_moment(pair.model.nodes[name], moment) for moment in ("mean", "variance")]
         unknown = torch.full_like(values[0], math.nan)
-        found[name] = _as_vectors(torch.stack([unknown if v is None else v for v in values]).double(), 3)
-    return found
+        means[name] = _as_vectors(torch.stack([unknown if v is None else v for v in values]).double(), 3)
+    return means
 
 
 def _moment(site: traces.Site, name: str) -> Tensor | None:
@@ -172,13 +181,13 @@ class KLPerDimension:
 
     Attributes:
         value: (N, D), float64.
-        value_error: (N, D), the Monte Carlo standard error of each value; NaN where one draw can not tell.
-        num_samples: K, draws of z for each datum.
+        value_error: (N, D), the Monte Carlo standard error of each value; NaN for K = 1, from which no spread is known.
+        num_samples: K, the draws of z for each datum.
         kind: "analytic" or "sampled".
 
     Example:
-        >>> found = KLPerDimension(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.zeros(2, 2), 1, "analytic")
-        >>> found.mean, found.standard_error
+        >>> kl = KLPerDimension(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.zeros(2, 2), 1, "analytic")
+        >>> kl.mean, kl.standard_error
         (tensor([2., 0.]), tensor([1., 0.]))
     """
 
@@ -189,36 +198,39 @@ class KLPerDimension:
 
     @property
     def mean(self) -> Tensor:
-        """(D,): mean over the data."""
+        """The mean over the data, (D,)."""
         return self.value.mean(0)
 
     @property
     def standard_error(self) -> Tensor:
-        """(D,): of the mean, over the data; NaN for a single datum."""
+        """The standard error of the mean over the data, (D,); NaN for a single datum."""
         N = len(self.value)
         return self.value.std(0) / math.sqrt(N) if N > 1 else torch.full_like(self.value[0], math.nan)
 
     @property
     def monte_carlo_error(self) -> Tensor:
-        """(D,): of the mean, over repeated draws of z for the same data."""
+        """The Monte Carlo standard error of the mean, over repeated draws of z for the same data, (D,)."""
         return self.value_error.square().sum(0).sqrt() / len(self.value)
 
 
 def kl_per_dimension(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
 ) -> dict[str, KLPerDimension | None]:
-    """Where the KL goes: KL(q(z_j|x) || p(z_j)) for each latent site, datum and dimension, in nats.
+    """Estimates KL(q(z_j|x) || p(z_j)) of every latent dimension, datum by datum, in nats.
 
-    Site by site, in any program. Analytic where a KL is registered, else the mean of log q(z_j|x) - log p(z_j) over
-    draws; None for a site where q or p does not factorise over dimensions (full covariance, flows, mixtures of whole
-    vectors), or is a point or masked. The sum over dimensions is the KL of the site as `elbo_terms` counts it.
+    The KL is analytic where one is registered, else the mean of log q(z_j|x) - log p(z_j) over draws. The sum over
+    dimensions is the KL of the site as `elbo_terms` counts it.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
-        num_samples: K, draws of z for each datum; one is enough for one site with an analytic KL.
+        num_samples: K, the draws of z for each datum; one is enough for one site with an analytic KL.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+
+    Returns:
+        Site -> its KL; None for a site where q or p does not factorise over dimensions (full covariance, flows,
+        mixtures of whole vectors), or is a point or masked.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -232,64 +244,54 @@ def kl_per_dimension(
         >>> kl_per_dimension(vae, torch.zeros(3, 4), num_samples=1)["z"].value.shape
         torch.Size([3, 2])
     """
-    parts: dict[str, list[Tensor]] = {}
+    sites: dict[str, list[Tensor]] = {}
     kinds: dict[str, str | None] = {}
     for _, blocks in draw_columns(vae, x, num_samples, y, seed, _read_dimensions):
         for name, (kind, first) in blocks[0].items():
             kinds[name] = kind
             exact = kind == "analytic" and len(blocks[0]) == 1
             values = torch.cat([block[name][1] for block in blocks])
-            parts.setdefault(name, []).append(_exactly(first[0]) if exact else _mean_and_error(values))
-    return {name: _per_dimension(parts[name], num_samples, kind) for name, kind in kinds.items()}
+            mean, error = (first[0], torch.zeros_like(first[0])) if exact else mean_and_error(values)
+            sites.setdefault(name, []).append(torch.stack([mean, error]))
+    return {name: _per_dimension(sites[name], num_samples, kind) for name, kind in kinds.items()}
 
 
 def factors(site: traces.Site) -> Any:
-    """The distribution of every single number of a site, where they are independent; else None."""
-    found = site["fn"]
-    while isinstance(found, Independent):
-        found = found.base_dist
-    whole = found.event_shape == () and site["mask"] is None and not traces.is_point(found)
-    return found if whole else None
+    """Returns the distribution of every single number of a site, or None if they are not independent."""
+    factor = site["fn"]
+    while isinstance(factor, Independent):
+        factor = factor.base_dist
+    single = factor.event_shape == () and site["mask"] is None and not traces.is_point(factor)
+    return factor if single else None
 
 
 def _read_dimensions(pair: traces.Traces) -> dict[str, tuple[str | None, Tensor]]:
     """Site -> kind, (k, b, D)."""
-    found: dict[str, tuple[str | None, Tensor]] = {}
+    terms: dict[str, tuple[str | None, Tensor]] = {}
     for name, site in traces.latent_sites(pair.guide).items():
         q, p, z = factors(site), factors(pair.model.nodes[name]), site["value"]
         whole = traces.sampled_kl(pair, name)  # which refuses loss weights
         if q is None or p is None:
-            found[name] = None, whole
+            terms[name] = None, whole
         elif traces.analytic_kl(pair, name) is None:
-            found[name] = "sampled", q.log_prob(z).double() - p.log_prob(z).double()
+            terms[name] = "sampled", q.log_prob(z).double() - p.log_prob(z).double()
         else:
-            found[name] = "analytic", kl_divergence(q, p).double()
-    return {name: (kind, _as_vectors(value, 2)) for name, (kind, value) in found.items()}
+            terms[name] = "analytic", kl_divergence(q, p).double()
+    return {name: (kind, _as_vectors(value, 2)) for name, (kind, value) in terms.items()}
 
 
 def _as_vectors(values: Tensor, batch_dims: int) -> Tensor:
-    """Whatever the shape of a site's event, a vector (*, D)."""
+    """Values of events of any shape as vectors (*, D)."""
     return values.reshape(*values.shape[:batch_dims], -1)
 
 
-def _per_dimension(parts: list[Tensor], num_samples: int, kind: str | None) -> KLPerDimension | None:
-    value, error = torch.cat(parts, 1).cpu()
+def _per_dimension(blocks: list[Tensor], num_samples: int, kind: str | None) -> KLPerDimension | None:
+    value, error = torch.cat(blocks, 1).cpu()
     return None if kind is None else KLPerDimension(value, error, num_samples, kind)
 
 
-def _exactly(value: Tensor) -> Tensor:
-    return torch.stack([value, torch.zeros_like(value)])
-
-
-def _mean_and_error(values: Tensor) -> Tensor:
-    """(K, b, D) -> (2, b, D)."""
-    K = len(values)
-    error = values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
-    return torch.stack([values.mean(0), error])
-
-
 class RateDistortion(NamedTuple):
-    """rate = KL(q(z|x) || p(z)), distortion = -E_q[log p(x|z)], both per datum: -ELBO = rate + distortion."""
+    """The rate KL(q(z|x) || p(z)) and the distortion -E_q[log p(x|z)], per datum: -ELBO = rate + distortion."""
 
     rate: Estimate
     distortion: Estimate
@@ -298,14 +300,20 @@ class RateDistortion(NamedTuple):
 def rate_distortion(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
 ) -> RateDistortion:
-    """The point of a program in the plane of rate and distortion, in nats.
+    """Estimates the point of a program in the plane of rate and distortion, in nats.
 
-    Alemi et al., "Fixing a Broken ELBO", ICML 2018. The rate bounds I_q(x; z) from above. Arguments, errors and
-    draws are those of `elbo_terms`, any program; the rate of a point guide (`Delta`) is infinite.
+    The rate bounds I_q(x; z) from above; that of a point guide (`Delta`) is infinite.
+
+    Args:
+        vae, x, num_samples, y, seed: as for `elbo_terms`, whose draws these are.
+
+    Raises:
+        DataError, ValueError: as for `elbo_terms`.
+
+    Reference:
+        Alemi, Poole, Fischer, Dillon, Saurous & Murphy, "Fixing a Broken ELBO", ICML 2018.
+        https://arxiv.org/abs/1711.00464
     """
-    terms = elbo_terms(vae, x, num_samples, y, seed)
-    loss = terms.reconstruction
-    distortion = Estimate("distortion", -loss.value, loss.value_error, num_samples, kind=loss.kind)
-    return RateDistortion(
-        Estimate("rate", terms.kl.value, terms.kl.value_error, num_samples, kind=loss.kind), distortion
-    )
+    _, reconstruction, kl = elbo_terms(vae, x, num_samples, y, seed)
+    rate, distortion = replace(kl, name="rate"), replace(reconstruction, name="distortion", value=-reconstruction.value)
+    return RateDistortion(rate, distortion)

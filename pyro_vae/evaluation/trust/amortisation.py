@@ -1,11 +1,10 @@
-"""What is lost by predicting q(z|x) with an encoder instead of fitting it to each datum.
+"""The loss by predicting q(z|x) with an encoder instead of fitting it to each datum.
 
     log p(x) - ELBO(q_encoder)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q_encoder)]           nats
             inference gap              approximation gap            amortisation gap
 
-q* is the best normal with diagonal covariance for that datum alone (Cremer, Li & Duvenaud, "Inference Suboptimality in
-Variational Autoencoders", ICML 2018). A large amortisation gap asks for a better encoder, a large approximation gap for
-a richer posterior; neither is mended by the other.
+q* is the best normal with diagonal covariance for that datum alone. A large amortisation gap asks for a better encoder,
+a large approximation gap for a richer posterior; neither mends the other.
 """
 
 import math
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.estimators import Estimate, mean_and_error
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
@@ -31,13 +30,13 @@ from pyro_vae.randomness import preserved, stream
 
 @dataclass(frozen=True)
 class Refinement:
-    """A guide fitted to each datum, beside the one that the encoder predicts.
+    """A guide fitted to each datum, beside the one that the encoder predicts. Printing it gives a line for each number.
 
     Attributes:
-        elbo: of the program's own guide, per datum: the mean log-weight.
-        refined: of the fitted one, by draws of the same noise.
-        gap: refined - elbo, the amortisation gap, with the error of that difference. It can come out negative where
-            there was nothing to gain, or by too few steps.
+        elbo: the ELBO of the program's own guide, per datum: the mean log-weight.
+        refined: the ELBO of the fitted guide, by draws of the same noise.
+        gap: refined - elbo, the amortisation gap, with the error of that difference. It can come out negative if there
+            was nothing to gain, or by too few steps.
         loc, scale: (N, D), the fitted normals.
     """
 
@@ -63,29 +62,35 @@ def refine(
     seed: int | None = None,
     first_block: int = 0,
 ) -> Refinement:
-    """The amortisation gap: for each datum loc and log scale of its q(z|x) are optimised, with the program frozen.
+    """Estimates the amortisation gap: loc and log scale of each q(z|x) are optimised, with the program frozen.
 
-    Adam from the encoder's answer, with a step size that falls to 0 along a cosine and counts in units of the
-    encoder's scales: by steps * step_size / 2 = 12 of them loc can move. The gradient is that of the sampled ELBO
-    without the score, whose mean is 0 ("sticking the landing", Roeder, Wu & Duvenaud, NeurIPS 2017), so that it has no
-    noise where q* is exact. What is found is an ELBO of its own datum, so the gap can be too small, never too large
-    beyond its error.
+    Adam starts from the encoder's answer, with a step size that falls to 0 along a cosine and counts in units of the
+    encoder's scales: loc can move by steps * step_size / 2 = 12 of them. The gradient is that of the sampled ELBO
+    without the score, whose mean is 0, so that it has no noise where q* is exact. The fitted guide gives an ELBO of its
+    own datum, so the gap can be too small, but not too large beyond its error.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate, with one latent site and a guide that is normal
             with diagonal covariance.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
-        steps: of the optimiser, for each block of 128 data.
-        step_size: of Adam.
-        draws_per_step: of z, for each gradient.
-        num_samples: K, draws of z for each datum, in the ELBO before and after.
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, how many blocks of 128 data stand before it.
+        steps: the steps of the optimiser for each block of 128 data.
+        step_size: Adam's.
+        draws_per_step: the draws of z for each gradient.
+        num_samples: K, the draws of z for each datum in the ELBO before and after.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: another guide (several sites, full covariance, flow, point), no data, steps below 1.
+
+    Reference:
+        Cremer, Li & Duvenaud, "Inference Suboptimality in Variational Autoencoders", ICML 2018.
+        https://arxiv.org/abs/1801.03558
+
+        Roeder, Wu & Duvenaud, "Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational
+        Inference", NeurIPS 2017. https://arxiv.org/abs/1703.09194
 
     Example:
         >>> import pyro_vae as pv
@@ -110,7 +115,7 @@ def refine(
 
 
 def refinable(vae: Any, x: Tensor, y: Tensor | None = None) -> bool:
-    """Whether `refine` applies: one latent site, and a guide that is normal with diagonal covariance.
+    """Returns whether `refine` applies: one latent site, and a guide that is normal with diagonal covariance.
 
     Args:
         vae, x, y: as for `refine`; one datum is looked at.
@@ -125,7 +130,7 @@ def refinable(vae: Any, x: Tensor, y: Tensor | None = None) -> bool:
     """
     with preserved(x.device):
         drawn = draw_blocks(vae, x[:1], 1, None if y is None else y[:1], None, _diagonal)
-        return all(found is not None for _, found in drawn)
+        return all(normal is not None for _, normal in drawn)
 
 
 class _Normal(NamedTuple):
@@ -150,15 +155,15 @@ def _read(pair: traces.Traces) -> tuple[_Normal, Tensor]:
 def _normal(pair: traces.Traces) -> _Normal:
     if (normal := _diagonal(pair)) is not None:
         return normal
-    found = ", ".join(f"{name} ~ {type(site['fn']).__name__}" for name, site in traces.latent_sites(pair.guide).items())
+    sites = ", ".join(f"{name} ~ {type(site['fn']).__name__}" for name, site in traces.latent_sites(pair.guide).items())
     raise ValueError(
         "refine replaces a normal with diagonal covariance and one latent site, as posteriors.DiagonalNormal gives it, "
-        f"by one fitted to each datum; this guide has {found}"
+        f"by one fitted to each datum; this guide has {sites}"
     )
 
 
 def _diagonal(pair: traces.Traces) -> _Normal | None:
-    """The guide's normals, if it has one latent site and that is a normal with diagonal covariance."""
+    """The guide's normals, if it has one latent site, which is a normal with diagonal covariance."""
     sites = traces.latent_sites(pair.guide)
     for name, site in sites.items():
         q: Any = site["fn"]
@@ -187,7 +192,7 @@ def _fitted(
 
 
 def _elbo_without_score(model: Callable[..., Any], normal: _Normal, data: tuple[Tensor, ...], draws: int) -> Tensor:
-    """(b,): its gradient is that of the ELBO, its parameters reach log q through z alone."""
+    """The ELBO (b,), whose parameters reach log q through z alone."""
     pair = traces.run(model, normal.guide(), draws, *data)
     z = pair.guide.nodes[normal.site]["value"]
     log_q = dist.Normal(normal.loc.detach(), normal.scale.detach()).to_event(1).log_prob(z)
@@ -204,11 +209,8 @@ def _log_weights(
 
 
 def _refinement(before: Tensor, after: Tensor, normals: list[_Normal]) -> Refinement:
-    K = len(before)
-
     def estimate(name: str, values: Tensor) -> Estimate:
-        error = values.std(0) / math.sqrt(K) if K > 1 else torch.full_like(values[0], math.nan)
-        return Estimate(name, values.mean(0), error, K, kind={normals[0].site: "sampled"})
+        return Estimate(name, *mean_and_error(values), len(values), kind={normals[0].site: "sampled"})
 
     loc = torch.cat([normal.loc for normal in normals])
     scale = torch.cat([normal.scale for normal in normals])

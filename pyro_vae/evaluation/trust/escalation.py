@@ -1,16 +1,17 @@
-"""More effort for the data whose importance weights can not be trusted, apart from the estimate at a fixed K.
+"""More effort for the data whose importance weights cannot be trusted, apart from the estimate at a fixed K.
 
     1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
     2. more samples from the guide       k-hat at or below 0.7: this is the answer
     3. annealing, with more temperatures                        this is, for what is left
 
-What is found here shall not replace the headline: the data were chosen by how their own draws came out, where one large
-weight raises k-hat and the estimate alike, and another program would have other data escalated. It says by how much the
+These answers must not replace the headline. The data were chosen by how their own draws came out: one large weight
+raises k-hat and the estimate alike, and another program would have other data escalated. They say by how much the
 headline's mean would change, up or down.
 
-Every value is a lower bound on log p(x) in expectation: a mean of weights with E[w] = p(x), its logarithm exceeds
-log p(x) by b nats with a probability of at most e^-b (Markov). So where annealing comes out 3 nats or more below the
-samples, its chains have missed what these have met. Such data are marked; their answer is most likely too low.
+Every value is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
+which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). So if annealing comes out 3 nats or more
+below the samples, its chains have missed what the samples have met. Such data are marked; their answer is most likely
+too low.
 
 The unit of cost is one evaluation of the decoder for one z and one datum, with its gradient or without.
 """
@@ -40,8 +41,8 @@ class Stage(NamedTuple):
     Attributes:
         value: the estimate.
         error: its Monte Carlo standard error.
-        khat: of its weights; NaN for annealing.
-        cost: evaluations of the decoder, beyond those of the stage before.
+        khat: the k-hat of its weights; NaN for annealing.
+        cost: the evaluations of the decoder, beyond those of the stage before.
     """
 
     value: float
@@ -54,10 +55,10 @@ class EscalatedDatum(NamedTuple):
     """A datum and its stages; `annealed` is None where more samples were enough.
 
     Attributes:
-        datum: its position.
+        datum: the position of the datum.
         fixed: the estimate at the fixed K.
-        more: with more samples, those of the fixed K among them.
-        annealed: by annealing.
+        more: the estimate with more samples, those of the fixed K among them.
+        annealed: the estimate by annealing.
     """
 
     datum: int
@@ -67,16 +68,16 @@ class EscalatedDatum(NamedTuple):
 
     @property
     def answer(self) -> Stage:
-        """The last stage."""
+        """The estimate of the last stage."""
         return self.annealed or self.more
 
     @property
     def missed(self) -> bool:
-        """Whether annealing lies 3 nats or more below the samples, so that it is most likely too low."""
+        """True where annealing lies 3 nats or more below the samples, so that it is most likely too low."""
         return self.answer.value < max(self.fixed.value, self.more.value) - MISSED
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         numbers = {
             "khat": self.fixed.khat,
             "iwae": self.fixed.value,
@@ -99,15 +100,15 @@ class EscalatedDatum(NamedTuple):
 
 @dataclass(frozen=True)
 class Escalation:
-    """What more effort found, to be shown beside the headline. Printing it gives a line for each datum.
+    """The answers of more effort, to be shown beside the headline. Printing it gives a line for each datum.
 
     Attributes:
         rows: the data that were taken, the largest k-hat first.
-        left_out: the positions of those for which the budget did not suffice.
+        left_out: the positions of the data for which the budget did not suffice.
         num_data: N, of which these are a part.
-        threshold: of k-hat.
-        budget: evaluations of the decoder that were allowed.
-        num_temperatures, num_chains: of the annealing from the guide.
+        threshold: the k-hat above which a datum is taken.
+        budget: the evaluations of the decoder that were allowed.
+        num_temperatures, num_chains: those of the annealing from the guide.
     """
 
     rows: list[EscalatedDatum]
@@ -120,27 +121,27 @@ class Escalation:
 
     @property
     def above(self) -> int:
-        """How many data have a k-hat above the threshold, taken or not."""
+        """The number of data with a k-hat above the threshold, taken or not."""
         return len(self.rows) + len(self.left_out)
 
     @property
     def spent(self) -> int:
-        """Evaluations of the decoder, the fixed K not counted; at most the budget."""
+        """The evaluations of the decoder, without those of the fixed K; at most the budget."""
         return _spent(self.rows)
 
     @property
     def mean_change(self) -> float:
-        """By how much the mean over all N data would rise if these answers stood in the headline."""
+        """The rise of the mean over all N data if these answers stood in the headline."""
         return sum(row.answer.value - row.fixed.value for row in self.rows) / self.num_data
 
     @property
     def mean_change_error(self) -> float:
-        """Its Monte Carlo error; too small, as that of the fixed K is where k-hat is above 0.7."""
+        """The Monte Carlo error of `mean_change`, too small, as that of the fixed K is for a k-hat above 0.7."""
         errors = [error for row in self.rows for error in (row.answer.error, row.fixed.error)]
         return math.hypot(*errors) / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         rows = [row.to_dict() for row in self.rows]
         counts = {
             "num_data": self.num_data,
@@ -180,30 +181,34 @@ def escalate(
     budget: int = 2_000_000,
     seed: int | None = None,
 ) -> Escalation:
-    """More samples, then annealing, for the data whose k-hat is above the threshold, the worst first.
+    """Spends more samples, then annealing, on the data whose k-hat is above the threshold, the worst first.
 
-    A datum is taken only if the budget still holds the cost of both stages, and then gets what it needs; what is left
-    where more samples were enough goes to the next data. The new samples join those of the fixed K: a large weight that
-    has been seen is not forgotten, and k-hat is of all draws together.
+    A datum is taken only if the budget still holds the cost of both stages. If more samples are enough for it, the cost
+    of annealing goes to the next data. The new samples join those of the fixed K: a large weight that has been seen is
+    not forgotten, and k-hat is that of all draws together.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
-        weights: the headline's, (K, N), as `log_weights` gives them. Without them K = num_samples are drawn here, which
+        weights: the headline's, (K, N), as `log_weights` gives them. By default K = num_samples are drawn here, which
             no budget counts, with the seed as it is: those of the headline, if that is its seed.
-        num_samples: K, where the weights are drawn here.
-        threshold: 0.7 by Vehtari et al. 2024.
-        more: more * K samples in the second stage, those of the fixed K among them.
-        num_temperatures, num_chains: of `ais`, from the guide.
-        budget: evaluations of the decoder, for all data together. The default is ten seconds for small
-            programs, and half a minute for images of 28 x 20 pixels.
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        num_samples: K, if the weights are drawn here.
+        threshold: the k-hat above which a datum is taken, 0.7 in the paper.
+        more: the second stage has more * K samples, those of the fixed K among them.
+        num_temperatures, num_chains: as for `ais`, from the guide.
+        budget: the evaluations of the decoder for all data together. The default takes ten seconds for small programs,
+            and half a minute for images of 28 x 20 pixels.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: weights of another number of data, numbers out of range, a guide without a density, or what `ais`
             refuses.
+
+    Reference:
+        Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto Smoothed Importance Sampling", JMLR 25, 2024.
+        https://arxiv.org/abs/1507.02646
 
     Example:
         >>> import pyro_vae as pv
@@ -222,7 +227,7 @@ def escalate(
     if len(weights) < 25:
         raise ValueError(f"a k-hat needs 25 samples or more; got {len(weights)}")
     stages = _Stages(vae, x, y, weights.cpu(), more, num_temperatures, num_chains, threshold)
-    waiting = [found.datum for found in worst_data(psis_khat(weights), len(x), threshold)]
+    waiting = [worst.datum for worst in worst_data(psis_khat(weights), len(x), threshold)]
     rows: list[EscalatedDatum] = []
     while taken := waiting[: (budget - _spent(rows)) // stages.cost]:
         waiting = waiting[len(taken) :]
@@ -231,10 +236,11 @@ def escalate(
 
 
 def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5) -> int:
-    """Evaluations of the decoder that `ais` needs for one datum, its pilots included.
+    """Counts the evaluations of the decoder that `ais` needs for one datum, its pilots included.
 
-    >>> annealing_cost(num_temperatures=0, num_chains=16)
-    33
+    Example:
+        >>> annealing_cost(num_temperatures=0, num_chains=16)
+        33
     """
     pilots = 0
     if num_temperatures:
@@ -251,7 +257,7 @@ def _spent(rows: list[EscalatedDatum]) -> int:
 
 @dataclass(frozen=True)
 class _Stages:
-    """The stages of some of the data."""
+    """The stages, and the data that may need them."""
 
     vae: Any
     x: Tensor
@@ -268,7 +274,7 @@ class _Stages:
 
     @property
     def cost(self) -> int:
-        """Of both stages, a datum."""
+        """The largest cost of a datum: that of both stages."""
         return self.new_samples + annealing_cost(self.num_temperatures, self.num_chains)
 
     def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
@@ -286,9 +292,9 @@ class _Stages:
             return []
         x, y = self._data(hard)
         seed = None if seed is None else derive(seed, "annealed")
-        found = annealed.ais(self.vae, x, self.num_temperatures, self.num_chains, y, seed)
+        estimate = annealed.ais(self.vae, x, self.num_temperatures, self.num_chains, y, seed)
         cost = annealing_cost(self.num_temperatures, self.num_chains)
-        numbers = zip(found.value.tolist(), found.value_error.tolist(), strict=True)
+        numbers = zip(estimate.value.tolist(), estimate.value_error.tolist(), strict=True)
         return [Stage(value, error, math.nan, cost) for value, error in numbers]
 
     def _data(self, chosen: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -297,7 +303,7 @@ class _Stages:
 
 
 def _weighed(weights: Tensor, cost: int) -> list[Stage]:
-    """The estimate from weights (K, B), a datum each."""
+    """One stage for each datum, from weights (K, B)."""
     bound, khat = block_bound(weights, len(weights)), psis_khat(weights)
     numbers = zip(bound.value.tolist(), bound.error.tolist(), khat.tolist(), strict=True)
     return [Stage(value, error, k, cost) for value, error, k in numbers]

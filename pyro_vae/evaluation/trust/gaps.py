@@ -1,11 +1,11 @@
-"""Where log p(x) - ELBO is lost, datum by datum, and what the program loses on data that it was not trained on.
+"""The gap between log p(x) and the ELBO, datum by datum, and the gap between training and test data.
 
     log p(x) - ELBO(q)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]           nats
        inference gap          approximation gap         amortisation gap
 
-q* is the best normal with diagonal covariance for that datum alone, see `amortisation`. log p(x) is nowhere known, so
-that a reference estimate stands in its place, and is named. Where it is a lower bound, as annealing gives it, the first
-two gaps come out too small by what the bound misses; the third needs no reference.
+q* is the best normal with diagonal covariance for that datum alone, see `amortisation`. Nobody knows log p(x), so that
+a reference estimate stands in its place, and is named. If it is a lower bound, as annealing gives it, the first two
+gaps come out too small by what the bound misses; the third needs no reference.
 """
 
 import math
@@ -24,10 +24,10 @@ class GapBudget:
     """log p(x) - ELBO and its parts, per datum. Printing it gives a line for each gap, and names the reference.
 
     Attributes:
-        reference: what stands for log p(x).
-        label: how it was obtained.
-        elbo: of the program's own guide.
-        refined: of the guide fitted to each datum; None where `refine` does not apply.
+        reference: the estimate that stands for log p(x).
+        label: how the reference was obtained.
+        elbo: the ELBO of the program's own guide.
+        refined: the ELBO of the guide fitted to each datum; None where `refine` does not apply.
         inference: reference - elbo.
         approximation: reference - refined, or None.
         amortisation: refined - elbo, or None; its draws share their noise, and its error is that of the difference.
@@ -43,12 +43,12 @@ class GapBudget:
 
     @property
     def loose(self) -> bool:
-        """Whether the reference lies below an ELBO by more than 4 errors: it is then no stand-in for log p(x)."""
+        """True where the reference lies below an ELBO by more than 4 errors: it cannot stand for log p(x) then."""
         gaps = [gap for gap in (self.inference, self.approximation) if gap is not None]
         return any(gap.mean < -4 * gap.monte_carlo_error for gap in gaps)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, None for a gap that is not known."""
+        """Converts to plain numbers for a report, with None for a gap that is not known."""
         gaps = {"inference": self.inference, "approximation": self.approximation, "amortisation": self.amortisation}
         numbers = {name: None if gap is None else gap.to_dict() for name, gap in gaps.items()}
         return {"num_data": self.inference.num_data, "reference": self.label, "loose": self.loose, **numbers}
@@ -63,10 +63,10 @@ class GapBudget:
 
 @dataclass(frozen=True)
 class TrainTestGap:
-    """Mean over training data minus mean over test data of one estimate. Printing it gives one line.
+    """The mean over training data minus the mean over test data of one estimate. Printing it gives one line.
 
     Attributes:
-        train, test: the same estimate of both.
+        train, test: the same estimate of both kinds of data.
     """
 
     train: Estimate
@@ -79,16 +79,16 @@ class TrainTestGap:
 
     @property
     def standard_error(self) -> float:
-        """Of the gap, over other data of both kinds: they are not paired, and their squared errors add up."""
+        """The standard error of the gap over other data of both kinds, which are not paired: squared errors add up."""
         return math.hypot(self.train.standard_error, self.test.standard_error)
 
     @property
     def monte_carlo_error(self) -> float:
-        """Of the gap, over other draws of z for the same data; the standard error contains it."""
+        """The error of the gap over other draws of z for the same data; the standard error contains it."""
         return math.hypot(self.train.monte_carlo_error, self.test.monte_carlo_error)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         numbers = {
             "mean": self.mean,
             "standard_error": self.standard_error,
@@ -116,28 +116,34 @@ def gap_budget(
     steps: int = 500,
     seed: int | None = None,
 ) -> GapBudget:
-    """The inference gap of each datum, and its two parts where the guide is a normal with diagonal covariance.
+    """Estimates the inference gap of each datum, and its two parts if the guide is a normal with diagonal covariance.
 
-    Cremer, Li & Duvenaud, "Inference Suboptimality in Variational Autoencoders", ICML 2018. Both parts are differences
-    on the same data, and so are their standard errors. The parts add up to the inference gap exactly, datum by datum.
-    For other guides, and several latent sites, only the inference gap is given. A gap that comes out below 0 is left
-    so: it says how large the errors are.
+        log p(x) - ELBO(q)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]           nats
+           inference gap          approximation gap         amortisation gap
+
+    Both parts are differences on the same data, and so are their standard errors. The parts add up to the inference gap
+    exactly, datum by datum. Other guides, and several latent sites, have the inference gap alone. A gap that comes out
+    below 0 is left so: it says how large the errors are.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
-        reference: of log p(x), for the same data in the same order; better than the ELBO by more than its own errors,
-            as `ais`, or `iwae` with many draws.
+        reference: an estimate of log p(x) for the same data in the same order, better than the ELBO by more than its
+            own errors, such as `ais`, or `iwae` with many draws.
         y: one-hot labels (N, C).
-        label: how the reference was obtained, for the reader; its name and number of draws where left out.
-        num_samples: K, draws of z for each datum and ELBO.
-        steps: of the optimiser that fits the guide, see `refine`.
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
-            The draws are others than those of estimates with the same seed, so that errors of differences add up.
+        label: how the reference was obtained, for the reader; by default its name and number of draws.
+        num_samples: K, the draws of z for each datum and ELBO.
+        steps: the steps of the optimiser that fits the guide, see `refine`.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
+            Estimates with the same seed have other draws, so that errors of differences add up.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: a reference for another number of data, no data, numbers out of range, or a guide without a density.
+
+    Reference:
+        Cremer, Li & Duvenaud, "Inference Suboptimality in Variational Autoencoders", ICML 2018.
+        https://arxiv.org/abs/1801.03558
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -155,7 +161,10 @@ def gap_budget(
 
 
 class ELBOs(NamedTuple):
-    """Of the program's own guide, of one fitted to each datum, and their difference; None where `refine` has none."""
+    """The ELBOs of the program's own guide and of one fitted to each datum, and their difference.
+
+    The last two are None where `refine` does not apply.
+    """
 
     elbo: Estimate
     refined: Estimate | None
@@ -172,11 +181,20 @@ def elbos(
     seed: int | None = None,
     first_block: int = 0,
 ) -> ELBOs:
-    """What `gap_budget` holds against its reference. Arguments and errors as there; `first_block` as for `elbo`."""
+    """Estimates the ELBOs that `gap_budget` holds against its reference.
+
+    Args:
+        vae, x, y, num_samples, steps, seed: as for `gap_budget`.
+        first_block: as for `elbo`.
+
+    Raises:
+        DataError: data outside the support of the likelihood.
+        ValueError: no data, numbers out of range, or a guide without a density.
+    """
     seed = None if seed is None else derive(seed, "gaps")
     if refinable(vae, x, y):
-        found = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed, first_block=first_block)
-        return ELBOs(found.elbo, found.refined, found.gap)
+        refinement = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed, first_block=first_block)
+        return ELBOs(refinement.elbo, refinement.refined, refinement.gap)
     bound = elbo(vae, x, num_samples, y, seed, first_block=first_block)
     if "infinite" in bound.kind.values():
         raise ValueError("the guide is a point (Delta) and has no density: its ELBO, and every gap, is infinite")
@@ -184,21 +202,22 @@ def elbos(
 
 
 def budget(reference: Estimate, guides: ELBOs, label: str) -> GapBudget:
-    """The gaps between a reference for log p(x) and the ELBOs of the same data."""
+    """Subtracts the ELBOs from a reference for log p(x) of the same data, see `gap_budget`."""
     own, refined, amortisation = guides
     approximation = None if refined is None else _gap("approximation gap", reference, refined)
     return GapBudget(reference, label, own, refined, _gap("inference gap", reference, own), approximation, amortisation)
 
 
 def train_test_gap(train: Estimate, test: Estimate) -> TrainTestGap:
-    """How much better the program does on training data than on test data, by one estimate of both.
+    """Compares how well the program does on training data and on test data, by one estimate of both.
 
-    By the ELBO the gap holds what the decoder and what the encoder owe to the training data; by log p(x), which no
-    encoder enters, the decoder's share alone.
+    The gap of the ELBO holds what both decoder and encoder owe to the training data. That of log p(x), which no encoder
+    enters, holds the decoder's share alone.
 
     Args:
         train: `elbo`, `iwae` or `ais` of training data, or of a random subset of them.
-        test: the same of test data, with the same number of draws, or bounds of unequal tightness are compared.
+        test: the same estimate of test data. It needs the same number of draws, for bounds of unequal tightness cannot
+            be compared.
 
     Raises:
         ValueError: two different estimates.

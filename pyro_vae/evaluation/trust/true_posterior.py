@@ -3,8 +3,8 @@
     log p(z|x) = log p(x, z) - log p(x),      drawn from with the gradient of log p(x, z) in z alone
 
 The sampler is Pyro's NUTS on the program's model. It needs no guide, so that its draws are an outside opinion on
-q(z|x), in any number of dimensions; a grid is better where there are one or two. Draws of a Markov chain are worth
-something only where several chains, begun apart, agree: R-hat says whether they do.
+q(z|x), in any number of dimensions; a grid is better for one or two. Draws of a Markov chain are worth something only
+if several chains, begun apart, agree: R-hat says whether they do.
 """
 
 import math
@@ -27,6 +27,7 @@ from pyro_vae.randomness import stream
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from xarray import DataTree
 
 LARGEST_RHAT = 1.01  # Vehtari et al. 2021
 ROWS = 24  # of a printed table
@@ -56,7 +57,7 @@ class PosteriorDraws:
     Attributes:
         draws: site -> (chains, draws, *event), by NUTS.
         guide: site -> (chains * draws, *event), independent draws from q(z|x); all equal where the guide is a point.
-        diverging: (chains, draws), where the integrator lost the energy: nearby are corners that were not explored.
+        diverging: (chains, draws), True where the integrator lost the energy: corners nearby were not explored.
         observed: site -> (*event), the datum.
         mixing: site -> R-hat, effective sample sizes and the error of the mean, for each latent number.
         num_warmup: transitions of each chain before the first draw.
@@ -71,40 +72,40 @@ class PosteriorDraws:
 
     @property
     def num_chains(self) -> int:
-        """How many chains there are."""
+        """The number of chains."""
         return self.diverging.shape[0]
 
     @property
     def num_draws(self) -> int:
-        """Draws of each chain."""
+        """The number of draws of each chain."""
         return self.diverging.shape[1]
 
     @property
     def divergences(self) -> int:
-        """Number of divergent transitions, over all chains."""
+        """The number of divergent transitions, over all chains."""
         return int(self.diverging.sum())
 
     @property
     def rhat_max(self) -> float:
         """The largest R-hat of all latent numbers; NaN if one of them is."""
-        return torch.cat([found.rhat.flatten() for found in self.mixing.values()]).max().item()
+        return torch.cat([each.rhat.flatten() for each in self.mixing.values()]).max().item()
 
     @property
     def ess_min(self) -> float:
         """The smallest effective sample size, bulk or tail, of all latent numbers."""
-        sizes = [size.flatten() for found in self.mixing.values() for size in (found.ess_bulk, found.ess_tail)]
+        sizes = [size.flatten() for each in self.mixing.values() for size in (each.ess_bulk, each.ess_tail)]
         return torch.cat(sizes).min().item()
 
     @property
     def agree(self) -> bool:
-        """Whether every R-hat is below 1.01. Where it is not, the draws can not be taken for those of the posterior."""
+        """True where every R-hat is below 1.01; otherwise the draws cannot be taken for those of the posterior."""
         return self.rhat_max < LARGEST_RHAT
 
     def compare(self) -> dict[str, Comparison]:
-        """Site -> means and standard deviations of both, and how far apart the means are."""
+        """Compares the draws with those of the guide, site by site."""
         return {name: self._compared(name) for name in self.draws}
 
-    def to_inference_data(self) -> "InferenceData":
+    def to_inference_data(self) -> "InferenceData | DataTree":
         """The chains in the containers of ArviZ, for its tables and pictures: posterior, sample_stats, observed_data.
 
         Dimensions are (chain, draw, <site>_dim_0, ...); the attribute `sampling` names the sampler.
@@ -113,7 +114,7 @@ class PosteriorDraws:
         return chains_to_inference_data(self.draws, self.diverging, self.observed, about)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None where one is unknown."""
+        """Converts to plain numbers for a report, with None for one that is unknown."""
         about = {"method": "NUTS", "num_draws": self.num_draws, "chains": self.num_chains}
         verdict = {"rhat_max": known(self.rhat_max), "ess_min": known(self.ess_min), "agree": self.agree}
         counts = {"num_warmup": self.num_warmup, "divergences": self.divergences}
@@ -198,38 +199,42 @@ def nuts(
     max_tree_depth: int = 8,
     seed: int | None = None,
 ) -> PosteriorDraws:
-    """Draws from the true posterior p(z|x) of one datum, by Pyro's NUTS, beside draws from the guide.
+    """Draws from the true posterior p(z|x) of one datum by Pyro's NUTS, and as often from the guide.
 
-    Hoffman & Gelman, "The No-U-Turn Sampler", JMLR 2014. The parameters of the program are held still; z alone moves.
-    The chains run one after another in this process, each from a draw of its own from the prior p(z), which is wider
-    than the posterior and owes nothing to the guide; each tunes a step size and a scale for every direction in its
-    warm-up. Agreement of the chains is necessary, not sufficient: a mode that none of them met leaves no sign.
+    The parameters of the program are held still; z alone moves. The chains run one after another in this process, each
+    from a draw of its own from the prior p(z), which is wider than the posterior and owes nothing to the guide. Each
+    tunes a step size and a scale for every direction in its warm-up. Agreement of the chains is necessary, not
+    sufficient: a mode that none of them met leaves no sign.
 
-    Any program over one data plate, of any number of latent sites; the guide may be a point (`Delta`).
+    This works for any program over one data plate, with any number of latent sites; the guide may be a point (`Delta`).
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
         x: one datum, (1, *x_shape).
         y: its one-hot label, (1, C).
-        num_draws: of each chain, 4 or more. For the digits in 20 dimensions 500 held R-hat below 1.01; after 400 it was
-            above for half of the data, though their chains had mixed.
+        num_draws: the draws of each chain, 4 or more. For the digits in 20 dimensions 500 held R-hat below 1.01; after
+            400 it was above for half of the data, though their chains had mixed.
         num_warmup: transitions of each chain before the first draw.
         num_chains: two or more, which R-hat compares; four by the paper of R-hat.
         max_tree_depth: at most 2^depth - 1 gradients in each transition.
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
         DataError: data outside the support of the likelihood.
         ValueError: not one datum, numbers out of range, a latent that does not range over all real numbers, a program
             with sites outside the data plate, or a chain that would start where p(x, z) is 0.
 
+    Reference:
+        Hoffman & Gelman, "The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo", JMLR 15,
+        2014. https://arxiv.org/abs/1111.4246
+
     Example:
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(pv.priors.StandardNormal(2),
         ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
-        >>> found = nuts(vae, torch.zeros(1, 4), num_draws=20, num_warmup=10, num_chains=2, seed=0)
-        >>> found.draws["z"].shape, found.compare()["z"].mean.shape
+        >>> posterior = nuts(vae, torch.zeros(1, 4), num_draws=20, num_warmup=10, num_chains=2, seed=0)
+        >>> posterior.draws["z"].shape, posterior.compare()["z"].mean.shape
         (torch.Size([2, 20, 2]), torch.Size([2]))
     """
     check_tensor(x)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import newest_checkpoint
-from pyro_vae.report import comparison_report as report
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import newest_checkpoint
+from pyro_vae.report.cells import as_typed
+from pyro_vae.report.documents.comparison_document import against
 
 # A name, what runs are pooled over, and what is of a report: the evaluation is done anew.
 _NO_SETTINGS = ("preset", "seed", *Config.within("report"))
@@ -35,7 +36,7 @@ class Disagreement(NamedTuple):
     values: dict[str, list[str]]
 
     def __str__(self) -> str:
-        return f"{self.what}: {report.against(self.values)}"
+        return f"{self.what}: {against(self.values)}"
 
 
 class Group(NamedTuple):
@@ -110,15 +111,15 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
 def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
     found = newest_checkpoint(path)
     run, config = Run(path, found.config), found.config
-    if run.status() not in ("trained", "finished"):
-        done = f"{run.status()}, {found.progress.epoch} of {config.epochs} epochs"
+    if run.status.now() not in ("trained", "finished"):
+        done = f"{run.status.now()}, {found.progress.epoch} of {config.epochs} epochs"
         raise CheckpointError(
             f"{path} is not finished ({done}): go on with python scripts/train_svi.py --out {path} --resume"
         )
     if config.posterior == "delta":
         raise UsageError(f"{path} is a plain autoencoder: it has no log p(x) to compare. Leave it out")
     num_data = config.test_data if test_data is None else test_data
-    return Candidate(name, path, config, tested(config, run.about()["protocol"], num_data))
+    return Candidate(name, path, config, tested(config, run.status.read()["protocol"], num_data))
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def _settings(config: Config) -> dict[str, Any]:
 def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candidate]]) -> list[str]:
     if len(members) == 1:
         return ["seeds " + ", ".join(str(run.config.seed) for run in members[0])]
-    parts = [[f"{name}={report.plain(value)}" for name, value in own.items()] for own in settings]
+    parts = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
     fits = [i for i in range(2, len(parts[0]) + 1) if max(len(", ".join(p[:i])) for p in parts) <= _LONGEST_LABEL]
     shown = max(fits, default=1)
     more = f", +{len(parts[0]) - shown}" if len(parts[0]) > shown else ""

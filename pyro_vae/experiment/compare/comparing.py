@@ -19,9 +19,13 @@ from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import Trained, held, open_run
-from pyro_vae.report import comparison_report as report
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
+from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.markdown import to_markdown
+from pyro_vae.report.render.plain_text import to_text
 
 _MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart
 
@@ -132,7 +136,7 @@ def compare(
         "groups": [_row(pool, chosen, evaluation.seed) for pool in pools],
         "runs": [_run_row(runs[i], measured[i], pool.group.label) for pool in pools for i in pool.group.members],
     }
-    return {**content, "notes": report.notes(content)}
+    return {**content, "notes": comparison_notes(content)}
 
 
 def new_folder(root: Path) -> Path:
@@ -142,22 +146,23 @@ def new_folder(root: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def write(folder: Path, found: dict[str, Any]) -> str:
+def write(folder: Path, comparison: dict[str, Any]) -> str:
     """Writes comparison.json, .txt, .md, .csv and .png, and returns the text."""
-    text = report.to_text(found)
+    document = comparison_document(comparison)
+    text = to_text(document)
     files.make_folder(folder)
-    files.write(folder / "comparison.json", files.to_json(found))
+    files.write(folder / "comparison.json", files.to_json(comparison))
     files.write(folder / "comparison.txt", (text + "\n").encode())
-    files.write(folder / "comparison.md", (report.to_markdown(found) + "\n").encode())
-    files.write(folder / "comparison.csv", report.to_csv(found).encode())
-    files.write(folder / "comparison.png", picture(found))
+    files.write(folder / "comparison.md", to_markdown(document).encode())
+    files.write(folder / "comparison.csv", to_csv(comparison_rows(comparison)).encode())
+    files.write(folder / "comparison.png", picture(comparison))
     return text
 
 
-def _images(trained: Trained, num_data: int | None) -> str:
+def _images(trained: TrainedRun, num_data: int | None) -> str:
     """A hash of the test data before any draw: equal where the i-th datum is the same image, however binarised."""
     split = replace(trained.data.test, recipe="none", drawn=None)
-    x = held(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).x
+    x = DataReader(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).whole().x
     return files.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes())
 
 

@@ -6,6 +6,7 @@ candidates of an escalation, of which a process keeps no more than may be needed
 blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -22,9 +23,8 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.diagnostics import guide_draws
 from pyro_vae.evaluation.trust.gaps import elbos
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
-from pyro_vae.experiment.run.opened import Reader
-from pyro_vae.randomness import derive, generator
-from pyro_vae.report import headline
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.randomness import derive, generator, stream
 
 Part = dict[str, Estimate | Tensor]  # the first dimension of each tensor is that of the data
 
@@ -49,6 +49,14 @@ def _elbo(subject: Subject, block: Block) -> Part:
     return {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
 
 
+def _bound(subject: Subject, block: Block) -> Part:
+    """log p(x) alone, for which no weights are held."""
+    vae, draws = subject.trained.vae, subject.plan.num_samples
+    with divergence("an estimate on the test data"):
+        bound = evaluation.iwae(vae, block.x, draws, block.y, subject.seed, first_block=block.number)
+    return {"log_likelihood": bound}
+
+
 def _log_likelihood(subject: Subject, block: Block) -> Part:
     vae, (number, positions, x, y) = subject.trained.vae, block
     with divergence("an estimate on the test data"):
@@ -63,8 +71,8 @@ def _log_likelihood(subject: Subject, block: Block) -> Part:
 def _classes(subject: Subject, block: Block) -> Part:
     trained, draws = subject.trained, subject.plan.elbo_samples
     frequencies = trained.data.train.one_hot(trained.data.num_classes).mean(0)
-    found = evaluation.classify(trained.vae, block.x, frequencies, draws, subject.seed, first_block=block.number)
-    return {name: getattr(found, name).T for name in ("log_likelihood", "log_posterior", "khat")}
+    classes = evaluation.classify(trained.vae, block.x, frequencies, draws, subject.seed, first_block=block.number)
+    return {name: getattr(classes, name).T for name in ("log_likelihood", "log_posterior", "khat")}
 
 
 def _rounding(subject: Subject, block: Block) -> Part:
@@ -85,8 +93,8 @@ def _annealing(subject: Subject, block: Block) -> Part:
 
 
 def _grid(subject: Subject, block: Block) -> Part:
-    found = evaluation.quadrature(subject.trained.vae, block.x, block.y)
-    return {"grid": replace(found, num_samples=0)}  # the largest n^D, which is that of all blocks together
+    grid = evaluation.quadrature(subject.trained.vae, block.x, block.y)
+    return {"grid": replace(grid, num_samples=0)}  # the largest n^D, which is that of all blocks together
 
 
 def _simulated(subject: Subject, block: Block) -> Part:
@@ -109,8 +117,8 @@ def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
 
 
 def _guides(subject: Subject, block: Block) -> Part:
-    found = elbos(subject.trained.vae, block.x, block.y, seed=subject.seed, first_block=block.number)
-    return {name: each for name, each in found._asdict().items() if each is not None}
+    guides = elbos(subject.trained.vae, block.x, block.y, seed=subject.seed, first_block=block.number)
+    return {name: each for name, each in guides._asdict().items() if each is not None}
 
 
 def _training(subject: Subject, block: Block) -> Part:
@@ -119,8 +127,15 @@ def _training(subject: Subject, block: Block) -> Part:
 
 
 def _reconstruction(subject: Subject, block: Block) -> Part:
-    draws = {"elbo_samples": subject.plan.elbo_samples, "likelihood_samples": subject.plan.num_samples}
-    return {**headline.measure(subject.trained.vae, block.x, block.y, **draws, seed=subject.seed)}
+    """Of a plain autoencoder: log p(x|z) at the code, and the RMSE of the mean of p(x|z)."""
+    vae, (_, _, x, y) = subject.trained.vae, block
+    reconstruction: Any = _elbo(subject, block)["reconstruction"]
+    with stream(subject.seed, "rmse", device=x.device):
+        means = vae.reconstruct(x, y)[0]
+    value = (means - x).double().flatten(1).square().mean(1).sqrt().cpu()
+    is_exact = set(reconstruction.kind.values()) == {"infinite"}  # every latent is a point: draws are all the same
+    error = torch.full_like(value, 0.0 if is_exact else math.nan)
+    return {"reconstruction": reconstruction, "rmse": Estimate("RMSE", value, error, 1, unit="per number")}
 
 
 def _has_labels(subject: Subject) -> bool:
@@ -143,16 +158,16 @@ class Task:
     ask: Callable[[Subject, Block], Part]
     says: str
     applies: Callable[[Subject], Any]
-    data: Callable[[Subject], tuple[Reader | None, Tensor]]
+    data: Callable[[Subject], tuple[DataReader | None, Tensor]]
     is_headline: bool = False
     surroundings: Callable[[Subject], AbstractContextManager[None]] = lambda subject: nullcontext()
 
 
-def _of_test(subject: Subject) -> tuple[Reader, Tensor]:
+def _of_test(subject: Subject) -> tuple[DataReader, Tensor]:
     return subject.test, torch.arange(len(subject.test))
 
 
-def _of_chosen(subject: Subject) -> tuple[Reader, Tensor]:
+def _of_chosen(subject: Subject) -> tuple[DataReader, Tensor]:
     return subject.test, subject.chosen
 
 
@@ -170,6 +185,14 @@ TASKS = {
     ),
     "elbo": Task(
         _elbo, "ELBO of {size} test data, {plan.elbo_samples} draws each", _has_density, _of_test, is_headline=True
+    ),
+    "log_likelihood": Task(
+        _bound,
+        "log p(x) of {size} test data, K = {plan.num_samples}",
+        lambda s: _has_density(s) and s.plan.is_headline,
+        _of_test,
+        is_headline=True,
+        surroundings=Subject.graphs,
     ),
     "iwae": Task(
         _log_likelihood,
@@ -233,22 +256,22 @@ def measure(subject: Subject, name: str, wanted: Sequence[int] | None = None) ->
         DataError: data outside the support of the likelihood.
     """
     task = TASKS[name]
-    found: dict[int, Part | str] = {}
+    answers: dict[int, Part | str] = {}
     with task.surroundings(subject):
         for block in _read(subject, task, blocks_of(subject, name) if wanted is None else wanted):
             try:
-                found[block.number] = task.ask(subject, block)
+                answers[block.number] = task.ask(subject, block)
             except ValueError as error:
                 if task.is_headline:
                     raise
-                found[block.number] = str(error)
-    return found
+                answers[block.number] = str(error)
+    return answers
 
 
-def joined(found: Iterable[Part | str]) -> Part | str:
+def joined(answers: Iterable[Part | str]) -> Part | str:
     """The parts of all blocks, in the order of the blocks, as one; the first sentence where there is one."""
     parts: list[Part] = []
-    for part in found:
+    for part in answers:
         if isinstance(part, str):
             return part
         parts.append(part)

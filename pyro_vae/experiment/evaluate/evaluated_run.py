@@ -12,7 +12,8 @@ from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.escalation import MORE
 from pyro_vae.experiment import build
 from pyro_vae.experiment.evaluate.effort import Plan
-from pyro_vae.experiment.run.opened import Reader, Trained
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.model.posteriors import Delta
 from pyro_vae.randomness import derive
 
@@ -28,16 +29,16 @@ class Subject:
         plan: how closely.
     """
 
-    trained: Trained
+    trained: TrainedRun
     plan: Plan
 
     @cached_property
-    def test(self) -> Reader:
+    def test(self) -> DataReader:
         """The test data."""
         return self.trained.reader("test", self.plan.test_data)
 
     @cached_property
-    def train(self) -> Reader:
+    def train(self) -> DataReader:
         """Training data whose aggregate posterior is measured."""
         return self.trained.reader("train", self.plan.latent_data)
 

@@ -2,7 +2,7 @@
 
 Each section is a function of what is looked at and adds keys of its own. What a program can not be asked, a KL to a
 prior that differs between labels, say, is left out, and `left_out` says why in a sentence. What is computed of single
-data comes from `parts`, be it measured here or put together from shards.
+data comes from `block_tasks`, be it measured here or put together from shards.
 """
 
 import itertools
@@ -24,13 +24,11 @@ from pyro_vae.evaluation.bounds import steps
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
-from pyro_vae.experiment.evaluate import block_tasks
+from pyro_vae.experiment.evaluate import block_tasks, headline
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
-from pyro_vae.experiment.run.opened import Trained
-from pyro_vae.experiment.train import training_report
-from pyro_vae.report import headline
+from pyro_vae.experiment.run.trained_run import TrainedRun
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -67,9 +65,9 @@ class Look(Subject):
         if name not in self.parts:
             with self.step(name, block_tasks.says(self, name)):
                 self.parts[name] = block_tasks.joined(block_tasks.measure(self, name).values())
-        if isinstance(found := self.parts[name], str):
-            raise ValueError(found)
-        return found
+        if isinstance(part := self.parts[name], str):
+            raise ValueError(part)
+        return part
 
     @property
     def terms(self) -> evaluation.ELBOTerms:
@@ -79,13 +77,16 @@ class Look(Subject):
     @cached_property
     def curve(self) -> IWAECurve:
         """The bounds at k = 1 ... K of the test data."""
-        found = self.part("iwae")
-        bounds = {k: found[str(k)] for k in steps(self.plan.num_samples)}
-        return IWAECurve(bounds, found["jackknife"], found["khat"], found["ess"])
+        part = self.part("iwae")
+        bounds = {k: part[str(k)] for k in steps(self.plan.num_samples)}
+        return IWAECurve(bounds, part["jackknife"], part["khat"], part["ess"])
 
     @property
     def log_likelihood(self) -> Estimate:
-        """The headline: the last point of the curve."""
+        """The headline: the last point of the curve, where there is one."""
+        if self.plan.is_headline:
+            bound: Estimate = self.part("log_likelihood")["log_likelihood"]
+            return bound
         last = self.curve.bounds[self.plan.num_samples]
         return Estimate("log p(x)", last.value, last.value_error, last.num_samples)
 
@@ -107,7 +108,7 @@ class Look(Subject):
 
 
 def evaluate(
-    trained: Trained, plan: Plan, say: Say = lambda sentence: None, found: Mapping[str, Part | str] | None = None
+    trained: TrainedRun, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
 ) -> Look:
     """Everything the plan asks of a run; `Look.report` is what report.json will hold.
 
@@ -115,16 +116,19 @@ def evaluate(
         trained: the run.
         plan: how closely.
         say: told what is being done.
-        found: what shards have computed, by task; see `sharding`.
+        parts: what shards have computed, by task; see `shards`.
 
     Raises:
         DivergenceError: an estimate is not finite.
     """
-    look = Look(trained, plan, say, dict(found or {}))
-    if look.is_autoencoder:
-        _autoencoder(look)
+    look = Look(trained, plan, say, dict(parts or {}))
+    estimates = _headline(look)
+    if plan.is_headline:
         return look
-    _headline(look)
+    look.report["per_datum"] = _per_datum(look, estimates)
+    if look.is_autoencoder:
+        return look
+    _curve(look)
     _trust(look)
     sections = {
         "more work": _escalated,
@@ -139,38 +143,35 @@ def evaluate(
     return look
 
 
-def _autoencoder(look: Look) -> None:
+def _headline(look: Look) -> dict[str, Estimate]:
     with divergence("an estimate on the test data"):
-        estimates = headline.finite(look.part("reconstruction"))
-    look.report |= training_report.describe(look.trained, estimates, None, _rounding(look))
-    look.report["per_datum"] = _per_datum(look, estimates)
-
-
-def _headline(look: Look) -> None:
-    terms = look.terms._asdict()
-    with divergence("an estimate on the test data"):
-        estimates = headline.finite({**terms, "log_likelihood": look.log_likelihood})
-    look.report |= training_report.describe(look.trained, estimates, _classes(look), _rounding(look))
-    if (status := look.trained.run.status()) not in ("trained", "finished"):
-        epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
-        look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
-    look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
-    look.report["jackknife"] = look.curve.jackknife.to_dict()
-    look.report["per_datum"] = _per_datum(look, estimates)
+        if look.is_autoencoder:
+            estimates = headline.finite(look.part("reconstruction"))
+        else:
+            estimates = headline.finite({**look.terms._asdict(), "log_likelihood": look.log_likelihood})
+    look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look))
+    return estimates
 
 
 def _classes(look: Look) -> dict[str, Any] | None:
     if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
-    found = {name: column.T for name, column in look.part("classes").items()}
-    return headline.classification(
-        evaluation.Classification(**found, num_samples=look.plan.elbo_samples), look.test.labels
-    )
+    columns = {name: column.T for name, column in look.part("classes").items()}
+    classes = evaluation.Classification(**columns, num_samples=look.plan.elbo_samples)
+    return headline.of_classes(classes, look.test.labels)
 
 
 def _rounding(look: Look) -> dict[str, Any] | None:
     applies = block_tasks.TASKS["rounding"].applies(look)
-    return headline.rounding(look.part("rounding")["rounding"]) if applies else None
+    return headline.of_rounding(look.part("rounding")["rounding"]) if applies else None
+
+
+def _curve(look: Look) -> None:
+    if (status := look.trained.run.status.now()) not in ("trained", "finished"):
+        epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
+        look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
+    look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
+    look.report["jackknife"] = look.curve.jackknife.to_dict()
 
 
 def _trust(look: Look) -> None:
@@ -201,12 +202,12 @@ def _escalated(look: Look) -> None:
     above = evaluation.worst_data(khat, len(khat))
     if not plan.escalated_draws or not above:
         return
-    found = look.part("iwae")
+    part = look.part("iwae")
     worst = sorted(datum for datum, _ in above[: look.most_escalated])
-    at = torch.isin(found["hard"], torch.tensor(worst, dtype=torch.int64))
-    x, y = look.test.at(found["hard"][at])
+    at = torch.isin(part["hard"], torch.tensor(worst, dtype=torch.int64))
+    x, y = look.test.at(part["hard"][at])
     with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
-        weights = found["hard_weights"][at].T  # those of the headline
+        weights = part["hard_weights"][at].T  # those of the headline
         taken = evaluation.escalate(
             look.trained.vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed
         )
@@ -230,7 +231,7 @@ def _latent(look: Look) -> None:
     look.report["latent"] = {
         "num_data": len(x),
         "active": {site: _activity(active, site) for site in active.variance},
-        "kl_per_dimension": {site: found and _spectrum(found) for site, found in kl.items()},
+        "kl_per_dimension": {site: spectrum and _spectrum(spectrum) for site, spectrum in kl.items()},
         "mutual_information": information.to_dict(),
         "marginal_kl": terms and terms.marginal_kl.to_dict(),
         "total_correlation": correlation and correlation.to_dict(),
@@ -265,11 +266,11 @@ def _annealed(look: Look) -> None:
 def _simulated(look: Look) -> None:
     if not look.plan.annealed_data:
         return
-    found = look.part("simulated")
-    bounds = evaluation.BidirectionalEstimate(found["forward"], found["reverse"], torch.empty(0))
+    part = look.part("simulated")
+    bounds = evaluation.BidirectionalEstimate(part["forward"], part["reverse"], torch.empty(0))
     look.report["simulated"] = {
         "num_data": look.plan.annealed_data,
-        **{name: estimate.to_dict() for name, estimate in found.items()},
+        **{name: estimate.to_dict() for name, estimate in part.items()},
         "gap": bounds.gap,
         "gap_error": bounds.gap_error,
     }
@@ -280,8 +281,8 @@ def _gaps(look: Look) -> None:
     gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
     if look.reference is not None:
         label, reference = look.reference
-        found = look.part("gaps")
-        guides = ELBOs(found["elbo"], found.get("refined"), found.get("amortisation"))
+        part = look.part("gaps")
+        guides = ELBOs(part["elbo"], part.get("refined"), part.get("amortisation"))
         gaps |= budget(reference, guides, label).to_dict()
     look.report["gaps"] = gaps
 
@@ -292,17 +293,17 @@ def _posterior(look: Look) -> None:
     if look.latent_dim <= PICTURE_DIM:
         with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
-            found: dict[str, Any] = {"method": "grid"}
+            about: dict[str, Any] = {"method": "grid"}
     elif size := look.plan.posterior_draws:
         with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
             draws = evaluation.nuts(
                 look.trained.vae, x, y, num_draws=size, num_warmup=min(200, max(50, size)), seed=look.seed
             )
-            look.posterior, found = draws, draws.to_dict()
+            look.posterior, about = draws, draws.to_dict()
     else:
         return
     label = None if look.test.labels is None else int(look.test.labels[datum])
-    look.report["posterior"] = {"datum": datum, "label": label, **found}
+    look.report["posterior"] = {"datum": datum, "label": label, **about}
 
 
 def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
@@ -341,9 +342,9 @@ def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:
     }
 
 
-def _spectrum(found: evaluation.KLPerDimension) -> dict[str, Any]:
-    errors = [known(error) for error in found.standard_error.tolist()]
-    return {"mean": found.mean.tolist(), "standard_error": errors, "kind": found.kind}
+def _spectrum(kl: evaluation.KLPerDimension) -> dict[str, Any]:
+    errors = [known(error) for error in kl.standard_error.tolist()]
+    return {"mean": kl.mean.tolist(), "standard_error": errors, "kind": kl.kind}
 
 
 def _above(khat: Tensor) -> str:

@@ -10,14 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pyro_vae.evaluation.trust.diagnostics import Groups, draws_to_inference_data
-from pyro_vae.experiment import build
-from pyro_vae.experiment.evaluate import report_pictures
+from pyro_vae.evaluation.trust import arviz_adapter
+from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
+from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import command, surroundings
-from pyro_vae.report.render import html, texts
+from pyro_vae.experiment.run.provenance import command, surroundings
+from pyro_vae.report.documents import evaluation_document as documents
+from pyro_vae.report.documents.estimate_sections import for_programs, of_single_data
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.html_page import to_html
+from pyro_vae.report.render.latex import to_latex
+from pyro_vae.report.render.markdown import to_markdown
+from pyro_vae.report.render.plain_text import to_text
 
 TIMINGS = "timings.json"
 
@@ -41,16 +47,16 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     report = look.report
     report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
     report["run"] = about(look)
-    shown = report_pictures.panels(look)
-    text = texts.to_table(report)
+    pictures = run_pictures.of_page(run_pictures.Source(look.trained, look.test, report, look.posterior))
+    document, text = documents.evaluation_document(report, pictures), to_text(documents.terminal_document(report))
     contents = {
         "report.json": files.to_json(report),
         "report.txt": (text + "\n").encode(),
-        "report.md": texts.to_markdown(report).encode(),
-        "report.csv": texts.to_csv(report).encode(),
-        "data.csv": texts.to_data_csv(report).encode(),
-        "report.tex": texts.to_latex(report).encode(),
-        "report.html": html.to_html(report, shown).encode(),
+        "report.md": to_markdown(document).encode(),
+        "report.csv": to_csv(for_programs(report)).encode(),
+        "data.csv": to_csv(of_single_data(report)).encode(),
+        "report.tex": to_latex(*documents.latex_row(report)).encode(),
+        "report.html": to_html(document).encode(),
     }
     if "curve" in report:
         contents["log_likelihood.nc"] = _inference_data(look)
@@ -74,7 +80,7 @@ def about(look: Look) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "command": shlex.join(["python", "scripts/evaluate.py", str(run.path), *_flags(look)]),
-        "trained_by": run.about().get("command"),
+        "trained_by": run.status.read().get("command"),
         **surroundings(run.config.device),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "members": members,
@@ -127,12 +133,12 @@ def _annealed(look: Look) -> dict[str, str]:
 def _escalated(look: Look) -> dict[str, str]:
     if "escalation" not in look.report:
         return {}
-    found = look.report["escalation"]
-    draws = f"{found['rows'][0]['more_samples']:,} draws in all, then " if found["rows"] else ""
+    more = look.report["escalation"]
+    draws = f"{more['rows'][0]['more_samples']:,} draws in all, then " if more["rows"] else ""
     return {
         "escalation": (
-            f"test data with k-hat above {found['threshold']:g}: {draws}annealing with "
-            f"T = {found['num_temperatures']} temperatures, {found['num_chains']} chains; "
+            f"test data with k-hat above {more['threshold']:g}: {draws}annealing with "
+            f"T = {more['num_temperatures']} temperatures, {more['num_chains']} chains; "
             f"budget {look.plan.escalated_draws:,} evaluations of the decoder"
         )
     }
@@ -148,8 +154,8 @@ def _inference_data(look: Look) -> bytes:
     for name, column in look.part("draws").items():
         group, _, site = name.partition("/")
         drawn.setdefault(group, {})[site] = column
-    found = draws_to_inference_data(drawn)
-    if len(look.saved) < len(look.test):
-        found = found.assign_coords(data=look.saved.numpy())
+    saved = look.saved.numpy() if len(look.saved) < len(look.test) else None
     with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
-        return Path(found.to_netcdf(str(Path(elsewhere) / "log_likelihood.nc"))).read_bytes()
+        path = Path(elsewhere) / "log_likelihood.nc"
+        arviz_adapter.write_netcdf(draw_tree(drawn, saved), path)
+        return path.read_bytes()

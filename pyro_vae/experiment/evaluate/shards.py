@@ -28,7 +28,7 @@ from pyro_vae.experiment.evaluate.effort import Shard
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
-from pyro_vae.experiment.run.folder import surroundings
+from pyro_vae.experiment.run.provenance import surroundings
 
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")

@@ -10,13 +10,11 @@ The tensors are written first, so a checkpoint exists once its manifest does. No
 clock: equal states give equal bytes.
 """
 
-import copy
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,13 @@ from torch import Tensor
 
 from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, UsageError
-from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.inference.fitting import Part, Progress
-from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
 
 KEEP = 3
-_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
 
 
@@ -44,6 +39,11 @@ class Checkpoint:
     """What one checkpoint holds.
 
     Attributes:
+        config: of the run.
+        form: what must be known of the data.
+        progress: how far the training had come, with the best tensors so far.
+        program: its tensors, by name.
+        optimizer: its state, as in `state_dict`.
         history: SHA-256 of the lines of history.jsonl that belong to it; "" in one that does not know.
     """
 
@@ -55,40 +55,38 @@ class Checkpoint:
     history: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Of the program at its best epoch; before the first one ends, as it is."""
+        """The tensors of the program at its best epoch; before the first one ends, those that it has."""
         return self.progress.best_tensors or self.program
 
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
-        """Puts the state into a program and its optimiser, and returns how far they had come."""
-        with _fitting("optimiser"):
+        """Puts the state into a program and its optimiser, and returns how far they had come.
+
+        Raises:
+            CheckpointError: it does not fit them.
+        """
+        with fitting("optimiser"):
             _check_slots(self.optimizer, optimizer)
             optimizer.load_state_dict(self.optimizer)
-        _set(program, self.program)
+        with fitting("program"):
+            program.set_tensors(self.program)
         if self.progress.part is not None:
-            with _fitting("stream of noise"):  # of another version of torch, say
+            with fitting("stream of noise"):  # of another version of torch, say
                 torch.Generator().set_state(self.progress.part.noise["cpu"])
         return self.progress
 
 
-def save(
-    folder: Path,
-    config: Config,
-    form: Form,
-    program: Program,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    history: str = "",
-) -> Path:
-    """Writes the checkpoint of what was reached and removes all but the last few. Returns the manifest's path.
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes a checkpoint and removes all but the last few. Returns the path of its manifest.
 
     Those of whole epochs are kept; one within an epoch gives way to the next checkpoint.
 
     Raises:
-        StorageError: it could not be written; older checkpoints are as they were.
+        StorageError: it cannot be written; older checkpoints are as they were.
     """
-    slots, groups = _flatten(optimizer)
+    progress = checkpoint.progress
+    slots, groups = _flatten(checkpoint.optimizer)
     noise = progress.part.noise if progress.part is not None else {}
-    parts = {"program": program.tensors(), "best": progress.best_tensors, "optimizer": slots, "noise": noise}
+    parts = {"program": checkpoint.program, "best": progress.best_tensors, "optimizer": slots, "noise": noise}
     content = save_tensors(
         {
             f"{part}/{key}": tensor.detach().cpu().contiguous()
@@ -101,23 +99,24 @@ def save(
     body = {
         "schema": manifest_file.SCHEMA,
         "tensors": {"file": path.name, "sha256": files.sha256(content), "bytes": len(content)},
-        "config": config.to_dict(),
-        **form._asdict(),
+        "config": checkpoint.config.to_dict(),
+        **checkpoint.form._asdict(),
         "progress": {
             "epoch": progress.epoch,
             "best_epoch": progress.best_epoch,
             "best_score": progress.best_score if math.isfinite(progress.best_score) else None,
             "part": progress.part and {"steps": progress.part.steps, "loss": progress.part.loss},
         },
-        "history": history,
+        "history": checkpoint.history,
         "optimizer": groups,
     }
+    manifest = path.with_suffix(".json")
     files.write(path, content)
-    files.write(path.with_suffix(".json"), manifest_file.sealed(body))
-    for old in _superseded(folder, path.with_suffix(".json")):
+    files.write(manifest, manifest_file.sealed(body))
+    for old in _superseded(folder, manifest):
         files.remove(old)
         files.remove(old.with_suffix(".safetensors"))
-    return path.with_suffix(".json")
+    return manifest
 
 
 def read(manifest: Path) -> Checkpoint:
@@ -170,73 +169,25 @@ def remove_orphans(folder: Path) -> None:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Manifests in a folder, newest first."""
-    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")}
-    numbers = {path: (int(name[1]), int(name[2] or 0)) for path, name in found.items() if name}
+    """The manifests in a folder, newest first."""
+    names = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")}
+    numbers = {path: (int(name[1]), int(name[2] or 0)) for path, name in names.items() if name}
     return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
 def _superseded(folder: Path, written: Path) -> list[Path]:
-    found = manifests(folder)
-    whole = [path for path in found if "step" not in path.stem]
-    return [path for path in found if path != written and (path in whole[KEEP:] or "step" in path.stem)]
-
-
-def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
-    """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
-
-    Arguments and errors as for `pyro_vae.load`, which opens shared folders too.
-    """
-    path = Path(run_or_checkpoint)
-    if path.is_dir():
-        checkpoint, complaints = newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
-        for complaint in complaints:
-            warnings.warn(f"{complaint} Loading an older checkpoint.", stacklevel=2)
-    else:
-        checkpoint = read(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else None
-    if checkpoint is None:
-        raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
-    return rebuilt(checkpoint, **overrides)
-
-
-def rebuilt(found: Checkpoint, **overrides: Any) -> Autoencoder:
-    """The program of a checkpoint at its best state; overrides as for `load`."""
-    # Not where it was trained: that device may not exist here.
-    config = replace(found.config, device=str(overrides.pop("device", "cpu")))
-    tensors = found.tensors()
-    _check_latent_dim(config, overrides)
-    _check_sizes(config, found.form, overrides, tensors)
-    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    program = build.vae(config, *found.form, **overrides).to(dtype)
-    _set(program, tensors)
-    return program.eval()
-
-
-def _check_latent_dim(config: Config, members: dict[str, Any]) -> None:
-    # A prior without parameters of its own would fit any checkpoint, and fail when it is first used.
-    upper = ("prior", "posterior2") if config.layers == 2 else ()
-    for name, member in members.items():
-        wanted = config.latent_dim2 if name in upper else config.latent_dim
-        if (found := getattr(member, "latent_dim", wanted)) != wanted:
-            raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={found}")
-
-
-def _check_sizes(config: Config, form: Form, members: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Refuses a config that describes far more than its file holds, before memory is taken for that."""
-    held = sum(tensor.numel() for tensor in tensors.values())
-    with _fitting("program"):
-        described = build.num_described(config, *form, **copy.deepcopy(members))
-        if described > _MOST_DESCRIBED * held:
-            raise ValueError(f"its config describes about {described} numbers, its file holds {held}")
-
-
-def _set(program: Program, tensors: dict[str, Tensor]) -> None:
-    with _fitting("program"):
-        program.set_tensors(tensors)
+    paths = manifests(folder)
+    whole = [path for path in paths if "step" not in path.stem]
+    return [path for path in paths if path != written and (path in whole[KEEP:] or "step" in path.stem)]
 
 
 @contextmanager
-def _fitting(what: str) -> Iterator[None]:
+def fitting(what: str) -> Iterator[None]:
+    """Turns whatever happens where the state of a checkpoint is put into something else into a sentence.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
     try:
         yield
     except UsageError:
@@ -253,7 +204,7 @@ def check_types(tensors: list[Tensor]) -> None:
 
 
 def form_of(body: dict[str, Any]) -> Form:
-    """What a manifest says of the data."""
+    """The form of the data, as a manifest says it."""
     levels = body.get("num_levels")
     return Form(
         tuple(map(_count, body["x_shape"])),
@@ -264,18 +215,18 @@ def form_of(body: dict[str, Any]) -> Form:
 
 def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
     part, score = entry.get("part"), entry["best_score"]
-    found = Progress(
+    progress = Progress(
         epoch=_count(entry["epoch"]),
         best_epoch=_count(entry["best_epoch"]),
         best_score=-math.inf if score is None else float(score),
         best_tensors=best,
         part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
     )
-    if found.best_epoch > found.epoch:
-        raise ValueError(f"epoch {found.best_epoch} is said to be the best of {found.epoch}")
-    if found.part is not None and not (found.part.steps and "cpu" in noise):
+    if progress.best_epoch > progress.epoch:
+        raise ValueError(f"epoch {progress.best_epoch} is said to be the best of {progress.epoch}")
+    if progress.part is not None and not (progress.part.steps and "cpu" in noise):
         raise ValueError("the part of an epoch has steps, and a position in the stream of their noise")
-    return found
+    return progress
 
 
 def _count(value: Any) -> int:
@@ -284,16 +235,15 @@ def _count(value: Any) -> int:
     return value
 
 
-def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    state = optimizer.state_dict()
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     slots = {f"{index}/{key}": value for index, slot in state["state"].items() for key, value in slot.items()}
     return slots, state["param_groups"]
 
 
-def _check_slots(found: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+def _check_slots(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """What torch does not look at: that the state of each parameter has its shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, slots in found["state"].items():
+    for index, slots in state["state"].items():
         for name, value in slots.items():
             if value.dim() and value.shape != parameters[index].shape:
                 raise ValueError(

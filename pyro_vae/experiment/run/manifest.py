@@ -31,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
     """The body of a manifest whose hash is right.
 
     Raises:
-        CheckpointError: it can not be read, is damaged, altered, or of a newer schema.
+        CheckpointError: it cannot be read, is damaged, altered, or of a newer schema.
     """
     content = _bytes(path, files.LARGEST_JSON)
     try:
@@ -45,12 +45,12 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if content == whole and schema <= SCHEMA:
         return body
-    found = files.sha256(files.to_json(body))
-    hashes = f"its content should have SHA-256 {_shown(claimed)}, has {found}"
+    here = files.sha256(files.to_json(body))
+    hashes = f"its content should have SHA-256 {_shown(claimed)}, has {here}"
     if schema > SCHEMA:
-        doubt = "" if found == claimed else f", unless it is damaged: {hashes}"
+        doubt = "" if here == claimed else f", unless it is damaged: {hashes}"
         raise CheckpointError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update pyro_vae{doubt}.")
-    form = " and is written in another form" if found == claimed else ""
+    form = " and is written in another form" if here == claimed else ""
     raise CheckpointError(f"{path} was altered: {hashes}{form}.")
 
 
@@ -91,11 +91,11 @@ def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tens
     with _readable(beside):
         size = beside.stat().st_size
     content = _bytes(beside, size) if size == entry["bytes"] else None
-    found = _digest(beside) if content is None else files.sha256(content)
-    if content is None or found != entry["sha256"]:
+    here = _digest(beside) if content is None else files.sha256(content)
+    if content is None or here != entry["sha256"]:
         raise CheckpointError(
             f"{beside} is damaged: SHA-256 should be {_shown(entry['sha256'])} of {_shown(entry['bytes'])} bytes, is "
-            f"{found} of {size}."
+            f"{here} of {size}."
         )
     try:
         return load_tensors(content)

@@ -24,16 +24,18 @@ from safetensors.torch import save as save_tensors
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run import checkpoint, files, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
-from pyro_vae.experiment.run.folder import Run, surroundings
+from pyro_vae.experiment.run.provenance import surroundings
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.share import hub
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
-from pyro_vae.report import model_card
-from pyro_vae.report.entries import num_test
+from pyro_vae.report.documents import model_card
+from pyro_vae.report.documents.estimate_sections import num_test
+from pyro_vae.report.render.markdown import to_markdown
 
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PICTURES = ("samples.png", "reconstructions.png")
@@ -68,10 +70,10 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     on_hub = str(source).startswith(hub.SCHEME)
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
     if not on_hub and not _is_shared(folder):
-        return checkpoint.load(folder, **overrides)
+        return rebuilt_program.load(folder, **overrides)
     found, members = _read(folder)
     try:
-        program = checkpoint.rebuilt(found, **overrides)
+        program = rebuilt_program.rebuilt(found, **overrides)
     except (CheckpointError, UsageError) as error:
         if isinstance(error, UsageError) and overrides:
             raise
@@ -115,7 +117,7 @@ def share(
     """
     run, folder = Path(run), Path(folder)
     found = _trained(run)
-    program = checkpoint.rebuilt(found, **members)
+    program = rebuilt_program.rebuilt(found, **members)
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in found.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
@@ -124,12 +126,13 @@ def share(
     contents = {CONFIG: described, TENSORS: content, **shown}
     with _of_run(run):
         hashes = {file: files.sha256(whole) for file, whole in contents.items()}
-        card = model_card.to_markdown(_card(run, found, program, hashes, name, license_id)).encode()
+        card = _card(run, found, program, hashes, name, license_id)
+        text = model_card.front_matter(card) + to_markdown(model_card.card_document(card))
     files.make_folder(folder)
     files.sweep(folder)
     for stale in set(PICTURES) - shown.keys():
         files.remove(folder / stale)
-    for file, whole in {**contents, CARD: card}.items():
+    for file, whole in {**contents, CARD: text.encode()}.items():
         files.write(folder / file, whole)
     return folder
 
@@ -217,7 +220,7 @@ def _picture(path: Path) -> bytes:
 def _card(
     run: Path, found: Checkpoint, program: Program, files: dict[str, str], name: str, license_id: str
 ) -> model_card.Card:
-    config, about, report = found.config, Run(run, found.config).about(), _report(run, found.progress.best_epoch)
+    config, about, report = found.config, Run(run, found.config).status.read(), _report(run, found.progress.best_epoch)
     protocol = about["protocol"]
     recipe = protocol["dequantized"] or protocol["binarization"]
     rows = tested(config, protocol, num_test(report) or config.test_data)

@@ -5,8 +5,10 @@
 Whatever the loss was, the numbers are those of the program itself: its ELBO, its log p(x), its q(z).
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +21,68 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run, config_for_resume
-from pyro_vae.experiment.run.opened import Held, Trained, open_run
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.train import training
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
-from pyro_vae.report import ablation_report
-from pyro_vae.report.ablation_report import Column, Panel
+from pyro_vae.report.documents.ablation_document import ablation_document, ablation_rows
+from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
 from pyro_vae.report.draw.images import can_show
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.plain_text import to_text
 
 WEIGHTS = {"only reconstruction": (1.0, 0.0), "only KL": (0.0, 1.0), "both": (1.0, 1.0)}
 _CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn; with an ellipse round their q(z|x)
 _SIDE, _SHOWN, _DRAWN = 8, 8, 3  # rows of samples; data that are reconstructed, and how often
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """The numbers of one run.
+
+    Attributes:
+        bounds: "test" or "train" -> "elbo", "reconstruction", "kl", "log_likelihood" -> its estimate.
+        khat: "test" or "train" -> the share of data whose k-hat is above 0.7, under the draws of log_likelihood; None
+            where these are too few to tell.
+        aggregate: "marginal_kl" and "mutual_information" -> its estimate, on training data of all labels together;
+            None for the first where p(z|y) differs between labels.
+        active_units: of latent_dim, on training data.
+        latent_dim: D.
+        best_epoch: the epoch that was kept, of `epochs`.
+        epochs: how many were trained.
+    """
+
+    bounds: Mapping[str, Mapping[str, Estimate]]
+    khat: Mapping[str, float | None]
+    aggregate: Mapping[str, Estimate | None]
+    active_units: int
+    latent_dim: int
+    best_epoch: int
+    epochs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **{held: {name: e.to_dict() for name, e in bounds.items()} for held, bounds in self.bounds.items()},
+            "khat_above_0.7": dict(self.khat),
+            **{name: estimate and estimate.to_dict() for name, estimate in self.aggregate.items()},
+            "active_units": self.active_units,
+            "latent_dim": self.latent_dim,
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+        }
+
+    def gaps(self) -> dict[str, tuple[float, float]]:
+        """Mean on training data minus mean on test data, and its standard error over the data."""
+        names = ("elbo", "reconstruction")
+        gaps = {
+            name: evaluation.train_test_gap(*(self.bounds[held][name] for held in ("train", "test"))) for name in names
+        }
+        return {name: (gap.mean, gap.standard_error) for name, gap in gaps.items()}
 
 
 def train(folder: Path, config: Config, given: set[str], *, resume: bool = False) -> None:
@@ -66,7 +117,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(places[name], weighted)
+            training.train(run)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -87,37 +138,38 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
         data_dir: where the data are, if not where training found them.
     """
     runs = {name: open_run(place(folder, name), data_dir=data_dir) for name in WEIGHTS}
-    columns = {name: measure(trained, plan) for name, trained in runs.items()}
-    panels = {name: panel(trained, plan.evaluation_seed) for name, trained in runs.items()}
-    both, text = runs["both"], ablation_report.to_text(columns)
+    measured = {name: measure(trained, plan) for name, trained in runs.items()}
+    views = {name: view(trained, plan.evaluation_seed) for name, trained in runs.items()}
+    both, numbers = runs["both"], {name: run.to_dict() for name, run in measured.items()}
+    gaps = {name: run.gaps() for name, run in measured.items()}
+    text = to_text(ablation_document(numbers, gaps, is_conditional=both.config.conditional))
     files.write(folder / "ablation.txt", (text + "\n").encode())
-    files.write(folder / "ablation.json", files.to_json({name: c.to_dict() for name, c in columns.items()}))
-    files.write(folder / "ablation.csv", ablation_report.to_csv(columns).encode())
+    files.write(folder / "ablation.json", files.to_json(numbers))
+    files.write(folder / "ablation.csv", to_csv(ablation_rows(numbers)).encode())
     white = build.white(both.config, both.data.form)
-    files.write(folder / "ablation.png", ablation_report.picture(panels, white))
+    files.write(folder / "ablation.png", ablation_picture(views, white))
     return text
 
 
-def measure(trained: Trained, plan: Plan) -> Column:
+def measure(trained: TrainedRun, plan: Plan) -> Ablated:
     """The numbers of one run, on test and on training data, each with its errors."""
     data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
-    found = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
+    measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
     noise = derive(plan.evaluation_seed, "ablation")
-    return Column(
-        bounds={name: bounds for name, (bounds, _) in found.items()},
-        khat={name: share for name, (_, share) in found.items()},
+    return Ablated(
+        bounds={name: bounds for name, (bounds, _) in measured.items()},
+        khat={name: share for name, (_, share) in measured.items()},
         aggregate=_aggregate(trained.one_layer, data["train"], plan.latent_samples, noise),
         active_units=sum(evaluation.active_units(trained.vae, x, y, seed=noise).count.values()),
         latent_dim=trained.config.latent_dim,
         best_epoch=trained.best_epoch,
         epochs=trained.epochs,
-        is_conditional=trained.config.conditional,
     )
 
 
 @torch.no_grad()
-def panel(trained: Trained, seed: int) -> Panel:
+def view(trained: TrainedRun, seed: int) -> AblationView:
     """What is drawn of one run: draws of q(z|x) and p(z), samples, reconstructions of test data."""
     vae, (x, y, labels) = trained.one_layer, trained.test(_CLOUD)
     with stream(seed, "ablation cloud", device=x.device), undisturbed(vae):
@@ -128,10 +180,10 @@ def panel(trained: Trained, seed: int) -> Panel:
     if D == 2 and isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         ellipses = torch.stack([q.mean, q.stddev], 1)[:_ELLIPSES].cpu()
     names = ("z1", "z2") if D <= 2 else ("first principal axis of the means of q(z|x)", "second")
-    return Panel((z @ axes).cpu(), (prior @ axes).cpu(), labels, ellipses, names, *_images(trained, x, y, seed))
+    return AblationView((z @ axes).cpu(), (prior @ axes).cpu(), labels, ellipses, names, *_images(trained, x, y, seed))
 
 
-def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
+def _bounds(vae: VAE, data: DataInMemory, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
     """ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
     noise = derive(plan.evaluation_seed, "ablation")
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, data.x, plan.elbo_samples, data.y, noise)
@@ -145,17 +197,17 @@ def _bounds(vae: VAE, data: Held, plan: Plan) -> tuple[dict[str, Estimate], floa
     return bounds, evaluation.share_above(curve.khat)
 
 
-def _aggregate(vae: VAE, data: Held, num_samples: int, seed: int) -> dict[str, Estimate | None]:
+def _aggregate(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> dict[str, Estimate | None]:
     """Of data of all labels together; no marginal KL where p(z|y) differs between them, as there is no one p(z)."""
     try:
-        found = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
+        terms = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
     except ValueError:  # any other reason than the prior is raised again by the next line
         information = evaluation.mutual_information(vae, data.x, num_samples, data.y, seed)
         return {"marginal_kl": None, "mutual_information": information}
-    return {"marginal_kl": found.marginal_kl, "mutual_information": found.mutual_information}
+    return {"marginal_kl": terms.marginal_kl, "mutual_information": terms.mutual_information}
 
 
-def _images(trained: Trained, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:
+def _images(trained: TrainedRun, x: Tensor, y: Tensor | None, seed: int) -> tuple[Tensor | None, Tensor | None]:
     if not can_show(trained.data.x_shape):
         return None, None
     vae, shown = trained.vae, subset(len(x), _SHOWN, seed)

@@ -28,13 +28,17 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import Held, Trained
-from pyro_vae.experiment.train import progress_bar, training_report
-from pyro_vae.inference import Progress, fit
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.train import progress_bar, training_lock, training_report
+from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
+from pyro_vae.report.document import Document, Section, Table
+from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
+from pyro_vae.report.render.plain_text import to_text
 
 ROUNDING = 1e-6  # of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
@@ -74,7 +78,7 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
     return config
 
 
-def with_prior(trained: Trained, config: Config) -> VAE:
+def with_prior(trained: TrainedRun, config: Config) -> VAE:
     """The program of a run with the prior of another config, at its start; encoder and decoder are frozen copies.
 
     Raises:
@@ -113,7 +117,7 @@ class Terms(NamedTuple):
     marginal_kl: Estimate
 
 
-def terms(vae: VAE, data: Held, num_samples: int, seed: int) -> Terms:
+def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
     """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
     parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
     found = Terms(*(_joined(part) for part in zip(*parts, strict=True)))
@@ -185,21 +189,20 @@ class Swap:
             "faults": self.faults(),
         }
 
-    def __str__(self) -> str:
-        N, K = self.before.elbo.num_data, self.before.elbo.num_samples
-        head = f"{f'{self.name}, {N} data, K = {K}':<34}{'before':>10}{'± MC':>8}{'after':>10}{'± MC':>8}"
-        lines = [f"{head}{'change':>10}{'± data':>8}", *(self._line(*row) for row in self._rows())]
-        gap, error = self.gap
-        largest, kl = self.residual.abs().max().item(), self.before.marginal_kl.name
-        return "\n".join(
-            [
-                *lines,
-                "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
-                f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
-                "draw by draw it is 0",
-                f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
-            ]
+    @property
+    def table(self) -> Table:
+        """All terms before and after, with what was checked."""
+        (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
+        foot = (
+            "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+            f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
+            "draw by draw it is 0",
+            f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
         )
+        return change_table(self.name, [self._row(*row) for row in self._rows()], foot)
+
+    def __str__(self) -> str:
+        return to_text(Document("", (Section("", (self.table,)),)))
 
     def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
         old, new = self.log_likelihood
@@ -210,13 +213,13 @@ class Swap:
         return getattr(self.after, name).value - getattr(self.before, name).value
 
     @staticmethod
-    def _line(name: str, old: Estimate, new: Estimate) -> str:
-        numbers = f"{old.mean:>10.3f}{old.monte_carlo_error:>8.3f}{new.mean:>10.3f}{new.monte_carlo_error:>8.3f}"
+    def _row(name: str, old: Estimate, new: Estimate) -> Change:
         change = new.value - old.value
-        return f"{name:<34}{numbers}{change.mean():>+10.3f}{change.std() / math.sqrt(len(change)):>8.3f}"
+        error = change.std().item() / math.sqrt(len(change))
+        return Change(name, old.to_dict(), new.to_dict(), change.mean().item(), error)
 
 
-def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Config) -> Swap:
+def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, config: Config) -> Swap:
     """Holds two priors of one encoder and decoder against each other.
 
     Args:
@@ -235,7 +238,7 @@ def swap(name: str, old: VAE, new: VAE, data: Held, num_samples: int, config: Co
     return Swap(name, before, after, (first, second), elbo, kl)
 
 
-def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Swap]:
+def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan) -> list[Swap]:
     """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
 
     The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
@@ -249,37 +252,34 @@ def refit(trained: Trained, config: Config, folder: Path, plan: Plan) -> list[Sw
     Raises:
         UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
     """
-    run, data = Run(folder, config), trained.data
+    run = Run(folder, config)
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another --out")
-    program, progress = with_prior(trained, config), Progress()
+    program = with_prior(trained, config)
     svi = build.svi(config, program)
-    with run.locked(mark=b""):
-        run.open(program, svi, data.protocol)
+    with training_lock.locked(folder, b""):
+        session = Session.open(run, trained.data, program, svi)
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
-        run.set_status("running", refitted_from=source)
-        with run.status_on_exit():
+        run.status.set("running", refitted_from=source)
+        with run.status.on_exit():
             with progress_bar.progress(config.epochs, 0) as show:
-                for record in fit(
-                    program, svi, data, build.schedule(config),
-                    conditional=config.conditional, seed=config.seed, progress=progress,
-                ):  # fmt: skip
-                    run.save(record, program, svi, progress, data.form)
+                for record in session.fit():
+                    session.save(record)
                     show(record)
-            training_report.write(run, program, data, progress)
+            training_report.write(run, program, session.data, session.progress)
             held = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
                 swap(name, trained.one_layer, program, data, plan.latent_samples, config) for name, data in held.items()
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
-            run.set_status("finished")
+            run.status.set("finished")
     return swaps
 
 
 def _write(folder: Path, old: str, new: str, swaps: Sequence[Swap]) -> None:
-    found = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
-    files.write(folder / "refit.json", files.to_json(found))
-    text = "\n\n".join([f"prior {old} -> {new}, nats per datum", *map(str, swaps)])
+    content = {"prior": [old, new], **{swap.name: swap.to_dict() for swap in swaps}}
+    files.write(folder / "refit.json", files.to_json(content))
+    text = to_text(refit_document(old, new, [swap.table for swap in swaps]))
     files.write(folder / "refit.txt", (text + "\n").encode())
 
 
@@ -290,13 +290,13 @@ def _terms(vae: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int) -
     return Terms(elbo, reconstruction, *evaluation.aggregate_terms(vae, x, num_samples, y, seed))
 
 
-def _log_likelihood(vae: VAE, data: Held, num_samples: int, seed: int) -> Estimate:
+def _log_likelihood(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Estimate:
     found = evaluation.iwae(vae, data.x, num_samples, data.y, seed)
     return found if data.y is None else replace(found, name="log p(x|y)")
 
 
 def _marginal_kl_change(
-    before: Terms, after: Terms, old: VAE, new: VAE, data: Held, num_samples: int, seed: int
+    before: Terms, after: Terms, old: VAE, new: VAE, data: DataInMemory, num_samples: int, seed: int
 ) -> Estimate:
     """q(z) cancels in the difference: its error is that of log p_old(z) - log p_new(z) at the draws of `terms`."""
     draws = [
@@ -329,7 +329,7 @@ def _mean(name: str, values: Tensor) -> Estimate:
     return Estimate(name, values.mean(0), values.std(0) / math.sqrt(len(values)), len(values))
 
 
-def _by_label(data: Held) -> list[tuple[Tensor, Tensor | None]]:
+def _by_label(data: DataInMemory) -> list[tuple[Tensor, Tensor | None]]:
     if data.y is None:
         return [(data.x, None)]
     classes = data.y.argmax(-1)

@@ -20,28 +20,26 @@ See `pyro_vae.report.draw.image_views` and `latent_views` for what each of them 
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import one_hot
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.evaluation import subset
-from pyro_vae.experiment import build
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import Held, Trained
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
 from pyro_vae.randomness import generator
-from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
+from pyro_vae.report.draw import image_views, latent_views
 
-SHOWN = 12  # reconstructions
-DRAWS = 100  # of z for each of them, from which the spread of log p(x|z) is taken
+DRAWS = 100  # of z for each datum that is reconstructed, from which the spread of log p(x|z) is taken
 PAIRS = 4  # interpolations, where no ends are chosen
-CLOUD = 2000  # data in the cloud
-SIDE = 8  # of the panels of samples
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Wanted:
         between: the labels of two test data to go between.
         data: or their positions among the test data.
         paths: kinds of paths; empty for all that the prior allows.
-        only: names of `PICTURES`; empty for all that can be drawn.
+        only: names of `ABOUT`; empty for all that can be drawn.
     """
 
     seed: int = 0
@@ -65,23 +63,54 @@ class Wanted:
     only: tuple[str, ...] = ()
 
 
-class Source(NamedTuple):
-    """A trained run, all its test data, and what is wanted of it."""
+class Chosen(Source):
+    """What is wanted of a run, and of all its test data."""
 
-    trained: Trained
-    test: Held
-    wanted: Wanted
+    def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
+        super().__init__(trained, trained.reader("test", 0))
+        self.wanted, self.label, self.paths = wanted, wanted.y, wanted.paths or _kinds(trained)
+        self.side = 21 if self.classes is None or len(self.classes) == 1 else 7
+
+    @property
+    def seed(self) -> int:
+        """The one that was asked for."""
+        return self.wanted.seed
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """log p(x|z) of the data that are reconstructed, (DRAWS, N)."""
+        x, y, _ = self.at(self.positions)
+        return image_views.log_likelihood_of_draws(self.trained.vae, x, DRAWS, self.seed, y)
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Those that were asked for, or others at random."""
+        return _pairs(self)
+
+    @cached_property
+    def many(self) -> Tensor:
+        """Positions of the data of the cloud."""
+        return subset(len(self.test), CLOUD, self.trained.config.data_seed)
+
+    @cached_property
+    def cloud(self) -> DataInMemory:
+        """Test data."""
+        return self.at(self.many)
+
+    @property
+    def moved(self) -> DataInMemory:
+        """The first end of the first path, and those of the cloud."""
+        datum = self.ends[0, :1]
+        return self.at(torch.cat([datum, self.many[self.many != datum]]))
+
+    @property
+    def classes(self) -> Tensor | None:
+        """One of them, or all there are."""
+        labels, y = self.labels, self.wanted.y
+        return labels if labels is None else labels[:1] if y is not None else labels.unique_consecutive(dim=0)
 
 
-class Made(NamedTuple):
-    """A view's arrays by name, how to draw it given the value of x that is white, and a sentence about it."""
-
-    arrays: dict[str, Any]
-    draw: Callable[[float], bytes]
-    sentence: str
-
-
-def write(trained: Trained, folder: Path, wanted: Wanted) -> Iterator[str]:
+def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     """Writes pictures and arrays into the folder, one after another, with a sentence about each.
 
     The same run and the same wishes give the same bytes.
@@ -96,117 +125,82 @@ def write(trained: Trained, folder: Path, wanted: Wanted) -> Iterator[str]:
             position out of range, an unknown path or picture, a path through the base of a prior that is no flow.
         StorageError: the folder can not be written to.
     """
-    source = Source(trained, trained.test(0), wanted)
-    _check(source)
+    _check(trained, wanted)
+    source = Chosen(trained, wanted)
+    names = _names(source)
+    _ = source.ends
     files.make_folder(folder)
-    white, shows = build.white(trained.config, trained.data.form), images.can_show(trained.data.x_shape)
-    if not shows:
+    if not source.shows:
         yield f"data of shape {trained.data.x_shape} are no images: arrays, and the picture of the latent cloud, only"
-    for name in _names(source):
-        made = PICTURES[name](source)
-        files.write(folder / f"{name}.npz", to_npz(made.arrays))
-        if shows or name == "latent_cloud":
-            files.write(folder / f"{name}.png", made.draw(white))
-        yield f"{name}: {made.sentence}"
+    for name in names:
+        view = PICTURES[name].view(source)
+        more, sentence = ABOUT[name](view, source)
+        files.write(folder / f"{name}.npz", to_npz({**view._asdict(), **more}))
+        if source.shows or name == "latent_cloud":
+            files.write(folder / f"{name}.png", PICTURES[name].draw(view, source))
+        yield f"{name}: {sentence}"
 
 
 def to_npz(arrays: dict[str, Any]) -> bytes:
     """Tensors, and what numpy takes, as the bytes of an NPZ file; entries that are None are left out."""
     buffer = io.BytesIO()
-    found = {name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in arrays.items()}
-    np.savez_compressed(buffer, allow_pickle=False, **{k: v for k, v in found.items() if v is not None})
+    known = {name: value for name, value in arrays.items() if value is not None}
+    numpy = {name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in known.items()}
+    np.savez_compressed(buffer, allow_pickle=False, **numpy)
     return buffer.getvalue()
 
 
-def _samples(source: Source) -> Made:
-    trained, wanted = source.trained, source.wanted
-    labels = _classes(source)
-    y = None if labels is None else _one_hot(trained, labels.repeat_interleave(SIDE**2 if len(labels) == 1 else SIDE))
-    view = image_views.samples(trained.vae, wanted.seed, SIDE**2 if y is None else len(y), y)
-    arrays = {**view._asdict(), "labels": None if y is None else y.argmax(-1)}
-    of = "" if labels is None else f" of class {int(labels)}" if len(labels) == 1 else f" of {len(labels)} classes"
-    return Made(
-        arrays,
-        lambda white: images.draw_samples(view.mean, view.x, SIDE, white),
-        f"{len(view.z)} data{of} from the prior: means of p(x|z), and draws",
-    )
+# Of each picture, arrays beside those of its view, and a sentence about it.
+
+About = tuple[dict[str, Any], str]
 
 
-def _reconstructions(source: Source) -> Made:
-    trained, test, wanted = source
-    positions = subset(len(test.x), SHOWN, trained.config.data_seed)
-    x, y, labels = _take(test, positions)
-    view = image_views.reconstructions(trained.vae, x, wanted.seed, y=y)
-    draws = image_views.log_likelihood_of_draws(trained.vae, x, DRAWS, wanted.seed, y)
-    spread = draws.std(0)
-    arrays = {**view._asdict(), "log_likelihood_of_draws": draws, "labels": labels, "positions": positions}
-    return Made(
-        arrays,
-        lambda white: images.draw_reconstructions(x, view.mean, white, draws),
+def _samples(view: image_views.Samples, source: Chosen) -> About:
+    labels = None if source.labels is None else source.labels.argmax(-1)
+    wanted, number = source.wanted.y, source.trained.data.num_classes
+    of = "" if labels is None else f" of {number} classes" if wanted is None else f" of class {wanted}"
+    return {"labels": labels}, f"{len(view.z)} data{of} from the prior: means of p(x|z), and draws"
+
+
+def _reconstructions(view: image_views.Reconstructions, source: Chosen) -> About:
+    labels, spread = source.at(source.positions).labels, source.draws.std(0)
+    return (
+        {"log_likelihood_of_draws": source.draws, "labels": labels, "positions": source.positions},
         f"log p(x|z) of one datum varies by ± {spread.mean():.2f} nats over draws of z (standard deviation over "
-        f"{DRAWS} draws, mean over {len(x)} test data; {spread.min():.2f} to {spread.max():.2f})",
+        f"{DRAWS} draws, mean over {len(view.x)} test data; {spread.min():.2f} to {spread.max():.2f})",
     )
 
 
-def _interpolation(source: Source) -> Made:
-    trained, test, wanted = source
-    positions = _pairs(source)
-    (start, y, labels), (end, y_end, end_labels) = (_take(test, row) for row in positions)
-    kinds = wanted.paths or _kinds(trained)
-    view = latent_views.interpolation(trained.vae, start, end, paths=kinds, y=y, y_end=y_end)
-    both = None if labels is None or end_labels is None else torch.stack([labels, end_labels])
-    arrays = {**view._asdict(), "paths": np.array(kinds), "labels": both, "positions": positions}
-    names = ", ".join(f"{_named(test, a)} to {_named(test, b)}" for a, b in positions.T.tolist())
-    return Made(
-        arrays,
-        lambda white: latent_pictures.draw_interpolation(view, white),
-        f"test data {names}; paths: {', '.join(kinds)}",
-    )
+def _interpolation(view: latent_views.Interpolation, source: Chosen) -> About:
+    labels = None if source.test.labels is None else source.test.labels[source.ends]
+    names = ", ".join(f"{_named(source, a)} to {_named(source, b)}" for a, b in source.ends.T.tolist())
+    more = {"paths": np.array(view.paths), "labels": labels, "positions": source.ends}
+    return more, f"test data {names}; paths: {', '.join(view.paths)}"
 
 
-def _traversal(source: Source) -> Made:
-    trained, test, wanted = source
-    datum = _pairs(source)[0, :1]
-    others = subset(len(test.x), CLOUD, trained.config.data_seed)
-    x, y, labels = _take(test, torch.cat([datum, others[others != datum]]))
-    view = latent_views.traversal(trained.one_layer, x, wanted.seed, y=y)
-    arrays = {**view._asdict(), "labels": None if labels is None else labels[:1], "positions": datum}
+def _traversal(view: latent_views.Traversal, source: Chosen) -> About:
+    datum = source.ends[0, :1]
     moved = ", ".join(map(str, view.dimensions.tolist()))
-    return Made(
-        arrays,
-        lambda white: latent_pictures.draw_traversal(view, white),
-        f"test datum {_named(test, int(datum))}, dimensions {moved}, the most used first",
+    return (
+        {"labels": source.at(datum).labels, "positions": datum},
+        f"test datum {_named(source, int(datum))}, dimensions {moved}, the most used first",
     )
 
 
-def _latent_cloud(source: Source) -> Made:
-    trained, test, wanted = source
-    positions = subset(len(test.x), CLOUD, trained.config.data_seed)
-    x, y, labels = _take(test, positions)
-    view = latent_views.cloud(trained.one_layer, x, wanted.seed, y=y)
+def _latent_cloud(view: latent_views.Cloud, source: Chosen) -> About:
     D = view.z.shape[-1]
     plane = f"; two principal components hold {100 * view.share[:2].sum():.0f} % of the variance" if D > 2 else ""
-    return Made(
-        {**view._asdict(), "labels": labels, "positions": positions},
-        lambda white: latent_pictures.draw_latent_cloud(view, labels, wanted.seed),
-        f"codes of {len(x)} test data in {D} dimension{'s' * (D > 1)}{plane}",
+    return (
+        {"labels": source.cloud.labels, "positions": source.many},
+        f"codes of {len(view.z)} test data in {D} dimension{'s' * (D > 1)}{plane}",
     )
 
 
-def _latent_grid(source: Source) -> Made:
-    labels = _classes(source)
-    y = None if labels is None else _one_hot(source.trained, labels)
-    view = latent_views.grid(
-        source.trained.one_layer, source.wanted.seed, side=21 if y is None or len(y) == 1 else 7, y=y
-    )
-    return Made(
-        view._asdict(),
-        lambda white: latent_pictures.draw_latent_grid(view, white),
-        f"means of p(x|z) at {len(view.levels)} x {len(view.levels)} quantiles of the prior",
-    )
+def _latent_grid(view: latent_views.Grid, source: Chosen) -> About:
+    return {}, f"means of p(x|z) at {len(view.levels)} x {len(view.levels)} quantiles of the prior"
 
 
-PICTURES: dict[str, Callable[[Source], Made]] = {
+ABOUT: dict[str, Callable[[Any, Chosen], About]] = {
     "samples": _samples,
     "reconstructions": _reconstructions,
     "interpolation": _interpolation,
@@ -219,19 +213,18 @@ PICTURES: dict[str, Callable[[Source], Made]] = {
 _OF_TWO_LAYERS = ("samples", "reconstructions", "interpolation")  # the others are about the z of one
 
 
-def _names(source: Source) -> list[str]:
+def _names(source: Chosen) -> list[str]:
     config = source.trained.config
     if config.layers == 2 and not source.wanted.only:
         return list(_OF_TWO_LAYERS)
-    return [name for name in source.wanted.only or PICTURES if config.latent_dim == 2 or name != "latent_grid"]
+    return [name for name in source.wanted.only or ABOUT if config.latent_dim == 2 or name != "latent_grid"]
 
 
-def _check(source: Source) -> None:
-    trained, wanted = source.trained, source.wanted
+def _check(trained: TrainedRun, wanted: Wanted) -> None:
     D = trained.config.latent_dim
     for name in wanted.only:
-        if name not in PICTURES:
-            raise unknown("picture", name, PICTURES)
+        if name not in ABOUT:
+            raise unknown("picture", name, ABOUT)
     if wanted.only and not set(wanted.only) <= set(_OF_TWO_LAYERS):
         _ = trained.one_layer
     if "latent_grid" in wanted.only and D != 2:
@@ -246,10 +239,9 @@ def _check(source: Source) -> None:
             f"{trained.config.prior}{above}. Use 'spherical'"
         )
     _check_class(trained, wanted.y)
-    _pairs(source)
 
 
-def _check_class(trained: Trained, y: int | None) -> None:
+def _check_class(trained: TrainedRun, y: int | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
@@ -260,15 +252,7 @@ def _check_class(trained: Trained, y: int | None) -> None:
         )
 
 
-def _classes(source: Source) -> Tensor | None:
-    """The classes to sample, of a conditional run."""
-    if not source.trained.config.conditional:
-        return None
-    y = source.wanted.y
-    return torch.arange(source.trained.data.num_classes) if y is None else torch.tensor([y])
-
-
-def _kinds(trained: Trained) -> tuple[str, ...]:
+def _kinds(trained: TrainedRun) -> tuple[str, ...]:
     """The kinds of path that there are under this prior."""
     y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
@@ -276,10 +260,10 @@ def _kinds(trained: Trained) -> tuple[str, ...]:
     return paths.PATHS if flow else paths.PATHS[:-1]
 
 
-def _pairs(source: Source) -> Tensor:
+def _pairs(source: Chosen) -> Tensor:
     """Positions of the starts and ends of paths among the test data, (2, N)."""
     test, wanted = source.test, source.wanted
-    size = len(test.x)
+    size = len(test)
     if wanted.data and wanted.between:
         raise UsageError("--data and --between both choose the ends of the path: use one of them")
     if wanted.data:
@@ -297,26 +281,18 @@ def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int])
     """The first data of these labels in that order, two different ones, (2, 1)."""
     if labels is None:
         raise UsageError("--between chooses data by label, and these have none: use --data with two positions")
-    found: list[int] = []
+    ends: list[int] = []
     for label in between:
         place = order[labels[order] == label]
-        place = place[~torch.isin(place, torch.tensor(found, dtype=torch.long))]
+        place = place[~torch.isin(place, torch.tensor(ends, dtype=torch.long))]
         if not len(place):
             known = ", ".join(map(str, labels.unique().tolist()))
-            other = "no other" if label in labels[found] else "no"
+            other = "no other" if label in labels[ends] else "no"
             raise UsageError(f"--between {label}: {other} test datum has this label; there are {known}")
-        found.append(int(place[0]))
-    return torch.tensor(found)[:, None]
+        ends.append(int(place[0]))
+    return torch.tensor(ends)[:, None]
 
 
-def _take(test: Held, positions: Tensor) -> Held:
-    y, labels = (None if part is None else part[positions] for part in (test.y, test.labels))
-    return Held(test.x[positions], y, labels)
-
-
-def _one_hot(trained: Trained, labels: Tensor) -> Tensor:
-    return one_hot(labels, trained.data.num_classes).to(trained.config.device)
-
-
-def _named(test: Held, position: int) -> str:
-    return f"{position}" if test.labels is None else f"{position} (label {test.labels[position]})"
+def _named(source: Chosen, position: int) -> str:
+    labels = source.test.labels
+    return f"{position}" if labels is None else f"{position} (label {labels[position]})"

@@ -10,9 +10,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from pyro_vae.experiment.sweep import ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Range, Setting, Space, label
-from pyro_vae.report import sweep_report as report
 
 
 def search(sweep: Sweep, space: Space) -> list[Setting]:
@@ -64,7 +64,7 @@ def _setting(space: Space, trial: FrozenTrial) -> Setting:
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial, sweep: Sweep, setting: Setting) -> None:
-    (group,) = report.groups({setting.name: setting.values}, sweep.rows(setting))
+    (group,) = ranking.ranked({setting.name: setting.values}, sweep.rows(setting))
     if group["elbo"]:
         study.tell(trial.number, group["elbo"]["mean"])
     else:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from pyro_vae.errors import CheckpointError, PyroVAEError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
+from pyro_vae.experiment.sweep.ranking import tested
 from pyro_vae.experiment.sweep.swept_settings import Setting, to_flags
-from pyro_vae.report import sweep_report as report
+from pyro_vae.report.documents.sweep_document import ended_run
 
 LONGEST_NAME = 200  # bytes of a setting's, which is the beginning of a folder's
 _TRAINED = ("trained", "finished", "diverged")  # what a run may be after its training
@@ -41,7 +42,7 @@ class Task(NamedTuple):
         Raises:
             CheckpointError: its training has ended, and there is no such record.
         """
-        kept, about = [record for record in self.run.history() if record["best"]], self.run.about()
+        kept, about = [record for record in self.run.history.records() if record["best"]], self.run.status.read()
         status = about.get("status", "new")
         if not kept and status in ("trained", "finished"):
             raise CheckpointError(
@@ -66,32 +67,32 @@ class Task(NamedTuple):
         """
         row = self.row()
         if row["status"] == "diverged":
-            return report.tested(row, None)
+            return tested(row, None)
         cure = f"remove report.json and report.txt from {self.path} and give the same command again"
         try:
-            found = files.from_json(self._reported)
-            other, tested = self._otherwise(found), report.tested(row, found)
+            report = files.from_json(self._reported)
+            other, test = self._otherwise(report), tested(row, report)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"{self._reported} can not be read: {error!r:.200}; {cure}") from error
         if other:
             raise CheckpointError(f"{self._reported} is not that of the training, but of {other}: {cure}")
-        return tested
+        return test
 
     def is_trained(self) -> bool:
         """Whether its training has ended, be it that it diverged."""
-        return self.run.status() in _TRAINED
+        return self.run.status.now() in _TRAINED
 
     def is_tested(self) -> bool:
         """Whether it has ended with a report, or with none because it diverged."""
-        status = self.run.status()
+        status = self.run.status.now()
         return status == "diverged" or (status == "finished" and self._reported.exists())
 
-    def _otherwise(self, found: dict[str, Any]) -> str:
+    def _otherwise(self, report: dict[str, Any]) -> str:
         """The draws and data of a report, where another command than the training has written it."""
-        config, size = self.setting.config, found["protocol"]["split"]["sizes"]["test"]
+        config, size = self.setting.config, report["protocol"]["split"]["sizes"]["test"]
         wanted = {"elbo": config.elbo_samples, "log_likelihood": config.test_samples}
         for name, draws in wanted.items():
-            entry = found["test"][name]
+            entry = report["test"][name]
             if (entry["num_samples"], entry["num_data"]) != (draws, min(config.test_data or size, size)):
                 return f"{entry['num_samples']} draws for each of {entry['num_data']} test data"
         return ""
@@ -211,7 +212,7 @@ class Sweep:
             task = by_path[job.folder]
             if not is_done(task):
                 failed.append((task, code))
-            self.say(f"{ended}/{len(tasks)}  {report.line(self._row(task), code)}, {seconds:.0f} s")
+            self.say(f"{ended}/{len(tasks)}  {ended_run(self._row(task), code)}, {seconds:.0f} s")
 
         before = self._read()
         kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}

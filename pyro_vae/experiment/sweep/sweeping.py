@@ -18,12 +18,14 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.sweep import launching
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.sweep import launching, ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space
-from pyro_vae.report import sweep_report as report
-from pyro_vae.report.draw import sweep_figures as pictures
+from pyro_vae.report.documents.sweep_document import sweep_document, sweep_rows
+from pyro_vae.report.draw import sweep_figures
+from pyro_vae.report.render.csv_file import to_csv
+from pyro_vae.report.render.plain_text import to_text
 
 _OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
 
@@ -109,37 +111,37 @@ def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
 def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> str:
     """Chooses a setting, once and for all, has its runs tested, and writes the report. Returns its text."""
     by_name = {setting.name: setting for setting in settings}
-    groups, runs = _found(sweep, settings)
-    chosen = sweep.chosen() or report.best(groups)
+    groups, runs = _ranked(sweep, settings)
+    chosen = sweep.chosen() or ranking.best(groups)
     if chosen is None:
-        write(sweep.folder, report.content(groups, runs, None, [], card))
+        write(sweep.folder, ranking.content(groups, runs, None, [], card))
         raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
     sweep.choose(chosen)
     sweep.test(by_name[chosen])
     tests = sweep.tests(by_name[chosen])
-    groups, runs = _found(sweep, settings)  # again: some are tested now
+    groups, runs = _ranked(sweep, settings)  # again: some are tested now
     weighted = any(setting.config.objective == "iwae" for setting in settings)
-    return write(sweep.folder, report.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
+    return write(sweep.folder, ranking.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
 
 
-def _found(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _ranked(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The settings, ranked, and all runs."""
     runs = [row for setting in settings for row in sweep.rows(setting)]
     configs = {setting.name: (setting.values, setting.config.to_dict()) for setting in settings}
     values = {name: {flag: config[flag] for flag in swept} for name, (swept, config) in configs.items()}
-    return report.groups(values, runs), runs
+    return ranking.ranked(values, runs), runs
 
 
-def write(folder: Path, found: dict[str, Any]) -> str:
+def write(folder: Path, sweep: dict[str, Any]) -> str:
     """Writes report.json, report.txt, table.csv and the pictures, and returns the text."""
-    text = report.to_text(found)
-    files.write(folder / "report.json", files.to_json(found))
+    text = to_text(sweep_document(sweep, ranking.over_seeds(sweep["test"])))
+    files.write(folder / "report.json", files.to_json(sweep))
     files.write(folder / "report.txt", (text + "\n").encode())
-    files.write(folder / "table.csv", report.to_csv(found).encode())
-    files.write(folder / "rate_distortion.png", pictures.rate_distortion(found))
-    if (curve := pictures.curve(found)) is not None:
+    files.write(folder / "table.csv", to_csv(sweep_rows(sweep)).encode())
+    files.write(folder / "rate_distortion.png", sweep_figures.rate_distortion(sweep))
+    if (curve := sweep_figures.curve(sweep)) is not None:
         files.write(folder / "curve.png", curve)
     return text
 

@@ -1,8 +1,9 @@
 """The graph of a Pyro program: its sites, the members that make them, and what each of those looks at.
 
 It is read off one run. Each drawn latent is replaced by a value that begins a graph of gradients of its own, so that a
-later site depends on it exactly where its density, or its value, has a gradient with respect to it; which members made
-a site is heard by hooks, for as long as the run takes.
+later site depends on it exactly where its density, or its value, has a gradient with respect to it. For as long as the
+run takes, hooks hear which members made a site. Pyro's own `get_model_relations` knows sites alone: neither members,
+shapes nor what a guide makes of the data.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,12 +36,15 @@ class Node(NamedTuple):
 
 
 def nodes_of(program: Program, x: Tensor, y: Tensor | None = None) -> list[Node]:
-    """The nodes of model and guide, those that are looked at before those that look.
+    """Lists the nodes of model and guide, those that are looked at before those that look.
 
     Args:
         program: any, whose latent sites are real numbers.
         x: data (B, *x_shape) to run it on, one will do.
         y: one-hot labels (B, C).
+
+    Returns:
+        The data, then the nodes of the model, then those of the guide.
 
     Example:
         >>> import pyro_vae as pv
@@ -120,8 +124,8 @@ class _Reader(Messenger):
         tested = [total for total in (site["fn"].log_prob(value.detach()).sum(), *drawn) if total.requires_grad]
         if not tested:
             return ()
-        found = torch.autograd.grad(tested, list(self.leaves.values()), allow_unused=True)
-        return tuple(name for name, gradient in zip(self.leaves, found, strict=True) if gradient is not None)
+        gradients = torch.autograd.grad(tested, list(self.leaves.values()), allow_unused=True)
+        return tuple(name for name, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None)
 
     def _member(self, name: str, kind: str, sources: tuple[str, ...]) -> str:
         """One that makes several sites is one node."""

@@ -6,21 +6,18 @@ program is as it was after each of them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from pyro_vae.data import Splits
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
-from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import held
+from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.train.program_graph import Node, nodes_of
+from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import Record
-from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 from pyro_vae.report.draw.images import can_show, labels_to_draw, tile
@@ -32,66 +29,56 @@ _CODES = 2000  # most data whose codes are shown
 _SMALLEST = 28  # pixels of a side, as far as a picture is enlarged
 
 
-class Log(Protocol):
-    """What is told of a training."""
+class Log:
+    """Is told of a training, and writes nothing."""
 
     def epoch(self, record: Record) -> None:
-        """After each epoch."""
+        """Is called after each epoch."""
 
     def finish(self) -> None:
-        """At the end, with the best state in the program."""
-
-
-class Silent:
-    """Nobody listens."""
-
-    def epoch(self, record: Record) -> None:
-        """Nothing."""
-
-    def finish(self) -> None:
-        """Nothing."""
+        """Is called at the end, with the best state in the program."""
 
 
 @contextmanager
-def log(run: Run, vae: Autoencoder, data: Splits, done: int, *, wanted: bool) -> Iterator[Log]:
+def log(session: Session, *, wanted: bool) -> Iterator[Log]:
     """Writes a training into the folder tensorboard/ of its run, or nothing where that is not wanted.
 
     Args:
-        run: the folder, and its config.
-        vae: what is trained.
-        data: what it is trained on; its validation data are shown.
-        done: epochs that came before; what was written of later ones, which will be run again, is dropped.
-        wanted: whether.
+        session: what is trained; its validation data are shown. What was written of epochs that will be run again is
+            dropped.
+        wanted: whether anything is to be written.
 
     Raises:
         UsageError: it is wanted and not installed.
     """
     if not wanted:
-        yield Silent()
+        yield Log()
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'") from error
-    with SummaryWriter(str(run.path / "tensorboard"), purge_step=done + 1) as writer:
-        board = Board(writer, run.config, vae, data, done)
+    done = session.progress.epoch
+    with SummaryWriter(str(session.run.path / "tensorboard"), purge_step=done + 1) as writer:
+        board = Board(writer, session)
         if not done:
             board.graph()
         yield board
 
 
-class Board:
+class Board(Log):
     """Writes what a person looks at while a program is trained."""
 
-    def __init__(self, writer: Any, config: Config, vae: Autoencoder, data: Splits, done: int) -> None:
-        self.writer, self.config, self.vae, self.reached = writer, config, vae, done
-        self.valid = held(config, data.valid, data.num_classes, _CODES)
+    def __init__(self, writer: Any, session: Session) -> None:
+        config, data = session.run.config, session.data
+        self.writer, self.config, self.vae, self.reached = writer, config, session.vae, session.progress.epoch
+        self.valid = DataReader(config, data.valid, data.num_classes, _CODES).whole()
         self.num_classes = data.num_classes if config.conditional else 0
         self.white = build.white(config, data.form)
         self.images = can_show(data.x_shape)
 
     def graph(self) -> None:
-        """The sites of model and guide, what each is made by, and what that looks at."""
+        """Writes the sites of model and guide, what each is made by, and what that looks at."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.graph_pb2 import GraphDef
 
@@ -100,7 +87,7 @@ class Board:
         self.writer.file_writer.add_event(Event(graph_def=GraphDef(node=nodes).SerializeToString()))
 
     def epoch(self, record: Record) -> None:
-        """Scalars; and pictures every so many epochs, so that there are about as many in any training."""
+        """Writes scalars; and pictures every so many epochs, so that there are about as many in any training."""
         self.reached = record.epoch
         for name, value in record.to_dict().items():
             if name not in ("epoch", "best") and value is not None:
@@ -109,7 +96,7 @@ class Board:
             self._pictures("")
 
     def finish(self) -> None:
-        """Pictures and codes of the state that is kept, which is that of the best epoch."""
+        """Writes pictures and codes of the state that is kept, which is that of the best epoch."""
         self._pictures("best/")
         self._codes()
 

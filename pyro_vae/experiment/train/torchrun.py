@@ -25,10 +25,10 @@ _SHORT_PATIENCE = 1.0  # the same, where all have been told to end
 
 @contextmanager
 def one_speaks() -> Iterator[None]:
-    """What is printed inside is heard of the first process alone; a traceback that leaves the block is heard of all.
+    """Silences all processes but the first one; a traceback that leaves the block is heard from each of them.
 
     torchrun ends all processes as soon as one has failed, so the others wait for that before they leave with an error:
-    the first one has a sentence to say. To be entered before torch is imported.
+    the first one has a sentence to say. Enter it before torch is imported.
     """
     if "RANK" in os.environ:
         # DistributedDataParallel wonders in every process why it is to look for unused parameters.
@@ -54,7 +54,7 @@ def _wait_to_be_ended(seconds: float) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The processes that torchrun started, found by what it left in the environment; else the world of one.
+    """Joins the processes that torchrun started, which its variables in the environment name; else the world of one.
 
     On accelerators each process takes the one that its place on the machine says.
 
@@ -62,8 +62,8 @@ def joined(device: str) -> Iterator[World]:
         device: of the config.
 
     Raises:
-        UsageError: a device that can not be shared out.
-        ProcessError: the others can not be found.
+        UsageError: a device that cannot be shared out.
+        ProcessError: the others cannot be found.
     """
     from pyro_vae.inference import ALONE, World  # here, since torch takes a second and --help does not need it
 
@@ -90,7 +90,7 @@ def joined(device: str) -> Iterator[World]:
 
 
 def leave(world: World) -> None:
-    """Parts from the other processes, where there are any, for good."""
+    """Leaves the other processes for good, where there are any."""
     if world.size > 1:
         import torch.distributed as dist
 

@@ -1,23 +1,29 @@
-"""A run from its config to its report: what train_svi.py does, for it and for scripts that train several."""
+"""A training from its settings to its report: what train_svi.py does, for it and for scripts that train several.
 
-import json
+decide   what is to be done in this folder: `start_decision`
+build    data, program and step, from the config: `build`
+open     the folder, by one training at a time: `training_lock`, `training_session`
+fit      epoch by epoch, each of them kept
+report   on test data, of the best epoch: `training_report`
+"""
+
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.data import Splits
-from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import interruption
-from pyro_vae.experiment.run.folder import Run, config_for_resume, new_folder
-from pyro_vae.experiment.train import progress_bar, torchrun, training_report
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.train import progress_bar, torchrun, training_lock, training_report
 from pyro_vae.experiment.train import tensorboard as board
-from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World, fit
+from pyro_vae.experiment.train.start_decision import decide
+from pyro_vae.experiment.train.training_session import Session
+from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
 
 _logger = logging.getLogger(__name__)
@@ -40,154 +46,50 @@ def start_or_resume(
     Args:
         folder: of the run; None for a new one below runs/.
         config: as the command line has it.
-        given: the names of the flags that were given explicitly, which must agree with a run that is taken up.
+        given: the names of the settings that were given explicitly, which must agree with a run that is taken up.
         resume: whether the folder may hold a run.
         tensorboard: also write the training for TensorBoard.
         test: whether a report on test data is wanted, see `train`.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or contradicts the flags.
+        UsageError: the folder holds a run and may not, or one that another script made, or contradicts the settings.
     """
     with torchrun.joined(config.device) as world:
-        plan, mark = "", None
-        with world.together():
-            if world.first:
-                mark = Run(folder, config).mark() if folder is not None else None
-                plan = json.dumps(_plan(folder, config, given, resume, world.size))
-        settings, finished = json.loads(world.gather(plan)[0])
-        config = Config.from_dict(settings)
-        if folder is None or not finished:
-            return train(folder, config, tensorboard=tensorboard, test=test, world=world, mark=mark)
-        run = Run(folder, config)
-        if world.first:
+        run, is_finished, mark = decide(folder, config, given, resume=resume, world=world)
+        if not is_finished:
+            train(run, tensorboard=tensorboard, test=test, world=world, mark=mark)
+        elif world.first:
             run.sweep()
-            print(f"{folder} is finished. Its report:\n\n{(folder / 'report.txt').read_text(encoding='utf-8')}")
+            training_lock.sweep(run.path)  # killed between its report and its end
+            print(f"{run.path} is finished. Its report:\n\n{(run.path / 'report.txt').read_text(encoding='utf-8')}")
         return run
 
 
-def _plan(folder: Path | None, config: Config, given: set[str], resume: bool, size: int) -> tuple[dict[str, Any], bool]:
-    """The config to go by, and whether its run is finished; what there is to say about taking it up again."""
-    if folder is None or not Run(folder, config).exists():
-        if resume:
-            print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
-        return config.to_dict(), False
-    if not resume:
-        raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or use another --out")
-    run = Run(folder, config_for_resume(folder, config, given))
-    if not run.is_finished() and "refitted_from" in run.about():
-        raise UsageError(f"{folder} holds a refitted prior, which refit_prior.py makes anew: use another --out")
-    if not run.is_finished() and (before := run.about().get("processes", 1)) != size:
-        print(
-            f"note: {folder} has been trained in {before!r:.20} processes; in {size} it draws other noise",
-            file=sys.stderr,
-        )
-    return run.config.to_dict(), run.is_finished()
-
-
 def train(
-    folder: Path | None,
-    config: Config,
-    *,
-    tensorboard: bool = False,
-    test: bool = True,
-    world: World = ALONE,
-    mark: bytes | None = None,
+    run: Run, *, tensorboard: bool = False, test: bool = True, world: World = ALONE, mark: bytes | None = None
 ) -> Run:
     """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
 
     Args:
-        folder: of the run; None for a new one below runs/.
-        config: what is trained.
+        run: the folder, and the config that is trained.
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
         world: the processes that do so together; all but the first leave before the report.
-        mark: see `Run.locked`.
+        mark: of the folder when it was decided to train in it, see `training_lock`.
 
     Raises:
         UsageError: another process trains in the folder.
     """
-    data, vae, svi = _built(config, world)
-    for name in build.unused(config):
-        print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
-
-    run = Run(Path(world.gather(str(folder or new_folder(Path("runs"), config)))[0]), config)
+    data, vae, svi = _built(run.config, world)
     with _alone(run, world, mark):
-        progress = _opened(run, vae, svi, data, world)
-
-        # Training, then the report on the best epoch, on test data.
+        session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
-        with run.status_on_exit() if world.first else nullcontext():
-            _fit(run, vae, svi, data, progress, world, tensorboard=tensorboard)
+        with run.status.on_exit() if world.first else nullcontext():
+            _fit(session, tensorboard=tensorboard)
             torchrun.leave(world)
-            if not world.first:
-                return run
-            trained = time.perf_counter() - begun
-            if test:
-                _report(run, vae, data, progress, trained)
-            else:
-                run.set_status("trained", seconds={"training": round(trained, 1)})
-                print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
-    return run
-
-
-@contextmanager
-def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
-    """The first process holds the folder; where it can not, all say so."""
-    with ExitStack() as until_the_end:
-        with world.together():
             if world.first:
-                until_the_end.enter_context(run.locked(mark))
-        yield
-
-
-def _opened(run: Run, vae: Autoencoder, svi: SVI, data: Splits, world: World) -> Progress:
-    """The run folder, new or taken up again."""
-    progress, complaints = world.in_turn(
-        lambda: run.open(vae, svi, data.protocol, world.size) if world.first else run.follow(vae, svi)
-    )
-    world.check_same(vae.tensors(), f"going on from {run.path}, in which the first process found {_reached(progress)}")
-    for complaint in complaints:
-        print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
-    again = f", going on after {_reached(progress)}" if progress.epoch or progress.part else ""
-    print(f"{run.config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
-    return progress
-
-
-def _fit(
-    run: Run, vae: Autoencoder, svi: SVI, data: Splits, progress: Progress, world: World, *, tensorboard: bool
-) -> None:
-    """Trains to the last epoch, or to a signal, and keeps every epoch."""
-    config, done = run.config, progress.epoch
-    with (
-        interruption.noted(world.largest) as stop,
-        progress_bar.progress(config.epochs, done) as show,
-        board.log(run, vae, data, done, wanted=tensorboard and world.first) as log,
-    ):
-        epochs = fit(
-            vae, svi, data, build.schedule(config),
-            conditional=config.conditional, seed=config.seed, progress=progress, stop=stop, world=world,
-        )  # fmt: skip
-        for record in epochs:
-            with world.together():
-                if world.first:
-                    run.save(record, vae, svi, progress, data.form)
-                    show(record)
-                    log.epoch(record)
-        stopped = stop()
-        with world.together():
-            if world.first and stopped:
-                run.save_part(vae, svi, progress, data.form)
-            elif world.first:
-                log.finish()
-
-
-def _report(run: Run, vae: Autoencoder, data: Splits, progress: Progress, trained: float) -> None:
-    begun = time.perf_counter()
-    text = training_report.write(run, vae, data, progress)
-    took = time.perf_counter() - begun
-    run.set_status("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
-    print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
-    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
+                _end(session, time.perf_counter() - begun, test=test)
+    return run
 
 
 def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
@@ -197,11 +99,71 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
         vae = build.vae(config, *data.form)
         build.start(config, vae, data)
         svi = build.svi(config, vae)
-    if world.size == 1:
-        return data, vae, svi
-    if config.compile != "no":
-        _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
-    return data, vae, SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
+    if world.size > 1:
+        if config.compile != "no":
+            _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
+        svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
+    for name in build.unused(config):
+        print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
+    return data, vae, svi
+
+
+@contextmanager
+def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
+    """The first process holds the folder; where it cannot, all say so."""
+    with ExitStack() as until_the_end:
+        with world.together():
+            if world.first:
+                until_the_end.enter_context(training_lock.locked(run.path, mark))
+        yield
+
+
+def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) -> Session:
+    """The session in the run folder, new or taken up again, and what is said of that."""
+    session = world.in_turn(lambda: Session.open(run, data, vae, svi, world))
+    progress, reached = session.progress, _reached(session.progress)
+    world.check_same(vae.tensors(), f"going on from {run.path}, in which the first process found {reached}")
+    for complaint in session.complaints:
+        print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
+    again = f", going on after {reached}" if progress.epoch or progress.part else ""
+    print(f"{run.config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
+    return session
+
+
+def _fit(session: Session, *, tensorboard: bool) -> None:
+    """Trains to the last epoch, or to a signal, and keeps every epoch."""
+    world, done = session.world, session.progress.epoch
+    with (
+        interruption.noted(world.largest) as stop,
+        progress_bar.progress(session.run.config.epochs, done) as show,
+        board.log(session, wanted=tensorboard and world.first) as log,
+    ):
+        for record in session.fit(stop):
+            with world.together():
+                if world.first:
+                    session.save(record)
+                    show(record)
+                    log.epoch(record)
+        stopped = stop()
+        with world.together():
+            if world.first and stopped:
+                session.save_part()
+            elif world.first:
+                log.finish()
+
+
+def _end(session: Session, trained: float, *, test: bool) -> None:
+    """Reports on test data where that is wanted, and says how the run stands after so many seconds of training."""
+    run, begun = session.run, time.perf_counter()
+    if not test:
+        run.status.set("trained", seconds={"training": round(trained, 1)})
+        print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
+        return
+    text = training_report.write(run, session.vae, session.data, session.progress)
+    took = time.perf_counter() - begun
+    run.status.set("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
+    print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
+    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
 
 
 def _reached(progress: Progress) -> str:

@@ -4,6 +4,10 @@
 
 centre and L are taken from draws. A box is cut into 2^d where two orders disagree, and also while it holds many of the
 draws, so that no narrow mode is overlooked. n densities are integrated on the same boxes at once.
+
+`scipy.integrate.cubature` looks only where its own estimate of the error is large: of twenty modes of width 0.02 in two
+dimensions its Genz-Malik rule says 0 with an error of 1e-12. It also takes one box at a time, and 2 to 28 times as long
+in two dimensions and three.
 """
 
 import itertools
@@ -31,13 +35,16 @@ def integrate(
     high: float = math.inf,
     tolerance: float = 5e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Integrals of n densities and bounds on their errors, usually far too large ones: (n,), (n,).
+    """Integrates n densities.
 
     Args:
         log_density: (P, n, d) -> (P, n).
         draws: (N, n, d), by which to find the densities; without outliers they do best.
         low, high: where the densities end, if they do.
         tolerance: of the error, if it is reached within 150,000 points.
+
+    Returns:
+        The integrals (n,) and bounds on their errors (n,), usually far too large ones.
 
     Example:
         >>> draws = torch.randn(1000, 1, 2, dtype=torch.float64)

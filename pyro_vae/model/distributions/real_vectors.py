@@ -41,7 +41,7 @@ class ExponentialNorm(Expandable):
         rate = as_tensor(rate, loc)
         batch_shape = torch.broadcast_shapes(loc.shape[:split], rate.shape)
         self.loc, self.rate = loc.expand(*batch_shape, *loc.shape[split:]), rate.expand(batch_shape)
-        super().__init__(batch_shape, loc.shape[split:], validate_args=validate_args)
+        super().__init__(torch.Size(batch_shape), torch.Size(loc.shape[split:]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:

@@ -1,13 +1,14 @@
 """The picture of several groups of runs side by side, as PNG bytes; no state of matplotlib is touched."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.report.comparison_report import FORCED, clipped, interval_head
+from pyro_vae.report.cells import clipped
+from pyro_vae.report.documents.comparison_document import FORCED, interval_head
+from pyro_vae.report.draw.images import png
 
 
 def picture(found: Mapping[str, Any]) -> bytes:
@@ -34,9 +35,7 @@ def picture(found: Mapping[str, Any]) -> bytes:
         ax.set_axisbelow(True)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.set_ylim(len(groups) - 0.4, -0.6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _draw_means(ax: Any, found: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.randomness import stream
-from pyro_vae.report.draw.image_views import log_likelihood_of_draws
+from pyro_vae.report.draw import image_views
 
 
 def can_show(x_shape: Sequence[int]) -> bool:
@@ -32,14 +32,9 @@ def samples(
         label: of such a program, the one class to fill all rows with.
         white: the value of x that is shown white, 255 for levels of 8 bits.
     """
-    device = next(vae.parameters()).device
-    y = labels_to_draw(num_classes, rows, label, device=device)
-    size = rows * rows if y is None else len(y)
-    with stream(seed, "samples", device=device):
-        means = vae.generate(size, y, mean=True)
-    with stream(seed, "samples", device=device):  # the same again, so that both panels show the same z
-        draws = vae.generate(size, y)
-    return draw_samples(means, draws, rows, white)
+    y = labels_to_draw(num_classes, rows, label, device=next(vae.parameters()).device)
+    view = image_views.samples(vae, seed, rows * rows if y is None else len(y), y)
+    return draw_samples(view.mean, view.x, rows, white)
 
 
 def labels_to_draw(
@@ -88,7 +83,7 @@ def reconstructions(
     x, y = x[:num_data], None if y is None else y[:num_data]
     with stream(seed, "reconstructions", device=x.device):
         means = vae.reconstruct(x, y, num_samples=num_samples)
-    log_likelihood = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
+    log_likelihood = image_views.log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
     return draw_reconstructions(x, means, white, log_likelihood)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure, known, plain, signed
-from pyro_vae.report.tables import MINUS
 
 Numbers = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from pyro_vae.report.tables import MINUS
+from pyro_vae.report.cells import MINUS
 
 BLUE, RED, GREEN, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#8a8f98"
 PALE, INK = "#e4e7ec", "#22262e"

@@ -6,12 +6,11 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.report.comparison_report import clipped, plain
+from pyro_vae.report.cells import MINUS, as_typed, clipped
 from pyro_vae.report.draw.images import png
 from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure
-from pyro_vae.report.tables import MINUS
 
-Group = Mapping[str, Any]  # of `sweep.groups`, or a part of one
+Group = Mapping[str, Any]  # one of the settings, or a part of one
 
 _COLOURS, _MARKERS = (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv"
 _MOST_NAMES = 16  # written beside their points, and in a legend
@@ -85,7 +84,7 @@ def _is_axis(name: str, groups: Sequence[Group]) -> bool:
 
 def _named(values: Mapping[str, Any], axis: str | None = None) -> str:
     """Short: the value on the axis alone, or all of them."""
-    return plain(values[axis]) if axis else clipped(", ".join(f"{name}={plain(v)}" for name, v in values.items()))
+    return as_typed(values[axis]) if axis else clipped(", ".join(f"{name}={as_typed(v)}" for name, v in values.items()))
 
 
 def _exactly(value: float, times: int) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
 from pyro_vae.experiment.compare import comparing
 from pyro_vae.experiment.compare.comparable_runs import candidates, disagreements, groups, refusal
 from pyro_vae.experiment.compare.comparing import Evaluation, compare, measure
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
 
 K = Evaluation(num_samples=40, seed=3)
 BASE = {"likelihood": "bernoulli", "binarize": "threshold"}
@@ -117,7 +117,7 @@ def test_what_can_not_be_compared_is_refused_in_a_sentence(run, tmp_path):
     with pytest.raises(UsageError, match=r"is a plain autoencoder: it has no log p\(x\)"):
         candidates([run(), run(posterior="delta", kl_weight=0.0)])
     cut = finished_run(tmp_path / "cut", str(open_run(run()).config.dataset), **BASE)
-    Run(cut, open_run(cut).config).set_status("interrupted")
+    Run(cut, open_run(cut).config).status.set("interrupted")
     with pytest.raises(CheckpointError, match=r"is not finished \(interrupted, 2 of 2 epochs\).*--resume"):
         candidates([run(), cut])
     for wrong in ({"num_samples": 0}, {"num_samples": 1 << 18}, {"seed": -1}, {"test_data": -1}):

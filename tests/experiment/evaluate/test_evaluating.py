@@ -11,12 +11,13 @@ from finished import content, finished_run, images
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.evaluate import report_files
 from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.measurements import Look, evaluate
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train import training_report
 from pyro_vae.inference import Progress
 from pyro_vae.randomness import derive
@@ -165,10 +166,10 @@ class TestNumbers:
 
     def test_training_that_was_cut_short_is_named(self, run):
         trained = run(latent_dim=4, seed=5)
-        trained.run.set_status("interrupted")
+        trained.run.status.set("interrupted")
         found = look_at(trained, annealed_data=0).report
         assert found["unfinished"] == "Training is interrupted: these are the numbers after 2 of 2 epochs."
-        trained.run.set_status("finished")
+        trained.run.status.set("finished")
         assert "unfinished" not in look_at(trained, annealed_data=0).report
 
     def test_networks_in_bfloat16_are_held_against_float32_ones_as_at_training(self, run):
@@ -286,19 +287,15 @@ class TestFiles:
             assert title in page
 
     def test_the_draws_come_back_as_inference_data(self, written):
-        import arviz
-
-        found = arviz.from_netcdf(str(written[1] / "log_likelihood.nc"))
+        found = arviz_adapter.read_netcdf(written[1] / "log_likelihood.nc")
         assert found.posterior["z"].shape == (1, 60, 16, 2)
         assert "not MCMC" in found.attrs["sampling"]
         torch.testing.assert_close(torch.tensor(found.sample_stats["khat"].values), written[0].curve.khat)
 
     def test_there_are_as_many_draws_as_numbers_may_be_saved(self, run, tmp_path):
-        import arviz
-
         look = look_at(run(latent_dim=2), saved_numbers=55 * 32, annealed_data=0)
         report_files.write(look, tmp_path)
-        assert arviz.from_netcdf(str(tmp_path / "log_likelihood.nc")).posterior.sizes["draw"] == 55
+        assert arviz_adapter.read_netcdf(tmp_path / "log_likelihood.nc").posterior.sizes["draw"] == 55
 
     @pytest.mark.parametrize(
         "settings",

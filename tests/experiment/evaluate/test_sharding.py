@@ -22,7 +22,8 @@ from pyro_vae.experiment.evaluate import block_tasks, measurements, shards
 from pyro_vae.experiment.evaluate.effort import Plan, Shard
 from pyro_vae.experiment.evaluate.evaluated_run import Hardest, Subject
 from pyro_vae.experiment.evaluate.measurements import Look, evaluate
-from pyro_vae.experiment.run.opened import Reader, open_run
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.trained_run import open_run
 
 QUICK = Plan(elbo_samples=4, num_samples=30, annealed_data=3, num_temperatures=2, num_chains=2, latent_data=20)
 SEED = 3
@@ -151,7 +152,7 @@ class TestReader:
         run = open_run(finished_run(tmp_path / "run", str(tmp_path / "grey.npy")))
         whole = run.test(num_data)
         split = load(tmp_path / "grey.npy", binarize="dynamic", map_above=0).test
-        reader, read = Reader(run.config, split, 0, num_data), []
+        reader, read = DataReader(run.config, split, 0, num_data), []
         monkeypatch.setattr(
             Split, "_stored", lambda self, at, stored=Split._stored: read.append(at) or stored(self, at)
         )

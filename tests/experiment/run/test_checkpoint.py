@@ -20,6 +20,7 @@ from pyro_vae.errors import CheckpointError, StorageError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.inference import Part, Progress
 
 
@@ -61,7 +62,8 @@ def test_a_restored_fit_is_bitwise_the_saved_one(config, tmp_path, optimizer):
     for _ in range(3):
         steps[0].step(x)
     progress = Progress(3, 2, -1 / 3, {name: t.detach() / 7 for name, t in saved.tensors().items()})
-    manifest = checkpoint.save(tmp_path, config, Form((6,)), saved, steps[0].optimizer, progress)
+    state = steps[0].optimizer.state_dict()
+    manifest = checkpoint.save(tmp_path, Checkpoint(config, Form((6,)), progress, saved.tensors(), state))
 
     found = checkpoint.read(manifest)
     restored = found.restore(fresh, steps[1].optimizer)
@@ -92,7 +94,8 @@ def test_a_state_that_was_restored_gives_the_bytes_it_came_from(trained, config,
     optimizer = build.optimizer(config, vae)
     progress = checkpoint.read(last).restore(vae, optimizer)
     (tmp_path / "again").mkdir()
-    again = checkpoint.save(tmp_path / "again", config, trained.data.form, vae, optimizer, progress)
+    reached = Checkpoint(config, trained.data.form, progress, vae.tensors(), optimizer.state_dict())
+    again = checkpoint.save(tmp_path / "again", reached)
     assert again.read_bytes() == last.read_bytes()
 
 
@@ -369,7 +372,8 @@ def test_whatever_the_tables_name_comes_back_bit_by_bit(settings, tmp_path):
     svi = build.svi(config, vae)
     x, y = data.test.fixed()[:9], data.test.one_hot(10)[:9] if config.conditional else None
     svi.step(x, y, kl_weight=config.kl_weight)
-    manifest = checkpoint.save(tmp_path, config, data.form, vae, svi.optimizer, Progress(1, 1, -1.0))
+    state = svi.optimizer.state_dict()
+    manifest = checkpoint.save(tmp_path, Checkpoint(config, data.form, Progress(1, 1, -1.0), vae.tensors(), state))
 
     found = pv.load(manifest)
     assert checkpoint.read(manifest).form == data.form

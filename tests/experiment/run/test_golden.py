@@ -9,7 +9,6 @@ import runpy
 import shutil
 from pathlib import Path
 
-import arviz
 import numpy as np
 import pytest
 import torch
@@ -17,9 +16,10 @@ from scipy.special import logsumexp
 
 import pyro_vae as pv
 from pyro_vae.errors import CheckpointError
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.run import checkpoint, manifest
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RUNS = sorted(path.parent for path in GOLDEN.glob("*/*/run.json"))
@@ -53,8 +53,10 @@ def test_a_run_of_an_earlier_version_opens_with_its_numbers(run):
 def test_a_run_of_an_earlier_version_goes_on(run, tmp_path):
     epochs = json.loads((run / "config.json").read_bytes())["epochs"] + 1
     runpy.run_path(str(TRAIN))["main"](["--out", str(run), "--resume", "--epochs", str(epochs)])
-    assert Run(run, open_run(run).config).status() == "finished"
-    assert [record["epoch"] for record in Run(run, open_run(run).config).history()] == list(range(1, epochs + 1))
+    assert Run(run, open_run(run).config).status.now() == "finished"
+    assert [record["epoch"] for record in Run(run, open_run(run).config).history.records()] == list(
+        range(1, epochs + 1)
+    )
 
 
 def test_a_run_that_was_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_path):
@@ -68,7 +70,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_pat
 
 @pytest.mark.parametrize("schema", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
 def test_draws_of_an_earlier_version_open(schema):
-    found = arviz.from_netcdf(schema / "standard" / "log_likelihood.nc")
+    found = arviz_adapter.read_netcdf(schema / "standard" / "log_likelihood.nc")
     weights = found.sample_stats["log_weight"].values[0]
     reported = json.loads((schema / "standard" / "report.json").read_bytes())["test"]["log_likelihood"]
     assert weights.shape == (60, 12)

@@ -19,7 +19,7 @@ from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train import training
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -283,7 +283,7 @@ def outcome(damage, folder):
 def test_a_damaged_run_folder_is_refused_or_harmless(run, name, text, monkeypatch):
     """Resuming is stopped where it would train: all is read by then."""
     monkeypatch.setattr(training, "fit", lambda *arguments, **options: iter(()))
-    monkeypatch.setattr(training.reporting, "write", lambda *arguments: "")
+    monkeypatch.setattr(training.training_report, "write", lambda *arguments: "")
     before = {path: path.read_bytes() for path in run.glob("*.json*")}
     (run / name).write_bytes(f"{text}\n{text}\n".encode() if name == "history.jsonl" else text.encode())
     try:

@@ -15,25 +15,27 @@ from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, files
-from pyro_vae.experiment.run.folder import Run, config_for_resume, new_folder
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import training
-from pyro_vae.inference import fit
+from pyro_vae.experiment.train.training_lock import locked
+from pyro_vae.experiment.train.training_session import Session
+from pyro_vae.inference import ALONE, World
 
 
 def train(folder, config, epochs=None, processes=1):
-    """Opens a run, trains it up to an epoch, and returns it with what `open` said."""
+    """Opens a run, trains it up to an epoch, and returns it with what the session said."""
     data = build.data(config)
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
     svi = build.svi(config, vae)
-    run = Run(folder, config)
-    progress, complaints = run.open(vae, svi, data.protocol, processes)
-    start = progress.epoch
-    for record in fit(vae, svi, data, build.schedule(config), conditional=config.conditional, progress=progress):
-        run.save(record, vae, svi, progress, data.form)
+    session = Session.open(Run(folder, config), data, vae, svi, World(size=processes))
+    start = session.progress.epoch
+    for record in replace(session, world=ALONE).fit():
+        session.save(record)
         if record.epoch == epochs:
             break
-    return run, start, complaints
+    return session.run, start, session.complaints
 
 
 @pytest.fixture
@@ -45,11 +47,11 @@ def test_a_run_says_what_was_computed(folder, config):
     run, start, complaints = train(folder, config)
     said = json.loads((folder / "run.json").read_bytes())
     assert (start, complaints) == (0, [])
-    assert (run.status(), said["seeds"]) == ("running", {"seed": 0, "data_seed": 0})
+    assert (run.status.now(), said["seeds"]) == ("running", {"seed": 0, "data_seed": 0})
     assert said["protocol"]["sha256"] == build.data(config).protocol["sha256"]
     assert {"pyro-ppl", "torch", "numpy"} <= said["versions"].keys()
     assert Config.from_dict(json.loads((folder / "config.json").read_bytes())) == config
-    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5]
+    assert [record["epoch"] for record in run.history.records()] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_the_history_is_cut_to_the_checkpoint_it_goes_on_from(folder, config):
     run, start, _ = train(folder, config)
     assert start == 4
     assert (folder / "history.jsonl").read_bytes() == whole
-    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5]
+    assert [record["epoch"] for record in run.history.records()] == [1, 2, 3, 4, 5]
 
 
 def test_a_damaged_checkpoint_is_complained_of_and_made_again(folder, config):
@@ -122,7 +124,7 @@ def test_a_checkpoint_of_epochs_without_end_takes_no_memory(folder, config):
     found.progress.epoch = 10**9
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="does not hold epochs 1 to 1000000000"):
-        run.checked_history(found)
+        run.history.first_lines(found.progress.epoch, found.history)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 15  # KiB
 
 
@@ -150,15 +152,15 @@ def test_a_damaged_file_of_the_run_is_named(folder, config, file):
     with pytest.raises(CheckpointError, match=rf"{file} is damaged"):
         {
             "config.json": lambda: config_for_resume(folder, config, set()),
-            "run.json": run.status,
-            "history.jsonl": run.history,
+            "run.json": run.status.now,
+            "history.jsonl": run.history.records,
         }[file]()
 
 
 def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, config):
     run, _, _ = train(folder, config)
     assert not run.is_finished()
-    run.set_status("finished")
+    run.status.set("finished")
     assert not run.is_finished()
     files.write(folder / "report.txt", b"")
     assert not run.is_finished()
@@ -170,7 +172,7 @@ def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, conf
 
 def test_a_finished_run_from_before_a_setting_was_known_stays_finished(folder, config):
     run, _, _ = train(folder, config)
-    run.set_status("finished")
+    run.status.set("finished")
     for name in ("report.txt", "report.json"):
         files.write(folder / name, b"")
     before = {name: value for name, value in config.to_dict().items() if name != "precision"}
@@ -186,18 +188,17 @@ def test_a_finished_run_from_before_a_setting_was_known_stays_finished(folder, c
 )
 def test_the_status_says_how_training_ended(folder, config, error, status):
     run, _, _ = train(folder, config, epochs=1)
-    with pytest.raises(type(error)), run.status_on_exit():
+    with pytest.raises(type(error)), run.status.on_exit():
         raise error
-    assert run.status() == status
+    assert run.status.now() == status
 
 
-def test_one_process_at_a_time_trains_in_a_folder(folder, config):
-    run = Run(folder, config)
+def test_one_process_at_a_time_trains_in_a_folder(folder):
     sentence = rf"another training is at work in {folder} \(process {os.getpid()} on .+\): wait for it, or end it"
     for end in (nullcontext, partial(pytest.raises, KeyError)):
-        with end(), run.locked():
+        with end(), locked(folder):
             assert [path.name for path in folder.iterdir()] == ["train.lock"]
-            with pytest.raises(UsageError, match=sentence), Run(folder, config).locked():
+            with pytest.raises(UsageError, match=sentence), locked(folder):
                 pass
             if end is not nullcontext:
                 raise KeyError
@@ -209,12 +210,12 @@ def test_a_run_that_another_process_made_in_the_meantime_stays_as_it_is(folder, 
     """Between the look into the folder and the lock on it the data are read, which may take long."""
     config, build_data = replace(config, epochs=1, test_samples=2, elbo_samples=2), build.data
     if resume:
-        training.train(folder, config, test=False)
+        training.train(Run(folder, config), test=False)
     whole = []
 
     def meanwhile(settings):
         monkeypatch.setattr(build, "data", build_data)
-        training.train(folder, config)
+        training.train(Run(folder, config))
         whole.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
         return build_data(settings)
 
@@ -224,21 +225,31 @@ def test_a_run_that_another_process_made_in_the_meantime_stays_as_it_is(folder, 
     assert whole == [{path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}]
 
 
-def test_a_lock_stays_with_a_folder_that_is_moved_away(folder, config):
-    with Run(folder, config).locked():
+def test_a_lock_stays_with_a_folder_that_is_moved_away(folder):
+    with locked(folder):
         folder.rename(folder.with_name("moved"))
-        with Run(folder, config).locked():
+        with locked(folder):
             pass
         assert not (folder / "train.lock").exists()
         files.write(folder / "train.lock", b"of a third one\n")
     assert (folder / "train.lock").read_bytes() == b"of a third one\n"
 
 
+def test_the_lock_that_a_killed_training_left_is_swept_with_its_finished_run(folder, config):
+    training.train(Run(folder, replace(config, epochs=1, test_samples=2, elbo_samples=2)))
+    files.write(folder / "train.lock", b"of a killed one\n")
+    training.start_or_resume(folder, config, set(), resume=True)
+    assert not (folder / "train.lock").exists()
+    with locked(folder):
+        training.start_or_resume(folder, config, set(), resume=True)
+        assert (folder / "train.lock").exists()
+
+
 def teams(folder, config, processes, epochs):
     """Who is said to have trained the run, where so many processes have taken it up, up to an epoch."""
     run, *_ = train(folder, config, epochs, processes)
-    assert run.about()["processes"] == processes
-    return [tuple(team[name] for name in ("epoch", "steps", "processes")) for team in run.about()["teams"]]
+    assert run.status.read()["processes"] == processes
+    return [tuple(team[name] for name in ("epoch", "steps", "processes")) for team in run.status.read()["teams"]]
 
 
 def test_a_run_says_how_many_processes_trained_which_epochs(folder, config):
@@ -253,7 +264,7 @@ def test_a_run_says_how_many_processes_trained_which_epochs(folder, config):
 
 def test_a_run_from_before_teams_were_written_down_keeps_its_number_of_processes(folder, config):
     run, *_ = train(folder, config, 2, processes=2)
-    about = run.about()
+    about = run.status.read()
     del about["teams"]
     files.write(folder / "run.json", files.to_json(about))
     assert teams(folder, config, 1, 3) == [(0, 0, 2), (2, 0, 1)]
@@ -262,7 +273,7 @@ def test_a_run_from_before_teams_were_written_down_keeps_its_number_of_processes
 @pytest.mark.parametrize("wrong", [3, None, [3], [{}], [{"epoch": "x", "steps": 0, "processes": 1}]])
 def test_teams_that_are_none_are_damage(folder, config, wrong):
     run, *_ = train(folder, config, 2)
-    run.set_status("running", teams=wrong)
+    run.status.set("running", teams=wrong)
     with pytest.raises(CheckpointError, match=r"run\.json is damaged: its teams are none"):
         train(folder, config, 3)
 
@@ -308,7 +319,7 @@ def test_an_extended_run_goes_on_where_it_ended(folder, config):
     train(folder, replace(config, lr_schedule="constant"))
     run, start, _ = train(folder, replace(config, lr_schedule="constant", epochs=7))
     assert start == 5
-    assert [record["epoch"] for record in run.history()] == [1, 2, 3, 4, 5, 6, 7]
+    assert [record["epoch"] for record in run.history.records()] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_new_folders_never_collide(tmp_path, monkeypatch):
@@ -317,10 +328,10 @@ def test_new_folders_never_collide(tmp_path, monkeypatch):
         def now():
             return datetime(2020, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr("pyro_vae.experiment.run.folder.datetime", Stopped)
+    monkeypatch.setattr("pyro_vae.experiment.run.run_folder.datetime", Stopped)
     made = []
     for _ in range(3):
-        made.append(new_folder(tmp_path, Config(dataset="a/faces.npz")).name)
+        made.append(new_folder(tmp_path, "faces-bernoulli").name)
         (tmp_path / made[-1]).mkdir()
     first = "20200102-030405-faces-bernoulli"
     assert made == [first, f"{first}-2", f"{first}-3"]

@@ -10,9 +10,9 @@ import pyro_vae as pv
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
-from pyro_vae.inference import Progress, fit
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
+from pyro_vae.experiment.train.training_session import Session
 
 
 @pytest.fixture
@@ -25,11 +25,10 @@ def run(tmp_path):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     svi = build.svi(config, vae)
-    run, progress = Run(tmp_path / "run", config), Progress()
-    run.open(vae, svi, data.protocol)
-    for record in fit(vae, svi, data, build.schedule(config), progress=progress):
-        run.save(record, vae, svi, progress, data.form)
-    return run
+    session = Session.open(Run(tmp_path / "run", config), data, vae, svi)
+    for record in session.fit():
+        session.save(record)
+    return session.run
 
 
 def test_it_holds_the_best_program_and_the_same_data(run):
@@ -37,13 +36,13 @@ def test_it_holds_the_best_program_and_the_same_data(run):
     expected = pv.load(run.path)
     assert all(torch.equal(a, b) for a, b in zip(found.vae.parameters(), expected.parameters(), strict=True))
     assert found.epochs == 3
-    assert found.best_epoch == max(record["epoch"] for record in run.history() if record["best"])
+    assert found.best_epoch == max(record["epoch"] for record in run.history.records() if record["best"])
     assert len(found.test().x) == 7
     assert torch.equal(found.test(0).x, build.data(run.config).test.fixed())
     assert len(found.training().x) == len(found.data.train)
     assert len(found.training(5).labels) == 5
     assert found.test().y is None
-    assert found.run.about()["seeds"] == {"seed": 0, "data_seed": 0}
+    assert found.run.status.read()["seeds"] == {"seed": 0, "data_seed": 0}
 
 
 def test_data_may_have_moved_and_must_be_the_same(run, tmp_path):

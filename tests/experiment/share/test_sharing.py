@@ -22,12 +22,12 @@ import pyro_vae as pv
 from pyro_vae.errors import CheckpointError, StorageError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.run import files, manifest
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import newest_checkpoint
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.experiment.share import hub, sharing
 from pyro_vae.randomness import stream
-from pyro_vae.report.render.texts import markdown
-from pyro_vae.report.tables import clean
+from pyro_vae.report.cells import clean
+from pyro_vae.report.render.markdown import escaped
 
 PNG = b"\x89PNG\r\n\x1a\n, the rest of a picture"
 
@@ -57,7 +57,7 @@ def shared(run, tmp_path):
 
 def measured(run, report):
     """Puts a report into a run, as of its best epoch."""
-    best = max(record["epoch"] for record in Run(run, None).history() if record["best"])
+    best = max(record["epoch"] for record in Run(run, None).history.records() if record["best"])
     report["training"]["best_epoch"] = best
     (run / "report.json").write_bytes(files.to_json(report))
 
@@ -169,7 +169,7 @@ def test_the_card_has_the_numbers_of_the_report_with_both_errors_and_units(share
 
 
 def test_the_card_says_on_what_data_from_which_command_and_with_which_limits(run, shared):
-    text, about = card(shared), Run(run, newest_checkpoint(run).config).about()
+    text, about = card(shared), Run(run, newest_checkpoint(run).config).status.read()
     protocol = about["protocol"]
     rows = [
         f"| contents | {protocol['sha256']} |",
@@ -191,7 +191,7 @@ def test_the_card_has_the_hash_of_every_file(shared):
     found = content(shared)
     assert found.keys() == set(sharing.FILES)
     assert all(
-        f"| {markdown(name)} | {digest} |" in card(shared) for name, digest in found.items() if name != "README.md"
+        f"| {escaped(name)} | {digest} |" in card(shared) for name, digest in found.items() if name != "README.md"
     )
 
 
@@ -218,14 +218,14 @@ def test_a_plain_autoencoder_and_a_run_without_a_report_claim_no_density(run, tm
 
 def test_a_refitted_prior_names_the_run_whose_encoder_it_kept(run, tmp_path):
     path = copied(run, tmp_path)
-    Run(path, newest_checkpoint(path).config).set_status("finished", refitted_from={"run": "/home/me/runs/standard"})
+    Run(path, newest_checkpoint(path).config).status.set("finished", refitted_from={"run": "/home/me/runs/standard"})
     assert "encoder and decoder are those of the run standard |" in card(pv.share(path, tmp_path / "shared"))
 
 
 def test_no_folder_of_this_machine_is_named(run, tmp_path):
     path = copied(run, tmp_path)
     command = f"python /opt/x/train.py --dataset {tmp_path}/a.npz --data-dir=/home/me/data --out ../mine/run --lr 1e-3"
-    Run(path, newest_checkpoint(path).config).set_status("finished", command=command)
+    Run(path, newest_checkpoint(path).config).status.set("finished", command=command)
     shared = pv.share(path, tmp_path / "shared")
     text = card(shared) + (shared / "config.json").read_text()
     assert "python train.py --dataset a.npz --data-dir=data --out run --lr 1e-3" in text
@@ -249,7 +249,7 @@ def test_names_can_not_break_the_card(run, tmp_path, name):
     assert structure(card(shared)) == structure(card(plain))
     model = front_matter(shared)["model-index"][0]
     assert model["name"] == model["results"][0]["dataset"]["name"] == front_matter(shared)["license"] == clean(name)
-    assert "".join(tokens(card(shared))[1].content).startswith(markdown(name))
+    assert "".join(tokens(card(shared))[1].content).startswith(escaped(name))
     assert all(sign.isprintable() for sign in card(shared).replace("\n", ""))
 
 
@@ -257,8 +257,8 @@ def named(run, folder, name):
     """A shared copy of the run with this text in every place that anybody can write to."""
     path = copied(run, folder)
     saved = Run(path, newest_checkpoint(path).config)
-    protocol = {**saved.about()["protocol"], "name": name, "source": name}
-    saved.set_status("finished", protocol=protocol, command=f"python {shlex.quote(name)}")
+    protocol = {**saved.status.read()["protocol"], "name": name, "source": name}
+    saved.status.set("finished", protocol=protocol, command=f"python {shlex.quote(name)}")
     report = full()
     report["protocol"] |= {"notes": [name], "name": name}
     report["reference"]["rows"][0]["label"] = report["run"]["command"] = name.replace("'", "").replace('"', "")

@@ -11,7 +11,7 @@ from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import loss_ablation
 
 PLAN = Plan(elbo_samples=10, num_samples=30, latent_data=40, latent_samples=2)
@@ -101,7 +101,7 @@ def test_the_report_is_text_numbers_and_a_picture(trained):
 
 def test_a_panel_shows_draws_on_the_axes_where_the_means_spread_most(trained):
     run = runs(trained)["both"]
-    panel = loss_ablation.panel(run, 0)
+    panel = loss_ablation.view(run, 0)
     means = run.vae.posterior.centre(run.test().x)
     _, _, axes = torch.linalg.svd(means - means.mean(0))
     spread = ((means - means.mean(0)) @ axes[:2].T).var(0)
@@ -112,7 +112,7 @@ def test_a_panel_shows_draws_on_the_axes_where_the_means_spread_most(trained):
     assert panel.samples.shape == (64, 1, 4, 4)
     assert panel.reconstructions.shape == (4, 8, 1, 4, 4)
     state = torch.random.get_rng_state()
-    assert torch.equal(panel.cloud, loss_ablation.panel(run, 0).cloud)
+    assert torch.equal(panel.cloud, loss_ablation.view(run, 0).cloud)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -121,7 +121,7 @@ def test_in_two_dimensions_the_axes_are_those_of_z_with_ellipses(config, tmp_pat
     loss_ablation.train(tmp_path, small, set())
     run = runs(tmp_path)["both"]
     x, y, _ = run.test()
-    q, panel = run.vae.posterior(x, y), loss_ablation.panel(run, 0)
+    q, panel = run.vae.posterior(x, y), loss_ablation.view(run, 0)
     assert panel.axes == ("z1", "z2")
     assert torch.allclose(panel.ellipses, torch.stack([q.mean, q.stddev], 1)[:60])
     assert ((panel.cloud - q.mean).abs() < 6 * q.stddev).all()

@@ -15,10 +15,11 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import Held, open_run
+from pyro_vae.experiment.run.evaluation_data import DataInMemory
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import refitting
 from pyro_vae.experiment.train import training
+from pyro_vae.experiment.train.training_lock import locked
 from pyro_vae.inference import fit
 
 PLAN = Plan(latent_data=500, latent_samples=4)
@@ -153,7 +154,7 @@ def test_the_new_run_says_what_it_is(tmp_path, capsys):
 def test_two_refits_do_not_write_into_one_folder(tmp_path, capsys):
     trained = make_run(tmp_path)
     with (
-        Run(tmp_path / "new", trained.config).locked(),
+        locked(tmp_path / "new"),
         pytest.raises(UsageError, match=r"another training is at work in .*new"),
     ):
         refit(trained, tmp_path / "new", "mixture")
@@ -163,7 +164,7 @@ def test_two_refits_do_not_write_into_one_folder(tmp_path, capsys):
 def test_training_does_not_go_on_in_an_unfinished_refit(tmp_path, capsys):
     trained = make_run(tmp_path)
     _, again = refit(trained, tmp_path / "new", "mixture")
-    again.run.set_status("interrupted")
+    again.run.status.set("interrupted")
     with pytest.raises(UsageError, match="holds a refitted prior"):
         training.start_or_resume(tmp_path / "new", again.config, set(), resume=True)
 
@@ -250,7 +251,7 @@ def test_a_change_of_the_kl_that_is_off_by_a_fifth_is_found_by_other_draws(tmp_p
 
 def test_an_unchanged_program_has_no_fault(swapped):
     assert faults(*swapped) == []
-    assert isinstance(swapped[0].test(0), Held)
+    assert isinstance(swapped[0].test(0), DataInMemory)
 
 
 # What makes no sense.

@@ -14,11 +14,11 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import open_run
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import sampling
 from pyro_vae.experiment.studies.sampling import Wanted
-from pyro_vae.inference import Progress, fit
+from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.randomness import stream
 from pyro_vae.report.draw import image_views, latent_views
 
@@ -36,13 +36,10 @@ def trained(folder, x_shape=(4, 4), labels=True, **settings):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     svi = build.svi(config, vae)
-    run, progress = Run(folder / "run", config), Progress()
-    run.open(vae, svi, data.protocol)
-    for record in fit(
-        vae, svi, data, build.schedule(config), conditional=config.conditional, seed=0, progress=progress
-    ):
-        run.save(record, vae, svi, progress, data.form)
-    return open_run(run.path)
+    session = Session.open(Run(folder / "run", config), data, vae, svi)
+    for record in session.fit():
+        session.save(record)
+    return open_run(folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +81,7 @@ def test_every_picture_has_its_arrays(plain, conditional, tmp_path):
         sentences, arrays = write(run, tmp_path / name)
         assert set(arrays) == expected
         assert {path.stem for path in (tmp_path / name).glob("*.png")} == expected
-        assert [sentence.split(":")[0] for sentence in sentences] == [n for n in sampling.PICTURES if n in expected]
+        assert [sentence.split(":")[0] for sentence in sentences] == [n for n in sampling.ABOUT if n in expected]
 
 
 def test_the_documented_arrays_are_there_and_no_others(conditional, tmp_path):

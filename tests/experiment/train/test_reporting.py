@@ -9,13 +9,15 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.folder import Run
-from pyro_vae.experiment.run.opened import held
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_report
-from pyro_vae.inference import Progress, fit
-from pyro_vae.randomness import derive
+from pyro_vae.experiment.train.training_session import Session
+from pyro_vae.randomness import derive, stream
+from pyro_vae.report.draw import images
 
 CLASSES = 3
 
@@ -34,8 +36,8 @@ def settings(tmp_path):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
-    for name in ("training", "samples", "reconstructions"):
-        monkeypatch.setattr(training_report.pictures, name, lambda *arguments, **options: b"")
+    for name in ("training", "draw_samples", "draw_reconstructions"):
+        monkeypatch.setattr(images, name, lambda *arguments, **options: b"")
 
 
 def finished(folder, config):
@@ -44,11 +46,11 @@ def finished(folder, config):
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
     svi = build.svi(config, vae)
-    run, progress = Run(folder, config), Progress()
-    run.open(vae, svi, data.protocol)
-    for record in fit(vae, svi, data, build.schedule(config), conditional=config.conditional, progress=progress):
-        run.save(record, vae, svi, progress, data.form)
-    text = training_report.write(run, vae, data, progress)
+    run = Run(folder, config)
+    session = Session.open(run, data, vae, svi)
+    for record in session.fit():
+        session.save(record)
+    text = training_report.write(run, vae, data, session.progress)
     assert (folder / "report.txt").read_text(encoding="utf-8") == text + "\n"
     return vae, data, json.loads((folder / "report.json").read_bytes()), " ".join(text.split())
 
@@ -58,7 +60,7 @@ def finished(folder, config):
 
 def test_all_test_data_are_reported_on_without_one_hot_labels_that_nobody_asked_for(settings):
     data = build.data(settings)
-    x, y, labels = held(settings, data.test, data.num_classes)
+    x, y, labels = DataReader(settings, data.test, data.num_classes).whole()
     assert torch.equal(x, data.test.fixed())
     assert y is None
     assert torch.equal(labels, data.test.labels)
@@ -68,7 +70,7 @@ def test_all_test_data_are_reported_on_without_one_hot_labels_that_nobody_asked_
 def test_labels_stay_with_the_test_data_that_were_chosen(settings, size):
     config = replace(settings, conditional=True, likelihood="categorical", test_data=size)
     data = build.data(config)
-    x, y, labels = held(config, data.test, data.num_classes)
+    x, y, labels = DataReader(config, data.test, data.num_classes).whole()
     assert len(x) == len(y) == len(labels) == (size if size == 5 else 16)
     assert torch.equal(x[:, 0, 0, 0], 20.0 * labels)
     assert y.tolist() == [[float(c == label) for c in range(CLASSES)] for label in labels.tolist()]
@@ -86,7 +88,7 @@ def test_labels_stay_with_the_test_data_that_were_chosen(settings, size):
 def test_the_numbers_are_those_of_the_estimators_on_the_test_data(tmp_path, settings, conditional, test_data):
     config = replace(settings, conditional=conditional, test_data=test_data)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, y, _ = held(config, data.test, data.num_classes)
+    x, y, _ = DataReader(config, data.test, data.num_classes).whole()
     seed = derive(0, "evaluation")
     log_likelihood = pv.evaluation.iwae(vae, x, 40, y, seed)
     assert found["test"]["elbo"] == pv.evaluation.elbo(vae, x, 30, y, seed).to_dict()
@@ -146,7 +148,7 @@ def test_the_scale_that_was_learned_and_its_floor_are_reported(tmp_path, setting
 def test_networks_in_bfloat16_are_held_against_float32_ones(tmp_path, settings, conditional):
     config = replace(settings, precision="bfloat16", conditional=conditional)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, y, _ = held(config, data.test, data.num_classes)
+    x, y, _ = DataReader(config, data.test, data.num_classes).whole()
     rounded = pv.evaluation.elbo(vae, x, 30, y, derive(0, "evaluation"))
     with pv.networks.in_precision(vae, "float32"):
         exact = pv.evaluation.elbo(vae, x, 30, y, derive(0, "evaluation"))
@@ -188,7 +190,7 @@ def test_an_autoencoder_in_bfloat16_is_held_against_its_reconstruction(tmp_path,
 def test_the_classes_are_those_of_bayes_rule_with_the_frequencies_of_training(tmp_path, settings):
     config = replace(settings, conditional=True, binarize="threshold", epochs=3)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, _, labels = held(config, data.test, data.num_classes)
+    x, _, labels = DataReader(config, data.test, data.num_classes).whole()
     frequencies = torch.tensor([(data.train.labels == c).double().mean() for c in range(CLASSES)])
     joint = [
         pv.evaluation.iwae(vae, x, 30, torch.eye(CLASSES)[[c] * len(x)], derive(0, "evaluation")).value
@@ -228,20 +230,26 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
     asked = {}
     for name in ("samples", "reconstructions"):
 
-        def spy(vae, *arguments, name=name, **options):
-            asked[name] = arguments, options
+        def spy(*arguments, name=name):
+            asked[name] = arguments
             return b"a picture"
 
-        monkeypatch.setattr(training_report.pictures, name, spy)
+        monkeypatch.setattr(images, f"draw_{name}", spy)
     config = replace(settings, conditional=conditional, likelihood=likelihood)
-    finished(tmp_path / "run", config)
-    assert asked["samples"] == ((0,), {"num_classes": CLASSES if conditional else 0, "white": white})
-    (x, seed), options = asked["reconstructions"]
-    assert (len(x), seed, options["white"]) == (12, 0, white)
-    if not conditional:
-        assert options["y"] is None
-    elif likelihood == "categorical":
-        assert torch.equal(x[:, 0, 0, 0], 20.0 * options["y"].argmax(1))
+    vae, *_ = finished(tmp_path / "run", config)
+    y = torch.eye(CLASSES).repeat_interleave(8, 0) if conditional else None
+    means, x, columns, shown_white = asked["samples"]
+    with stream(0, "samples"):
+        assert torch.equal(means, vae.generate(64 if y is None else None, y, mean=True))
+    assert (len(x), columns, shown_white) == (24 if conditional else 64, 8, white)
+    x, means, shown_white, draws = asked["reconstructions"]
+    assert (len(x), means.shape[:2], shown_white, draws) == (12, (4, 12), white, None)
+    test = DataReader(config, build.data(config).test, CLASSES).whole()
+    chosen = subset(len(test.x), 12, 0)
+    assert torch.equal(x, test.x[chosen])
+    with stream(0, "reconstructions"):
+        again = vae.reconstruct(x, test.y[chosen] if conditional else None, num_samples=4)
+    assert torch.equal(means, again)
     assert (tmp_path / "run/samples.png").read_bytes() == b"a picture"
 
 
@@ -252,7 +260,7 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
 def test_an_autoencoder_is_reported_by_what_it_reconstructs(tmp_path, settings, conditional):
     config = replace(settings, posterior="delta", kl_weight=0.0, likelihood="normal", conditional=conditional)
     vae, data, found, text = finished(tmp_path / "run", config)
-    x, y, _ = held(config, data.test, data.num_classes)
+    x, y, _ = DataReader(config, data.test, data.num_classes).whole()
     with torch.no_grad():
         p = vae.likelihood(vae.posterior(x, y).v, y)
     rmse = [math.sqrt(((a - b) ** 2).mean().item()) for a, b in zip(p.mean, x, strict=True)]

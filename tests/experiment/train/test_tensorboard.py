@@ -17,6 +17,7 @@ from pyro_vae.data.splits import one_hot
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.program_graph import nodes_of
 from pyro_vae.randomness import stream
@@ -46,14 +47,14 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(settings, tmp_path_factory):
-    return training.train(tmp_path_factory.mktemp("run") / "run", settings, tensorboard=True)
+    return training.train(Run(tmp_path_factory.mktemp("run") / "run", settings), tensorboard=True)
 
 
 # What is there.
 
 
 def test_every_number_of_every_epoch_is_a_scalar(run):
-    found, history = events(run), run.history()
+    found, history = events(run), run.history.records()
     names = set(history[0]) - {"epoch", "best"}
     assert set(found.Tags()["scalars"]) == names
     for name in names:
@@ -100,7 +101,7 @@ def test_codes_are_the_centres_of_validation_data_with_their_labels_and_thumbnai
 def test_thumbnails_of_oblong_images_are_squares(shape, tmp_path):
     np.save(tmp_path / "oblong.npy", np.random.default_rng(0).random((40, *shape)))
     settings = Config(dataset=str(tmp_path / "oblong.npy"), likelihood="normal", **{**FEW, "epochs": 1})
-    run = training.train(tmp_path / "run", settings, tensorboard=True)
+    run = training.train(Run(tmp_path / "run", settings), tensorboard=True)
     x = build.data(settings).valid.fixed()
     sprite = np.asarray(Image.open(run.path / "tensorboard" / "00001" / "codes" / "sprite.png"))
     height, width = shape[-2:]
@@ -112,7 +113,7 @@ def test_thumbnails_of_oblong_images_are_squares(shape, tmp_path):
 def test_what_is_no_image_has_scalars_codes_and_a_graph(tmp_path):
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).random((40, 5)) < 0.5)
     settings = Config(dataset=str(tmp_path / "vectors.npy"), **FEW)
-    run = training.train(tmp_path / "run", settings, tensorboard=True)
+    run = training.train(Run(tmp_path / "run", settings), tensorboard=True)
     tags = events(run).Tags()
     assert (tags["images"], tags["graph"]) == ([], True)
     assert {path.name for path in (run.path / "tensorboard" / "00002" / "codes").iterdir()} == {"tensors.tsv"}
@@ -129,7 +130,7 @@ SWAPS = [
 @pytest.mark.parametrize("swap", SWAPS, ids=lambda swap: "-".join(map(str, swap.values())))
 def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_path):
     swapped = replace(settings, epochs=1, flow_hidden=(4,), **swap)
-    run = training.train(tmp_path / "run", swapped, tensorboard=True)
+    run = training.train(Run(tmp_path / "run", swapped), tensorboard=True)
     assert steps(run, "best/samples") == [1]
     shown = picture(events(run).Images("best/reconstructions")[0])[:28, :28, 0]
     x = build.data(swapped).valid.fixed()[0, 0] / build.white(swapped, build.data(swapped).form)
@@ -139,7 +140,7 @@ def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_pa
 @pytest.mark.parametrize("guide", ["top_down", "bottom_up"])
 def test_the_codes_of_two_layers_are_those_that_the_decoder_sees(guide, settings, tmp_path):
     layered = replace(settings, epochs=1, layers=2, latent_dim2=2, guide=guide, objective="trace_elbo")
-    run = training.train(tmp_path / "run", layered, tensorboard=True)
+    run = training.train(Run(tmp_path / "run", layered), tensorboard=True)
     with torch.no_grad():
         codes = pv.load(run.path).centre(build.data(layered).valid.fixed())
     shown = np.loadtxt(run.path / "tensorboard" / "00001" / "codes" / "tensors.tsv", delimiter="\t")
@@ -212,7 +213,7 @@ def test_the_graph_is_read_back_with_shapes_and_classes(run):
 def test_a_training_that_is_watched_gives_the_same_bytes(swap, settings, tmp_path):
     """With batches of one datum its steps are traced from the first on, as 2,000 of them are expected."""
     swapped = replace(settings, dataset=images(tmp_path / "many.npz", size=960), epochs=3, **swap)
-    watched, alone = (training.train(tmp_path / name, swapped, tensorboard=name == "w") for name in "wa")
+    watched, alone = (training.train(Run(tmp_path / name, swapped), tensorboard=name == "w") for name in "wa")
     timed = ("run.json", "tensorboard")
     found = [{n: d for n, d in content(run.path).items() if not n.startswith(timed)} for run in (watched, alone)]
     assert found[0] == found[1]
@@ -223,7 +224,7 @@ def test_a_training_that_is_watched_gives_the_same_bytes(swap, settings, tmp_pat
 def test_test_data_are_not_looked_at(settings, tmp_path, monkeypatch):
     looked, fixed = [], Split.fixed
     monkeypatch.setattr(Split, "fixed", lambda split, *a: looked.append(split.name) or fixed(split, *a))
-    monkeypatch.setattr(training.reporting, "write", lambda *a: "")
+    monkeypatch.setattr(training.training_report, "write", lambda *a: "")
     training.train(tmp_path / "run", replace(settings, epochs=3), tensorboard=True)
     assert "valid" in looked
     assert "test" not in looked
@@ -232,21 +233,21 @@ def test_test_data_are_not_looked_at(settings, tmp_path, monkeypatch):
 def test_a_run_that_goes_on_has_each_epoch_once(settings, tmp_path):
     """After epoch 5 its checkpoint is lost, so that it goes on from epoch 4: what was written of 5 is dropped."""
     short = replace(settings, epochs=5, lr_schedule="constant")
-    run = training.train(tmp_path / "run", short, tensorboard=True)
+    run = training.train(Run(tmp_path / "run", short), tensorboard=True)
     for path in (run.path / "checkpoints").glob("epoch-00005.*"):
         path.unlink()
-    run = training.train(run.path, replace(short, epochs=8), tensorboard=True)
+    run = training.train(Run(run.path, replace(short, epochs=8)), tensorboard=True)
     assert [event.step for event in events(run).Scalars("valid_elbo")] == list(range(1, 9))
     assert steps(run, "samples") == list(range(1, 9))
     assert steps(run, "best/samples") == [8]
     values = [event.value for event in events(run).Scalars("loss")]
-    assert values == pytest.approx([record["loss"] for record in run.history()], rel=1e-6)
+    assert values == pytest.approx([record["loss"] for record in run.history.records()], rel=1e-6)
 
 
 def test_without_the_package_the_cure_is_named(settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"--tensorboard needs its package: pip install -e '.\[tensorboard\]'"):
-        training.train(tmp_path / "run", settings, tensorboard=True)
+        training.train(Run(tmp_path / "run", settings), tensorboard=True)
 
 
 # The history beside it.
@@ -255,7 +256,7 @@ def test_without_the_package_the_cure_is_named(settings, tmp_path, monkeypatch):
 def test_the_history_of_a_run_is_one_line_of_pandas(run):
     pandas = pytest.importorskip("pandas")
     found = pandas.read_json(run.path / "history.jsonl", lines=True)
-    history = run.history()
+    history = run.history.records()
     assert list(found.columns) == list(history[0])
     for name in found.columns:
         assert found[name].tolist() == pytest.approx([record[name] for record in history], rel=1e-12)

@@ -3,55 +3,56 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyro_vae.report.entries import Report, of_x
-from pyro_vae.report.headline import preset_sentence, rounding_sentence
-from pyro_vae.report.tables import clean, number, share
+from pyro_vae.report.cells import clean, number, share
+from pyro_vae.report.document import Note
+from pyro_vae.report.documents.estimate_sections import Report, of_x
+from pyro_vae.report.documents.training_document import preset_sentence, rounding_sentence
 
 
-def notes(report: Report, without: Collection[str] = ()) -> list[tuple[str, str]]:
-    """(term, sentences) for what this report holds.
+def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
+    """Notes on what this report holds.
 
     Args:
         report: what report.json holds.
         without: keys of the report whose notes are left out.
 
     Example:
-        >>> notes({"jackknife": {"mean": -3.0}})
-        [('jackknife', 'The bound with the first term of its bias taken away. No bound: it may lie above.')]
+        >>> [term for term, text in notes({"jackknife": {"mean": -3.0}})]
+        ['jackknife']
     """
     values = _values(report)
     kept = ((key, term, text) for key, term, text in _NOTES if key.split(".")[0] not in without and _has(report, key))
-    return [(term.format(**values), clean(text.format(**values))) for _, term, text in kept]
+    return [Note(term.format(**values), clean(text.format(**values))) for _, term, text in kept]
 
 
 def _has(report: Report, key: str) -> bool:
-    found: Any = report
-    for part in key.split("."):
-        if part == "AIS":
-            return any(row["name"] == "AIS" for row in found)
-        if not isinstance(found, Mapping) or found.get(part) in (None, False, {}, []):
+    part: Any = report
+    for name in key.split("."):
+        if name == "AIS":
+            return any(row["name"] == "AIS" for row in part)
+        if not isinstance(part, Mapping) or part.get(name) in (None, False, {}, []):
             return False
-        found = found[part]
+        part = part[name]
     return True
 
 
 def _values(report: Report) -> dict[str, Any]:
     """What the notes fill in."""
-    khat, objective = report.get("khat", {}), report.get("objective", {})
+    khat, objective, posterior = (report.get(key, {}) for key in ("khat", "objective", "posterior"))
     return {
         "of": of_x(report),
         "subset": report.get("reference", {}).get("num_data"),
         "above": share(khat.get("above")),
         "threshold": khat.get("threshold"),
         "reference": report.get("gaps", {}).get("reference", "the reference"),
-        "draws": _DRAWS.get(report.get("posterior", {}).get("method", ""), ""),
+        "draws": _DRAWS.get(posterior.get("method", ""), ""),
         "weights": ", ".join(f"{name}={objective.get(name)}" for name in ("reconstruction_weight", "kl_weight")),
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
-        "agreement": _DISAGREE if report.get("posterior", {}).get("agree") is False else "",
+        "agreement": _DISAGREE if posterior.get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
         "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
     }
@@ -60,9 +61,9 @@ def _values(report: Report) -> dict[str, Any]:
 _DISAGREE = "The chains did NOT agree: these draws can not be taken for the posterior's. "
 
 
-def _escalated(found: Mapping[str, Any]) -> str:
-    if found and not found["taken"]:
-        return f"The budget was too small for any of the {found['of']} data above the threshold: {found['budget']}."
+def _escalated(more: Mapping[str, Any]) -> str:
+    if more and not more["taken"]:
+        return f"The budget was too small for any of the {more['of']} data above the threshold: {more['budget']}."
     return (
         "What more draws and annealing give for the data above the threshold. One large weight raises k-hat and the "
         "bound together, so that data chosen by it tend to fall with new draws."

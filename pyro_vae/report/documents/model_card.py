@@ -3,15 +3,15 @@
 Every text in it may come from anybody's file: it is escaped for Markdown, or quoted by the writer of YAML.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
-from pyro_vae.report.entries import Entry, Report, of_x, sections
-from pyro_vae.report.notes import notes
-from pyro_vae.report.render.texts import markdown, markdown_rows
-from pyro_vae.report.tables import ESTIMATE_HEADER, clean, estimate_row
+from pyro_vae.report.cells import clean
+from pyro_vae.report.document import Block, Code, Column, Document, Note, Notes, Picture, Section, Table
+from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x, sections
+from pyro_vae.report.documents.report_notes import notes
 
 SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classification")
 TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "pyro", "pytorch")
@@ -53,45 +53,58 @@ class Card(NamedTuple):
     files: Mapping[str, str]
 
 
-def to_markdown(card: Card) -> str:
-    """The whole card: front matter as the Hugging Face hub reads it, then the text."""
-    front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True, width=float("inf"))
-    parts = [
-        f"# {markdown(card.name)}",
-        _introduction(card),
-        _section("The program", _rows(("", ""), [*card.members.items(), *card.facts.items()]), _quoted(card.shapes)),
-        _section("The data", *_data(card)),
-        *_pictures(card),
-        _section("What was measured", *_measured(card)),
-        _section("What these numbers do not say", _bullets(_limits(card))),
-        _section("Use", _bullets(_use(card))),
-        _section("Loading it", *_loading(card)),
-        _section("How it was made", _quoted("\n".join(card.commands)), _rows(("", "version"), card.versions.items())),
-        _section("Files", _rows(("file", "SHA-256"), card.files.items())),
-    ]
-    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
-
-
-def _front_matter(card: Card) -> dict[str, Any]:
-    found = [
+def front_matter(card: Card) -> str:
+    """What the Hugging Face hub reads of it, in YAML between two lines of dashes."""
+    metrics = [
         {"type": entry.name, "name": _measure(entry), "value": entry.numbers["mean"]}
-        for section in sections(card.report)
-        if section.name == "test"
-        for entry in section.entries
-        if entry.name in card.report["test"]
+        for entry in headline_entries(card.report)
     ]
     data = clean(str(card.protocol["name"]))
     result = {
         "task": {"type": "other", "name": "density estimation"},
         "dataset": {"name": data, "type": data},
-        "metrics": found,
+        "metrics": metrics,
     }
-    return {
+    front = {
         "library_name": "pyro-vae",
         **({"license": clean(card.license)} if card.license else {}),
         "tags": list(TAGS),
-        **({"model-index": [{"name": clean(card.name), "results": [result]}]} if found else {}),
+        **({"model-index": [{"name": clean(card.name), "results": [result]}]} if metrics else {}),
     }
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=float('inf'))}---\n\n"
+
+
+def card_document(card: Card) -> Document:
+    """The text of the card."""
+    program = _pairs(("", ""), {**card.members, **card.facts})
+    versions, hashes = _pairs(("", "version"), card.versions), _pairs(("file", "SHA-256"), card.files)
+    sections = {
+        "": (_introduction(card),),
+        "The program": (program, Code(card.shapes)),
+        "The data": (_pairs(("", ""), card.protocol_card), _NO_CLAIM),
+        "Pictures": tuple(_pictures(card)),
+        "What was measured": tuple(_measured(card)),
+        "What these numbers do not say": (Notes([*notes(card.report), *_lines(_limits(card))]),),
+        "Use": (Notes(list(_lines(_use(card)))),),
+        "Loading it": tuple(_loading(card)),
+        "How it was made": (Code("\n".join(map(clean, card.commands)), "sh"), versions),
+        "Files": (hashes,),
+    }
+    return Document(card.name, tuple(Section(title, blocks) for title, blocks in sections.items() if blocks))
+
+
+def _pairs(heads: tuple[str, str], pairs: Mapping[str, str]) -> Table:
+    return Table("", tuple(map(Column, heads)), list(pairs.items()))
+
+
+def _lines(sentences: Iterable[str]) -> Iterator[Note]:
+    return (Note("", sentence) for sentence in sentences)
+
+
+_NO_CLAIM = (
+    "No claim is made here about the licence of the data, nor about who may be seen in them: both are for whoever "
+    "shares this to know."
+)
 
 
 def _measure(entry: Entry) -> str:
@@ -103,46 +116,34 @@ def _introduction(card: Card) -> str:
     what = "A plain autoencoder" if "autoencoder" in card.report else "A variational autoencoder"
     given = ", given its label" if card.conditional else ""
     return (
-        f"{what} of {markdown(str(card.protocol['name']))}{given}: a Pyro program with a model p(x, z) and a guide "
-        "q(z|x), made with pyro\\_vae."
+        f"{what} of {card.protocol['name']}{given}: a Pyro program with a model p(x, z) and a guide q(z|x), made with "
+        "pyro_vae."
     )
 
 
-def _data(card: Card) -> Iterator[str]:
-    yield _rows(("", ""), card.protocol_card.items())
-    yield (
-        "No claim is made here about the licence of the data, nor about who may be seen in them: both are for whoever "
-        "shares this to know."
-    )
+def _pictures(card: Card) -> Iterator[Picture]:
+    captions = {
+        "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
+        "reconstructions.png": f"The top row shows test data of {card.protocol['name']}; below, means of p(x|z) at "
+        "draws of z from q(z|x).",
+    }
+    for file, caption in captions.items():
+        if file in card.files:
+            yield Picture(caption, caption, file=file)
 
 
-def _pictures(card: Card) -> Iterator[str]:
-    if shown := [name for name in card.files if name.endswith(".png")]:
-        name = markdown(str(card.protocol["name"]))
-        captions = {
-            "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
-            "reconstructions.png": f"The top row shows test data of {name}; below, means of p(x|z) at draws of z from "
-            "q(z|x).",
-        }
-        yield _section("Pictures", *(f"![{captions[file]}]({file})\n\n{captions[file]}" for file in shown))
-
-
-def _measured(card: Card) -> Iterator[str]:
+def _measured(card: Card) -> Iterator[Block]:
     if not card.report:
         yield "Nothing: the run has no report."
         return
     yield "On test data alone; nats per datum, summed over x and averaged over data, unless a row names another unit."
-    for section in sections(card.report):
-        if section.name in SHOWN:
-            title = f"**{markdown(section.title)}**"
-            yield f"{title}\n\n{markdown_rows(ESTIMATE_HEADER, map(estimate_row, section.entries), range(2, 7))}"
+    yield from (section.table for section in sections(card.report) if section.name in SHOWN)
 
 
 def _limits(card: Card) -> Iterator[str]:
-    yield from (f"**{markdown(term)}**: {markdown(text)}" for term, text in notes(card.report))
     if "autoencoder" not in card.report:
         yield (
-            f"A high log p({markdown(of_x(card.report))}) does not mean that samples look good, nor good samples that "
+            f"A high log p({of_x(card.report)}) does not mean that samples look good, nor good samples that "
             "it is high (Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016)."
         )
     yield "Numbers on another split, another binarisation or other grey levels are not comparable with these."
@@ -156,19 +157,16 @@ def _use(card: Card) -> Iterator[str]:
         "of its own: data of another kind can get a higher density (Nalisnick et al., Do deep generative models know "
         "what they don't know?, 2019)."
     )
-    yield "A generative model may keep some of the data that it was trained on, and show them in its samples." + (
-        " The pseudo-inputs of this prior began as training data, and lie in the file of tensors."
-        if card.remembers
-        else ""
-    )
+    began = " The pseudo-inputs of this prior began as training data, and lie in the file of tensors."
     yield (
-        f"Licence of the weights: {markdown(card.license)}."
-        if card.license
-        else "No licence is stated for the weights: ask whoever shared them."
+        "A generative model may keep some of the data that it was trained on, and show them in its samples."
+        f"{began if card.remembers else ''}"
     )
+    stated = f"Licence of the weights: {card.license}."
+    yield stated if card.license else "No licence is stated for the weights: ask whoever shared them."
 
 
-def _loading(card: Card) -> Iterator[str]:
+def _loading(card: Card) -> Iterator[Block]:
     own = "".join(f", {name}=YOUR_{name.upper()}" for name in card.own if name.isidentifier())
     labels = f"torch.eye({int(card.protocol['num_classes'])})"
     lines = [
@@ -178,28 +176,10 @@ def _loading(card: Card) -> Iterator[str]:
         f"x = vae.generate(y={labels})  # one of each class" if card.conditional else "x = vae.generate(16)",
         *([] if "autoencoder" in card.report else [_ESTIMATED.format(f", y={labels}" if card.conditional else "")]),
     ]
-    yield "\n".join(["```python", *lines, "```"])
+    yield Code("\n".join(lines), "python")
     yield "No code is read from these files, and nothing is unpickled. The hashes find damage; they sign nothing."
     if card.own:
-        yield f"Not part of pyro\\_vae, and to be passed in: {markdown(', '.join(card.own))}."
+        yield f"Not part of pyro_vae, and to be passed in: {', '.join(card.own)}."
 
 
 _ESTIMATED = "print(pv.evaluation.iwae(vae, x, num_samples=1000{}, seed=0))"
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n\n".join([f"## {title}", *(part for part in parts if part)])
-
-
-def _rows(header: tuple[str, str], pairs: Any) -> str:
-    rows = [(str(label), str(text)) for label, text in pairs]
-    return markdown_rows(header, rows) if rows else ""
-
-
-def _bullets(sentences: Iterator[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _quoted(text: str) -> str:
-    """A block of code by its indent, which nothing in it can end."""
-    return "\n".join(f"    {clean(line)}" for line in text.splitlines())

@@ -1,0 +1,155 @@
+"""The numbers that every report begins with: what report.json says of the test data and how they came about."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import evaluation
+from pyro_vae.evaluation import Classification, Estimate
+from pyro_vae.experiment import presets
+from pyro_vae.experiment.run.trained_run import TrainedRun
+
+
+def headline(
+    trained: TrainedRun,
+    estimates: Mapping[str, Estimate],
+    classes: Mapping[str, Any] | None = None,
+    precision: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What report.json says of these estimates of a run, with the verdict on its preset where it has one.
+
+    Args:
+        trained: the run.
+        estimates: of the test data, by name.
+        classes: what `of_classes` gave, for a conditional program.
+        precision: what `of_rounding` gave, for networks in bfloat16.
+    """
+    epoch, likelihood = trained.best_epoch, trained.vae.likelihood
+    valid_elbo = trained.run.history.records()[epoch - 1]["valid_elbo"]
+    report = numbers(
+        estimates,
+        trained.data.protocol,
+        {"epochs": trained.epochs, "best_epoch": epoch, "valid_elbo": valid_elbo},
+        trained.config.scientific(),
+        discrete=likelihood.support.is_discrete,
+        more={"likelihood": likelihood.scales(), "classification": classes, "precision": precision},
+    )
+    verdict = _verdict(trained, report["test"], estimates["reconstruction"].num_data)
+    return report if verdict is None else {**report, "preset": verdict}
+
+
+def numbers(
+    estimates: Mapping[str, Estimate],
+    protocol: Mapping[str, Any],
+    training: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    discrete: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """{"test": ..., "objective": ..., "training": ..., "config": ..., "protocol": ...}, without loss weights.
+
+    Args:
+        estimates: of the test data, by name.
+        protocol: the data's card.
+        training: how long it took, in epochs.
+        config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
+        discrete: whether p(x|z) gives masses, not densities, so that log p(x) has a meaning in bits.
+        more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
+            "classification", see `of_classes`; "precision", see `of_rounding`.
+    """
+    parts = {name: dict(part) for name, part in (more or {}).items() if part}
+    if "rmse" in estimates:
+        parts["autoencoder"] = {"numbers_in": math.prod(protocol["shape"]), "numbers_in_code": config["latent_dim"]}
+    return {
+        "test": _on_test_data(estimates, protocol, discrete=discrete),
+        **parts,
+        "objective": _objective(estimates, config),
+        "training": dict(training),
+        "config": dict(config),
+        "protocol": dict(protocol),
+    }
+
+
+def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """These estimates. Raises ValueError where a mean is not finite."""
+    for estimate in estimates.values():
+        if not math.isfinite(estimate.mean):
+            worst = int((~estimate.value.isfinite()).nonzero()[0])
+            raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
+    return estimates
+
+
+def of_classes(classes: Classification, labels: Tensor) -> dict[str, Any]:
+    """What a report says of Bayes classification: accuracy with its error, K, and how far the weights can be trusted.
+
+    Args:
+        classes: of N data.
+        labels: (N,), the true ones.
+    """
+    right = (classes.prediction == labels).double()
+    true = torch.nn.functional.one_hot(labels, len(classes.khat)).T.bool()
+    log_posterior = classes.log_posterior.gather(0, labels[None])[0]
+    return {
+        "accuracy": right.mean().item(),
+        "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
+        # A class that the training data lack has p(y) = 0, and JSON has no infinity.
+        "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
+        "num_samples": classes.num_samples,
+        "num_data": len(labels),
+        "khat_above_0.7": {
+            name: evaluation.share_above(khat)
+            for name, khat in (("true_class", classes.khat[true]), ("other_classes", classes.khat[~true]))
+        },
+    }
+
+
+def of_rounding(loss: Estimate) -> dict[str, Any]:
+    """What a report says of networks in bfloat16: the change of a mean, and how far single data moved either way.
+
+    Args:
+        loss: what `evaluation.rounding_loss` gave.
+    """
+    size = loss.value.abs()
+    absolute = {"mean_absolute": size.mean().item(), "largest": size.max().item()}
+    return {"name": loss.name, **loss.to_dict(), **absolute}
+
+
+def _on_test_data(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], *, discrete: bool) -> dict[str, Any]:
+    test = {name: estimate.to_dict() for name, estimate in estimates.items()}
+    if "log_likelihood" in estimates and protocol["dequantized"] is not None:
+        # With the Jacobian log p(x) of dequantised x bounds log p of the level from below (Theis et al. 2016, eq. 2-6).
+        nats = estimates["log_likelihood"].to_dict()
+        nats["mean"] += protocol["dequantized"]["log_jacobian"]
+        test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, protocol)}
+    elif "log_likelihood" in estimates and discrete:
+        test["bits_per_dim"] = _in_bits(test["log_likelihood"], protocol)
+    return test
+
+
+def _in_bits(nats: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    factor = 1 / (math.prod(protocol["shape"]) * math.log(2))
+    errors = {name: nats[name] and nats[name] * factor for name in ("standard_error", "monte_carlo_error")}
+    counts = {name: nats[name] for name in ("num_samples", "num_data")}
+    return {"mean": -nats["mean"] * factor, **errors, **counts, "unit": "bits/dim"}
+
+
+def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What was trained on; the value on the test data of a loss with weights other than 1."""
+    about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
+    if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
+        weights = {"reconstruction": -config["reconstruction_weight"], "kl": config["kl_weight"]}
+        about["loss"] = sum(weight * estimates[name].mean for name, weight in weights.items() if weight != 0)
+    return about
+
+
+def _verdict(trained: TrainedRun, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
+    """On the preset; an evaluation may take other test data than its run was to be tested on."""
+    config = replace(trained.config, test_data=num_data if num_data < len(trained.data.test) else 0)
+    cut = trained.epochs < config.epochs and not config.patience
+    otherwise = {"epochs": trained.epochs} if cut else None
+    return presets.verdict(config, test, math.prod(trained.data.x_shape), otherwise)

@@ -1,0 +1,72 @@
+"""What may change when a run is taken up again: where to compute, how to report, epochs at a constant rate.
+
+All else must stay: the settings that decide the training, and the data.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.run_folder import Run, saved_config
+
+_FREE = (*Config.within("place"), *Config.within("report"))
+_WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
+
+
+def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
+    """The saved config, with the settings given now that may change between sessions.
+
+    Args:
+        folder: of the run.
+        wanted: the config of the command line.
+        given: the names of the settings that were given explicitly.
+
+    Raises:
+        UsageError: a setting was given that contradicts the saved run.
+        CheckpointError: the saved config is damaged.
+    """
+    saved = saved_config(folder)
+    changed = {name for name in given if getattr(wanted, name) != getattr(saved, name)}
+    longer = {"epochs"} if saved.lr_schedule == "constant" and wanted.epochs > saved.epochs else set()
+    if refused := sorted(changed - set(_FREE) - longer):
+        name = refused[0]
+        raise UsageError(
+            f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave the flag "
+            "out, or start another run with another --out"
+        )
+    return replace(saved, **{name: getattr(wanted, name) for name in changed})
+
+
+def check_same_config(run: Run, before: Config) -> None:
+    """Holds the config of a run to that of its checkpoint.
+
+    `config_for_resume` has compared config.json already; this is for one that was edited, or lost.
+
+    Raises:
+        CheckpointError: they differ in what may not change.
+    """
+    free = {*_FREE, *(["epochs"] if before.lr_schedule == "constant" else [])}
+    for name, value in run.config.to_dict().items():
+        if name not in free and value != (saved := before.to_dict()[name]):
+            raise CheckpointError(
+                f"{run.checkpoints} was made with {name}={saved}, and {run.path / 'config.json'} says {value}: "
+                "put that back, or use another --out"
+            )
+
+
+def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
+    """Holds data, by their protocol, to those that run.json describes.
+
+    Raises:
+        CheckpointError: the model would see other data.
+    """
+    before = run.status.read().get("protocol", protocol)
+    now = json.loads(files.to_json(protocol))
+    known = before if isinstance(before, dict) else {}
+    changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
+    if changed:
+        raise CheckpointError(f"{run.path} was trained on other data: {changed} differ. Use another --out")

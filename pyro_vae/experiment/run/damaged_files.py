@@ -1,0 +1,30 @@
+"""A file of a run that cannot be used: the sentence that says so, and reading one with that sentence."""
+
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import CheckpointError
+from pyro_vae.experiment.run import files
+
+
+def damaged(path: Path, why: object) -> CheckpointError:
+    """The error for a file that does not hold what it should.
+
+    >>> damaged(Path("run/run.json"), "its teams are none")
+    CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or use another --out')
+    """
+    return CheckpointError(f"{path} is damaged: {why}. Put a copy of it back, or use another --out")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: the file is damaged, or cannot be read.
+    """
+    try:
+        return files.from_json(path)
+    except ValueError as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}. Put a copy of it back") from error

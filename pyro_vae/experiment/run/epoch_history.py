@@ -1,0 +1,75 @@
+"""history.jsonl: one record of an epoch a line, written before the checkpoint of that epoch.
+
+A checkpoint knows the SHA-256 of the lines that belong to it. So an edited history is refused, and what was written
+after the checkpoint, of epochs that will be run again, is cut off.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import CheckpointError
+from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.damaged_files import damaged
+from pyro_vae.inference import Record
+
+
+class EpochHistory:
+    """The history of one run.
+
+    Args:
+        path: of history.jsonl, which is made when the first epoch has ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sha256 = hashlib.sha256()  # of the lines that this session has kept or written
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records, oldest first; a torn last line is dropped.
+
+        Raises:
+            CheckpointError: a line is no record.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+            return [dict(json.loads(line)) for line in lines]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(self.path, error) from error
+
+    def append(self, record: Record) -> None:
+        """Adds the record of an epoch."""
+        line = json.dumps(record.to_dict(), allow_nan=False)
+        files.append(self.path, line)
+        self._sha256.update(f"{line}\n".encode())
+
+    def sha256(self) -> str:
+        """The digest for the next checkpoint, of all lines since `cut`."""
+        return self._sha256.hexdigest()
+
+    def first_lines(self, epochs: int, sha256: str) -> bytes:
+        """The lines of the first epochs, as their checkpoint knows them.
+
+        Args:
+            epochs: how many belong to the checkpoint.
+            sha256: of these lines; "" in a checkpoint that does not know.
+
+        Raises:
+            CheckpointError: the lines are not there, or are others.
+        """
+        numbers = [record.get("epoch") for record in self.records()[:epochs]]
+        if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):
+            raise CheckpointError(
+                f"{self.path} does not hold epochs 1 to {epochs} of the checkpoint: use another --out"
+            )
+        lines = b"".join(self.path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
+        if sha256 and (here := files.sha256(lines)) != sha256:
+            raise damaged(self.path, f"the SHA-256 of its first {epochs} lines should be {sha256}, is {here}")
+        return lines
+
+    def cut(self, lines: bytes) -> None:
+        """Keeps these first lines alone; what comes after them will be written again."""
+        if self.path.exists() and self.path.read_bytes() != lines:
+            files.write(self.path, lines)
+        self._sha256 = hashlib.sha256(lines)

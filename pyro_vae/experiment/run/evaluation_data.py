@@ -1,0 +1,85 @@
+"""The data of a split as an evaluation sees them: one fixed draw, of all of them or of a random subset."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import tee
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pyro_vae.data import Split, one_hot
+from pyro_vae.evaluation import subset
+from pyro_vae.experiment.config import Config
+
+
+class DataInMemory(NamedTuple):
+    """x (N, *x_shape); one-hot y (N, C) for a conditional program; labels (N,) where the data have any."""
+
+    x: Tensor
+    y: Tensor | None
+    labels: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class DataReader:
+    """Reads data where they are asked for, so that a mapped file is never in memory as a whole, unless by `whole`.
+
+    What it gives is on the config's device.
+
+    Args:
+        config: `conditional`, `test_data`, `data_seed` and `device` are read.
+        split: of the data.
+        num_classes: of its labels, 0 where it has none.
+        num_data: None, or -1, for the number that the config tests on; 0 for all.
+    """
+
+    config: Config
+    split: Split
+    num_classes: int
+    num_data: int | None = None
+
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """Where the data stand in the split; None for all of it."""
+        size, wanted = len(self.split), self.num_data
+        if wanted is None or wanted < 0:
+            wanted = self.config.test_data
+        return subset(size, wanted, self.config.data_seed) if 0 < wanted < size else None
+
+    def __len__(self) -> int:
+        return len(self.split if self.positions is None else self.positions)
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """The labels (N,), where the data have any."""
+        labels = self.split.labels
+        return labels if labels is None or self.positions is None else labels[self.positions]
+
+    def whole(self) -> DataInMemory:
+        """All of them at once."""
+        return DataInMemory(
+            self.split.fixed(self.positions).to(self.config.device), self._one_hot(self.labels), self.labels
+        )
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (M, *x_shape), and one-hot y (M, C) for a conditional program, of the data at these positions (M,)."""
+        return self.split.fixed(self._place(index)).to(self.config.device), self.y(index)
+
+    def pieces(self, wanted: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What `at` gives for one ascending set of positions after another, in one pass."""
+        wanted, again = tee(wanted)
+        for index, x in zip(wanted, self.split.pieces(map(self._place, again)), strict=True):
+            yield x.to(self.config.device), self.y(index)
+
+    def y(self, index: Tensor) -> Tensor | None:
+        """One-hot labels (M, C), for a conditional program."""
+        return None if self.labels is None else self._one_hot(self.labels[index])
+
+    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+        if not self.config.conditional or labels is None:
+            return None
+        return one_hot(labels, self.num_classes).to(self.config.device)
+
+    def _place(self, index: Tensor) -> Tensor:
+        return index if self.positions is None else self.positions[index]

@@ -1,0 +1,77 @@
+"""The program of a checkpoint: built anew from its config, its values those of the file.
+
+No code is read from a file: what `build` can name is built, a member of the user's own is passed in.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.data import Form
+from pyro_vae.errors import CheckpointError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import checkpoint
+from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
+from pyro_vae.model.autoencoder import Autoencoder
+
+_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
+
+
+def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
+    """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
+
+    Arguments and errors are those of `pyro_vae.load`, which opens shared folders too.
+    """
+    path, newest = Path(run_or_checkpoint), None
+    if path.is_dir():
+        newest, complaints = checkpoint.newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        warn(complaints)
+    elif path.with_suffix(".json").is_file():
+        newest = checkpoint.read(path.with_suffix(".json"))
+    if newest is None:
+        raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
+    return rebuilt(newest, **overrides)
+
+
+def warn(complaints: Iterable[str]) -> None:
+    """Warns of checkpoints that are passed over."""
+    for complaint in complaints:
+        warnings.warn(f"{complaint} Loading an older checkpoint.", stacklevel=3)
+
+
+def rebuilt(saved: Checkpoint, **overrides: Any) -> Autoencoder:
+    """The program of a checkpoint at its best state; overrides and errors are those of `pyro_vae.load`."""
+    # Not where it was trained: that device may not exist here.
+    config = replace(saved.config, device=str(overrides.pop("device", "cpu")))
+    tensors = saved.tensors()
+    _check_latent_dim(config, overrides)
+    _check_sizes(config, saved.form, overrides, tensors)
+    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    program = build.vae(config, *saved.form, **overrides).to(dtype)
+    with fitting("program"):
+        program.set_tensors(tensors)
+    return program.eval()
+
+
+def _check_latent_dim(config: Config, members: dict[str, Any]) -> None:
+    # A prior without parameters of its own would fit any checkpoint, and fail when it is first used.
+    upper = ("prior", "posterior2") if config.layers == 2 else ()
+    for name, member in members.items():
+        wanted = config.latent_dim2 if name in upper else config.latent_dim
+        if (own := getattr(member, "latent_dim", wanted)) != wanted:
+            raise CheckpointError(f"the checkpoint has latent_dim={wanted}; the {name} given has latent_dim={own}")
+
+
+def _check_sizes(config: Config, form: Form, members: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuses a config that describes far more than its file holds, before memory is taken for that."""
+    held = sum(tensor.numel() for tensor in tensors.values())
+    with fitting("program"):
+        described = build.num_described(config, *form, **copy.deepcopy(members))
+        if described > _MOST_DESCRIBED * held:
+            raise ValueError(f"its config describes about {described} numbers, its file holds {held}")

@@ -1,0 +1,74 @@
+"""A run on disk: one folder that says what was computed, how far it came and what it found.
+
+config.json     the Config
+run.json        status, versions, git commit, seeds, data protocol: see `run_status`
+history.jsonl   one record of an epoch a line: see `epoch_history`
+checkpoints/    the last few epochs: see `checkpoint`
+train.lock      there while a process trains, or where one was killed: see `training_lock`
+report.*        numbers; pictures beside them
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run.damaged_files import read_json
+from pyro_vae.experiment.run.epoch_history import EpochHistory
+from pyro_vae.experiment.run.run_status import RunStatus
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        path: the folder; it is made when something is first written.
+        config: what is run in it.
+
+    Attributes:
+        checkpoints: the folder of its checkpoints.
+        history: the records of its epochs.
+        status: how it stands.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        self.checkpoints = path / "checkpoints"
+        self.history = EpochHistory(path / "history.jsonl")
+        self.status = RunStatus(path / "run.json")
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, be it a damaged one."""
+        return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
+
+    def is_finished(self) -> bool:
+        """Whether the report was written and is there, for this config: more epochs or draws are new work."""
+        same = saved_config(self.path) == self.config
+        written = all((self.path / f"report.{kind}").exists() for kind in ("json", "txt"))
+        return same and self.status.now() == "finished" and written
+
+    def sweep(self) -> None:
+        """Removes what a killed write left."""
+        files.sweep(self.path)
+        files.sweep(self.checkpoints)
+
+
+def saved_config(folder: Path) -> Config:
+    """The config of a run folder, with the default of every setting that is newer than the run.
+
+    Raises:
+        CheckpointError: config.json is damaged, missing, or of another version.
+    """
+    path = folder / "config.json"
+    try:
+        return Config.from_dict(read_json(path))
+    except UsageError as error:
+        raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """A folder that is not there yet: the time, and this name."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,96 @@
+"""run.json: the status of a run (running, trained, finished, interrupted, ...), who trains it, on what, by which code.
+
+A run can be trained by teams of processes, one after another; on their size depend the draws of z. Each team is written
+down with the epoch and the step at which it began.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import DivergenceError, ProcessError, StorageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files, provenance
+from pyro_vae.experiment.run.damaged_files import damaged, read_json
+from pyro_vae.inference import Progress
+
+_CUT = (SystemExit, KeyboardInterrupt, BrokenPipeError, ProcessError)
+_ENDS: dict[type[BaseException], str] = {DivergenceError: "diverged", **dict.fromkeys(_CUT, "interrupted")}
+
+
+class RunStatus:
+    """The status of one run, and all else that its run.json says.
+
+    Args:
+        path: of run.json, which is made when the first training begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Any]:
+        """All that run.json says; empty before the run has begun.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return read_json(self.path) if self.path.exists() else {}
+
+    def now(self) -> str:
+        """The status, "new" before the run has begun."""
+        return self.read().get("status", "new")
+
+    def begin(self, config: Config, protocol: dict[str, Any], progress: Progress, processes: int) -> None:
+        """Writes run.json anew, for a training that begins or goes on now.
+
+        Args:
+            config: what is trained.
+            protocol: of the data.
+            progress: where the training begins.
+            processes: how many train together.
+        """
+        before = self.read()
+        teams = self._teams(before, progress, processes)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {
+            "status": "running",
+            "command": provenance.command(),
+            "started": before.get("started", now),
+            "session_started": now,
+            "processes": processes,
+            "teams": teams,
+            "seeds": {"seed": config.seed, "data_seed": config.data_seed},
+            "protocol": protocol,
+            **provenance.surroundings(config.device),
+        }
+        files.write(self.path, files.to_json(about))
+
+    def set(self, status: str, **more: Any) -> None:
+        """Changes the status, and whatever else is named, in a run.json that is there."""
+        files.write(self.path, files.to_json({**read_json(self.path), "status": status, **more}))
+
+    @contextmanager
+    def on_exit(self) -> Iterator[None]:
+        """Sets the status to "interrupted", "diverged" or "failed" when the block ends so."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(StorageError):  # the first error is the one to report
+                self.set(_ENDS.get(type(error), "failed"))
+            raise
+
+    def _teams(self, before: dict[str, Any], progress: Progress, processes: int) -> list[dict[str, int]]:
+        """The teams up to now, without those that began after this point, and this one where it is another."""
+        here = {"epoch": progress.epoch, "steps": progress.steps, "processes": processes}
+        first = {"epoch": 0, "steps": 0, "processes": before.get("processes", processes)}
+        try:
+            teams = [team for team in before.get("teams", [first]) if _place(team) < _place(here)]
+            return teams if teams and teams[-1]["processes"] == processes else [*teams, here]
+        except (TypeError, LookupError) as error:
+            raise damaged(self.path, "its teams are none") from error
+
+
+def _place(team: dict[str, int]) -> tuple[int, int]:
+    return team["epoch"], team["steps"]

@@ -1,0 +1,118 @@
+"""A trained run, opened again: its program at the best epoch, the data it saw, and what was written down of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data import Splits
+from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import checkpoint, rebuilt_program
+from pyro_vae.experiment.run.changes_on_resume import check_same_data
+from pyro_vae.experiment.run.checkpoint import Checkpoint
+from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.vae import VAE
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A run and what it needs to be looked at.
+
+    Attributes:
+        run: the folder: `run.path`, `run.config`, `run.history`, `run.status`.
+        vae: the program at its best epoch.
+        data: the three splits that it was trained, selected and tested on.
+        best_epoch: which epoch that was, of `epochs`.
+        epochs: how many were trained.
+    """
+
+    run: Run
+    vae: Autoencoder
+    data: Splits
+    best_epoch: int
+    epochs: int
+
+    @property
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.run.config
+
+    @property
+    def one_layer(self) -> VAE:
+        """The program, where it is one of a single layer of latents. Raises UsageError for two."""
+        if not isinstance(self.vae, VAE):
+            raise UsageError(f"{self.run.path} has two layers of latents, and this is about the z of one")
+        return self.vae
+
+    def test(self, num_data: int | None = None) -> DataInMemory:
+        """The test data: those that the run's own report saw, or a random subset of num_data (0: all of them)."""
+        return self.reader("test", num_data).whole()
+
+    def training(self, num_data: int = 0) -> DataInMemory:
+        """The training data as evaluation sees them, or a random subset of them (0: all)."""
+        return self.reader("train", num_data).whole()
+
+    def reader(self, part: str, num_data: int | None = None) -> DataReader:
+        """What `test` or `training` gives, to be read bit by bit. `part` is "test" or "train"."""
+        return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
+
+
+def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **members: Any) -> TrainedRun:
+    """Opens a run folder.
+
+    Args:
+        path: of the folder.
+        device: to evaluate on; not where it was trained, which may not exist here.
+        data_dir: where the data are now, if they moved.
+        members: `prior`, `posterior` or `likelihood` of the user's own, as for `pyro_vae.load`.
+
+    Raises:
+        CheckpointError: no run there, a damaged one, or data that are not those it was trained on.
+        DataError: the data are not there.
+
+    Example:
+        >>> open_run("no-such-run")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
+    """
+    path = Path(path)
+    newest, complaints = _newest(path)
+    if not newest.progress.best_epoch:
+        raise CheckpointError(f"{path} has no whole epoch yet: go on with train_svi.py --out {path} --resume")
+    run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
+    rebuilt_program.warn(complaints)
+    vae = rebuilt_program.rebuilt(newest, device=device, **members)
+    data = build.data(run.config)
+    check_same_data(run, data.protocol)
+    run.history.first_lines(newest.progress.epoch, newest.history)
+    return TrainedRun(run, vae, data, newest.progress.best_epoch, newest.progress.epoch)
+
+
+def newest_checkpoint(path: Path) -> Checkpoint:
+    """The newest whole checkpoint of a run: its settings, before program and data are there.
+
+    Raises:
+        CheckpointError: no run in this folder, or a damaged one.
+    """
+    return _newest(path)[0]
+
+
+def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
+    newest, complaints = checkpoint.newest(path / "checkpoints")
+    if newest is None:
+        raise CheckpointError(f"{path} has no checkpoint yet: train it first")
+    return newest, complaints
+
+
+def _moved(config: Config, data_dir: str) -> Config:
+    if not data_dir:
+        return config
+    if config.dataset in build.DATASETS:
+        return replace(config, data_dir=data_dir)
+    return replace(config, dataset=str(Path(data_dir) / Path(config.dataset).name))

@@ -1,0 +1,118 @@
+"""Settings of a sweep, ranked: by the mean over seeds of the validation ELBO, of the epoch that each run kept.
+
+A setting of which a run diverged has no place: the mean of the others would be that of the survivors.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro_vae.evaluation import between_seeds
+from pyro_vae.report.documents.sweep_document import PARTS, evidence, sweep_notes
+
+_ESTIMATES = ("elbo", "log_likelihood", "log_likelihood_of_levels")
+_RECORDS = {"elbo": ("valid_elbo", 1.0), "rate": ("valid_kl", 1.0), "distortion": ("valid_reconstruction", -1.0)}
+
+
+def ranked(settings: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each setting, the best on validation data first, those that diverged last.
+
+    Args:
+        settings: name -> the values of its flags.
+        runs: `name`, `setting`, `seed`, `status` of each, and `kept`, its record of the epoch that it kept.
+
+    Returns:
+        `elbo`, `rate` (the KL) and `distortion` (minus the reconstruction) of the validation data: their mean over
+        seeds and its standard error over seeds, None for a single one.
+    """
+    groups = [
+        _group(name, values, [run for run in runs if run["setting"] == name]) for name, values in settings.items()
+    ]
+    return sorted(groups, key=lambda group: -group["elbo"]["mean"] if group["elbo"] else math.inf)
+
+
+def best(groups: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the first of `ranked` settings, None where a run of every one diverged."""
+    return groups[0]["name"] if groups and groups[0]["elbo"] else None
+
+
+def tested(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run's own report.json says of test data; without one, of a test that diverged, no number."""
+    who = {"name": run["name"], "seed": run["seed"]}
+    if report is None:
+        return who
+    estimates = {name: report["test"][name] for name in _ESTIMATES if name in report["test"]}
+    return {**who, **estimates, "likelihood": report.get("likelihood", {})}
+
+
+def content(
+    groups: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    chosen: str | None,
+    tests: Sequence[Mapping[str, Any]],
+    card: Mapping[str, str],
+    *,
+    importance_weighted: bool = False,
+) -> dict[str, Any]:
+    """The content of report.json.
+
+    Args:
+        groups: as `ranked` gave them.
+        runs: all of them.
+        chosen: the name of the setting that was tested.
+        tests: what `tested` says of each of its runs.
+        card: the protocol card that all have in common.
+        importance_weighted: whether a setting was trained on an importance-weighted bound.
+    """
+    whole = {
+        "groups": list(groups),
+        "runs": list(runs),
+        "chosen": chosen,
+        "test": list(tests),
+        "protocol": dict(card),
+        "importance_weighted": importance_weighted,
+    }
+    return {**whole, "notes": sweep_notes(whole, _lead(groups))}
+
+
+def over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard error over seeds of the tests' log p(x) and ELBO; nothing where one diverged, or is alone."""
+    if len(tests) < 2 or any("elbo" not in test for test in tests):
+        return {}
+    return {
+        "evidence": _over_seeds([evidence(test)["mean"] for test in tests]),
+        "elbo": _over_seeds([test["elbo"]["mean"] for test in tests]),
+    }
+
+
+def _lead(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of the first setting over the second, by Welch's t."""
+    first_two = [group for group in groups if group["elbo"]][:2]
+    if len(first_two) < 2 or len(first_two[0]["seeds"]) < 2:
+        return None
+    return between_seeds(*(group["elbo"]["runs"] for group in first_two)).to_dict()
+
+
+def _group(name: str, values: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kept = [run["kept"] for run in runs if run["status"] != "diverged"]
+    diverged = [run["seed"] for run in runs if run["status"] == "diverged"]
+    parts: dict[str, Any] = dict.fromkeys(PARTS)
+    if not diverged:
+        parts = {part: _over_seeds([sign * record[key] for record in kept]) for part, (key, sign) in _RECORDS.items()}
+    errors = [record["valid_standard_error"] for record in kept]
+    return {
+        "name": name,
+        "values": dict(values),
+        "seeds": [run["seed"] for run in runs],
+        "diverged": diverged,
+        **parts,
+        "data_error": None if diverged or None in errors else statistics.fmean(errors),
+        "epochs": [record["epoch"] for record in kept],
+    }
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    several = len(values) > 1
+    error = statistics.stdev(values) / math.sqrt(len(values)) if several else None
+    return {"mean": statistics.fmean(values), "standard_error": error, "runs": list(values)}

@@ -1,0 +1,76 @@
+"""What is to be done in a folder: begin a run, go on with one, or show the report of one that is finished."""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.run_folder import Run, new_folder
+from pyro_vae.experiment.train import training_lock
+from pyro_vae.inference import ALONE, World
+
+
+class Decision(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+        run: the folder, and the config to go by.
+        is_finished: whether the report is there, and nothing is to be trained.
+        mark: of the folder before it was looked into, see `training_lock`; None in all but the first process.
+    """
+
+    run: Run
+    is_finished: bool
+    mark: bytes | None
+
+
+def decide(
+    folder: Path | None, config: Config, given: set[str], *, resume: bool = False, world: World = ALONE
+) -> Decision:
+    """Looks into a folder. The first of many processes does so, and all of them get what it decides.
+
+    Args:
+        folder: of the run; None for a new one below runs/.
+        config: as the command line has it.
+        given: the names of the settings that were given explicitly, which must agree with a run that is there.
+        resume: whether the folder may hold a run.
+        world: the processes that train together.
+
+    Raises:
+        UsageError: the folder holds a run and may not, or one that another script made, or contradicts the settings.
+        CheckpointError: the run in it is damaged.
+    """
+    mark, told = None, ""
+    with world.together():
+        if world.first:
+            mark = training_lock.mark(folder) if folder is not None else None
+            new = new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}")
+            run, is_finished = _decided(Run(folder or new, config), given, resume, world)
+            told = json.dumps([str(run.path), run.config.to_dict(), is_finished])
+    path, settings, is_finished = json.loads(world.gather(told)[0])
+    return Decision(Run(Path(path), Config.from_dict(settings)), is_finished, mark)
+
+
+def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
+    """The run to go by, and whether it is finished; says what there is to say about taking it up again."""
+    if not run.exists():
+        if resume:
+            print(f"note: {run.path} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
+        return run, False
+    if not resume:
+        raise UsageError(f"{run.path} holds a run already: add --resume to go on with it, or use another --out")
+    run = Run(run.path, config_for_resume(run.path, run.config, given))
+    if run.is_finished():
+        return run, True
+    about = run.status.read()
+    if "refitted_from" in about:
+        raise UsageError(f"{run.path} holds a refitted prior, which refit_prior.py makes anew: use another --out")
+    if (before := about.get("processes", 1)) != world.size:
+        print(
+            f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",
+            file=sys.stderr,
+        )
+    return run, False

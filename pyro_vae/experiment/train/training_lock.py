@@ -1,0 +1,61 @@
+"""train.lock: one process at a time trains in a folder. Whoever only reads needs no lock.
+
+Between the look into a folder and the lock on it the data are read, which may take long. A mark, taken before that
+look, tells whether somebody has trained in the folder meanwhile.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pyro_vae.errors import StorageError, UsageError
+from pyro_vae.experiment.run import files
+
+
+def mark(folder: Path) -> bytes:
+    """What is another as soon as somebody trains in the folder."""
+    with suppress(OSError):
+        return (folder / "run.json").read_bytes()
+    return b""
+
+
+@contextmanager
+def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
+    """Holds a folder, so that no other process trains in it.
+
+    Args:
+        folder: of the run; it is made where it is not there.
+        before: what `mark` said when it was decided what to do in it; None where that does not matter.
+
+    Raises:
+        UsageError: another process trains in it, or did since that was decided.
+        StorageError: it cannot be written to.
+    """
+    files.make_folder(folder)
+
+    def refusal(holder: str) -> str:
+        return (
+            f"another training is at work in {folder} (process {holder}): wait for it, or end it by kill, which "
+            "keeps its step; or use another --out"
+        )
+
+    with files.locked(folder / "train.lock", refusal) as lock:
+        try:
+            lock.sign(f"{os.getpid()} on {platform.node()}")
+            if before not in (None, mark(folder)):
+                raise UsageError(
+                    f"another training was at work in {folder} since this one began: give the command again, or "
+                    "use another --out"
+                )
+            yield
+        finally:
+            lock.remove()
+
+
+def sweep(folder: Path) -> None:
+    """Removes the lock that a killed training left."""
+    if (folder / "train.lock").exists():
+        with suppress(UsageError, StorageError), locked(folder):
+            pass

@@ -1,0 +1,97 @@
+"""A training at work in its folder: opened once, from where the newest checkpoint left it, then kept epoch by epoch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pyro_vae.data import Splits
+from pyro_vae.errors import CheckpointError
+from pyro_vae.experiment import build
+from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run.changes_on_resume import check_same_config, check_same_data
+from pyro_vae.experiment.run.checkpoint import Checkpoint
+from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.inference import ALONE, SVI, Progress, Record, World, fit
+from pyro_vae.model.autoencoder import Autoencoder
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What is trained in a run folder, and how far it has come.
+
+    Attributes:
+        run: the folder, and the config.
+        data, vae, svi: of this config.
+        world: the processes that train together.
+        progress: how far it has come; it moves with the training.
+        complaints: what was wrong with checkpoints newer than the one that it goes on from.
+    """
+
+    run: Run
+    data: Splits
+    vae: Autoencoder
+    svi: SVI
+    world: World
+    progress: Progress
+    complaints: list[str]
+
+    @classmethod
+    def open(cls, run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World = ALONE) -> "Session":
+        """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
+
+        Of many processes the first one writes and must come before the others, which only read.
+
+        Raises:
+            CheckpointError: the folder is damaged, or is of another config or other data.
+            StorageError: it cannot be written to.
+        """
+        if world.first:
+            progress, complaints = _begun(run, data, vae, svi, world.size)
+        else:
+            newest, complaints = checkpoint.newest(run.checkpoints)
+            progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
+        return cls(run, data, vae, svi, world, progress, complaints)
+
+    def fit(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+        """Trains to the last epoch of the config, or until `stop` says yes; see `inference.fit`."""
+        config = self.run.config
+        return fit(
+            self.vae, self.svi, self.data, build.schedule(config),
+            conditional=config.conditional, seed=config.seed, progress=self.progress, stop=stop, world=self.world,
+        )  # fmt: skip
+
+    def save(self, record: Record) -> None:
+        """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
+        self.run.history.append(record)
+        self._save_checkpoint()
+
+    def save_part(self) -> None:
+        """Keeps the steps of an epoch that was stopped; where it was stopped at its end, that is kept already."""
+        if self.progress.part is not None:
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        run, optimizer = self.run, self.svi.optimizer.state_dict()
+        checkpoint.save(
+            run.checkpoints,
+            Checkpoint(run.config, self.data.form, self.progress, self.vae.tensors(), optimizer, run.history.sha256()),
+        )
+
+
+def _begun(run: Run, data: Splits, vae: Autoencoder, svi: SVI, processes: int) -> tuple[Progress, list[str]]:
+    files.make_folder(run.checkpoints)
+    run.sweep()
+    newest, complaints = checkpoint.newest(run.checkpoints)
+    if newest is not None:
+        check_same_config(run, newest.config)
+        check_same_data(run, data.protocol)
+    checkpoint.remove_orphans(run.checkpoints)
+    if newest is None and (epochs := len(run.history.records())) > 1:  # a kill before the first checkpoint leaves one
+        raise CheckpointError(
+            f"{run.checkpoints} is empty, and {run.history.path} knows {epochs} epochs: "
+            "put the checkpoints back, or use another --out"
+        )
+    progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
+    run.history.cut(run.history.first_lines(newest.progress.epoch, newest.history) if newest is not None else b"")
+    files.write(run.path / "config.json", files.to_json(run.config.to_dict()))
+    run.status.begin(run.config, data.protocol, progress, processes)
+    return progress, complaints

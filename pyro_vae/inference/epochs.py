@@ -1,0 +1,107 @@
+"""What a fit is told and what it tells: its schedule, a record of each epoch, and how far it has come."""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a fit trains, how fast and with which weights.
+
+    Each field is explained in `pyro_vae.experiment.config`.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr_schedule: str = "constant"
+    kl_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+    kl_warmup: int = 0
+    patience: int = 0
+    valid_samples: int = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch. Everything is per datum and in nats; the validation numbers are those of the true ELBO, unweighted.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: the objective as it was minimised, with its weights, averaged over the epoch's data.
+        kl_weight: at the end of the epoch (a warm-up moves it).
+        learning_rate: of the epoch.
+        valid_elbo, valid_reconstruction, valid_kl: on the validation data.
+        valid_standard_error: of valid_elbo, over the data.
+        best: whether this is the best epoch so far, see `fit`.
+        valid_bound: under an importance-weighted objective, its bound on the validation data; None for others.
+    """
+
+    epoch: int
+    loss: float
+    kl_weight: float
+    learning_rate: float
+    valid_elbo: float
+    valid_standard_error: float
+    valid_reconstruction: float
+    valid_kl: float
+    best: bool
+    valid_bound: float | None = None
+
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """The record for JSON, without `valid_bound` where there is none.
+
+        An error that is not known (of a single datum) or a bound that is not finite (of a plain autoencoder) is None.
+        """
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value if math.isfinite(value) else None for name, value in known.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first steps of an epoch that was stopped.
+
+    Attributes:
+        steps: how many were made.
+        loss: their sum.
+        noise: the position in the stream that the next one draws from.
+    """
+
+    steps: int
+    loss: float
+    noise: dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """How far a fit has come, apart from parameters and optimiser: with those it is all that a later fit needs.
+
+    Attributes:
+        epoch: how many whole epochs were made.
+        best_epoch, best_score, best_tensors: the best of them, see `fit`.
+        part: of the epoch after, where the fit was stopped within it.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    part: Part | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made of the epoch after the last whole one."""
+        return self.part.steps if self.part is not None else 0
+
+    def is_exhausted(self, schedule: Schedule) -> bool:
+        """Whether all epochs were made, or as many without a better one as the schedule has patience for."""
+        return self.epoch >= schedule.epochs or 0 < schedule.patience <= self.epoch - self.best_epoch
+
+    def finish_epoch(self, score: float, tensors: dict[str, Tensor]) -> bool:
+        """Counts an epoch and keeps its tensors where it is the best so far; returns whether it is."""
+        self.epoch, self.part = self.epoch + 1, None
+        if is_best := score > self.best_score:
+            self.best_epoch, self.best_score = self.epoch, score
+            self.best_tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        return is_best

@@ -1,0 +1,223 @@
+"""One gradient step as Pyro runs it, with all its checks: what a step that is made in another way must equal.
+
+    Call       what the caller gives: tensors, plain values, the loss weights
+    Attempt    what model and guide take, made of a call, and where the draws of the step begin
+    PyroStep   model, guide, optimiser and loss; the step, and what is wrong with one that may not be applied
+
+`SVI` and the graphs of `pyro_vae.inference.step_graphs` share them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn, Self
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae.errors import DivergenceError, PyroVAEError
+from pyro_vae.graphs.capture import buffers_kept
+from pyro_vae.inference.divergence import Noise, first_gradient, first_site
+from pyro_vae.inference.objectives import weigh
+from pyro_vae.model.program import store_kept
+
+Make = Callable[..., tuple[Any, ...]]
+Halves = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class Call(NamedTuple):
+    """The arguments of one step.
+
+    Attributes:
+        make: what makes the arguments of model and guide, by place, of the values; None where they are the values.
+        values: all arguments of the step.
+        names: of the last of them, which are given by name.
+        reconstruction_weight, kl_weight: see `pyro_vae.inference.weighted`.
+    """
+
+    make: Make | None
+    values: tuple[Any, ...]
+    names: tuple[str, ...] = ()
+    reconstruction_weight: float = 1.0
+    kl_weight: float = 1.0
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What model and guide take, by place and by name."""
+        cut = len(self.values) - len(self.names)
+        args, named = self.values[:cut], self.values[cut:]
+        return args if self.make is None else self.make(*args), dict(zip(self.names, named, strict=True))
+
+    def tensors(self) -> list[Tensor]:
+        """The values that are tensors."""
+        return [value for value in self.values if isinstance(value, Tensor)]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
+        """The same call with other tensors."""
+        left = iter(tensors)
+        return self._replace(values=tuple(next(left) if isinstance(v, Tensor) else v for v in self.values))
+
+    def noise(self) -> Noise:
+        """Where the random streams stand, on the CPU and on the device of the data."""
+        return Noise(next(iter(self.tensors()), None))
+
+
+class Attempt(NamedTuple):
+    """A step that is being made.
+
+    Attributes:
+        call: whose step it is.
+        args, kwargs: what model and guide take.
+        noise: where its draws began.
+    """
+
+    call: Call
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    noise: Noise
+
+    @classmethod
+    def of(cls, call: Call, noise: Noise) -> Self:
+        """The attempt of a call, of which nothing was drawn before this noise."""
+        return cls(call, *call.arguments(), noise)
+
+
+class PyroStep:
+    """The step of `pyro.infer.SVI`, with one torch optimiser over all parameters.
+
+    Args:
+        model, guide, optimizer, loss, max_grad_norm: as for `pyro_vae.inference.SVI`.
+
+    Raises:
+        TypeError: the optimiser is none of torch's.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optimizer: torch.optim.Optimizer,
+        loss: Any,
+        max_grad_norm: float = math.inf,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"SVI takes one torch optimiser over all parameters, e.g. torch.optim.Adam(vae.parameters(), lr=1e-3); "
+                f"got {type(optimizer).__module__}.{type(optimizer).__qualname__}. For pyro.optim use pyro.infer.SVI"
+            )
+        self.model, self.guide, self.optimizer, self.loss = model, guide, optimizer, loss
+        self.max_grad_norm = max_grad_norm
+        self.num_steps = 0
+
+    def modules(self) -> list[nn.Module]:
+        """The modules that model and guide belong to, or are."""
+        owners = (getattr(half, "__self__", half) for half in (self.model, self.guide))
+        return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+    def held(self) -> list[Tensor]:
+        """The parameters that the optimiser knows."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def weighted(self, call: Call) -> Halves:
+        """Model and guide with the weights of a call, checked before, among them tensors."""
+        weights = call.reconstruction_weight, call.kl_weight
+        unweighted = all(isinstance(weight, float) and weight == 1.0 for weight in weights)
+        return (self.model, self.guide) if unweighted else weigh(self.model, self.guide, *weights)
+
+    def largest_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """The bound on the norm of the gradient, which is a sum over the batch, be it given by place or by name."""
+        x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        return self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
+
+    def step_by_pyro(self, call: Call) -> float:
+        """Makes the step, checks and all, and returns its loss."""
+        attempt = Attempt.of(call, call.noise())
+        self.optimizer.zero_grad(set_to_none=True)
+        with poutine.trace(param_only=True) as capture:
+            loss = self.loss_and_grads(attempt)
+        self.check_held(capture.trace)
+        self._check_finite(loss, attempt)
+        self.optimizer.step()
+        return loss
+
+    def loss_and_grads(self, attempt: Attempt) -> float:
+        """The loss, summed over the batch; adds its gradient to the parameters."""
+        with self.explaining(attempt):
+            return as_float(self.loss.loss_and_grads(*self.weighted(attempt.call), *attempt.args, **attempt.kwargs))
+
+    def refuse(self, call: Call, noise: Noise, loss: float) -> NoReturn:
+        """Raises what this step has against a call, on the same draws, or that its loss or gradient is not finite.
+
+        Args:
+            call: whose step was made in another way, and may not be applied.
+            noise: where its draws began.
+            loss: what came out.
+        """
+        attempt = Attempt.of(call, noise)
+        with noise.again(), buffers_kept(self.modules()), store_kept():
+            try:
+                self._check_finite(self.loss_and_grads(attempt), attempt)
+            finally:
+                self.optimizer.zero_grad(set_to_none=True)
+        # What rounds otherwise here may be finite.
+        raise self._diverged("gradient is not finite" if math.isfinite(loss) else f"loss is {loss}", "")
+
+    @contextmanager
+    def explaining(self, attempt: Attempt) -> Iterator[None]:
+        """Turns errors of a loss that is computed inside into DivergenceError, where numbers are not finite."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
+                yield
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            # Pyro validates the parameters of distributions: a diverged network surfaces there first.
+            site = "" if isinstance(error, PyroVAEError) else self._first_site(attempt)
+            if isinstance(error, ValueError) and not site:
+                raise
+            raise self._diverged("loss is not finite", site) from error
+
+    def check_held(self, trace: poutine.Trace) -> None:
+        """Raises ValueError where a parameter of this trace is none of the optimiser's."""
+        known = set(map(id, self.held()))
+        for name, site in trace.nodes.items():
+            if site["type"] == "param" and id(_unconstrained(site["value"])) not in known:
+                raise ValueError(
+                    f"parameter {name} is not in the optimiser and would silently not train (was a member replaced?): "
+                    "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
+                )
+
+    def check_loss(self, loss: float, attempt: Attempt) -> None:
+        """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss is {loss}", self._first_site(attempt))
+
+    def _check_finite(self, loss: float, attempt: Attempt) -> None:
+        self.check_loss(loss, attempt)
+        norm = nn.utils.get_total_norm([p.grad for p in self.held() if p.grad is not None])
+        if not math.isfinite(norm.item()):
+            raise self._diverged("gradient is not finite", first_gradient(self.modules()))
+        if norm > (limit := self.largest_norm(attempt.args, attempt.kwargs)):
+            nn.utils.clip_grads_with_norm_(self.held(), limit, norm)
+
+    def _diverged(self, what: str, where: str) -> DivergenceError:
+        self.optimizer.zero_grad(set_to_none=True)
+        return DivergenceError(
+            f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
+            "Use a smaller learning rate (lr), bound the gradient (max_grad_norm), or scale the data to about 1"
+        )
+
+    def _first_site(self, attempt: Attempt) -> str:
+        with attempt.noise.again(), buffers_kept(self.modules()):
+            return first_site(self.loss, *self.weighted(attempt.call), *attempt.args, **attempt.kwargs)
+
+
+def _unconstrained(value: Any) -> Tensor:
+    return value.unconstrained()
+
+
+def as_float(loss: Any) -> float:
+    """A loss as a number: Pyro's return floats or tensors."""
+    return loss.item() if isinstance(loss, Tensor) else float(loss)

@@ -1,0 +1,119 @@
+"""Only reconstruction, only KL, both, side by side: what ablation.json holds, and what it shows and does not show."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pyro_vae.report.cells import UNKNOWN, fixed
+from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+
+SETS = ("test", "train")
+BOUNDS = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL(q(z|x)||p(z))", "log_likelihood": "log p(x)"}
+_GIVEN_LABELS = {**BOUNDS, "kl": "KL(q(z|x,y)||p(z|y))", "log_likelihood": "log p(x|y)"}
+_NUMBERS = ("mean", "standard_error", "monte_carlo_error", "num_samples", "num_data")
+_LABEL, _CELL, _LINE = 32, 24, 104  # columns of a terminal
+
+Runs = Mapping[str, Mapping[str, Any]]
+Gaps = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -> Document:
+    """The table, every mean with its standard error over the data, and the notes.
+
+    Args:
+        runs: what ablation.json holds.
+        gaps: run -> "elbo", "reconstruction" -> mean on training data minus mean on test data, with its error.
+        is_conditional: whether all of it is given labels.
+    """
+    columns = [Column("nats per datum, ± over data", width=_LABEL), *(Column(name, True, _CELL) for name in runs)]
+    labels = _GIVEN_LABELS if is_conditional else BOUNDS
+    information = "I((x,y); z)" if is_conditional else "mutual information"
+    table = Table("ablation", tuple(columns), list(_rows(runs, gaps, labels, information)))
+    notes = [Note("", text) for text in _notes(runs, gaps, labels, information)]
+    return Document("Ablation", (Section("", (table, Notes(notes, _LINE))),))
+
+
+def ablation_rows(runs: Runs) -> Table:
+    """One row for each run, set of data and quantity, with both errors: what ablation.csv holds."""
+    rows: list[tuple[Any, ...]] = []
+    for loss, run in runs.items():
+        estimates = [(held, name, run[held][name]) for held in SETS for name in BOUNDS]
+        estimates += [("train", name, run[name]) for name in ("marginal_kl", "mutual_information") if run[name]]
+        rows += [(loss, held, name, *(numbers[key] for key in _NUMBERS)) for held, name, numbers in estimates]
+        rows += [(loss, held, "khat_above_0.7", run["khat_above_0.7"][held], *[""] * 4) for held in SETS]
+        rows.append((loss, "train", "active_units", run["active_units"], *[""] * 4))
+    return Table("ablation", tuple(map(Column, ("loss", "data", "quantity", *_NUMBERS))), rows)
+
+
+def _rows(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) -> Iterator[tuple[Any, ...]]:
+    every = list(runs.values())
+    for name, label in labels.items():
+        for held in SETS:
+            yield (f"{label}, {held}", *(_number(run[held][name]) for run in every))
+    for held in SETS:
+        yield (f"k-hat above 0.7, {held}", *(_share(run["khat_above_0.7"][held]) for run in every))
+    for name in ("elbo", "reconstruction"):
+        pairs = (gaps[run][name] for run in runs)
+        yield (f"{labels[name]}, train - test", *(f"{gap:+.2f} ± {error:.2f}" for gap, error in pairs))
+    yield ("KL(q(z)||p(z)), train", *(_number(run["marginal_kl"]) for run in every))
+    yield (f"{information}, train", *(_number(run["mutual_information"]) for run in every))
+    yield ("active units", *(f"{run['active_units']} of {run['latent_dim']}" for run in every))
+    yield ("epoch kept", *(f"{run['best_epoch']} of {run['epochs']}" for run in every))
+
+
+def _number(numbers: Mapping[str, Any] | None) -> str:
+    if not numbers:
+        return UNKNOWN
+    return f"{_plain(numbers['mean'])} ± {fixed(numbers['standard_error'], 2)}"
+
+
+def _plain(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.0%}"
+
+
+def _notes(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) -> Iterator[str]:
+    alone, nothing, both = (runs[name] for name in ("only reconstruction", "only KL", "both"))
+    num_data = both["train"]["elbo"]["num_data"]
+    known = "" if None not in both["khat_above_0.7"].values() else " K is too small for a k-hat."
+    yield (
+        f"All numbers are those of the program itself, without weights. {labels['log_likelihood']} is a lower bound, "
+        f"K = {both['test']['log_likelihood']['num_samples']}; where k-hat is above 0.7 it is loose, and how loose is "
+        f"not known.{known} {information.capitalize()} can not exceed log N = {math.log(num_data):.2f}."
+    )
+    (a, a_error), (b, b_error) = (gaps[name]["reconstruction"] for name in ("only reconstruction", "both"))
+    yield (
+        f"Overfitting: on training data the reconstruction is {_better(a, a_error)} without the KL, and "
+        f"{_better(b, b_error)} with it, than on test data; the difference is {a - b:+.2f} ± "
+        f"{math.hypot(a_error, b_error):.2f}. That is what these data, one seed and one size of networks show, at the "
+        "epoch that did best on validation data by its own loss, which hides what later epochs would do. It does not "
+        "show that one loss overfits, or that the other prevents it."
+    )
+    if alone["marginal_kl"] is None:
+        yield "KL(q(z)||p(z)) is n/a where p(z|y) differs between labels: there is no one p(z) then."
+    else:
+        yield (
+            f"Only reconstruction: q(z) is {alone['marginal_kl']['mean']:.1f} nats from p(z). The further, the rarer "
+            "is a z from the prior where data were encoded: compare samples with reconstructions."
+        )
+    yield (
+        f"Only KL: q(z|x) is {nothing['test']['kl']['mean']:.2g} nats from the prior and says no more than that about "
+        "x; the decoder was not trained, but for its start at the mean of the data."
+    )
+    if both["marginal_kl"] is not None:
+        yield _marginal(both["marginal_kl"])
+
+
+def _better(gap: float, error: float) -> str:
+    return f"{'worse' if gap < 0 else 'better'} by {abs(gap):.2f} ± {error:.2f} nats"
+
+
+def _marginal(kl: Mapping[str, Any]) -> str:
+    """That it is not 0 is claimed beyond two standard errors over the data, which contain those over draws."""
+    number = f"Both: KL(q(z)||p(z)) is {_number(kl)} nats"
+    if kl["mean"] > 2 * (kl["standard_error"] or math.inf):
+        return f"{number} and not 0: the KL term draws q(z) to the prior, and does not make it the prior."
+    return f"{number}, not told apart from 0 by so many draws and data."

@@ -1,0 +1,252 @@
+"""Several groups of runs side by side: what comparison.json holds as a document, and as rows for other programs."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
+from pyro_vae.report.cells import UNKNOWN, as_typed, clipped, interval, nats, share, signed
+from pyro_vae.report.document import Caution, Column, Document, Note, Notes, Picture, Section, Table
+
+FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
+_UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
+_ABOVE = f"k > {KHAT_THRESHOLD}"
+
+Comparison = Mapping[str, Any]
+
+
+def comparison_document(comparison: Comparison) -> Document:
+    """What was forced on top, then the tables, the notes and the protocol.
+
+    Args:
+        comparison: what comparison.json holds.
+    """
+    makers = (_main, _seeds, _runs, _settings)
+    tables = [table for table in (make(comparison) for make in makers) if table.rows]
+    protocol = "; ".join(f"{label} {_shortened(value)}" for label, value in comparison["protocol"].items())
+    figure = Picture("Means and differences", "", file="comparison.png")
+    notes = Notes([Note("", text) for text in comparison["notes"]])
+    return Document(
+        "Comparison",
+        (
+            Section("", (*_caution(comparison), figure, *tables, notes)),
+            Section("Protocol", (Notes([Note("", f"tested alike: {protocol}")], whole=True),)),
+        ),
+    )
+
+
+def _caution(comparison: Comparison) -> Iterator[Caution]:
+    if lines := [f"{line['what']}: {against(line['values'])}" for line in comparison["disagreements"]]:
+        yield Caution((FORCED, *lines))
+
+
+def _table(name: str, heads: Sequence[str], rows: Sequence[tuple[Any, ...]], words: int = 1) -> Table:
+    """The first columns are words, the others numbers."""
+    return Table(name, tuple(Column(head, right=i >= words) for i, head in enumerate(heads)), rows)
+
+
+def _main(comparison: Comparison) -> Table:
+    quantities = comparison["quantities"]
+    name = f"{quantities[0] if len(quantities) == 1 else 'log p'}, nats"
+    heads = (name, "mean", "± data", "difference", "± data", interval_head(comparison), _ABOVE)
+    return _table("main", heads, [_main_row(*group) for group in _numbered(comparison)])
+
+
+def _numbered(comparison: Comparison) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each group, with its place and label."""
+    for place, group in enumerate(comparison["groups"], 1):
+        yield f"{place} {clipped(group['label'])}", group
+
+
+def interval_head(comparison: Comparison) -> str:
+    """Of the intervals, e.g. "95 % interval"."""
+    confidences = [group["difference"]["confidence"] for group in comparison["groups"] if group["difference"]]
+    return f"{confidences[0] * 100:g} % interval" if confidences else "interval"
+
+
+def _main_row(label: str, group: Mapping[str, Any]) -> tuple[Any, ...]:
+    mean, gap = group["log_likelihood"], group["difference"]
+    cells: tuple[Any, ...] = ("reference", "", "")
+    if gap:
+        mark = "" if gap["is_paired"] else "*"
+        cells = (f"{signed(gap['mean'])}{mark}", nats(gap["standard_error"]), interval(gap["interval"]))
+    return (label, nats(mean["mean"]), nats(mean["standard_error"]), *cells, share(group["khat_above"]))
+
+
+def _seeds(comparison: Comparison) -> Table:
+    head = interval_head(comparison)
+    heads = ("over training seeds", "seeds", "SD", "lowest", "highest", "difference", "± seeds", head)
+    return _table("seeds", heads, [_seed_row(*group) for group in _numbered(comparison) if len(group[1]["seeds"]) > 1])
+
+
+def _seed_row(label: str, group: Mapping[str, Any]) -> tuple[Any, ...]:
+    means, welch = group["run_means"], group["difference_over_seeds"]
+    cells: tuple[Any, ...] = (UNKNOWN if group["difference"] else "reference", "", "")
+    if welch:
+        cells = (signed(welch["mean"]), nats(welch["standard_error"]), interval(welch["interval"]))
+    return (label, len(means), *map(nats, (group["seed_deviation"], min(means), max(means))), *cells)
+
+
+def _runs(comparison: Comparison) -> Table:
+    places = {group["label"]: place for place, group in enumerate(comparison["groups"], 1)}
+    heads = ("run", "seed", "epoch", "mean", "± data", "± Monte Carlo", "ELBO", _ABOVE)
+    rows = [
+        (
+            f"{places[run['group']]} {clipped(run['name'])}",
+            run["seed"],
+            run["best_epoch"],
+            *(nats(run["log_likelihood"][name]) for name in ("mean", "standard_error", "monte_carlo_error")),
+            nats(run["elbo"]["mean"]),
+            share(run["khat_above"]),
+        )
+        for run in comparison["runs"]
+    ]
+    return _table("runs", heads, rows)
+
+
+def _settings(comparison: Comparison) -> Table:
+    rows = []
+    for name in comparison["groups"][0]["settings"]:
+        values: dict[str, list[str]] = {}
+        for place, group in enumerate(comparison["groups"], 1):
+            values.setdefault(as_typed(group["settings"][name]), []).append(str(place))
+        lines = [(clipped(value), ", ".join(places)) for value, places in values.items()]
+        rows += [(name if i == 0 else "", *line) for i, line in enumerate(lines)]
+    return _table("settings", ("settings that differ", "value", "groups"), rows, words=3)
+
+
+def against(values: Mapping[str, Sequence[str]]) -> str:
+    """On what runs disagree: each value with the names of the runs that have it, digests shortened.
+
+    >>> against({"dynamic": ["a", "b"], "static": ["c"]})
+    'dynamic (a, b) against static (c)'
+    """
+    return " against ".join(f"{_shortened(value)} ({_some(names)})" for value, names in values.items())
+
+
+def _shortened(text: str) -> str:
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+
+
+# What a reader must know of the numbers.
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What each error leaves out, and where bounds are not equally tight.
+
+    Args:
+        comparison: what comparison.json holds, but for its notes.
+    """
+    groups, reference = comparison["groups"], comparison["reference"]
+    differences = [group["difference"] for group in groups if group["difference"]]
+    notes = [_bound_note(comparison), *_tightness_notes(groups)]
+    if differences:
+        notes += _difference_notes(differences, reference)
+    return [*notes, *_seed_notes(groups)]
+
+
+def _bound_note(comparison: Comparison) -> str:
+    quantity, evaluation = " and ".join(comparison["quantities"]), comparison["evaluation"]
+    return (
+        f"{quantity}: by importance sampling from q(z|x), a lower bound in expectation, with K = "
+        f"{evaluation['num_samples']} draws and seed {evaluation['seed']} for every run. ± data: standard error of the "
+        "mean over other test data; ± Monte Carlo: over other draws of z. ELBO: from the same draws, its KL sampled."
+    )
+
+
+def _tightness_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    shares = {group["label"]: group["khat_above"] for group in groups if group["khat_above"] is not None}
+    if not shares:
+        yield "PSIS k-hat needs 25 draws or more; with fewer nobody knows how tight these bounds are."
+        return
+    worst, best = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+    yield (
+        f"{_ABOVE}: share of the data whose PSIS k-hat lies above {KHAT_THRESHOLD}, where the bound may be "
+        "loose and its ± Monte Carlo too small."
+    )
+    if shares[worst] - shares[best] > _UNEQUAL:
+        yield (
+            f"WARNING: bounds of unequal tightness are compared. k-hat is above {KHAT_THRESHOLD} for "
+            f"{share(shares[worst])} of the data under {worst} and for {share(shares[best])} under {best}, so "
+            "that the former's log p(x) may be understated by more: see whether the difference stays with more draws "
+            "(--num-samples)."
+        )
+
+
+def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> Iterator[str]:
+    first, noises = differences[0], [difference["monte_carlo_error"] for difference in differences]
+    noise = "unknown, from one draw" if None in noises else f"at most {max(noises):.3f}"
+    pairing = ", paired datum by datum" if any(difference["is_paired"] for difference in differences) else ""
+    yield (
+        f"difference: to {reference['label']}{pairing}; {first['confidence'] * 100:g} % interval by the BCa bootstrap "
+        "over the data, for one difference at a time. It leaves out the variance over training seeds: it holds for "
+        f"these trained programs. The Monte Carlo error of the differences is {noise}."
+    )
+    if (reference["is_best_of"] or 0) > 2:
+        yield (
+            f"The reference is the best of {reference['is_best_of']} on these very test data, which flatters it a "
+            "little; --reference names another."
+        )
+    if not all(difference["is_paired"] for difference in differences):
+        yield (
+            "* unpaired, since the test data are not the same: the standard error is that of two independent means, "
+            "the interval from the bootstrap over both sets of data; a part of the difference is one of the data."
+        )
+
+
+def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if any(len(group["seeds"]) > 1 for group in groups):
+        yield (
+            "Runs that differ only in their seed are pooled: the mean over seeds of each datum. SD, lowest, highest: "
+            "of the means of the runs."
+        )
+    if any(group["difference_over_seeds"] for group in groups):
+        yield (
+            "± seeds: standard error of the difference of the means over other training seeds, and its interval by "
+            "Welch's t; these leave out the variance over test data."
+        )
+    if any(len(group["seeds"]) == 1 for group in groups):
+        yield "What a single run of a kind owes to its training seed is not known: train it from other seeds."
+
+
+# For other programs.
+
+
+def comparison_rows(comparison: Comparison) -> Table:
+    """One row for each group, all digits: what comparison.csv holds."""
+    rows = [_flat(group, comparison["reference"]["label"]) for group in comparison["groups"]]
+    return Table("groups", tuple(map(Column, rows[0])), [tuple(row.values()) for row in rows])
+
+
+def _flat(group: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    mean, gap, welch = group["log_likelihood"], group["difference"] or {}, group["difference_over_seeds"] or {}
+    low, high = gap.get("interval") or (None, None)
+    seed_low, seed_high = welch.get("interval") or (None, None)
+    return {
+        "group": group["label"],
+        "runs": " ".join(group["runs"]),
+        "seeds": " ".join(map(str, group["seeds"])),
+        "num_samples": mean["num_samples"],
+        "num_data": mean["num_data"],
+        "log_likelihood": mean["mean"],
+        "standard_error": mean["standard_error"],
+        "monte_carlo_error": mean["monte_carlo_error"],
+        "seed_deviation": group["seed_deviation"],
+        "elbo": group["elbo"]["mean"],
+        "khat_above": group["khat_above"],
+        "reference": reference,
+        "difference": gap.get("mean"),
+        "difference_standard_error": gap.get("standard_error"),
+        "difference_monte_carlo_error": gap.get("monte_carlo_error"),
+        "difference_low": low,
+        "difference_high": high,
+        "is_paired": gap.get("is_paired"),
+        "seed_difference": welch.get("mean"),
+        "seed_difference_standard_error": welch.get("standard_error"),
+        "seed_difference_low": seed_low,
+        "seed_difference_high": seed_high,
+    }

@@ -1,0 +1,341 @@
+"""The estimates of an evaluated run, in sections: where each belongs, what it bounds, and what it does not say."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pyro_vae.report.cells import count, number, share
+from pyro_vae.report.document import Column, Table
+
+Report = Mapping[str, Any]
+
+
+class Entry(NamedTuple):
+    """One estimate.
+
+    Attributes:
+        name: short and stable, for files that programs read.
+        label: for people.
+        numbers: mean, standard_error, monte_carlo_error, num_samples, num_data, unit; what is unknown may be absent.
+        bound: "lower" or "upper" bound in expectation, "no bound", or "" where the question does not arise.
+        meaning: a clause.
+    """
+
+    name: str
+    label: str
+    numbers: Mapping[str, Any]
+    bound: str = ""
+    meaning: str = ""
+
+
+class Estimates(NamedTuple):
+    """Estimates that stand together: a short name, a title in words, and the entries in order."""
+
+    name: str
+    title: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def table(self) -> Table:
+        """A row for each, with both errors."""
+        return Table(self.name, COLUMNS, [_row(entry) for entry in self.entries], self.title)
+
+
+COLUMNS = (
+    Column("", width=34),
+    Column("bound", width=10),
+    Column("mean", right=True, width=11),
+    Column("± over data", right=True, width=13),
+    Column("± Monte Carlo", right=True, width=15),
+    Column("draws", right=True, width=8),
+    Column("data", right=True, width=8),
+    Column("what it is"),
+)
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    numbers, unit = entry.numbers, entry.numbers.get("unit", "nats")
+    show = share if unit == "share" else number
+    label = entry.label if unit in ("nats", "share") else f"{entry.label}, {unit}"
+    means = (show(numbers.get(name)) for name in ("mean", "standard_error", "monte_carlo_error"))
+    counts = (count(numbers.get(name)) for name in ("num_samples", "num_data"))
+    return (label, entry.bound, *means, *counts, entry.meaning)
+
+
+def sections(report: Report) -> list[Estimates]:
+    """All estimates of a report but those of single data and single dimensions; parts that are absent are left out.
+
+    Args:
+        report: what report.json holds, as an evaluation fills it or as training left it.
+
+    Example:
+        >>> elbo = {"mean": -3.0, "standard_error": 0.1, "monte_carlo_error": 0.01, "num_samples": 9, "num_data": 50}
+        >>> [(section.name, entry.name, entry.bound) for section in sections({"test": {"elbo": elbo}})
+        ...  for entry in section.entries]
+        [('test', 'elbo', 'lower')]
+    """
+    makers = (
+        ("test", "test data, per datum", _test),
+        ("curve", "importance-weighted bounds: at every k the same draws, in groups of k", _curve),
+        ("jackknife", "beside them: the jackknife, no bound", _jackknife),
+        ("reference", _reference_title(report), _reference),
+        ("differences", "paired differences on that subset", _differences),
+        ("simulated", _simulated_title(report), _simulated),
+        ("khat", "k-hat of the importance weights", _khat),
+        ("escalation", "more work on the worst data, apart from the numbers above", _escalation),
+        ("latent", "the latent space, on training data", _latent),
+        ("gaps", _gaps_title(report), _gaps),
+        ("classification", "classes by Bayes' rule", _classification),
+    )
+    return _filled(Estimates(name, title, tuple(make(report))) for name, title, make in makers)
+
+
+def _filled(made: Iterable[Estimates]) -> list[Estimates]:
+    return [section for section in made if section.entries]
+
+
+FILE_COLUMNS = ("section", "name", "mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit")
+
+
+def for_programs(report: Report) -> Table:
+    """A row for each estimate, with those of single dimensions: what report.csv holds.
+
+    Columns: section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit;
+    bound ("lower" or "upper" in expectation, "no bound", or empty where the question does not arise), label.
+    """
+    rows = [
+        (
+            section.name,
+            entry.name,
+            *(entry.numbers.get(name) for name in FILE_COLUMNS[2:7]),
+            entry.numbers.get("unit", "nats"),
+            entry.bound,
+            entry.label,
+        )
+        for section in (*sections(report), *dimensions(report))
+        for entry in section.entries
+    ]
+    return Table("estimates", tuple(map(Column, (*FILE_COLUMNS, "bound", "label"))), rows)
+
+
+def of_single_data(report: Report) -> Table:
+    """A row for each test datum: its position, its estimates, k-hat and effective sample size: what data.csv holds.
+
+    A datum without a k-hat (weights that all agree, or fewer than 25 draws) has an empty cell.
+    """
+    khat = report.get("khat", {})
+    columns = {**report.get("per_datum", {}), **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
+    rows = [(i, *row) for i, row in enumerate(zip(*columns.values(), strict=True))]
+    return Table("data", tuple(map(Column, ("datum", *columns))), rows)
+
+
+_OF_WEIGHTS = {"khat": "values", "ess": "ess"}
+
+
+def dimensions(report: Report) -> list[Estimates]:
+    """Estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
+    latent = report.get("latent", {})
+    spectra = {site: kl for site, kl in latent.get("kl_per_dimension", {}).items() if kl is not None}
+    kl = [
+        _dimension(site, j, pair, latent, "nats")
+        for site, spectrum in spectra.items()
+        for j, pair in enumerate(zip(spectrum["mean"], spectrum["standard_error"], strict=True))
+    ]
+    variance = [
+        _dimension(site, j, pair, latent, "squared units of z")
+        for site, active in latent.get("active", {}).items()
+        for j, pair in enumerate(zip(active["variance"], active["variance_error"], strict=True))
+    ]
+    made = (("kl_per_dimension", "KL", kl), ("variance", "variance", variance))
+    return _filled(
+        Estimates(name, label, tuple(e._replace(label=f"{label} of {e.name}") for e in entries))
+        for name, label, entries in made
+    )
+
+
+def _dimension(site: str, j: int, pair: tuple[Any, Any], latent: Mapping[str, Any], unit: str) -> Entry:
+    return Entry(f"{site}[{j}]", "", _numbers(*pair, latent.get("num_data"), unit))
+
+
+def name(report: Report) -> str:
+    """Of the run, or of its data where the run has none."""
+    return report.get("run", {}).get("name") or report.get("protocol", {}).get("name") or "a run"
+
+
+def commands(report: Report) -> list[str]:
+    """The command lines that trained and evaluated the run, as far as they are known."""
+    run = report.get("run", {})
+    return [run[key] for key in ("trained_by", "command") if run.get(key)]
+
+
+def of_x(report: Report) -> str:
+    """What the density is of: "x", or "x|y" for a conditional program."""
+    return "x|y" if report.get("config", {}).get("conditional") else "x"
+
+
+def num_test(report: Report) -> int | None:
+    """How many test data the headline numbers rest on."""
+    return next((numbers["num_data"] for numbers in report.get("test", {}).values()), None)
+
+
+def headline_entries(report: Report) -> list[Entry]:
+    """The numbers of the test data that every report begins with, in their order."""
+    of, test = of_x(report), report.get("test", {})
+    level = of.replace("x", "level")
+    coded = level if "log_likelihood_of_levels" in test else of
+    kinds = ", ".join(f"{site} {kind}" for site, kind in test.get("kl", {}).get("kind", {}).items())
+    known = {
+        "elbo": ("ELBO", "lower", f"at most log p({of}), in expectation"),
+        "reconstruction": ("reconstruction", "", "E_q[log p(x|z)]"),
+        "kl": ("KL", "", f"KL(q(z|x) || p(z)){kinds and f'; {kinds}'}"),
+        "log_likelihood": (f"log p({of})", "lower", "importance-weighted from q(z|x)"),
+        "log_likelihood_of_levels": (f"log p({level})", "lower", "the same with the Jacobian of the levels"),
+        "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
+        "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
+    }
+    return [Entry(name, words[0], test[name], *words[1:]) for name, words in known.items() if test.get(name)]
+
+
+def _test(report: Report) -> Iterator[Entry]:
+    known = headline_entries(report)
+    yield from known
+    for name, numbers in report.get("test", {}).items():
+        if numbers is not None and name not in [entry.name for entry in known]:
+            yield Entry(name, name, numbers)
+    if loss := report.get("precision"):
+        yield Entry("rounding_loss", loss["name"], loss, "", "networks in bfloat16; the same parameters and draws")
+        size = {"mean": loss["mean_absolute"], "num_samples": loss["num_samples"], "num_data": loss["num_data"]}
+        meaning = f"of the same for single data, the largest {loss['largest']:.2g}"
+        yield Entry("rounding_size", "mean absolute value", size, "", meaning)
+
+
+def _curve(report: Report) -> Iterator[Entry]:
+    for numbers in report.get("curve", ()):
+        k = numbers["num_samples"]
+        label = "k = 1, the ELBO, sampled" if k == 1 else f"k = {k}"
+        yield Entry(f"iwae_{k}", label, numbers, "lower", f"at most log p({of_x(report)}), in expectation")
+
+
+def _jackknife(report: Report) -> Iterator[Entry]:
+    if numbers := report.get("jackknife"):
+        label = f"jackknife, K = {numbers['num_samples']}"
+        yield Entry("jackknife", label, numbers, "no bound", f"may lie above log p({of_x(report)})")
+
+
+_FACTS = ("acceptance", "refinement", "boundary", "unreliable")
+
+
+def _reference(report: Report) -> Iterator[Entry]:
+    for row in report.get("reference", {}).get("rows", ()):
+        bound, meaning = "lower" * (row["name"] in ("ELBO", "IWAE", "AIS")), "in expectation"
+        if row["name"] == "grid":
+            bound, meaning = "no bound", "numerical integral over z"
+        facts = [f"{name} {row[name]:.2g}" for name in _FACTS if row.get(name) is not None]
+        words = ", ".join([*([meaning] if bound else []), *facts])
+        yield Entry(row["name"], row.get("label") or row["name"], row, bound, words)
+
+
+def _reference_title(report: Report) -> str:
+    size, of = report.get("reference", {}).get("num_data"), num_test(report)
+    some = f"all {of} test data" if size == of else f"one random subset, {size} of {of or 'the'} test data"
+    return f"{some}: bounds of growing cost"
+
+
+def _differences(report: Report) -> Iterator[Entry]:
+    reference = report.get("reference", {})
+    for row in reference.get("differences", ()):
+        numbers = _numbers(row["mean"], row["standard_error"], reference.get("num_data"))
+        yield Entry(row["label"], row["label"], numbers, "", "datum by datum")
+
+
+def _simulated(report: Report) -> Iterator[Entry]:
+    if (bounds := report.get("simulated")) is None:
+        return
+    known = {
+        "elbo": ("ELBO", "lower"),
+        "iwae": ("importance-weighted", "lower"),
+        "forward": ("AIS, forward", "lower"),
+        "reverse": ("AIS, reverse", "upper"),
+    }
+    for name, (label, bound) in known.items():
+        if bounds.get(name) is not None:
+            draws = f", K = {bounds[name]['num_samples']}" if name == "iwae" else ""
+            yield Entry(name, label + draws, bounds[name], bound, "in expectation, on simulated data only")
+    if bounds.get("gap") is not None:
+        numbers = _numbers(bounds["gap"], bounds.get("gap_error"), bounds["num_data"])
+        yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; of real data there is none")
+
+
+def _simulated_title(report: Report) -> str:
+    size, of = report.get("simulated", {}).get("num_data"), of_x(report)
+    return f"{size} data simulated from the model: log p({of}) lies between forward and reverse, in expectation"
+
+
+def _khat(report: Report) -> Iterator[Entry]:
+    if (khat := report.get("khat")) is None or khat.get("above") is None:
+        return
+    numbers = {"mean": khat["above"], "num_samples": khat["num_samples"], "num_data": len(khat["values"])}
+    label = f"data with k-hat above {khat['threshold']:g}"
+    meaning = f"whose log p({of_x(report)}) may be too low, and its Monte Carlo error too small"
+    yield Entry("share_above", label, {**numbers, "unit": "share"}, "", meaning)
+
+
+def _escalation(report: Report) -> Iterator[Entry]:
+    if (more := report.get("escalation")) is not None and more["taken"]:
+        numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error"), "unit": "nats"}
+        meaning = f"by {more['taken']} of the {more['of']} data above the threshold; {more['budget']}"
+        label = f"change of the mean of log p({of_x(report)})"
+        yield Entry("mean_change", label, {**numbers, "num_data": more["num_data"]}, "", meaning)
+
+
+def _latent(report: Report) -> Iterator[Entry]:
+    known = {
+        "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
+        "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
+        "mutual_information": ("mutual information I(x; z)", "which datum a code came from"),
+        "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
+        "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
+    }
+    for name, (label, meaning) in known.items():
+        if (numbers := report.get("latent", {}).get(name)) is not None:
+            at_most = f", at most log N = {numbers['bound']:.3f}" if numbers.get("bound") is not None else ""
+            yield Entry(name, label, numbers, "", meaning + at_most)
+
+
+def _gaps(report: Report) -> Iterator[Entry]:
+    gaps = report.get("gaps", {})
+    reference = gaps.get("reference", "the reference")
+    known = {
+        "inference": ("inference gap", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
+        "approximation": ("approximation gap", f"{reference} - the ELBO of the best q for each datum"),
+        "amortisation": ("amortisation gap", "ELBO of the best q for each datum - ELBO"),
+    }
+    for name, (label, meaning) in known.items():
+        if (gap := gaps.get(name)) is not None:
+            yield Entry(name, label, {"unit": "nats", "num_data": gaps["num_data"], **gap}, "", meaning)
+    if (gap := gaps.get("train_test")) is not None:
+        numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")}
+        yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")
+        for split in ("train", "test"):
+            if gap.get(split) is not None:
+                yield Entry(f"{split}_elbo", f"ELBO, {split} data", gap[split], "lower", "in expectation")
+
+
+def _gaps_title(report: Report) -> str:
+    gaps = report.get("gaps", {})
+    loss = f"what the ELBO loses, {gaps['num_data']} test data; and " if "inference" in gaps else ""
+    return f"{loss}training data against test data"
+
+
+def _classification(report: Report) -> Iterator[Entry]:
+    if (classes := report.get("classification")) is None:
+        return
+    counts = {"num_samples": classes["num_samples"], "num_data": classes["num_data"]}
+    numbers = {"mean": classes["accuracy"], "standard_error": classes["standard_error"], **counts, "unit": "share"}
+    yield Entry("accuracy", "right class", numbers, "", "from bounds of log p(x|y) and the frequencies of the classes")
+    if classes.get("log_p_of_true_class") is not None:
+        numbers = {"mean": classes["log_p_of_true_class"], **counts}
+        yield Entry("log_p_of_true_class", "log p(true class|x)", numbers, "no bound", "a ratio of bounds")
+
+
+def _numbers(mean: Any, standard_error: Any, num_data: int | None, unit: str = "nats") -> dict[str, Any]:
+    return {"mean": mean, "standard_error": standard_error, "num_data": num_data, "unit": unit}

@@ -1,0 +1,144 @@
+"""The report at the end of a training: the headline of an evaluation, every line with both errors."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pyro_vae.report.cells import count, fixed, plain
+from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
+
+_WIDTH = 92  # columns of its notes
+
+
+def training_document(report: Report) -> Document:
+    """A table of the numbers on test data, and what there is to know of them.
+
+    Args:
+        report: what report.json holds.
+    """
+    return Document("", (headline_section(report),))
+
+
+def headline_section(report: Report) -> Section:
+    """The whole of it, as an evaluation begins with it."""
+    rows = [(f"{entry.label}, {entry.numbers['unit']}", *_numbers(entry)) for entry in headline_entries(report)]
+    columns = (
+        Column("test, per datum", width=max(24, *(len(row[0]) + 1 for row in rows))),
+        Column("mean", right=True, width=11),
+        Column("± over data", right=True, width=14),
+        Column("± Monte Carlo", right=True, width=16),
+        Column("draws", right=True, width=8),
+        Column("data", right=True, width=8),
+    )
+    notes = [Note("", text) for text in _notes(report)]
+    return Section("", (Table("headline", columns, rows), Notes(notes, _WIDTH)))
+
+
+def _numbers(entry: Entry) -> Iterator[Any]:
+    yield from (fixed(entry.numbers[name]) for name in ("mean", "standard_error", "monte_carlo_error"))
+    yield from (count(entry.numbers[name]) for name in ("num_samples", "num_data"))
+
+
+def _notes(report: Report) -> Iterator[str]:
+    protocol, training = report["protocol"], report["training"]
+    yield "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z."
+    yield _estimation(report)
+    if "precision" in report:
+        yield f"precision: {rounding_sentence(report['precision'])}"
+    if report.get("likelihood"):
+        yield f"likelihood: {plain(report['likelihood'])}."
+    if report.get("classification"):
+        yield _classes(report["classification"])
+    yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
+    if "loss" in report["objective"] and "elbo" in report["test"]:
+        yield _weights(report["objective"])
+    if "preset" in report:
+        yield f"preset: {preset_sentence(report['preset'])}"
+    split = _split(protocol, report["test"]["reconstruction"]["num_data"])
+    # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
+    yield f"data: {protocol['name']}, {split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
+    yield from protocol["notes"]
+
+
+def _estimation(report: Report) -> str:
+    if "autoencoder" in report:
+        numbers = report["autoencoder"]
+        return (
+            f"plain autoencoder, {numbers['numbers_in']} numbers in, {numbers['numbers_in_code']} in the code: q(z|x) "
+            "is a point without a density, its KL is infinite, and there is no ELBO and no log p(x). Reconstruction is "
+            "log p(x|z) at the code."
+        )
+    return (
+        f"KL: {plain(report['test']['kl'].get('kind', {}))}. log p({of_x(report)}): by importance sampling from "
+        "q(z|x), a lower bound in expectation; how far below it lies is no part of its ±, and shrinks with the number "
+        "of draws."
+    )
+
+
+def rounding_sentence(loss: Mapping[str, Any]) -> str:
+    """What networks in bfloat16 change, with two digits of each number, however small.
+
+    Example:
+        >>> elbo = {"name": "ELBO, float32 - bfloat16", "mean": 0.00043, "standard_error": 0.00028, "num_data": 360}
+        >>> print(rounding_sentence({**elbo, "monte_carlo_error": None, "mean_absolute": 0.004, "largest": 0.019}))
+        networks in bfloat16. ELBO, float32 - bfloat16, from the same parameters and draws: +0.00043 nats, ± 0.00028
+        over 360 data, ± n/a Monte Carlo; a single datum moves by 0.004 on average, by 0.019 at most.
+    """
+    over_data, over_draws = (
+        "n/a" if loss[name] is None else f"{loss[name]:.2g}" for name in ("standard_error", "monte_carlo_error")
+    )
+    return (
+        f"networks in bfloat16. {loss['name']}, from the same parameters and draws: {loss['mean']:+.2g} nats, "
+        f"± {over_data} over {loss['num_data']} data, ± {over_draws} Monte Carlo; a single datum "
+        f"moves by {loss['mean_absolute']:.2g} on average, by {loss['largest']:.2g} at most."
+    )
+
+
+def preset_sentence(verdict: Mapping[str, Any]) -> str:
+    """The target of a preset, the result, the verdict, and what was done otherwise than published.
+
+    Example:
+        >>> numbers = {"target": -84.45, "tolerance": 1.0, "result": -85.2, "standard_error": 0.26, "num_samples": 5000}
+        >>> words = {"name": "gated", "unit": "nats", "quantity": "log_likelihood", "source": "A & B, table 1"}
+        >>> print(preset_sentence({**numbers, **words, "shortfall": 0.75, "verdict": "reached", "changed": {},
+        ...                        "protocol": "Fewer epochs."}))
+        gated: published log p(x) -84.45 nats (A & B, table 1); here -85.20 ± 0.26, K = 5000, which is 0.75 nats worse:
+        reached. Tolerance: 1 nats. Fewer epochs.
+    """
+    changed = ", ".join(f"{n}={plain(v) if isinstance(v, float) else v}" for n, v in verdict["changed"].items())
+    worse, unit = verdict["shortfall"], verdict["unit"]
+    quantity = {"log_likelihood": "log p(x)", "elbo": "ELBO"}[verdict["quantity"]]
+    return (
+        f"{verdict['name']}: published {quantity} {verdict['target']:.2f} {unit} ({verdict['source']}); here "
+        f"{verdict['result']:.2f} ± {fixed(verdict['standard_error'], 2)}, K = {verdict['num_samples']}, which is "
+        f"{abs(worse):.2f} {unit} {'worse' if worse > 0 else 'better'}: "
+        f"{f'not comparable (changed: {changed})' if changed else verdict['verdict']}. Tolerance: "
+        f"{verdict['tolerance']:g} {unit}. {verdict['protocol']}"
+    )
+
+
+def _classes(classes: Mapping[str, Any]) -> str:
+    khat = classes["khat_above_0.7"]
+    shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
+    return (
+        f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. PSIS k-hat is "
+        f"above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
+        "those for the others, whose bounds are looser; that flatters the accuracy."
+    )
+
+
+def _weights(objective: Mapping[str, Any]) -> str:
+    return (
+        f"objective: a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "
+        f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is no bound. "
+        "The ELBO above is that of the model itself."
+    )
+
+
+def _split(protocol: Mapping[str, Any], num_data: int) -> str:
+    split = protocol["split"]
+    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))  # JSON sorted them
+    given = f", {' and '.join(split['given'])} as published" if split["given"] else ""
+    some = f", {num_data} of the test data drawn at random" if num_data < split["sizes"]["test"] else ""
+    return f"{split['kind']} split {sizes}{given}{some}"

@@ -1,0 +1,100 @@
+"""A document as one page of HTML that stands alone: no script, no network, pictures inside."""
+
+import base64
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pyro_vae.report.cells import MINUS, clean
+from pyro_vae.report.document import GROUPS, Code, Document, Notes, Picture, Table
+
+
+def to_html(document: Document) -> str:
+    """The whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG can not run.
+
+    Args:
+        document: tables with common columns are set as one; that named "protocol" stands apart, with the commands.
+            Pictures of one group are shown together.
+
+    Raises:
+        ValueError: a picture that is neither PNG nor SVG.
+
+    Example:
+        >>> "<h1>a &amp; b</h1>" in to_html(Document("a & b", ()))
+        True
+    """
+    tables = [_minus(block) for block in document.blocks if isinstance(block, Table)]
+    facts = [table for table in tables if not table.columns[0].width]
+    return _template().render(
+        document=document,
+        groups=_grouped(document.pictures),
+        estimates=[table for table in tables if table.columns[0].width],
+        tables=[table for table in facts if table.name != "protocol"],
+        card=[table for table in facts if table.name == "protocol"],
+        commands=[block.text for block in document.blocks if isinstance(block, Code)],
+        notes=[note for block in document.blocks if isinstance(block, Notes) for note in block.items],
+    )
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("pyro_vae", "report/render"),
+        autoescape=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,  # what is Markup is ours
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _minus(table: Table) -> Table:
+    """With a minus as wide as a digit in columns of numbers."""
+    right = [column.right for column in table.columns]
+    rows = [
+        [str(c).replace("-", MINUS) if r else str(c) for c, r in zip(row, right, strict=True)] for row in table.rows
+    ]
+    return table._replace(rows=rows)
+
+
+class _Group(NamedTuple):
+    anchor: str
+    title: str
+    lead: str
+    panels: list[dict[str, Any]]
+
+
+def _grouped(pictures: Sequence[Picture]) -> list[_Group]:
+    own = dict.fromkeys(picture.group for picture in pictures if picture.group not in GROUPS)
+    groups = []
+    for i, name in enumerate((*GROUPS, *own)):
+        if inside := [_shown(picture) for picture in pictures if picture.group == name]:
+            groups.append(_Group(f"pictures-{i}", *GROUPS.get(name, (name, "")), inside))
+    return groups
+
+
+def _shown(picture: Picture) -> dict[str, Any]:
+    kind, width, height = _measured(picture.content)
+    return {
+        "title": picture.title,
+        "caption": picture.caption,
+        "source": f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}",
+        "width": width,
+        "height": height,
+        "wide": width > 2.4 * height,
+    }
+
+
+def _measured(picture: bytes) -> tuple[str, int, int]:
+    """The kind of a picture, and its width and height in pixels of a page; 0 where an SVG does not tell."""
+    if picture.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png", *struct.unpack(">II", picture[16:24])
+    if re.match(rb"\s*<(\?xml|!DOCTYPE svg|svg)", picture):
+        head = picture[: picture.find(b">", picture.find(b"<svg"))]
+        sizes = re.findall(rb"\s(width|height)=\"([\d.]+)pt\"", head)
+        size = {key: round(float(value) * 4 / 3) for key, value in sizes}
+        return "svg+xml", size.get(b"width", 0), size.get(b"height", 0)
+    raise ValueError(f"a page takes a PNG or an SVG; this picture begins with {picture[:8]!r}")
