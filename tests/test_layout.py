@@ -15,7 +15,7 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "quiet_matplotlib", "randomness"],
+    ["errors", "quiet_matplotlib", "randomness", "system"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],
