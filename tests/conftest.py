@@ -10,7 +10,7 @@ _VARIABLES = {"HOME": "", "XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".confi
 
 
 def _move_home():
-    """A home for this run of the tests alone, the same for all its processes: no account has a part in what they say."""
+    """A home for this run of the tests alone, the same for all its processes, whoever's account it is."""
     os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())  # where packages may be that the tests need
     home = os.environ["PYRO_VAE_TESTS_HOME"] = tempfile.mkdtemp(prefix="pyro-vae-tests-")
     os.environ |= {variable: os.path.join(home, folder) for variable, folder in _VARIABLES.items()}
