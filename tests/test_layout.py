@@ -15,7 +15,7 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "randomness", "choices", "command_lines"],
+    ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],
@@ -52,13 +52,18 @@ def level(module):
     return max(found)[1]
 
 
-def imports(path):
-    """What a file imports from the package, type-checking blocks left out."""
+def run_code(path):
+    """The nodes of a file, type-checking blocks left out."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             node.body = []
-    for node in ast.walk(tree):
+    return ast.walk(tree)
+
+
+def imports(path):
+    """What a file imports from the package."""
+    for node in run_code(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_vae"):
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name in MODULES else node.module for name in inner)
@@ -75,6 +80,20 @@ def test_imports_point_one_way(module):
 def test_evaluation_knows_no_vae():
     used = {name for path in (PACKAGE / "evaluation").rglob("*.py") for name in imports(path)}
     assert not {name for name in used if "vae" in name.removeprefix("pyro_vae.").split(".")}
+
+
+def test_one_module_speaks_to_arviz():
+    def loads(node):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        return any(name.split(".")[0] in ("arviz", "arviz_base", "arviz_stats") for name in names)
+
+    importers = {
+        name
+        for name, path in MODULES.items()
+        for node in run_code(path)
+        if isinstance(node, ast.Import | ast.ImportFrom) and loads(node)
+    }
+    assert importers == {"pyro_vae.evaluation.trust.arviz_adapter"}
 
 
 def test_the_order_is_strict_enough_to_fail():

@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from dataclasses import fields
 from types import FrameType
 
+from pyro_vae import system
 from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.interruption import SIGNALS
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
-INTERRUPTED = [128 + number for number in SIGNALS]
-READER_GONE = 141  # 128 + SIGPIPE, which not every system has
+INTERRUPTED = [128 + number for number in system.STOPPING]
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTINGS = frozenset(field.name for field in fields(Config))
 
@@ -41,7 +40,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
         yield
     except SystemExit as end:
@@ -51,7 +50,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
     except BrokenPipeError:  # whoever read the output, e.g. head, has gone
         print(f"interrupted: nobody reads the output{kept and f': {kept}'}", file=sys.stderr)
         _drop_output()
-        sys.exit(READER_GONE)
+        sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
         print(f"error: {printable(in_flags(str(error), arguments))}", file=sys.stderr)
         sys.exit(error.exit_code)

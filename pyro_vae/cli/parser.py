@@ -18,7 +18,9 @@ from pyro_vae.experiment.compare.equal_effort import Evaluation
 from pyro_vae.experiment.config import Config
 
 Settings = TypeVar("Settings")
-_WRONG_TYPE = re.compile(r"Parser key \"(\w+)\".*Expected an? <class '(int|str|bool)'>. Got value: (.*)", re.DOTALL)
+_WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
+    r"Parser key \"(\w+)\".*Expected (?:an? <class '|type: )(int|str|bool)(?:'>)?\. Got value: (.*)", re.DOTALL
+)
 _LONGEST_MESSAGE = 800
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 

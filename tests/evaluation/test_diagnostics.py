@@ -5,7 +5,6 @@ Beside it the effective sample size, the list of the worst data, and the draws i
 
 import subprocess
 import sys
-import warnings
 
 import pyro
 import pytest
@@ -14,6 +13,7 @@ from exact import LinearGaussian, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import (
     effective_sample_size,
     mixing,
@@ -127,16 +127,6 @@ def test_asking_switches_neither_warnings_nor_validation_of_the_process():
     assert (ran.stderr, ran.stdout) == ("", "still checked\n")
 
 
-def test_khat_of_a_fixed_set_of_weights_is_arviz_psislw():
-    weights = pareto(0.5, 400, 4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from arviz import psislw
-
-        _, khat = psislw(weights.T.numpy())
-    assert torch.equal(psis_khat(weights), torch.as_tensor(khat))
-
-
 class TestEffectiveSampleSize:
     def test_is_a_slow_loop(self):
         weights = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -184,15 +174,12 @@ class TestMixing:
     def test_each_number_is_that_of_arviz(self):
         draws = chains(0.6, 3)
         found = mixing(draws)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import arviz
-
+        with arviz_adapter.quiet_arviz() as arviz:
             for i in range(3):
                 column = draws[..., i].numpy()
                 assert found.rhat[i] == arviz.rhat(column)
                 assert found.ess_bulk[i] == arviz.ess(column, method="bulk")
-                assert found.ess_tail[i] == arviz.ess(column, method="tail")
+                assert found.ess_tail[i] == arviz.ess(column, method="tail", prob=(0.05, 0.95))
                 assert found.error[i] == arviz.mcse(column, method="mean")
 
     def test_any_event_shape_and_precision(self):
@@ -256,7 +243,7 @@ def case():
 class TestInferenceData:
     def test_groups_and_dimensions_are_named(self, case):
         _, _, found = case
-        assert found.groups() == ["posterior", "log_likelihood", "sample_stats", "observed_data"]
+        assert list(found) == ["posterior", "log_likelihood", "sample_stats", "observed_data"]
         assert found.posterior["z"].dims == ("chain", "draw", "data", "z_dim_0")
         assert found.posterior["z"].shape == (1, 40, 140, 3)
         assert found.sample_stats["log_weight"].dims == ("chain", "draw", "data")
@@ -286,12 +273,9 @@ class TestInferenceData:
 
     def test_it_comes_back_from_a_file(self, case, tmp_path):
         _, _, found = case
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import arviz
-        path = found.to_netcdf(str(tmp_path / "draws.nc"))
-        again = arviz.from_netcdf(path)
-        for group in found.groups():
+        found.to_netcdf(str(tmp_path / "draws.nc"))
+        again = arviz_adapter.read_netcdf(tmp_path / "draws.nc")
+        for group in found:
             assert again[group].equals(found[group])
             assert again[group].attrs["sampling"] == found.attrs["sampling"]
         again.close()

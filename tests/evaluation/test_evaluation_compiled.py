@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import thorough
 from exact import LinearGaussian, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
@@ -42,7 +43,7 @@ def vamp():
     return pv.VAE(pv.priors.VampPrior(posterior, (6,), 5), posterior, pv.likelihoods.Bernoulli(decoder)).double()
 
 
-PROGRAMS = [small_vae, vamp, two_layers, lambda: two_layers("bottom_up")]
+PROGRAMS = [small_vae, vamp, two_layers, *thorough(lambda: two_layers("bottom_up"))]
 
 
 @pytest.mark.parametrize("make", PROGRAMS)

@@ -10,8 +10,6 @@ import json
 import math
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -463,31 +461,3 @@ def test_a_run_that_diverged_can_be_taken_up_again_from_its_last_epoch(run, monk
     assert run("--resume") == 0
     assert status(run.folder) == "finished"
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 4
-
-
-def test_without_assertions_a_process_says_the_same(run):
-    """python -O switches Pyro's validation off."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-O",
-            SCRIPT,
-            "--dataset",
-            run.data,
-            "--epochs",
-            "3",
-            "--lr",
-            "1e6",
-            *SMALL,
-            "--out",
-            run.folder,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 5
-    assert done.stderr.splitlines()[-1].startswith("error: step ")
-    assert "first at site" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert status(run.folder) == "diverged"

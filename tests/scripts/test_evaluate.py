@@ -1,6 +1,7 @@
 """evaluate.py from outside: exit codes, sentences, and that numbers repeat."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -49,6 +50,26 @@ def test_a_report_repeats_and_may_go_elsewhere(run, tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b" / "c")
     assert len(files(tmp_path / "a")) == 8
     assert content(run) == before
+
+
+def test_a_home_that_can_not_be_written_goes_unnoticed(run):
+    """It draws by NUTS, whose chains ArviZ judges, and pictures, for which Matplotlib keeps a list of fonts."""
+    names = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPLCONFIGDIR"))}
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(SCRIPT),
+        str(run),
+        *QUICK,
+        "--posterior-draws",
+        "20",
+        "--posterior-warmup",
+        "10",
+    ]
+    ran = subprocess.run(command, env={**names, "HOME": "/dev/null/x"}, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "R-hat" in (run / "report.txt").read_text(encoding="utf-8")
 
 
 def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):

@@ -1,20 +1,20 @@
-"""How far importance weights and chains can be trusted. ArviZ is used here and nowhere else."""
+"""How far importance weights and chains can be trusted, and draws in the containers of ArviZ."""
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.trust import arviz_adapter
+from pyro_vae.evaluation.trust.pareto_tail import tail_shapes
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.randomness import preserved
 
 if TYPE_CHECKING:
     from arviz import InferenceData
-    from xarray import Dataset
+    from xarray import Dataset, DataTree
 
 KHAT_THRESHOLD = 0.7  # above it no affordable K makes log p(x) reliable, Vehtari et al. 2024
 
@@ -42,10 +42,8 @@ def psis_khat(log_weights: Tensor) -> Tensor:
     """
     if len(log_weights) < 25:
         return torch.full(log_weights.shape[1:], torch.nan, dtype=torch.float64)
-    with _arviz() as arviz:
-        _, khat = arviz.psislw(log_weights.T.double().cpu().numpy())
     equal = (log_weights.amax(0) - log_weights.amin(0) < 1e-3).cpu()
-    return torch.as_tensor(khat).masked_fill(equal, -torch.inf)
+    return tail_shapes(log_weights).masked_fill(equal, -torch.inf)
 
 
 def share_above(khat: Tensor, threshold: float = KHAT_THRESHOLD) -> float | None:
@@ -117,15 +115,8 @@ def mixing(draws: Tensor) -> Mixing:
         >>> mixing(draws).rhat < 1.01
         tensor([True, True])
     """
-    with _arviz() as arviz:
-        chains = arviz.convert_to_dataset({"draws": draws.double().cpu().numpy()})
-        found = (
-            arviz.rhat(chains),
-            arviz.ess(chains, method="bulk"),
-            arviz.ess(chains, method="tail"),
-            arviz.mcse(chains, method="mean"),
-        )
-    return Mixing(*(torch.as_tensor(each["draws"].values) for each in found))
+    chains = _dataset({"draws": draws.double()}, ("chain", "draw"))
+    return Mixing(*(torch.as_tensor(each["draws"].values) for each in arviz_adapter.chain_statistics(chains)))
 
 
 class Datum(NamedTuple):
@@ -156,7 +147,7 @@ def worst_data(khat: Tensor, num_data: int = 10, threshold: float = KHAT_THRESHO
 
 def to_inference_data(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
-) -> "InferenceData":
+) -> "InferenceData | DataTree":
     """Draws from the guide and what is known about them, in the containers of ArviZ.
 
     Groups, of dimensions chain (1), draw (K), data (N) and those of each site:
@@ -170,8 +161,10 @@ def to_inference_data(
     The attribute `sampling` says that the draws are independent draws from q(z|x), not MCMC. The latents are local, one
     z a datum, so that `arviz.loo` and `arviz.waic` of the log-likelihood mean nothing here.
 
-    Any program; the draws are those of `log_weights` under the same seed. `to_netcdf` writes it to a file, by h5netcdf,
-    which comes with ArviZ. All K N draws are held.
+    The container is the `InferenceData` of ArviZ 0.23, or the `DataTree` of xarray under ArviZ 1.x. The file that its
+    `to_netcdf` writes opens under both.
+
+    Any program; the draws are those of `log_weights` under the same seed. All K N draws are held.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -210,21 +203,32 @@ def guide_draws(
     return {**drawn, "observed_data": _observed(vae, x, y)}
 
 
-def draws_to_inference_data(drawn: Groups) -> "InferenceData":
+def draws_to_inference_data(drawn: Groups) -> "InferenceData | DataTree":
     """What `guide_draws` gave, of all data, in the containers of ArviZ."""
-    sites = {name: drawn[name] for name in ("posterior", "sample_stats", "log_likelihood")}
+    return arviz_adapter.container(draw_tree(drawn))
+
+
+def draw_tree(drawn: Groups, data: Sequence[int] | None = None) -> "DataTree":
+    """Names the groups, dimensions and coordinates of what `guide_draws` gave, of all data.
+
+    Args:
+        drawn: group -> name -> (N, K, *event).
+        data: which data they are, N numbers; None for 0 to N - 1.
+    """
+    sites = {name: drawn[name] for name in ("posterior", "log_likelihood", "sample_stats")}
     weights = sites["sample_stats"]["log_weight"].T
     stats = {"khat": psis_khat(weights), "ess": effective_sample_size(weights)}
-    groups = {name: _dataset(_one_chain(found), ("chain", "draw", "data")) for name, found in sites.items()}
+    groups = {name: _dataset(_one_chain(draws), ("chain", "draw", "data")) for name, draws in sites.items()}
     groups["sample_stats"].update(_dataset(stats, ("data",)))
     groups["observed_data"] = _dataset(drawn["observed_data"], ("data",))
-    about = {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": len(weights)}
-    return _inference_data(groups, about)
+    if data is not None:
+        groups = {name: group.assign_coords(data=data) for name, group in groups.items()}
+    return _tree(groups, {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": len(weights)})
 
 
 def chains_to_inference_data(
     draws: dict[str, Tensor], diverging: Tensor, observed: dict[str, Tensor], about: dict[str, Any]
-) -> "InferenceData":
+) -> "InferenceData | DataTree":
     """Markov chains about one datum in the containers of ArviZ, whose tables and pictures apply to them.
 
     Args:
@@ -243,23 +247,14 @@ def chains_to_inference_data(
         "sample_stats": _dataset({"diverging": diverging}, ("chain", "draw")),
         "observed_data": _dataset(observed, ()),
     }
-    return _inference_data(groups, about)
+    return arviz_adapter.container(_tree(groups, about))
 
 
-@contextmanager
-def _arviz() -> Iterator[Any]:
-    """ArviZ, which announces its next major version, and logs what k-hat says anyway."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import arviz
+def _tree(groups: dict[str, "Dataset"], about: dict[str, Any]) -> "DataTree":
+    from xarray import Dataset, DataTree
 
-        yield arviz
-
-
-def _inference_data(groups: dict[str, "Dataset"], about: dict[str, Any]) -> "InferenceData":
-    with _arviz() as arviz:
-        labelled = {name: group.assign_attrs(about) for name, group in groups.items()}
-        return arviz.InferenceData(attrs=about, **labelled)
+    labelled = {name: group.assign_attrs(about) for name, group in groups.items()}
+    return DataTree.from_dict({"/": Dataset(attrs=about), **labelled})
 
 
 def _one_chain(sites: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from pyro_vae.randomness import stream
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from xarray import DataTree
 
 LARGEST_RHAT = 1.01  # Vehtari et al. 2021
 ROWS = 24  # of a printed table
@@ -104,7 +105,7 @@ class PosteriorDraws:
         """Compares the draws with those of the guide, site by site."""
         return {name: self._compared(name) for name in self.draws}
 
-    def to_inference_data(self) -> "InferenceData":
+    def to_inference_data(self) -> "InferenceData | DataTree":
         """The chains in the containers of ArviZ, for its tables and pictures: posterior, sample_stats, observed_data.
 
         Dimensions are (chain, draw, <site>_dim_0, ...); the attribute `sampling` names the sampler.

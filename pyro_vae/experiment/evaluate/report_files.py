@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pyro_vae.command_lines import command_line
-from pyro_vae.evaluation.trust.diagnostics import Groups, draws_to_inference_data
+from pyro_vae.evaluation.trust import arviz_adapter
+from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
 from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
 from pyro_vae.experiment.protocol_card import tested
@@ -153,8 +154,8 @@ def _inference_data(look: Look) -> bytes:
     for name, column in look.part("draws").items():
         group, _, site = name.partition("/")
         drawn.setdefault(group, {})[site] = column
-    found = draws_to_inference_data(drawn)
-    if len(look.saved) < len(look.test):
-        found = found.assign_coords(data=look.saved.numpy())
+    saved = look.saved.numpy() if len(look.saved) < len(look.test) else None
     with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
-        return Path(found.to_netcdf(str(Path(elsewhere) / "log_likelihood.nc"))).read_bytes()
+        path = Path(elsewhere) / "log_likelihood.nc"
+        arviz_adapter.write_netcdf(draw_tree(drawn, saved), path)
+        return path.read_bytes()

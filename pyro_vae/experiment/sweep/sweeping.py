@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae import system
 from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError, uninstalled
 from pyro_vae.experiment import build
@@ -57,7 +58,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     if Run(folder, settings[0].config).exists():
         raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another `folder`")
     with launching.locked(folder) as lock:
-        this = Sweep(folder, space.seeds, trainer, jobs or min(launching.cores(), runs), lock, _say)
+        this = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
         this.begin(space.plan())
         if search:
             settings = search(this, space)

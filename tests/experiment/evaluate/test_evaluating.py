@@ -11,6 +11,7 @@ from finished import content, finished_run, images
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.evaluate import report_files
 from pyro_vae.experiment.evaluate.effort import Plan
@@ -286,19 +287,15 @@ class TestFiles:
             assert title in page
 
     def test_the_draws_come_back_as_inference_data(self, written):
-        import arviz
-
-        found = arviz.from_netcdf(str(written[1] / "log_likelihood.nc"))
+        found = arviz_adapter.read_netcdf(written[1] / "log_likelihood.nc")
         assert found.posterior["z"].shape == (1, 60, 16, 2)
         assert "not MCMC" in found.attrs["sampling"]
         torch.testing.assert_close(torch.tensor(found.sample_stats["khat"].values), written[0].curve.khat)
 
     def test_there_are_as_many_draws_as_numbers_may_be_saved(self, run, tmp_path):
-        import arviz
-
         look = look_at(run(latent_dim=2), saved_numbers=55 * 32, annealed_data=0)
         report_files.write(look, tmp_path)
-        assert arviz.from_netcdf(str(tmp_path / "log_likelihood.nc")).posterior.sizes["draw"] == 55
+        assert arviz_adapter.read_netcdf(tmp_path / "log_likelihood.nc").posterior.sizes["draw"] == 55
 
     @pytest.mark.parametrize(
         "settings",

@@ -207,7 +207,7 @@ def test_what_is_written_comes_back_and_what_can_not_be_asked_too(subject, tmp_p
             assert type(here) is type(value)
             assert str(here) == str(value)
             assert all(torch.equal(t, block_tasks.tensors(here)[n]) for n, t in block_tasks.tensors(value).items())
-    assert evaluate(subject.trained, subject.plan, found=found).report["left_out"] == {
+    assert evaluate(subject.trained, subject.plan, parts=found).report["left_out"] == {
         "simulated data": "there is no such question"
     }
 
@@ -234,7 +234,7 @@ def test_the_share_of_a_process_is_what_its_starter_says(environment, expected):
 
 @pytest.mark.parametrize("text", ["", "3", "3/3", "0/0", "-1/2", "1/2/3", "a/b", "1 /2", "1/999999"])
 def test_no_share_is_refused(text):
-    with pytest.raises(UsageError, match="--shard"):
+    with pytest.raises(UsageError, match="`shard`"):
         Shard.wanted(text, {})
 
 

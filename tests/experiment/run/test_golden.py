@@ -9,7 +9,6 @@ import runpy
 import shutil
 from pathlib import Path
 
-import arviz
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from scipy.special import logsumexp
 
 import pyro_vae as pv
 from pyro_vae.errors import CheckpointError
+from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.run import checkpoint, manifest
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import open_run
@@ -70,7 +70,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_as_one_that_was_not(tmp_pat
 
 @pytest.mark.parametrize("schema", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
 def test_draws_of_an_earlier_version_open(schema):
-    found = arviz.from_netcdf(schema / "standard" / "log_likelihood.nc")
+    found = arviz_adapter.read_netcdf(schema / "standard" / "log_likelihood.nc")
     weights = found.sample_stats["log_weight"].values[0]
     reported = json.loads((schema / "standard" / "report.json").read_bytes())["test"]["log_likelihood"]
     assert weights.shape == (60, 12)
