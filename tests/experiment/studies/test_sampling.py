@@ -238,7 +238,11 @@ def test_between_one_label_and_itself_are_two_data(plain, tmp_path):
         ("plain", {"data": (0, 4000)}, r"`data=4000`: the run has \d+ test data, at positions 0 ... \d+"),
         ("plain", {"data": (-1, 0)}, "`data=-1`: the run has"),
         ("plain", {"data": (0, 1), "between": (0, 1)}, "`data` and `between` both choose"),
-        ("plain", {"y": 1}, "`y` chooses a class of a conditional run; this one was trained without `conditional=True`"),
+        (
+            "plain",
+            {"y": 1},
+            "`y` chooses a class of a conditional run; this one was trained without `conditional=True`",
+        ),
         ("conditional", {"y": 3}, r"`y=3` is none of the 3 classes 0 ... 2"),
         ("conditional", {"y": -1}, r"`y=-1` is none of the 3 classes"),
         ("plain", {"paths": ("spheric",)}, "unknown path 'spheric'; did you mean 'spherical'"),
