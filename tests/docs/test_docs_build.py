@@ -52,6 +52,7 @@ def pages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_every_public_name_is_in_the_reference(pages):
     from sphinx.util.inventory import InventoryFile
 
@@ -78,6 +79,7 @@ def test_docstrings_are_translated_as_their_translator_says():
     assert doctest.testmod(translator) == (0, 3)
 
 
+@pytest.mark.thorough
 def test_pages_need_no_network(pages):
     """Scripts and styles come from the pages' own folder; MathJax alone is named by its address, for formulas."""
     html = "".join(path.read_text(encoding="utf-8") for path in pages.rglob("*.html"))
