@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,12 @@ def test_one_module_speaks_to_arviz():
         if isinstance(node, ast.Import | ast.ImportFrom) and loads(node)
     }
     assert importers == {"pyro_vae.evaluation.trust.arviz_adapter"}
+
+
+def test_the_source_archive_holds_every_document():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {path.name for path in ROOT.glob("*.md")} - set(included) == set()
 
 
 def test_the_order_is_strict_enough_to_fail():
