@@ -6,6 +6,7 @@ import numpy as np
 
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.folder import Run
 from pyro_vae.experiment.run.opened import open_run
 from pyro_vae.inference import Progress, fit
@@ -38,8 +39,8 @@ def finished_run(folder, dataset, **settings):
 
 def content(folder):
     """Every file below a folder, by its path, with its digest."""
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in files}
+    paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): files.sha256(path.read_bytes()) for path in paths}
 
 
 def make_run(folder, **settings):

@@ -3,13 +3,13 @@
 Every text in it may come from anybody's file: it is escaped for Markdown, or quoted by the writer of YAML.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
 from pyro_vae.report.cells import clean
-from pyro_vae.report.document import Block, Code, Column, Document, Note, Notes, Picture, Section, Table
+from pyro_vae.report.document import Block, Code, Document, Notes, Picture, Section, Table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x, sections
 from pyro_vae.report.documents.report_notes import notes
 
@@ -84,8 +84,8 @@ def card_document(card: Card) -> Document:
         "The data": (_pairs(("", ""), card.protocol_card), _NO_CLAIM),
         "Pictures": tuple(_pictures(card)),
         "What was measured": tuple(_measured(card)),
-        "What these numbers do not say": (Notes([*notes(card.report), *_lines(_limits(card))]),),
-        "Use": (Notes(list(_lines(_use(card)))),),
+        "What these numbers do not say": (Notes([*notes(card.report), *Notes.of(_limits(card)).items]),),
+        "Use": (Notes.of(_use(card)),),
         "Loading it": tuple(_loading(card)),
         "How it was made": (Code("\n".join(map(clean, card.commands)), "sh"), versions),
         "Files": (hashes,),
@@ -94,11 +94,7 @@ def card_document(card: Card) -> Document:
 
 
 def _pairs(heads: tuple[str, str], pairs: Mapping[str, str]) -> Table:
-    return Table("", tuple(map(Column, heads)), list(pairs.items()))
-
-
-def _lines(sentences: Iterable[str]) -> Iterator[Note]:
-    return (Note("", sentence) for sentence in sentences)
+    return Table.of("", heads, pairs.items())
 
 
 _NO_CLAIM = (

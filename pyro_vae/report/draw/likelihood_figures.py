@@ -205,11 +205,7 @@ def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
     names = [f"{row['datum']}" + ("" if row.get("label") is None else f" (label {row['label']})") for row in worst]
     if names:
         axes.annotate(
-            "largest: datum " + ", ".join(names),
-            (0.985, 0.03),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=8,
+            "largest: datum " + ", ".join(names), (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=8
         )
 
 
