@@ -58,7 +58,7 @@ def content(
         more: `chosen`, the name of the setting that was tested; `test`, what `tested` says of each of its runs;
             `importance_weighted`, whether a setting was trained on an importance-weighted bound.
     """
-    rest = {"chosen": None, "test": [], "importance_weighted": False, **more}
+    rest = {"chosen": None, "importance_weighted": False, **more, "test": list(more.get("test", ()))}
     whole = {"groups": list(groups), "runs": list(runs), "protocol": dict(card), **rest}
     return {**whole, "notes": sweep_notes(whole, _lead(groups))}
 

@@ -17,6 +17,13 @@ SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classi
 TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "pyro", "pytorch")
 
 
+# Those of a run that go with its card; the braces are for the name of the data.
+PICTURES = {
+    "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
+    "reconstructions.png": "The top row shows test data of {}; below, means of p(x|z) at draws of z from q(z|x).",
+}
+
+
 class Card(NamedTuple):
     """What a card is made of.
 
@@ -118,14 +125,10 @@ def _introduction(card: Card) -> str:
 
 
 def _pictures(card: Card) -> Iterator[Picture]:
-    captions = {
-        "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
-        "reconstructions.png": f"The top row shows test data of {card.protocol['name']}; below, means of p(x|z) at "
-        "draws of z from q(z|x).",
-    }
-    for file, caption in captions.items():
+    for file, caption in PICTURES.items():
         if file in card.files:
-            yield Picture(caption, caption, file=file)
+            sentence = caption.format(card.protocol["name"])
+            yield Picture(sentence, sentence, file=file)
 
 
 def _measured(card: Card) -> Iterator[Block]:

@@ -206,7 +206,7 @@ def test_what_is_written_comes_back_and_what_can_not_be_asked_too(subject, tmp_p
             assert type(here) is type(value)
             assert str(here) == str(value)
             assert all(torch.equal(t, block_tasks.tensors(here)[n]) for n, t in block_tasks.tensors(value).items())
-    assert evaluate(subject.trained, subject.plan, found=found).report["left_out"] == {
+    assert evaluate(subject.trained, subject.plan, parts=found).report["left_out"] == {
         "simulated data": "there is no such question"
     }
 
