@@ -23,7 +23,7 @@ class Table(NamedTuple):
     """Rows of cells: a `Cell`, text, or a plain value in a table that only programs read.
 
     `name` is short and stable, `title` in words, and `foot` are sentences right below it. Where no column has a head,
-    none is shown.
+    none is shown. Where a text form is too wide, the cells of the first column lose their middles if the table `shrinks`.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Any]]
     title: str = ""
     foot: tuple[str, ...] = ()
+    shrinks: bool = True
 
     @classmethod
     def of(

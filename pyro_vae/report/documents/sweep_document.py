@@ -23,7 +23,8 @@ def sweep_document(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]] | N
         tables.append(_tests(sweep, over_seeds or {}))
     card = "; ".join(f"{what} {text}" for what, text in sweep["protocol"].items() if what not in ("files", "contents"))
     notes = [*sweep["notes"], *_scales(sweep["test"]), f"measured alike: {card}"]
-    return Document("Sweep", (Section("", (*tables, Notes.of(notes))),))
+    whole = (table._replace(shrinks=False) for table in tables)
+    return Document("Sweep", (Section("", (*whole, Notes.of(notes))),))
 
 
 def evidence(test: Mapping[str, Any]) -> Mapping[str, Any]:
