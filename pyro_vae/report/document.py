@@ -23,7 +23,7 @@ class Table(NamedTuple):
     """Rows of cells: a `Cell`, text, or a plain value in a table that only programs read.
 
     `name` is short and stable, `title` in words, and `foot` are sentences right below it. Where no column has a head,
-    none is shown. Where a text form is too wide, the cells of the first column lose their middles if the table `shrinks`.
+    none is shown. In a text form that is too wide a table `shrinks`: the cells of its first column lose their middles.
     """
 
     name: str
