@@ -55,8 +55,8 @@ def elsewhere(tmp_path, monkeypatch):
 def quick(request, monkeypatch):
     """Pictures take longer than all the rest: one test has them drawn."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(sweeping.pictures, "rate_distortion", lambda found: b"")
-        monkeypatch.setattr(sweeping.pictures, "curve", lambda found: None)
+        monkeypatch.setattr(sweeping.sweep_figures, "rate_distortion", lambda found: b"")
+        monkeypatch.setattr(sweeping.sweep_figures, "curve", lambda found: None)
 
 
 @pytest.fixture
