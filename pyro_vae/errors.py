@@ -1,7 +1,8 @@
-"""The user's mistakes and the machine's, one class per exit code of the scripts.
+"""The user's mistakes and the machine's: one class for each exit code of the command line.
 
-A message names the thing, the value and the cure. Everything here that a user's input can cause is a
-`ValueError` as well, so that library code needs no import from this file to catch it.
+A message names the thing, the value and the cure. It names an argument in backticks, `lr` or `kl_weight=0`, which the
+command line shows as its flag, --lr or --kl-weight 0. Everything here that a user's input can cause is a `ValueError`
+as well, so that library code needs no import from this file to catch it.
 """
 
 import difflib
@@ -10,13 +11,13 @@ from contextlib import contextmanager
 
 
 class PyroVAEError(Exception):
-    """Base of all errors that the scripts turn into one sentence and an exit code."""
+    """Base of all errors that the command line turns into one sentence and the exit code of their class."""
 
-    exit_code = 1
+    exit_code: int
 
 
 class UsageError(PyroVAEError, ValueError):
-    """A flag, a name or a combination of them that makes no sense."""
+    """An argument, a name or a combination of them that makes no sense."""
 
     exit_code = 2
 
@@ -30,6 +31,15 @@ def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> Usage
     names = list(names)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
     return UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)}{also})")
+
+
+def uninstalled(what: str, extra: str) -> UsageError:
+    """The error for a package that only some need and that is not there.
+
+    >>> print(uninstalled("the hub", "hub"))
+    the hub needs its package: pip install -e '.[hub]'
+    """
+    return UsageError(f"{what} needs its package: pip install -e '.[{extra}]'")
 
 
 class DataError(PyroVAEError, ValueError):
@@ -63,7 +73,7 @@ def divergence(what: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not isinstance(error, LinAlgError):
             raise
         reason = str(error).splitlines()[0]
-        raise DivergenceError(f"{what} is not finite ({reason}). Use a smaller learning rate (--lr)") from error
+        raise DivergenceError(f"{what} is not finite ({reason}). Use a smaller learning rate (`lr`)") from error
 
 
 class StorageError(PyroVAEError, OSError):
@@ -73,4 +83,18 @@ class StorageError(PyroVAEError, OSError):
 
 
 class ProcessError(PyroVAEError, RuntimeError):
-    """A training in many processes, one of which has ended, or does not agree with the others."""
+    """One of several processes that has ended, or does not agree with the others."""
+
+    exit_code = 7
+
+
+class CheckError(PyroVAEError):
+    """A check that found something off: an estimator beside a known truth, a refit that changed more than the prior."""
+
+    exit_code = 8
+
+
+BY_EXIT_CODE: dict[int, type[PyroVAEError]] = {
+    kind.exit_code: kind
+    for kind in (UsageError, DataError, CheckpointError, DivergenceError, StorageError, ProcessError, CheckError)
+}

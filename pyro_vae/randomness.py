@@ -13,17 +13,25 @@ except for the position in the middle of an epoch.
 torch's generator for the CPU keeps only the low 32 bits of a seed (manual_seed(1) and
 manual_seed(1 + 2**32) give the same numbers), so everything here has 32 bits, and `block_seed`
 counts blocks instead of hashing them: two blocks of one evaluation can never collide.
+
+torch is imported where it is used, so that the command line knows how many draws a seed keeps apart without it.
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _BITS = 32
 _SAMPLE_BITS = 12  # leaves 20 bits for blocks of data
+SAMPLE_BLOCK = 32  # draws in a block at most
+MOST_SAMPLES = SAMPLE_BLOCK << _SAMPLE_BITS  # that one seed keeps apart
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -57,6 +65,8 @@ def block_seed(seed: int, data_block: int, sample_block: int) -> int:
 
 def generator(seed: int, *names: str | int, device: torch.device | None = None) -> torch.Generator:
     """A generator of its own at the start of the named stream, on the CPU unless a device is named."""
+    import torch
+
     return torch.Generator(device or "cpu").manual_seed(derive(seed, *names))
 
 
@@ -93,10 +103,12 @@ def position(device: torch.device | None = None) -> dict[str, Tensor]:
         ...     torch.equal(torch.rand(3), drawn)
         True
     """
-    found = {"cpu": torch.get_rng_state()}
+    import torch
+
+    here = {"cpu": torch.get_rng_state()}
     if device is not None and device.type != "cpu":
-        found[device.type] = torch.get_device_module(device).get_rng_state(device)
-    return found
+        here[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return here
 
 
 def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> None:
@@ -105,6 +117,8 @@ def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> Non
     Raises:
         ValueError: a position that is no state of a generator.
     """
+    import torch
+
     try:
         torch.set_rng_state(here["cpu"])
         if device is not None and device.type in here and device.type != "cpu":
@@ -114,6 +128,8 @@ def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> Non
 
 
 def _seed(seed: int, device: torch.device | None) -> None:
+    import torch
+
     # Not torch.manual_seed: that one reseeds every accelerator of the machine.
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type != "cpu":
@@ -124,6 +140,8 @@ def _seed(seed: int, device: torch.device | None) -> None:
 @contextmanager
 def preserved(device: torch.device | None = None) -> Iterator[None]:
     """Puts the random state of the CPU, and of `device` where it is an accelerator, back at the end."""
+    import torch
+
     accelerators = [device] if device is not None and device.type != "cpu" else []
     with torch.random.fork_rng(devices=accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
         yield

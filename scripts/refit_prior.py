@@ -4,57 +4,7 @@ python scripts/refit_prior.py runs/digits --prior vamp
 python scripts/refit_prior.py runs/digits --prior mixture --num-components 50 --out runs/digits-mixture-50
 """
 
-import sys
-from pathlib import Path
-
-from pyro_vae.cli.parser import add_flags, exit_codes, given_flags, run_parser
-from pyro_vae.errors import UsageError
-from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
-
-FLAGS = (
-    "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "optimizer",
-    "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
-)  # fmt: skip
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = run_parser(
-        "Fit another prior to a trained run whose encoder and decoder stay as they are, as a run of its own, and check "
-        "that the ELBO changed by KL(q(z)||old prior) - KL(q(z)||new prior) and that nothing else did. Settings that "
-        "are not given are those of the run, whatever default is shown here. Exit code 1 where the check fails."
-    )
-    add_flags(parser, Config, ("prior",))
-    parser.add_argument("--out", type=str, default="", help="folder of the new run; by default RUN-PRIOR beside RUN")
-    add_flags(parser, Config, FLAGS)
-    add_flags(parser, Plan, ("latent_data", "latent_samples"))
-    arguments, given = parser.parse_args(argv), given_flags(parser, argv)
-    with exit_codes():
-        if "prior" not in given:
-            raise UsageError("name the new prior, e.g. --prior vamp")
-        plan = Plan(latent_data=arguments.latent_data, latent_samples=arguments.latent_samples)
-        source = Path(arguments.run)
-        folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{arguments.prior}")
-
-        from pyro_vae.experiment import build  # here, since --help needs no torch
-        from pyro_vae.experiment.run.trained_run import open_run
-        from pyro_vae.experiment.studies import refitting
-
-        trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)
-        config = refitting.refitted_config(
-            trained.config, arguments.prior, {name: getattr(arguments, name) for name in given & set(FLAGS)}
-        )
-        for name in sorted(given & set(build.unused(config))):
-            print(f"note: {name} has no effect: --prior {config.prior} does not take it", file=sys.stderr)
-        swaps = refitting.refit(trained, config, folder, plan)
-        print(
-            f"\n{(folder / 'refit.txt').read_text(encoding='utf-8')}\nIn {folder}: a run as any other, and refit.json."
-        )
-        faults = [fault for swap in swaps for fault in swap.faults()]
-        for fault in faults:
-            print(f"OFF: {fault}.", file=sys.stderr)
-        sys.exit(bool(faults))
-
+from pyro_vae.cli.refit_command import main
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,7 @@ import torch._dynamo
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
-from pyro_vae.cli.parser import exit_codes
+from pyro_vae.cli.exit_codes import exit_codes
 from pyro_vae.experiment.compare import comparing
 from pyro_vae.experiment.evaluate import report_files
 from pyro_vae.experiment.share import sharing

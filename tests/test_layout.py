@@ -16,7 +16,7 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "quiet_matplotlib", "randomness", "system"],
+    ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],
@@ -39,7 +39,7 @@ ORDER = [
     ["report.cells", "report.document"],
     ["report.documents"],
     ["report"],
-    ["experiment.config", "experiment.run.files"],
+    ["experiment.checked_fields", "experiment.config", "experiment.run.files"],
     ["experiment.run.manifest", "experiment.presets"],
     ["experiment.build"],
     ["experiment.run", "experiment.protocol_card"],

@@ -1,1 +1,1 @@
-"""The command line: flags, config files, exit codes."""
+"""The command line: one module a command, the flags that they share, and how they end."""

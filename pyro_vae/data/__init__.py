@@ -15,6 +15,8 @@ To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
 
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae.choices import Binarize, SplitKind, words
+
 if TYPE_CHECKING:
     from pyro_vae.data.loading import load
     from pyro_vae.data.sources import Part, Raw, Request
@@ -31,8 +33,8 @@ SOURCES: dict[str, str] = {
     "frey_faces": "pyro_vae.data.sources:frey_faces",
 }
 
-BINARIZE = ("dynamic", "static", "threshold", "none")
-SPLITS = ("random", "contiguous")
+BINARIZE: tuple[str, ...] = words(Binarize)
+SPLITS: tuple[str, ...] = words(SplitKind)
 
 _HOMES = {
     "load": "loading",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import BINARIZE, SOURCES, SPLITS, formats
+from pyro_vae.choices import Binarize, SplitKind, check_word
+from pyro_vae.data import SOURCES, formats
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown
@@ -60,11 +61,11 @@ def load(
     >>> x.shape, x.unique().tolist()
     (torch.Size([100, 1, 8, 8]), [0.0, 1.0])
     """
-    _check_choice("binarize", binarize, BINARIZE)
-    _check_choice("split", split, SPLITS)
+    check_word("binarize", binarize, Binarize)
+    check_word("split", split, SplitKind)
     if levels and (dequantize or binarize != "none"):
         raise UsageError(
-            "a likelihood of whole numbers takes the levels as they are: leave --binarize, --dequantize out"
+            "a likelihood of whole numbers takes the levels as they are: leave `binarize`, `dequantize` out"
         )
     source = _resolve(os.fspath(dataset))
     raw = source(Request(os.fspath(dataset), Path(data_dir), download, map_above))
@@ -74,11 +75,6 @@ def load(
     x_shape = tuple(splits["train"].levels.shape[1:])
     protocol = _protocol(raw, splits, recipe, split, data_seed, {k: index for k, (_, index) in pieces.items()})
     return Splits(**splits, x_shape=x_shape, num_classes=raw.num_classes, protocol=protocol)
-
-
-def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise unknown(flag, value, choices)
 
 
 def _resolve(dataset: str) -> Callable[[Request], Raw]:
@@ -95,9 +91,9 @@ def _resolve(dataset: str) -> Callable[[Request], Raw]:
 def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
     """The key of `RECIPES` that serves these choices on these data."""
     if dequantize and binarize != "none":
-        raise UsageError(f"--dequantize excludes --binarize {binarize}: use one of them, with --binarize none")
+        raise UsageError(f"`dequantize=True` excludes `binarize={binarize!r}`: use one of them, with `binarize='none'`")
     if dequantize and raw.num_levels is None:
-        raise UsageError(f"--dequantize needs integer levels; {raw.name} holds floats. Leave it out.")
+        raise UsageError(f"`dequantize=True` needs integer levels; {raw.name} holds floats. Leave it out.")
     if dequantize:
         return "dequantize"
     if raw.num_levels is None and binarize != "none":
@@ -111,8 +107,8 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
             raise DataError(
-                f"{raw.name}: --binarize {binarize} needs intensities in [0, 1]; got {rows[where]} at "
-                f"datum {first + where[0]} of {'/'.join(part.cut)}. Use --binarize none, or scale the data."
+                f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]} at "
+                f"datum {first + where[0]} of {'/'.join(part.cut)}. Use `binarize='none'`, or scale the data."
             )
 
 
@@ -222,7 +218,7 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
     if raw.name == "frey_faces" and kind == "random":
         notes.append(
             "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
-            "the test data; --split contiguous avoids it."
+            "the test data; a contiguous split avoids it."
         )
     if raw.name == "frey_faces" and kind == "contiguous":
         notes.append(

@@ -238,7 +238,7 @@ def _strokes(folder: Path) -> np.ndarray:
 
     paths = sorted(folder.glob("*/*/*.png"))
     if not paths:
-        raise DataError(f"{folder}: holds no images. Unpack the archive beside it, or pass --download.")
+        raise DataError(f"{folder}: holds no images. Unpack the archive beside it, or pass `download=True`.")
     x = np.empty((len(paths), 1, 28, 28), np.uint8)
     for i, path in enumerate(paths):
         try:
@@ -257,7 +257,7 @@ def _found(request: Request, name: str, folders: list[Path], file: str, home: st
     if home and request.download:
         cure = f"It can not be downloaded from here: get it from {home}"
     else:
-        cure = "Name the folder that holds it with --data-dir" + ("" if home else ", or pass --download")
+        cure = "Name the folder that holds it with `data_dir`" + ("" if home else ", or pass `download=True`")
         cure += f"; it was published at {home}" if home else ""
     searched = " and ".join(str(folder) for folder in folders)
     raise DataError(f"{name}: no {file} (or {file}.gz) in {searched}. {cure}.")
@@ -272,11 +272,11 @@ def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> An
         if request.download:
             raise DataError(
                 f"{class_name}: the download into {request.data_dir} failed ({str(error).splitlines()[0]}). Without a "
-                "network, fetch its files elsewhere and name their folder with --data-dir."
+                "network, fetch its files elsewhere and name their folder with `data_dir`."
             ) from error
         raise DataError(
             f"{class_name}: not found, or damaged, in {request.data_dir} ({error}). Name the folder that "
-            "holds it with --data-dir, or pass --download."
+            "holds it with `data_dir`, or pass `download=True`."
         ) from error
 
 

@@ -90,8 +90,8 @@ class Split:
             return split
         if rows is not None:
             raise UsageError(
-                "--binarize static keeps its draw in memory, and a file of this size is not read into memory: use "
-                "--binarize dynamic, or draw once yourself and save 0 and 1 as uint8"
+                "`binarize='static'` keeps its draw in memory, and a file of this size is not read into memory: use "
+                "`binarize='dynamic'`, or draw once yourself and save 0 and 1 as uint8"
             )
         return replace(split, drawn=split._whole(torch.uint8))
 
@@ -144,7 +144,9 @@ class Split:
             DataError: there are no labels.
         """
         if self.labels is None:
-            raise DataError("these data have no labels, which a conditional program needs: leave --conditional out")
+            raise DataError(
+                "these data have no labels, which a conditional program needs: leave `conditional=True` out"
+            )
         return one_hot(self.labels, num_classes)
 
     def intensities(self, index: slice | Tensor = slice(None)) -> Tensor:

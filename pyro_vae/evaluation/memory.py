@@ -12,10 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
-from pyro_vae.randomness import preserved
+from pyro_vae.randomness import SAMPLE_BLOCK, preserved
 
 DATA_BLOCK = 128
-SAMPLE_BLOCK = 32
 _FEW = 8  # draws that are a block whatever the program
 _FEWEST = 2  # so that one seed keeps 8,192 draws apart at least
 _BUDGET = 1 << 27  # numbers, 512 MiB, that all operations on a block make; a few of its tensors live at a time

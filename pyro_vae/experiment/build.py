@@ -38,8 +38,6 @@ Values = dict[str, Any]
 
 PRESETS = tuple(presets.names())
 DATASETS = data_room.SOURCES
-SPLITS = data_room.SPLITS
-BINARIZATIONS = ("auto", *data_room.BINARIZE)
 PRIORS = {
     "standard": "pyro_vae.model.priors:StandardNormal",
     "diagonal": "pyro_vae.model.priors:DiagonalNormal",
@@ -70,11 +68,6 @@ LIKELIHOODS = {
     "poisson": "pyro_vae.model.likelihoods:Poisson",
     "negative_binomial": "pyro_vae.model.likelihoods:NegativeBinomial",
 }
-GUIDES = ("top_down", "bottom_up")
-FLOWS = ("spline", "autoregressive")
-PSEUDO_INPUTS = ("data", "random")
-ENCODER_PREDICTS = ("log_sigma", "log_variance")
-LEARN_SCALES = ("no", "one", "pixel", "predicted")
 NETWORKS = {
     "mlp": "pyro_vae.model.networks:MLP",
     "gated_mlp": "pyro_vae.model.networks:GatedMLP",
@@ -88,15 +81,12 @@ ACTIVATIONS = {
     "gelu": "torch.nn:GELU",
     "softplus": "torch.nn:Softplus",
 }
-PRECISIONS = ("float32", "bfloat16")
 OBJECTIVES = {
     "trace_elbo": "pyro.infer:Trace_ELBO",
     "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
     "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
 }
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
-SCHEDULES = ("constant", "cosine", "step")
-COMPILE = ("auto", "yes", "no")
 
 
 def check_name(table: str, name: str) -> str:
@@ -123,31 +113,18 @@ def check_name(table: str, name: str) -> str:
 
 
 def check_names(config: Config) -> None:
-    """Checks every name in the config, and what can be known to clash, without importing torch.
+    """Checks every name in the config, and names that contradict each other, without importing torch.
 
     Raises:
-        UsageError: an unknown name, or settings that contradict each other.
+        UsageError: an unknown name, or one that does not go with another.
     """
     for field in fields(config):
         if table := field.metadata["table"]:
             check_name(table, getattr(config, field.name))
-    if config.kl_weight == config.reconstruction_weight == 0.0:
-        raise UsageError("kl_weight and reconstruction_weight are both 0: there is nothing to train")
-    if config.objective == "iwae" and not config.kl_weight == config.reconstruction_weight == 1.0:
-        raise UsageError(
-            "an importance-weighted bound has no separate KL: with --objective iwae both weights must be 1"
-        )
-    if config.objective == "iwae" and config.kl_warmup:
-        raise UsageError("a KL warm-up is a weight, and --objective iwae has none: leave --kl-warmup out")
     if config.prior == "conditional" and not config.conditional:
-        raise UsageError("--prior conditional is p(z|y) and needs labels: add --conditional")
+        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: add `conditional=True`")
     if config.layers == 2 and config.posterior == "delta":
-        raise UsageError("--posterior delta is the plain autoencoder, which has one layer: leave --layers 2 out")
-    if config.layers == 2 and config.guide == "bottom_up" and config.objective == "mean_field_elbo":
-        raise UsageError(
-            "--guide bottom_up draws z1 before the z2 that p(z1|z2) depends on, so that the KL is no sum over sites: "
-            "add --objective trace_elbo, or iwae"
-        )
+        raise UsageError("`posterior='delta'` is the plain autoencoder, which has one layer: leave `layers=2` out")
 
 
 def data(config: Config) -> Splits:
@@ -171,7 +148,7 @@ def data(config: Config) -> Splits:
         data_seed=config.data_seed,
     )
     if config.conditional and not splits.num_classes:
-        raise UsageError(f"{config.dataset} has no labels, which --conditional needs: leave it out")
+        raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
     return splits
 
 
@@ -312,7 +289,12 @@ def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
 
 
 def svi(config: Config, program: Autoencoder) -> SVI:
-    """The step that the config names, over all parameters of the program."""
+    """The step that the config names, over all parameters of the program.
+
+    Raises:
+        UsageError: an objective that does not go with the weights, or with the order in which the guide samples.
+    """
+    from pyro_vae.inference.objectives import check_order, check_weights, warm_up
     from pyro_vae.inference.svi import SVI
 
     kind = _find("OBJECTIVES", config.objective)
@@ -320,6 +302,12 @@ def svi(config: Config, program: Autoencoder) -> SVI:
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
     extra = batched if "vectorize_particles" in inspect.signature(kind).parameters else {}
     loss = kind(**_options(kind, _values(config)), **extra)
+    warming = f" and `kl_warmup={config.kl_warmup}`" if config.kl_warmup else ""
+    with _usage_errors(f"`objective={config.objective!r}`{warming}: "):
+        first_weight = config.kl_weight * warm_up(0, config.kl_warmup)
+        check_weights(config.reconstruction_weight, first_weight, loss)
+        if config.layers == 2:
+            check_order(loss, ["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
     step = program.model, program.guide, optimizer(config, program), loss
     return SVI(*step, config.max_grad_norm, _compile(config))
 
@@ -363,14 +351,14 @@ def _named(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _usage_errors() -> Iterator[None]:
+def _usage_errors(prefix: str = "") -> Iterator[None]:
     # A network or member that can not be built from what the flags say, e.g. a convolution on vectors.
     try:
         yield
     except PyroVAEError:
         raise
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{prefix}{error}") from error
 
 
 def _members(values: Values, given: Values) -> Values:
@@ -454,19 +442,17 @@ def _takes_levels(likelihood: Any) -> bool:
 
 
 def _check_autoencoder(config: Config, program: Autoencoder) -> None:
+    from pyro_vae.inference.objectives import check_point_guide
     from pyro_vae.model.posteriors import Delta
 
     if not any(isinstance(member, Delta) for member in program.children()):
         return
-    if config.kl_weight != 0.0:
-        raise UsageError(
-            "--posterior delta is the plain autoencoder: its KL is infinite, so that it trains under only "
-            "reconstruction. Add --kl-weight 0"
-        )
+    with _usage_errors(f"`posterior={config.posterior!r}`: "):
+        check_point_guide(config.kl_weight)
     if list(program.prior.parameters()):
         raise UsageError(
-            f"--posterior delta trains without the KL, so that the parameters of --prior {config.prior} would not "
-            "train. Use --prior standard"
+            f"`posterior='delta'` trains without the KL, so that the parameters of `prior={config.prior!r}` would not "
+            "train. Use `prior='standard'`"
         )
 
 
@@ -478,7 +464,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:100]
-        raise UsageError(f"device {name!r} can not be used here ({reason}): try --device cpu") from error
+        raise UsageError(f"device {name!r} can not be used here ({reason}): try `device='cpu'`") from error
     return device
 
 

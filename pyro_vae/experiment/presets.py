@@ -1,6 +1,6 @@
 """Presets: settings of a published experiment, its number, and the verdict on a run of ours.
 
-One file a preset, published/NAME.yaml: `settings`, flat as in a `--config` file, and the `target`:
+One file a preset, published/NAME.yaml: `settings`, flat as in a config file, and the `target`:
 
     quantity     log_likelihood or elbo
     value        what was published, in `unit` (nats; or bits/dim, which count down)
@@ -11,7 +11,7 @@ One file a preset, published/NAME.yaml: `settings`, flat as in a `--config` file
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,16 @@ def preset(name: str) -> Preset:
     return Preset(name, found["settings"], Target(**found["target"]))
 
 
+def changed(config: Config) -> dict[str, Any]:
+    """The settings that are not so by default, or by the preset of the config: with these it is made again.
+
+    >>> changed(Config(hidden=(300, 300), prior="vamp"))
+    {'prior': 'vamp', 'hidden': (300, 300)}
+    """
+    else_so = replace(Config(), **preset(config.preset).settings) if config.preset else Config()
+    return {f.name: value for f in fields(Config) if (value := getattr(config, f.name)) != getattr(else_so, f.name)}
+
+
 def verdict(
     config: Config, test: Mapping[str, Any], num_pixels: int, otherwise: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
@@ -102,7 +112,7 @@ def verdict(
         return None
     target = preset(config.preset).target
     if target.quantity not in test:
-        raise UsageError(f"--preset {config.preset} is about {target.quantity}, which this program does not have")
+        raise UsageError(f"`preset={config.preset!r}` is about {target.quantity}, which this program does not have")
     factor = -1 / (num_pixels * math.log(2)) if target.unit == "bits/dim" else 1.0
     found = test[target.quantity]
     result, error = found["mean"] * factor, found["standard_error"]

@@ -30,6 +30,8 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_vae.choices import LearningRates, words
+from pyro_vae.errors import unknown
 from pyro_vae.model import traces
 
 PyroFunction = Callable[..., Any]
@@ -52,12 +54,25 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         wanted = list(traces.latent_sites(model_trace))
         order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
-        if order != wanted:
-            raise ValueError(
-                f"the analytic KL needs a guide that samples its sites in the model's order, {wanted}; this one "
-                f"samples {order}. Use Trace_ELBO"
-            )
+        check_order(self, wanted, order)
         return model_trace, guide_trace
+
+
+def check_order(loss: ELBO, wanted: list[str], order: list[str]) -> None:
+    """Checks that a loss with an analytic KL meets a guide that samples in the model's order.
+
+    Args:
+        loss: a Pyro ELBO.
+        wanted, order: the latent sites in the order of the model, and in that of the guide.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if isinstance(loss, MeanFieldELBO) and order != wanted:
+        raise ValueError(
+            f"the analytic KL needs a guide that samples its sites in the model's order, {wanted}; this one "
+            f"samples {order}. Use Trace_ELBO (`objective='trace_elbo'`)"
+        )
 
 
 class ImportanceWeightedELBO(ELBO):
@@ -206,13 +221,13 @@ def check_weights(reconstruction: float, kl: float, loss: Any = None) -> None:
         >>> check_weights(1.0, 0.5, ImportanceWeightedELBO)
         Traceback (most recent call last):
         ...
-        ValueError: an importance-weighted bound has no separate KL, so its loss weights must be 1; got kl_weight=0.5
+        ValueError: an importance-weighted bound has no separate KL, so its loss weights must be 1; got `kl_weight=0.5`
     """
     weights = {"reconstruction_weight": reconstruction, "kl_weight": kl}
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
-    others = [f"{name}={weight:g}" for name, weight in weights.items() if weight != 1]
+    others = [f"`{name}={weight:g}`" for name, weight in weights.items() if weight != 1]
     if others and issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO):
         raise ValueError(
             f"an importance-weighted bound has no separate KL, so its loss weights must be 1; got {', '.join(others)}"
@@ -230,7 +245,7 @@ def check_point_guide(kl: float) -> None:
     """
     if kl != 0:
         raise ValueError(
-            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with kl_weight=0, "
+            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with `kl_weight=0`, "
             f"not {kl:g}"
         )
 
@@ -305,4 +320,4 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
         parts = (3**8 - 1) // 2
         stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
         return 10 ** (-stretch / 7)
-    raise ValueError(f"schedule must be constant, cosine or step; got {schedule!r}")
+    raise unknown("lr_schedule", schedule, words(LearningRates))

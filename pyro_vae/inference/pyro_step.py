@@ -206,7 +206,7 @@ class PyroStep:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
             f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
-            "Use a smaller learning rate (lr), bound the gradient (max_grad_norm), or scale the data to about 1"
+            "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
         )
 
     def _first_site(self, attempt: Attempt) -> str:

@@ -166,7 +166,7 @@ def peers() -> Iterator[None]:
             raise
         raise ProcessError(
             "another process of this training has ended or does not answer: what it said stands above, if anything. "
-            "What was reached is kept: resume the run to go on from there"
+            "What was reached is kept: `resume=True` goes on"
         ) from error
 
 

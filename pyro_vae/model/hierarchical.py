@@ -19,15 +19,13 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.errors import unknown
+from pyro_vae.choices import Guide, check_word
 from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import check_member, check_tensor
-
-GUIDES = ("top_down", "bottom_up")
 
 
 class HierarchicalVAE(Autoencoder):
@@ -83,7 +81,7 @@ class HierarchicalVAE(Autoencoder):
         likelihood: Likelihood,
         posterior1: Posterior,
         posterior2: Posterior,
-        guide: str = "top_down",
+        guide: Guide = "top_down",
     ) -> None:
         super().__init__()
         check_member("prior", prior, Prior)
@@ -91,8 +89,7 @@ class HierarchicalVAE(Autoencoder):
         check_member("likelihood", likelihood, Likelihood)
         check_member("posterior1", posterior1, Posterior)
         check_member("posterior2", posterior2, Posterior)
-        if guide not in GUIDES:
-            raise unknown("guide", guide, GUIDES)
+        check_word("guide", guide, Guide)
         self.top_down = guide == "top_down"
         if prior.latent_dim != posterior2.latent_dim:
             raise ValueError(f"z2 has {prior.latent_dim} dimensions in prior, {posterior2.latent_dim} in posterior2")

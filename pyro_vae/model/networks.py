@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import unknown
+from pyro_vae.choices import Precision, check_word
 
 Activation = Callable[[], nn.Module]
-PRECISIONS = ("float32", "bfloat16")
 
 
 class Network(nn.Module):
@@ -45,7 +44,7 @@ class Network(nn.Module):
         out_shape: Sequence[int],
         y_dim: int = 0,
         input_scale: float = 1.0,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.precision = _known(precision)
@@ -127,7 +126,7 @@ class MLP(Network):
         activation: Activation = nn.ReLU,
         y_dim: int = 0,
         input_scale: float = 1.0,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(in_shape, out_shape, y_dim, input_scale, precision)
         widths = [math.prod(in_shape) + y_dim, *hidden]
@@ -182,7 +181,7 @@ class ConvEncoder(Network):
         activation: Activation = nn.ReLU,
         y_dim: int = 0,
         input_scale: float = 1.0,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(_image(in_shape), out_shape, y_dim, input_scale, precision)
         channels = [in_shape[0] + y_dim, *hidden]
@@ -225,7 +224,7 @@ class ConvDecoder(Network):
         hidden: Sequence[int] = (32, 64),
         activation: Activation = nn.ReLU,
         y_dim: int = 0,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(in_shape, _image(out_shape), y_dim, precision=precision)
         sizes = _halvings(out_shape[-2:], len(hidden))
@@ -265,7 +264,7 @@ def networks(module: nn.Module) -> list[Network]:
 
 
 @contextmanager
-def in_precision(module: nn.Module, precision: str) -> Iterator[None]:
+def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
     """Inside, all networks of a module compute in this precision; afterwards each in its own again.
 
     What bfloat16 costs, for the same parameters and the same draws:
@@ -303,9 +302,8 @@ def in_precision(module: nn.Module, precision: str) -> Iterator[None]:
             network.precision = own
 
 
-def _known(precision: str) -> str:
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+def _known(precision: Precision) -> Precision:
+    check_word("precision", precision, Precision)
     return precision
 
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 from torch.distributions.transforms import ComposeTransform
 
+from pyro_vae.choices import PathKind, words
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.model.distributions.flows import FlowDistribution
 
-PATHS = ("straight", "spherical", "base")
+PATHS: tuple[str, ...] = words(PathKind)
 
 Map = Callable[[Tensor], Tensor]
 

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
+from pyro_vae.choices import EncoderPredicts, check_word
 from pyro_vae.model import distributions
 from pyro_vae.model.distributions import flows
-
-ENCODER_PREDICTS = ("log_sigma", "log_variance")
 
 
 class Posterior(nn.Module):
@@ -91,11 +90,10 @@ class DiagonalNormal(Posterior):
         encoder: Callable[..., Tensor],
         latent_dim: int,
         floor: float = 1e-4,
-        encoder_predicts: str = "log_sigma",
+        encoder_predicts: EncoderPredicts = "log_sigma",
     ) -> None:
         super().__init__(encoder, latent_dim)
-        if encoder_predicts not in ENCODER_PREDICTS:
-            raise ValueError(f"encoder_predicts must be one of {ENCODER_PREDICTS}; got {encoder_predicts!r}")
+        check_word("encoder_predicts", encoder_predicts, EncoderPredicts)
         self.floor = _checked(floor)
         self.encoder_predicts = encoder_predicts
 

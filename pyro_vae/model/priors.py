@@ -17,7 +17,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import unknown
+from pyro_vae.choices import Flow, PseudoInputs, check_word
 from pyro_vae.model import distributions
 from pyro_vae.model.distributions import flows
 from pyro_vae.model.distributions.mixtures import Mixture
@@ -283,12 +283,11 @@ class VampPrior(Prior):
         x_shape: Sequence[int],
         num_components: int = 100,
         y_dim: int = 0,
-        pseudo_inputs: str = "data",
+        pseudo_inputs: PseudoInputs = "data",
     ) -> None:
         super().__init__(posterior.latent_dim)
         _check_components(num_components)
-        if pseudo_inputs not in ("data", "random"):
-            raise ValueError(f"pseudo_inputs must be 'data' or 'random'; got {pseudo_inputs!r}")
+        check_word("pseudo_inputs", pseudo_inputs, PseudoInputs)
         if isinstance(posterior, Delta):
             raise ValueError(
                 "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none: use another prior"
@@ -340,13 +339,12 @@ class FlowPrior(Prior):
     def __init__(
         self,
         latent_dim: int,
-        flow: str = "spline",
+        flow: Flow = "spline",
         flow_transforms: int = 3,
         flow_hidden: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__(latent_dim)
-        if flow not in flows.FLOWS:
-            raise unknown("flow", flow, flows.FLOWS)
+        check_word("flow", flow, Flow)
         self.flow = flows.FLOWS[flow](latent_dim, flow_transforms, tuple(flow_hidden))
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae import errors
-from pyro_vae.cli.parser import config_from, config_parser, exit_codes, given_flags
+from pyro_vae import errors, system
+from pyro_vae.cli.exit_codes import INTERRUPTED, exit_codes, in_flags
+from pyro_vae.cli.parser import config_from, config_parser, given_flags, help_of
 from pyro_vae.experiment import build
+from pyro_vae.experiment.compare.equal_effort import Evaluation
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.evaluate.effort import Plan
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "train_svi.py"
 
 
 @pytest.fixture
@@ -68,11 +72,23 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
 def test_every_flag_is_explained_in_help(parser):
     text = " ".join(parser.format_help().split())
     for field in fields(Config):
-        reason = field.metadata["help"]
+        reason = in_flags(field.metadata["help"])
         assert reason in text
         assert len(reason.split()) >= 3, field.name
+        assert "`" not in reason
         if table := field.metadata["table"]:
             assert f"{', '.join(getattr(build, table))}: {reason}" in text
+
+
+def test_what_a_field_says_of_its_values_stands_in_its_help(parser):
+    text = " ".join(parser.format_help().split())
+    assert "no, one, pixel, predicted: learn the likelihood's sigma" in text
+    assert "falls by then (above 0" not in text
+    helps = {field.name: help_of(field) for kind in (Evaluation, Plan, Config) for field in fields(kind)}
+    assert helps["flow_transforms"].endswith(" (above 0, at most 100)")
+    assert helps["latent_samples"].endswith(" (at least 2)")
+    assert helps["conditional"] == Config.__dataclass_fields__["conditional"].metadata["help"]
+    assert all(": " in helps[name] for name in ("split", "guide", "compile", "prior"))
 
 
 @pytest.mark.parametrize("text", ["inf", "Infinity", "1e400"])
@@ -148,7 +164,7 @@ def test_a_wrong_config_file_is_refused_in_one_line(parser, capsys, tmp_path, te
 
 def test_a_null_in_a_config_file_is_refused(parser, tmp_path):
     (tmp_path / "c.yaml").write_text("epochs: null")
-    with pytest.raises(errors.UsageError, match="epochs must be of type int; got None"):
+    with pytest.raises(errors.UsageError, match="`epochs` must be of type int; got None"):
         parse(parser, "--config", str(tmp_path / "c.yaml"))
 
 
@@ -158,13 +174,50 @@ CODES = {
     "CheckpointError": 4,
     "DivergenceError": 5,
     "StorageError": 6,
-    "ProcessError": 1,
+    "ProcessError": 7,
+    "CheckError": 8,
 }
 
 
-def test_every_error_has_its_code():
-    found = {kind.__name__: kind.exit_code for kind in errors.PyroVAEError.__subclasses__()}
-    assert found == CODES
+def test_every_error_has_a_code_of_its_own():
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    kinds.remove(errors.PyroVAEError)
+    assert {kind.__name__: kind.exit_code for kind in kinds} == CODES
+    assert {kind.__name__: code for code, kind in errors.BY_EXIT_CODE.items()} == CODES
+    assert all("exit_code" in vars(kind) for kind in kinds)
+
+
+def test_the_table_of_codes_is_that_of_the_classes():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
+    codes = [int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(", ")]
+    assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(INTERRUPTED), system.BROKEN_PIPE]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("the `lr` is", "the --lr is"),
+        ("`prior='vamp'`, `kl_weight=0`", "--prior vamp, --kl-weight 0"),
+        ("`download=True` or `download=False`", "--download or --no-download"),
+        ("use another `folder`", "use another --out"),
+        ("add `resume=True`", "add --resume"),
+        ("`force=True`, `y_dim`", "`force=True`, `y_dim`"),  # no flags here
+        ("lr=0.1,seed=0 in runs/kl_weight=1", "lr=0.1,seed=0 in runs/kl_weight=1"),  # names of folders
+    ],
+)
+def test_arguments_in_a_sentence_become_flags(capsys, said, heard):
+    with pytest.raises(SystemExit), exit_codes(arguments=["out", "resume"]):
+        raise errors.UsageError(said)
+    assert capsys.readouterr().err == f"error: {heard}\n"
+
+
+def test_the_library_names_no_flag():
+    """But cli/, the one module that knows how commands are called, and the checks, which are a command of their own."""
+    ours = re.compile(r"(?<![\w`-])--(?!nproc-per-node|always|dirty|abbrev|exclude|help)[a-z][a-z-]+")
+    files = [path for path in (ROOT / "pyro_vae").rglob("*.py") if not {"cli", "checks"} & set(path.parts)]
+    files = [path for path in files if path.name not in ("command_lines.py", "errors.py")]
+    lines = [f"{path.name}: {line}" for path in files for line in path.read_text().splitlines() if ours.search(line)]
+    assert lines == []
 
 
 @pytest.mark.parametrize("name", CODES)

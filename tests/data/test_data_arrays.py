@@ -178,7 +178,7 @@ def test_an_archive_that_unpacks_a_thousandfold_is_refused(tmp_path):
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold"])
 def test_floats_outside_the_unit_interval_are_not_binarised(tmp_path, binarize):
     x = changed(RNG.uniform(size=(20, 5)), (8, 2), 1.5)
-    with pytest.raises(DataError, match=r"got 1.5 at datum 8 .*--binarize none"):
+    with pytest.raises(DataError, match=r"got 1.5 at datum 8 .*`binarize='none'`"):
         load(saved(tmp_path, x), binarize=binarize)
 
 

@@ -153,7 +153,7 @@ def test_a_two_in_the_last_block_is_not_binary(tmp_path):
 
 
 def test_a_static_draw_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"--binarize static keeps its draw in memory.*--binarize dynamic"):
+    with pytest.raises(UsageError, match=r"`binarize='static'` keeps its draw in memory.*`binarize='dynamic'`"):
         load(saved(tmp_path, BYTES), map_above=0, binarize="static")
 
 

@@ -96,7 +96,7 @@ def stand_in(monkeypatch, fetch=None):
 
 def test_download_only_on_request_and_only_what_is_missing(tmp_path, monkeypatch):
     fake = stand_in(monkeypatch, lambda train: idx_folder(tmp_path / "MNIST" / "raw"))
-    with pytest.raises(DataError, match="--download"):
+    with pytest.raises(DataError, match="`download=True`"):
         load("mnist", data_dir=tmp_path)
     assert fake.calls == []
     for _ in range(2):

@@ -200,7 +200,7 @@ def test_labels_become_one_hot_rows():
 
 
 def test_data_without_labels_have_no_one_hot_ones():
-    with pytest.raises(DataError, match=r"no labels, which a conditional program needs: leave --conditional out"):
+    with pytest.raises(DataError, match=r"no labels, which a conditional program needs: leave `conditional=True` out"):
         make("none").one_hot(3)
 
 

@@ -23,7 +23,7 @@ INNER = re.compile(
     r"|pyro_vae\.model\.(traces|conditions)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.system"
     r"|pyro_vae\.report\.draw\.(report_figures|style)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption)"
-    r"|pyro_vae\.experiment\.train\.(progress_bar|training_report)"
+    r"|pyro_vae\.experiment\.train\.training_report"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
 PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown

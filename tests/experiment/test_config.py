@@ -7,13 +7,14 @@ from dataclasses import fields, replace
 import pytest
 
 from pyro_vae.cli.parser import config_parser
+from pyro_vae.cli.sweep_command import space
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import memory
+from pyro_vae.experiment.checked_fields import words_of
 from pyro_vae.experiment.compare.comparable_runs import Candidate, groups
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
-from pyro_vae.experiment.sweep.swept_settings import space
 from pyro_vae.randomness import block_seed
 
 NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
@@ -40,8 +41,9 @@ def test_the_defaults_survive_json():
 
 
 def test_every_field_survives_json():
-    other = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in fields(Config)}
-    config = Config(**{**other, "layers": 2})
+    plain = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in fields(Config) if not words_of(f)}
+    words = {f.name: words_of(f)[words_of(f)[0] == f.default] for f in fields(Config) if words_of(f)}
+    config = Config(**{**plain, **words, "layers": 2})
     assert all(getattr(config, f.name) != f.default for f in fields(Config))
     assert through_json(config) == config
 
@@ -73,7 +75,7 @@ def test_what_does_not_concern_training_is_free_to_change_not_swept_and_tells_no
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_negative_number_is_refused_by_name_and_value(name):
-    with pytest.raises(UsageError, match=rf"{name}.*-3"):
+    with pytest.raises(UsageError, match=rf"`{name}` must be (above|at least) .*; got -3"):
         Config(**{name: -3})
 
 
@@ -82,7 +84,7 @@ def test_zero_is_refused_where_it_makes_no_sense(name):
     if name in MAY_BE_ZERO:
         assert getattr(Config(**{name: 0}), name) == 0
         return
-    with pytest.raises(UsageError, match=f"{name} must be .*; got 0"):
+    with pytest.raises(UsageError, match=f"`{name}` must be .*; got 0"):
         Config(**{name: 0})
 
 
@@ -97,7 +99,7 @@ def test_infinity_is_a_bound_and_nothing_else(name):
     if name == "max_grad_norm":
         assert Config(max_grad_norm=math.inf).max_grad_norm == math.inf
         return
-    with pytest.raises(UsageError, match=f"{name} must be finite; got inf"):
+    with pytest.raises(UsageError, match=f"`{name}` must be finite; got inf"):
         Config(**{name: math.inf})
 
 
@@ -106,21 +108,21 @@ def test_more_draws_than_a_seed_keeps_apart_are_refused_before_training(name):
     most = 4096 * memory.SAMPLE_BLOCK
     assert getattr(Config(**{name: most}), name) == most
     block_seed(0, 0, most // memory.SAMPLE_BLOCK - 1)
-    with pytest.raises(UsageError, match=f"{name} must be at most {most}; got {most + 1}"):
+    with pytest.raises(UsageError, match=f"`{name}` must be at most {most}; got {most + 1}"):
         Config(**{name: most + 1})
     with pytest.raises(ValueError, match="beyond"):
         block_seed(0, 0, most // memory.SAMPLE_BLOCK)
 
 
-@pytest.mark.parametrize("hidden", [(), (8, 0), (8, -1), 8, (8.5,), None, "88"])
+@pytest.mark.parametrize("hidden", [(), (8, 0), (8, -1), 8, (8.5,), None, "88", (8,) * 101])
 def test_widths_that_make_no_layers_are_refused(hidden):
-    with pytest.raises(UsageError, match="hidden must"):
+    with pytest.raises(UsageError, match="`hidden` must"):
         Config(hidden=hidden)
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Config)])
 def test_a_null_is_refused_by_name(name):
-    with pytest.raises(UsageError, match=f"{name} must be .*None"):
+    with pytest.raises(UsageError, match=f"`{name}` must be .*None"):
         replace(Config(), **{name: None})
 
 
@@ -133,3 +135,20 @@ def test_an_edited_config_with_a_wrong_type_is_refused(name, value):
 def test_a_setting_of_another_version_is_refused_by_name():
     with pytest.raises(UsageError, match=r"unknown settings \['temperature'\]"):
         Config.from_dict({**Config().to_dict(), "temperature": 1.0})
+
+
+@pytest.mark.parametrize("field", [f for f in fields(Config) if words_of(f)], ids=lambda f: f.name)
+def test_a_word_that_a_setting_does_not_take_is_answered_with_the_nearest(field):
+    near = max(words_of(field), key=len)
+    with pytest.raises(UsageError, match=f"unknown {field.name} '{near[:-1]}_'; did you mean '{near}'"):
+        Config(**{field.name: f"{near[:-1]}_"})
+
+
+def test_a_value_in_a_file_is_named_as_it_stands_there():
+    with pytest.raises(UsageError, match=r"^lr must be above 0; got 0$"):
+        Config.from_dict({**Config().to_dict(), "lr": 0})
+
+
+def test_a_loss_without_a_term_is_refused():
+    with pytest.raises(UsageError, match="nothing to train"):
+        Config(kl_weight=0.0, reconstruction_weight=0.0)

@@ -228,12 +228,12 @@ def test_support_is_checked_at_the_door_with_value_place_and_cure(case):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Bernoulli", r"in \{0, 1\}; .*--binarize dynamic.*--likelihood continuous_bernoulli"),
-        ("ContinuousBernoulli", r"in \[0, 1\]; .*--likelihood normal"),
+        ("Bernoulli", r"in \{0, 1\}; .*`binarize='dynamic'`.*`likelihood='continuous_bernoulli'`"),
+        ("ContinuousBernoulli", r"in \[0, 1\]; .*`likelihood='normal'`"),
         ("Normal", "to be finite; "),
         ("DiscretizedLogistic", "to be a whole number from 0 to 16; .*--dequantize"),
         ("Categorical", "to be a whole number from 0 to 16; .*--dequantize"),
-        ("Poisson", "to be a whole number, 0 or more; .*--likelihood normal"),
+        ("Poisson", "to be a whole number, 0 or more; .*`likelihood='normal'`"),
     ],
 )
 def test_the_cure_is_in_plain_words_and_real_flags(name, words):

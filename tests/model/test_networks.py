@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.choices import Precision, words
 from pyro_vae.errors import UsageError
-from pyro_vae.model.networks import MLP, PRECISIONS, ConvDecoder, ConvEncoder, GatedMLP, in_precision, networks
+from pyro_vae.model.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, in_precision, networks
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32), (2, 7, 5)]
 
@@ -169,7 +170,7 @@ SIXTEEN = {
 def pair(kind, **options):
     """The same network in both precisions, and data."""
     made = []
-    for precision in PRECISIONS:
+    for precision in words(Precision):
         torch.manual_seed(3)
         made.append(SIXTEEN[kind](precision=precision, **options))
     return *made, torch.randn(7, 5, *made[0].in_shape)
@@ -284,7 +285,7 @@ def test_in_precision_sets_every_network_and_puts_each_back():
     module = nn.Sequential(MLP((2,), (3,)), nn.Linear(3, 3), MLP((3,), (2,), precision="bfloat16"))
     found = networks(module)
     assert found == [module[0], module[2]]
-    for precision in PRECISIONS:
+    for precision in words(Precision):
         with in_precision(module, precision):
             assert {net.precision for net in found} == {precision}
         assert [net.precision for net in found] == ["float32", "bfloat16"]

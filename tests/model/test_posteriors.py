@@ -266,7 +266,7 @@ def test_a_delta_has_no_log_p_of_x_and_can_not_be_mixed():
         (lambda: pv.posteriors.DiagonalNormal(nn.Identity(), D, floor=math.nan), "floor .* above 0; got nan"),
         (
             lambda: pv.posteriors.DiagonalNormal(nn.Identity(), D, encoder_predicts="sigma"),
-            r"encoder_predicts must be one of \('log_sigma', 'log_variance'\); got 'sigma'",
+            "unknown encoder_predicts 'sigma'; did you mean 'log_sigma'",
         ),
         (
             lambda: pv.posteriors.LowRankNormal(nn.Identity(), D, rank=0),

@@ -67,7 +67,7 @@ def test_a_ladder_without_a_fault_ends_with_zero(short, capsys, tmp_path):
     assert found["rows"][0]["estimator"] == "elbo, K = 10"
 
 
-def test_a_planted_error_ends_with_one_and_its_name(short, capsys, tmp_path, monkeypatch):
+def test_a_planted_error_ends_with_its_code_and_its_name(short, capsys, tmp_path, monkeypatch):
     good = evaluation.iwae
 
     def planted(*args, **options):
@@ -75,8 +75,10 @@ def test_a_planted_error_ends_with_one_and_its_name(short, capsys, tmp_path, mon
         return pv.evaluation.Estimate(found.name, found.value + 0.1, found.value_error, found.num_samples)
 
     monkeypatch.setattr(evaluation, "iwae", planted)
-    assert run("selfcheck.py", "--quick", "--json", tmp_path / "found.json") == 1
-    last = capsys.readouterr().out.splitlines()[-1]
+    assert run("selfcheck.py", "--quick", "--json", tmp_path / "found.json") == 8
+    out, err = capsys.readouterr()
+    assert err == "error: 1 of 5 rows are off: iwae, K = 50\n"
+    last = out.splitlines()[-1]
     assert last.startswith("OFF: iwae, K = 50 (rung 1, linear-Gaussian, D = 2): its mean is +0.")
     assert json.loads((tmp_path / "found.json").read_text())["ok"] is False
 
@@ -109,7 +111,7 @@ def test_a_refitted_run_stands_beside_the_first_and_opens_like_any(tmp_path, cap
     assert (tmp_path / "v" / "refit.txt").read_text() in capsys.readouterr().out
 
 
-def test_a_check_that_fails_ends_with_one(tmp_path, capsys, monkeypatch):
+def test_a_check_that_fails_has_a_code_of_its_own(tmp_path, capsys, monkeypatch):
     make_run(tmp_path)
     good = evaluation.elbo_terms
     calls = []
@@ -121,8 +123,11 @@ def test_a_check_that_fails_ends_with_one(tmp_path, capsys, monkeypatch):
         return found._replace(reconstruction=evaluation.Estimate("r", value, found.reconstruction.value_error, 4))
 
     monkeypatch.setattr(evaluation, "elbo_terms", planted)
-    assert run("refit_prior.py", tmp_path / "run", "--prior", "diagonal", "--epochs", 1) == 1
-    assert "OFF: test: the reconstruction changed, by 1.0e-01 nats at one datum." in capsys.readouterr().err
+    assert run("refit_prior.py", tmp_path / "run", "--prior", "diagonal", "--epochs", 1) == 8
+    assert (
+        "error: more than the prior has changed: test: the reconstruction changed, by 1.0e-01 nats at one datum"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,8 +136,8 @@ def test_a_check_that_fails_ends_with_one(tmp_path, capsys, monkeypatch):
         ([], 2, "name the new prior, e.g. --prior vamp"),
         (["--prior", "standard"], 2, "has no parameters, so that there is nothing to fit"),
         (["--prior", "vampp"], 2, "did you mean 'vamp'"),
-        (["--prior", "vamp", "--latent-samples", "1"], 2, "latent_samples must be at least 2"),
-        (["--prior", "vamp", "--num-components", "0"], 2, "num_components must be above 0"),
+        (["--prior", "vamp", "--latent-samples", "1"], 2, "--latent-samples must be at least 2"),
+        (["--prior", "vamp", "--num-components", "0"], 2, "--num-components must be above 0"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, flags, code, words):

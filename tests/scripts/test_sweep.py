@@ -39,7 +39,10 @@ def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_i
     with monkeypatch.context() as patch:
         patch.setattr(training_report, "write", lambda *everything: pytest.fail("it was tested"))
         assert exit_code(TRAIN, [*FLAGS, "--out", "run", "--no-test"]) == 0
-        assert "trained, not tested: train_svi.py --out run --resume reports on test data" in capsys.readouterr().out
+        assert (
+            "trained, not tested: python scripts/train_svi.py --out run --resume reports on test data"
+            in capsys.readouterr().out
+        )
         assert exit_code(TRAIN, ["--out", "run", "--resume", "--no-test"]) == 0
     assert status("run") == "trained"
     assert not list(Path("run").glob("report.*"))

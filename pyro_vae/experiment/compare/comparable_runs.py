@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
@@ -81,9 +82,9 @@ def disagreements(runs: Iterable[Candidate]) -> list[Disagreement]:
 
 def refusal(found: Sequence[Disagreement]) -> UsageError:
     """The error for runs that were not tested alike: every difference with all its values, and the cure."""
-    cure = "--force compares them all the same, and says so"
+    cure = "`force=True` compares them all the same, and says so"
     if [line.what for line in found] == ["test data"]:
-        cure = "--test-data N takes the same subset for all of them; --test-data 0 takes all test data"
+        cure = "`test_data=N` takes the same subset for all of them; `test_data=0` takes all test data"
     return UsageError("these runs were not tested alike:\n  " + ";\n  ".join(map(str, found)) + f".\n{cure}")
 
 
@@ -114,7 +115,7 @@ def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
     if run.status.now() not in ("trained", "finished"):
         done = f"{run.status.now()}, {found.progress.epoch} of {config.epochs} epochs"
         raise CheckpointError(
-            f"{path} is not finished ({done}): go on with python scripts/train_svi.py --out {path} --resume"
+            f"{path} is not finished ({done}): go on with {command_line('train', out=path, resume=True)}"
         )
     if config.posterior == "delta":
         raise UsageError(f"{path} is a plain autoencoder: it has no log p(x) to compare. Leave it out")

@@ -5,8 +5,7 @@ All runs are evaluated with the same number of draws and the same seed, whatever
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
+from pyro_vae.experiment.compare.equal_effort import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
@@ -26,37 +26,6 @@ from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.markdown import to_markdown
 from pyro_vae.report.render.plain_text import to_text
-
-_MOST_SAMPLES = 1 << 17  # as many as one seed keeps apart
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What all runs are evaluated with.
-
-    Args:
-        num_samples: K, draws of z for each datum.
-        seed: of these draws and of the bootstrap.
-        test_data: a random subset of so many test data, 0 for all of them, None for those of each run's own report.
-        data_dir: where the data are, if they moved.
-        device: to evaluate on.
-
-    Raises:
-        UsageError: a number out of range.
-    """
-
-    num_samples: int = 1000
-    seed: int = 0
-    test_data: int | None = None
-    data_dir: str = ""
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_samples <= _MOST_SAMPLES:
-            raise UsageError(f"--num-samples must be within 1 ... {_MOST_SAMPLES}; got {self.num_samples}")
-        for flag, number in (("--seed", self.seed), ("--test-data", self.test_data or 0)):
-            if number < 0:
-                raise UsageError(f"{flag} must be 0 or above; got {number}")
 
 
 class Measured(NamedTuple):
@@ -78,7 +47,7 @@ def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
     """Raises UsageError where the reference is neither "best" nor "first" nor one of the runs."""
     if reference not in ("best", "first") and not any(_is_named(run, reference) for run in runs):
         names = ", ".join(run.name for run in runs)
-        raise UsageError(f"--reference is best, first or one of the runs ({names}); got {reference!r}")
+        raise UsageError(f"`reference` is best, first or one of the runs ({names}); got {reference!r}")
 
 
 def measure(run: Candidate, evaluation: Evaluation) -> Measured:
@@ -137,13 +106,6 @@ def compare(
         "runs": [_run_row(runs[i], measured[i], pool.group.label) for pool in pools for i in pool.group.members],
     }
     return {**content, "notes": comparison_notes(content)}
-
-
-def new_folder(root: Path) -> Path:
-    """A folder name that is not taken."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-comparison"
-    names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
-    return next(name for name in names if not name.exists())
 
 
 def write(folder: Path, comparison: dict[str, Any]) -> str:

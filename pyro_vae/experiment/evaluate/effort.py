@@ -1,4 +1,4 @@
-"""Plan: how closely an evaluation looks; each field is a flag, each default has its reason. Shard: which part of it."""
+"""Plan: how closely an evaluation looks, each field a flag whose default has its reason. Shard: which part of it."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.config import flag
+from pyro_vae.experiment.checked_fields import check, flag
 
 
 @dataclass(frozen=True)
@@ -24,64 +24,61 @@ class Plan:
     """
 
     test_data: int = flag(
-        -1, "evaluate a random subset of so many test data; 0 is all, -1 what the training's report saw"
+        -1, "evaluate a random subset of so many test data; 0 is all, -1 what the training's report saw", least=-1
     )
-    elbo_samples: int = flag(100, "draws per datum for the ELBO and its parts; 100 make their Monte Carlo error small")
-    num_samples: int = flag(1000, "K, draws per datum for log p(x); its curve from 1 to K shows what more would bring")
+    elbo_samples: int = flag(
+        100, "draws per datum for the ELBO and its parts; 100 make their Monte Carlo error small", least=2
+    )
+    num_samples: int = flag(
+        1000, "K, draws per datum for log p(x); its curve from 1 to K shows what more would bring", least=2
+    )
     annealed_data: int = flag(
-        100, "test data, and simulated ones, that are annealed, and test data whose guide is refined; 0 is none"
+        100,
+        "test data, and simulated ones, that are annealed, and test data whose guide is refined; 0 is none",
+        least=0,
     )
-    num_temperatures: int = flag(200, "of the annealing; the gap on simulated data shows whether they are enough")
-    num_chains: int = flag(16, "of the annealing, for each datum; as in Wu et al. 2017")
+    num_temperatures: int = flag(
+        200, "of the annealing; the gap on simulated data shows whether they are enough", least=0
+    )
+    num_chains: int = flag(16, "of the annealing, for each datum; as in Wu et al. 2017", least=2)
     escalated_draws: int = flag(
-        2_000_000, "most decoder evaluations spent on data whose k-hat is above 0.7; 0 leaves them as they are"
+        2_000_000,
+        "most decoder evaluations spent on data whose k-hat is above 0.7; 0 leaves them as they are",
+        least=0,
     )
     latent_data: int = flag(
-        2000, "training data whose aggregate posterior is measured; its cost grows with their number squared"
+        2000, "training data whose aggregate posterior is measured; its cost grows with their number squared", least=2
     )
-    latent_samples: int = flag(4, "draws per datum for the aggregate posterior; their errors are shown")
+    latent_samples: int = flag(4, "draws per datum for the aggregate posterior; their errors are shown", least=2)
     posterior_draws: int = flag(
-        500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none"
+        500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none", least=0
     )
     saved_numbers: int = flag(
         10_000_000,
         "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows, 50 at least, and "
         "of a mapped file as many data",
+        least=0,
     )
-    evaluation_seed: int = flag(0, "of all draws; 0 repeats those of the training's report, so that numbers agree")
+    evaluation_seed: int = flag(
+        0, "of all draws; 0 repeats those of the training's report, so that numbers agree", least=0
+    )
 
     def __post_init__(self) -> None:
-        least = {
-            "elbo_samples": 2,
-            "num_samples": 2,
-            "num_chains": 2,
-            "latent_samples": 2,
-            "latent_data": 2,
-            "test_data": -1,
-        }
-        for name, value in self.to_dict().items():
-            if value < least.get(name, 0):
-                raise UsageError(f"{name} must be at least {least.get(name, 0)}; got {value}")
+        check(self)
         if 0 < self.posterior_draws < 4:
-            raise UsageError(f"posterior_draws must be 0, or at least 4 for R-hat; got {self.posterior_draws}")
+            raise UsageError(f"`posterior_draws` must be 0, or at least 4 for R-hat; got {self.posterior_draws}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
-    def flags(self) -> list[str]:
-        """The command line of this plan, without what is so by default.
+    def changed(self) -> dict[str, Any]:
+        """What is not so by default.
 
-        >>> Plan(num_samples=5000).flags()
-        ['--num-samples', '5000']
+        >>> Plan(num_samples=5000).changed()
+        {'num_samples': 5000}
         """
-        changed = [(f.name, value) for f in fields(self) if (value := getattr(self, f.name)) != f.default]
-        return [word for name, value in changed for word in (f"--{name.replace('_', '-')}", str(value))]
-
-    @classmethod
-    def among(cls, arguments: Any) -> "Plan":
-        """The plan among parsed arguments."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
 # Who starts several processes says so to each: torchrun, and srun in the tasks of a step.
@@ -104,7 +101,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def wanted(cls, text: str, environment: Mapping[str, str]) -> "Shard | None":
-        """The share that a flag asks for; None for all the work.
+        """The share that a text asks for; None for all the work.
 
         Args:
             text: "i/n"; "none"; or "auto", the share of this process where torchrun or srun has started several.
@@ -122,11 +119,11 @@ class Shard(NamedTuple):
         if text == "auto":
             known = (names for names in _RANKS if all(name in environment for name in names))
             return next((_rank(environment, *names) for names in known), None)
-        if not (found := re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)):
-            raise UsageError(f"--shard takes i/n, such as 0/4, or auto, or none; got {text!r}")
-        shard = cls(int(found[1]), int(found[2]))
+        if not (numbers := re.fullmatch(r"(\d{1,5})/(\d{1,5})", text, re.ASCII)):
+            raise UsageError(f"a `shard` is i/n, such as 0/4, or auto, or none; got {text!r}")
+        shard = cls(int(numbers[1]), int(numbers[2]))
         if not shard.place < shard.number:
-            raise UsageError(f"--shard i/n counts from 0: i must be within 0 ... n - 1; got {text}")
+            raise UsageError(f"`shard` i/n counts from 0: i must be within 0 ... n - 1; got {text}")
         return shard
 
 

@@ -4,12 +4,12 @@ None of them depends on the clock, nor on how the work was shared out: that is i
 before the others are written and comes after them: where it is missing, an evaluation was cut.
 """
 
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
 from pyro_vae.experiment import build, run_pictures
@@ -79,7 +79,7 @@ def about(look: Look) -> dict[str, Any]:
     members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
     return {
         "name": run.path.resolve().name,
-        "command": shlex.join(["python", "scripts/evaluate.py", str(run.path), *_flags(look)]),
+        "command": command_line("evaluate", run.path, **_settings(look)),
         "trained_by": run.status.read().get("command"),
         **surroundings(run.config.device),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
@@ -144,9 +144,9 @@ def _escalated(look: Look) -> dict[str, str]:
     }
 
 
-def _flags(look: Look) -> list[str]:
+def _settings(look: Look) -> dict[str, Any]:
     device = look.trained.config.device
-    return [*look.plan.flags(), *([] if device == "cpu" else ["--device", device])]
+    return look.plan.changed() | ({} if device == "cpu" else {"device": device})
 
 
 def _inference_data(look: Look) -> bytes:

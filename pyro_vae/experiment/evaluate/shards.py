@@ -19,6 +19,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evaluation import AnnealedEstimate, Estimate
 from pyro_vae.evaluation.exact.quadrature import GridEstimate
@@ -140,7 +141,9 @@ def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("shard-*.json")}
     found = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
     if not found:
-        raise CheckpointError(f"{folder} holds no shards: make them with evaluate.py {run} --shard i/n, i = 0 ... n-1")
+        raise CheckpointError(
+            f"{folder} holds no shards: make them with {command_line('evaluate', run, shard='i/n')}, i = 0 ... n-1"
+        )
     numbers = sorted({shard.number for shard in found})
     if len(numbers) > 1:
         raise CheckpointError(
@@ -149,7 +152,9 @@ def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in found]
     if missing:
         named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
-        raise CheckpointError(f"{folder} lacks shard {named}: make it with --shard {missing[0]}, then --merge again")
+        raise CheckpointError(
+            f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
+        )
     return sorted(found.items())
 
 
@@ -164,7 +169,7 @@ def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> Non
             their, our = f"{key} = {their.get(key)}", f"{key} = {our.get(key)}"
         if name == "plan":
             raise UsageError(
-                f"{path} was made with {their}, and this command says {our}: give --merge the flags of the shards"
+                f"{path} was made with {their}, and this command says {our}: give `merge=True` the flags of the shards"
             )
         raise CheckpointError(f"{path} is of {what}: it has {their!s:.200}, this evaluation {our!s:.200}; {cure}")
 

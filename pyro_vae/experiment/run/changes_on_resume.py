@@ -35,8 +35,8 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
     if refused := sorted(changed - set(_FREE) - longer):
         name = refused[0]
         raise UsageError(
-            f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave the flag "
-            "out, or start another run with another --out"
+            f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave `{name}` "
+            "out, or start another run with another `folder`"
         )
     return replace(saved, **{name: getattr(wanted, name) for name in changed})
 
@@ -54,7 +54,7 @@ def check_same_config(run: Run, before: Config) -> None:
         if name not in free and value != (saved := before.to_dict()[name]):
             raise CheckpointError(
                 f"{run.checkpoints} was made with {name}={saved}, and {run.path / 'config.json'} says {value}: "
-                "put that back, or use another --out"
+                "put that back, or use another `folder`"
             )
 
 
@@ -69,4 +69,4 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     known = before if isinstance(before, dict) else {}
     changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
     if changed:
-        raise CheckpointError(f"{run.path} was trained on other data: {changed} differ. Use another --out")
+        raise CheckpointError(f"{run.path} was trained on other data: {changed} differ. Use another `folder`")

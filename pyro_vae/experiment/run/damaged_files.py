@@ -11,9 +11,9 @@ def damaged(path: Path, why: object) -> CheckpointError:
     """The error for a file that does not hold what it should.
 
     >>> damaged(Path("run/run.json"), "its teams are none")
-    CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or use another --out')
+    CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or use another `folder`')
     """
-    return CheckpointError(f"{path} is damaged: {why}. Put a copy of it back, or use another --out")
+    return CheckpointError(f"{path} is damaged: {why}. Put a copy of it back, or use another `folder`")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class EpochHistory:
         numbers = [record.get("epoch") for record in self.records()[:epochs]]
         if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):
             raise CheckpointError(
-                f"{self.path} does not hold epochs 1 to {epochs} of the checkpoint: use another --out"
+                f"{self.path} does not hold epochs 1 to {epochs} of the checkpoint: use another `folder`"
             )
         lines = b"".join(self.path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
         if sha256 and (here := files.sha256(lines)) != sha256:

@@ -170,5 +170,5 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Use another --out"
+        cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Use another `folder`"
         raise StorageError(f"can not write {path}: {error.strerror or error}. {cure}.") from error

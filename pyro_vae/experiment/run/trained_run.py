@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Splits
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
@@ -82,7 +83,8 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     path = Path(path)
     newest, complaints = _newest(path)
     if not newest.progress.best_epoch:
-        raise CheckpointError(f"{path} has no whole epoch yet: go on with train_svi.py --out {path} --resume")
+        again = command_line("train", out=path, resume=True)
+        raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
     vae = rebuilt_program.rebuilt(newest, device=device, **members)
@@ -103,7 +105,7 @@ def newest_checkpoint(path: Path) -> Checkpoint:
 
 def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
     if not (path / "config.json").exists():
-        raise CheckpointError(f"{path} holds no trained run: name the folder that train_svi.py wrote")
+        raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
     newest, complaints = checkpoint.newest(path / "checkpoints")
     if newest is None:
         raise CheckpointError(f"{path} has no checkpoint yet: train it first")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.errors import CheckpointError, PyroVAEError, StorageError, UsageError
+from pyro_vae.errors import CheckpointError, PyroVAEError, StorageError, UsageError, uninstalled
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -69,7 +69,7 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UsageError("the hub needs its package: pip install -e '.[hub]'") from error
+        raise uninstalled("the hub", "hub") from error
     return huggingface_hub
 
 

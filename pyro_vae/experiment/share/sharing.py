@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
@@ -184,28 +185,28 @@ def _listed(members: dict[str, str]) -> str:
 def _trained(run: Path) -> Checkpoint:
     """The newest checkpoint; a damaged one is not passed over here."""
     if not (run / "run.json").exists():
-        raise CheckpointError(f"{run} holds no trained run: name the folder that train_svi.py wrote")
+        raise CheckpointError(f"{run} holds no trained run: name the folder that {script('train')} wrote")
     found, complaints = checkpoint.newest(run / "checkpoints")
     if complaints:
-        raise CheckpointError(f"{complaints[0]} Mend the run first: train_svi.py --out {run} --resume")
+        raise CheckpointError(f"{complaints[0]} Mend the run first: {command_line('train', out=run, resume=True)}")
     if found is None or not found.progress.best_epoch:
-        raise CheckpointError(f"{run} has no whole epoch yet: go on with train_svi.py --out {run} --resume")
+        raise CheckpointError(f"{run} has no whole epoch yet: go on with {command_line('train', out=run, resume=True)}")
     return found
 
 
 def _check_free(folder: Path) -> None:
     there = [file for file in FILES if (folder / file).exists()]
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder: use another --out")
+        raise UsageError(f"{folder} is no folder: use another `folder`")
     if (folder / "run.json").exists():
-        raise UsageError(f"{folder} is a run: use another --out")
+        raise UsageError(f"{folder} is a run: use another `folder`")
     if not there:
         return
     try:
         manifest_file.read(folder / CONFIG)  # the tensors may be those of a share that was cut short
     except CheckpointError as error:
         raise UsageError(
-            f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another --out"
+            f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another `folder`"
         ) from error
 
 
@@ -274,8 +275,8 @@ def _report(run: Path, epoch: int) -> dict[str, Any]:
     report = files.from_json(path)
     if (of := report["training"]["best_epoch"]) != epoch:
         raise CheckpointError(
-            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it anew, train_svi.py --out {run} "
-            "--resume"
+            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it anew, "
+            f"{command_line('train', out=run, resume=True)}"
         )
     return report
 

@@ -26,6 +26,7 @@ from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.train import training
+from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
@@ -85,28 +86,29 @@ class Ablated:
         return {name: (gap.mean, gap.standard_error) for name, gap in gaps.items()}
 
 
-def train(folder: Path, config: Config, given: set[str], *, resume: bool = False) -> None:
+def train(folder: Path, config: Config, given: set[str], *, resume: bool = False, display: Display = nothing) -> None:
     """Trains the three runs below a folder, each in one of its own; what is finished is left as it is.
 
     Args:
         folder: it holds one folder for each key of `WEIGHTS`.
         config: of all three, but for the weights.
-        given: names of the flags that were given explicitly, which must agree with runs that are there already.
+        given: names of the settings that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be any.
+        display: how epochs are shown.
 
     Raises:
-        UsageError: there are, and may not; or flags that contradict them, or that set a weight.
+        UsageError: there are, and may not; or settings that contradict them, or a weight.
     """
     if weights := sorted(given & {"kl_weight", "reconstruction_weight"}):
-        raise UsageError(f"--{weights[0].replace('_', '-')} is what the three runs differ in: leave it out")
+        raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
     if config.posterior == "delta":
-        raise UsageError("--posterior delta has no finite KL, so that two of the three losses do not exist")
+        raise UsageError("`posterior='delta'` has no finite KL, so that two of the three losses do not exist")
     if config.layers == 2:
-        raise UsageError("--layers 2 has two KLs to leave out, and these runs differ in one: leave it out")
+        raise UsageError("`layers=2` has two KLs to leave out, and these runs differ in one: leave it out")
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
-        raise UsageError(f"{there[0]} holds a run already: add --resume to go on, or use another --out")
+        raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
     if there:
         config = config_for_resume(there[0], config, given)
     for name, (reconstruction, kl) in WEIGHTS.items():
@@ -117,7 +119,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(run)
+            training.train(run, display=display)
 
 
 def place(folder: Path, name: str) -> Path:

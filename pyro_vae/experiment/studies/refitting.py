@@ -31,7 +31,8 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun
-from pyro_vae.experiment.train import progress_bar, training_lock, training_report
+from pyro_vae.experiment.train import training_lock, training_report
+from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
@@ -64,7 +65,7 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
             "Name a run with another posterior"
         )
     if prior == "conditional" and not before.conditional:
-        raise UsageError("--prior conditional is p(z|y) and needs labels: name a run that was trained --conditional")
+        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: name a run that has `conditional=True`")
     elbo: dict[str, Any] = {
         "objective": "mean_field_elbo",
         "kl_weight": 1.0,
@@ -93,8 +94,8 @@ def with_prior(trained: TrainedRun, config: Config) -> VAE:
     new = cast(VAE, build.vae(config, *data.form, posterior=posterior, likelihood=likelihood))
     if not any(parameter.requires_grad for parameter in new.prior.parameters()):
         raise UsageError(
-            f"--prior {config.prior} has no parameters, so that there is nothing to fit: "
-            "name one that learns, e.g. --prior vamp, mixture or flow"
+            f"`prior={config.prior!r}` has no parameters, so that there is nothing to fit: "
+            "name one that learns, e.g. `prior='vamp'`, mixture or flow"
         )
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
@@ -238,7 +239,7 @@ def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, co
     return Swap(name, before, after, (first, second), elbo, kl)
 
 
-def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan) -> list[Swap]:
+def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display: Display = nothing) -> list[Swap]:
     """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
 
     The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
@@ -248,13 +249,14 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan) -> list
         config: as `refitted_config` made it.
         folder: of the new run.
         plan: `latent_data`, the most data that are compared, and `latent_samples`, draws for each.
+        display: how epochs are shown.
 
     Raises:
         UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
     """
     run = Run(folder, config)
     if run.exists():
-        raise UsageError(f"{folder} holds a run already: use another --out")
+        raise UsageError(f"{folder} holds a run already: use another `folder`")
     program = with_prior(trained, config)
     svi = build.svi(config, program)
     with training_lock.locked(folder, b""):
@@ -262,7 +264,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan) -> list
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
         run.status.set("running", refitted_from=source)
         with run.status.on_exit():
-            with progress_bar.progress(config.epochs, 0) as show:
+            with display(config.epochs, 0) as show:
                 for record in session.fit():
                     session.save(record)
                     show(record)

@@ -215,8 +215,8 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
     if "base" in wanted.paths and "base" not in _kinds(trained):
         above = " of z2, not of the z1 that the path is in" if trained.config.layers == 2 else ""
         raise UsageError(
-            f"the path 'base' leads through the base of a prior that is a flow; this run has --prior "
-            f"{trained.config.prior}{above}. Use 'spherical'"
+            f"the path 'base' leads through the base of a prior that is a flow; this run has "
+            f"`prior={trained.config.prior!r}`{above}. Use 'spherical'"
         )
     _check_class(trained, wanted.y)
 
@@ -225,10 +225,10 @@ def _check_class(trained: TrainedRun, y: int | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
-        raise UsageError("--y chooses a class of a conditional run; this one was trained without --conditional")
+        raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
     if not 0 <= y < trained.data.num_classes:
         raise UsageError(
-            f"--y {y} is none of the {trained.data.num_classes} classes 0 ... {trained.data.num_classes - 1}"
+            f"`y={y}` is none of the {trained.data.num_classes} classes 0 ... {trained.data.num_classes - 1}"
         )
 
 
@@ -245,10 +245,10 @@ def _pairs(source: Chosen) -> Tensor:
     test, wanted = source.test, source.wanted
     size = len(test)
     if wanted.data and wanted.between:
-        raise UsageError("--data and --between both choose the ends of the path: use one of them")
+        raise UsageError("`data` and `between` both choose the ends of the path: use one of them")
     if wanted.data:
         if wrong := [i for i in wanted.data if not 0 <= i < size]:
-            raise UsageError(f"--data {wrong[0]}: the run has {size:,} test data, at positions 0 ... {size - 1}")
+            raise UsageError(f"`data={wrong[0]}`: the run has {size:,} test data, at positions 0 ... {size - 1}")
         return torch.tensor(wanted.data)[:, None]
     order = torch.randperm(size, generator=generator(wanted.seed, "pairs"))
     if wanted.between:
@@ -260,7 +260,7 @@ def _pairs(source: Chosen) -> Tensor:
 def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int]) -> Tensor:
     """The first data of these labels in that order, two different ones, (2, 1)."""
     if labels is None:
-        raise UsageError("--between chooses data by label, and these have none: use --data with two positions")
+        raise UsageError("`between` chooses data by label, and these have none: use `data` with two positions")
     ends: list[int] = []
     for label in between:
         place = order[labels[order] == label]
@@ -268,7 +268,7 @@ def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int])
         if not len(place):
             known = ", ".join(map(str, labels.unique().tolist()))
             other = "no other" if label in labels[ends] else "no"
-            raise UsageError(f"--between {label}: {other} test datum has this label; there are {known}")
+            raise UsageError(f"`between={label}`: {other} test datum has this label; there are {known}")
         ends.append(int(place[0]))
     return torch.tensor(ends)[:, None]
 

@@ -36,7 +36,7 @@ def search(sweep: Sweep, space: Space) -> list[Setting]:
         **{name: _between(found) for name, found in space.ranges.items()},
     }
     side_by_side = max(1, sweep.at_once // space.seeds)
-    while going := _going(study, distributions, side_by_side, space.trials):
+    while going := _going(study, distributions, side_by_side, space.search):
         settings = [_setting(space, trial) for trial in going]
         sweep.train(settings)
         for trial, setting in zip(going, settings, strict=True):

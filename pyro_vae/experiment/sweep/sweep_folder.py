@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyro_vae.errors import CheckpointError, PyroVAEError, UsageError
+from pyro_vae.command_lines import flags
+from pyro_vae.errors import BY_EXIT_CODE, CheckpointError, ProcessError, PyroVAEError, UsageError
+from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
 from pyro_vae.experiment.sweep.ranking import tested
-from pyro_vae.experiment.sweep.swept_settings import Setting, to_flags
+from pyro_vae.experiment.sweep.swept_settings import Setting
 from pyro_vae.report.documents.sweep_document import ended_run
 
 LONGEST_NAME = 200  # bytes of a setting's, which is the beginning of a folder's
@@ -109,7 +111,7 @@ class Sweep:
     Attributes:
         folder: of all runs.
         seeds: of each setting.
-        script: train_svi.py, which trains one.
+        trainer: what trains one run, as arguments of Python; it takes the flags of a training.
         at_once: how many processes.
         lock: on the folder.
         say: told of each run that has ended.
@@ -117,7 +119,7 @@ class Sweep:
 
     folder: Path
     seeds: int
-    script: Path
+    trainer: Sequence[str]
     at_once: int
     lock: files.Lock
     say: Callable[[str], None] = print
@@ -136,7 +138,7 @@ class Sweep:
                 was, wanted = _differing(before.get(what), plan[what])
                 raise UsageError(
                     f"{self.folder} holds a sweep with {what} {was}, not {wanted}: give the flags that it was started "
-                    "with, or use another --out"
+                    "with, or use another `folder`"
                 )
         self._keep({**self._read(), "plan": plan})
 
@@ -157,7 +159,9 @@ class Sweep:
             if not isinstance(found.get("plan"), dict) or not isinstance(found.get("tests", {}), dict):
                 raise ValueError("it holds no plan")
         except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: {error}. Put a copy of it back, or use another --out") from error
+            raise CheckpointError(
+                f"{path} is damaged: {error}. Put a copy of it back, or use another `folder`"
+            ) from error
         return found
 
     def _keep(self, found: dict[str, Any]) -> None:
@@ -175,7 +179,7 @@ class Sweep:
             PyroVAEError: runs that failed in any other way, when all others have ended.
         """
         tasks = [task for setting in settings for task in self.tasks(setting)]
-        self._work(tasks, Task.is_trained, "--no-test")
+        self._work(tasks, Task.is_trained, test=False)
 
     def test(self, setting: Setting) -> None:
         """Lets the runs of one setting report on test data, if they have not."""
@@ -188,7 +192,7 @@ class Sweep:
     def tests(self, setting: Setting) -> list[dict[str, Any]]:
         """What its runs reported of test data, see `Task.test`, as this sweep first read it.
 
-        A later `evaluate.py` writes reports of other draws and data over theirs.
+        A later evaluation writes reports of other draws and data over theirs.
         """
         known = self._read().get("tests", {})
         found = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
@@ -201,7 +205,7 @@ class Sweep:
             row["status"] = "test diverged"
         return row
 
-    def _work(self, tasks: Sequence[Task], is_done: Callable[[Task], bool], *more: str) -> None:
+    def _work(self, tasks: Sequence[Task], is_done: Callable[[Task], bool], **more: bool) -> None:
         by_path = {task.path: task for task in tasks if not is_done(task)}
         failed: list[tuple[Task, int]] = []
         ended = len(tasks) - len(by_path)
@@ -217,13 +221,14 @@ class Sweep:
         before = self._read()
         kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
         self._keep({**before, "tests": kept})  # a run that is made anew reports anew
-        jobs = [Job(task.path, self._command(task, *more)) for task in by_path.values()]
+        jobs = [Job(task.path, self._command(task, **more)) for task in by_path.values()]
         launching.work(jobs, self.at_once, self.lock, done)
         if failed:
             raise _failure(failed)
 
-    def _command(self, task: Task, *more: str) -> list[str]:
-        return [str(self.script), *to_flags(task.run.config), "--out", str(task.path), "--resume", *more]
+    def _command(self, task: Task, **more: bool) -> list[str]:
+        settings = presets.changed(task.run.config)
+        return [*self.trainer, *flags({**settings, "out": task.path, "resume": True, **more})]
 
 
 def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -245,9 +250,8 @@ def _differing(before: Any, now: Any) -> tuple[Any, Any]:
 
 def _failure(failed: Sequence[tuple[Task, int]]) -> PyroVAEError:
     task, code = failed[0]
-    kinds = {kind.exit_code: kind for kind in PyroVAEError.__subclasses__()}
     lines = (task.path / "train.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    return kinds.get(code, PyroVAEError)(
+    return BY_EXIT_CODE.get(code, ProcessError)(
         f"{len(failed)} of the runs failed, the first of them {task.path.name} with exit code {code}: "
         f"{lines[-1][:300] if lines else ''} (see {task.path}/train.log). The same command takes them up again"
     )

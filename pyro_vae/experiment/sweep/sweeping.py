@@ -13,7 +13,7 @@ from typing import Any
 
 from pyro_vae import system
 from pyro_vae.data import Form
-from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
+from pyro_vae.errors import CheckpointError, DivergenceError, UsageError, uninstalled
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
 from pyro_vae.experiment.protocol_card import tested
@@ -30,25 +30,25 @@ from pyro_vae.report.render.plain_text import to_text
 _OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
 
 
-def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
+def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> None:
     """Trains, chooses, tests the chosen, writes and prints the report; goes on with a sweep that was cut.
 
     Args:
         folder: new, or that of a sweep with the same plan.
         space: the settings.
-        script: train_svi.py.
-        at_once: processes; 0 for one a core, where there are so many runs.
+        trainer: what trains one run, as arguments of Python.
+        jobs: processes side by side; 0 for one a core, where there are so many runs.
 
     Raises:
         UsageError: settings that can not be built or do not compare; a folder that holds another sweep, or a run.
         DivergenceError: every setting has a run that diverged.
         PyroVAEError: runs that failed; the same call takes them up again.
     """
-    if at_once < 0:
-        raise UsageError(f"--jobs must be 1 or more, or 0 for one a core; got {at_once}")
-    search = _search() if space.trials else None
+    if jobs < 0:
+        raise UsageError(f"`jobs` must be 1 or more, or 0 for one a core; got {jobs}")
+    search = _search() if space.search else None
     settings = space.choices() if search else space.settings()
-    runs = (space.trials or len(settings)) * space.seeds
+    runs = (space.search or len(settings)) * space.seeds
     card = check_settings(settings)
     if not search and (long := [setting.name for setting in settings if len(setting.name.encode()) > LONGEST_NAME]):
         raise UsageError(
@@ -56,9 +56,9 @@ def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
             "over fewer flags at once"
         )
     if Run(folder, settings[0].config).exists():
-        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another --out")
+        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another `folder`")
     with launching.locked(folder) as lock:
-        this = Sweep(folder, space.seeds, script, at_once or min(system.cores(), runs), lock, _say)
+        this = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
         this.begin(space.plan())
         if search:
             settings = search(this, space)
@@ -72,7 +72,7 @@ def _search() -> Callable[[Sweep, Space], list[Setting]]:
     try:
         from pyro_vae.experiment.sweep.optuna_search import search
     except ImportError as error:
-        raise UsageError("--search needs Optuna: pip install -e '.[search]'") from error
+        raise uninstalled("`search`", "search") from error
     return search
 
 
@@ -88,14 +88,14 @@ def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
     for setting in settings:
         config = replace(setting.config, device="cpu")
         if config.posterior == "delta":
-            raise UsageError(f"{setting.name}: --posterior delta is a plain autoencoder, with no ELBO to choose by")
+            raise UsageError(f"{setting.name}: `posterior='delta'` is a plain autoencoder, with no ELBO to choose by")
         kind = tuple(getattr(config, name) for name in _OF_THE_DATA)
         if kind not in facts:
             data = build.data(config)
             facts[kind] = data.form, data.protocol
         form, protocol = facts[kind]
         try:
-            build.vae(config, *form)
+            build.svi(config, build.vae(config, *form))
         except UsageError as error:
             raise UsageError(f"{setting.name}: {error}") from error
         card = tested(config, protocol, config.test_data)
@@ -103,7 +103,7 @@ def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
     if differing := disagreements(found):
         raise UsageError(
             f"these settings are not measured alike: {'; '.join(map(str, differing))}. Their ELBOs do not compare: "
-            "sweep them apart, each with an --out of its own"
+            "sweep them apart, each into its own `folder`"
         )
     return found[0].card
 

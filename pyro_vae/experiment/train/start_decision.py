@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
@@ -61,13 +62,13 @@ def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run
             print(f"note: {run.path} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
         return run, False
     if not resume:
-        raise UsageError(f"{run.path} holds a run already: add --resume to go on with it, or use another --out")
+        raise UsageError(f"{run.path} holds a run already: add `resume=True` to go on with it, or use another `folder`")
     run = Run(run.path, config_for_resume(run.path, run.config, given))
     if run.is_finished():
         return run, True
     about = run.status.read()
     if "refitted_from" in about:
-        raise UsageError(f"{run.path} holds a refitted prior, which refit_prior.py makes anew: use another --out")
+        raise UsageError(f"{run.path} holds a refitted prior, which {script('refit')} makes anew: use another `folder`")
     if (before := about.get("processes", 1)) != world.size:
         print(
             f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import uninstalled
 from pyro_vae.experiment import build
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.train.program_graph import Node, nodes_of
@@ -57,7 +57,7 @@ def log(session: Session, *, wanted: bool) -> Iterator[Log]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError("--tensorboard needs its package: pip install -e '.[tensorboard]'") from error
+        raise uninstalled("`tensorboard=True`", "tensorboard") from error
     done = session.progress.epoch
     with SummaryWriter(str(session.run.path / "tensorboard"), purge_step=done + 1) as writer:
         board = Board(writer, session)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae import system
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import ProcessError, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def joined(device: str) -> Iterator[World]:
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
             f"{size} processes were announced and do not find each other ({str(error).splitlines()[0]}): "
-            f"start them by torchrun --nproc-per-node {size} scripts/train_svi.py ..."
+            f"start them by {command_line('train', processes=size)} ..."
         ) from error
     try:
         yield World(dist.get_rank(), size)
@@ -103,12 +104,12 @@ def _take_device(device: str) -> None:
     if device == "cpu":
         return
     if device != "cuda":
-        raise UsageError(f"--device {device} is one for all processes: use cpu, or cuda, of which each takes its own")
+        raise UsageError(f"`device={device!r}` is one for all processes: use cpu, or cuda, of which each takes its own")
     place, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
     if processes > devices:  # of all alike, for the first one has the sentence to say
         raise UsageError(
-            f"{processes} processes of this machine want an accelerator each, there are {devices}: use a smaller "
-            "--nproc-per-node, or --device cpu"
+            f"{processes} processes of this machine want an accelerator each, there are {devices}: start fewer, "
+            "or use `device='cpu'`"
         )
     torch.cuda.set_device(place)

@@ -1,4 +1,4 @@
-"""A training from its settings to its report: what train_svi.py does, for it and for scripts that train several.
+"""A training from its settings to its report: for a command, and for whoever trains several.
 
 decide   what is to be done in this folder: `start_decision`
 build    data, program and step, from the config: `build`
@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.data import Splits
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.run_folder import Run
-from pyro_vae.experiment.train import progress_bar, torchrun, training_lock, training_report
 from pyro_vae.experiment.train import tensorboard as board
+from pyro_vae.experiment.train import torchrun, training_lock, training_report
+from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.start_decision import decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
@@ -37,6 +39,7 @@ def start_or_resume(
     resume: bool = False,
     tensorboard: bool = False,
     test: bool = True,
+    display: Display = nothing,
 ) -> Run:
     """Trains in a new folder; one that holds a run already is taken up again, or left as it is where it is finished.
 
@@ -50,6 +53,7 @@ def start_or_resume(
         resume: whether the folder may hold a run.
         tensorboard: also write the training for TensorBoard.
         test: whether a report on test data is wanted, see `train`.
+        display: how epochs are shown.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or contradicts the settings.
@@ -57,7 +61,7 @@ def start_or_resume(
     with torchrun.joined(config.device) as world:
         run, is_finished, mark = decide(folder, config, given, resume=resume, world=world)
         if not is_finished:
-            train(run, tensorboard=tensorboard, test=test, world=world, mark=mark)
+            train(run, tensorboard=tensorboard, test=test, display=display, world=world, mark=mark)
         elif world.first:
             run.sweep()
             training_lock.sweep(run.path)  # killed between its report and its end
@@ -66,7 +70,13 @@ def start_or_resume(
 
 
 def train(
-    run: Run, *, tensorboard: bool = False, test: bool = True, world: World = ALONE, mark: bytes | None = None
+    run: Run,
+    *,
+    tensorboard: bool = False,
+    test: bool = True,
+    display: Display = nothing,
+    world: World = ALONE,
+    mark: bytes | None = None,
 ) -> Run:
     """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
 
@@ -74,6 +84,7 @@ def train(
         run: the folder, and the config that is trained.
         tensorboard: also write the training for TensorBoard.
         test: report on test data; else the run ends as "trained", and its next resumption reports.
+        display: how epochs are shown.
         world: the processes that do so together; all but the first leave before the report.
         mark: of the folder when it was decided to train in it, see `training_lock`.
 
@@ -85,7 +96,7 @@ def train(
         session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
-            _fit(session, tensorboard=tensorboard)
+            _fit(session, display, tensorboard=tensorboard)
             torchrun.leave(world)
             if world.first:
                 _end(session, time.perf_counter() - begun, test=test)
@@ -130,12 +141,12 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     return session
 
 
-def _fit(session: Session, *, tensorboard: bool) -> None:
+def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
     """Trains to the last epoch, or to a signal, and keeps every epoch."""
     world, done = session.world, session.progress.epoch
     with (
         interruption.noted(world.largest) as stop,
-        progress_bar.progress(session.run.config.epochs, done) as show,
+        display(session.run.config.epochs, done) as show,
         board.log(session, wanted=tensorboard and world.first) as log,
     ):
         for record in session.fit(stop):
@@ -157,13 +168,13 @@ def _end(session: Session, trained: float, *, test: bool) -> None:
     run, begun = session.run, time.perf_counter()
     if not test:
         run.status.set("trained", seconds={"training": round(trained, 1)})
-        print(f"trained, not tested: train_svi.py --out {run.path} --resume reports on test data")
+        print(f"trained, not tested: {command_line('train', out=run.path, resume=True)} reports on test data")
         return
     text = training_report.write(run, session.vae, session.data, session.progress)
     took = time.perf_counter() - begun
     run.status.set("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
     print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
-    print(f"How far to trust these numbers: python scripts/evaluate.py {run.path}")
+    print(f"How far to trust these numbers: {command_line('evaluate', run.path)}")
 
 
 def _reached(progress: Progress) -> str:

@@ -38,7 +38,7 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
     def refusal(holder: str) -> str:
         return (
             f"another training is at work in {folder} (process {holder}): wait for it, or end it by kill, which "
-            "keeps its step; or use another --out"
+            "keeps its step; or use another `folder`"
         )
 
     with files.locked(folder / "train.lock", refusal) as lock:
@@ -47,7 +47,7 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
             if before not in (None, mark(folder)):
                 raise UsageError(
                     f"another training was at work in {folder} since this one began: give the command again, or "
-                    "use another --out"
+                    "use another `folder`"
                 )
             yield
         finally:

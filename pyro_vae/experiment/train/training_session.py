@@ -88,7 +88,7 @@ def _begun(run: Run, data: Splits, vae: Autoencoder, svi: SVI, processes: int) -
     if newest is None and (epochs := len(run.history.records())) > 1:  # a kill before the first checkpoint leaves one
         raise CheckpointError(
             f"{run.checkpoints} is empty, and {run.history.path} knows {epochs} epochs: "
-            "put the checkpoints back, or use another --out"
+            "put the checkpoints back, or use another `folder`"
         )
     progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
     run.history.cut(run.history.first_lines(newest.progress.epoch, newest.history) if newest is not None else b"")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import MLP
@@ -20,11 +20,11 @@ from pyro_vae.randomness import stream
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks the class that the command line names. Exit codes: 0 passed, 1 failed, 2 usage."""
+    """Checks the class that the command line names. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m pyro_vae.model.checks",
         description="Checks a prior, posterior or likelihood of your own against the contract of its family.",
-        epilog="Exit codes: 0 passed, 1 failed, 2 usage.",
+        epilog=f"Exit codes: 0 passed, {CheckError.exit_code} failed, {UsageError.exit_code} usage.",
     )
     parser.add_argument("member", metavar="MODULE:CLASS", help="subclass of Prior, Posterior or Likelihood")
     parser.add_argument("--latent-dim", type=_size, default=2, metavar="D", help="up to 3 it is integrated (default 2)")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(report)
-    return 0 if report.passed else 1
+    return 0 if report.passed else CheckError.exit_code
 
 
 def _size(text: str) -> int:

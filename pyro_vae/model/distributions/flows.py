@@ -20,6 +20,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.choices import Flow, words
+
 
 class FlowDistribution(ZukoToPyro):
     """`pyro.contrib.zuko.ZukoToPyro` with what Pyro's effects ask of a distribution: sample, rsample, support.
@@ -86,4 +88,4 @@ def _checked(transforms: int) -> int:
     return transforms
 
 
-FLOWS: dict[str, Callable[..., nn.Module]] = {"spline": spline, "autoregressive": autoregressive}
+FLOWS: dict[str, Callable[..., nn.Module]] = {name: globals()[name] for name in words(Flow)}  # the functions above

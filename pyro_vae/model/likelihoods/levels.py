@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_vae.choices import LearnScale
 from pyro_vae.model import distributions
 from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, over_pixels
 from pyro_vae.model.likelihoods.scales import LocationScale
@@ -44,8 +45,8 @@ class DiscretizedLogistic(LocationScale):
 
     support: constraints.Constraint = constraints.nonnegative_integer
     advice = (
-        "It takes the levels themselves (num_levels of them): leave --dequantize out, "
-        "or use a density (--dequantize --likelihood normal)."
+        "It takes the levels themselves (num_levels of them): leave `dequantize=True` out, "
+        "or use a density (`dequantize=True`, `likelihood='normal'`)."
     )
     symbol = "s"
 
@@ -54,7 +55,7 @@ class DiscretizedLogistic(LocationScale):
         decoder: Callable[..., Tensor],
         num_levels: int = 256,
         scale: float = 0.1,
-        learn_scale: str = "no",
+        learn_scale: LearnScale = "no",
         scale_floor: float = 1e-3,
         x_shape: Sequence[int] | None = None,
     ) -> None:

@@ -39,7 +39,7 @@ class Normal(LocationScale):
     Levine, "Simple and effective VAE training with calibrated decoders", ICML 2021.
 
     Where sigma is learned the density of 8-bit pixels grows without limit as a pixel that never changes drives its
-    sigma to 0: dequantise the data (`--dequantize`), and report the floor beside the number.
+    sigma to 0: dequantise the data (`dequantize`), and report the floor beside the number.
 
     Args:
         decoder: z (*, D) -> means (*, *x_shape), or means and raw scales (*, 2, *x_shape) for "predicted".
@@ -73,7 +73,7 @@ class Laplace(LocationScale):
         log p(x|z) = sum_i -|x_i - m_i| / b_i - log(2 b_i)   nats
 
     `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned b is the
-    mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`--dequantize`) where b is learned,
+    mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) where b is learned,
     as for `Normal`.
 
     Args:
@@ -107,7 +107,7 @@ class LowRankNormal(Likelihood):
     Mahalanobis term AND the log-determinant count: without -1/2 log|Sigma| the loss would be smallest for Sigma ->
     infinity (teaching material that writes "log p proportional to the Mahalanobis distance" drops it).
 
-    Dequantise 8-bit data (`--dequantize`): as for `Normal`, a pixel that never changes drives its sigma to the floor.
+    Dequantise 8-bit data (`dequantize`): as for `Normal`, a pixel that never changes drives its sigma to the floor.
 
     Args:
         decoder: z (*, D) -> (*, 2 + rank, *x_shape): means, raw sigmas and the columns of W.
@@ -163,7 +163,7 @@ class ExponentialNorm(Likelihood):
     be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE: thousands on images, where
     people try 1 or 10, under which nearly all latents collapse onto the prior.
 
-    Dequantise 8-bit data (`--dequantize`) where the rate is learned, as for `Normal`.
+    Dequantise 8-bit data (`dequantize`) where the rate is learned, as for `Normal`.
 
     Args:
         decoder: z (*, D) -> m (*, *x_shape).

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.choices import LearnScale, words
 from pyro_vae.model.likelihoods.likelihood import Likelihood
 
 # exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
@@ -25,14 +26,14 @@ class LocationScale(Likelihood):
         self,
         decoder: Callable[..., Tensor],
         scale: float = 0.1,
-        learn_scale: str = "no",
+        learn_scale: LearnScale = "no",
         scale_floor: float = 1e-3,
         x_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(decoder)
         # A number, not a buffer: a float32 buffer would stay rounded after .double().
         self.scale, self.scale_floor = positive("scale", scale), positive("scale_floor", scale_floor)
-        self.learn_scale = known_mode(self, learn_scale, ("no", "one", "pixel", "predicted"))
+        self.learn_scale = known_mode(self, learn_scale, words(LearnScale))
         if learn_scale == "one":
             self.learned_scale = Learned("scale", scale, scale_floor)
         elif learn_scale == "pixel":
@@ -41,7 +42,7 @@ class LocationScale(Likelihood):
             self.start_raw = raw_for("scale", scale, scale_floor)
 
     @staticmethod
-    def decoder_shape(x_shape: Sequence[int], learn_scale: str = "no") -> tuple[int, ...]:
+    def decoder_shape(x_shape: Sequence[int], learn_scale: LearnScale = "no") -> tuple[int, ...]:
         return (2, *x_shape) if learn_scale == "predicted" else tuple(x_shape)
 
     def location_and_scale(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | float]:

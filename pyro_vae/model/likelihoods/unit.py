@@ -31,8 +31,8 @@ class Bernoulli(Likelihood):
 
     support = constraints.boolean
     advice = (
-        "Binarise the data (--binarize dynamic), or use a likelihood for grey levels "
-        "(--likelihood continuous_bernoulli, or --likelihood normal)."
+        "Binarise the data (`binarize='dynamic'`), or use a likelihood for grey levels "
+        "(`likelihood='continuous_bernoulli'`, or `likelihood='normal'`)."
     )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
@@ -51,7 +51,7 @@ class ContinuousBernoulli(Likelihood):
     continuous Bernoulli: fixing a pervasive error in variational autoencoders", NeurIPS 2019.
 
     It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data the density |l| grows
-    without limit. Dequantise 8-bit data (`--dequantize`), whose means then keep half a level away from the ends.
+    without limit. Dequantise 8-bit data (`dequantize`), whose means then keep half a level away from the ends.
 
     Args:
         decoder: z (*, D) -> logits l (*, *x_shape).
@@ -66,7 +66,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     support = constraints.unit_interval
-    advice = "Scale the data to [0, 1], or use a density of all real numbers (--likelihood normal)."
+    advice = "Scale the data to [0, 1], or use a density of all real numbers (`likelihood='normal'`)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return over_pixels(distributions.ContinuousBernoulli(self.decode(z, y)), z)

@@ -168,7 +168,7 @@ def _tightness_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"WARNING: bounds of unequal tightness are compared. k-hat is above {KHAT_THRESHOLD} for "
             f"{share(shares[worst])} of the data under {worst} and for {share(shares[best])} under {best}, so "
             "that the former's log p(x) may be understated by more: see whether the difference stays with more draws "
-            "(--num-samples)."
+            "of each datum."
         )
 
 
@@ -184,7 +184,7 @@ def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mappi
     if (reference["is_best_of"] or 0) > 2:
         yield (
             f"The reference is the best of {reference['is_best_of']} on these very test data, which flatters it a "
-            "little; --reference names another."
+            "little: a reference can be named instead."
         )
     if not all(difference["is_paired"] for difference in differences):
         yield (

@@ -120,7 +120,7 @@ def sweep_notes(sweep: Sweep, lead: Mapping[str, Any] | None = None) -> list[str
     if sweep.get("importance_weighted"):
         notes.append(
             "Settings trained on an importance-weighted bound are ranked by the ELBO as well, which may fall where "
-            "that bound rises: the ranking favours few draws. What they do to log p(x), compare.py says."
+            "that bound rises: the ranking favours few draws. What they do to log p(x), a comparison says."
         )
     if diverged := [group["name"] for group in sweep["groups"] if group["diverged"]]:
         some = _first(diverged)

@@ -96,14 +96,14 @@ def test_other_files_are_a_difference_and_digests_are_shown_short(run, tmp_path)
     assert digest not in said
     assert f"contents: {digest[:12]}... ({runs[0].name}) against " in said
     assert [group.label for group in groups(runs)] == [each.name for each in runs]  # one seed each, and not pooled
-    assert said.endswith("--force compares them all the same, and says so")
+    assert said.endswith("`force=True` compares them all the same, and says so")
 
 
 def test_the_same_test_data_can_be_asked_for(run):
     paths = [run(), run(test_data=7), run(test_data=9)]
     said = str(refusal(disagreements(candidates(paths))))
     assert "test data: all 16" in said
-    assert "--test-data N takes the same subset" in said
+    assert "`test_data=N` takes the same subset" in said
     assert disagreements(candidates(paths, test_data=5)) == disagreements(candidates(paths, test_data=0)) == []
 
 
@@ -121,7 +121,7 @@ def test_what_can_not_be_compared_is_refused_in_a_sentence(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"is not finished \(interrupted, 2 of 2 epochs\).*--resume"):
         candidates([run(), cut])
     for wrong in ({"num_samples": 0}, {"num_samples": 1 << 18}, {"seed": -1}, {"test_data": -1}):
-        with pytest.raises(UsageError, match=r"--(num-samples|seed|test-data) must be"):
+        with pytest.raises(UsageError, match=r"`(num_samples|seed|test_data)` must be"):
             Evaluation(**wrong)
 
 
@@ -296,19 +296,6 @@ def test_what_is_written_is_the_same_each_time_and_is_json(run, compared, tmp_pa
     assert found["evaluation"] == {"num_samples": 40, "seed": 3}
     assert any("leaves out the variance over training seeds" in note for note in found["notes"])
     assert str(tmp_path) not in json.dumps(found)
-
-
-def test_a_new_folder_is_not_taken(tmp_path, monkeypatch):
-    class Clock(comparing.datetime):
-        @classmethod
-        def now(cls):
-            return cls(2026, 1, 2, 3, 4, 5)
-
-    monkeypatch.setattr(comparing, "datetime", Clock)
-    first = comparing.new_folder(tmp_path)
-    first.mkdir()
-    names = first.name, comparing.new_folder(tmp_path).name
-    assert names == ("20260102-030405-comparison", "20260102-030405-comparison-2")
 
 
 def test_nothing_of_the_machine_divides_groups(run):

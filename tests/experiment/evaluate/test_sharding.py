@@ -228,7 +228,7 @@ def test_the_share_of_a_process_is_what_its_starter_says(environment, expected):
 
 @pytest.mark.parametrize("text", ["", "3", "3/3", "0/0", "-1/2", "1/2/3", "a/b", "1 /2", "1/999999"])
 def test_no_share_is_refused(text):
-    with pytest.raises(UsageError, match="--shard"):
+    with pytest.raises(UsageError, match="`shard`"):
         Shard.wanted(text, {})
 
 

@@ -288,7 +288,7 @@ def test_what_is_there_already_is_not_replaced_unless_it_was_shared(run, shared,
     (mine / "README.md").write_text("mine")
     for folder, why in ((mine, "holds README.md, which is no shared model"), (run, "is a run")):
         before = content(folder)
-        with pytest.raises(UsageError, match=f"{why}.*use another --out"):
+        with pytest.raises(UsageError, match=f"{why}.*use another `folder`"):
             pv.share(run, folder)
         assert content(folder) == before
     with pytest.raises(UsageError, match="is no folder"):

@@ -144,13 +144,13 @@ def test_where_each_label_has_its_prior_the_marginal_kl_is_not_there(config, tmp
 
 
 def test_mistakes_are_answered(trained, config, tmp_path):
-    with pytest.raises(UsageError, match="--kl-weight is what the three runs differ in"):
+    with pytest.raises(UsageError, match="`kl_weight` is what the three runs differ in"):
         loss_ablation.train(tmp_path, config, {"kl_weight"})
     with pytest.raises(UsageError, match="no finite KL"):
         loss_ablation.train(tmp_path, Config(posterior="delta", kl_weight=0.0), set())
-    with pytest.raises(UsageError, match="holds a run already: add --resume"):
+    with pytest.raises(UsageError, match="holds a run already: add `resume=True`"):
         loss_ablation.train(trained, config, set())
     with pytest.raises(UsageError, match="was started with latent_dim=3"):
         loss_ablation.train(trained, Config(latent_dim=4), {"latent_dim"}, resume=True)
-    with pytest.raises(UsageError, match="both weights must be 1"):
+    with pytest.raises(UsageError, match="its loss weights must be 1"):
         loss_ablation.train(tmp_path, Config.from_dict({**config.to_dict(), "objective": "iwae"}), set())

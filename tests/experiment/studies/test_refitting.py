@@ -261,7 +261,7 @@ def test_an_unchanged_program_has_no_fault(swapped):
 @pytest.mark.parametrize("prior", ["standard", "laplace", "student_t"])
 def test_a_prior_without_parameters_is_refused(tmp_path, prior):
     trained = make_run(tmp_path)
-    with pytest.raises(UsageError, match=f"--prior {prior} has no parameters, so that there is nothing to fit"):
+    with pytest.raises(UsageError, match=f"`prior='{prior}'` has no parameters, so that there is nothing to fit"):
         refit(trained, tmp_path / "new", prior)
     assert not (tmp_path / "new").exists()
 
@@ -271,7 +271,7 @@ def test_what_can_not_be_refitted_is_said_in_a_sentence(tmp_path, capsys):
         refitting.refitted_config(Config(posterior="delta", kl_weight=0.0), "vamp", {})
     with pytest.raises(UsageError, match="did you mean 'vamp'"):
         refitting.refitted_config(Config(), "vampp", {})
-    with pytest.raises(UsageError, match="needs labels: name a run that was trained --conditional"):
+    with pytest.raises(UsageError, match="needs labels: name a run that has `conditional=True`"):
         refitting.refitted_config(Config(), "conditional", {})
     trained = make_run(tmp_path)
     with pytest.raises(UsageError, match="holds a run already"):

@@ -10,15 +10,15 @@ from cases import thorough
 from scripted import save_tiny
 
 from pyro_vae.cli.parser import config_parser
+from pyro_vae.cli.sweep_command import space
 from pyro_vae.errors import CheckpointError, DivergenceError, PyroVAEError, StorageError, UsageError
 from pyro_vae.experiment.sweep import sweeping
-from pyro_vae.experiment.sweep.swept_settings import space
 
 # Like train_svi.py from outside. The ELBO has its peak at lr = 0.1, on test data at lr = 0.3; odd seeds are lower.
 TRAINER = """
 import json, math, sys
 from pathlib import Path
-flags = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word and word.startswith("--"))
+flags = {word.lstrip("-"): after for word, after in zip(sys.argv[1:], sys.argv[2:]) if word.startswith("--")}
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 lr, seed = float(flags.get("lr", 3e-3)), int(flags.get("seed", 0))
 with open("calls.txt", "a") as calls:
@@ -73,9 +73,9 @@ def swept(*grids, seeds=2, out="out", command=(), **more):
     """Sweeps, and returns the calls that it made."""
     Path("calls.txt").write_text("")
     given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
-    found = space(config_parser("for tests"), given, grids, more.get("ranges", ()), more.get("trials", 0), seeds)
+    found = space(config_parser("for tests"), given, grids, more.get("ranges", ()), more.get("search", 0), seeds)
     try:
-        sweeping.sweep(Path(out), found, Path("trainer.py"), 2)
+        sweeping.sweep(Path(out), found, ["trainer.py"], 2)
     finally:
         calls = [json.loads(line) for line in Path("calls.txt").read_text().splitlines()]
     return calls
@@ -196,7 +196,7 @@ def test_a_sweep_of_an_earlier_version_goes_on_with_the_defaults_of_settings_tha
 def test_a_run_is_no_folder_for_a_sweep():
     Path("out").mkdir()
     (Path("out") / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="out is a run, whose report a sweep would replace: use another --out"):
+    with pytest.raises(UsageError, match="out is a run, whose report a sweep would replace: use another `folder`"):
         swept("lr=0.01,0.1")
     assert [path.name for path in Path("out").iterdir()] == ["config.json"]
 
@@ -213,7 +213,7 @@ def test_a_run_is_no_folder_for_a_sweep():
         (
             ["posterior=diagonal,delta"],
             ["--kl-weight", "0"],
-            "posterior=delta: --posterior delta is a plain autoencoder",
+            "posterior=delta: `posterior='delta'` is a plain autoencoder",
         ),
         (["learn_scale=no,pixel"], ["--likelihood", "exponential_norm"], "learn_scale=pixel: "),
         (["conditional=no,yes"], [], "tiny.npy has no labels"),
@@ -324,7 +324,7 @@ def test_names_too_long_for_a_folder_are_refused_before_anything_is_there():
 
 def test_a_search_that_was_cut_ends_as_one_that_was_not():
     pytest.importorskip("optuna")
-    options = {"ranges": ["lr=1e-3..10"], "trials": 7, "seeds": 1}
+    options = {"ranges": ["lr=1e-3..10"], "search": 7, "seeds": 1}
     assert len(swept("prior=standard,laplace", out="whole", **options)) == 7 + 1
     ends(**{report("whole")["runs"][3]["name"]: 1})
     with pytest.raises(PyroVAEError, match="error: no space for that"):
@@ -343,7 +343,7 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not():
 def test_a_search_that_was_cut_between_two_settings_goes_on_as_one_that_was_not(cuts, monkeypatch):
     """Both while a team of settings is chosen and while it is told what they are worth."""
     optuna = pytest.importorskip("optuna")
-    options = {"ranges": ["lr=1e-3..10"], "trials": 16, "seeds": 1}
+    options = {"ranges": ["lr=1e-3..10"], "search": 16, "seeds": 1}
     swept("prior=standard,laplace", out="whole", **options)
     for name, at in cuts:  # the first ten are random
         with monkeypatch.context() as patch:
@@ -365,12 +365,12 @@ def test_a_search_that_was_cut_between_two_settings_goes_on_as_one_that_was_not(
 def test_a_search_over_many_flags_names_its_folders_by_numbers():
     pytest.importorskip("optuna")
     many = [f"hidden2={' '.join(['10'] * 80)}"]
-    names = {call[0] for call in swept(*many, ranges=["lr=1e-3..10"], trials=2, seeds=1)}
+    names = {call[0] for call in swept(*many, ranges=["lr=1e-3..10"], search=2, seeds=1)}
     assert names == {"trial=0,seed=0", "trial=1,seed=0"}
 
 
 def test_a_search_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "pyro_vae.experiment.sweep.optuna_search", raising=False)
-    with pytest.raises(UsageError, match=r"--search needs Optuna: pip install -e '.\[search\]'"):
-        swept(ranges=["lr=1..2"], trials=1)
+    with pytest.raises(UsageError, match=r"`search` needs its package: pip install -e '.\[search\]'"):
+        swept(ranges=["lr=1..2"], search=1)

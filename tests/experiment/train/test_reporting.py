@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.choices import Precision, words
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.config import Config
@@ -166,7 +167,7 @@ def test_networks_in_bfloat16_are_held_against_float32_ones(tmp_path, settings, 
 
 def test_a_run_in_bfloat16_is_loaded_in_it_and_one_in_float32_says_nothing_of_it(tmp_path, settings):
     made = {}
-    for precision in build.PRECISIONS:
+    for precision in words(Precision):
         folder = tmp_path / precision
         vae, _, found, text = finished(folder, replace(settings, precision=precision))
         assert ("precision" in found) == ("bfloat16" in text) == (precision == "bfloat16")

@@ -1,9 +1,8 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, else lines."""
+"""A progress bar on a terminal, else lines: what a person sees while a run goes on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,15 +12,14 @@ from pyro_vae.inference import Record
 _LINES = 20
 
 
-class Show(Protocol):
-    """Shows one record."""
-
-    def __call__(self, record: Record) -> None: ...
-
-
 @contextmanager
-def progress(epochs: int, done: int) -> Iterator[Show]:
-    """A function that shows each epoch record."""
+def progress_bar(epochs: int, done: int) -> Iterator[Callable[[Record], None]]:
+    """Inside, a function that shows the record of an epoch.
+
+    Args:
+        epochs: how many there will be.
+        done: how many there were before.
+    """
     console = Console()
     if not console.is_terminal:
         yield lambda record: _line(record, epochs)

@@ -1,0 +1,40 @@
+"""Train with one term of the loss, with the other, and with both."""
+
+from pathlib import Path
+
+from pyro_vae.cli.exit_codes import RESUMABLE, exit_codes
+from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_flags
+from pyro_vae.command_lines import script
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.evaluate.effort import Plan
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains the three runs, and writes and prints their table."""
+    parser = config_parser(
+        "Train the same program with only reconstruction, only KL and both, and put the three side by side. The flags "
+        f"are those of {script('train')}; the two weights are set here."
+    )
+    parser.add_argument("--out", type=str, default="", help="folder of the three runs, the table and the picture")
+    parser.add_argument("--resume", action="store_true", help="go on in --out; what is finished there is skipped")
+    add_flags(parser, Plan, ("latent_data", "latent_samples"))
+    arguments = parser.parse_args(argv)
+    with exit_codes(RESUMABLE, vars(arguments)):
+        if not arguments.out:
+            raise UsageError("three runs need a place: add --out FOLDER")
+        config, given, folder = config_from(arguments), given_flags(parser, argv), Path(arguments.out)
+        plan = Plan(
+            elbo_samples=config.elbo_samples,
+            num_samples=config.test_samples,
+            latent_data=arguments.latent_data,
+            latent_samples=arguments.latent_samples,
+        )
+
+        from pyro_vae.cli.progress_bar import progress_bar  # here, since --help needs no torch
+        from pyro_vae.experiment.studies import loss_ablation
+
+        loss_ablation.train(folder, config, given, resume=arguments.resume, display=progress_bar)
+        print(
+            f"\n{loss_ablation.report(folder, plan)}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the "
+            "three runs."
+        )

@@ -1,0 +1,51 @@
+"""Compare trained runs."""
+
+import time
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.parser import add_flags, run_parser, settings_from
+from pyro_vae.experiment.compare.equal_effort import Evaluation
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compares the runs that the command line names."""
+    parser = run_parser("Compare trained runs by log p(x) on the same test data, datum by datum.", many=True)
+    add_flags(parser, Evaluation, ("num_samples", "test_data", "seed"))
+    parser.add_argument("--reference", type=str, default="best", help="best, first, or one of the runs")
+    parser.add_argument("--force", action="store_true", help="go on where runs were not tested alike, and say so")
+    parser.add_argument("--out", type=str, default="", help="folder of the results; by default a new one below runs/")
+    arguments = parser.parse_args(argv)
+    with exit_codes(arguments=vars(arguments)):
+        compare(arguments)
+
+
+def compare(arguments: Namespace) -> None:
+    """Measures each run, and writes and prints their differences."""
+    evaluation = settings_from(arguments, Evaluation)
+
+    from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
+    from pyro_vae.experiment.run import files
+    from pyro_vae.experiment.run.run_folder import new_folder
+
+    # The runs, and whether they were tested alike.
+    runs = comparable_runs.candidates(arguments.runs, evaluation.test_data)
+    comparing.check_reference(arguments.reference, runs)
+    if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
+        raise comparable_runs.refusal(differing)
+    folder = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "comparison")
+
+    # Each of them, on the same data with the same draws.
+    measured = []
+    for i, run in enumerate(runs, 1):
+        begun = time.perf_counter()
+        measured.append(comparing.measure(run, evaluation))
+        seconds = time.perf_counter() - begun
+        print(f"{i}/{len(runs)}  {run.name}: {measured[-1].log_likelihood} ({seconds:.0f} s)", flush=True)
+
+    # Their differences.
+    files.make_folder(folder)
+    text = comparing.write(folder, comparing.compare(runs, measured, evaluation, reference=arguments.reference))
+    print(f"\n{text}\n\nIn {folder}: comparison.json, .txt, .md, .csv, .png.")

@@ -1,0 +1,69 @@
+"""Evaluate a trained run, whole or by shares."""
+
+import os
+import time
+from pathlib import Path
+
+from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.parser import add_flags, run_parser, settings_from
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.evaluate.effort import Plan, Shard
+
+SHARD = (
+    "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
+    "WORLD_SIZE (torchrun), or of SLURM_PROCID and SLURM_NTASKS (srun), where there are several; none: everything"
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Evaluates the run that the command line names."""
+    parser = run_parser("Say how good a trained run is, and how far that can be trusted.")
+    parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
+    parser.add_argument("--shard", type=str, default="auto", help=SHARD)
+    parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")
+    add_flags(parser, Plan)
+    arguments = parser.parse_args(argv)
+    with exit_codes(arguments=vars(arguments)):
+        plan, out = settings_from(arguments, Plan), arguments.out or arguments.run
+        if arguments.merge and arguments.shard not in ("auto", "none"):
+            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+        shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
+        where = {"device": arguments.device, "data_dir": arguments.data_dir}
+        if shard is not None:
+            compute(shard, arguments.run, out, plan, where)
+        else:
+            evaluate(arguments.run, out, plan, where, merge=arguments.merge)
+
+
+def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bool) -> None:
+    """Writes and prints the report, of what is computed here or of shards that are there."""
+    from pyro_vae.experiment.evaluate import report_files, shards
+    from pyro_vae.experiment.evaluate.evaluated_run import Subject
+    from pyro_vae.experiment.evaluate.measurements import evaluate
+    from pyro_vae.experiment.run.trained_run import open_run
+
+    begun = time.perf_counter()
+    trained = open_run(run, **where)
+    known = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
+    look = evaluate(trained, plan, say, known)
+    say("pictures and files")
+    text, files = report_files.write(look, out)
+    print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(files)}")
+
+
+def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
+    """Writes a share, if it is not there."""
+    from pyro_vae.experiment.evaluate import shards
+    from pyro_vae.experiment.evaluate.evaluated_run import Subject
+    from pyro_vae.experiment.run.trained_run import open_run
+
+    subject, folder = Subject(open_run(run, **where), plan), Path(out) / shards.FOLDER
+    if shards.is_done(subject, shard, folder):
+        say(f"shard {shard} is in {folder} already")
+    else:
+        say(f"shard {shard} is in {shards.write(subject, shard, folder, say)}; when all are there, use --merge")
+
+
+def say(sentence: str) -> None:
+    """Prints what is done, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')}  {sentence}", flush=True)

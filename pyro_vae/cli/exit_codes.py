@@ -1,0 +1,99 @@
+"""How a command ends: an error as one sentence and the exit code of its class, a signal as 128 and its number.
+
+    0            done
+    1            Python's own, with a traceback: an error that nobody foresaw
+    2 to 8       see `pyro_vae.errors`
+    130, 143     SIGINT, SIGTERM
+    141          whoever read the output has gone
+
+A sentence of the library names arguments, which become the flags that the user of a command knows.
+"""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from types import FrameType
+
+from pyro_vae import system
+from pyro_vae.errors import PyroVAEError, StorageError
+from pyro_vae.experiment.config import Config
+
+RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
+INTERRUPTED = [128 + number for number in system.STOPPING]
+_ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
+_SETTINGS = frozenset(field.name for field in fields(Config))
+
+
+@contextmanager
+def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None]:
+    """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
+
+    Args:
+        kept: what an interrupted command leaves, and how to go on.
+        arguments: the names of those that the command has, beside the settings of a run.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
+    try:
+        yield
+    except SystemExit as end:
+        if end.code in INTERRUPTED:
+            print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
+        raise
+    except BrokenPipeError:  # whoever read the output, e.g. head, has gone
+        print(f"interrupted: nobody reads the output{kept and f': {kept}'}", file=sys.stderr)
+        _drop_output()
+        sys.exit(system.BROKEN_PIPE)
+    except PyroVAEError as error:
+        print(f"error: {printable(in_flags(str(error), arguments))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:  # such as output that goes to a full disk
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        _drop_output()
+        sys.exit(StorageError.exit_code)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def in_flags(message: str, arguments: Collection[str] = ()) -> str:
+    """What the library says to a programmer, for whoever types flags; `folder` is what a command calls --out.
+
+    Args:
+        message: it names arguments in backticks.
+        arguments: those that have a flag, beside the settings of a run.
+
+    Example:
+        >>> in_flags("Use `kl_weight=0`, `objective='iwae'` or another `folder`, or pass `x_shape`", ["out"])
+        'Use --kl-weight 0, --objective iwae or another --out, or pass `x_shape`'
+        >>> in_flags("add `conditional=True`, leave `download` out")
+        'add --conditional, leave --download out'
+    """
+
+    def flag(said: re.Match[str]) -> str:
+        name, value = "out" if said[1] == "folder" else said[1], said[2]
+        if name not in _SETTINGS and name not in arguments:
+            return said[0]
+        words = name.replace("_", "-")
+        if value in (None, "True", "False"):
+            return f"--no-{words}" if value == "False" else f"--{words}"
+        return f"--{words} {value.strip(chr(34) + chr(39))}"
+
+    return _ARGUMENT.sub(flag, message)
+
+
+def printable(message: str) -> str:
+    """Without characters that steer a terminal; names of files and what lies in them may hold any."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in message)
+
+
+def _drop_output() -> None:
+    # What Python still holds back would be written at its end, and fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,41 @@
+"""Sample from a trained run, and decode what lies between data."""
+
+from pathlib import Path
+
+from pyro_vae.choices import PathKind, words
+from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.parser import run_parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws the pictures that the command line asks for."""
+    parser = run_parser(
+        "Samples, reconstructions, interpolations, traversals and the latent map of a trained run: pictures as PNG, "
+        "and the arrays that each shows as NPZ."
+    )
+    parser.add_argument("--out", type=str, default="", help="folder for them; by default samples/ in the run's folder")
+    parser.add_argument("--only", type=str, nargs="+", default=[], help="names of pictures; by default all")
+    parser.add_argument("--y", type=int, default=None, help="the class to sample, of a conditional run; else all")
+    parser.add_argument("--between", type=int, nargs=2, default=None, help="interpolate between data of two labels")
+    parser.add_argument("--data", type=int, nargs=2, default=None, help="or between test data at two positions")
+    kinds = f"{', '.join(words(PathKind))} (that of a flow); by default all there are"
+    parser.add_argument("--path", type=str, nargs="+", default=[], help=kinds)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
+    arguments = parser.parse_args(argv)
+    with exit_codes(arguments=vars(arguments)):
+        from pyro_vae.experiment.run.trained_run import open_run  # here, since --help needs no torch
+        from pyro_vae.experiment.studies import sampling
+
+        trained = open_run(arguments.run, device=arguments.device, data_dir=arguments.data_dir)
+        wanted = sampling.Wanted(
+            seed=arguments.seed,
+            y=arguments.y,
+            between=arguments.between and tuple(arguments.between),
+            data=arguments.data and tuple(arguments.data),
+            paths=tuple(arguments.path),
+            only=tuple(arguments.only),
+        )
+        folder = Path(arguments.out) if arguments.out else trained.run.path / "samples"
+        for sentence in sampling.write(trained, folder, wanted):
+            print(sentence, flush=True)
+        print(f"\nIn {folder}: pictures (*.png) and their arrays (*.npz).")

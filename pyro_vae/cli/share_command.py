@@ -1,0 +1,55 @@
+"""Share a trained run with others."""
+
+from pathlib import Path
+
+from jsonargparse import ActionYesNo
+
+from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.parser import Parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Writes the folder, and sends it to the hub where that is wanted."""
+    parser = Parser(
+        "Write the program of a trained run as a folder for others: model.safetensors, config.json and a "
+        'model card. pyro_vae.load(FOLDER) gives it back, and pyro_vae.load("hf://user/name") from the hub.'
+    )
+    parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        help="folder to write; new, or shared before, whose files, README.md too, are then written anew",
+    )
+    parser.add_argument("--name", type=str, default="", help="of the model; by default that of the run's folder")
+    parser.add_argument(
+        "--license", type=str, default="", help="of the weights, as the hub names it, e.g. apache-2.0; by default none"
+    )
+    parser.add_argument(
+        "--pictures",
+        action=ActionYesNo(no_prefix="no-"),
+        default=True,
+        help="take along samples.png and reconstructions.png, which shows test data",
+    )
+    parser.add_argument(
+        "--push", type=str, default="", help="send it to user/name on the hub, made private if it is new"
+    )
+    arguments = parser.parse_args(argv)
+    with exit_codes(arguments=vars(arguments)):
+        from pyro_vae.experiment.share import hub, sharing  # here, since --help needs no torch
+
+        if arguments.push:
+            hub.check(arguments.push)
+        out = Path(arguments.out)
+        was = "replaced" if (out / sharing.CONFIG).exists() else "written"
+        folder = sharing.share(
+            arguments.run,
+            out,
+            name=arguments.name,
+            license_id=arguments.license,
+            pictures=arguments.pictures,
+        )
+        there = [file for file in sharing.FILES if (folder / file).exists()]
+        print(f"{was.capitalize()}, in {folder}: {', '.join(there)}. Read README.md before others do.")
+        if arguments.push:
+            print(f"Sent: {hub.send(folder, arguments.push, there)}")

@@ -1,0 +1,154 @@
+"""Sweep over settings: the flags that say which, each value read by the flag that it is of."""
+
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.parser import Parser, config_from, config_parser, given_flags
+from pyro_vae.command_lines import flags, module, script
+from pyro_vae.errors import UsageError, unknown
+from pyro_vae.experiment.checked_fields import kind_of
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.sweep.swept_settings import Range, Space
+
+_FIELDS = {field.name: field for field in fields(Config)}
+_NOT_SWEPT = {
+    "seed": "--seeds N trains every setting from seeds 0 to N - 1",
+    **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
+    **dict.fromkeys(Config.within("place"), "it says where to compute, not what"),
+    **dict.fromkeys(Config.within("report"), "it changes the test report and no training"),
+    "valid_samples": "all runs are to be judged by equally many draws",
+}
+_EXAMPLES = {"--grid": "--grid kl_weight=0.5,1,2", "--range": "--range lr=1e-4..1e-2"}
+_BOOLS = {"yes": True, "true": True, "no": False, "false": False}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains every setting that the command line names, and writes and prints what came out."""
+    parser = config_parser(
+        "Train every setting of some grids from several seeds, choose the best by its ELBO on validation data, and "
+        f"test that one alone. The other flags are those of {script('train')}, common to all runs. The same command "
+        "goes on with a sweep that was cut."
+    )
+    listed: dict[str, Any] = {"action": "append", "type": str, "default": []}
+    parser.add_argument("--grid", **listed, help="flag=value,value,...; several grids are crossed, all with all")
+    parser.add_argument("--seeds", type=int, default=1, help="train each setting from seeds 0 to N - 1; 1 is no spread")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=0,
+        help="processes side by side, 0 for one a core; they share the cores, unless OMP_NUM_THREADS says how many "
+        "threads each may have",
+    )
+    parser.add_argument(
+        "--search", type=int, default=0, help="let Optuna choose so many settings; 0 tries all there are"
+    )
+    parser.add_argument("--range", **listed, help="flag=low..high: numbers that --search chooses between")
+    parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures")
+    arguments = parser.parse_args(argv)
+    with exit_codes("what was reached is kept; the same command goes on", vars(arguments)):
+        if not arguments.out:
+            raise UsageError("a sweep needs a place: add --out FOLDER")
+        command = sys.argv[1:] if argv is None else argv
+        wanted = space(parser, command, arguments.grid, arguments.range, arguments.search, arguments.seeds)
+        if not arguments.search:
+            wanted.settings()  # so that a wrong one is answered at once
+
+        from pyro_vae.experiment.sweep import sweeping  # here, since --help needs no torch
+
+        sweeping.sweep(Path(arguments.out), wanted, module("train"), arguments.jobs)
+
+
+def space(
+    parser: Parser, command: Sequence[str], grids: Sequence[str], ranges: Sequence[str], search: int, seeds: int
+) -> Space:
+    """What `--grid`, `--range`, `--search` and `--seeds` say.
+
+    Args:
+        parser: of the command, with the flags of `Config`.
+        command: its arguments.
+        grids: each "flag=value,value,..."; a list of widths has spaces between them.
+        ranges: each "flag=low..high".
+        search: how many settings are tried, 0 where there is no search.
+        seeds: how many for each setting.
+
+    Raises:
+        UsageError: an unknown flag, one that can not be swept, or that is named twice; numbers out of range.
+    """
+    if seeds < 1 or search < 0:
+        raise UsageError(f"--seeds must be 1 or more, --search 0 or more; got {seeds} and {search}")
+    if ranges and not search:
+        raise UsageError("a --range is searched: add --search N, the number of trials, or give a --grid instead")
+    if search and not (grids or ranges):
+        raise UsageError("--search has nothing to choose: add a --range flag=low..high, or a --grid")
+    given = given_flags(parser, command)
+    if "seed" in given:
+        raise UsageError(f"--seed is what the runs of a setting differ in: {_NOT_SWEPT['seed']}")
+    crossed = _named("--grid", grids, given)
+    between = _named("--range", ranges, given | crossed.keys())
+    lists = {name: _values(name, text) for name, text in crossed.items()}
+    ends = {name: _range(name, text) for name, text in between.items()}
+    return Space(_reader(parser, command), lists, ends, search, seeds)
+
+
+def _reader(parser: Parser, command: Sequence[str]) -> Callable[[Mapping[str, str]], Config]:
+    """Reads values of flags beside those of a command; the parser answers one that is no value of its flag."""
+
+    def read(texts: Mapping[str, str]) -> Config:
+        typed = {name: _typed(name, text) for name, text in texts.items()}
+        return config_from(parser.parse_args([*command, *flags(typed)]))
+
+    return read
+
+
+def _named(flag: str, texts: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+    """The name before each "=", of a flag that is not taken, and what stands behind it."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not equals or not values:
+            raise UsageError(f"{flag} is flag=values, e.g. {_EXAMPLES[flag]}; got {text!r}")
+        if name not in _FIELDS:
+            raise unknown("flag", name, _FIELDS)
+        if name in _NOT_SWEPT:
+            raise UsageError(f"{flag} {name}: it can not be swept; {_NOT_SWEPT[name]}")
+        if name in taken or name in named:
+            raise UsageError(f"{name} is given twice, as a flag or in a --grid or --range: leave one out")
+        named[name] = values
+    return named
+
+
+def _values(name: str, text: str) -> list[str]:
+    values = [" ".join(value.split()) for value in text.split(",")]
+    if not all(values):
+        raise UsageError(f"--grid {name}={text} has an empty value: leave the comma out")
+    return values
+
+
+def _range(name: str, text: str) -> Range:
+    kind = _FIELDS[name].type
+    if kind not in (int, float):
+        raise UsageError(f"--range {name}: its values are no numbers. Use --grid {name}=...")
+    low, _, high = text.partition("..")
+    try:
+        between = Range(kind(low), kind(high))
+    except ValueError as error:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--range {name} takes two {numbers}, low..high; got {text!r}") from error
+    if not -math.inf < between.low < between.high < math.inf:
+        raise UsageError(f"--range {name}: low must be below high, and both finite; got {text!r}")
+    return between
+
+
+def _typed(name: str, text: str) -> Any:
+    """A text as its flag takes it: yes or no, or several numbers."""
+    if kind_of(_FIELDS[name]) is bool:
+        if text.lower() not in _BOOLS:
+            raise UsageError(f"--{name.replace('_', '-')} takes yes or no; got {text!r}")
+        return _BOOLS[text.lower()]
+    return text.split() if isinstance(_FIELDS[name].default, tuple) else text

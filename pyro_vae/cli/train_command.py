@@ -1,0 +1,53 @@
+"""Train a program, and report how good it is."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from pyro_vae.cli.exit_codes import RESUMABLE, exit_codes
+from pyro_vae.cli.parser import config_from, config_parser, given_flags
+from pyro_vae.errors import UsageError, uninstalled
+from pyro_vae.experiment.train.torchrun import one_speaks
+
+
+@one_speaks()
+def main(argv: list[str] | None = None) -> None:
+    """Trains what the flags say, from the beginning or on."""
+    parser = config_parser("Train a variational autoencoder by SVI, and report how good it is.")
+    parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")
+    parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write scalars, pictures, codes and the program's graph"
+    )
+    parser.add_argument(
+        "--no-test",
+        action="store_true",
+        help="end without the report, which looks at test data: for runs among which validation data are to choose; "
+        "--resume without it reports",
+    )
+    arguments = parser.parse_args(argv)
+    with exit_codes(RESUMABLE, vars(arguments)):
+        if arguments.resume and not arguments.out:
+            raise UsageError("--resume needs to know the run: add --out FOLDER")
+        if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
+            raise uninstalled("--tensorboard", "tensorboard")
+        config, given = config_from(arguments), given_flags(parser, argv)
+        folder = Path(arguments.out) if arguments.out else None
+
+        from pyro_vae.cli.progress_bar import (
+            progress_bar,  # here, since torch takes a second and --help does not need it
+        )
+        from pyro_vae.experiment.train import training
+
+        training.start_or_resume(
+            folder,
+            config,
+            given,
+            resume=arguments.resume,
+            tensorboard=arguments.tensorboard,
+            test=not arguments.no_test,
+            display=progress_bar,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Fields of dataclasses that are settings: the default with its reason, the values that make sense, and their check.
+
+What a field says is read by `check`, by the command line, which makes a flag of it, and by whoever reads the code. A
+reason names other settings in backticks, as messages do, see `pyro_vae.errors`.
+"""
+
+import math
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from pyro_vae.choices import check_word
+from pyro_vae.errors import UsageError
+
+MOST_LAYERS = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number may be.
+
+    Attributes:
+        above: what it must be above.
+        least, most: the least and the most that it may be.
+        finite: whether infinity is refused.
+
+    Example:
+        >>> Limits(above=0).complaint(0), str(Limits(least=1, most=9))
+        ('above 0', 'at least 1, at most 9')
+    """
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+    finite: bool = True
+
+    def complaint(self, number: float) -> str:
+        """What the number must be and is not; empty where it is all that it must be, which not-a-number never is."""
+        if self.above is not None and not number > self.above:
+            return f"above {self.above}"
+        if self.least is not None and not number >= self.least:
+            return f"at least {self.least}"
+        if self.most is not None and not number <= self.most:
+            return f"at most {self.most}"
+        return "finite" if self.finite and not math.isfinite(number) else ""
+
+    def __str__(self) -> str:
+        named = {"above": self.above, "at least": self.least, "at most": self.most}
+        return ", ".join(f"{words} {limit}" for words, limit in named.items() if limit is not None)
+
+
+def flag(default: Any, reason: str, *, table: str = "", scope: str = "", **limits: Any) -> Any:
+    """A dataclass field that is a flag. One of a `Literal` type takes the words of that type.
+
+    Args:
+        default: its value.
+        reason: of the default, and what the flag does.
+        table: of `build`, that has its names.
+        scope: of a field of `Config`: "place" where it says where to compute, and not what; "report" where it changes
+            the report on test data, and no training.
+        limits: of a number, or of each of several: `above`, `least`, `most`, `finite`, see `Limits`.
+    """
+    return field(default=default, metadata={"help": reason, "table": table, "scope": scope, "limits": Limits(**limits)})
+
+
+def words_of(setting: Field[Any]) -> tuple[str, ...]:
+    """The words that a field of a `Literal` type takes; none for any other."""
+    return get_args(setting.type) if get_origin(setting.type) is Literal else ()
+
+
+def kind_of(setting: Field[Any]) -> type:
+    """The type of the value of a field, or of each of several: str for words, int for `int | None`."""
+    inner = get_args(setting.type)
+    return setting.type if not inner else str if words_of(setting) else inner[0]  # type: ignore[return-value]
+
+
+def check(settings: Any) -> None:
+    """Holds every field of a dataclass made of `flag` to its type, its words and its limits; names are for `build`.
+
+    Raises:
+        UsageError: with the name of the field, its value, and what it must be.
+    """
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if isinstance(setting.default, tuple):
+            _check_several(setting, value)
+        elif value is not None or setting.default is not None:
+            _check_one(setting, value)
+
+
+def _check_one(setting: Field[Any], value: Any) -> None:
+    kind = kind_of(setting)
+    # A null in a config file, or an edited config.json, comes through every parser.
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UsageError(f"`{setting.name}` must be of type {kind.__name__}; got {value!r}")
+    if words_of(setting):
+        check_word(setting.name, str(value), setting.type)
+    elif kind is not str and (wanted := setting.metadata["limits"].complaint(value)):
+        raise UsageError(f"`{setting.name}` must be {wanted}; got {value}")
+
+
+def _check_several(setting: Field[Any], values: Any) -> None:
+    if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
+        raise UsageError(f"`{setting.name}` must be a list of whole numbers; got {values!r:.80}")
+    if not 0 < len(values) <= MOST_LAYERS:
+        raise UsageError(f"`{setting.name}` must have 1 to {MOST_LAYERS} numbers, one a layer; got {len(values)}")
+    if wanted := next(filter(None, map(setting.metadata["limits"].complaint, values)), ""):
+        raise UsageError(f"`{setting.name}` must have numbers {wanted}; got {list(values)}")

@@ -1,0 +1,30 @@
+"""Evaluation: with how many draws, of which data and where all runs of a comparison are measured."""
+
+from dataclasses import dataclass
+
+from pyro_vae.experiment.checked_fields import check, flag
+from pyro_vae.randomness import MOST_SAMPLES
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all runs are evaluated with.
+
+    Raises:
+        UsageError: a number out of range.
+
+    Example:
+        >>> Evaluation(num_samples=5000).test_data is None
+        True
+    """
+
+    num_samples: int = flag(1000, "draws per datum for log p(x), in every run", least=1, most=MOST_SAMPLES)
+    seed: int = flag(0, "seed of the draws and of the bootstrap, the same for every run", least=0)
+    test_data: int | None = flag(
+        None, "a random subset of so many test data, 0 for all; else that of each run's own report", least=0
+    )
+    data_dir: str = flag("", "where the data are, if not where training found them")
+    device: str = flag("cpu", "where to compute, e.g. cpu or cuda; not where it was trained")
+
+    def __post_init__(self) -> None:
+        check(self)
