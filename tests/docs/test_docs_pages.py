@@ -54,7 +54,7 @@ def test_a_script_takes_the_flags_that_the_pages_give_it(words, monkeypatch):
     place = next(i for i, word in enumerate(words) if word.startswith("scripts/"))
     main = runpy.run_path(str(ROOT / words[place]))["main"]
 
-    def stop(*_):
+    def stop(*_, **__):
         raise ReadError
 
     # Scripts that train ask which flags were given after they have checked the names of members and data.
