@@ -1,12 +1,42 @@
+import atexit
 import os
+import shutil
+import site
+import tempfile
 
-# Before torch is imported: workers that run side by side share the cores.
-if "PYTEST_XDIST_WORKER" in os.environ:
+import pytest
+
+_VARIABLES = {"HOME": "", "XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "MPLCONFIGDIR": ".matplotlib"}
+
+
+def _move_home():
+    """A home for this run of the tests alone, the same for all its processes, whoever's account it is."""
+    os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())  # where packages may be that the tests need
+    home = os.environ["PYRO_VAE_TESTS_HOME"] = tempfile.mkdtemp(prefix="pyro-vae-tests-")
+    os.environ |= {variable: os.path.join(home, folder) for variable, folder in _VARIABLES.items()}
+    maker = os.getpid()
+    atexit.register(lambda: os.getpid() == maker and shutil.rmtree(home, ignore_errors=True))
+
+
+# Before anything is imported that looks for a home or, as torch does, for the number of threads.
+if "PYRO_VAE_TESTS_HOME" not in os.environ:
+    _move_home()
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that run side by side share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import cpu_seconds
 import pyro
-import pytest
 import torch
+
+from pyro_vae.graphs.capture import Graph
+
+
+def pytest_addoption(parser):
+    parser.addoption("--name-above", type=float, metavar="SECONDS", help="name the tests that take more of a processor")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(cpu_seconds.Plugin(config.getoption("--name-above")))
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +47,9 @@ def clean_process():
     before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     yield
     assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()) == before
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """compile=True without the compiler."""
+    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)

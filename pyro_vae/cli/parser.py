@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+from pyro_vae import system
 from pyro_vae.cli.config_file import ConfigFile
 from pyro_vae.errors import PyroVAEError, StorageError, UsageError
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run.interruption import SIGNALS
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
@@ -122,7 +122,7 @@ def exit_codes(kept: str = "") -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
         yield
     except SystemExit as end:
@@ -132,7 +132,7 @@ def exit_codes(kept: str = "") -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output, e.g. head, has gone
         print(f"interrupted: nobody reads the output{kept and f': {kept}'}", file=sys.stderr)
         _drop_output()
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

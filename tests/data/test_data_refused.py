@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import thorough
 
 import pyro_vae.data
 
@@ -134,13 +135,13 @@ def said(main, arguments):
     return 0, err.getvalue()
 
 
-def ask(folder):
-    """All cases in this one process: case -> exit code, stderr, the files that it left."""
+def ask(folder, cases=CASES):
+    """Cases in this one process: case -> exit code, stderr, the files that it left."""
     from train_svi import main
 
     folder, found = Path(folder), {}
     load = pyro_vae.data.load
-    for name, is_mapped in CASES:
+    for name, is_mapped in cases:
         content, flags, _ = TABLE[name]
         pyro_vae.data.load = functools.partial(load, map_above=0) if is_mapped else load  # put back by the caller
         out = folder / "runs" / name
@@ -149,7 +150,7 @@ def ask(folder):
     return found
 
 
-@pytest.fixture(scope="module", params=["", "-O"])
+@pytest.fixture(scope="module", params=["", *thorough("-O")])
 def answers(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     write(folder, TABLE)
@@ -170,6 +171,10 @@ def answers(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "is_mapped"), CASES, ids=[f"{name}{' mapped' * m}" for name, m in CASES])
 def test_it_is_refused_in_one_sentence_and_leaves_nothing(answers, name, is_mapped):
+    check_refused(answers, name, is_mapped)
+
+
+def check_refused(answers, name, is_mapped):
     content, _, message = TABLE[name]
     code, sentence, is_left = answers[f"{name} {is_mapped}"]
     assert (code, is_left) == (3, False), sentence

@@ -11,7 +11,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import all_but, thorough
 from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from shortened import few_pilots
 from torch import nn
 
 import pyro_vae as pv
@@ -25,11 +27,9 @@ from pyro_vae.randomness import block_seed
 
 
 @pytest.fixture(autouse=True)
-def few_pilots(request, monkeypatch):
-    """Enough of them for steps of the right size, in a fifth of the time."""
+def hasten(request, monkeypatch):
     if "default_pilots" not in request.fixturenames:
-        monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
-        monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
+        few_pilots(monkeypatch)
 
 
 @pytest.fixture
@@ -38,10 +38,9 @@ def default_pilots():
 
 
 @pytest.fixture
-def hasty(few_pilots, monkeypatch):
+def hasty(hasten, monkeypatch):
     """Pilots that hardly tune: right where only noise and bookkeeping are looked at."""
-    monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 1)
-    monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 1)
+    few_pilots(monkeypatch, 1)
 
 
 def assert_mean_is(values, wanted, largest_error):
@@ -52,7 +51,8 @@ def assert_mean_is(values, wanted, largest_error):
 
 class TestTruth:
     @pytest.mark.parametrize(
-        ("start", "latent_dim", "data_dim", "T"), [("guide", 2, 5, 10), ("prior", 2, 5, 60), ("guide", 10, 12, 60)]
+        ("start", "latent_dim", "data_dim", "T"),
+        [("guide", 2, 5, 10), ("prior", 2, 5, 60), *thorough(("guide", 10, 12, 60))],
     )
     def test_weights_are_unbiased_and_their_logarithm_is_a_bound(self, start, latent_dim, data_dim, T):
         """128 runs of 8 chains. The logarithm of a mean lies below by half its squared error, to second order."""
@@ -193,7 +193,7 @@ PROGRAMS = {
 
 
 class TestAnyProgram:
-    @pytest.mark.parametrize("name", PROGRAMS)
+    @pytest.mark.parametrize("name", all_but(PROGRAMS.keys() - {"bottom_up"}, PROGRAMS))
     def test_both_bounds_hold_and_their_weights_are_unbiased(self, name):
         """128 simulated data: E[exp(forward)] = p(x), E[exp(-reverse)] = 1 / p(x): bounds, in expectation."""
         program, y, exact = PROGRAMS[name]()
@@ -208,7 +208,7 @@ class TestAnyProgram:
         assert above.mean() > -4 * above.std() / 128**0.5
         assert all(0.4 < side.acceptance.mean() < 0.95 for side in (bounds.forward, bounds.reverse))
 
-    @pytest.mark.parametrize("order", ["top_down", "bottom_up"])
+    @pytest.mark.parametrize("order", ["bottom_up", *thorough("top_down")])
     def test_two_layers_from_their_guide(self, order):
         program, _, exact = PROGRAMS[order]()
         x = torch.zeros(128, 5).double()
@@ -276,7 +276,7 @@ class TestChains:
 
 
 class TestPilots:
-    @pytest.mark.parametrize("T", [1, 40])
+    @pytest.mark.parametrize("T", [40, *thorough(1)])
     @pytest.mark.usefixtures("default_pilots")
     def test_find_steps_that_give_the_wanted_acceptance(self, T):
         """Guides from 10 times too narrow to 3 times too wide; the chains that count accept about 0.65."""
@@ -455,7 +455,7 @@ class TestMistakes:
             with pytest.raises(DataError):
                 ais(small_vae(), binary_data(4) + value, start=start)
 
-    def test_a_guide_that_is_a_point_can_not_be_where_chains_start_but_its_model_has_a_prior(self):
+    def test_a_guide_that_is_a_point_can_not_be_where_chains_start_but_its_model_has_a_prior(self, hasty):
         vae = small_vae()
         point = pv.VAE(vae.prior, pv.posteriors.Delta(pv.networks.MLP((6,), (3,), (8,)), 3), vae.likelihood).double()
         with pytest.raises(ValueError, match=r'site z is a point \(Delta\) .* use start="prior"'):

@@ -84,6 +84,7 @@ class TestTruth:
         assert found.guide["z"].shape == (400, 3)
         assert_normal(found.guide["z"].reshape(2, 200, 3), truth.posterior(x).mean[0] + 0.4, 2.25 * truth.covariance)
 
+    @pytest.mark.thorough
     def test_not_normal_in_one_dimension(self):
         """A mixture prior cut by steep pixels, against a sum over a fine grid: mean, spread and tails."""
         vae, x = small_vae(latent_dim=1, prior=MixturePrior(1), seed=4), binary_data(1)
@@ -124,9 +125,9 @@ class TestTruth:
         precision[2:, 2:] = torch.eye(3, dtype=torch.float64) / 0.64 + W.T @ W / 0.49
         covariance = torch.linalg.inv(precision)
         mean = covariance @ torch.cat([torch.zeros(2, dtype=torch.float64), W.T @ x[0] / 0.49])
-        found = nuts(vae, x, num_draws=150, num_warmup=40, num_chains=2, seed=0)
-        assert {name: draws.shape for name, draws in found.draws.items()} == {"z2": (2, 150, 2), "z1": (2, 150, 3)}
-        assert found.guide["z1"].shape == (300, 3)
+        found = nuts(vae, x, num_draws=120, num_warmup=30, num_chains=2, seed=0)
+        assert {name: draws.shape for name, draws in found.draws.items()} == {"z2": (2, 120, 2), "z1": (2, 120, 3)}
+        assert found.guide["z1"].shape == (240, 3)
         assert_normal(torch.cat([found.draws["z2"], found.draws["z1"]], -1), mean, covariance)
         assert "z2[1]" in str(found)
         assert "z1[2]" in str(found)
@@ -278,16 +279,17 @@ class TestNothingElse:
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         flags = [p.requires_grad for p in vae.parameters()]
         state = torch.get_rng_state()
+        few = {"num_draws": 8, "num_warmup": 5, "num_chains": 2}
         with torch.no_grad():
-            first = nuts(vae, x, **SHORT, seed=1)
+            first = nuts(vae, x, **few, seed=1)
         assert torch.equal(torch.get_rng_state(), state)
         torch.randn(3)
-        again, other = nuts(vae, x, **SHORT, seed=1), nuts(vae, x, **SHORT, seed=2)
+        again, other = nuts(vae, x, **few, seed=1), nuts(vae, x, **few, seed=2)
         assert torch.equal(first.draws["z"], again.draws["z"])
         assert torch.equal(first.guide["z"], again.guide["z"])
         assert not torch.equal(first.draws["z"], other.draws["z"])
         assert not torch.equal(first.draws["z"][0], first.draws["z"][1])
-        assert not torch.equal(nuts(vae, x, **SHORT).draws["z"], nuts(vae, x, **SHORT).draws["z"])
+        assert not torch.equal(nuts(vae, x, **few).draws["z"], nuts(vae, x, **few).draws["z"])
         assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
         assert [p.requires_grad for p in vae.parameters()] == flags
         assert all(p.grad is None for p in vae.parameters())

@@ -5,7 +5,6 @@ import gc
 import itertools
 import logging
 import random
-import shutil
 import weakref
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import covering, needs_compiler, thorough
 from exact import binary_data, small_vae, two_layers
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -30,14 +30,6 @@ from pyro_vae.randomness import stream
 X_SHAPE, LEVELS, BATCH = (1, 4, 4), 17, 8
 SMALL = {"latent_dim": 3, "hidden": (8,), "num_components": 4, "flow_hidden": (8,), "flow_transforms": 2, "rank": 2}
 COUNTS = ("discretized_logistic", "categorical", "poisson", "negative_binomial")
-
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-
-
-@pytest.fixture
-def traced_only(monkeypatch):
-    """compile=True without the compiler."""
-    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
 
 
 @pytest.fixture
@@ -115,6 +107,16 @@ ALL = [
 ]
 
 
+NORMAL = [name for name in build.POSTERIORS if name != "delta"]
+COVERED = covering(build.PRIORS, NORMAL, build.LIKELIHOODS, objectives("diagonal"))
+
+
+@pytest.mark.parametrize("names", [*COVERED, ("standard", "delta", "bernoulli", "trace_elbo")], ids="-".join)
+def test_traced_steps_of_every_member_are_the_same_to_the_last_bit(names, traced_only):
+    check_same_to_the_last_bit(config(*names), steps=6)
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", sorted({*PRIORS, *POSTERIORS, *LIKELIHOODS}), ids="-".join)
 def test_traced_steps_are_the_same_to_the_last_bit(names, traced_only):
     check_same_to_the_last_bit(config(*names), steps=12)
@@ -137,7 +139,7 @@ def check_compiled(config, dtype, tolerance):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4)], ids=["float64", "float32"]
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), *thorough((torch.float32, 2e-4))], ids=["float64", "float32"]
 )
 def test_compiled_steps_agree(dtype, tolerance):
     # float32: 50 steps of Adam, which divides by the root of small squares, make 1e-7 at most a thousand times larger.

@@ -9,9 +9,6 @@ import copy
 import json
 import math
 import runpy
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import needs_compiler
 from exact import binary_data, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from scripted import exit_code
@@ -31,7 +29,6 @@ from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Schedule, fit
 
 MODES = ["by Pyro", "traced", "steady", pytest.param("compiled", marks=pytest.mark.slow)]
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 OBJECTIVES = {
     "sampled": Trace_ELBO,
     "particles": lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
@@ -463,31 +460,3 @@ def test_a_run_that_diverged_can_be_taken_up_again_from_its_last_epoch(run, monk
     assert run("--resume") == 0
     assert status(run.folder) == "finished"
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 4
-
-
-def test_without_assertions_a_process_says_the_same(run):
-    """python -O switches Pyro's validation off."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-O",
-            SCRIPT,
-            "--dataset",
-            run.data,
-            "--epochs",
-            "3",
-            "--lr",
-            "1e6",
-            *SMALL,
-            "--out",
-            run.folder,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 5
-    assert done.stderr.splitlines()[-1].startswith("error: step ")
-    assert "first at site" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert status(run.folder) == "diverged"

@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import all_but, thorough
 from densities import perturbed
 from spliced import Spliced, normal, per_dimension, student, whole_vectors
 
@@ -39,8 +40,8 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("D", [1, 2, 3, 10])
+@pytest.mark.parametrize("name", all_but(GOOD.keys() - {"spline flow"}, GOOD))
+@pytest.mark.parametrize("D", [1, 2, 3, *thorough(10)])
 def test_good_distributions_agree(name, D):
     if name == "spline flow" and D != 2:
         pytest.skip("slow, and not for one dimension")
@@ -72,12 +73,12 @@ def test_integrals_against_closed_forms():
 
 
 def test_each_factor_is_a_factor():
-    found = agreement.measure(dist.Normal(zeros(3, 4, 5), 1.0).to_event(2))
-    assert found.integral.shape == (60,)
+    found = agreement.measure(dist.Normal(zeros(2, 3, 5), 1.0).to_event(2))
+    assert found.integral.shape == (30,)
     assert found.how == "quadrature"
 
 
-@pytest.mark.parametrize("D", [1, 2, 3, 10, 20])
+@pytest.mark.parametrize("D", [1, 2, 3, 10, *thorough(20)])
 @pytest.mark.parametrize("make", [normal, student, whole_vectors, lambda D: whole_vectors(D, 10)])
 def test_a_density_off_by_a_factor_is_found_by_its_integral(make, D):
     found = agreement.measure(Spliced(make(D), factor=1.1))
@@ -94,7 +95,7 @@ WIDER = {
 }
 
 
-@pytest.mark.parametrize("D", [2, 3, 10, 20])
+@pytest.mark.parametrize("D", [2, 3, 10, *thorough(20)])
 @pytest.mark.parametrize("name", WIDER)
 def test_draws_of_another_distribution_are_found(name, D):
     density, sampler = (make(D) for make in WIDER[name])

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import thorough
 from densities import members
 from pyro.distributions import constraints
 from spliced import Spliced, normal, per_dimension, whole_vectors
@@ -64,7 +65,7 @@ def test_every_prior_has_a_case():
 
 
 @pytest.mark.parametrize("name", PRIORS)
-@pytest.mark.parametrize("D", [2, 5])
+@pytest.mark.parametrize("D", [2, *thorough(5)])
 def test_priors_pass(name, D):
     report = pv.check_prior(PRIORS[name](D), LABELS if name == "ConditionalNormal" else None)
     report.raise_if_failed()
@@ -76,7 +77,7 @@ def test_a_prior_may_ignore_labels():
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
-@pytest.mark.parametrize("D", [2, 5])
+@pytest.mark.parametrize("D", [2, *thorough(5)])
 def test_posteriors_pass(name, D):
     kind = getattr(pv.posteriors, name)
     posterior = kind(mlp(SHAPE, kind.encoder_shape(D)), D, **POSTERIORS[name])
@@ -235,7 +236,7 @@ BAD_PRIORS = [
 ]
 
 
-@pytest.mark.parametrize("D", [2, 10])
+@pytest.mark.parametrize("D", [2, *thorough(10)])
 @pytest.mark.parametrize(("kind", "failed"), BAD_PRIORS)
 def test_a_bad_prior_is_found_by_its_line(kind, failed, D):
     assert set(pv.check_prior(kind(D)).failed) == failed
@@ -532,7 +533,7 @@ def user_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "code"), [("Good", 0), ("NoEvent", 1), ("Missing", 2)])
+@pytest.mark.parametrize(("name", "code"), [("NoEvent", 1), *thorough(("Good", 0), ("Missing", 2))])
 def test_exit_codes_of_the_process(name, code, user_folder):
     command = [sys.executable, "-m", "pyro_vae.model.checks", f"user_members:{name}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

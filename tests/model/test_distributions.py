@@ -269,6 +269,7 @@ def test_exponential_norm_in_one_dimension_is_the_laplace():
     assert bare.sample().shape == (50,)
 
 
+@pytest.mark.thorough
 def test_exponential_norm_integrates_to_one_in_the_plane():
     p = ExponentialNorm(f64([0.3, -0.2]), f64(2.0), event_dim=1)
     total, _ = scipy.integrate.dblquad(

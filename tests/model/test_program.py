@@ -15,9 +15,13 @@ import pyro_vae as pv
 from pyro_vae.model.program import undisturbed
 
 
+def loss():
+    return Trace_ELBO(num_particles=10, vectorize_particles=True, max_plate_nesting=1)
+
+
 def trains(vae, x, svi=None, steps=20):
     """Whether every parameter that requires a gradient moves under stock Pyro, and the loss goes down."""
-    svi = svi or SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(num_particles=10))
+    svi = svi or SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss())
     before = {name: p.detach().clone() for name, p in vae.named_parameters() if p.requires_grad}
     losses = [svi.step(x) for _ in range(steps)]
     moved = [not torch.equal(before[name], p) for name, p in vae.named_parameters() if p.requires_grad]
@@ -56,14 +60,14 @@ def test_a_copy_trains_under_the_same_svi_object(x):
     # The store may not hand the original's tensors to the copy.
     original = small_vae()
     optimiser = pyro.optim.Adam({"lr": 1e-2})
-    trains(original, x, SVI(original.model, original.guide, optimiser, Trace_ELBO(num_particles=10)))
+    trains(original, x, SVI(original.model, original.guide, optimiser, loss()))
     twin = copy.deepcopy(original)
-    assert trains(twin, x, SVI(twin.model, twin.guide, optimiser, Trace_ELBO(num_particles=10)))
+    assert trains(twin, x, SVI(twin.model, twin.guide, optimiser, loss()))
 
 
 def test_a_swapped_member_trains_under_the_same_svi(x):
     vae = small_vae(prior=MixturePrior(3))
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(num_particles=10))
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss())
     svi.step(x)
     vae.prior = MixturePrior(3).double()
     assert trains(vae, x, svi)

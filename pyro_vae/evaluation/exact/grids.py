@@ -1,12 +1,16 @@
-"""Rules of integration, and the grids that they make over one to three numbers.
+r"""Rules of integration, and the grids that they make over one to three numbers.
 
-    integral f(z) dz = sum_i w_i f(z_i) + error,        n points along each axis, n^D in all
+.. math:: \int f(z) \, dz = \sum_i w_i f(z_i) + \text{error}
 
-The trapezoid and the midpoints converge as 1/n^2, and exponentially for smooth integrands that vanish at both ends
-(Trefethen & Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 2014). Gauss-Hermite is exact for a
-normal density times a polynomial; Gauss-Legendre on panels of three points each takes kinks one panel at a time.
+A grid has n points along each axis, n^D in all. The trapezoid and the midpoints converge as 1/n^2, and exponentially
+for smooth integrands that vanish at both ends. Gauss-Hermite is exact for a normal density times a polynomial;
+Gauss-Legendre on panels of three points each takes kinks one panel at a time.
 
 A grid lies in coordinates of each datum's own (`Box`), which reach polynomial tails as well.
+
+Reference:
+    Trefethen & Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 56, 2014.
+    https://doi.org/10.1137/130932132
 """
 
 from collections.abc import Callable, Iterator, Sequence

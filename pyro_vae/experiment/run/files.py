@@ -1,11 +1,10 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed.
 
-A lock is that of `flock`: it ends with the last process that has the file open, however that one ends. Where the file
-system has none, nobody is stopped.
+A lock ends with the process that holds it, however that one ends; see `pyro_vae.system` for what children do. Where the
+file system has none, nobody is stopped.
 """
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple
 
+from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
 
 LARGEST_JSON = 1 << 24  # bytes; the manifest of a large model has some ten thousand
@@ -32,20 +32,20 @@ def write(path: Path, content: bytes) -> None:
         StorageError: the disk is full, or the place can not be written to; an older file is left as it was.
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}*{_TEMPORARY}"):
-        _remove_left(left, without_locks=False)
+        system.remove_left(left, in_doubt=False)
     with _storage_errors(path), _partial(path) as partial:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        system.flush_folder(path.parent)
 
 
 def append(path: Path, line: str) -> None:
     """Adds one line and flushes it to the disk. A crash can leave a last line without its end, which readers drop."""
-    with _storage_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with _storage_errors(path), path.open("ab") as file:
+        file.write(f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -65,7 +65,7 @@ def make_folder(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Removes what interrupted `write`s left behind; what another is writing stays, where the file system has locks."""
     for partial in folder.glob(f"*{_TEMPORARY}"):
-        _remove_left(partial)
+        system.remove_left(partial, in_doubt=True)
 
 
 class Lock(NamedTuple):
@@ -82,12 +82,13 @@ class Lock(NamedTuple):
         """Says in it who holds it."""
         with _storage_errors(self.path):
             os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, f"{holder}\n".encode(), 0)
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
+            os.write(self.descriptor, f"{holder}\n".encode())
 
     def remove(self) -> None:
         """Removes it while it is held, unless another has come to its place."""
         with suppress(OSError):
-            if _is_at(self.descriptor, self.path):
+            if system.is_at(self.descriptor, self.path):
                 self.path.unlink()
 
 
@@ -108,7 +109,7 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
     try:
         yield Lock(path, descriptor)
     finally:
-        os.close(descriptor)
+        system.release(path, descriptor)
 
 
 def to_json(value: Any) -> bytes:
@@ -145,63 +146,23 @@ def sha256(content: bytes) -> str:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    # It is locked for `sweep`, which could not tell otherwise whether its writer, on another machine too, is alive.
+    # `sweep` could not tell otherwise whether its writer, on another machine too, is alive.
     partial = path.with_name(f"{path.name}.{token_hex(4)}{_TEMPORARY}")
-    lock = _lock(partial, fcntl.LOCK_EX)
-    try:
-        yield partial
-    except BaseException:  # a signal, too
-        partial.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(lock)
+    with system.in_the_making(partial):
+        try:
+            yield partial
+        except BaseException:  # a signal, too
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _held(path: Path, refusal: Callable[[str], str]) -> int:
     while True:  # once more where it is removed before it is read
         try:
-            return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return system.hold(path)
         except BlockingIOError:
             with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
                 raise UsageError(refusal(file.read(_LONGEST_HOLDER).strip())) from None
-
-
-def _lock(path: Path, how: int) -> int:
-    """Opens and locks a file. Raises BlockingIOError where another holds it."""
-    while True:  # once more where it is removed before it is locked
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, how)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                os.close(descriptor)
-                raise
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)
-
-
-def _remove_left(partial: Path, *, without_locks: bool = True) -> None:
-    """Unless its writer holds it; a link was made by none."""
-    with suppress(OSError):
-        if partial.is_symlink():
-            partial.unlink()
-        descriptor = os.open(partial, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            partial.unlink()
-        except OSError as error:
-            if without_locks and not isinstance(error, BlockingIOError):
-                partial.unlink()
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
@@ -211,11 +172,3 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Use another --out"
         raise StorageError(f"can not write {path}: {error.strerror or error}. {cure}.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

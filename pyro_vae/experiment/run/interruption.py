@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pyro_vae import system
 
 
 class Interruption:
@@ -67,7 +67,7 @@ def noted(agree: Callable[[int], int] = lambda number: number) -> Iterator[Inter
             # Not print: the signal may have come in the middle of one.
             os.write(sys.stderr.fileno(), b"interrupted: keeping this step; a second signal ends at once\n")
 
-    before |= {number: signal.signal(number, note) for number in SIGNALS}
+    before |= {number: signal.signal(number, note) for number in system.STOPPING}
     try:
         yield interruption
     finally:

@@ -67,8 +67,8 @@ def saved_config(folder: Path) -> Config:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
 
 
-def new_folder(root: Path, config: Config) -> Path:
-    """A folder name that is not taken: time, data set and likelihood."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(config.dataset).stem}-{config.likelihood}"
+def new_folder(root: Path, name: str) -> Path:
+    """A folder that is not there yet: the time, and this name."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
     return next(name for name in names if not name.exists())

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pyro_vae import system
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.interruption import noted
 
@@ -61,7 +62,7 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
         done: told of each job that has ended, its exit code and its seconds; of those that a signal has cut it is not.
     """
     waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
-    environment = {"OMP_NUM_THREADS": str(max(1, cores() // at_once)), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(max(1, system.cores() // at_once)), **os.environ}
     with noted() as stop:
         told = False
         try:
@@ -85,11 +86,6 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
                 process.wait()
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start(job: Job, lock: files.Lock, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     files.make_folder(job.folder)
     with (job.folder / "train.log").open("ab") as log:
@@ -101,8 +97,7 @@ def _start(job: Job, lock: files.Lock, environment: dict[str, str]) -> subproces
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[lock.fileno()],
-            process_group=0,
+            **system.child_options(lock.fileno()),
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae import system
 from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
 from pyro_vae.experiment import build
@@ -57,7 +58,7 @@ def sweep(folder: Path, space: Space, script: Path, at_once: int = 0) -> None:
     if Run(folder, settings[0].config).exists():
         raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another --out")
     with launching.locked(folder) as lock:
-        this = Sweep(folder, space.seeds, script, at_once or min(launching.cores(), runs), lock, _say)
+        this = Sweep(folder, space.seeds, script, at_once or min(system.cores(), runs), lock, _say)
         this.begin(space.plan())
         if search:
             settings = search(this, space)
@@ -113,7 +114,7 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     groups, runs = _ranked(sweep, settings)
     chosen = sweep.chosen() or ranking.best(groups)
     if chosen is None:
-        write(sweep.folder, ranking.content(groups, runs, None, [], card))
+        write(sweep.folder, ranking.content(groups, runs, card))
         raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
@@ -122,7 +123,8 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     tests = sweep.tests(by_name[chosen])
     groups, runs = _ranked(sweep, settings)  # again: some are tested now
     weighted = any(setting.config.objective == "iwae" for setting in settings)
-    return write(sweep.folder, ranking.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
+    report = ranking.content(groups, runs, card, chosen=chosen, test=tests, importance_weighted=weighted)
+    return write(sweep.folder, report)
 
 
 def _ranked(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -47,7 +47,8 @@ def decide(
     with world.together():
         if world.first:
             mark = training_lock.mark(folder) if folder is not None else None
-            run, is_finished = _decided(Run(folder or new_folder(Path("runs"), config), config), given, resume, world)
+            new = new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}")
+            run, is_finished = _decided(Run(folder or new, config), given, resume, world)
             told = json.dumps([str(run.path), run.config.to_dict(), is_finished])
     path, settings, is_finished = json.loads(world.gather(told)[0])
     return Decision(Run(Path(path), Config.from_dict(settings)), is_finished, mark)

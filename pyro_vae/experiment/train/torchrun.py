@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_vae import system
 from pyro_vae.errors import ProcessError, UsageError
-from pyro_vae.experiment.run.interruption import SIGNALS
 
 if TYPE_CHECKING:
     from pyro_vae.inference import World
@@ -36,7 +36,7 @@ def one_speaks() -> Iterator[None]:
     if os.environ.get("RANK", "0") == "0":
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             yield
         except SystemExit as end:
@@ -47,7 +47,7 @@ def one_speaks() -> Iterator[None]:
 
 def _wait_to_be_ended(seconds: float) -> None:
     told = threading.Event()
-    for number in SIGNALS:
+    for number in system.STOPPING:
         signal.signal(number, lambda *_: told.set())
     told.wait(seconds)
 

@@ -60,6 +60,7 @@ def start_or_resume(
             train(run, tensorboard=tensorboard, test=test, world=world, mark=mark)
         elif world.first:
             run.sweep()
+            training_lock.sweep(run.path)  # killed between its report and its end
             print(f"{run.path} is finished. Its report:\n\n{(run.path / 'report.txt').read_text(encoding='utf-8')}")
         return run
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import StorageError, UsageError
 from pyro_vae.experiment.run import files
 
 
@@ -52,3 +52,10 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
             yield
         finally:
             lock.remove()
+
+
+def sweep(folder: Path) -> None:
+    """Removes the lock that a killed training left."""
+    if (folder / "train.lock").exists():
+        with suppress(UsageError, StorageError), locked(folder):
+            pass

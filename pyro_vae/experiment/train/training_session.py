@@ -38,7 +38,7 @@ class Session:
     def open(cls, run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World = ALONE) -> "Session":
         """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
 
-        Of many processes the first one comes before the others and writes; these only read.
+        Of many processes the first one writes and must come before the others, which only read.
 
         Raises:
             CheckpointError: the folder is damaged, or is of another config or other data.

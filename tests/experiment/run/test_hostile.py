@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import thorough
 from finished import finished_run, images
 
 import pyro_vae as pv
@@ -296,7 +297,10 @@ def test_a_damaged_run_folder_is_refused_or_harmless(run, name, text, monkeypatc
 
 @pytest.mark.parametrize(
     ("script", "arguments", "name"),
-    [("evaluate.py", ["run"], "run.json"), ("train_svi.py", ["--resume", "--out", "run"], "config.json")],
+    [
+        ("train_svi.py", ["--resume", "--out", "run"], "config.json"),
+        *thorough(("evaluate.py", ["run"], "run.json")),
+    ],
 )
 def test_a_script_ends_with_exit_code_4(run, tmp_path, script, arguments, name):
     shutil.copytree(run, tmp_path / "run")

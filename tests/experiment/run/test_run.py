@@ -235,6 +235,16 @@ def test_a_lock_stays_with_a_folder_that_is_moved_away(folder):
     assert (folder / "train.lock").read_bytes() == b"of a third one\n"
 
 
+def test_the_lock_that_a_killed_training_left_is_swept_with_its_finished_run(folder, config):
+    training.train(Run(folder, replace(config, epochs=1, test_samples=2, elbo_samples=2)))
+    files.write(folder / "train.lock", b"of a killed one\n")
+    training.start_or_resume(folder, config, set(), resume=True)
+    assert not (folder / "train.lock").exists()
+    with locked(folder):
+        training.start_or_resume(folder, config, set(), resume=True)
+        assert (folder / "train.lock").exists()
+
+
 def teams(folder, config, processes, epochs):
     """Who is said to have trained the run, where so many processes have taken it up, up to an epoch."""
     run, *_ = train(folder, config, epochs, processes)
@@ -321,7 +331,7 @@ def test_new_folders_never_collide(tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_vae.experiment.run.run_folder.datetime", Stopped)
     made = []
     for _ in range(3):
-        made.append(new_folder(tmp_path, Config(dataset="a/faces.npz")).name)
+        made.append(new_folder(tmp_path, "faces-bernoulli").name)
         (tmp_path / made[-1]).mkdir()
     first = "20200102-030405-faces-bernoulli"
     assert made == [first, f"{first}-2", f"{first}-3"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
 from pyro_vae.experiment.run import files
 
@@ -140,7 +141,7 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path
 
 
 def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_path, monkeypatch):
-    path, flock = tmp_path / "lock", files.fcntl.flock
+    path, flock = tmp_path / "lock", system.fcntl.flock
     with files.locked(path, str) as lock:
         lock.remove()
         assert not path.exists()
@@ -149,11 +150,11 @@ def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_pa
             assert path.exists()
 
     def slow(descriptor, how):  # whoever held it gives it back between opening and locking
-        monkeypatch.setattr(files.fcntl, "flock", flock)
+        monkeypatch.setattr(system.fcntl, "flock", flock)
         path.unlink()
         flock(descriptor, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", slow)
+    monkeypatch.setattr(system.fcntl, "flock", slow)
     with (
         files.locked(path, str) as lock,
         pytest.raises(UsageError),
@@ -167,7 +168,7 @@ def test_where_there_are_no_locks_nobody_is_stopped(tmp_path, monkeypatch, numbe
     def none(*arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(system.fcntl, "flock", none)
     with files.locked(tmp_path / "lock", str), files.locked(tmp_path / "lock", str):
         files.write(tmp_path / "a.json", b"")
     (tmp_path / "a.json.0.pyro_vae-partial").touch()
@@ -190,7 +191,7 @@ def test_a_holder_that_can_not_sign_is_told_what_is_full(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with (
         files.locked(tmp_path / "lock", str) as lock,
         pytest.raises(StorageError, match=r"lock: No space .* Free some"),
@@ -218,7 +219,7 @@ def test_without_locks_a_write_leaves_alone_what_another_may_be_writing(tmp_path
 
     partial = tmp_path / f"a.0{files._TEMPORARY}"
     partial.write_bytes(b"of another")
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(system.fcntl, "flock", none)
     files.write(tmp_path / "a", b"new")
     assert (partial.exists(), (tmp_path / "a").read_bytes()) == (True, b"new")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae import system
 from pyro_vae.cli.parser import exit_codes
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job, locked, work
 
 # Waits for so long, and writes down when it was at work; told to end, it takes its time and says so.
@@ -57,7 +57,7 @@ def launched(folder, jobs, at_once):
 
 def test_so_many_are_at_work_at_once_and_share_the_cores(jobs, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(launching, "cores", lambda: 7)
+    monkeypatch.setattr(system, "cores", lambda: 7)
     codes, said = launched(tmp_path, jobs(*[0.3] * 5), 3)
     assert codes == dict.fromkeys("01234", 0)
     assert {threads for _, _, threads in said} == {"2"}
