@@ -22,7 +22,7 @@ INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
     r"|pyro_vae\.model\.(traces|conditions)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.system"
     r"|pyro_vae\.report\.draw\.(report_figures|style)"
-    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption)"
+    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files)"
     r"|pyro_vae\.experiment\.train\.training_report"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
