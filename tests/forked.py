@@ -41,8 +41,10 @@ class Script:
         self.communicate()
 
     def communicate(self):
-        with self.stdout, self.stderr:
-            said = ["" if pipe.closed else pipe.read() for pipe in (self.stdout, self.stderr)]
+        said = []
+        for pipe in (self.stdout, self.stderr):
+            said.append("" if pipe.closed else pipe.read())
+            pipe.close()
         self.process.join()
         return said
 
