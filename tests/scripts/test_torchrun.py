@@ -18,7 +18,7 @@ import pytest
 from cases import thorough
 from finished import content, images
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import ProcessError, UsageError
 from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import torchrun
@@ -134,7 +134,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(
         started[killed].kill()
         ends = codes(started)
         assert ends[killed] == -signal.SIGKILL
-        assert ends[1 - killed] == 1
+        assert ends[1 - killed] == ProcessError.exit_code
         if killed == 1:
             assert said(0).splitlines()[-1].startswith(LOST)
             assert about("run")["status"] == "interrupted"

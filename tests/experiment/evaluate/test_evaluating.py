@@ -338,11 +338,11 @@ class TestFiles:
 
 @pytest.mark.parametrize("name", ["elbo_samples", "num_chains", "latent_data"])
 def test_a_plan_that_makes_no_sense_is_refused(name):
-    with pytest.raises(UsageError, match=f"{name} must be at least 2; got 1"):
+    with pytest.raises(UsageError, match=f"`{name}` must be at least 2; got 1"):
         Plan(**{name: 1})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_nuts_needs_four_draws(size):
-    with pytest.raises(UsageError, match="posterior_draws must be 0, or at least 4"):
+    with pytest.raises(UsageError, match="`posterior_draws` must be 0, or at least 4"):
         Plan(posterior_draws=size)

@@ -232,6 +232,6 @@ def test_no_share_is_refused(text):
         Shard.wanted(text, {})
 
 
-def test_a_plan_is_what_its_flags_say():
-    assert Plan().flags() == []
-    assert Plan(test_data=5, evaluation_seed=2).flags() == ["--test-data", "5", "--evaluation-seed", "2"]
+def test_a_plan_says_what_is_not_so_by_default():
+    assert Plan().changed() == {}
+    assert Plan(test_data=5, evaluation_seed=2).changed() == {"test_data": 5, "evaluation_seed": 2}

@@ -156,7 +156,7 @@ def test_two_layers_have_the_pictures_of_what_their_decoder_sees(layered, tmp_pa
     ("wanted", "message"),
     [
         ({"only": ("traversal",)}, "two layers of latents"),
-        ({"paths": ("base",)}, "flow of z2, not of the z1 that the path is in"),
+        ({"paths": ("base",)}, "`prior='flow'` of z2, not of the z1 that the path is in"),
     ],
 )
 def test_what_two_layers_do_not_have_is_said(wanted, message, layered, tmp_path):

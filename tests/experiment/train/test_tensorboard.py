@@ -226,7 +226,7 @@ def test_test_data_are_not_looked_at(settings, tmp_path, monkeypatch):
     looked, fixed = [], Split.fixed
     monkeypatch.setattr(Split, "fixed", lambda split, *a: looked.append(split.name) or fixed(split, *a))
     monkeypatch.setattr(training.training_report, "write", lambda *a: "")
-    training.train(tmp_path / "run", replace(settings, epochs=3), tensorboard=True)
+    training.train(Run(tmp_path / "run", replace(settings, epochs=3)), tensorboard=True)
     assert "valid" in looked
     assert "test" not in looked
 
