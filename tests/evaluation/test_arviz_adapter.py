@@ -109,7 +109,7 @@ print("as before")
 """
 
 
-@pytest.mark.parametrize("home", ["fresh", "nowhere"])
+@pytest.mark.parametrize("home", ["nowhere", pytest.param("fresh", marks=pytest.mark.thorough)])
 def test_nothing_is_said_changed_or_left_behind(home, tmp_path):
     place = {"fresh": str(tmp_path), "nowhere": "/dev/null/x"}[home]
     names = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPLCONFIGDIR"))}

@@ -52,6 +52,7 @@ def test_a_report_repeats_and_may_go_elsewhere(run, tmp_path):
     assert content(run) == before
 
 
+@pytest.mark.thorough
 def test_a_home_that_can_not_be_written_goes_unnoticed(tmp_path):
     """NUTS draws in three dimensions; ArviZ judges its chains. Matplotlib keeps a list of fonts for the pictures."""
     run = finished_run(tmp_path / "run", images(tmp_path / "grey.npz"), latent_dim=3)
