@@ -95,6 +95,7 @@ def position(device: torch.device | None = None) -> dict[str, Tensor]:
     """Returns how far the stream that torch draws from has come: the state of its generator, by type of device.
 
     Example:
+        >>> import torch
         >>> with stream(0, "noise"):
         ...     here = position()
         ...     drawn = torch.rand(3)

@@ -34,7 +34,7 @@ _LOCKED_BYTE = (1 << 31) - 2  # of Windows, where nobody else can read a locked 
 
 
 def cores() -> int:
-    """How many processor cores this process may use, or as many as the machine has where nothing says that."""
+    """Counts the processor cores that this process may use; all of the machine where the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -80,7 +80,7 @@ def release(path: Path, descriptor: int) -> None:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one of this name. Where nobody can remove an open file, it is."""
+    """Says whether an open file still has this name. Without `flock` it says yes: no lock depends on it there."""
     if fcntl is None:
         return True
     try:

@@ -1,6 +1,10 @@
-"""Cases of a table that only the thorough tests run."""
+"""Cases of a table: which of them only the thorough tests run, and which need more than a machine may have."""
+
+import shutil
 
 import pytest
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 
 def thorough(*cases):

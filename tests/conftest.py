@@ -6,6 +6,8 @@ import tempfile
 
 import pytest
 
+collect_ignore = ["bare_system.py"]  # it takes names away from whatever process imports it
+
 _VARIABLES = {"HOME": "", "XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "MPLCONFIGDIR": ".matplotlib"}
 
 
@@ -28,6 +30,8 @@ import cpu_seconds
 import pyro
 import torch
 
+from pyro_vae.graphs.capture import Graph
+
 
 def pytest_addoption(parser):
     parser.addoption("--name-above", type=float, metavar="SECONDS", help="name the tests that take more of a processor")
@@ -45,3 +49,9 @@ def clean_process():
     before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     yield
     assert (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()) == before
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """compile=True without the compiler."""
+    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)

@@ -46,3 +46,10 @@ def make_run(folder, **settings):
     """Trains a run below this folder, on data below it as well, and opens it."""
     few = {"test_samples": 20, "elbo_samples": 10, "batch_size": 20}
     return open_run(finished_run(folder / "run", images(folder / "labelled.npz"), **{**few, **settings}))
+
+
+def flip(path, bit):
+    """Damages a file by one bit."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,16 @@ ORDER = [
     ["inference.svi", "inference.world"],
     ["inference.distributed"],
     ["inference.fitting", "inference"],
+    ["report.cells", "report.document"],
+    ["report.documents"],
     ["report"],
     ["experiment.checked_fields", "experiment.config", "experiment.run.files"],
     ["experiment.run.manifest", "experiment.presets"],
     ["experiment.build"],
-    ["experiment.run"],
+    ["experiment.run", "experiment.protocol_card"],
+    ["experiment.run_pictures"],
+    ["experiment.evaluate"],
+    ["experiment.train"],
     ["experiment"],
     ["selfcheck"],
     ["cli"],
@@ -94,6 +100,12 @@ def test_one_module_speaks_to_arviz():
         if isinstance(node, ast.Import | ast.ImportFrom) and loads(node)
     }
     assert importers == {"pyro_vae.evaluation.trust.arviz_adapter"}
+
+
+def test_the_source_archive_holds_every_document():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {path.name for path in ROOT.glob("*.md")} - set(included) == set()
 
 
 def test_the_order_is_strict_enough_to_fail():

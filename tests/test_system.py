@@ -36,6 +36,7 @@ def answers(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 class TestScripts:
     """Where names are taken away."""
 

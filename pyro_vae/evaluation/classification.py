@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.trust.diagnostics import psis_khat
+from pyro_vae.evaluation.trust.diagnostics import psis_khat, share_above
 from pyro_vae.evaluation.weights import log_weights
 
 
@@ -36,6 +36,24 @@ class Classification:
     def prediction(self) -> Tensor:
         """The most probable class of each datum, (N,)."""
         return self.log_posterior.argmax(0)
+
+    def summary(self, labels: Tensor) -> dict[str, Any]:
+        """For a report: accuracy with its error, K, and how far the weights can be trusted. `labels` (N,) are true."""
+        right = (self.prediction == labels).double()
+        true = torch.nn.functional.one_hot(labels, len(self.khat)).T.bool()
+        log_posterior = self.log_posterior.gather(0, labels[None])[0]
+        return {
+            "accuracy": right.mean().item(),
+            "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
+            # A class that the training data lack has p(y) = 0, and JSON has no infinity.
+            "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
+            "num_samples": self.num_samples,
+            "num_data": len(labels),
+            "khat_above_0.7": {
+                "true_class": share_above(self.khat[true]),
+                "other_classes": share_above(self.khat[~true]),
+            },
+        }
 
 
 def classify(

@@ -61,6 +61,12 @@ def rounding_loss(
     return Estimate(f"{name}, float32 - bfloat16", *mean_and_error(lost), num_samples)
 
 
+def rounding_summary(loss: Estimate) -> dict[str, Any]:
+    """What `rounding_loss` gave, for a report: the change of the mean, and how far single data moved either way."""
+    size = loss.value.abs()
+    return {"name": loss.name, **loss.to_dict(), "mean_absolute": size.mean().item(), "largest": size.max().item()}
+
+
 def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int, first_block: int) -> tuple[Tensor, str]:
     """Draws of the ELBO or the reconstruction (K, N), on the CPU, and the name of what they are."""
     names = set()

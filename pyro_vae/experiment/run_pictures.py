@@ -1,4 +1,4 @@
-"""The pictures of a trained run, in one table: when there is one, what it shows, how it is made and where it stands.
+"""The pictures of a trained run, in one table: what each is called, where it stands on a page, and how it is drawn.
 
 The report of a training keeps some of them as files, which a shared model takes along; an evaluation sets all on its
 page, with those of its numbers; `sample` draws some of other data and seeds, with the arrays behind them.
@@ -7,7 +7,7 @@ page, with those of its numbers; `sample` draws some of other data and seeds, wi
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ KEPT = ("training", "reconstructions", "samples")  # as files in the folder of a
 
 @dataclass(eq=False)
 class Source:
-    """Of which data and draws the pictures of a report are made: always the same ones of a run.
+    """Of which data and draws pictures are made. These are of a report's: always the same ones of a run.
 
     Attributes:
         trained: the run.
@@ -38,7 +38,7 @@ class Source:
         posterior: the true posterior of one datum.
         label: the one class to sample, of a conditional run; None for all.
         paths: kinds of paths between data.
-        side: of the grid over the latent plane.
+        num_draws: of z, from which the spread of log p(x|z) is taken; 0 where it is not shown.
     """
 
     trained: TrainedRun
@@ -47,270 +47,199 @@ class Source:
     posterior: PosteriorGrid | PosteriorDraws | None = None
     label: int | None = None
     paths: tuple[str, ...] = ("straight", "spherical")
-    side: int = 21
+    num_draws: int = 0
 
     @property
     def seed(self) -> int:
         """Of all draws."""
         return self.trained.config.seed
 
-    @property
-    def white(self) -> float:
-        """The value of x that is shown white."""
-        return build.white(self.trained.config, self.trained.data.form)
-
-    @property
+    @cached_property
     def shows(self) -> bool:
         """Whether data are images."""
         return images.can_show(self.trained.data.x_shape)
 
-    @property
-    def labels(self) -> Tensor | None:
+    @cached_property
+    def white(self) -> float:
+        """The value of x that is shown white."""
+        return build.white(self.trained.config, self.trained.data.form)
+
+    @cached_property
+    def y(self) -> Tensor | None:
         """One-hot labels of what is sampled, of a conditional run."""
         config, data = self.trained.config, self.trained.data
         num_classes = data.num_classes if config.conditional else 0
         return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(config.device))
 
     @cached_property
-    def positions(self) -> Tensor:
-        """Among the test data, of those that are reconstructed."""
+    def shown(self) -> Tensor:
+        """Positions of the test data that are reconstructed."""
         return subset(len(self.test), SHOWN, self.trained.config.data_seed)
 
     @cached_property
-    def draws(self) -> Tensor | None:
-        """log p(x|z) of these at many draws of z, (K, N), where its spread is to be shown."""
-        return None
+    def ends(self) -> Tensor:
+        """Of the first and the last datum of each path, (2, N): of different labels where there are any."""
+        size, labels = len(self.test), self.test.labels
+        order = subset(size, size, 0) if labels is None else labels.argsort()
+        places = torch.linspace(0, size - 1, 2 * PAIRS + 1).long()
+        return torch.stack([order[places[:PAIRS]], order[places[PAIRS + 1 :]]])
+
+    def cloud(self) -> DataInMemory:
+        """Data whose codes are shown."""
+        return self.trained.training(CLOUD)
+
+    def moved(self) -> DataInMemory:
+        """The datum whose code is moved, and all others: of a mapped file, as many as have room in memory."""
+        split = self.trained.data.test
+        return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
 
     def at(self, positions: Tensor) -> DataInMemory:
         """Test data."""
         labels = self.test.labels
         return DataInMemory(*self.test.at(positions), None if labels is None else labels[positions])
 
-    @cached_property
-    def ends(self) -> Tensor:
-        """Positions of the first and the last datum of each path, (2, N): of different labels where there are any."""
-        size, labels = len(self.test), self.test.labels
-        order = subset(size, size, 0) if labels is None else labels.argsort()
-        places = torch.linspace(0, size - 1, 2 * PAIRS + 1).long()
-        return torch.stack([order[places[:PAIRS]], order[places[PAIRS + 1 :]]])
-
-    @property
-    def moved(self) -> DataInMemory:
-        """The datum whose code is moved, and others by which the use of a dimension is seen.
-
-        All test data of the run; of a mapped file, which has no room in memory, as many as the cloud has.
-        """
-        split = self.trained.data.test
-        return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
-
-    @cached_property
-    def cloud(self) -> DataInMemory:
-        """Data whose codes are shown."""
-        return self.trained.training(CLOUD)
-
-    @property
-    def classes(self) -> Tensor | None:
-        """One-hot, a grid for each."""
-        return None
+    def draw(self, name: str, view: Any = None) -> bytes:
+        """A picture of the table; of its view, where that was made before."""
+        row = PICTURES[name]
+        return row.draw(row.view(self) if view is None else view, self.white)
 
 
-@dataclass(frozen=True)
-class RunPicture:
-    """One row of the table.
-
-    Attributes:
-        title: a few words.
-        group: of `GROUPS`.
-        caption: what is seen.
-        view: what is shown, mostly a tuple of named tensors.
-        draw: the picture of a view.
-        is_there: whether a report has it.
-    """
+class RunPicture(NamedTuple):
+    """A row of the table: what it is called, where on the page it is, what it shows, and its picture."""
 
     title: str
     group: str
-    caption: Callable[[Source], str]
-    view: Callable[[Source], Any]
-    draw: Callable[[Any, Source], bytes]
-    is_there: Callable[[Source], Any]
+    view: Callable[[Any], Any]
+    draw: Callable[[Any, float], bytes]
 
 
-def kept(source: Source) -> Iterator[tuple[str, bytes]]:
-    """The files of pictures in a run's folder: their names and contents."""
-    for name in KEPT:
-        if PICTURES[name].is_there(source):
-            yield f"{name}.png", png(name, source)
+def _samples(source: Source) -> image_views.Samples:
+    size = SIDE**2 if source.y is None else len(source.y)
+    return image_views.samples(source.trained.vae, source.seed, size, source.y)
 
 
-def png(name: str, source: Source) -> bytes:
-    """One picture of the table."""
-    return PICTURES[name].draw(PICTURES[name].view(source), source)
+def _reconstructions(source: Source) -> image_views.Reconstructions:
+    x, y, _ = source.at(source.shown)
+    return image_views.reconstructions(source.trained.vae, x, source.seed, y=y, num_draws=source.num_draws)
 
 
-def of_page(source: Source) -> list[Picture]:
-    """Every picture that a run and its evaluation allow, in the order in which a reader meets them."""
-    own = [
-        Picture(row.title, row.caption(source), png(name, source), row.group)
-        for name, row in PICTURES.items()
-        if row.is_there(source)
-    ]
-    first, last = ([p for p in own if (p.group == "posterior") is at_the_end] for at_the_end in (False, True))
-    return [*first, *of_report(source.report), *last]
-
-
-def _rebuilt(source: Source) -> image_views.Reconstructions:
-    x, y, _ = source.at(source.positions)
-    return image_views.reconstructions(source.trained.vae, x, source.seed, y=y)
-
-
-def _rebuilt_caption(source: Source) -> str:
-    differ = ". Where they differ, the guide is unsure" if "curve" in source.report else ", which is a point"
-    return f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){differ}."
-
-
-def _sampled(source: Source) -> image_views.Samples:
-    y = source.labels
-    return image_views.samples(source.trained.vae, source.seed, SIDE**2 if y is None else len(y), y)
-
-
-def _sampled_caption(source: Source) -> str:
-    untrained = " The prior took no part in training: nothing was to make these look like data."
-    return "z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z." + (
-        "" if "curve" in source.report else untrained
-    )
-
-
-def _between(source: Source) -> latent_views.Interpolation:
+def _interpolation(source: Source) -> latent_views.Interpolation:
     (start, y, _), (end, y_end, _) = map(source.at, source.ends)
     return latent_views.interpolation(source.trained.vae, start, end, paths=source.paths, y=y, y_end=y_end)
 
 
-def _moved(source: Source) -> latent_views.Traversal:
-    x, y, _ = source.moved
+def _latent_cloud(source: Source) -> latent_views.Cloud:
+    x, y, labels = source.cloud()
+    return latent_views.cloud(source.trained.one_layer, x, source.seed, labels=labels, y=y)
+
+
+def _traversal(source: Source) -> latent_views.Traversal:
+    x, y, _ = source.moved()
     return latent_views.traversal(source.trained.one_layer, x, source.seed, y=y)
 
 
-def _cloud(source: Source) -> latent_views.Cloud:
-    x, y, _ = source.cloud
-    return latent_views.cloud(source.trained.one_layer, x, source.seed, y=y)
+def _latent_grid(source: Source) -> latent_views.Grid:
+    """A plane; of a conditional run one of each class, smaller where there are several."""
+    y = None if source.y is None else source.y.unique_consecutive(dim=0)
+    side = 21 if y is None or len(y) == 1 else 7
+    return latent_views.grid(source.trained.one_layer, source.seed, side=side, y=y)
 
 
-def _cloud_caption(source: Source) -> str:
-    measured = source.report.get("latent", {}).get("marginal_kl") is not None
-    return (
-        "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often said"
-        f"{'; the marginal KL in the table measures it' if measured else ''}."
-    )
-
-
-def _grid(source: Source) -> latent_views.Grid:
-    return latent_views.grid(source.trained.one_layer, source.seed, side=source.side, y=source.classes)
-
-
-def _flat(posterior: PosteriorDraws, name: str) -> Tensor:
-    """(S, D): all sites side by side."""
+def _posterior_draws(posterior: PosteriorDraws, white: float) -> bytes:
     sizes = {site: draws.shape[2:].numel() for site, draws in posterior.draws.items()}
-    return torch.cat([draws.reshape(-1, sizes[site]) for site, draws in getattr(posterior, name).items()], -1).cpu()
 
+    def side_by_side(sites: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([draws.reshape(-1, sizes[site]) for site, draws in sites.items()], -1).cpu()
 
-def _datum(source: Source) -> str:
-    about = source.report["posterior"]
-    datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
-    is_known = any(khat is not None for khat in source.report["khat"]["values"])
-    return f"{datum}{', whose k-hat is the middle one' if is_known else ''}"
-
-
-def _chains(source: Source) -> str:
-    nuts: Any = source.posterior
-    chains = f"{nuts.num_chains} chains of {nuts.num_draws} draws, R-hat {nuts.rhat_max:.3f} at most"
-    verdict = "" if nuts.agree else ". They do NOT agree, and can not be taken for the posterior"
-    return f"{_datum(source)}: {chains}{verdict}."
-
-
-def _is_plain_image(source: Source) -> bool:
-    return source.shows and not source.trained.config.conditional
-
-
-def _has_one_layer(source: Source) -> bool:
-    return source.trained.config.layers == 1
+    return latent_figures.posterior_draws(side_by_side(posterior.draws), side_by_side(posterior.guide))
 
 
 PICTURES = {
-    "reconstructions": RunPicture(
-        "Reconstructions",
-        "data",
-        _rebuilt_caption,
-        _rebuilt,
-        lambda view, source: images.draw_reconstructions(view.x, view.mean, source.white, source.draws),
-        lambda source: source.shows,
-    ),
-    "samples": RunPicture(
-        "Samples",
-        "data",
-        _sampled_caption,
-        _sampled,
-        lambda view, source: images.draw_samples(view.mean, view.x, SIDE, source.white),
-        lambda source: source.shows,
-    ),
-    "interpolation": RunPicture(
-        "Interpolation",
-        "data",
-        lambda source: "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
-        _between,
-        lambda view, source: latent_pictures.draw_interpolation(view, source.white),
-        _is_plain_image,
-    ),
+    "reconstructions": RunPicture("Reconstructions", "data", _reconstructions, images.draw_reconstructions),
+    "samples": RunPicture("Samples", "data", _samples, images.draw_samples),
+    "interpolation": RunPicture("Interpolation", "data", _interpolation, latent_pictures.draw_interpolation),
     "training": RunPicture(
         "Training",
         "training",
-        lambda source: (
-            "Minus the training loss and the validation score of every epoch. The loss of an epoch is a "
-            "mean while the parameters move."
-        ),
         lambda source: source.trained.run.history.records(),
-        lambda history, source: images.training(history),
-        lambda source: True,
+        lambda view, white: images.training(view),
     ),
-    "latent_cloud": RunPicture(
-        "Latent cloud",
-        "latent",
-        _cloud_caption,
-        _cloud,
-        lambda view, source: latent_pictures.draw_latent_cloud(view, source.cloud.labels, source.seed),
-        _has_one_layer,
-    ),
-    "traversal": RunPicture(
-        "Traversal",
-        "latent",
-        lambda source: (
-            "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code."
-        ),
-        _moved,
-        lambda view, source: latent_pictures.draw_traversal(view, source.white),
-        lambda source: _has_one_layer(source) and _is_plain_image(source),
-    ),
-    "latent_grid": RunPicture(
-        "Latent plane",
-        "latent",
-        lambda source: "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior.",
-        _grid,
-        lambda view, source: latent_pictures.draw_latent_grid(view, source.white),
-        lambda source: _has_one_layer(source) and _is_plain_image(source) and source.trained.config.latent_dim == 2,
-    ),
+    "latent_cloud": RunPicture("Latent cloud", "latent", _latent_cloud, latent_pictures.draw_latent_cloud),
+    "traversal": RunPicture("Traversal", "latent", _traversal, latent_pictures.draw_traversal),
+    "latent_grid": RunPicture("Latent plane", "latent", _latent_grid, latent_pictures.draw_latent_grid),
     "posterior_grid": RunPicture(
         "On a grid",
         "posterior",
-        lambda source: f"{_datum(source)}. No draws are involved.",
         lambda source: source.posterior,
-        lambda grid, source: latent_figures.posterior_grid(grid.axes, grid.posterior, grid.guide),
-        lambda source: isinstance(source.posterior, PosteriorGrid),
+        lambda view, white: latent_figures.posterior_grid(view.axes, view.posterior, view.guide),
     ),
-    "posterior_draws": RunPicture(
-        "By NUTS",
-        "posterior",
-        _chains,
-        lambda source: source.posterior,
-        lambda nuts, source: latent_figures.posterior_draws(_flat(nuts, "draws"), _flat(nuts, "guide")),
-        lambda source: isinstance(source.posterior, PosteriorDraws),
-    ),
+    "posterior_draws": RunPicture("By NUTS", "posterior", lambda source: source.posterior, _posterior_draws),
 }
+
+
+def kept(source: Source) -> Iterator[tuple[str, bytes]]:
+    """The files of pictures in a run's folder: their names and contents."""
+    return ((f"{name}.png", source.draw(name)) for name in KEPT if source.shows or name == "training")
+
+
+def of_page(source: Source) -> list[Picture]:
+    """Every picture that a run and its evaluation allow, in the order in which a reader meets them."""
+    rows = [(PICTURES[name], name, caption) for name, caption in _captions(source)]
+    own = [Picture(row.title, caption, source.draw(name), row.group) for row, name, caption in rows]
+    last = [picture for picture in own if picture.group == "posterior"]
+    return [*own[: len(own) - len(last)], *of_report(source.report), *last]
+
+
+def _captions(source: Source) -> Iterator[tuple[str, str]]:
+    """The names of these pictures, and what is seen on them."""
+    config, has_density = source.trained.config, "curve" in source.report
+    is_plain = source.shows and not config.conditional
+    if source.shows:
+        guide = ". Where they differ, the guide is unsure" if has_density else ", which is a point"
+        yield (
+            "reconstructions",
+            f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){guide}.",
+        )
+        prior = "" if has_density else " The prior took no part in training: nothing was to make these look like data."
+        yield (
+            "samples",
+            f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",
+        )
+    if is_plain:
+        yield (
+            "interpolation",
+            "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
+        )
+    yield (
+        "training",
+        "Minus the training loss and the validation score of every epoch. The loss of an epoch is a mean while the "
+        "parameters move.",
+    )
+    if config.layers == 1:
+        is_measured = source.report.get("latent", {}).get("marginal_kl") is not None
+        yield (
+            "latent_cloud",
+            "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often "
+            f"said{'; the marginal KL in the table measures it' if is_measured else ''}.",
+        )
+    if config.layers == 1 and is_plain:
+        yield (
+            "traversal",
+            "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
+        )
+        if config.latent_dim == 2:
+            yield "latent_grid", "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior."
+    if source.posterior is not None:
+        yield _posterior_caption(source.posterior, source.report)
+
+
+def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mapping[str, Any]) -> tuple[str, str]:
+    about = report["posterior"]
+    datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
+    if any(khat is not None for khat in report["khat"]["values"]):
+        datum += ", whose k-hat is the middle one"
+    if isinstance(posterior, PosteriorGrid):
+        return "posterior_grid", f"{datum}. No draws are involved."
+    chains = f"{posterior.num_chains} chains of {posterior.num_draws} draws, R-hat {posterior.rhat_max:.3f} at most"
+    verdict = "" if posterior.agree else ". They do NOT agree, and can not be taken for the posterior"
+    return "posterior_draws", f"{datum}: {chains}{verdict}."

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -26,8 +26,6 @@ import pyro.infer.trace_elbo
 import pyro.infer.trace_mean_field_elbo
 import torch
 from torch import Tensor, fx, nn
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.graphs.allocation import sources_forgotten
@@ -267,6 +265,11 @@ def _check_buffers(buffers: Buffers) -> None:
 
 def _forms_noted_at_once() -> AbstractContextManager[Any]:
     """One mode in which `make_fx` notes the form of every tensor; to make one for each is two thirds of its time."""
+    try:
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses import FakeTensorMode
+    except ImportError:  # they are torch's own business: without them a capture is slower, and the same
+        return nullcontext()
     return tracing(TracingContext(FakeTensorMode()))
 
 

@@ -45,26 +45,14 @@ def fixed(value: float | None, digits: int = 3, sign: str = "") -> Cell:
     return Cell(value, UNKNOWN if value is None else f"{value:{sign}.{digits}f}")
 
 
-def nats(value: float | None) -> Cell:
-    """Like `number`, with fewer decimals of thousands.
+def nats(value: float | None, sign: str = "") -> Cell:
+    """With fewer decimals of thousands; under the sign "+" it is a difference, and is rounded as it may be.
 
-    >>> print(nats(-22.14757), nats(-54321.0))
-    -22.148 -54321.0
+    >>> print(nats(-22.14757), nats(-54321.0), nats(0.25, "+"))
+    -22.148 -54321.0 +0.250
     """
-    return number(value, _decimals(value or 0.0))
-
-
-def signed(value: float) -> Cell:
-    """A difference in nats.
-
-    >>> print(signed(0.25), signed(-0.0001))
-    +0.250 -0.000
-    """
-    return fixed(value, _decimals(value), "+")
-
-
-def _decimals(value: float) -> int:
-    return 3 if abs(value) < 1000 else 1
+    digits = 3 if abs(value or 0.0) < 1000 else 1
+    return fixed(value, digits, sign) if sign else number(value, digits)
 
 
 def share(value: float | None) -> Cell:
@@ -80,11 +68,6 @@ def share(value: float | None) -> Cell:
     if 0.999 < value < 1:
         return Cell(value, ">99.9 %")
     return Cell(value, f"{100 * value:.{0 if value in (0, 1) or 0.095 <= value <= 0.905 else 1}f} %")
-
-
-def count(value: int | None) -> Cell:
-    """A whole number, "n/a" if unknown."""
-    return Cell(value, UNKNOWN if value is None else str(value))
 
 
 def estimate(value: float | None, error: float | None, digits: int = 2) -> Cell:
@@ -115,7 +98,7 @@ def interval(ends: Sequence[float] | None) -> Cell:
     >>> print(interval([-0.417, -0.187]), interval(None))
     [-0.417, -0.187] n/a
     """
-    return Cell(ends, f"[{signed(ends[0])}, {signed(ends[1])}]" if ends else UNKNOWN)
+    return Cell(ends, f"[{nats(ends[0], '+')}, {nats(ends[1], '+')}]" if ends else UNKNOWN)
 
 
 def plain(value: Any, digits: int = 6) -> str:

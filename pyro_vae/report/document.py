@@ -3,18 +3,15 @@
 a dictionary, as report.json has it  ->  a document, in `documents`  ->  text, Markdown, a page, in `render`
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A column of a table.
+    """A column of a table: its head, and whether it is flush `right`, as numbers are.
 
-    Attributes:
-        head: what stands above it.
-        right: whether it is flush right, as numbers are.
-        width: of the text form, where tables below each other have common columns; 0 is as wide as its cells. A column
-            of a fixed width is flush right there, but for the first, whose longer cells are wrapped.
+    `width` is that of the text form, where tables below each other have common columns; 0 is as wide as its cells. A
+    column of a fixed width is flush right there, but for the first, whose longer cells are wrapped.
     """
 
     head: str
@@ -23,14 +20,10 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of cells.
+    """Rows of cells: a `Cell`, text, or a plain value in a table that only programs read.
 
-    Attributes:
-        name: short and stable.
-        columns: where no column has a head, none is shown.
-        rows: of as many cells each: a `Cell`, text, or a plain value in a table that only programs read.
-        title: in words.
-        foot: sentences right below it.
+    `name` is short and stable, `title` in words, and `foot` are sentences right below it. Where no column has a head,
+    none is shown. In a text form that is too wide a table `shrinks`: the cells of its first column lose their middles.
     """
 
     name: str
@@ -38,6 +31,15 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Any]]
     title: str = ""
     foot: tuple[str, ...] = ()
+    shrinks: bool = True
+
+    @classmethod
+    def of(
+        cls, name: str, heads: Iterable[str], rows: Iterable[Sequence[Any]], title: str = "", words: int | None = None
+    ) -> "Table":
+        """One whose first columns are words, all unless a number says how many, and whose others are numbers."""
+        columns = (Column(head, right=words is not None and i >= words) for i, head in enumerate(heads))
+        return cls(name, tuple(columns), list(rows), title)
 
 
 class Note(NamedTuple):
@@ -54,6 +56,11 @@ class Notes(NamedTuple):
     width: int = 100
     whole: bool = False
 
+    @classmethod
+    def of(cls, sentences: Iterable[str], width: int = 100, *, whole: bool = False) -> "Notes":
+        """Of sentences about the whole."""
+        return cls([Note("", sentence) for sentence in sentences], width, whole)
+
 
 class Caution(NamedTuple):
     """Lines that a reader must not miss: the first says it, the others why."""
@@ -69,14 +76,10 @@ class Code(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture.
+    """PNG or SVG, with a title of a few words, the alternative text too, and a caption that says what is seen.
 
-    Attributes:
-        title: a few words; the alternative text too.
-        caption: what is seen, in sentences.
-        content: PNG or SVG.
-        group: one of `GROUPS`, or the title of a group of one's own, which comes after those.
-        file: beside the report, for a form that can not hold the picture itself.
+    `group` is one of `GROUPS`, or the title of a group of one's own, which comes after those. `file` lies beside the
+    report, for a form that can not hold the picture itself.
     """
 
     title: str
@@ -119,15 +122,7 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A report.
-
-    Attributes:
-        title: of the whole, which a terminal does not show.
-        sections: in order.
-        facts: about what was measured, a few words each, for the top of a page.
-        headlines: the numbers that it comes down to, for the same place.
-        pictures: for a form that can hold them.
-    """
+    """A report. Its title, facts of a few words each, headlines and pictures are for forms that can show them."""
 
     title: str
     sections: tuple[Section, ...]

@@ -77,6 +77,7 @@ def test_a_busy_machine_is_told_from_a_quiet_one():
     assert "NOT quiet" in watch.verdict()
 
 
+@pytest.mark.thorough
 def test_the_command_from_start_to_end(tmp_path):
     command = [sys.executable, "benchmarks/run.py", "--only", "step", "--quick", "--rows", "eager", "twin"]
     subprocess.run(

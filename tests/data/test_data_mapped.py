@@ -225,6 +225,7 @@ print(json.dumps({"grown": peak[0] - before, "passes": passes, "mapped": data.tr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.thorough
 def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
     """300 MB on disk, of which the training data would be 210 in memory; what may be held is a few blocks."""
     path, size = tmp_path / "large.npy", 96_000

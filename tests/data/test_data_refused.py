@@ -159,7 +159,7 @@ def answers(request, tmp_path_factory):
             patch.syspath_prepend(str(SCRIPTS))
             patch.setattr(pyro_vae.data, "load", pyro_vae.data.load)
             return ask(folder)
-    places = [str(SCRIPTS), str(Path(__file__).parent)]
+    places = [str(SCRIPTS), *map(str, Path(__file__).parents[:2])]
     code = f"import json, sys; sys.path[:0] = {places}; import {Path(__file__).stem} as cases; "
     code += f"print(json.dumps([__debug__, cases.ask({str(folder)!r})]))"
     run = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=False)

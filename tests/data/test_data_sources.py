@@ -55,11 +55,11 @@ def test_idx_pairs_must_match(tmp_path):
 @pytest.mark.parametrize(
     ("name", "folder", "cure"),
     [
-        ("mnist", "MNIST/raw", "--data-dir, or pass --download"),
-        ("binarized_mnist", "binarized_mnist and", "--data-dir; it was published at http"),
-        ("frey_faces", "frey_faces and", "--data-dir; it was published at http"),
-        ("cifar10", "", "--data-dir, or pass --download"),
-        ("omniglot", "", "--data-dir, or pass --download"),
+        ("mnist", "MNIST/raw", "`data_dir`, or pass `download=True`"),
+        ("binarized_mnist", "binarized_mnist and", "`data_dir`; it was published at http"),
+        ("frey_faces", "frey_faces and", "`data_dir`; it was published at http"),
+        ("cifar10", "", "`data_dir`, or pass `download=True`"),
+        ("omniglot", "", "`data_dir`, or pass `download=True`"),
     ],
 )
 def test_missing_files(tmp_path, name, folder, cure):

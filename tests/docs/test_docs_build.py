@@ -20,9 +20,9 @@ MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.
 # Parts of what is documented as a whole, and what no user calls.
 INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
-    r"|pyro_vae\.model\.(traces|conditions)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.system"
+    r"|pyro_vae\.model\.(traces|conditions)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib)"
     r"|pyro_vae\.report\.draw\.(report_figures|style)"
-    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption)"
+    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files)"
     r"|pyro_vae\.experiment\.train\.training_report"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
@@ -52,6 +52,7 @@ def pages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_every_public_name_is_in_the_reference(pages):
     from sphinx.util.inventory import InventoryFile
 
@@ -78,6 +79,7 @@ def test_docstrings_are_translated_as_their_translator_says():
     assert doctest.testmod(translator) == (0, 3)
 
 
+@pytest.mark.thorough
 def test_pages_need_no_network(pages):
     """Scripts and styles come from the pages' own folder; MathJax alone is named by its address, for formulas."""
     html = "".join(path.read_text(encoding="utf-8") for path in pages.rglob("*.html"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from cases import all_but, thorough
 from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from shortened import few_pilots
 from torch import nn
 
 import pyro_vae as pv
@@ -26,11 +27,9 @@ from pyro_vae.randomness import block_seed
 
 
 @pytest.fixture(autouse=True)
-def few_pilots(request, monkeypatch):
-    """Enough of them for steps of the right size, in a fifth of the time."""
+def hasten(request, monkeypatch):
     if "default_pilots" not in request.fixturenames:
-        monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
-        monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
+        few_pilots(monkeypatch)
 
 
 @pytest.fixture
@@ -39,10 +38,9 @@ def default_pilots():
 
 
 @pytest.fixture
-def hasty(few_pilots, monkeypatch):
+def hasty(hasten, monkeypatch):
     """Pilots that hardly tune: right where only noise and bookkeeping are looked at."""
-    monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 1)
-    monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 1)
+    few_pilots(monkeypatch, 1)
 
 
 def assert_mean_is(values, wanted, largest_error):

@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import LinearGaussian, binary_data, small_vae
+from shortened import few_pilots
 from torch import nn
 
 import pyro_vae as pv
@@ -24,14 +25,9 @@ SHORT = {"num_temperatures": 60, "num_chains": 16}
 SHORTEST = {"num_temperatures": 5, "num_chains": 4}  # where the answer is not looked at
 
 
-def hasten(patch):
-    patch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
-    patch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
-
-
 @pytest.fixture(autouse=True)
-def few_pilots(monkeypatch):
-    hasten(monkeypatch)
+def hasten(monkeypatch):
+    few_pilots(monkeypatch)
 
 
 def counted(vae):
@@ -71,7 +67,7 @@ def case(truth):
 def found(case):
     vae, x, weights = case
     with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
+        few_pilots(patch)
         return escalate(vae, x, weights=weights, **SHORT, seed=0)
 
 

@@ -2,13 +2,12 @@
 
 import logging
 import random
-import shutil
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import thorough
+from cases import needs_compiler, thorough
 from exact import LinearGaussian, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
@@ -17,15 +16,8 @@ from pyro_vae.errors import DataError
 from pyro_vae.evaluation import compiled
 from pyro_vae.evaluation.block_graphs import FEWEST_DRAWS, BlockGraph
 from pyro_vae.evaluation.estimators import read_terms
-from pyro_vae.graphs.capture import Graph
 
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 K = FEWEST_DRAWS + 8  # the last block is not a whole one
-
-
-@pytest.fixture
-def traced_only(monkeypatch):
-    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
 
 
 @pytest.fixture

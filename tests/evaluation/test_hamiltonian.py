@@ -4,17 +4,15 @@ import pyro
 import pytest
 import torch
 from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from shortened import few_pilots
 
 import pyro_vae as pv
-from pyro_vae.evaluation.annealing import hamiltonian
 from pyro_vae.evaluation.annealing.hamiltonian import Path, leapfrog, transition, tune
 
 
 @pytest.fixture(autouse=True)
-def few_pilots(monkeypatch):
-    """Enough of them for steps of the right size, in a fifth of the time."""
-    monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 20)
-    monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 20)
+def hasten(monkeypatch):
+    few_pilots(monkeypatch)
 
 
 class TestTransitions:

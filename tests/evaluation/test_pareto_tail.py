@@ -33,7 +33,7 @@ def spread(size, columns):
 @pytest.mark.parametrize("k", [-0.4, -0.2, 0.0, 0.3, 0.5, 0.7, 1.0, 1.5])
 def test_exact_quantiles_have_their_shape(k):
     """Beside the prior's ten at 1/2. The likelihood of n quantiles has its top within O(log n / n) of the truth."""
-    size = 100_000
+    size = 10_000
     assert fitted_shape(excesses(k, size)) == pytest.approx((size * k + 10 * 0.5) / (size + 10), abs=1e-3)
 
 

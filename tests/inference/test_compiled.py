@@ -5,7 +5,6 @@ import gc
 import itertools
 import logging
 import random
-import shutil
 import weakref
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import covering, thorough
+from cases import covering, needs_compiler, thorough
 from exact import binary_data, small_vae, two_layers
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -31,14 +30,6 @@ from pyro_vae.randomness import stream
 X_SHAPE, LEVELS, BATCH = (1, 4, 4), 17, 8
 SMALL = {"latent_dim": 3, "hidden": (8,), "num_components": 4, "flow_hidden": (8,), "flow_transforms": 2, "rank": 2}
 COUNTS = ("discretized_logistic", "categorical", "poisson", "negative_binomial")
-
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-
-
-@pytest.fixture
-def traced_only(monkeypatch):
-    """compile=True without the compiler."""
-    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Training in many processes: the step, the records and the parameters of one, and nobody waits for ever."""
 
-import multiprocessing
 import os
 
+import forked
 import pyro
 import pytest
 import torch
@@ -22,25 +22,16 @@ SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0
 SLOWEST = 60  # seconds until processes that wait for each other count as hanging
 
 
-@pytest.fixture(scope="module")
-def spread():
+def spread(size, folder, work, *arguments):
     """Calls `work(world, *arguments)` in so many processes; returns what each returned, or raised, by rank."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.experiment.train.training", "torch._dynamo", "finished"])
-
-    def call(size, folder, work, *arguments):
-        answers = context.Queue()
-        meeting = f"file://{folder / f'meeting-{work.__name__}-{size}'}"
-        given = [(answers, meeting, rank, size, work, arguments) for rank in range(size)]
-        started = [context.Process(target=in_world, args=each) for each in given]
-        for process in started:
-            process.start()
-        found = dict(answers.get(timeout=SLOWEST) for _ in range(size))
-        for process in started:
-            process.join(SLOWEST)
-        return [found[rank] for rank in range(size)]
-
-    return call
+    answers = forked.SERVER.Queue()
+    meeting = f"file://{folder / f'meeting-{work.__name__}-{size}'}"
+    given = [(answers, meeting, rank, size, work, arguments) for rank in range(size)]
+    started = [forked.start(in_world, *each) for each in given]
+    found = dict(answers.get(timeout=SLOWEST) for _ in range(size))
+    for process in started:
+        process.join(SLOWEST)
+    return [found[rank] for rank in range(size)]
 
 
 def in_world(answers, meeting, rank, size, work, arguments):
@@ -94,7 +85,7 @@ POINT = {"posterior": "delta", "kl_weight": 0.0}
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(2, 16), (3, 41)])
-def test_without_draws_many_processes_do_what_one_does(spread, grey, tmp_path, size, batch_size):
+def test_without_draws_many_processes_do_what_one_does(grey, tmp_path, size, batch_size):
     config = Config(dataset=grey, **{**SMALL, "batch_size": batch_size}, **POINT, max_grad_norm=0.02, conditional=True)
     records, tensors = trained(ALONE, config)
     found = spread(size, tmp_path, trained, config)
@@ -140,7 +131,7 @@ def gradients(vae):
 
 
 @pytest.mark.parametrize("flags", OBJECTIVES, ids=lambda flags: "-".join(map(str, flags.values())))
-def test_loss_and_gradient_are_the_sums_over_the_slices_each_with_noise_of_its_own(spread, grey, tmp_path, flags):
+def test_loss_and_gradient_are_the_sums_over_the_slices_each_with_noise_of_its_own(grey, tmp_path, flags):
     config = Config(dataset=grey, **SMALL, **flags)
     loss, expected = one_step(ALONE, config, 3)
     answers = spread(3, tmp_path, one_step, config, 3)
@@ -161,7 +152,7 @@ def draws(world):
     return found
 
 
-def test_no_two_processes_steps_or_epochs_share_noise(spread, tmp_path):
+def test_no_two_processes_steps_or_epochs_share_noise(tmp_path):
     found = [number for answer in spread(3, tmp_path, draws) for number in answer]
     assert len(set(found)) == len(found) == 900
 
@@ -181,7 +172,7 @@ def validated(world, config):
     return len(x), [(term.value.tolist(), term.value_error.tolist(), term.kind) for term in terms]
 
 
-def test_validation_is_that_of_one_process_to_the_last_bit(spread, tmp_path):
+def test_validation_is_that_of_one_process_to_the_last_bit(tmp_path):
     config = Config(dataset=images(tmp_path / "more.npz", size=430), **SMALL, prior="mixture", num_components=3)
     expected = validated(ALONE, config)
     assert expected[0] == 301  # three blocks, the last of 45 data
@@ -205,7 +196,7 @@ def poisoned(world, config):
     return str(caught.value)
 
 
-def test_a_step_that_one_process_refuses_is_refused_by_all(spread, grey, tmp_path):
+def test_a_step_that_one_process_refuses_is_refused_by_all(grey, tmp_path):
     config = Config(dataset=grey, **SMALL, likelihood="laplace")
     told = spread(3, tmp_path, poisoned, config)
     assert told[0] == told[1] == f"process 2 of 3: {told[2]}"
@@ -224,7 +215,7 @@ def gone(world, config):
     return "went on"
 
 
-def test_where_a_process_has_ended_the_others_say_so(spread, grey, tmp_path):
+def test_where_a_process_has_ended_the_others_say_so(grey, tmp_path):
     *others, last = spread(3, tmp_path, gone, Config(dataset=grey, **SMALL))
     assert last == "gone"
     assert [(type(other), "has ended" in str(other)) for other in others] == [(ProcessError, True)] * 2
@@ -238,7 +229,7 @@ def raising(world, kind):
 
 
 @pytest.mark.parametrize(("kind", "told"), [(DataError, DataError), (KeyError, ProcessError)])
-def test_what_one_process_raises_all_raise(spread, tmp_path, kind, told):
+def test_what_one_process_raises_all_raise(tmp_path, kind, told):
     errors = spread(3, tmp_path, raising, kind)
     assert [type(error) for error in errors] == [told, kind, told]
     assert str(errors[0]).startswith("process 1 of 3: ")
@@ -254,7 +245,7 @@ def strayed(world, config):
     return "went on"
 
 
-def test_parameters_that_stray_by_one_bit_are_found_in_the_same_epoch(spread, grey, tmp_path):
+def test_parameters_that_stray_by_one_bit_are_found_in_the_same_epoch(grey, tmp_path):
     for error in spread(2, tmp_path, strayed, Config(dataset=grey, **SMALL)):
         assert isinstance(error, ProcessError)
         assert "after 3 steps of epoch 3, the parameters of process 1 differ" in str(error)
@@ -276,7 +267,7 @@ def stopping(world, config):
     return stopped, [record.to_dict() for record in records], {n: t.tolist() for n, t in vae.tensors().items()}
 
 
-def test_all_stop_at_the_step_where_one_is_told_to_and_go_on_to_the_same_bits(spread, grey, tmp_path):
+def test_all_stop_at_the_step_where_one_is_told_to_and_go_on_to_the_same_bits(grey, tmp_path):
     config = Config(dataset=grey, **SMALL)
     undisturbed = spread(2, tmp_path, trained, config)[0]
     for stopped, *found in spread(2, tmp_path, stopping, config):

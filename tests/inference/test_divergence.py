@@ -9,7 +9,6 @@ import copy
 import json
 import math
 import runpy
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import needs_compiler
 from exact import binary_data, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from scripted import exit_code
@@ -29,7 +29,6 @@ from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Schedule, fit
 
 MODES = ["by Pyro", "traced", "steady", pytest.param("compiled", marks=pytest.mark.slow)]
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 OBJECTIVES = {
     "sampled": Trace_ELBO,
     "particles": lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),

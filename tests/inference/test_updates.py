@@ -13,17 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DivergenceError
-from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, Schedule, fit
 from pyro_vae.inference.step_graphs import StepGraph
 from pyro_vae.inference.updates import Update
 from pyro_vae.randomness import stream
-
-
-@pytest.fixture
-def traced_only(monkeypatch):
-    """compile=True without the compiler."""
-    monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
 
 
 def parameters(dtype=torch.float32):

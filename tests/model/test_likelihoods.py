@@ -231,8 +231,8 @@ def test_support_is_checked_at_the_door_with_value_place_and_cure(case):
         ("Bernoulli", r"in \{0, 1\}; .*`binarize='dynamic'`.*`likelihood='continuous_bernoulli'`"),
         ("ContinuousBernoulli", r"in \[0, 1\]; .*`likelihood='normal'`"),
         ("Normal", "to be finite; "),
-        ("DiscretizedLogistic", "to be a whole number from 0 to 16; .*--dequantize"),
-        ("Categorical", "to be a whole number from 0 to 16; .*--dequantize"),
+        ("DiscretizedLogistic", "to be a whole number from 0 to 16; .*`dequantize=True`"),
+        ("Categorical", "to be a whole number from 0 to 16; .*`dequantize=True`"),
         ("Poisson", "to be a whole number, 0 or more; .*`likelihood='normal'`"),
     ],
 )

@@ -140,9 +140,9 @@ def _copied(bug: Bug, copy: Path) -> Path:
 
 
 def _first_failure(copy: Path, tests: Sequence[str]) -> str:
-    """The first test that fails, by its id; empty where all pass. Without files, that is among all ordinary tests."""
-    options = ("-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", "--ignore=tests/mutations")
-    found = _python(copy, *options, *tests)
+    """The first test that fails, by its id; empty where all but the slow ones pass, of these files or of all."""
+    options = ("-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", "not slow", "--ignore=tests/mutations")
+    found = _python(copy, "-m", "pytest", *options, *tests)
     failed = _FAILED.search(found.stdout)
     if found.returncode == 1 and failed:
         return failed[1]

@@ -25,6 +25,22 @@ def runs(line):
     return tuple(values[np.insert(values[1:] != values[:-1], 0, True)].tolist())
 
 
+def interpolation(vae, start, end, white=1.0, **options):
+    return latent_pictures.draw_interpolation(latent_views.interpolation(vae, start, end, **options), white)
+
+
+def latent_cloud(vae, x, seed, **options):
+    return latent_pictures.draw_latent_cloud(latent_views.cloud(vae, x, seed, **options))
+
+
+def latent_grid(vae, seed, white=1.0, **options):
+    return latent_pictures.draw_latent_grid(latent_views.grid(vae, seed, **options), white)
+
+
+def traversal(vae, x, seed, white=1.0, **options):
+    return latent_pictures.draw_traversal(latent_views.traversal(vae, x, seed, **options), white)
+
+
 class Plain(torch.nn.Module):
     """Decodes z to a plain image whose grey is its first number (+ 1/4 for the second label)."""
 
@@ -55,7 +71,7 @@ def rows_of(png):
 
 
 def test_an_interpolation_is_a_row_of_greys_between_the_data():
-    png = latent_pictures.interpolation(plain(), in_grey(0.0, 0.8), in_grey(0.8, 0.4), paths=("straight",), steps=3)
+    png = interpolation(plain(), in_grey(0.0, 0.8), in_grey(0.8, 0.4), paths=("straight",), steps=3)
     # From the left: paper, datum, paper, three means with half-grey gaps between them, paper, datum, paper.
     first = (1.0, 0.0, 1.0, 0.0, 0.5, 0.4, 0.5, 0.8, 1.0, 0.8, 1.0)
     second = (1.0, 0.8, 1.0, 0.8, 0.5, 0.6, 0.5, 0.4, 1.0, 0.4, 1.0)
@@ -64,14 +80,14 @@ def test_an_interpolation_is_a_row_of_greys_between_the_data():
 
 def test_each_kind_of_path_has_its_panel():
     data = in_grey(0.9, 0.0), in_grey(0.0, 0.9)
-    one = latent_pictures.interpolation(plain(), *data, paths=("straight",))
-    two = latent_pictures.interpolation(plain(), *data, paths=("straight", "spherical"))
+    one = interpolation(plain(), *data, paths=("straight",))
+    two = interpolation(plain(), *data, paths=("straight", "spherical"))
     assert 1.7 * len(read(one)) < len(read(two)) < 2.1 * len(read(one))
 
 
 def test_an_interpolation_shows_the_labels_of_both_ends():
     y, data = torch.eye(2), (in_grey(0.0), in_grey(0.55))
-    png = latent_pictures.interpolation(plain(), *data, paths=("straight",), steps=3, y=y[:1], y_end=y[1:])
+    png = interpolation(plain(), *data, paths=("straight",), steps=3, y=y[:1], y_end=y[1:])
     assert (1.0, 0.0, 1.0, 0.0, 0.5, 0.4, 0.5, 0.8, 1.0, 0.55, 1.0) in rows_of(png)
 
 
@@ -81,7 +97,7 @@ def test_a_traversal_is_a_row_of_greys_where_the_moved_dimension_is_seen():
         prior.mean.fill_(0.6)
         prior.log_scale.fill_(math.log(0.2))
     x = in_grey(0.3, 0.1, 0.9, 0.7)
-    png = latent_pictures.traversal(plain(prior), x, 0, steps=3, reach=1.0)
+    png = traversal(plain(prior), x, 0, steps=3, reach=1.0)
     shown = {row[-6:] for row in rows_of(png)}
     assert (0.4, 0.5, 0.6, 0.5, 0.8, 1.0) in shown  # the first dimension
     assert (0.3, 0.5, 0.3, 0.5, 0.3, 1.0) in shown  # the second is not seen: the datum's own grey
@@ -90,7 +106,7 @@ def test_a_traversal_is_a_row_of_greys_where_the_moved_dimension_is_seen():
 
 def test_the_mark_of_the_code_stands_between_the_quantiles_that_enclose_it():
     def red(grey):
-        png = latent_pictures.traversal(plain(), in_grey(grey, 0.1, 0.9), 0, steps=3, reach=1.0, rows=1)
+        png = traversal(plain(), in_grey(grey, 0.1, 0.9), 0, steps=3, reach=1.0, rows=1)
         return np.argwhere(abs(read(png) - to_rgb("#e41a1c")).sum(-1) < 0.1)[:, 1].mean()
 
     low, middle, high = red(-1.0), red(0.0), red(1.0)
@@ -108,7 +124,7 @@ def test_the_grid_grows_to_the_right_and_upwards():
     likelihood = pv.likelihoods.Normal(Both(), scale=0.1)
     posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 1, 2), (4,)), 2)
     vae = pv.VAE(pv.priors.StandardNormal(2), posterior, likelihood)
-    png = read(latent_pictures.latent_grid(vae, 0, side=3))[..., 0]
+    png = read(latent_grid(vae, 0, side=3))[..., 0]
     low, high = (0.5 + 0.2 * 0.967421566 * sign for sign in (-1, 1))
     inside = png[len(png) // 4 : 3 * len(png) // 4, 150:-150]
     row = next(row for row in map(runs, inside) if len(row) > 6)
@@ -127,7 +143,7 @@ def test_places_are_named_at_both_ends_and_between():
 def test_a_grid_for_each_label(panels):
     vae = plain()
     y = None if panels == 1 else torch.eye(10)[:panels, :2]
-    height, width, _ = read(latent_pictures.latent_grid(vae, 0, side=5, y=y)).shape
+    height, width, _ = read(latent_grid(vae, 0, side=5, y=y)).shape
     assert width == 880
     assert 300 < height < 1000
 
@@ -138,7 +154,8 @@ def test_a_grid_for_each_label(panels):
 def view(points, labels, sigma=None):
     z = torch.tensor(points)
     covariance = None if sigma is None else torch.tensor(sigma).square().diag_embed().expand(len(z), 2, 2)
-    return latent_views.Cloud(z, z, z[:2], torch.tensor([0.75, 0.25]), covariance), torch.tensor(labels)
+    every = torch.ones(len(z), dtype=torch.bool)
+    return latent_views.Cloud(z, z, z[:2], torch.tensor([0.75, 0.25]), covariance, torch.tensor(labels), every)
 
 
 def coloured(png, colour):
@@ -155,18 +172,18 @@ BLUE, ORANGE = latent_pictures.PALETTE[:2]
 
 def test_labels_have_their_colours_where_their_data_lie():
     # A label's name stands on the middle of its data, which are therefore not there themselves.
-    cloud, labels = view([[-2.0, 0.0], [-2.0, 2.0], [2.0, 0.0], [2.0, 2.0]], [3, 3, 8, 8])
-    png = latent_pictures.draw_latent_cloud(cloud, labels)
+    cloud = view([[-2.0, 0.0], [-2.0, 2.0], [2.0, 0.0], [2.0, 2.0]], [3, 3, 8, 8])
+    png = latent_pictures.draw_latent_cloud(cloud)
     blue, orange = coloured(png, BLUE), coloured(png, ORANGE)
     assert len(blue) > 30
     assert len(orange) > 30
     assert orange[:, 1].min() - blue[:, 1].max() > 200
-    swapped = latent_pictures.draw_latent_cloud(cloud, labels.flip(0))
+    swapped = latent_pictures.draw_latent_cloud(cloud._replace(labels=cloud.labels.flip(0)))
     assert coloured(swapped, BLUE)[:, 1].min() > coloured(swapped, ORANGE)[:, 1].max()
 
 
 def test_without_labels_there_is_one_colour():
-    cloud, _ = view([[-2.0, 0.0], [2.0, 2.0], [2.0, -2.0]], [0, 0, 0])
+    cloud = view([[-2.0, 0.0], [2.0, 2.0], [2.0, -2.0]], [0, 0, 0])._replace(labels=None)
     png = latent_pictures.draw_latent_cloud(cloud)
     assert len(coloured(png, BLUE)) > 30
     assert len(coloured(png, ORANGE)) == 0
@@ -174,8 +191,8 @@ def test_without_labels_there_is_one_colour():
 
 def test_an_ellipse_reaches_three_sigma():
     sigma = [1.0, 0.25]
-    cloud, labels = view([[-10.0, 0.0], [10.0, 0.0]], [0, 1], sigma)
-    png = latent_pictures.draw_latent_cloud(cloud, labels)
+    cloud = view([[-10.0, 0.0], [10.0, 0.0]], [0, 1], sigma)
+    png = latent_pictures.draw_latent_cloud(cloud)
     left, right = coloured(png, BLUE), coloured(png, ORANGE)
     unit = (right.mean(0) - left.mean(0))[1] / 20  # pixels
     assert unit > 10
@@ -188,8 +205,9 @@ def test_an_ellipse_reaches_three_sigma():
 def test_an_ellipse_is_turned_with_the_covariance():
     points = torch.tensor([[-10.0, 0.0], [10.0, 0.0]])
     covariance = torch.tensor([[1.0, 0.95], [0.95, 1.0]]).expand(2, 2, 2)
-    cloud = latent_views.Cloud(points, points, points, torch.tensor([1.0, 0.0]), covariance)
-    found = coloured(latent_pictures.draw_latent_cloud(cloud, torch.tensor([0, 1])), BLUE)
+    labels, every = torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool)
+    cloud = latent_views.Cloud(points, points, points, torch.tensor([1.0, 0.0]), covariance, labels, every)
+    found = coloured(latent_pictures.draw_latent_cloud(cloud), BLUE)
     rows, columns = (found - found.mean(0)).T
     assert np.corrcoef(-rows, columns)[0, 1] > 0.7  # rows count downwards
 
@@ -202,15 +220,15 @@ def test_clouds_of_any_dimension_and_number_of_classes(latent_dim, classes):
     likelihood = pv.likelihoods.Normal(pv.networks.MLP((latent_dim,), (6,)))
     vae = pv.VAE(pv.priors.StudentT(latent_dim, df=1.0), posterior, likelihood)
     labels = torch.arange(80) % classes if classes else None
-    height, width, _ = read(latent_pictures.latent_cloud(vae, torch.randn(80, 6), 0, labels=labels)).shape
+    height, width, _ = read(latent_cloud(vae, torch.randn(80, 6), 0, labels=labels)).shape
     assert 600 < height <= width < 800
 
 
 def test_far_draws_of_a_heavy_tailed_prior_do_not_hide_the_codes():
-    cloud, labels = view([[-2.0, 0.0], [-2.0, 2.0], [2.0, 0.0], [2.0, 2.0]], [3, 3, 8, 8])
+    cloud = view([[-2.0, 0.0], [-2.0, 2.0], [2.0, 0.0], [2.0, 2.0]], [3, 3, 8, 8])
     draws = torch.randn(1000, 2)
     draws[0] = 1e6
-    png = latent_pictures.draw_latent_cloud(cloud._replace(prior=draws), labels)
+    png = latent_pictures.draw_latent_cloud(cloud._replace(prior=draws))
     assert coloured(png, ORANGE)[:, 1].min() - coloured(png, BLUE)[:, 1].max() > 150
 
 
@@ -225,13 +243,13 @@ def test_colours_are_told_apart():
 
 def test_the_spread_of_the_reconstruction_is_written_below():
     vae, x = plain(), in_grey(0.2, 0.8, 0.5)
-    without, noted = (images.reconstructions(vae, x, 0, num_draws=n) for n in (0, 50))
-    assert len(read(noted)) > len(read(without)) + 30
-    mean = image_views.reconstructions(vae, x, 0).mean
+    without, noted = (image_views.reconstructions(vae, x, 0, num_draws=n) for n in (0, 50))
     draws = image_views.log_likelihood_of_draws(vae, x, 50, 0)
-    assert images.draw_reconstructions(x, mean, 1.0, draws) == noted
-    assert images.draw_reconstructions(x, mean, 1.0, draws - 1) != noted
-    assert images.draw_reconstructions(x, mean, 1.0, 2 * draws - draws.mean(0)) != noted  # the same means
+    assert torch.equal(noted.log_likelihood_of_draws, draws)
+    png = images.draw_reconstructions(noted)
+    assert len(read(png)) > len(read(images.draw_reconstructions(without))) + 30
+    for others in (draws - 1, 2 * draws - draws.mean(0)):  # of which the second have the same means
+        assert images.draw_reconstructions(noted._replace(log_likelihood_of_draws=others)) != png
 
 
 def test_samples_of_one_class_fill_the_panel():
@@ -242,7 +260,8 @@ def test_samples_of_one_class_fill_the_panel():
 
     posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((1, 4, 4), (4,), y_dim=3), 2)
     vae = pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Normal(GreyOfClass(), scale=1e-3))
-    image = read(images.samples(vae, 0, 3, num_classes=3, label=2))[..., 0]
+    y = images.labels_to_draw(3, 3, label=2)
+    image = read(images.draw_samples(image_views.samples(vae, 0, len(y), y), columns=3))[..., 0]
     means = image[:, : image.shape[1] // 2]
     assert (abs(means - 0.75) < 0.01).mean() > 0.5
     assert (abs(means - 0.25) < 0.01).mean() < 0.001
@@ -251,10 +270,10 @@ def test_samples_of_one_class_fill_the_panel():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda vae, x: latent_pictures.interpolation(vae, x[:2], x[2:4], white=255.0),
-        lambda vae, x: latent_pictures.traversal(vae, x, 0, white=255.0),
-        lambda vae, x: latent_pictures.latent_cloud(vae, x, 0, labels=torch.tensor([0, 1, 1, 2])),
-        lambda vae, x: latent_pictures.latent_grid(vae, 0, side=3, white=255.0),
+        lambda vae, x: interpolation(vae, x[:2], x[2:4], white=255.0),
+        lambda vae, x: traversal(vae, x, 0, white=255.0),
+        lambda vae, x: latent_cloud(vae, x, 0, labels=torch.tensor([0, 1, 1, 2])),
+        lambda vae, x: latent_grid(vae, 0, side=3, white=255.0),
     ],
     ids=["interpolation", "traversal", "cloud", "grid"],
 )

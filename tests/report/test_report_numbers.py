@@ -13,7 +13,7 @@ import pyro_vae as pv
 from pyro_vae.evaluation import Classification, Estimate
 from pyro_vae.experiment.evaluate import headline
 from pyro_vae.experiment.evaluate.block_tasks import TASKS, Block, joined
-from pyro_vae.experiment.evaluate.effort import HeadlinePlan
+from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan
 from pyro_vae.experiment.run import files
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
@@ -233,7 +233,7 @@ KHAT = [[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.9, 0.8], [0.9, 0.1, 0.1, 0.8]]
 
 def test_classification_is_that_of_a_hand_calculation():
     """Predictions 0, 1, 1, 2; true classes 0, 1, 0, 2: three of four are right."""
-    found = headline.of_classes(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = classes(LOG_POSTERIOR, KHAT).summary(torch.tensor([0, 1, 0, 2]))
     assert found == {
         "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4) ** 0.5),
         "log_p_of_true_class": pytest.approx(-(0.1 + 0.5 + 1.0 + 0.2) / 4), "num_samples": 40, "num_data": 4,
@@ -243,7 +243,7 @@ def test_classification_is_that_of_a_hand_calculation():
 
 
 def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estimates):
-    found = headline.of_classes(classes(LOG_POSTERIOR, KHAT), torch.tensor([0, 1, 0, 2]))
+    found = classes(LOG_POSTERIOR, KHAT).summary(torch.tensor([0, 1, 0, 2]))
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
     assert "75.0% right (± 21.7%) of 4, K = 40." in words
@@ -253,7 +253,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
 def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):
     """p(y) = 0 of the true class is an infinite log; fewer than 25 draws have no k-hat."""
     impossible = [[0.0] * 4, [-math.inf] * 4, [-math.inf] * 4]
-    found = headline.of_classes(classes(impossible, [[math.nan] * 4] * 3), torch.tensor([0, 1, 0, 2]))
+    found = classes(impossible, [[math.nan] * 4] * 3).summary(torch.tensor([0, 1, 0, 2]))
     assert found["log_p_of_true_class"] is None
     assert found["khat_above_0.7"] == {"true_class": None, "other_classes": None}
     kept, text = report(estimates, more={"classification": found}, conditional=True)

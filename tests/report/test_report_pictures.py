@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.report.draw import images
+from pyro_vae.report.draw import image_views, images
 
 
 def network(shape_in, shape_out):
@@ -20,6 +20,15 @@ def program(shape):
     torch.manual_seed(0)
     posterior = pv.posteriors.DiagonalNormal(network(shape, (4,)), 2)
     return pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Bernoulli(network((2,), shape)))
+
+
+def samples(vae, seed, rows=8, *, num_classes=0, label=None, white=1.0):
+    y = images.labels_to_draw(num_classes, rows, label)
+    return images.draw_samples(image_views.samples(vae, seed, rows**2 if y is None else len(y), y), white, rows)
+
+
+def reconstructions(vae, x, seed, num_samples=4, *, y=None, white=1.0):
+    return images.draw_reconstructions(image_views.reconstructions(vae, x, seed, num_samples, y), white)
 
 
 def read(png):
@@ -69,7 +78,7 @@ def test_tile_is_a_slow_loop(size, columns, channels):
 def test_pictures_have_a_sensible_size(shape, size):
     vae = program(shape)
     x = torch.rand(size, *shape).round()
-    for png in (images.samples(vae, seed=0, rows=4), images.reconstructions(vae, x, seed=0)):
+    for png in (samples(vae, seed=0, rows=4), reconstructions(vae, x, seed=0)):
         height, width, _ = read(png).shape
         assert 150 <= height <= 1500
         assert 300 <= width <= 1500
@@ -83,7 +92,7 @@ def test_data_stand_in_the_top_row_with_black_for_0_and_white_for_1():
             p.zero_()  # every reconstruction is the grey 1/2
     x = torch.zeros(4, 1, 8, 8)
     x[:, :, :, 2:] = 1.0
-    shown = read(images.reconstructions(vae, x, seed=0, num_samples=2))
+    shown = read(reconstructions(vae, x, seed=0, num_samples=2))
     grey = shown[..., 0]
     used = grey[60:]  # below the title
     assert (used.min(), used.max()) == (0.0, 1.0)
@@ -97,7 +106,7 @@ def test_colours_are_kept():
     vae = program((3, 8, 8))
     x = torch.zeros(4, 3, 8, 8)
     x[:, 0] = 1.0
-    shown = read(images.reconstructions(vae, x, seed=0))
+    shown = read(reconstructions(vae, x, seed=0))
     assert (shown == [1.0, 0.0, 0.0]).all(-1).mean() > 0.01
 
 
@@ -131,10 +140,10 @@ def test_pictures_are_reproducible_and_leave_no_trace():
     store = pyro.get_param_store()
     with store.scope():
         pyro.param("mine", torch.ones(1))
-        first, again = ((images.samples(vae, 0, 2), images.reconstructions(vae, x, 0)) for _ in range(2))
+        first, again = ((samples(vae, 0, 2), reconstructions(vae, x, 0)) for _ in range(2))
         assert list(store) == ["mine"]
     assert first == again
-    assert images.samples(vae, 1, 2) != first[0]
+    assert samples(vae, 1, 2) != first[0]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert [module.training for module in vae.modules()] == flags
 
@@ -173,7 +182,7 @@ def runs(line):
 
 
 def test_each_row_of_samples_shows_one_class():
-    grey = read(images.samples(conditional(), seed=0, rows=4, num_classes=3))[..., 0]
+    grey = read(samples(conditional(), seed=0, rows=4, num_classes=3))[..., 0]
     means, draws = np.split(grey, 2, axis=1)
     # From above: paper, three rows with half-grey gaps between them, paper.
     shown = [runs(column) for column in means.T]
@@ -187,14 +196,14 @@ def test_each_row_of_samples_shows_one_class():
 def test_pictures_of_classes_grow_with_their_number(num_classes):
     vae = program((1, 8, 8))
     vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
-    height, width, _ = read(images.samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
+    height, width, _ = read(samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
     assert (width, height) == (990, pytest.approx(528 * max(1, num_classes / 4), abs=1))
 
 
 def test_reconstructions_are_given_the_labels_of_their_data():
     y = torch.eye(3)[[2, 0, 1, 2, 2]]
     x = torch.full((5, 1, 4, 4), 0.5)
-    grey = read(images.reconstructions(conditional(), x, seed=0, num_data=4, num_samples=2, y=y))[..., 0]
+    grey = read(reconstructions(conditional(), x[:4], seed=0, num_samples=2, y=y[:4]))[..., 0]
     # From the left: paper, four images in the order of the data, paper.
     assert (1.0, 0.75, 0.5, 0.0, 0.5, 0.25, 0.5, 0.75, 1.0) in {runs(row) for row in grey}
 
@@ -219,9 +228,9 @@ def scaled(factor):
 def test_the_highest_level_is_shown_white():
     x = torch.rand(5, 1, 4, 4)
     one, many = scaled(1), scaled(64)
-    assert images.samples(many, 0, 4, white=64.0) == images.samples(one, 0, 4)
-    assert images.reconstructions(many, 64 * x, 0, white=64.0) == images.reconstructions(one, x, 0)
-    assert images.samples(many, 0, 4, white=32.0) != images.samples(one, 0, 4)
+    assert samples(many, 0, 4, white=64.0) == samples(one, 0, 4)
+    assert reconstructions(many, 64 * x, 0, white=64.0) == reconstructions(one, x, 0)
+    assert samples(many, 0, 4, white=32.0) != samples(one, 0, 4)
 
 
 def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():

@@ -29,7 +29,7 @@ def run(setting, seed, elbo, kl=5.0, status="trained", epoch=7):
 
 def found(settings, runs, tests=()):
     groups = ranking.ranked(settings, runs)
-    return ranking.content(groups, runs, ranking.best(groups), tests, CARD)
+    return ranking.content(groups, runs, CARD, chosen=ranking.best(groups), test=tests)
 
 
 def grid(**priors):
@@ -136,20 +136,15 @@ def test_of_dequantised_data_the_number_under_log_p_of_the_level_is_that():
     test = {"elbo": worth(690.0), "log_likelihood": worth(700.0), "log_likelihood_of_levels": worth(-2400.0)}
     tests = [ranking.tested(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
     groups = ranking.ranked({"a": {}}, [run("a", 0, 650.0), run("a", 1, 660.0)])
-    shown = ranking.content(groups, [], "a", tests, {"quantity": "log p(level)"})
+    shown = ranking.content(groups, [], {"quantity": "log p(level)"}, chosen="a", test=tests)
     text = flat(to_text(shown))
     assert "log p(level) ± data ± Monte Carlo ELBO, density" in text
     assert "seed 1 -2400.0 0.200 0.010 690.000" in text
     assert "mean over seeds -2400.0 690.000" in text
     assert "700" not in text
     assert "log p(level) has the Jacobian of the levels, which adds -3100.0 nats" in text
-    plain = ranking.content(
-        groups,
-        [],
-        "a",
-        [ranking.tested(run("a", 0, 0), {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}})],
-        CARD,
-    )
+    test = {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}}
+    plain = ranking.content(groups, [], CARD, chosen="a", test=[ranking.tested(run("a", 0, 0), test)])
     assert "density" not in to_text(plain)
     assert "Jacobian" not in to_text(plain)
 
@@ -173,7 +168,7 @@ def test_who_was_shown_test_data_is_what_was_found():
 
 def test_a_choice_that_would_be_another_by_now_says_so():
     runs = [run("a", 0, -1.0), run("b", 0, -2.0)]
-    shown = ranking.content(ranking.ranked({"a": {}, "b": {}}, runs), runs, "b", [], CARD)
+    shown = ranking.content(ranking.ranked({"a": {}, "b": {}}, runs), runs, CARD, chosen="b")
     assert "b was chosen when it was the best of 2" in flat(to_text(shown))
 
 

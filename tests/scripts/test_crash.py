@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import random
 import runpy
@@ -11,9 +10,12 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
+from cases import thorough
 from finished import content
 from PIL import Image
 from scripted import save_tiny
@@ -28,8 +30,7 @@ TRAIN = [
     *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--out", "run", "--resume"),
 ]
 EVALUATE = [
-    *("run", "--num-samples", "50", "--elbo-samples", "5", "--annealed-data", "2", "--num-temperatures", "5"),
-    *("--num-chains", "2", "--latent-data", "20", "--posterior-draws", "20", "--escalated-draws", "0"),
+    *("run", "--num-samples", "50", "--elbo-samples", "5", "--annealed-data", "0", "--latent-data", "20"),
 ]
 DIFFER = ("command", "git", "started", "session_started", "seconds")  # in run.json
 
@@ -56,20 +57,7 @@ def script(name, arguments, acknowledged, temporary):
     runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"](arguments)
 
 
-@pytest.fixture(scope="module")
-def start():
-    """Starts a child from a server that has loaded everything, so that it is at work within a tenth of a second."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pyro_vae.experiment.train.training", "pyro_vae.experiment.evaluate.report_files", "pyro.infer"]
-    )
-
-    def begin(*arguments):
-        process = context.Process(target=script, args=arguments)
-        process.start()
-        return process
-
-    return begin
+start = partial(forked.start, script)
 
 
 @pytest.fixture
@@ -79,7 +67,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(params=["here", *thorough("elsewhere")])
 def temporary(request, tmp_path):
     """The folder for temporary files: beside the run, or on another file system, from where nothing can be renamed."""
     if request.param == "here":
@@ -140,8 +128,8 @@ def finished(process):
     assert process.exitcode == 0, Path("log.txt").read_text()[-2000:]
 
 
-@pytest.mark.parametrize("moments", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_training_killed_at_random_moments_loses_nothing(start, folder, temporary, moments):
+@pytest.mark.parametrize("moments", [4, *thorough(10), pytest.param(50, marks=pytest.mark.slow)])
+def test_training_killed_at_random_moments_loses_nothing(folder, temporary, moments):
     acknowledged = folder / "acknowledged"
     process = start("train_svi", TRAIN, str(acknowledged), temporary)
     at_work(process, acknowledged)
@@ -172,7 +160,7 @@ def test_training_killed_at_random_moments_loses_nothing(start, folder, temporar
     print(f"{killed} kills in {ended} runs of {seconds:.1f} s left {left} temporary files, all swept")
 
 
-def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed(start, folder):
+def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed(folder):
     acknowledged = folder / "acknowledged"
     finished(start("train_svi", TRAIN, str(acknowledged), str(folder)))
     expected = result(folder / "run")
@@ -197,7 +185,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed
 
 @pytest.mark.parametrize("temporary", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("moments", [2, pytest.param(15, marks=pytest.mark.slow)])
-def test_an_evaluation_killed_at_random_moments_leaves_whole_files(start, folder, temporary, moments):
+def test_an_evaluation_killed_at_random_moments_leaves_whole_files(folder, temporary, moments):
     acknowledged = folder / "acknowledged"
     finished(start("train_svi", TRAIN, str(acknowledged), temporary))
     began = time.monotonic()

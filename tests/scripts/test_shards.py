@@ -6,16 +6,14 @@ import runpy
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-from finished import content, finished_run
+from cases import thorough
+from finished import content, finished_run, flip
 from scripted import exit_code
+from shortened import quick_evaluations
 
-from pyro_vae import evaluation
-from pyro_vae.evaluation.annealing import hamiltonian
-from pyro_vae.experiment.evaluate import block_tasks
 from pyro_vae.experiment.run import manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
@@ -55,16 +53,13 @@ def files(folder):
     return {name: sha for name, sha in content(folder).items() if "/" not in name and name != "timings.json"}
 
 
-def test_one_two_or_three_shards_make_the_bytes_of_one_process(run, tmp_path, monkeypatch):
-    # Short chains and fits, for they are many.
-    for name in ("PILOT_TRANSITIONS", "FIRST_TRANSITIONS"):
-        monkeypatch.setattr(hamiltonian, name, 1)
-    monkeypatch.setattr(block_tasks, "elbos", partial(block_tasks.elbos, steps=2))
-    monkeypatch.setattr(evaluation, "escalate", partial(evaluation.escalate, num_temperatures=1, num_chains=2))
+@pytest.mark.parametrize("numbers", [[1, 3], *thorough([2, 4])])
+def test_any_number_of_shards_makes_the_bytes_of_one_process(numbers, run, tmp_path, monkeypatch):
+    quick_evaluations(monkeypatch)
     assert evaluate(run, *ALL, "--out", tmp_path / "whole") == 0
     expected = files(tmp_path / "whole")
     assert len(expected) == 8
-    for number in (1, 2, 3):
+    for number in numbers:
         folder = tmp_path / str(number)
         assert [evaluate(run, *ALL, "--out", folder, "--shard", f"{i}/{number}") for i in range(number)] == [0] * number
         assert evaluate(run, *ALL, "--out", folder, "--merge") == 0
@@ -75,6 +70,7 @@ def test_one_two_or_three_shards_make_the_bytes_of_one_process(run, tmp_path, mo
     assert {"gaps", "latent"} <= found.keys()
 
 
+@pytest.mark.thorough
 def test_a_process_of_torchrun_writes_the_same_shard(run, two, tmp_path):
     about = {**os.environ, "RANK": "1", "WORLD_SIZE": "2", "PYTHONHASHSEED": "1"}
     command = [sys.executable, SCRIPT, run, *QUICK, *FEW, "--out", tmp_path]
@@ -90,7 +86,7 @@ def test_a_shard_that_is_there_is_not_made_again_and_a_damaged_one_is(run, copy,
     assert evaluate(run, "--out", copy, "--shard", "0/2") == 0
     assert "shard 0/2 is in" in (said := capsys.readouterr().out)
     assert "already" in said
-    flip(shard)
+    flip(shard, 4000)
     assert evaluate(run, "--out", copy, "--shard", "0/2") == 0
     assert "already" not in capsys.readouterr().out
     assert content(copy) == before
@@ -106,14 +102,8 @@ def test_of_a_job_that_was_killed_nothing_is_taken_for_a_shard(run, copy, capsys
     assert content(copy) == before
 
 
-def flip(path):
-    found = bytearray(path.read_bytes())
-    found[len(found) // 2] ^= 1
-    path.write_bytes(bytes(found))
-
-
 def damaged(shards):
-    flip(shards / "shard-00001-of-00002.safetensors")
+    flip(shards / "shard-00001-of-00002.safetensors", 4000)
 
 
 def altered(shards):
@@ -151,7 +141,7 @@ def gone(shards):
         (copied, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (copied_and_renamed_inside, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (of_three, "holds shards of 2 and of 3, which overlap"),
-        (gone, "holds no shards: make them with evaluate.py"),
+        (gone, "holds no shards: make them with python scripts/evaluate.py"),
     ],
 )
 def test_shards_that_are_not_whole_are_refused(run, copy, capsys, wrong, sentence):

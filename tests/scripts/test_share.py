@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return finished_run(folder / "digits", images(folder / "grey.npz"))
 
 
+@pytest.mark.thorough
 def test_a_run_is_shared_and_another_process_loads_it_in_another_place(run, tmp_path, capsys):
     assert exit_code(MAIN, [run, "--out", tmp_path / "a", "--license", "mit", "--name", "Digits"]) == 0
     out = capsys.readouterr().out

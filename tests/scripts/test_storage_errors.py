@@ -1,25 +1,30 @@
 """A disk that is full, read-only or forbidden: exit 6, one sentence, and what was kept stays as it was."""
 
+import ctypes
 import os
 import resource
 import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forked import Script
 from scripted import save_tiny
 
 import pyro_vae as pv
 from pyro_vae.experiment.run import checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PYTHON = f"{sys.executable} {SCRIPTS}"
 FLAGS = (
     "--dataset tiny.npy --hidden 8 --latent-dim 2 --batch-size 16 --test-samples 20 --elbo-samples 5 --kl-warmup 2"
     " --epochs"
 )
+
+NEW_MOUNTS, NEW_USER = 0x20000, 0x10000000  # of `unshare`, see <linux/sched.h>
 
 
 def allowed(*command):
@@ -27,12 +32,21 @@ def allowed(*command):
 
 
 @pytest.fixture
-def namespace():
-    """A shell with mounts of its own."""
-    prefix = ["unshare", "-rm", "sh", "-c"]
-    if shutil.which("unshare") is None or not allowed(*prefix, "mount -t tmpfs none /mnt"):
+def mounts():
+    """Skips where a process can have no mounts of its own."""
+    if shutil.which("unshare") is None or not allowed("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"):
         pytest.skip("file systems can not be mounted here")
-    return prefix
+
+
+def mount(*arguments):
+    """In this process alone: what `unshare -rm mount` does."""
+    places = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
+    if ctypes.CDLL(None).unshare(NEW_USER | NEW_MOUNTS):
+        raise OSError("unshare")
+    for name, content in places.items():
+        Path("/proc/self", name).write_text(content)
+    for each in arguments:
+        subprocess.run(["mount", *each.split()], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +71,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def shell(command, **options):
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def end(script, flags, inside=nullcontext):
+    """The exit code of a script in a process of its own, and what it wrote to stderr."""
+    process = Script(script, *flags.split(), inside=inside)
+    _, err = process.communicate()
+    return process.returncode, err
 
 
 def one_sentence(err):
@@ -71,12 +88,21 @@ def one_sentence(err):
 SIZES = [48, 120]
 
 
+@contextmanager
+def full(size):
+    """A disk of so many KiB; what is on it in the end is copied."""
+    mount(f"-t tmpfs -o size={size}k none disk")
+    try:
+        yield
+    finally:
+        for copy in ("saved", "again"):
+            shutil.copytree("disk/run", copy)
+
+
 @pytest.mark.parametrize("size", [*SIZES, *(pytest.param(i, marks=pytest.mark.slow) for i in range(12, 136, 8))])
-def test_a_full_disk_ends_training_with_what_was_kept_intact(namespace, whole, folder, size):
-    command = f"mount -t tmpfs -o size={size}k none disk; {PYTHON}/train_svi.py {FLAGS} 6 --out disk/run; code=$?"
-    end = shell([*namespace, f"{command}; cp -r disk/run saved; cp -r disk/run again; exit $code"])
-    sentence = one_sentence(end.stderr)
-    assert (end.returncode, "No space left on device. Free some space." in sentence) == (6, True)
+def test_a_full_disk_ends_training_with_what_was_kept_intact(mounts, whole, folder, size):
+    code, said = end("train_svi.py", f"{FLAGS} 6 --out disk/run", partial(full, size))
+    assert (code, "No space left on device. Free some space." in one_sentence(said)) == (6, True)
     assert not list(Path("saved").rglob("*.pyro_vae-partial"))
     manifests = checkpoint.manifests(folder / "saved" / "checkpoints")
     assert all(checkpoint.read(path) for path in manifests)
@@ -90,14 +116,14 @@ def test_a_full_disk_ends_training_with_what_was_kept_intact(namespace, whole, f
 
 
 def limited(size):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return nullcontext()
 
 
 @pytest.mark.parametrize("size", [3_000, pytest.param(12_000, marks=pytest.mark.slow)])
 def test_a_bound_on_the_size_of_files_is_named(folder, size):
-    command = [sys.executable, SCRIPTS / "train_svi.py", *f"{FLAGS} 40 --out run".split()]
-    end = shell(command, preexec_fn=limited(size))
-    assert (end.returncode, "File too large" in one_sentence(end.stderr)) == (6, True)
+    code, said = end("train_svi.py", f"{FLAGS} 40 --out run", partial(limited, size))
+    assert (code, "File too large" in one_sentence(said)) == (6, True)
     assert all(checkpoint.read(path) for path in checkpoint.manifests(folder / "run" / "checkpoints"))
 
 
@@ -112,45 +138,48 @@ def contents(run):
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-RESUME = f"{PYTHON}/train_svi.py --out disk/run --resume --epochs 4"
+RESUME = "train_svi.py", "--out disk/run --resume --epochs 4"
 EVALUATE = (
-    f"{PYTHON}/evaluate.py disk/run --num-samples 20 --elbo-samples 5 --annealed-data 0 --latent-data 20"
+    "disk/run --num-samples 20 --elbo-samples 5 --annealed-data 0 --latent-data 20"
     " --posterior-draws 0 --escalated-draws 0"
 )
 
 
-def test_a_read_only_run_can_be_read_and_not_written(namespace, run):
+def read_only():
+    mount("--bind disk disk", "-o remount,bind,ro disk")
+    return nullcontext()
+
+
+def test_a_read_only_run_can_be_read_and_not_written(mounts, run):
     before = contents(run)
-    for command, code, words in (
-        (RESUME, 6, "Read-only file system. Use another --out."),
-        (EVALUATE, 6, "Read-only file system. Use another --out."),
-        (f"{EVALUATE} --out elsewhere", 0, ""),
-    ):
-        end = shell([*namespace, f"mount --bind disk disk; mount -o remount,bind,ro disk; {command}"])
-        assert end.returncode == code, end.stderr
-        assert words in (one_sentence(end.stderr) if code else end.stderr)
+    for command in (RESUME, ("evaluate.py", EVALUATE)):
+        code, said = end(*command, read_only)
+        assert (code, "Read-only file system. Use another --out." in one_sentence(said)) == (6, True)
+    assert end("evaluate.py", f"{EVALUATE} --out elsewhere", read_only)[0] == 0
     assert contents(run) == before
     assert Path("elsewhere/report.html").exists()
 
 
+def without_rights():
+    """What root may do beyond others it gives up."""
+    version_3 = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    if ctypes.CDLL(None).capset(version_3, (ctypes.c_uint32 * 6)()):
+        raise OSError("capset")
+    return nullcontext()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights as in Linux")
 def test_a_run_without_permission_is_named(run):
-    prefix = []
-    if os.geteuid() == 0:  # root is forbidden nothing, unless it gives that up
-        prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
-        if shutil.which("setpriv") is None or not allowed(*prefix, "true"):
-            pytest.skip("root can not give up its rights here")
     before = contents(run)
     for path in (run, run / "checkpoints"):
         path.chmod(0o555)
     try:
-        end = shell([*prefix, "sh", "-c", RESUME])
-        new = shell([*prefix, "sh", "-c", f"{PYTHON}/train_svi.py {FLAGS} 2 --out disk/run/inner"])
+        ends = [end(*RESUME, without_rights), end("train_svi.py", f"{FLAGS} 2 --out disk/run/inner", without_rights)]
     finally:
         for path in (run, run / "checkpoints"):
             path.chmod(0o755)
-    for process in (end, new):
-        assert process.returncode == 6, process.stderr
-        assert "Permission denied. Use another --out." in one_sentence(process.stderr)
+    for code, said in ends:
+        assert (code, "Permission denied. Use another --out." in one_sentence(said)) == (6, True)
     assert contents(run) == before
 
 
@@ -163,14 +192,11 @@ def test_a_checkpoint_that_may_not_be_read_is_a_checkpoint_error(run):
     assert (found.progress.epoch, "Permission denied" in complaints[0]) == (1, True)
 
 
+def without_output():
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    return nullcontext()
+
+
 def test_output_that_can_not_be_written_is_a_storage_error(folder):
-    with Path("/dev/full").open("w") as full:
-        end = subprocess.run(
-            [sys.executable, SCRIPTS / "train_svi.py", *f"{FLAGS} 2 --out run".split()],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert (end.returncode, "No space left on device" in one_sentence(end.stderr)) == (6, True)
-    assert "Traceback" not in end.stderr
+    code, said = end("train_svi.py", f"{FLAGS} 2 --out run", without_output)
+    assert (code, "No space left on device" in one_sentence(said)) == (6, True)

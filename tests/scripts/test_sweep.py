@@ -52,6 +52,7 @@ def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_i
     assert without_times("run") == without_times("whole")
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
     grid = ["--grid", "prior=standard,laplace", "--out", "out", "--jobs", "2"]
     assert exit_code(SWEEP, [*FLAGS, *grid]) == 0

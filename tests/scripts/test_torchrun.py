@@ -1,7 +1,6 @@
 """train_svi.py in many processes: one writes and speaks, all end together, and a kill costs no more than an epoch."""
 
 import json
-import multiprocessing
 import os
 import random
 import runpy
@@ -14,10 +13,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
+from cases import thorough
 from finished import content, images
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import ProcessError, UsageError
 from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import torchrun
@@ -59,22 +60,12 @@ def signal_after_steps(steps):
     SharedSVI.step_from = step_and_signal
 
 
-@pytest.fixture(scope="module")
-def start():
-    """Starts so many processes from a server that has loaded everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pyro_vae.experiment.train.training", "torch._dynamo", "pyro.infer"])
-
-    def begin(size, *arguments, signalled=0):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        started = [context.Process(target=one, args=(r, size, port, arguments, signalled)) for r in range(size)]
-        for each in started:
-            each.start()
-        return started
-
-    return begin
+def start(size, *arguments, signalled=0):
+    """Starts so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [forked.start(one, rank, size, port, arguments, signalled) for rank in range(size)]
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +75,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(start, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     """What two processes end with that nobody disturbs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("undisturbed"))
@@ -136,14 +127,14 @@ def wait_for(happened):
         time.sleep(0.005)
 
 
-def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(start, undisturbed):
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(undisturbed):
     for epoch, killed in ((2, 1), (6, 0)):
         started = start(2, *FLAGS, "--out", "run")
         wait_for_epoch("run", epoch)
         started[killed].kill()
         ends = codes(started)
         assert ends[killed] == -signal.SIGKILL
-        assert ends[1 - killed] == 1
+        assert ends[1 - killed] == ProcessError.exit_code
         if killed == 1:
             assert said(0).splitlines()[-1].startswith(LOST)
             assert about("run")["status"] == "interrupted"
@@ -154,7 +145,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(
     assert len(Run(Path("run"), None).history.records()) == 12
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_on(start, undisturbed):
+def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_on(undisturbed):
     assert codes(start(2, *FLAGS, "--out", "run", signalled=5)) == [143, 143]
     assert said(0).splitlines()[-1].startswith("interrupted: what was reached is kept")
     assert said(1) == ""
@@ -180,12 +171,11 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
 @pytest.mark.parametrize(
     ("flags", "code", "sentence"),
     [
-        (["--nosuch", "3"], 2, "error: unknown flag --nosuch"),
-        (["--dataset", "nowhere.npz"], 3, "error: "),
+        *thorough((["--nosuch", "3"], 2, "error: unknown flag --nosuch"), (["--dataset", "nowhere.npz"], 3, "error: ")),
         (["--lr", "1e300", "--likelihood", "normal"], 5, "error: step "),
     ],
 )
-def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, sentence):
+def test_an_error_is_one_sentence_and_one_code_of_all(flags, code, sentence):
     assert codes(start(2, *FLAGS, *flags, "--out", "run")) == [code, code]
     *before, last = said(0).splitlines()
     assert last.startswith(sentence)
@@ -193,7 +183,7 @@ def test_an_error_is_one_sentence_and_one_code_of_all(start, flags, code, senten
     assert said(1) == ""
 
 
-def test_a_folder_in_which_another_trains_is_refused_by_all(start):
+def test_a_folder_in_which_another_trains_is_refused_by_all():
     with locked(Path("run")):
         assert codes(start(2, *FLAGS, "--out", "run")) == [2, 2]
         assert said(0).splitlines()[-1].startswith(f"error: another training is at work in run (process {os.getpid()} ")
@@ -222,6 +212,7 @@ def launched(*arguments):
         return subprocess.Popen([*command, *arguments], stdout=said, stderr=said, env=surroundings)
 
 
+@pytest.mark.thorough
 def test_torchrun_trains_to_the_same_bytes_and_prints_one_report(undisturbed):
     assert launched(*FLAGS, "--out", "run").wait(SLOWEST) == 0
     assert result("run") == undisturbed

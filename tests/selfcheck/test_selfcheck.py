@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from shortened import few_pilots
 
 from pyro_vae import evaluation
-from pyro_vae.evaluation.annealing import annealed, hamiltonian
+from pyro_vae.evaluation.annealing import annealed
 from pyro_vae.selfcheck import ladder
 from pyro_vae.selfcheck.known_programs import LinearGaussian
 from pyro_vae.selfcheck.ladder import FULL, MISMATCH, QUICK, Budget, Target
@@ -17,8 +18,7 @@ TINY = Budget(64, 4, 2, (2,), 10, 100, (50,), (4, 12, 12), 16)
 @pytest.fixture
 def hasty(monkeypatch):
     """Few pilot transitions: steps that are tuned badly, which cost spread and no bias."""
-    monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", 12)
-    monkeypatch.setattr(hamiltonian, "FIRST_TRANSITIONS", 12)
+    few_pilots(monkeypatch, 12)
 
 
 @pytest.fixture(scope="module")

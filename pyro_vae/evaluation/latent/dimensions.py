@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyro_vae.evaluation.estimators import Estimate, elbo_terms, mean_and_error
+from pyro_vae.evaluation.estimators import Estimate, elbo_terms, known, mean_and_error
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns
 from pyro_vae.model import traces
 from pyro_vae.randomness import preserved
@@ -58,8 +58,22 @@ class ActiveUnits:
 
         No rescaling of z changes it.
         """
-        known = {name: not ratio.isnan().any() for name, ratio in self.relative.items()}
-        return {n: int((ratio > self.threshold).sum()) if known[n] else None for n, ratio in self.relative.items()}
+        is_known = {name: not ratio.isnan().any() for name, ratio in self.relative.items()}
+        return {n: int((ratio > self.threshold).sum()) if is_known[n] else None for n, ratio in self.relative.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, site by site."""
+        return {
+            site: {
+                "count": self.count[site],
+                "of": len(variance),
+                "relative_count": self.relative_count[site],
+                "threshold": self.threshold,
+                "variance": variance.tolist(),
+                "variance_error": self.variance_error[site].tolist(),
+            }
+            for site, variance in self.variance.items()
+        }
 
     def __str__(self) -> str:
         return "\n".join(self._line(name) for name in self.variance)
@@ -211,6 +225,11 @@ class KLPerDimension:
     def monte_carlo_error(self) -> Tensor:
         """The Monte Carlo standard error of the mean, over repeated draws of z for the same data, (D,)."""
         return self.value_error.square().sum(0).sqrt() / len(self.value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report: numbers alone, with None for an error that is unknown."""
+        errors = [known(error) for error in self.standard_error.tolist()]
+        return {"mean": self.mean.tolist(), "standard_error": errors, "kind": self.kind}
 
 
 def kl_per_dimension(

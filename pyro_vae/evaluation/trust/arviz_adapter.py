@@ -54,7 +54,7 @@ def write_netcdf(tree: "DataTree", path: Path) -> None:
     Dataset(attrs=tree.attrs).to_netcdf(path, mode="w", engine="h5netcdf")
     for name, node in tree.items():
         group = node.to_dataset()
-        encoding = {name: {"zlib": True} for name in group.variables}
+        encoding = {variable: {"zlib": True} for variable in group.variables}
         group.to_netcdf(path, mode="a", group=name, engine="h5netcdf", encoding=encoding)
 
 
@@ -66,7 +66,7 @@ def read_netcdf(path: Path) -> "InferenceData | DataTree":
 
 @contextmanager
 def quiet_arviz() -> Iterator[Any]:
-    """ArviZ without its warnings: 0.23 announces the next version, and both speak of chains that never move."""
+    """Gives ArviZ without its warnings: 0.23 announces the next version, and both speak of chains that never move."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield _loaded()
@@ -81,7 +81,7 @@ def _loaded() -> Any:
 
 @contextmanager
 def _cache_folder_aside() -> Iterator[None]:
-    """0.23 notes in the user's cache folder on which day it spoke, and does not load where it cannot."""
+    """Gives 0.23 a folder to note on which day it spoke: it takes the user's cache, and does not load without one."""
     if find_spec("platformdirs") is None:  # by which 0.23 finds that folder, and which 1.x does without
         yield
         return

@@ -1,6 +1,6 @@
 """How far importance weights and chains can be trusted, and draws in the containers of ArviZ."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -208,12 +208,12 @@ def draws_to_inference_data(drawn: Groups) -> "InferenceData | DataTree":
     return arviz_adapter.container(draw_tree(drawn))
 
 
-def draw_tree(drawn: Groups, data: Sequence[int] | None = None) -> "DataTree":
+def draw_tree(drawn: Groups, data: Tensor | None = None) -> "DataTree":
     """Names the groups, dimensions and coordinates of what `guide_draws` gave, of all data.
 
     Args:
         drawn: group -> name -> (N, K, *event).
-        data: which data they are, N numbers; None for 0 to N - 1.
+        data: (N,), the places of these data among all; None for 0 to N - 1.
     """
     sites = {name: drawn[name] for name in ("posterior", "log_likelihood", "sample_stats")}
     weights = sites["sample_stats"]["log_weight"].T
@@ -222,7 +222,7 @@ def draw_tree(drawn: Groups, data: Sequence[int] | None = None) -> "DataTree":
     groups["sample_stats"].update(_dataset(stats, ("data",)))
     groups["observed_data"] = _dataset(drawn["observed_data"], ("data",))
     if data is not None:
-        groups = {name: group.assign_coords(data=data) for name, group in groups.items()}
+        groups = {name: group.assign_coords(data=data.numpy()) for name, group in groups.items()}
     return _tree(groups, {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": len(weights)})
 
 

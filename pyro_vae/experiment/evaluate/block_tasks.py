@@ -189,7 +189,7 @@ TASKS = {
     "log_likelihood": Task(
         _bound,
         "log p(x) of {size} test data, K = {plan.num_samples}",
-        lambda s: _has_density(s) and s.plan.is_headline,
+        lambda s: _has_density(s) and s.is_headline,
         _of_test,
         is_headline=True,
         surroundings=Subject.graphs,

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.checked_fields import check, flag
-from pyro_vae.experiment.config import Config
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,6 @@ class Plan:
 
     With these defaults a run on digits takes about a minute on two cores; where prior or guide is a flow, some minutes.
 
-    Attributes:
-        is_headline: whether only the numbers that a report begins with are wanted.
-
     Raises:
         UsageError: a value out of range.
 
@@ -26,8 +22,6 @@ class Plan:
         >>> Plan(annealed_data=0).num_samples
         1000
     """
-
-    is_headline: ClassVar[bool] = False
 
     test_data: int = flag(
         -1, "evaluate a random subset of so many test data; 0 is all, -1 what the training's report saw", least=-1
@@ -87,20 +81,6 @@ class Plan:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
-class HeadlinePlan(Plan):
-    """What a training's own report asks: its headline alone, by as few draws as its config says, which checked them."""
-
-    is_headline = True
-
-    def __post_init__(self) -> None:
-        """Nothing: see above."""
-
-    @classmethod
-    def of(cls, config: Config) -> "HeadlinePlan":
-        """The plan of a run."""
-        return cls(elbo_samples=config.elbo_samples, num_samples=config.test_samples)
-
-
 # Who starts several processes says so to each: torchrun, and srun in the tasks of a step.
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
@@ -151,5 +131,5 @@ def _rank(environment: Mapping[str, str], index: str, number: str) -> Shard | No
     # The script of a SLURM job is no task of a step, and must not do the work of the first one only.
     if index.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
         return None
-    rank, size = environment.get(index, ""), environment.get(number, "")
-    return Shard(int(rank), int(size)) if rank.isdecimal() and size.isdecimal() and int(size) > 1 else None
+    found, size = environment.get(index, ""), environment.get(number, "")
+    return Shard(int(found), int(size)) if found.isdecimal() and size.isdecimal() and int(size) > 1 else None

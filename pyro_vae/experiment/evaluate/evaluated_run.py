@@ -20,6 +20,13 @@ from pyro_vae.randomness import derive
 FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
 
 
+class HeadlinePlan(Plan):
+    """What a training's own report asks: its headline alone, by as few draws as its config says."""
+
+    def __post_init__(self) -> None:
+        """Its numbers are those of a config, which has checked them."""
+
+
 @dataclass(eq=False)
 class Subject:
     """What is looked at, and how closely.
@@ -68,6 +75,11 @@ class Subject:
         """Of all draws: by default that of the training's own report."""
         again = self.plan.evaluation_seed
         return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether only the numbers that a report begins with are wanted."""
+        return isinstance(self.plan, HeadlinePlan)
 
     @property
     def latent_dim(self) -> int:

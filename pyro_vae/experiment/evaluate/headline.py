@@ -5,11 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from pyro_vae import evaluation
-from pyro_vae.evaluation import Classification, Estimate
+from pyro_vae.evaluation import Estimate
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.run.trained_run import TrainedRun
 
@@ -25,8 +21,8 @@ def headline(
     Args:
         trained: the run.
         estimates: of the test data, by name.
-        classes: what `of_classes` gave, for a conditional program.
-        precision: what `of_rounding` gave, for networks in bfloat16.
+        classes: how a conditional program classifies them, see `Classification.summary`.
+        precision: what networks in bfloat16 change, see `evaluation.precision`.
     """
     epoch, likelihood = trained.best_epoch, trained.vae.likelihood
     valid_elbo = trained.run.history.records()[epoch - 1]["valid_elbo"]
@@ -60,7 +56,7 @@ def numbers(
         config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
         discrete: whether p(x|z) gives masses, not densities, so that log p(x) has a meaning in bits.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
-            "classification", see `of_classes`; "precision", see `of_rounding`.
+            "classification" and "precision".
     """
     parts = {name: dict(part) for name, part in (more or {}).items() if part}
     if "rmse" in estimates:
@@ -82,41 +78,6 @@ def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
             worst = int((~estimate.value.isfinite()).nonzero()[0])
             raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
     return estimates
-
-
-def of_classes(classes: Classification, labels: Tensor) -> dict[str, Any]:
-    """What a report says of Bayes classification: accuracy with its error, K, and how far the weights can be trusted.
-
-    Args:
-        classes: of N data.
-        labels: (N,), the true ones.
-    """
-    right = (classes.prediction == labels).double()
-    true = torch.nn.functional.one_hot(labels, len(classes.khat)).T.bool()
-    log_posterior = classes.log_posterior.gather(0, labels[None])[0]
-    return {
-        "accuracy": right.mean().item(),
-        "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
-        # A class that the training data lack has p(y) = 0, and JSON has no infinity.
-        "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
-        "num_samples": classes.num_samples,
-        "num_data": len(labels),
-        "khat_above_0.7": {
-            name: evaluation.share_above(khat)
-            for name, khat in (("true_class", classes.khat[true]), ("other_classes", classes.khat[~true]))
-        },
-    }
-
-
-def of_rounding(loss: Estimate) -> dict[str, Any]:
-    """What a report says of networks in bfloat16: the change of a mean, and how far single data moved either way.
-
-    Args:
-        loss: what `evaluation.rounding_loss` gave.
-    """
-    size = loss.value.abs()
-    absolute = {"mean_absolute": size.mean().item(), "largest": size.max().item()}
-    return {"name": loss.name, **loss.to_dict(), **absolute}
 
 
 def _on_test_data(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], *, discrete: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
 from pyro_vae.evaluation.bounds import steps
 from pyro_vae.evaluation.estimators import known
+from pyro_vae.evaluation.precision import rounding_summary
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
 from pyro_vae.experiment.evaluate import block_tasks, headline
@@ -84,7 +85,7 @@ class Look(Subject):
     @property
     def log_likelihood(self) -> Estimate:
         """The headline: the last point of the curve, where there is one."""
-        if self.plan.is_headline:
+        if self.is_headline:
             bound: Estimate = self.part("log_likelihood")["log_likelihood"]
             return bound
         last = self.curve.bounds[self.plan.num_samples]
@@ -123,7 +124,7 @@ def evaluate(
     """
     look = Look(trained, plan, say, dict(parts or {}))
     estimates = _headline(look)
-    if plan.is_headline:
+    if look.is_headline:
         return look
     look.report["per_datum"] = _per_datum(look, estimates)
     if look.is_autoencoder:
@@ -157,13 +158,12 @@ def _classes(look: Look) -> dict[str, Any] | None:
     if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
     columns = {name: column.T for name, column in look.part("classes").items()}
-    classes = evaluation.Classification(**columns, num_samples=look.plan.elbo_samples)
-    return headline.of_classes(classes, look.test.labels)
+    return evaluation.Classification(**columns, num_samples=look.plan.elbo_samples).summary(look.test.labels)
 
 
 def _rounding(look: Look) -> dict[str, Any] | None:
     applies = block_tasks.TASKS["rounding"].applies(look)
-    return headline.of_rounding(look.part("rounding")["rounding"]) if applies else None
+    return rounding_summary(look.part("rounding")["rounding"]) if applies else None
 
 
 def _curve(look: Look) -> None:
@@ -230,8 +230,8 @@ def _latent(look: Look) -> None:
         rate, distortion = evaluation.rate_distortion(vae, x, look.plan.elbo_samples, y, seed)
     look.report["latent"] = {
         "num_data": len(x),
-        "active": {site: _activity(active, site) for site in active.variance},
-        "kl_per_dimension": {site: spectrum and _spectrum(spectrum) for site, spectrum in kl.items()},
+        "active": active.to_dict(),
+        "kl_per_dimension": {site: spectrum and spectrum.to_dict() for site, spectrum in kl.items()},
         "mutual_information": information.to_dict(),
         "marginal_kl": terms and terms.marginal_kl.to_dict(),
         "total_correlation": correlation and correlation.to_dict(),
@@ -329,22 +329,6 @@ def _difference(after: Estimate, before: Estimate) -> dict[str, Any]:
     gain = after.value - before.value
     error = gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else None
     return {"mean": gain.mean().item(), "standard_error": error}
-
-
-def _activity(active: evaluation.ActiveUnits, site: str) -> dict[str, Any]:
-    return {
-        "count": active.count[site],
-        "of": len(active.variance[site]),
-        "relative_count": active.relative_count[site],
-        "threshold": active.threshold,
-        "variance": active.variance[site].tolist(),
-        "variance_error": active.variance_error[site].tolist(),
-    }
-
-
-def _spectrum(kl: evaluation.KLPerDimension) -> dict[str, Any]:
-    errors = [known(error) for error in kl.standard_error.tolist()]
-    return {"mean": kl.mean.tolist(), "standard_error": errors, "kind": kl.kind}
 
 
 def _above(khat: Tensor) -> str:

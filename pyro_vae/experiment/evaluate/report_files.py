@@ -154,7 +154,7 @@ def _inference_data(look: Look) -> bytes:
     for name, column in look.part("draws").items():
         group, _, site = name.partition("/")
         drawn.setdefault(group, {})[site] = column
-    saved = look.saved.numpy() if len(look.saved) < len(look.test) else None
+    saved = look.saved if len(look.saved) < len(look.test) else None
     with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
         path = Path(elsewhere) / "log_likelihood.nc"
         arviz_adapter.write_netcdf(draw_tree(drawn, saved), path)

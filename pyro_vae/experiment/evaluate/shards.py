@@ -1,6 +1,6 @@
 """An evaluation shared out over processes and machines: files of shards, and what is read back from them.
 
-    RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `parts`
+    RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `block_tasks`
     RUN/shards/shard-00000-of-00004.json           of which run, model, plan and version they are, SHA-256 and size of
                                                    the other file, ... and the SHA-256 of all this
 
@@ -55,7 +55,7 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
     """Computes a shard and writes it. Returns the path of its manifest.
 
     Raises:
-        DivergenceError, DataError: see `parts.measure`.
+        DivergenceError, DataError: see `block_tasks.measure`.
         StorageError: a file can not be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
         CheckpointError: shards that are missing, damaged, copies of one another, or of another run, model or version.
         UsageError: shards of another plan.
     """
-    found: dict[tuple[str, int], Part | str] = {}
+    parts: dict[tuple[str, int], Part | str] = {}
     ours = identity(subject)
     for shard, path in _complete(folder, subject):
         body = manifest_file.read(path)
@@ -105,9 +105,9 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
         with manifest_file.well_formed(path):
             for key in ((name, number) for name, numbers in _share(subject, shard) for number in numbers):
                 block = "/".join(map(str, key))
-                found[key] = _unpack(block, body["blocks"][block], tensors)
+                parts[key] = _unpack(block, body["blocks"][block], tensors)
     together = groupby(block_tasks.blocks(subject), key=lambda block: block[0])
-    return {name: block_tasks.joined(found[block] for block in blocks) for name, blocks in together}
+    return {name: block_tasks.joined(parts[block] for block in blocks) for name, blocks in together}
 
 
 def identity(subject: Subject) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def identity(subject: Subject) -> dict[str, Any]:
     trained = subject.trained
     model = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in trained.vae.tensors().items()})
     around = surroundings(trained.config.device)
-    found = {
+    facts = {
         "model": files.sha256(model),
         "epochs": [trained.best_epoch, trained.epochs],
         "config": trained.config.scientific(),
@@ -126,7 +126,7 @@ def identity(subject: Subject) -> dict[str, Any]:
         "git": around["git"],
         "versions": around["versions"],
     }
-    return json.loads(files.to_json(found))
+    return json.loads(files.to_json(facts))
 
 
 def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:

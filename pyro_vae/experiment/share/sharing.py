@@ -39,7 +39,7 @@ from pyro_vae.report.documents.estimate_sections import num_test
 from pyro_vae.report.render.markdown import to_markdown
 
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-PICTURES = ("samples.png", "reconstructions.png")
+PICTURES = tuple(model_card.PICTURES)
 FILES = (TENSORS, CONFIG, CARD, *PICTURES)
 _LARGEST_PICTURE = 1 << 24  # bytes
 _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}

@@ -64,23 +64,17 @@ class Wanted:
 
 
 class Chosen(Source):
-    """What is wanted of a run, and of all its test data."""
+    """What is wanted of a run, and all its test data."""
 
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
-        super().__init__(trained, trained.reader("test", 0))
-        self.wanted, self.label, self.paths = wanted, wanted.y, wanted.paths or _kinds(trained)
-        self.side = 21 if self.classes is None or len(self.classes) == 1 else 7
+        kinds = wanted.paths or _kinds(trained)
+        super().__init__(trained, trained.reader("test", 0), label=wanted.y, paths=kinds, num_draws=DRAWS)
+        self.wanted = wanted
 
     @property
     def seed(self) -> int:
         """The one that was asked for."""
         return self.wanted.seed
-
-    @cached_property
-    def draws(self) -> Tensor:
-        """log p(x|z) of the data that are reconstructed, (DRAWS, N)."""
-        x, y, _ = self.at(self.positions)
-        return image_views.log_likelihood_of_draws(self.trained.vae, x, DRAWS, self.seed, y)
 
     @cached_property
     def ends(self) -> Tensor:
@@ -92,22 +86,14 @@ class Chosen(Source):
         """Positions of the data of the cloud."""
         return subset(len(self.test), CLOUD, self.trained.config.data_seed)
 
-    @cached_property
     def cloud(self) -> DataInMemory:
         """Test data."""
         return self.at(self.many)
 
-    @property
     def moved(self) -> DataInMemory:
-        """The first end of the first path, and those of the cloud."""
+        """The start of the first path, and the data of the cloud."""
         datum = self.ends[0, :1]
         return self.at(torch.cat([datum, self.many[self.many != datum]]))
-
-    @property
-    def classes(self) -> Tensor | None:
-        """One of them, or all there are."""
-        labels, y = self.labels, self.wanted.y
-        return labels if labels is None else labels[:1] if y is not None else labels.unique_consecutive(dim=0)
 
 
 def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
@@ -137,7 +123,7 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
         more, sentence = ABOUT[name](view, source)
         files.write(folder / f"{name}.npz", to_npz({**view._asdict(), **more}))
         if source.shows or name == "latent_cloud":
-            files.write(folder / f"{name}.png", PICTURES[name].draw(view, source))
+            files.write(folder / f"{name}.png", source.draw(name, view))
         yield f"{name}: {sentence}"
 
 
@@ -156,18 +142,17 @@ About = tuple[dict[str, Any], str]
 
 
 def _samples(view: image_views.Samples, source: Chosen) -> About:
-    labels = None if source.labels is None else source.labels.argmax(-1)
+    labels = None if source.y is None else source.y.argmax(-1)
     wanted, number = source.wanted.y, source.trained.data.num_classes
     of = "" if labels is None else f" of {number} classes" if wanted is None else f" of class {wanted}"
     return {"labels": labels}, f"{len(view.z)} data{of} from the prior: means of p(x|z), and draws"
 
 
-def _reconstructions(view: image_views.Reconstructions, source: Chosen) -> About:
-    labels, spread = source.at(source.positions).labels, source.draws.std(0)
-    return (
-        {"log_likelihood_of_draws": source.draws, "labels": labels, "positions": source.positions},
+def _reconstructions(view: Any, source: Chosen) -> About:
+    spread = view.log_likelihood_of_draws.std(0)
+    return {"labels": source.at(source.shown).labels, "positions": source.shown}, (
         f"log p(x|z) of one datum varies by ± {spread.mean():.2f} nats over draws of z (standard deviation over "
-        f"{DRAWS} draws, mean over {len(view.x)} test data; {spread.min():.2f} to {spread.max():.2f})",
+        f"{DRAWS} draws, mean over {len(view.x)} test data; {spread.min():.2f} to {spread.max():.2f})"
     )
 
 
@@ -179,21 +164,16 @@ def _interpolation(view: latent_views.Interpolation, source: Chosen) -> About:
 
 
 def _traversal(view: latent_views.Traversal, source: Chosen) -> About:
-    datum = source.ends[0, :1]
-    moved = ", ".join(map(str, view.dimensions.tolist()))
-    return (
-        {"labels": source.at(datum).labels, "positions": datum},
-        f"test datum {_named(source, int(datum))}, dimensions {moved}, the most used first",
-    )
+    datum, moved = source.ends[0, :1], ", ".join(map(str, view.dimensions.tolist()))
+    more = {"labels": source.at(datum).labels, "positions": datum}
+    return more, f"test datum {_named(source, int(datum))}, dimensions {moved}, the most used first"
 
 
 def _latent_cloud(view: latent_views.Cloud, source: Chosen) -> About:
     D = view.z.shape[-1]
     plane = f"; two principal components hold {100 * view.share[:2].sum():.0f} % of the variance" if D > 2 else ""
-    return (
-        {"labels": source.cloud.labels, "positions": source.many},
-        f"codes of {len(view.z)} test data in {D} dimension{'s' * (D > 1)}{plane}",
-    )
+    sentence = f"codes of {len(view.z)} test data in {D} dimension{'s' * (D > 1)}{plane}"
+    return {"ellipses": None, "positions": source.many}, sentence
 
 
 def _latent_grid(view: latent_views.Grid, source: Chosen) -> About:

@@ -47,32 +47,19 @@ def tested(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str
 
 
 def content(
-    groups: Sequence[Mapping[str, Any]],
-    runs: Sequence[Mapping[str, Any]],
-    chosen: str | None,
-    tests: Sequence[Mapping[str, Any]],
-    card: Mapping[str, str],
-    *,
-    importance_weighted: bool = False,
+    groups: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], card: Mapping[str, str], **more: Any
 ) -> dict[str, Any]:
     """The content of report.json.
 
     Args:
         groups: as `ranked` gave them.
         runs: all of them.
-        chosen: the name of the setting that was tested.
-        tests: what `tested` says of each of its runs.
         card: the protocol card that all have in common.
-        importance_weighted: whether a setting was trained on an importance-weighted bound.
+        more: `chosen`, the name of the setting that was tested; `test`, what `tested` says of each of its runs;
+            `importance_weighted`, whether a setting was trained on an importance-weighted bound.
     """
-    whole = {
-        "groups": list(groups),
-        "runs": list(runs),
-        "chosen": chosen,
-        "test": list(tests),
-        "protocol": dict(card),
-        "importance_weighted": importance_weighted,
-    }
+    rest = {"chosen": None, "importance_weighted": False, **more, "test": list(more.get("test", ()))}
+    whole = {"groups": list(groups), "runs": list(runs), "protocol": dict(card), **rest}
     return {**whole, "notes": sweep_notes(whole, _lead(groups))}
 
 

@@ -114,7 +114,7 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     groups, runs = _ranked(sweep, settings)
     chosen = sweep.chosen() or ranking.best(groups)
     if chosen is None:
-        write(sweep.folder, ranking.content(groups, runs, None, [], card))
+        write(sweep.folder, ranking.content(groups, runs, card))
         raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
@@ -123,7 +123,8 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     tests = sweep.tests(by_name[chosen])
     groups, runs = _ranked(sweep, settings)  # again: some are tested now
     weighted = any(setting.config.objective == "iwae" for setting in settings)
-    return write(sweep.folder, ranking.content(groups, runs, chosen, tests, card, importance_weighted=weighted))
+    report = ranking.content(groups, runs, card, chosen=chosen, test=tests, importance_weighted=weighted)
+    return write(sweep.folder, report)
 
 
 def _ranked(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

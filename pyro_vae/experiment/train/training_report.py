@@ -2,7 +2,7 @@
 
 from pyro_vae.data import Splits
 from pyro_vae.experiment import run_pictures
-from pyro_vae.experiment.evaluate.effort import HeadlinePlan
+from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
@@ -20,7 +20,8 @@ def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
     for name in EVALUATED:
         files.remove(run.path / name)
-    look = evaluate(TrainedRun(run, vae, data, progress.best_epoch, progress.epoch), HeadlinePlan.of(run.config))
+    plan = HeadlinePlan(elbo_samples=run.config.elbo_samples, num_samples=run.config.test_samples)
+    look = evaluate(TrainedRun(run, vae, data, progress.best_epoch, progress.epoch), plan)
     text = to_text(training_document(look.report))
     files.write(run.path / "report.json", files.to_json(look.report))
     files.write(run.path / "report.txt", (text + "\n").encode())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyro_vae.report.cells import UNKNOWN, fixed
-from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+from pyro_vae.report.document import Column, Document, Notes, Section, Table
 
 SETS = ("test", "train")
 BOUNDS = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL(q(z|x)||p(z))", "log_likelihood": "log p(x)"}
@@ -29,8 +29,8 @@ def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -
     labels = _GIVEN_LABELS if is_conditional else BOUNDS
     information = "I((x,y); z)" if is_conditional else "mutual information"
     table = Table("ablation", tuple(columns), list(_rows(runs, gaps, labels, information)))
-    notes = [Note("", text) for text in _notes(runs, gaps, labels, information)]
-    return Document("Ablation", (Section("", (table, Notes(notes, _LINE))),))
+    notes = Notes.of(_notes(runs, gaps, labels, information), _LINE)
+    return Document("Ablation", (Section("", (table, notes)),))
 
 
 def ablation_rows(runs: Runs) -> Table:
@@ -42,7 +42,7 @@ def ablation_rows(runs: Runs) -> Table:
         rows += [(loss, held, name, *(numbers[key] for key in _NUMBERS)) for held, name, numbers in estimates]
         rows += [(loss, held, "khat_above_0.7", run["khat_above_0.7"][held], *[""] * 4) for held in SETS]
         rows.append((loss, "train", "active_units", run["active_units"], *[""] * 4))
-    return Table("ablation", tuple(map(Column, ("loss", "data", "quantity", *_NUMBERS))), rows)
+    return Table.of("ablation", ("loss", "data", "quantity", *_NUMBERS), rows)
 
 
 def _rows(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) -> Iterator[tuple[Any, ...]]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
-from pyro_vae.report.cells import UNKNOWN, as_typed, clipped, interval, nats, share, signed
-from pyro_vae.report.document import Caution, Column, Document, Note, Notes, Picture, Section, Table
+from pyro_vae.report.cells import UNKNOWN, as_typed, clipped, interval, nats, share
+from pyro_vae.report.document import Caution, Document, Notes, Picture, Section, Table
 
 FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
@@ -25,12 +25,11 @@ def comparison_document(comparison: Comparison) -> Document:
     tables = [table for table in (make(comparison) for make in makers) if table.rows]
     protocol = "; ".join(f"{label} {_shortened(value)}" for label, value in comparison["protocol"].items())
     figure = Picture("Means and differences", "", file="comparison.png")
-    notes = Notes([Note("", text) for text in comparison["notes"]])
     return Document(
         "Comparison",
         (
-            Section("", (*_caution(comparison), figure, *tables, notes)),
-            Section("Protocol", (Notes([Note("", f"tested alike: {protocol}")], whole=True),)),
+            Section("", (*_caution(comparison), figure, *tables, Notes.of(comparison["notes"]))),
+            Section("Protocol", (Notes.of([f"tested alike: {protocol}"], whole=True),)),
         ),
     )
 
@@ -40,16 +39,11 @@ def _caution(comparison: Comparison) -> Iterator[Caution]:
         yield Caution((FORCED, *lines))
 
 
-def _table(name: str, heads: Sequence[str], rows: Sequence[tuple[Any, ...]], words: int = 1) -> Table:
-    """The first columns are words, the others numbers."""
-    return Table(name, tuple(Column(head, right=i >= words) for i, head in enumerate(heads)), rows)
-
-
 def _main(comparison: Comparison) -> Table:
     quantities = comparison["quantities"]
     name = f"{quantities[0] if len(quantities) == 1 else 'log p'}, nats"
     heads = (name, "mean", "± data", "difference", "± data", interval_head(comparison), _ABOVE)
-    return _table("main", heads, [_main_row(*group) for group in _numbered(comparison)])
+    return Table.of("main", heads, (_main_row(*group) for group in _numbered(comparison)), words=1)
 
 
 def _numbered(comparison: Comparison) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -69,21 +63,22 @@ def _main_row(label: str, group: Mapping[str, Any]) -> tuple[Any, ...]:
     cells: tuple[Any, ...] = ("reference", "", "")
     if gap:
         mark = "" if gap["is_paired"] else "*"
-        cells = (f"{signed(gap['mean'])}{mark}", nats(gap["standard_error"]), interval(gap["interval"]))
+        cells = (f"{nats(gap['mean'], '+')}{mark}", nats(gap["standard_error"]), interval(gap["interval"]))
     return (label, nats(mean["mean"]), nats(mean["standard_error"]), *cells, share(group["khat_above"]))
 
 
 def _seeds(comparison: Comparison) -> Table:
     head = interval_head(comparison)
     heads = ("over training seeds", "seeds", "SD", "lowest", "highest", "difference", "± seeds", head)
-    return _table("seeds", heads, [_seed_row(*group) for group in _numbered(comparison) if len(group[1]["seeds"]) > 1])
+    groups = (group for group in _numbered(comparison) if len(group[1]["seeds"]) > 1)
+    return Table.of("seeds", heads, (_seed_row(*group) for group in groups), words=1)
 
 
 def _seed_row(label: str, group: Mapping[str, Any]) -> tuple[Any, ...]:
     means, welch = group["run_means"], group["difference_over_seeds"]
     cells: tuple[Any, ...] = (UNKNOWN if group["difference"] else "reference", "", "")
     if welch:
-        cells = (signed(welch["mean"]), nats(welch["standard_error"]), interval(welch["interval"]))
+        cells = (nats(welch["mean"], "+"), nats(welch["standard_error"]), interval(welch["interval"]))
     return (label, len(means), *map(nats, (group["seed_deviation"], min(means), max(means))), *cells)
 
 
@@ -101,7 +96,7 @@ def _runs(comparison: Comparison) -> Table:
         )
         for run in comparison["runs"]
     ]
-    return _table("runs", heads, rows)
+    return Table.of("runs", heads, rows, words=1)
 
 
 def _settings(comparison: Comparison) -> Table:
@@ -112,7 +107,7 @@ def _settings(comparison: Comparison) -> Table:
             values.setdefault(as_typed(group["settings"][name]), []).append(str(place))
         lines = [(clipped(value), ", ".join(places)) for value, places in values.items()]
         rows += [(name if i == 0 else "", *line) for i, line in enumerate(lines)]
-    return _table("settings", ("settings that differ", "value", "groups"), rows, words=3)
+    return Table.of("settings", ("settings that differ", "value", "groups"), rows)
 
 
 def against(values: Mapping[str, Sequence[str]]) -> str:
@@ -219,13 +214,11 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def comparison_rows(comparison: Comparison) -> Table:
     """One row for each group, all digits: what comparison.csv holds."""
     rows = [_flat(group, comparison["reference"]["label"]) for group in comparison["groups"]]
-    return Table("groups", tuple(map(Column, rows[0])), [tuple(row.values()) for row in rows])
+    return Table.of("groups", rows[0], (tuple(row.values()) for row in rows))
 
 
 def _flat(group: Mapping[str, Any], reference: str) -> dict[str, Any]:
     mean, gap, welch = group["log_likelihood"], group["difference"] or {}, group["difference_over_seeds"] or {}
-    low, high = gap.get("interval") or (None, None)
-    seed_low, seed_high = welch.get("interval") or (None, None)
     return {
         "group": group["label"],
         "runs": " ".join(group["runs"]),
@@ -240,13 +233,12 @@ def _flat(group: Mapping[str, Any], reference: str) -> dict[str, Any]:
         "khat_above": group["khat_above"],
         "reference": reference,
         "difference": gap.get("mean"),
-        "difference_standard_error": gap.get("standard_error"),
-        "difference_monte_carlo_error": gap.get("monte_carlo_error"),
-        "difference_low": low,
-        "difference_high": high,
+        **{f"difference_{error}": gap.get(error) for error in ("standard_error", "monte_carlo_error")},
+        **dict(zip(("difference_low", "difference_high"), gap.get("interval") or (None, None), strict=True)),
         "is_paired": gap.get("is_paired"),
         "seed_difference": welch.get("mean"),
         "seed_difference_standard_error": welch.get("standard_error"),
-        "seed_difference_low": seed_low,
-        "seed_difference_high": seed_high,
+        **dict(
+            zip(("seed_difference_low", "seed_difference_high"), welch.get("interval") or (None, None), strict=True)
+        ),
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyro_vae.report.cells import count, number, share
+from pyro_vae.report.cells import number, share
 from pyro_vae.report.document import Column, Table
 
 Report = Mapping[str, Any]
@@ -57,7 +57,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
     show = share if unit == "share" else number
     label = entry.label if unit in ("nats", "share") else f"{entry.label}, {unit}"
     means = (show(numbers.get(name)) for name in ("mean", "standard_error", "monte_carlo_error"))
-    counts = (count(numbers.get(name)) for name in ("num_samples", "num_data"))
+    counts = (number(numbers.get(name), 0) for name in ("num_samples", "num_data"))
     return (label, entry.bound, *means, *counts, entry.meaning)
 
 
@@ -114,7 +114,7 @@ def for_programs(report: Report) -> Table:
         for section in (*sections(report), *dimensions(report))
         for entry in section.entries
     ]
-    return Table("estimates", tuple(map(Column, (*FILE_COLUMNS, "bound", "label"))), rows)
+    return Table.of("estimates", (*FILE_COLUMNS, "bound", "label"), rows)
 
 
 def of_single_data(report: Report) -> Table:
@@ -124,8 +124,8 @@ def of_single_data(report: Report) -> Table:
     """
     khat = report.get("khat", {})
     columns = {**report.get("per_datum", {}), **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
-    rows = [(i, *row) for i, row in enumerate(zip(*columns.values(), strict=True))]
-    return Table("data", tuple(map(Column, ("datum", *columns))), rows)
+    rows = ((i, *row) for i, row in enumerate(zip(*columns.values(), strict=True)))
+    return Table.of("data", ("datum", *columns), rows)
 
 
 _OF_WEIGHTS = {"khat": "values", "ess": "ess"}
@@ -134,26 +134,23 @@ _OF_WEIGHTS = {"khat": "values", "ess": "ess"}
 def dimensions(report: Report) -> list[Estimates]:
     """Estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
     latent = report.get("latent", {})
-    spectra = {site: kl for site, kl in latent.get("kl_per_dimension", {}).items() if kl is not None}
-    kl = [
-        _dimension(site, j, pair, latent, "nats")
-        for site, spectrum in spectra.items()
-        for j, pair in enumerate(zip(spectrum["mean"], spectrum["standard_error"], strict=True))
-    ]
-    variance = [
-        _dimension(site, j, pair, latent, "squared units of z")
-        for site, active in latent.get("active", {}).items()
-        for j, pair in enumerate(zip(active["variance"], active["variance_error"], strict=True))
-    ]
-    made = (("kl_per_dimension", "KL", kl), ("variance", "variance", variance))
-    return _filled(
-        Estimates(name, label, tuple(e._replace(label=f"{label} of {e.name}") for e in entries))
-        for name, label, entries in made
+    kl = {site: spectrum for site, spectrum in latent.get("kl_per_dimension", {}).items() if spectrum is not None}
+    made = (
+        ("kl_per_dimension", "KL", kl, "mean", "standard_error", "nats"),
+        ("variance", "variance", latent.get("active", {}), "variance", "variance_error", "squared units of z"),
     )
-
-
-def _dimension(site: str, j: int, pair: tuple[Any, Any], latent: Mapping[str, Any], unit: str) -> Entry:
-    return Entry(f"{site}[{j}]", "", _numbers(*pair, latent.get("num_data"), unit))
+    return _filled(
+        Estimates(
+            name,
+            label,
+            tuple(
+                Entry(f"{site}[{j}]", f"{label} of {site}[{j}]", _numbers(*pair, latent.get("num_data"), unit))
+                for site, numbers in sites.items()
+                for j, pair in enumerate(zip(numbers[mean], numbers[error], strict=True))
+            ),
+        )
+        for name, label, sites, mean, error, unit in made
+    )
 
 
 def name(report: Report) -> str:
@@ -192,7 +189,14 @@ def headline_entries(report: Report) -> list[Entry]:
         "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
         "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
     }
-    return [Entry(name, words[0], test[name], *words[1:]) for name, words in known.items() if test.get(name)]
+    return list(_listed(test, known))
+
+
+def _listed(numbers: Mapping[str, Any], known: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
+    """Those that are there, with their labels, bounds and meanings."""
+    for name, (label, bound, meaning) in known.items():
+        if numbers.get(name) is not None:
+            yield Entry(name, label, numbers[name], bound, meaning)
 
 
 def _test(report: Report) -> Iterator[Entry]:
@@ -221,17 +225,14 @@ def _jackknife(report: Report) -> Iterator[Entry]:
         yield Entry("jackknife", label, numbers, "no bound", f"may lie above log p({of_x(report)})")
 
 
-_FACTS = ("acceptance", "refinement", "boundary", "unreliable")
-
-
 def _reference(report: Report) -> Iterator[Entry]:
+    lower = ("lower", "in expectation")
+    known = {"ELBO": lower, "IWAE": lower, "AIS": lower, "grid": ("no bound", "numerical integral over z")}
     for row in report.get("reference", {}).get("rows", ()):
-        bound, meaning = "lower" * (row["name"] in ("ELBO", "IWAE", "AIS")), "in expectation"
-        if row["name"] == "grid":
-            bound, meaning = "no bound", "numerical integral over z"
-        facts = [f"{name} {row[name]:.2g}" for name in _FACTS if row.get(name) is not None]
-        words = ", ".join([*([meaning] if bound else []), *facts])
-        yield Entry(row["name"], row.get("label") or row["name"], row, bound, words)
+        bound, meaning = known.get(row["name"], ("", ""))
+        facts = (name for name in ("acceptance", "refinement", "boundary", "unreliable") if row.get(name) is not None)
+        words = [meaning, *(f"{name} {row[name]:.2g}" for name in facts)]
+        yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)))
 
 
 def _reference_title(report: Report) -> str:
@@ -248,18 +249,15 @@ def _differences(report: Report) -> Iterator[Entry]:
 
 
 def _simulated(report: Report) -> Iterator[Entry]:
-    if (bounds := report.get("simulated")) is None:
-        return
+    bounds, meaning = report.get("simulated") or {}, "in expectation, on simulated data only"
+    draws = f", K = {bounds['iwae']['num_samples']}" if bounds.get("iwae") else ""
     known = {
-        "elbo": ("ELBO", "lower"),
-        "iwae": ("importance-weighted", "lower"),
-        "forward": ("AIS, forward", "lower"),
-        "reverse": ("AIS, reverse", "upper"),
+        "elbo": ("ELBO", "lower", meaning),
+        "iwae": (f"importance-weighted{draws}", "lower", meaning),
+        "forward": ("AIS, forward", "lower", meaning),
+        "reverse": ("AIS, reverse", "upper", meaning),
     }
-    for name, (label, bound) in known.items():
-        if bounds.get(name) is not None:
-            draws = f", K = {bounds[name]['num_samples']}" if name == "iwae" else ""
-            yield Entry(name, label + draws, bounds[name], bound, "in expectation, on simulated data only")
+    yield from _listed(bounds, known)
     if bounds.get("gap") is not None:
         numbers = _numbers(bounds["gap"], bounds.get("gap_error"), bounds["num_data"])
         yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; of real data there is none")
@@ -271,23 +269,24 @@ def _simulated_title(report: Report) -> str:
 
 
 def _khat(report: Report) -> Iterator[Entry]:
-    if (khat := report.get("khat")) is None or khat.get("above") is None:
-        return
-    numbers = {"mean": khat["above"], "num_samples": khat["num_samples"], "num_data": len(khat["values"])}
-    label = f"data with k-hat above {khat['threshold']:g}"
-    meaning = f"whose log p({of_x(report)}) may be too low, and its Monte Carlo error too small"
-    yield Entry("share_above", label, {**numbers, "unit": "share"}, "", meaning)
+    if (khat := report.get("khat")) is not None and khat.get("above") is not None:
+        numbers = {"mean": khat["above"], "num_samples": khat["num_samples"], "num_data": len(khat["values"])}
+        label = f"data with k-hat above {khat['threshold']:g}"
+        meaning = f"whose log p({of_x(report)}) may be too low, and its Monte Carlo error too small"
+        yield Entry("share_above", label, {**numbers, "unit": "share"}, "", meaning)
 
 
 def _escalation(report: Report) -> Iterator[Entry]:
     if (more := report.get("escalation")) is not None and more["taken"]:
-        numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error"), "unit": "nats"}
+        numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error")}
         meaning = f"by {more['taken']} of the {more['of']} data above the threshold; {more['budget']}"
         label = f"change of the mean of log p({of_x(report)})"
         yield Entry("mean_change", label, {**numbers, "num_data": more["num_data"]}, "", meaning)
 
 
 def _latent(report: Report) -> Iterator[Entry]:
+    latent = report.get("latent", {})
+    at_most = {name: _at_most(numbers) for name, numbers in latent.items() if isinstance(numbers, Mapping)}
     known = {
         "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
         "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
@@ -295,29 +294,28 @@ def _latent(report: Report) -> Iterator[Entry]:
         "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
         "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
     }
-    for name, (label, meaning) in known.items():
-        if (numbers := report.get("latent", {}).get(name)) is not None:
-            at_most = f", at most log N = {numbers['bound']:.3f}" if numbers.get("bound") is not None else ""
-            yield Entry(name, label, numbers, "", meaning + at_most)
+    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in known.items()})
+
+
+def _at_most(numbers: Mapping[str, Any]) -> str:
+    return f", at most log N = {numbers['bound']:.3f}" if numbers.get("bound") is not None else ""
 
 
 def _gaps(report: Report) -> Iterator[Entry]:
     gaps = report.get("gaps", {})
-    reference = gaps.get("reference", "the reference")
+    reference, gap, counted = gaps.get("reference", "the reference"), gaps.get("train_test"), gaps.get("num_data")
     known = {
-        "inference": ("inference gap", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
-        "approximation": ("approximation gap", f"{reference} - the ELBO of the best q for each datum"),
-        "amortisation": ("amortisation gap", "ELBO of the best q for each datum - ELBO"),
+        "inference": ("inference gap", "", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
+        "approximation": ("approximation gap", "", f"{reference} - the ELBO of the best q for each datum"),
+        "amortisation": ("amortisation gap", "", "ELBO of the best q for each datum - ELBO"),
     }
-    for name, (label, meaning) in known.items():
-        if (gap := gaps.get(name)) is not None:
-            yield Entry(name, label, {"unit": "nats", "num_data": gaps["num_data"], **gap}, "", meaning)
-    if (gap := gaps.get("train_test")) is not None:
+    yield from _listed({name: {"num_data": counted, **gaps[name]} for name in known if gaps.get(name)}, known)
+    if gap is not None:
         numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")}
         yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")
-        for split in ("train", "test"):
-            if gap.get(split) is not None:
-                yield Entry(f"{split}_elbo", f"ELBO, {split} data", gap[split], "lower", "in expectation")
+        for part in ("train", "test"):
+            if gap.get(part) is not None:
+                yield Entry(f"{part}_elbo", f"ELBO, {part} data", gap[part], "lower", "in expectation")
 
 
 def _gaps_title(report: Report) -> str:

@@ -1,11 +1,11 @@
 """The report of an evaluated run: all estimates, facts that are no estimates, what the numbers mean."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pyro_vae.report.cells import MINUS, both_errors, clean, count, estimate, number, plain, share
-from pyro_vae.report.document import Code, Column, Document, Headline, Note, Notes, Picture, Section, Table
+from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
+from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
 from pyro_vae.report.documents.estimate_sections import Report, commands, name, num_test, of_x, sections
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
@@ -33,7 +33,7 @@ def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Doc
 
 def terminal_document(report: Report) -> Document:
     """The same as a terminal shows it: the report that training ended with, then everything that was added to it."""
-    head = Notes([Note("", text) for text in (name(report), *commands(report))])
+    head = Notes.of((name(report), *commands(report)))
     added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
@@ -202,26 +202,19 @@ def _tables(report: Report) -> list[Table]:
         _worst(report.get("khat", {})),
         _escalated(report.get("escalation", {})),
         _active(report.get("latent", {})),
-        _pairs("posterior", "guide beside the true posterior of one datum", _posterior(report.get("posterior", {}))),
+        Table.of("posterior", ("", ""), _posterior(report.get("posterior", {})), _BESIDE),
         protocol_card(report),
-        _pairs("run", "run", _run(report)),
+        Table.of("run", ("", ""), _run(report), "run"),
     )
     return [table for table in known if table.rows]
-
-
-def _table(name: str, title: str, heads: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
-    return Table(name, tuple(map(Column, heads)), rows, title)
-
-
-def _pairs(name: str, title: str, rows: Iterable[tuple[str, Any]]) -> Table:
-    return _table(name, title, ("", ""), list(rows))
 
 
 def protocol_card(report: Report) -> Table:
     """How the data were made and what was drawn; a mapping, or pairs, whose order JSON keeps."""
     card = report.get("protocol_card", {})
     pairs = card.items() if isinstance(card, Mapping) else card
-    return _pairs("protocol", "protocol card", ((str(label), plain(text, 4)) for label, text in pairs))
+    rows = ((str(label), plain(text, 4)) for label, text in pairs)
+    return Table.of("protocol", ("", ""), rows, "protocol card")
 
 
 def _worst(khat: Mapping[str, Any]) -> Table:
@@ -236,7 +229,7 @@ def _worst(khat: Mapping[str, Any]) -> Table:
         )
         for row in khat.get("worst", ())
     ]
-    return _table("worst", "the data with the largest k-hat", heads, rows)
+    return Table.of("worst", heads, rows, "the data with the largest k-hat")
 
 
 def _escalated(more: Mapping[str, Any]) -> Table:
@@ -254,18 +247,19 @@ def _escalated(more: Mapping[str, Any]) -> Table:
         )
         for row in rows
     ]
-    return _table("escalated", "log p of the worst data, nats, ± Monte Carlo: all lower bounds", heads, cells)
+    return Table.of("escalated", heads, cells, "log p of the worst data, nats, ± Monte Carlo: all lower bounds")
 
 
 def _active(latent: Mapping[str, Any]) -> Table:
     heads = ("site", "active", "of", "relative to the prior", "threshold")
     rows = [
-        (site, active["count"], active["of"], count(active.get("relative_count")), f"{active['threshold']:g}")
+        (site, active["count"], active["of"], number(active.get("relative_count"), 0), f"{active['threshold']:g}")
         for site, active in latent.get("active", {}).items()
     ]
-    return _table("active", "active dimensions: the mean of q(z_j|x) varies with x", heads, rows)
+    return Table.of("active", heads, rows, "active dimensions: the mean of q(z_j|x) varies with x")
 
 
+_BESIDE = "guide beside the true posterior of one datum"
 _POSTERIOR = {
     "datum": "datum",
     "label": "its label",

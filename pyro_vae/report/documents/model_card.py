@@ -3,18 +3,25 @@
 Every text in it may come from anybody's file: it is escaped for Markdown, or quoted by the writer of YAML.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
 from pyro_vae.report.cells import clean
-from pyro_vae.report.document import Block, Code, Column, Document, Note, Notes, Picture, Section, Table
+from pyro_vae.report.document import Block, Code, Document, Notes, Picture, Section, Table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x, sections
 from pyro_vae.report.documents.report_notes import notes
 
 SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classification")
 TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "pyro", "pytorch")
+
+
+# Those of a run that go with its card; the braces are for the name of the data.
+PICTURES = {
+    "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
+    "reconstructions.png": "The top row shows test data of {}; below, means of p(x|z) at draws of z from q(z|x).",
+}
 
 
 class Card(NamedTuple):
@@ -84,8 +91,8 @@ def card_document(card: Card) -> Document:
         "The data": (_pairs(("", ""), card.protocol_card), _NO_CLAIM),
         "Pictures": tuple(_pictures(card)),
         "What was measured": tuple(_measured(card)),
-        "What these numbers do not say": (Notes([*notes(card.report), *_lines(_limits(card))]),),
-        "Use": (Notes(list(_lines(_use(card)))),),
+        "What these numbers do not say": (Notes([*notes(card.report), *Notes.of(_limits(card)).items]),),
+        "Use": (Notes.of(_use(card)),),
         "Loading it": tuple(_loading(card)),
         "How it was made": (Code("\n".join(map(clean, card.commands)), "sh"), versions),
         "Files": (hashes,),
@@ -94,11 +101,7 @@ def card_document(card: Card) -> Document:
 
 
 def _pairs(heads: tuple[str, str], pairs: Mapping[str, str]) -> Table:
-    return Table("", tuple(map(Column, heads)), list(pairs.items()))
-
-
-def _lines(sentences: Iterable[str]) -> Iterator[Note]:
-    return (Note("", sentence) for sentence in sentences)
+    return Table.of("", heads, pairs.items())
 
 
 _NO_CLAIM = (
@@ -122,14 +125,10 @@ def _introduction(card: Card) -> str:
 
 
 def _pictures(card: Card) -> Iterator[Picture]:
-    captions = {
-        "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
-        "reconstructions.png": f"The top row shows test data of {card.protocol['name']}; below, means of p(x|z) at "
-        "draws of z from q(z|x).",
-    }
-    for file, caption in captions.items():
+    for file, caption in PICTURES.items():
         if file in card.files:
-            yield Picture(caption, caption, file=file)
+            sentence = caption.format(card.protocol["name"])
+            yield Picture(sentence, sentence, file=file)
 
 
 def _measured(card: Card) -> Iterator[Block]:

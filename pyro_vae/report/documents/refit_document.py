@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pyro_vae.report.cells import fixed
-from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+from pyro_vae.report.document import Column, Document, Notes, Section, Table
 
 
 class Change(NamedTuple):
@@ -20,7 +20,7 @@ class Change(NamedTuple):
 def refit_document(old: str, new: str, tables: Sequence[Table]) -> Document:
     """The two priors by name, and a table for each set of data."""
     about = f"prior {old} -> {new}, nats per datum"
-    return Document("Refit", (Section("", (Notes([Note("", about)]), *tables)),))
+    return Document("Refit", (Section("", (Notes.of([about]), *tables)),))
 
 
 def change_table(name: str, changes: Sequence[Change], foot: Iterable[str]) -> Table:

@@ -90,11 +90,7 @@ _NOTES = (
         "Independent draws of z from q(z|x) for each datum, not from a Markov chain; they follow p(z|x) only when "
         "weighted. For AIS the number of chains, for a grid of its points.",
     ),
-    (
-        "test.elbo",
-        "ELBO",
-        "E_q[log p(x|z)] - KL(q(z|x) || p(z)), a lower bound on log p({of}), without loss weights.",
-    ),
+    ("test.elbo", "ELBO", "E_q[log p(x|z)] - KL(q(z|x) || p(z)), a lower bound on log p({of}), without loss weights."),
     (
         "test.log_likelihood",
         "log p({of})",
@@ -103,11 +99,7 @@ _NOTES = (
     ),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),
-    (
-        "jackknife",
-        "jackknife",
-        "The bound with the first term of its bias taken away. No bound: it may lie above.",
-    ),
+    ("jackknife", "jackknife", "The bound with the first term of its bias taken away. No bound: it may lie above."),
     (
         "reference.rows.AIS",
         "AIS",

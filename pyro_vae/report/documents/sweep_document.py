@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyro_vae.report.cells import clipped, nats
-from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+from pyro_vae.report.document import Document, Notes, Section, Table
 
 PARTS = ("elbo", "rate", "distortion")  # of the validation data
 
@@ -23,7 +23,8 @@ def sweep_document(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]] | N
         tables.append(_tests(sweep, over_seeds or {}))
     card = "; ".join(f"{what} {text}" for what, text in sweep["protocol"].items() if what not in ("files", "contents"))
     notes = [*sweep["notes"], *_scales(sweep["test"]), f"measured alike: {card}"]
-    return Document("Sweep", (Section("", (*tables, Notes([Note("", text) for text in notes]))),))
+    whole = (table._replace(shrinks=False) for table in tables)
+    return Document("Sweep", (Section("", (*whole, Notes.of(notes))),))
 
 
 def evidence(test: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -32,13 +33,9 @@ def evidence(test: Mapping[str, Any]) -> Mapping[str, Any]:
     return numbers
 
 
-def _table(name: str, heads: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
-    return Table(name, tuple(Column(head, right=i > 0) for i, head in enumerate(heads)), rows)
-
-
 def _settings(sweep: Sweep) -> Table:
     heads = ("validation, nats per datum", "seeds", "ELBO", "± seeds", "± data", "rate", "distortion", "epochs kept")
-    return _table("settings", heads, [_setting(group, sweep["chosen"]) for group in sweep["groups"]])
+    return Table.of("settings", heads, (_setting(group, sweep["chosen"]) for group in sweep["groups"]), words=1)
 
 
 def _setting(group: Mapping[str, Any], chosen: str | None) -> tuple[Any, ...]:
@@ -55,7 +52,7 @@ def _tests(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]]) -> Table:
     elbo = "ELBO, density" if any("log_likelihood_of_levels" in test for test in sweep["test"]) else "ELBO"
     errors = ("± data", "± Monte Carlo", elbo, "± data")
     heads = (f"test, {clipped(sweep['chosen'])}", quantity, *errors, "draws", "data")
-    return _table("tests", heads, [*map(_test, sweep["test"]), *_mean_rows(over_seeds)])
+    return Table.of("tests", heads, (*map(_test, sweep["test"]), *_mean_rows(over_seeds)), words=1)
 
 
 def _test(test: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -92,7 +89,7 @@ def sweep_rows(sweep: Sweep) -> Table:
         )
         for group in sweep["groups"]
     ]
-    return Table("settings", tuple(map(Column, heads)), rows)
+    return Table.of("settings", heads, rows)
 
 
 def _short(value: Any) -> Any:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyro_vae.report.cells import count, fixed, plain
-from pyro_vae.report.document import Column, Document, Note, Notes, Section, Table
+from pyro_vae.report.cells import fixed, plain
+from pyro_vae.report.document import Column, Document, Notes, Section, Table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
@@ -30,13 +30,12 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    notes = [Note("", text) for text in _notes(report)]
-    return Section("", (Table("headline", columns, rows), Notes(notes, _WIDTH)))
+    return Section("", (Table("headline", columns, rows), Notes.of(_notes(report), _WIDTH)))
 
 
 def _numbers(entry: Entry) -> Iterator[Any]:
     yield from (fixed(entry.numbers[name]) for name in ("mean", "standard_error", "monte_carlo_error"))
-    yield from (count(entry.numbers[name]) for name in ("num_samples", "num_data"))
+    yield from (entry.numbers[name] for name in ("num_samples", "num_data"))
 
 
 def _notes(report: Report) -> Iterator[str]:

@@ -11,22 +11,22 @@ from pyro_vae.report.documents.comparison_document import FORCED, interval_head
 from pyro_vae.report.draw.images import png
 
 
-def picture(found: Mapping[str, Any]) -> bytes:
+def picture(comparison: Mapping[str, Any]) -> bytes:
     """A row for each group, the highest log p(x) on top: means with their errors, and differences with theirs, as PNG.
 
     In the manner of `arviz.plot_compare`, with the differences on an axis of their own: they are known far better than
     the means, and beside these they would not be seen.
     """
-    groups = found["groups"]
+    groups = comparison["groups"]
     has_differences = len(groups) > 1
     size = (11 if has_differences else 7, 1.9 + 0.5 * len(groups))
     figure = Figure(figsize=size, layout="constrained")
-    if found["disagreements"]:
+    if comparison["disagreements"]:
         figure.suptitle(FORCED, fontsize=10, color="C3", x=0.01, ha="left")
     axes = figure.subplots(1, 1 + has_differences, sharey=True, squeeze=False)[0]
-    _draw_means(axes[0], found)
+    _draw_means(axes[0], comparison)
     if has_differences:
-        handles = _draw_differences(axes[1], found)
+        handles = _draw_differences(axes[1], comparison)
         figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
     for ax in axes:
         ax.spines[["top", "right", "left"]].set_visible(False)
@@ -38,8 +38,8 @@ def picture(found: Mapping[str, Any]) -> bytes:
     return png(figure)
 
 
-def _draw_means(ax: Any, found: Mapping[str, Any]) -> None:
-    groups, reference = found["groups"], found["reference"]["label"]
+def _draw_means(ax: Any, comparison: Mapping[str, Any]) -> None:
+    groups, reference = comparison["groups"], comparison["reference"]["label"]
     for place, group in enumerate(groups):
         mean, is_reference = group["log_likelihood"], group["label"] == reference
         color = "C3" if is_reference else "C0"
@@ -50,7 +50,7 @@ def _draw_means(ax: Any, found: Mapping[str, Any]) -> None:
         if is_reference:
             ax.axvline(mean["mean"], color=color, lw=0.8, ls=":", zorder=0)
     ax.set_yticks(range(len(groups)), [_ticked(group, reference) for group in groups], parse_math=False)
-    ax.set_title(f"{' / '.join(found['quantities'])}, nats per datum", fontsize=10, loc="left", parse_math=False)
+    ax.set_title(f"{' / '.join(comparison['quantities'])}, nats per datum", fontsize=10, loc="left", parse_math=False)
     ax.set_xlabel("mean ± standard error over the data", fontsize=9)
 
 
@@ -60,9 +60,9 @@ def _ticked(group: Mapping[str, Any], reference: str) -> str:
     return "\n".join(part for part in (clipped(group["label"]), more) if part)
 
 
-def _draw_differences(ax: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+def _draw_differences(ax: Any, comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the legend shows, label -> artist."""
-    groups, reference = found["groups"], found["reference"]["label"]
+    groups, reference = comparison["groups"], comparison["reference"]["label"]
     zero = next(group for group in groups if group["label"] == reference)
     level = zero["log_likelihood"]["mean"]
     ax.axvline(0.0, color="C3", lw=0.8, ls=":", zorder=0)
@@ -72,7 +72,7 @@ def _draw_differences(ax: Any, found: Mapping[str, Any]) -> dict[str, Any]:
         if dots := _draw_seeds(ax, place, [mean - level for mean in group["run_means"]]):
             handles["single seeds"] = dots
     ax.set_title("difference to the reference, nats per datum", fontsize=10, loc="left", parse_math=False)
-    ax.set_xlabel(f"mean and {interval_head(found)}", fontsize=9)
+    ax.set_xlabel(f"mean and {interval_head(comparison)}", fontsize=9)
     return handles
 
 

@@ -42,18 +42,20 @@ def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None)
 class Reconstructions(NamedTuple):
     """Data, and what the program makes of them at several draws of z.
 
-    x (B, *x_shape); z (K, B, D) ~ q(z|x); mean of p(x|z) (K, B, *x_shape); log_likelihood log p(x|z) (K, B), nats.
+    x (B, *x_shape); z (K, B, D) ~ q(z|x); mean of p(x|z) (K, B, *x_shape); log_likelihood log p(x|z) (K, B), nats;
+    log_likelihood_of_draws (K', B), the same at more draws, None where these were not wanted.
     """
 
     x: Tensor
     z: Tensor
     mean: Tensor
     log_likelihood: Tensor
+    log_likelihood_of_draws: Tensor | None = None
 
 
 @torch.no_grad()
 def reconstructions(
-    vae: Autoencoder, x: Tensor, seed: int, num_samples: int = 4, y: Tensor | None = None
+    vae: Autoencoder, x: Tensor, seed: int, num_samples: int = 4, y: Tensor | None = None, num_draws: int = 0
 ) -> Reconstructions:
     """What `vae.reconstruct` draws under the stream ("reconstructions") of this seed, with the z that it drew.
 
@@ -63,12 +65,15 @@ def reconstructions(
         seed: of the draws.
         num_samples: K, draws of z for each datum.
         y: one-hot labels (B, C), of a conditional program.
+        num_draws: K', 0 for none.
     """
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
         vae.likelihood.check(x)
-        return Reconstructions(x, z, p.mean, p.log_prob(x))
+        view = Reconstructions(x, z, p.mean, p.log_prob(x))
+    more = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
+    return view._replace(log_likelihood_of_draws=more)
 
 
 def log_likelihood_of_draws(vae: Any, x: Tensor, num_samples: int, seed: int, y: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a program, data and a history to pictures, as PNG bytes; no state of matplotlib is touched."""
+"""Images, and the history of a training, as pictures: PNG bytes; no state of matplotlib is touched."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.randomness import stream
-from pyro_vae.report.draw import image_views
+from pyro_vae.report.draw.image_views import Reconstructions, Samples
 
 
 def can_show(x_shape: Sequence[int]) -> bool:
@@ -19,86 +17,49 @@ def can_show(x_shape: Sequence[int]) -> bool:
     return len(x_shape) == 3 and x_shape[0] in (1, 3)
 
 
-def samples(
-    vae: Autoencoder, seed: int, rows: int = 8, *, num_classes: int = 0, label: int | None = None, white: float = 1.0
-) -> bytes:
-    """Data generated from the prior: means of p(x|z) beside draws from it, at the same z.
-
-    Args:
-        vae: what generates.
-        seed: of the draws.
-        rows: and columns of each panel.
-        num_classes: of a conditional program, which fills one row for each class.
-        label: of such a program, the one class to fill all rows with.
-        white: the value of x that is shown white, 255 for levels of 8 bits.
-    """
-    y = labels_to_draw(num_classes, rows, label, device=next(vae.parameters()).device)
-    view = image_views.samples(vae, seed, rows * rows if y is None else len(y), y)
-    return draw_samples(view.mean, view.x, rows, white)
-
-
 def labels_to_draw(
     num_classes: int, rows: int = 8, label: int | None = None, device: torch.device | None = None
 ) -> Tensor | None:
-    """One-hot labels of the data that `samples` shows: a row of each class, or rows of one; None without classes."""
+    """One-hot labels of the data that a picture of samples shows: a row of each class, or rows of one; None of none."""
     if not num_classes:
         return None
     classes = torch.eye(num_classes, device=device)
     return classes.repeat_interleave(rows, 0) if label is None else classes[label].expand(rows * rows, num_classes)
 
 
-def draw_samples(mean: Tensor, x: Tensor, columns: int = 8, white: float = 1.0) -> bytes:
-    """Means of p(x|z) beside draws of x, both (N, C, H, W)."""
-    figure = Figure(figsize=(9, 4.8 * max(1, len(x) / columns**2)), layout="constrained")
+def draw_samples(view: Samples, white: float = 1.0, columns: int = 8) -> bytes:
+    """Means of p(x|z) beside draws of x at the same z, of images.
+
+    Args:
+        view: data generated from the prior.
+        white: the value of x that is shown white, 255 for levels of 8 bits.
+        columns: of each panel.
+    """
+    figure = Figure(figsize=(9, 4.8 * max(1, len(view.x) / columns**2)), layout="constrained")
     titles = "means of p(x|z), z drawn from the prior", "draws of x at the same z"
-    for axes, images, title in zip(figure.subplots(1, 2), (mean, x), titles, strict=True):
+    for axes, images, title in zip(figure.subplots(1, 2), (view.mean, view.x), titles, strict=True):
         show(axes, tile(images / white, columns), title)
     return png(figure)
 
 
-def reconstructions(
-    vae: Autoencoder,
-    x: Tensor,
-    seed: int,
-    num_data: int = 12,
-    num_samples: int = 4,
-    *,
-    y: Tensor | None = None,
-    white: float = 1.0,
-    num_draws: int = 0,
-) -> bytes:
-    """Data in the top row; below, means of p(x|z) for several draws of z from q(z|x).
+def draw_reconstructions(view: Reconstructions, white: float = 1.0) -> bytes:
+    """Data in the top row; below, means of p(x|z) for several draws of z, and how log p(x|z) varies over more draws.
 
     Args:
-        vae: what reconstructs.
-        x: data (N, *x_shape), of which the first num_data are shown.
-        seed: of the draws.
-        num_data: columns.
-        num_samples: rows below the data.
-        y: one-hot labels (N, C), of a conditional program.
+        view: of images.
         white: the value of x that is shown white, 255 for levels of 8 bits.
-        num_draws: where it is not 0, mean and standard deviation of log p(x|z) over so many draws of z are written
-            below each column.
     """
-    x, y = x[:num_data], None if y is None else y[:num_data]
-    with stream(seed, "reconstructions", device=x.device):
-        means = vae.reconstruct(x, y, num_samples=num_samples)
-    log_likelihood = image_views.log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
-    return draw_reconstructions(x, means, white, log_likelihood)
-
-
-def draw_reconstructions(x: Tensor, mean: Tensor, white: float = 1.0, log_likelihood: Tensor | None = None) -> bytes:
-    """Data (B, C, H, W) above means of p(x|z) (K, B, C, H, W); log p(x|z) of any number of draws (K', B) as text."""
-    notes = log_likelihood is not None
-    size = max(4, 0.75 * len(x)), 0.75 * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + (0.9 if notes else 0.5)
+    x, mean, draws = view.x, view.mean, view.log_likelihood_of_draws
+    foot = 0.5 if draws is None else 0.9
+    size = max(4, 0.75 * len(x)), 0.75 * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + foot
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     picture = tile(torch.cat([x[None], mean]).flatten(0, 1) / white, len(x))
     show(axes, picture, f"top row: data. Below: means of p(x|z) at {len(mean)} draws of z from q(z|x)")
-    if log_likelihood is not None:
-        pairs = zip(log_likelihood.mean(0).tolist(), log_likelihood.std(0).tolist(), strict=True)
+    if draws is not None:
+        pairs = zip(draws.mean(0).tolist(), draws.std(0).tolist(), strict=True)
         name_columns(axes, picture, [f"{mean:.1f}\n± {spread:.1f}" for mean, spread in pairs])
-        axes.set_xlabel(f"log p(x|z), nats: mean ± standard deviation over {len(log_likelihood)} draws", fontsize=9)
+        axes.set_xlabel(f"log p(x|z), nats: mean ± standard deviation over {len(draws)} draws", fontsize=9)
     return png(figure)
 
 

@@ -26,14 +26,16 @@ def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: no site has a KL by dimension.
     """
-    sites = {site: found for site, found in latent.get("kl_per_dimension", {}).items() if found is not None}
+    sites = {site: numbers for site, numbers in latent.get("kl_per_dimension", {}).items() if numbers is not None}
     if not sites:
         raise ValueError("no site of this report has a KL by dimension: draw active_units instead")
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, found) in zip(drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True):
-            mean, bars = _array(found["mean"]), _array([error(e) for e in found["standard_error"]])
+        for axes, (site, numbers) in zip(
+            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
+        ):
+            mean, bars = _array(numbers["mean"]), _array([error(e) for e in numbers["standard_error"]])
             _spectrum(axes, site, mean, bars, _active(latent, site, len(mean)))
-            axes.set_ylabel(f"KL, nats per datum ({found['kind']})")
+            axes.set_ylabel(f"KL, nats per datum ({numbers['kind']})")
             axes.set_ylim(bottom=min(0.0, float(np.nanmin(mean - bars))))
     return svg.getvalue()
 
@@ -46,13 +48,15 @@ def active_units(latent: Mapping[str, Any]) -> bytes:
     """
     sites = latent["active"]
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, found) in zip(drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True):
-            variance, bars = _array(found["variance"]), _array([error(e) for e in found["variance_error"]])
+        for axes, (site, numbers) in zip(
+            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
+        ):
+            variance, bars = _array(numbers["variance"]), _array([error(e) for e in numbers["variance_error"]])
             # An estimate of a dead dimension may come out below 0, and is drawn at the foot of the scale.
-            floor = min([found["threshold"], *variance[variance > 0]]) / 3
+            floor = min([numbers["threshold"], *variance[variance > 0]]) / 3
             _spectrum(axes, site, variance.clip(floor), bars, _active(latent, site, len(variance)), points=True)
-            axes.axhline(found["threshold"], color=INK, lw=0.8, ls=(0, (4, 3)))
-            axes.set(yscale="log", ylim=(0.9 * floor, 2 * max(found["threshold"], float(np.nanmax(variance + bars)))))
+            axes.axhline(numbers["threshold"], color=INK, lw=0.8, ls=(0, (4, 3)))
+            axes.set(yscale="log", ylim=(0.9 * floor, 2 * max(numbers["threshold"], float(np.nanmax(variance + bars)))))
             axes.set_ylabel("variance of E[z|x] over x, log scale")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.minorticks_off()
@@ -60,8 +64,8 @@ def active_units(latent: Mapping[str, Any]) -> bytes:
 
 
 def _active(latent: Mapping[str, Any], site: str, size: int) -> NDArray[np.bool_]:
-    found = latent.get("active", {}).get(site)
-    return np.full(size, True) if found is None else _array(found["variance"]) > found["threshold"]
+    numbers = latent.get("active", {}).get(site)
+    return np.full(size, True) if numbers is None else _array(numbers["variance"]) > numbers["threshold"]
 
 
 def _spectrum(

@@ -1,7 +1,7 @@
 """The latent space as pictures: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
 
-Each function takes a program, data and a seed and returns PNG bytes. Each `draw_...` does the same from a view that was
-computed before, see `pyro_vae.report.draw.image_views`.
+Each function draws a view, see `pyro_vae.report.draw.latent_views`, as PNG bytes; `white` is the value of x that is
+shown white, 255 for levels of 8 bits.
 """
 
 import math
@@ -14,16 +14,12 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.model.vae import VAE
-from pyro_vae.randomness import generator
 from pyro_vae.report.draw import latent_views
 from pyro_vae.report.draw.images import centres, name_columns, name_rows, png, show, tile
 
 # Petroff, "Accessible Color Sequences for Data Visualization", 2021: ten colours, told apart in the common forms of
 # colour blindness and in lightness.
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-ELLIPSES = 30  # more hide one another
 TITLES = {
     "straight": "straight",
     "spherical": "spherical, about 0",
@@ -31,20 +27,8 @@ TITLES = {
 }
 
 
-def interpolation(vae: Autoencoder, start: Tensor, end: Tensor, *, white: float = 1.0, **options: Any) -> bytes:
-    """Means of p(x|z) on paths between the codes of data: a panel for each kind of path, a row for each pair.
-
-    Args:
-        vae: whose codes and decoder.
-        start, end: data (N, C, H, W).
-        white: the value of x that is shown white, 255 for levels of 8 bits.
-        options: `paths`, `steps`, `y`, `y_end` as in `latent_views.interpolation`.
-    """
-    return draw_interpolation(latent_views.interpolation(vae, start, end, **options), white)
-
-
 def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> bytes:
-    """The data at both sides of the path between them."""
+    """Paths between the codes of data, decoded: a panel for each kind, a row for each pair, the data at both sides."""
     kinds, steps = view.mean.shape[:2]
     pictures = [_between(view, means, white) for means in view.mean]
     height, width, _ = pictures[0].shape
@@ -61,19 +45,6 @@ def _between(view: latent_views.Interpolation, means: Tensor, white: float) -> T
     start, path, end = (tile(images / white, columns) for images, columns in parts)
     paper = torch.ones_like(start[:, : max(2, view.start.shape[-1] // 6)])
     return torch.cat([start, paper, path, paper, end], 1)
-
-
-def traversal(vae: VAE, x: Tensor, seed: int, *, white: float = 1.0, **options: Any) -> bytes:
-    """The most used latent dimensions, each moved over the prior's quantiles, the others at one datum's code.
-
-    Args:
-        vae: whose codes and decoder.
-        x: data (N, C, H, W), which say what dimensions are used.
-        seed: of draws from the prior.
-        white: the value of x that is shown white, 255 for levels of 8 bits.
-        options: `datum`, `rows`, `steps`, `reach`, `y` as in `latent_views.traversal`.
-    """
-    return draw_traversal(latent_views.traversal(vae, x, seed, **options), white)
 
 
 def draw_traversal(view: latent_views.Traversal, white: float = 1.0) -> bytes:
@@ -101,50 +72,26 @@ def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> Non
         axes.plot(x, y, "^", color="#e41a1c", ms=5, clip_on=False)
 
 
-def latent_cloud(vae: VAE, x: Tensor, seed: int, *, labels: Tensor | None = None, y: Tensor | None = None) -> bytes:
+def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
     """The codes of many data, coloured by label, over draws from the prior; with 3-sigma ellipses of q(z|x) for D = 2.
 
     For D > 2 the first two principal components of the codes, and their share of the variance; for D = 1 a histogram.
-
-    Args:
-        vae: whose guide.
-        x: data (N, *x_shape), up to some thousand; they need not be images.
-        seed: of draws, and of the choice of data whose ellipses are shown.
-        labels: (N,) whole numbers, for the colours.
-        y: one-hot labels (N, C), of a conditional program.
     """
-    return draw_latent_cloud(latent_views.cloud(vae, x, seed, y=y), labels, seed)
-
-
-def draw_latent_cloud(view: latent_views.Cloud, labels: Tensor | None = None, seed: int = 0) -> bytes:
-    """The cloud of a view; labels (N,); the seed chooses whose ellipses are shown."""
-    groups = _groups(len(view.z), labels)
+    groups = _groups(len(view.z), view.labels)
     figure = Figure(figsize=(6.9 if len(groups) > 1 else 6.2, 6), layout="constrained")
     axes = figure.subplots()
     if view.points.shape[-1] == 1:
         _histogram(axes, view, groups)
     else:
-        _scatter(axes, view, groups, seed)
+        _scatter(axes, view, groups)
     axes.spines[["top", "right"]].set_visible(False)
     if 1 < len(groups) <= 2 * len(PALETTE):
         figure.legend(title="label", loc="outside right upper", frameon=False, markerscale=1.6)
     return png(figure)
 
 
-def latent_grid(vae: VAE, seed: int, *, white: float = 1.0, **options: Any) -> bytes:
-    """The latent plane, decoded: means of p(x|z) at the prior's quantiles, for D = 2.
-
-    Args:
-        vae: whose prior and decoder.
-        seed: of draws from the prior.
-        white: the value of x that is shown white, 255 for levels of 8 bits.
-        options: `side`, `y` as in `latent_views.grid`.
-    """
-    return draw_latent_grid(latent_views.grid(vae, seed, **options), white)
-
-
 def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
-    """z_0 grows to the right, z_1 upwards, as in the cloud; a panel for each label."""
+    """The plane, decoded: z_0 grows to the right, z_1 upwards, as in the cloud; a panel for each label."""
     panels, side = len(view.z), len(view.levels)
     columns = math.ceil(math.sqrt(panels))
     rows = math.ceil(panels / columns)
@@ -193,7 +140,7 @@ def _colours(number: int) -> list[Any]:
     return list(colormaps["turbo"](np.linspace(0.03, 0.97, number)))
 
 
-def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group], seed: int) -> None:
+def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
     points, prior = view.points.cpu(), view.prior.cpu()
     size = 16 * min(1.0, 600 / len(points))
     axes.scatter(*prior.T, s=size / 3, color="0.8", lw=0)
@@ -204,8 +151,7 @@ def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group], seed: in
     seen: list[Tensor] = []
     title = f"centres of q(z|x) of {len(points):,} data; grey: as many draws of p(z)"
     if view.covariance is not None:
-        shown = torch.randperm(len(points), generator=generator(seed, "ellipses")).argsort() < ELLIPSES
-        covariance = view.covariance.cpu()
+        shown, covariance = view.ellipses, view.covariance.cpu()
         for group in groups:
             _ellipses(axes, points, covariance, group.chosen & shown, group.colour)
         reach = 3 * covariance[shown].diagonal(dim1=-2, dim2=-1).sqrt()

@@ -13,8 +13,9 @@ from torch.distributions import Independent
 from pyro_vae.model.autoencoder import Autoencoder, labels_along
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
-from pyro_vae.randomness import stream
+from pyro_vae.randomness import generator, stream
 
+ELLIPSES = 30  # more hide one another
 PRIOR_DRAWS = 1 << 14  # from which quantiles are taken where none are known: some 22 lie beyond 3 standard deviations
 
 
@@ -130,7 +131,8 @@ class Cloud(NamedTuple):
 
     z (N, D), centres of q(z|x); points (N, 2), z itself where D = 2, else the first two principal components of z
     (N, 1 for D = 1); prior (N, 2), as many draws from p(z) seen the same way; share (D,), of the variance of z along
-    each principal component, largest first; covariance (N, 2, 2) of q(z|x) where D = 2, else None.
+    each principal component, largest first; covariance (N, 2, 2) of q(z|x) where D = 2, else None; labels (N,) of the
+    data, or None; ellipses (N,), whether that of a datum is shown.
     """
 
     z: Tensor
@@ -138,16 +140,20 @@ class Cloud(NamedTuple):
     prior: Tensor
     share: Tensor
     covariance: Tensor | None
+    labels: Tensor | None
+    ellipses: Tensor
 
 
 @torch.no_grad()
-def cloud(vae: VAE, x: Tensor, seed: int, *, y: Tensor | None = None) -> Cloud:
+def cloud(vae: VAE, x: Tensor, seed: int, *, labels: Tensor | None = None, y: Tensor | None = None) -> Cloud:
     """Where the data lie in the latent space.
 
     Args:
         vae: whose guide.
         x: data (N, *x_shape).
-        seed: of the draws from p(z), and of those from which the covariance of q(z|x) is taken where it is not known.
+        seed: of the draws from p(z), of those from which the covariance of q(z|x) is taken where it is not known, and
+            of the choice of data whose ellipses are shown.
+        labels: (N,) whole numbers, for the colours.
         y: one-hot labels (N, C), of a conditional program.
     """
     with undisturbed(vae), stream(seed, "cloud", device=x.device):
@@ -155,10 +161,11 @@ def cloud(vae: VAE, x: Tensor, seed: int, *, y: Tensor | None = None) -> Cloud:
         draws = vae.prior(y).expand((len(x),)).sample()
         covariance = _covariance(vae.posterior(x, y)) if z.shape[-1] == 2 else None
     share, axes = principal_axes(z)
-    if z.shape[-1] <= 2:
-        return Cloud(z, z, draws, share, covariance)
-    points, prior = ((codes - z.mean(0)) @ axes[:, :2] for codes in (z, draws))
-    return Cloud(z, points, prior, share, covariance)
+    ellipses = torch.randperm(len(z), generator=generator(seed, "ellipses")).argsort() < ELLIPSES
+    points, prior = z, draws
+    if z.shape[-1] > 2:
+        points, prior = ((codes - z.mean(0)) @ axes[:, :2] for codes in (z, draws))
+    return Cloud(z, points, prior, share, covariance, labels, ellipses)
 
 
 class Grid(NamedTuple):

@@ -29,10 +29,10 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
         jackknife: an estimate.
         of: what the density is of, "x" or "x|y".
     """
-    k = [found["num_samples"] for found in curve]
-    mean = np.array([known(found["mean"]) for found in curve])
-    noise = np.array([error(found["monte_carlo_error"]) for found in curve])
-    data = np.array([error(found["standard_error"]) for found in curve])
+    k = [numbers["num_samples"] for numbers in curve]
+    mean = np.array([known(numbers["mean"]) for numbers in curve])
+    noise = np.array([error(numbers["monte_carlo_error"]) for numbers in curve])
+    data = np.array([error(numbers["standard_error"]) for numbers in curve])
     with figure(3.2) as (drawn, svg):
         axes, apart = drawn.subplots(1, 2, sharey=True, width_ratios=[6, 1])
         label = f"± over {curve[-1]['num_data']} data, {data[-1]:.3g}: moves all points together"
@@ -81,37 +81,37 @@ class _Row(NamedTuple):
 _MARKS = {"lower": (">", BLUE), "upper": ("<", RED), "": ("D", GREEN)}
 
 
-def reference(found: Numbers, *, of: str = "x") -> bytes:
+def reference(numbers: Numbers, *, of: str = "x") -> bytes:
     """Bounds of growing cost on the same data, in the order of the report; below, their paired differences.
 
     Args:
-        found: "reference" of a report.
+        numbers: "reference" of a report.
         of: what the density is of.
     """
-    rows = [_row(row["label"], row, "" if row["name"] == "grid" else "lower") for row in found["rows"]]
+    rows = [_row(row["label"], row, "" if row["name"] == "grid" else "lower") for row in numbers["rows"]]
     differences = [
-        _Row(row["label"], row["mean"], error(row["standard_error"])) for row in found.get("differences", ())
+        _Row(row["label"], row["mean"], error(row["standard_error"])) for row in numbers.get("differences", ())
     ]
-    about = f"log p({of}), nats per datum: the same {found['num_data']} test data in every row"
+    about = f"log p({of}), nats per datum: the same {numbers['num_data']} test data in every row"
     return _ladder(rows, differences, about)
 
 
-def simulated(found: Numbers, *, of: str = "x") -> bytes:
+def simulated(numbers: Numbers, *, of: str = "x") -> bytes:
     """Data simulated from the model: bounds from below and from above, the bracket of the truth, and the gap.
 
     Args:
-        found: "simulated" of a report.
+        numbers: "simulated" of a report.
         of: what the density is of.
     """
     labels = {"elbo": "ELBO", "iwae": "importance-weighted", "forward": "AIS, forward", "reverse": "AIS, reverse"}
     rows = [
-        _row(label, found[name], "upper" if name == "reverse" else "lower")
+        _row(label, numbers[name], "upper" if name == "reverse" else "lower")
         for name, label in labels.items()
-        if found.get(name) is not None
+        if numbers.get(name) is not None
     ]
-    about = f"log p({of}), nats per datum: {found['num_data']} data simulated from the model, not test data"
-    gap = [_Row(f"gap, reverse {MINUS} forward", found["gap"], error(found["gap_error"]))]
-    bracket = found["forward"]["mean"], found["reverse"]["mean"]
+    about = f"log p({of}), nats per datum: {numbers['num_data']} data simulated from the model, not test data"
+    gap = [_Row(f"gap, reverse {MINUS} forward", numbers["gap"], error(numbers["gap_error"]))]
+    bracket = numbers["forward"]["mean"], numbers["reverse"]["mean"]
     return _ladder(rows, gap, about, bracket)
 
 
@@ -165,14 +165,14 @@ def _with_error(mean: float, bar: float, show: Any = None) -> str:
     return f"{value} ± {bar:.3f}" if bar else value
 
 
-def khat(found: Numbers) -> bytes:
+def khat(numbers: Numbers) -> bytes:
     """k-hat of every datum, sorted, so that the share of the data below each threshold can be read off.
 
     Args:
-        found: "khat" of a report.
+        numbers: "khat" of a report.
     """
-    values = np.sort([value for value in found["values"] if value is not None])
-    unknown, size, threshold = len(found["values"]) - len(values), len(found["values"]), found["threshold"]
+    values = np.sort([value for value in numbers["values"] if value is not None])
+    unknown, size, threshold = len(numbers["values"]) - len(values), len(numbers["values"]), numbers["threshold"]
     at = 100 * (unknown + np.arange(len(values)) + 0.5) / size
     zones = (
         (values < 0.5, "o", BLUE, "below 0.5"),
@@ -196,7 +196,7 @@ def khat(found: Numbers) -> bytes:
         axes.set_ylim(top=max(1.0, 1.1 * values.max(initial=0.0)))
         axes.legend(loc="upper left", handletextpad=0.2)
         plain(axes, "y")
-        _name_worst(axes, found.get("worst", ())[:4])
+        _name_worst(axes, numbers.get("worst", ())[:4])
     return svg.getvalue()
 
 
@@ -205,29 +205,25 @@ def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
     names = [f"{row['datum']}" + ("" if row.get("label") is None else f" (label {row['label']})") for row in worst]
     if names:
         axes.annotate(
-            "largest: datum " + ", ".join(names),
-            (0.985, 0.03),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=8,
+            "largest: datum " + ", ".join(names), (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=8
         )
 
 
-def effective_sample_size(found: Numbers) -> bytes:
+def effective_sample_size(numbers: Numbers) -> bytes:
     """What is left of K draws, for every datum, sorted; where k-hat is above its threshold the number is too large.
 
     Args:
-        found: "khat" of a report.
+        numbers: "khat" of a report.
     """
-    order = np.argsort([error(value) for value in found["ess"]])
-    ess = np.array([known(value) for value in found["ess"]])[order]
-    unreliable = np.array([known(value) > found["threshold"] for value in found["values"]])[order]
-    at, K = 100 * (np.arange(len(ess)) + 0.5) / len(ess), found["num_samples"]
+    order = np.argsort([error(value) for value in numbers["ess"]])
+    ess = np.array([known(value) for value in numbers["ess"]])[order]
+    unreliable = np.array([known(value) > numbers["threshold"] for value in numbers["values"]])[order]
+    at, K = 100 * (np.arange(len(ess)) + 0.5) / len(ess), numbers["num_samples"]
     with figure(3.0) as (drawn, svg):
         axes = drawn.subplots()
         few: Any = {"ms": 3.5, "rasterized": len(ess) > 3000}
         axes.plot(at[~unreliable], ess[~unreliable], "o", color=BLUE, mew=0, label="one datum", **few)
-        label = f"k-hat above {found['threshold']:g}: may be fewer"
+        label = f"k-hat above {numbers['threshold']:g}: may be fewer"
         axes.plot(at[unreliable], ess[unreliable], "^", color=RED, mfc="white", label=label, **few)
         axes.set(yscale="log", ylim=(0.8, 1.3 * K), xlim=(-1, 101))
         axes.minorticks_off()
@@ -242,15 +238,15 @@ def effective_sample_size(found: Numbers) -> bytes:
 LISTED = 20  # data: more make a picture that is longer than the page
 
 
-def escalation(found: Numbers) -> bytes:
+def escalation(numbers: Numbers) -> bytes:
     """The worst data above the threshold: what more draws and annealing change, against the bound at K draws.
 
     At most `LISTED` of them, the largest k-hat first.
 
     Args:
-        found: "escalation" of a report.
+        numbers: "escalation" of a report.
     """
-    rows = found["rows"][:LISTED]
+    rows = numbers["rows"][:LISTED]
     with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
         axes = drawn.subplots()
         axes.axvline(0, color=INK, lw=0.8)
@@ -277,25 +273,25 @@ def escalation(found: Numbers) -> bytes:
     return svg.getvalue()
 
 
-def gaps(found: Numbers) -> bytes:
+def gaps(numbers: Numbers) -> bytes:
     """The gap between the ELBO and the reference, and its two parts end to end; the train-test gap below.
 
     Parts are drawn as steps, not stacked, so that one that comes out negative is seen to be.
 
     Args:
-        found: "gaps" of a report.
+        numbers: "gaps" of a report.
     """
-    inference = known(found["inference"]["mean"])
-    bars = [("inference gap", 0.0, 0.0, found["inference"], BLUE)]
-    if found.get("amortisation") is not None and found.get("approximation") is not None:
-        first = known(found["amortisation"]["mean"])
-        bars.append(("amortisation gap", 1.0, 0.0, found["amortisation"], ORANGE))
-        bars.append(("approximation gap", 2.0, first, found["approximation"], GREEN))
+    inference = known(numbers["inference"]["mean"])
+    bars = [("inference gap", 0.0, 0.0, numbers["inference"], BLUE)]
+    if numbers.get("amortisation") is not None and numbers.get("approximation") is not None:
+        first = known(numbers["amortisation"]["mean"])
+        bars.append(("amortisation gap", 1.0, 0.0, numbers["amortisation"], ORANGE))
+        bars.append(("approximation gap", 2.0, first, numbers["approximation"], GREEN))
     with figure(1.3 + 0.36 * (len(bars) + 1)) as (drawn, svg):
         axes = drawn.subplots()
         axes.plot([inference, inference], [0, len(bars) - 1], color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
-        if found.get("train_test") is not None:
-            bars.append((f"train {MINUS} test ELBO", len(bars) + 0.4, 0.0, found["train_test"], GREY))
+        if numbers.get("train_test") is not None:
+            bars.append((f"train {MINUS} test ELBO", len(bars) + 0.4, 0.0, numbers["train_test"], GREY))
         for _, at, start, gap, color in bars:
             axes.barh(at, known(gap["mean"]), 0.6, left=start, color=color)
             end = start + known(gap["mean"])
@@ -303,6 +299,6 @@ def gaps(found: Numbers) -> bytes:
         axes.axvline(0, color=INK, lw=0.8)
         values = [_with_error(known(gap["mean"]), error(gap["standard_error"]), signed) for *_, gap, _ in bars]
         _list(axes, [label for label, *_ in bars], values, "± over data", [at for _, at, *_ in bars])
-        about = f"nats per datum, {found['num_data']} test data; reference: {found['reference']}"
+        about = f"nats per datum, {numbers['num_data']} test data; reference: {numbers['reference']}"
         axes.set_xlabel(textwrap.fill(about, 64))
     return svg.getvalue()

@@ -16,15 +16,15 @@ _COLOURS, _MARKERS = (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv"
 _MOST_NAMES = 16  # written beside their points, and in a legend
 
 
-def rate_distortion(found: Mapping[str, Any]) -> bytes:
+def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
     """PNG: a point for each run, the mean of each setting with its errors over seeds, and lines of equal ELBO.
 
     A line joins the settings that differ in one flag with numbers, in the order of its values.
 
     Args:
-        found: the content of report.json.
+        sweep: the content of report.json.
     """
-    axis, lines = _lines(found["groups"])
+    axis, lines = _lines(sweep["groups"])
     with figure(4.6, 7.0) as (drawn, _):
         axes = drawn.subplots()
         for (name, groups), colour, marker in _styled(lines):
@@ -32,7 +32,7 @@ def rate_distortion(found: Mapping[str, Any]) -> bytes:
             _draw(axes, rate, distortion, colour, marker, "-" if axis else "", name)
             if sum(map(len, lines.values())) <= _MOST_NAMES:
                 _name_points(axes, rate, distortion, [_named(group["values"], axis) for group in groups], colour)
-            _ring_chosen(axes, rate, distortion, [group["name"] == found["chosen"] for group in groups])
+            _ring_chosen(axes, rate, distortion, [group["name"] == sweep["chosen"] for group in groups])
         _draw_levels(axes)
         axes.set_xlabel("rate: KL(q(z|x) || p(z)), nats per datum")
         axes.set_ylabel("distortion: -E[log p(x|z)], nats per datum")
@@ -43,9 +43,9 @@ def rate_distortion(found: Mapping[str, Any]) -> bytes:
         return png(drawn)
 
 
-def curve(found: Mapping[str, Any]) -> bytes | None:
+def curve(sweep: Mapping[str, Any]) -> bytes | None:
     """PNG: the validation ELBO against the values of the first flag with numbers; None where there is none."""
-    axis, lines = _lines(found["groups"])
+    axis, lines = _lines(sweep["groups"])
     if axis is None:
         return None
     with figure(3.6, 6.0) as (drawn, _):

@@ -4,7 +4,7 @@ import base64
 import re
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -60,32 +60,21 @@ def _minus(table: Table) -> Table:
     return table._replace(rows=rows)
 
 
-class _Group(NamedTuple):
-    anchor: str
-    title: str
-    lead: str
-    panels: list[dict[str, Any]]
-
-
-def _grouped(pictures: Sequence[Picture]) -> list[_Group]:
+def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     own = dict.fromkeys(picture.group for picture in pictures if picture.group not in GROUPS)
     groups = []
     for i, name in enumerate((*GROUPS, *own)):
-        if inside := [_shown(picture) for picture in pictures if picture.group == name]:
-            groups.append(_Group(f"pictures-{i}", *GROUPS.get(name, (name, "")), inside))
-    return groups
+        title, lead = GROUPS.get(name, (name, ""))
+        panels = [_panel(picture) for picture in pictures if picture.group == name]
+        groups.append({"anchor": f"pictures-{i}", "title": title, "lead": lead, "panels": panels})
+    return [group for group in groups if group["panels"]]
 
 
-def _shown(picture: Picture) -> dict[str, Any]:
+def _panel(picture: Picture) -> dict[str, Any]:
     kind, width, height = _measured(picture.content)
-    return {
-        "title": picture.title,
-        "caption": picture.caption,
-        "source": f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}",
-        "width": width,
-        "height": height,
-        "wide": width > 2.4 * height,
-    }
+    source = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
+    size = {"width": width, "height": height, "wide": width > 2.4 * height}
+    return {"title": picture.title, "caption": picture.caption, "source": source, **size}
 
 
 def _measured(picture: bytes) -> tuple[str, int, int]:

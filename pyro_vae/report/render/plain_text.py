@@ -53,7 +53,8 @@ def _table(table: Table) -> list[str]:
     if len(widths) == 2:  # a word, and what there is to say of it
         indent = " " * min(widths[0] + 2, WIDTH // 3)
         return [part for row in rows for part in filled(_aligned(row, widths, table.columns), indent=indent)]
-    widths[0] = max(min(widths[0], _NARROWEST), min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths) + 2))
+    if table.shrinks:
+        widths[0] = max(min(widths[0], _NARROWEST), min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths) + 2))
     return [_aligned([clipped(row[0], widths[0]), *row[1:]], widths, table.columns) for row in rows]
 
 

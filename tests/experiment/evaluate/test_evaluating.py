@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from finished import content, finished_run, images
+from shortened import quick_evaluations
 
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
@@ -31,7 +33,15 @@ QUICK = Plan(
     latent_data=20,
     latent_samples=2,
     posterior_draws=0,
+    escalated_draws=3_000,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        quick_evaluations(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +153,7 @@ class TestNumbers:
         trained = run(latent_dim=3)
         with torch.no_grad():  # a guide far narrower than the posterior
             list(trained.vae.posterior.encoder.parameters())[-1][3:] -= 2.5
-        look = look_at(trained, escalated_draws=100_000)
+        look = look_at(trained, escalated_draws=20_000)
         found = look.report["escalation"]
         assert found["of"] == int((look.curve.khat > 0.7).sum()) > 0
         assert found["taken"] > 0
@@ -232,8 +242,8 @@ class TestFiles:
 
     @pytest.mark.parametrize("written_before", [0, 1, 4])
     def test_files_of_two_evaluations_are_never_beside_times(self, written, tmp_path, monkeypatch, written_before):
-        look, _, _, names = written
-        report_files.write(look, tmp_path)
+        look, folder, _, names = written
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
         assert names[-1] == "timings.json"
         write, done = files.write, []
 
@@ -328,11 +338,11 @@ class TestFiles:
 
 @pytest.mark.parametrize("name", ["elbo_samples", "num_chains", "latent_data"])
 def test_a_plan_that_makes_no_sense_is_refused(name):
-    with pytest.raises(UsageError, match=f"{name} must be at least 2; got 1"):
+    with pytest.raises(UsageError, match=f"`{name}` must be at least 2; got 1"):
         Plan(**{name: 1})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_nuts_needs_four_draws(size):
-    with pytest.raises(UsageError, match="posterior_draws must be 0, or at least 4"):
+    with pytest.raises(UsageError, match="`posterior_draws` must be 0, or at least 4"):
         Plan(posterior_draws=size)

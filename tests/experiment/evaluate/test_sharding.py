@@ -9,11 +9,11 @@ import pytest
 import torch
 from exact import binary_data, small_vae
 from finished import finished_run, images
+from shortened import few_pilots
 
 import pyro_vae as pv
 from pyro_vae.data import Split, load
 from pyro_vae.errors import UsageError
-from pyro_vae.evaluation.annealing import hamiltonian
 from pyro_vae.evaluation.bounds import curve_of
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.diagnostics import guide_draws
@@ -29,12 +29,6 @@ QUICK = Plan(elbo_samples=4, num_samples=30, annealed_data=3, num_temperatures=2
 SEED = 3
 
 
-def short_chains(monkeypatch):
-    """Annealing whose pilots hardly move: what is tested is whose numbers they are."""
-    for name in ("PILOT_TRANSITIONS", "FIRST_TRANSITIONS"):
-        monkeypatch.setattr(hamiltonian, name, 1)
-
-
 @pytest.fixture
 def subject(tmp_path):
     """Of 16 test data, with two latent dimensions."""
@@ -47,7 +41,7 @@ class TestBlocks:
     X = DATA_BLOCK + 5
 
     def test_of_bidirectional_bounds(self, monkeypatch):
-        short_chains(monkeypatch)
+        few_pilots(monkeypatch, 1)
         vae, settings = small_vae(), {"num_temperatures": 1, "num_chains": 2, "num_leapfrog": 1, "seed": SEED}
         whole = pv.evaluation.bdmc(vae, self.X, **settings)
         second = pv.evaluation.bdmc(vae, 5, **settings, first_block=1)
@@ -129,7 +123,7 @@ class TestHardest:
 
 
 def test_escalation_is_that_of_the_weights_of_all_data(subject, monkeypatch):
-    short_chains(monkeypatch)
+    few_pilots(monkeypatch, 1)
     escalate = partial(pv.evaluation.escalate, num_temperatures=1, num_chains=2)
     monkeypatch.setattr(pv.evaluation, "escalate", escalate)
     vae, x = subject.trained.vae, subject.trained.test().x
@@ -192,7 +186,7 @@ def test_what_is_written_comes_back_and_what_can_not_be_asked_too(subject, tmp_p
         raise ValueError("there is no such question")
 
     monkeypatch.setattr(block_tasks, "elbos", partial(elbos, steps=2))  # of the many that a fit takes
-    short_chains(monkeypatch)
+    few_pilots(monkeypatch, 1)
     monkeypatch.setitem(block_tasks.TASKS, "simulated", replace(block_tasks.TASKS["simulated"], ask=refuse))
     for i in range(2):
         shards.write(subject, Shard(i, 2), tmp_path / "shards")
@@ -238,6 +232,6 @@ def test_no_share_is_refused(text):
         Shard.wanted(text, {})
 
 
-def test_a_plan_is_what_its_flags_say():
-    assert Plan().flags() == []
-    assert Plan(test_data=5, evaluation_seed=2).flags() == ["--test-data", "5", "--evaluation-seed", "2"]
+def test_a_plan_says_what_is_not_so_by_default():
+    assert Plan().changed() == {}
+    assert Plan(test_data=5, evaluation_seed=2).changed() == {"test_data": 5, "evaluation_seed": 2}

@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
+from finished import flip
 
 import pyro_vae as pv
 from pyro_vae.data import Form
@@ -174,12 +175,6 @@ def test_nothing_is_unpickled(last, monkeypatch):
 
 
 # What is refused.
-
-
-def flip(path, bit):
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
 
 
 def test_a_truncated_tensor_file_is_refused_with_both_hashes_and_sizes(last):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from exact import binary_data, small_vae
 from finished import SMALL, content, finished_run, images
+from shortened import quick_evaluations
 
 import pyro_vae as pv
 from pyro_vae import randomness
@@ -157,10 +158,12 @@ def tensors(dataset, look):
     return {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 
 
-def test_an_evaluation_repeats_to_the_byte_but_for_its_times(grey, tmp_path):
+def test_an_evaluation_repeats_to_the_byte_but_for_its_times(grey, tmp_path, monkeypatch):
     run = finished_run(tmp_path / "run", grey)
     main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
+    quick_evaluations(monkeypatch)
     quick = ["--num-samples", "30", "--elbo-samples", "5", "--annealed-data", "2", "--num-temperatures", "3"]
+    quick += ["--escalated-draws", "3000"]
     for name in ("one", "two"):
         main([str(run), *quick, "--out", str(tmp_path / name)])
         torch.rand(3)

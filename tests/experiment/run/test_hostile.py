@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import thorough
 from finished import finished_run, images
 
 import pyro_vae as pv
@@ -282,7 +283,7 @@ def outcome(damage, folder):
 @pytest.mark.parametrize("text", JSON, ids=lambda text: repr(text[:12]))
 def test_a_damaged_run_folder_is_refused_or_harmless(run, name, text, monkeypatch):
     """Resuming is stopped where it would train: all is read by then."""
-    monkeypatch.setattr(training, "fit", lambda *arguments, **options: iter(()))
+    monkeypatch.setattr("pyro_vae.experiment.train.training_session.fit", lambda *arguments, **options: iter(()))
     monkeypatch.setattr(training.training_report, "write", lambda *arguments: "")
     before = {path: path.read_bytes() for path in run.glob("*.json*")}
     (run / name).write_bytes(f"{text}\n{text}\n".encode() if name == "history.jsonl" else text.encode())
@@ -296,7 +297,10 @@ def test_a_damaged_run_folder_is_refused_or_harmless(run, name, text, monkeypatc
 
 @pytest.mark.parametrize(
     ("script", "arguments", "name"),
-    [("evaluate.py", ["run"], "run.json"), ("train_svi.py", ["--resume", "--out", "run"], "config.json")],
+    [
+        ("train_svi.py", ["--resume", "--out", "run"], "config.json"),
+        *thorough(("evaluate.py", ["run"], "run.json")),
+    ],
 )
 def test_a_script_ends_with_exit_code_4(run, tmp_path, script, arguments, name):
     shutil.copytree(run, tmp_path / "run")

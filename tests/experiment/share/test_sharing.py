@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from evaluated import autoencoder, full
-from finished import content, finished_run, images, make_run
+from finished import content, finished_run, flip, images, make_run
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 
@@ -357,12 +357,6 @@ def test_a_disk_that_fills_up_leaves_no_other_program_and_with_space_the_same_co
 
 
 # What is not read.
-
-
-def flip(path, bit):
-    whole = bytearray(path.read_bytes())
-    whole[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(whole)
 
 
 def body_of(shared):

@@ -156,7 +156,7 @@ def test_two_layers_have_the_pictures_of_what_their_decoder_sees(layered, tmp_pa
     ("wanted", "message"),
     [
         ({"only": ("traversal",)}, "two layers of latents"),
-        ({"paths": ("base",)}, "flow of z2, not of the z1 that the path is in"),
+        ({"paths": ("base",)}, "`prior='flow'` of z2, not of the z1 that the path is in"),
     ],
 )
 def test_what_two_layers_do_not_have_is_said(wanted, message, layered, tmp_path):
@@ -241,7 +241,7 @@ def test_between_one_label_and_itself_are_two_data(plain, tmp_path):
         (
             "plain",
             {"y": 1},
-            "`y` chooses a class of a conditional run; this one was trained without `conditional=True`",
+            "`y` chooses a class of a conditional run; this one was trained without `conditional",
         ),
         ("conditional", {"y": 3}, r"`y=3` is none of the 3 classes 0 ... 2"),
         ("conditional", {"y": -1}, r"`y=-1` is none of the 3 classes"),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cases import thorough
 from scripted import save_tiny
 
 from pyro_vae.cli.parser import config_parser
@@ -338,12 +339,13 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not():
     assert min(values, key=lambda lr: abs(lr / 0.1 - 1)) == values[0]
 
 
-def test_a_search_that_was_cut_between_two_settings_goes_on_as_one_that_was_not(monkeypatch):
+@pytest.mark.parametrize("cuts", [[("ask", 13), ("tell", 12)], *thorough([("ask", 14), ("tell", 11)])])
+def test_a_search_that_was_cut_between_two_settings_goes_on_as_one_that_was_not(cuts, monkeypatch):
     """Both while a team of settings is chosen and while it is told what they are worth."""
     optuna = pytest.importorskip("optuna")
     options = {"ranges": ["lr=1e-3..10"], "search": 16, "seeds": 1}
     swept("prior=standard,laplace", out="whole", **options)
-    for name, at in (("ask", 13), ("ask", 14), ("tell", 11), ("tell", 12)):  # the first ten are random
+    for name, at in cuts:  # the first ten are random
         with monkeypatch.context() as patch:
             calls, method = [], getattr(optuna.Study, name)
 

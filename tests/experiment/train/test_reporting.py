@@ -11,14 +11,13 @@ import torch
 import pyro_vae as pv
 from pyro_vae.choices import Precision, words
 from pyro_vae.evaluation import subset
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_report
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.randomness import derive, stream
-from pyro_vae.report.draw import images
 
 CLASSES = 3
 
@@ -37,8 +36,9 @@ def settings(tmp_path):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
-    for name in ("training", "draw_samples", "draw_reconstructions"):
-        monkeypatch.setattr(images, name, lambda *arguments, **options: b"")
+    for name in run_pictures.KEPT:
+        row = run_pictures.PICTURES[name]
+        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=lambda view, white: b""))
 
 
 def finished(folder, config):
@@ -231,26 +231,28 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
     asked = {}
     for name in ("samples", "reconstructions"):
 
-        def spy(*arguments, name=name):
-            asked[name] = arguments
+        def spy(view, shown_white, name=name):
+            assert shown_white == white
+            asked[name] = view
             return b"a picture"
 
-        monkeypatch.setattr(images, f"draw_{name}", spy)
+        row = run_pictures.PICTURES[name]
+        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=spy))
     config = replace(settings, conditional=conditional, likelihood=likelihood)
     vae, *_ = finished(tmp_path / "run", config)
     y = torch.eye(CLASSES).repeat_interleave(8, 0) if conditional else None
-    means, x, columns, shown_white = asked["samples"]
+    view = asked["samples"]
     with stream(0, "samples"):
-        assert torch.equal(means, vae.generate(64 if y is None else None, y, mean=True))
-    assert (len(x), columns, shown_white) == (24 if conditional else 64, 8, white)
-    x, means, shown_white, draws = asked["reconstructions"]
-    assert (len(x), means.shape[:2], shown_white, draws) == (12, (4, 12), white, None)
+        assert torch.equal(view.mean, vae.generate(64 if y is None else None, y, mean=True))
+    assert len(view.x) == (24 if conditional else 64)
+    view = asked["reconstructions"]
+    assert (len(view.x), view.mean.shape[:2], view.log_likelihood_of_draws) == (12, (4, 12), None)
     test = DataReader(config, build.data(config).test, CLASSES).whole()
     chosen = subset(len(test.x), 12, 0)
-    assert torch.equal(x, test.x[chosen])
+    assert torch.equal(view.x, test.x[chosen])
     with stream(0, "reconstructions"):
-        again = vae.reconstruct(x, test.y[chosen] if conditional else None, num_samples=4)
-    assert torch.equal(means, again)
+        again = vae.reconstruct(view.x, test.y[chosen] if conditional else None, num_samples=4)
+    assert torch.equal(view.mean, again)
     assert (tmp_path / "run/samples.png").read_bytes() == b"a picture"
 
 
