@@ -4,7 +4,8 @@ A library function that advises a command asks here for the line to type, and na
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 _SCRIPTS = {
@@ -46,6 +47,16 @@ def command_line(command: str, *places: Any, processes: int = 1, **settings: Any
     """
     start = ["python"] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
     return shlex.join([*start, f"scripts/{_SCRIPTS[command]}", *map(str, places), *flags(settings)])
+
+
+def typed(argv: Sequence[str]) -> str:
+    """The line that repeats a process, by its name and its arguments, however the command was started.
+
+    >>> typed(["lib/pyro_vae/cli/train_command.py", "--prior", "vamp"]), typed(["mine.py", "a b"])
+    ('python scripts/train_svi.py --prior vamp', "python mine.py 'a b'")
+    """
+    started = {f"{command}_command.py": f"scripts/{name}" for command, name in _SCRIPTS.items()}
+    return shlex.join(["python", started.get(PurePath(argv[0]).name, argv[0]), *argv[1:]])
 
 
 def module(command: str) -> list[str]:

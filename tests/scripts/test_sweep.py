@@ -64,6 +64,8 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
     assert (
         found["test"][0]["log_likelihood"] == json.loads((best / "report.json").read_bytes())["test"]["log_likelihood"]
     )
+    command = json.loads((best / "run.json").read_bytes())["command"]
+    assert command.startswith("python scripts/train_svi.py --dataset tiny.npy ")
     said = capfd.readouterr().out
     assert "2/2  prior=" in said
     assert f"1/1  {best.name}: tested, validation ELBO" in said

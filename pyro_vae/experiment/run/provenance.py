@@ -1,17 +1,18 @@
 """Where a number comes from: the command line, the commit of this package, versions and the machine."""
 
 import platform
-import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.command_lines import typed
+
 
 def command() -> str:
     """The command line of this process."""
-    return shlex.join(["python", *sys.argv])
+    return typed(sys.argv)
 
 
 def surroundings(device: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How epochs are shown while a run goes on: whoever starts a training says it; nothing is shown unless."""
+"""How epochs are shown while a run goes on. Whoever starts a training says so; otherwise nothing is shown."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
