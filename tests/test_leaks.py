@@ -186,6 +186,7 @@ def changes(tmp_path_factory):
     return answer("changed", tmp_path_factory.mktemp("elsewhere"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("use", ["importing", "library", "scripts"])
 def test_no_global_is_changed_by(changes, use):
     assert changes[use] == {}

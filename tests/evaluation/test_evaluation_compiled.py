@@ -49,6 +49,7 @@ def test_graphs_draw_the_same_numbers(make, traced_only, drawn):
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
 
+@pytest.mark.thorough
 @needs_compiler
 def test_compiled_graphs_agree(drawn):
     vae, x = small_vae(), binary_data(40)

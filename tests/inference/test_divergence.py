@@ -180,6 +180,7 @@ def test_clipping_does_not_turn_an_infinite_gradient_into_another(mode):
     check_fault("one gradient is infinite", mode, Trace_ELBO, max_grad_norm=1.0)
 
 
+@pytest.mark.thorough
 @needs_compiler
 def test_a_compiled_step_that_is_not_finite_is_not_applied():
     vae, x = rooted("nan"), binary_data(16)

@@ -212,6 +212,7 @@ def escalate(
 
     Example:
         >>> import pyro_vae as pv
+        >>> _ = torch.manual_seed(0)  # of the networks' weights
         >>> vae = pv.VAE(pv.priors.StandardNormal(2),
         ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
