@@ -4,11 +4,14 @@ A VAE is three conditional distributions, p(z), q(z|x) and p(x|z). Each is a mod
 Pyro distribution; the program samples them and never asks what they are. The rooms, in the order of the data:
 
     data         a name or a path -> Splits(train, valid, test, protocol)
-    model        networks; priors, posteriors, likelihoods; Program and VAE
-    inference    objectives, SVI, fit
+    model        networks; priors, posteriors, likelihoods; Program and VAE; the checks of members
+    graphs       a program as one graph of tensor operations
     evaluation   per-datum estimates in nats, with their errors
-    report       numbers -> text, JSON, pictures
-    experiment   a run on disk: config, build, checkpoint, run
+    inference    objectives, SVI, fit
+    report       documents of numbers -> text, Markdown, CSV, LaTeX, HTML, pictures
+    experiment   a run on disk: config, build, train, evaluate, compare, sweep, share
+    selfcheck    estimators held against programs whose answers are known
+    cli          the commands
 
 Imports are lazy: torch is loaded when a name that needs it is first used.
 """

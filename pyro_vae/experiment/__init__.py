@@ -1,1 +1,1 @@
-"""A run on disk: its config, how it is built, its checkpoints, its folder."""
+"""Runs on disk: how they are configured, built, trained, evaluated, compared, swept and shared."""

@@ -1,1 +1,1 @@
-"""Numbers to text, JSON and pictures; knows no training."""
+"""Numbers that were computed elsewhere, as documents, and these as text, tables, pages and pictures."""
