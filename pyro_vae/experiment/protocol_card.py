@@ -10,12 +10,15 @@ from pyro_vae.experiment.config import Config
 
 
 def tested(config: Config, protocol: dict[str, Any], num_data: int) -> dict[str, str]:
-    """On what a run was tested and what its numbers are, label -> text: equal texts are comparable numbers.
+    """Makes the protocol card of a run: what it was tested on, and what its numbers are.
 
     Args:
-        config: of the run.
+        config: the settings of the run.
         protocol: the data's own card, as in run.json.
-        num_data: of the test data that are used; 0, or as many as there are, is all of them.
+        num_data: how many test data are used; 0, or as many as there are, is all of them.
+
+    Returns:
+        Label -> text. Numbers are comparable where all texts are equal.
     """
     split, drawn, noise = protocol["split"], protocol["binarization"], protocol["dequantized"]
     size = split["sizes"]["test"]
