@@ -64,16 +64,14 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
             "a plain autoencoder has no ELBO: the KL of its codes, which are points, is infinite under every prior. "
             "Name a run with another posterior"
         )
-    if prior == "conditional" and not before.conditional:
-        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: name a run that has `conditional=True`")
+    if before.layers == 2:
+        raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
     elbo: dict[str, Any] = {
         "objective": "mean_field_elbo",
         "kl_weight": 1.0,
         "reconstruction_weight": 1.0,
         "kl_warmup": 0,
     }
-    if before.layers == 2:
-        raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
     config = replace(before, prior=prior, **elbo, **changes)
     build.check_names(config)
     return config
