@@ -1,9 +1,9 @@
 """The one place where strings become objects.
 
 Each table maps a name of the command line to "module:attribute"; nothing is imported until a name is used. To offer a
-new member, add its row. A constructor argument that has the name of a `Config` field gets that field's value; so do
-`x_shape`, `num_levels` and `y_dim`, which the data say, and the program's `posterior`. A member with an option needs no
-code here.
+new member, add its row. An argument of its constructor that has the name of a `Config` field gets the value of that
+field; `x_shape`, `num_levels` and `y_dim` come from the data, and `posterior` is that of the program. So a member with
+an option needs no code here.
 """
 
 from __future__ import annotations
@@ -188,10 +188,9 @@ def vae(
     from pyro_vae.randomness import stream
 
     names = members_of(config)
-    if unknown := sorted(set(members) - set(names)):
-        raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {unknown}")
-    facts: dict[str, Any] = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0}
-    facts["input_scale"] = 1.0
+    if others := sorted(set(members) - set(names)):
+        raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
+    facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
     if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
         facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
@@ -299,13 +298,18 @@ def is_discrete(config: Config) -> bool:
 
 
 def white(config: Config, form: Form) -> float:
-    """Returns the value of x that a picture shows white: the highest level, or 1."""
+    """Returns the value of x that a picture shows white: the highest level, or 1.
+
+    Args:
+        config: the settings of the program.
+        form: what must be known of the data.
+    """
     levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
     return float(levels - 1) if levels else 1.0
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
-    """Builds one optimiser over all parameters of the program."""
+    """Builds the optimiser that the config names, one over all parameters of the program."""
     optimizer_class = _find("OPTIMIZERS", config.optimizer)
     options = {**_options(optimizer_class, _values(config)), **_options(optimizer_class, {"fused": True})}
     return optimizer_class(program.parameters(), **options)
@@ -313,6 +317,10 @@ def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
 
 def svi(config: Config, program: Autoencoder) -> SVI:
     """Builds the step that the config names, over all parameters of the program.
+
+    Args:
+        config: the objective and its weights, the optimiser, and whether steps are compiled.
+        program: it stays on its device.
 
     Raises:
         UsageError: the objective does not go with the weights, or with the order in which the guide samples.
@@ -443,7 +451,7 @@ def _prior(values: Values) -> Prior:
     return member(**_options(member, values))
 
 
-def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: dict[str, Any]) -> Any:
+def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: Values) -> Any:
     scale = {"input_scale": values["input_scale"]} if table == "NETWORKS" else {}
     return _find(table, values["network"])(
         in_shape,
@@ -490,11 +498,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _values(config: Config) -> dict[str, Any]:
+def _values(config: Config) -> Values:
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def _options(function: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _options(function: Any, values: Values) -> Values:
     return {name: values[name] for name in inspect.signature(function).parameters if name in values}
 
 

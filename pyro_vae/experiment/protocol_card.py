@@ -23,8 +23,8 @@ def tested(config: Config, protocol: dict[str, Any], num_data: int) -> dict[str,
     split, drawn, noise = protocol["split"], protocol["binarization"], protocol["dequantized"]
     size = split["sizes"]["test"]
     is_subset = 0 < num_data < size
-    is_seeded = is_subset or any(part is not None and part["seed"] is not None for part in (split, drawn, noise))
-    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))
+    is_seeded = is_subset or any(choice is not None and choice["seed"] is not None for choice in (split, drawn, noise))
+    sizes = " / ".join(str(split["sizes"][name]) for name in ("train", "valid", "test"))
     return {
         "data set": protocol["name"],
         "files": ", ".join(f"{name} {digest}" for name, digest in sorted(protocol["files"].items())),

@@ -78,7 +78,7 @@ class Source:
 
     @cached_property
     def ends(self) -> Tensor:
-        """Positions of the first and the last datum of each path, (2, N): of different labels where there are any."""
+        """Positions of the first and the last datum of each path, (2, N), with different labels if there are any."""
         size, labels = len(self.test), self.test.labels
         order = subset(size, size, 0) if labels is None else labels.argsort()
         places = torch.linspace(0, size - 1, 2 * PAIRS + 1).long()
@@ -198,7 +198,11 @@ def kept(source: Source) -> Iterator[tuple[str, bytes]]:
 
 
 def of_page(source: Source) -> list[Picture]:
-    """Draws every picture that a run and its evaluation allow, in the order in which a reader meets them."""
+    """Draws every picture that a run and its evaluation allow.
+
+    Returns:
+        The pictures in the order in which a reader meets them, each with a title, a caption and its group.
+    """
     rows = [(PICTURES[name], name, caption) for name, caption in _captions(source)]
     own = [Picture(row.title, caption, source.draw(name), row.group) for row, name, caption in rows]
     last = [picture for picture in own if picture.group == "posterior"]
@@ -215,7 +219,7 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
             "reconstructions",
             f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){guide}.",
         )
-        prior = "" if has_density else " The prior took no part in training: nothing was to make these look like data."
+        prior = "" if has_density else " The prior took no part in training: nothing made these look like data."
         yield (
             "samples",
             f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",

@@ -116,6 +116,9 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
 
     Two runs with all settings and the seed in common, as from two versions of the code, stay apart, and are labelled by
     their folders.
+
+    Returns:
+        The groups in the order of their first runs.
     """
     places: dict[tuple[str, int], list[int]] = {}
     for i, run in enumerate(runs):

@@ -131,6 +131,10 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
 def place(folder: Path, name: str) -> Path:
     """Returns the folder of one of the three runs.
 
+    Args:
+        folder: the folder of all three.
+        name: a key of `WEIGHTS`.
+
     Example:
         >>> place(Path("out"), "only KL")
         PosixPath('out/only-kl')

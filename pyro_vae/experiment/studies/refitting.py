@@ -73,13 +73,8 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
         )
     if before.layers == 2:
         raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
-    elbo: dict[str, Any] = {
-        "objective": "mean_field_elbo",
-        "kl_weight": 1.0,
-        "reconstruction_weight": 1.0,
-        "kl_warmup": 0,
-    }
-    config = replace(before, prior=prior, **elbo, **changes)
+    elbo = replace(before, objective="mean_field_elbo", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0)
+    config = replace(elbo, prior=prior, **changes)
     build.check_names(config)
     return config
 
@@ -170,7 +165,7 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,): it is 0."""
+        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
