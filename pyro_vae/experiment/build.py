@@ -404,7 +404,7 @@ def _members(values: Values, given: Values) -> Values:
 
 
 def _two_layers(values: Values, given: Values) -> Values:
-    """z1 has `latent_dim` dimensions, z2 `latent_dim2`; what lies between the two are perceptrons of `hidden2`."""
+    """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
     between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0}

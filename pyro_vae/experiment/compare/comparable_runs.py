@@ -112,7 +112,7 @@ def refusal(differing: Sequence[Disagreement]) -> UsageError:
 
 
 def groups(runs: Sequence[Candidate]) -> list[Group]:
-    """Puts runs together that differ only in their seed, and labels them by the settings in which the groups differ.
+    """Puts together runs that differ only in their seed, and labels them by the settings in which the groups differ.
 
     Two runs with all settings and the seed in common, as from two versions of the code, stay apart, and are labelled by
     their folders.

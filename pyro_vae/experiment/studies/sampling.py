@@ -44,7 +44,7 @@ PAIRS = 4  # interpolations, where no ends are chosen
 
 @dataclass(frozen=True)
 class Wanted:
-    """The wishes of what to draw.
+    """The choice of what to draw.
 
     Attributes:
         seed: the seed of the draws, and of the choice of data.
@@ -258,7 +258,7 @@ def _pairs(source: Chosen) -> Tensor:
 
 
 def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int]) -> Tensor:
-    """Positions of the first two data of these labels in that order, which are different data, (2, 1)."""
+    """Positions of the first datum of each label in that order, two different data, (2, 1)."""
     if labels is None:
         raise UsageError("`between` chooses data by label, and these have none: use `data` with two positions")
     ends: list[int] = []

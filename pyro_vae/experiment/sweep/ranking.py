@@ -37,7 +37,7 @@ def best(groups: Sequence[Mapping[str, Any]]) -> str | None:
     return groups[0]["name"] if groups and groups[0]["elbo"] else None
 
 
-def tested(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
+def reported(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
     """Reads what a run's own report says of test data.
 
     Args:
@@ -63,7 +63,7 @@ def content(
         groups: what `ranked` returned.
         runs: all runs.
         card: the protocol card that all have in common.
-        more: `chosen`, the name of the setting that was tested; `test`, what `tested` says of each of its runs;
+        more: `chosen`, the name of the setting that was tested; `test`, what `reported` says of each of its runs;
             `importance_weighted`, whether a setting was trained on an importance-weighted bound.
 
     Returns:
@@ -78,7 +78,7 @@ def over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Computes mean and standard error over seeds of the tests' log p(x) and ELBO.
 
     Args:
-        tests: what `tested` returned for each run.
+        tests: what `reported` returned for each run.
 
     Returns:
         "evidence" and "elbo" -> `mean`, `standard_error`, `runs`; nothing where a run diverged or is the only one.

@@ -18,7 +18,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
-from pyro_vae.experiment.sweep.ranking import tested
+from pyro_vae.experiment.sweep.ranking import reported
 from pyro_vae.experiment.sweep.swept_settings import Setting
 from pyro_vae.report.documents.sweep_document import ended_run
 
@@ -57,37 +57,37 @@ class Task(NamedTuple):
             "seed": self.seed,
             "status": status,
             "kept": kept[-1] if kept else None,
-            "reported": self._reported.exists(),
+            "reported": self._report_path.exists(),
             "code": {"git": about.get("git"), **about.get("versions", {})},
         }
 
     def test(self) -> dict[str, Any]:
-        """Reads what the run reported of test data, see `ranking.tested`.
+        """Reads what the run reported of test data, see `ranking.reported`.
 
         Raises:
             CheckpointError: its report cannot be read, or is of other data or draws than its settings say.
         """
         row = self.row()
         if row["status"] == "diverged":
-            return tested(row, None)
+            return reported(row, None)
         cure = f"remove report.json and report.txt from {self.path} and give the same command again"
         try:
-            report = files.from_json(self._reported)
-            other, test = self._otherwise(report), tested(row, report)
+            report = files.from_json(self._report_path)
+            other, test = self._otherwise(report), reported(row, report)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError(f"{self._reported} cannot be read: {error!r:.200}; {cure}") from error
+            raise CheckpointError(f"{self._report_path} cannot be read: {error!r:.200}; {cure}") from error
         if other:
-            raise CheckpointError(f"{self._reported} is not that of the training, but of {other}: {cure}")
+            raise CheckpointError(f"{self._report_path} is not that of the training, but of {other}: {cure}")
         return test
 
     def is_trained(self) -> bool:
-        """Returns whether the training has ended; it has where it diverged."""
+        """Returns whether the training has ended, also where it diverged."""
         return self.run.status.now() in _TRAINED
 
     def is_tested(self) -> bool:
         """Returns whether the run has ended with a report, or with none because it diverged."""
         status = self.run.status.now()
-        return status == "diverged" or (status == "finished" and self._reported.exists())
+        return status == "diverged" or (status == "finished" and self._report_path.exists())
 
     def _otherwise(self, report: dict[str, Any]) -> str:
         """Names the draws and data of a report that another command than the training has written; else empty."""
@@ -100,7 +100,7 @@ class Task(NamedTuple):
         return ""
 
     @property
-    def _reported(self) -> Path:
+    def _report_path(self) -> Path:
         return self.path / "report.json"
 
 
