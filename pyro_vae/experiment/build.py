@@ -1,9 +1,9 @@
 """The one place where strings become objects.
 
 Each table maps a name of the command line to "module:attribute"; nothing is imported until a name is used. To offer a
-new member, add its row. A constructor argument that has the name of a `Config` field gets that field's value; so do
-`x_shape`, `num_levels` and `y_dim`, which the data say, and the program's `posterior`. A member with an option needs no
-code here.
+new member, add its row. An argument of its constructor that has the name of a `Config` field gets the value of that
+field; `x_shape`, `num_levels` and `y_dim` come from the data, and `posterior` is that of the program. So a member with
+an option needs no code here.
 """
 
 from __future__ import annotations
@@ -92,8 +92,12 @@ OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax"
 def check_name(table: str, name: str) -> str:
     """Returns the name if the table has it.
 
+    Args:
+        table: the table's name in this module.
+        name: a name of the command line.
+
     Raises:
-        UsageError: with the nearest valid name.
+        UsageError: it does not; the error says the nearest valid name.
 
     Example:
         >>> check_name("OPTIMIZERS", "adan")
@@ -102,11 +106,8 @@ def check_name(table: str, name: str) -> str:
         pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
     """
     names = globals()[table]
-    if (
-        name in names
-        or (table == "PRESETS" and not name)
-        or (table == "DATASETS" and Path(name).suffix in (".npy", ".npz"))
-    ):
+    is_path = table == "DATASETS" and Path(name).suffix in (".npy", ".npz")
+    if name in names or is_path or (table == "PRESETS" and not name):
         return name
     also = ", or a path that ends in .npy or .npz" if table == "DATASETS" else ""
     raise unknown(table.removesuffix("S").lower(), name, names, also)
@@ -116,19 +117,24 @@ def check_names(config: Config) -> None:
     """Checks every name in the config, and names that contradict each other, without importing torch.
 
     Raises:
-        UsageError: an unknown name, or one that does not go with another.
+        UsageError: a name is unknown, or does not go with another.
     """
     for field in fields(config):
         if table := field.metadata["table"]:
             check_name(table, getattr(config, field.name))
     if config.prior == "conditional" and not config.conditional:
-        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: add `conditional=True`")
+        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: train with `conditional=True`")
     if config.layers == 2 and config.posterior == "delta":
         raise UsageError("`posterior='delta'` is the plain autoencoder, which has one layer: leave `layers=2` out")
 
 
 def data(config: Config) -> Splits:
-    """The three splits, binarised, dequantised or left as levels, as the config and its likelihood say."""
+    """Loads the three splits: binarised, dequantised or left as levels, as the config and its likelihood say.
+
+    Raises:
+        DataError: the data are not there, damaged, or do not go with the settings.
+        UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
+    """
     from pyro.distributions import constraints
 
     from pyro_vae.data import load
@@ -159,26 +165,32 @@ def vae(
     num_classes: int = 0,
     **members: Any,
 ) -> Autoencoder:
-    """The program that the config names, with parameters drawn from the stream (seed, "init").
+    """Builds the program that the config names, with parameters drawn from the stream (seed, "init").
 
     Args:
-        config: names and sizes.
+        config: the names and sizes.
         x_shape, num_levels, num_classes: what must be known of the data, see `pyro_vae.data.Form`.
         members: `prior`, `posterior` or `likelihood` to use instead of the ones that the config names; of two layers
             `prior`, `middle`, `likelihood`, `posterior1` or `posterior2`.
 
+    Returns:
+        A `VAE`, or a `HierarchicalVAE` of two layers, on the device of the config.
+
     Raises:
-        UsageError: members that can not be built, or make no sense together.
+        UsageError: a member cannot be built, or members make no sense together.
+
+    Example:
+        >>> type(vae(Config(latent_dim=2), (1, 8, 8)).posterior).__name__
+        'DiagonalNormal'
     """
     from pyro_vae.model.hierarchical import HierarchicalVAE
     from pyro_vae.model.vae import VAE
     from pyro_vae.randomness import stream
 
     names = members_of(config)
-    if unknown := sorted(set(members) - set(names)):
-        raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {unknown}")
-    facts: dict[str, Any] = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0}
-    facts["input_scale"] = 1.0
+    if others := sorted(set(members) - set(names)):
+        raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
+    facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
     if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
         facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
@@ -193,22 +205,26 @@ def vae(
 
 
 def members_of(config: Config) -> tuple[str, ...]:
-    """The names of a program's members.
+    """Lists the names of a program's members.
 
-    >>> members_of(Config()), members_of(Config(layers=2))[:2]
-    (('prior', 'posterior', 'likelihood'), ('prior', 'middle'))
+    Example:
+        >>> members_of(Config()), members_of(Config(layers=2))[:2]
+        (('prior', 'posterior', 'likelihood'), ('prior', 'middle'))
     """
     two = ("prior", "middle", "likelihood", "posterior1", "posterior2")
     return two if config.layers == 2 else ("prior", "posterior", "likelihood")
 
 
 def num_described(config: Config, *form: Any, **members: Any) -> int:
-    """About how many numbers the program of a config has, found without taking memory for them.
+    """Counts about how many numbers the program of a config has, without taking memory for them.
 
     Args:
         config: as for `vae`.
         form: x_shape, num_levels and num_classes, as for `vae`.
         members: as for `vae`; they are moved away from their device.
+
+    Raises:
+        UsageError: as for `vae`.
 
     Example:
         >>> num_described(Config(latent_dim=10**6, hidden=(10**6,)), (784,))
@@ -216,7 +232,7 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
     """
     import torch
 
-    # A flow can not be laid out without its numbers: its layers are counted by hand, and the rest stands in for it.
+    # A flow cannot be laid out without its numbers: its layers are counted by hand, and a plain member stands in.
     plain = replace(
         config,
         device="meta",
@@ -231,7 +247,7 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
 
 
 def unused(config: Config) -> list[str]:
-    """Names of the settings that were changed and reach none of the three members, since others take them.
+    """Lists the settings that were changed and reach none of the three members, since only other members take them.
 
     Example:
         >>> unused(Config(prior="vamp", num_components=50)), unused(Config(prior="standard", num_components=50))
@@ -240,25 +256,30 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior"}  # that of the program, which a VampPrior takes: here the name of a member
+    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
 
 
 def start(config: Config, program: Autoencoder, data: Splits) -> None:
-    """Before training: the decoder at the mean of the training data, the prior where it wants to be among them.
+    """Prepares training: the decoder starts at the mean of the training data, and a prior may start among their codes.
 
     Data in a mapped file are checked block by block, and mean and prior are those of a sample, see `Split.in_memory`.
 
+    Args:
+        config: the settings of the program.
+        program: it is changed in place.
+        data: all three splits are checked.
+
     Raises:
-        DataError: data outside the support of the likelihood.
+        DataError: a datum lies outside the support of the likelihood.
     """
     from pyro_vae.randomness import stream
 
-    for part in (data.valid, data.test, data.train):
-        with _named(f"{data.protocol['name']}, {part.name} data"):
-            for first, x in part.blocks():
+    for split in (data.valid, data.test, data.train):
+        with _named(f"{data.protocol['name']}, {split.name} data"):
+            for first, x in split.blocks():
                 program.likelihood.check(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
@@ -267,41 +288,50 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
 
 
 def is_discrete(config: Config) -> bool:
-    """Whether p(x|z) gives masses, not densities.
+    """Returns whether p(x|z) gives masses, not densities.
 
-    >>> is_discrete(Config(likelihood="bernoulli")), is_discrete(Config(likelihood="normal"))
-    (True, False)
+    Example:
+        >>> is_discrete(Config(likelihood="bernoulli")), is_discrete(Config(likelihood="normal"))
+        (True, False)
     """
     return _find("LIKELIHOODS", config.likelihood).support.is_discrete
 
 
 def white(config: Config, form: Form) -> float:
-    """The value of x that a picture shows white: the highest level, or 1."""
+    """Returns the value of x that a picture shows white: the highest level, or 1.
+
+    Args:
+        config: the settings of the program.
+        form: what must be known of the data.
+    """
     levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
     return float(levels - 1) if levels else 1.0
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
-    """One optimiser over all parameters."""
-    kind = _find("OPTIMIZERS", config.optimizer)
-    options = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
-    return kind(program.parameters(), **_options(kind, _values(config)), **options)
+    """Builds the optimiser that the config names, one over all parameters of the program."""
+    optimizer_class = _find("OPTIMIZERS", config.optimizer)
+    options = {**_options(optimizer_class, _values(config)), **_options(optimizer_class, {"fused": True})}
+    return optimizer_class(program.parameters(), **options)
 
 
 def svi(config: Config, program: Autoencoder) -> SVI:
-    """The step that the config names, over all parameters of the program.
+    """Builds the step that the config names, over all parameters of the program.
+
+    Args:
+        config: the objective and its weights, the optimiser, and whether steps are compiled.
+        program: it stays on its device.
 
     Raises:
-        UsageError: an objective that does not go with the weights, or with the order in which the guide samples.
+        UsageError: the objective does not go with the weights, or with the order in which the guide samples.
     """
     from pyro_vae.inference.objectives import check_order, check_weights, warm_up
     from pyro_vae.inference.svi import SVI
 
-    kind = _find("OBJECTIVES", config.objective)
+    objective = _find("OBJECTIVES", config.objective)
     # One plate, the data; told so, Pyro need not run the program once to find out.
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
-    extra = batched if "vectorize_particles" in inspect.signature(kind).parameters else {}
-    loss = kind(**_options(kind, _values(config)), **extra)
+    loss = objective(**_options(objective, {**_values(config), **batched}))
     warming = f" and `kl_warmup={config.kl_warmup}`" if config.kl_warmup else ""
     with _usage_errors(f"`objective={config.objective!r}`{warming}: "):
         first_weight = config.kl_weight * warm_up(0, config.kl_warmup)
@@ -318,12 +348,12 @@ def _compile(config: Config) -> Compile:
 
 @contextmanager
 def estimating(config: Config, num_draws: int) -> Iterator[None]:
-    """Inside, estimates run as compiled graphs where the config wants them; "auto" from some millions of draws on.
+    """Runs the estimates inside as compiled graphs where the config wants them; "auto" from some millions of draws on.
 
     Args:
-        config: of the run.
-        num_draws: of latents in all, data times draws for each. Whoever splits an estimate over processes passes the
-            whole, so that all round alike.
+        config: the settings of the run.
+        num_draws: how many draws of latents there are in all, data times draws for each. Anyone who splits an estimate
+            over processes passes the whole, so that all round alike.
     """
     from pyro_vae.evaluation.block_graphs import MANY_DRAWS, compiled
 
@@ -336,7 +366,7 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
 
 
 def schedule(config: Config) -> Schedule:
-    """Epochs, batches, weights."""
+    """Returns what `fit` needs to know of the config: epochs, batches, weights, ..."""
     from pyro_vae.inference.fitting import Schedule
 
     return Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)})
@@ -352,7 +382,7 @@ def _named(what: str) -> Iterator[None]:
 
 @contextmanager
 def _usage_errors(prefix: str = "") -> Iterator[None]:
-    # A network or member that can not be built from what the flags say, e.g. a convolution on vectors.
+    # A network or member that cannot be built from the settings, e.g. a convolution on vectors.
     try:
         yield
     except PyroVAEError:
@@ -374,7 +404,7 @@ def _members(values: Values, given: Values) -> Values:
 
 
 def _two_layers(values: Values, given: Values) -> Values:
-    """z1 has `latent_dim` dimensions, z2 `latent_dim2`; what lies between the two are perceptrons of `hidden2`."""
+    """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
     between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0}
@@ -397,15 +427,15 @@ def _two_layers(values: Values, given: Values) -> Values:
 
 
 def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
-    kind = _find("POSTERIORS", values["posterior"])
-    shape = kind.encoder_shape(**_options(kind.encoder_shape, values))
-    return kind(_network("NETWORKS", encoded, shape, values), **_options(kind, values))
+    member = _find("POSTERIORS", values["posterior"])
+    shape = member.encoder_shape(**_options(member.encoder_shape, values))
+    return member(_network("NETWORKS", encoded, shape, values), **_options(member, values))
 
 
 def _likelihood(values: Values) -> Likelihood:
-    kind = _find("LIKELIHOODS", values["likelihood"])
-    shape = kind.decoder_shape(**_options(kind.decoder_shape, values))
-    return kind(_network("DECODERS", (values["latent_dim"],), shape, values), **_options(kind, values))
+    member = _find("LIKELIHOODS", values["likelihood"])
+    shape = member.decoder_shape(**_options(member.decoder_shape, values))
+    return member(_network("DECODERS", (values["latent_dim"],), shape, values), **_options(member, values))
 
 
 def _middle(values: Values, latent_dim: int) -> Likelihood:
@@ -417,11 +447,11 @@ def _middle(values: Values, latent_dim: int) -> Likelihood:
 
 
 def _prior(values: Values) -> Prior:
-    kind = _find("PRIORS", values["prior"])
-    return kind(**_options(kind, values))
+    member = _find("PRIORS", values["prior"])
+    return member(**_options(member, values))
 
 
-def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: dict[str, Any]) -> Any:
+def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: Values) -> Any:
     scale = {"input_scale": values["input_scale"]} if table == "NETWORKS" else {}
     return _find(table, values["network"])(
         in_shape,
@@ -435,7 +465,7 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
 
 
 def _takes_levels(likelihood: Any) -> bool:
-    """Whether x is whole numbers 0, 1, 2, ... under this likelihood."""
+    """Returns whether x is whole numbers 0, 1, 2, ... under this likelihood."""
     from pyro.distributions import constraints
 
     return likelihood.support.is_discrete and likelihood.support is not constraints.boolean
@@ -464,16 +494,16 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:100]
-        raise UsageError(f"device {name!r} can not be used here ({reason}): try `device='cpu'`") from error
+        raise UsageError(f"device {name!r} cannot be used here ({reason}): try `device='cpu'`") from error
     return device
 
 
-def _values(config: Config) -> dict[str, Any]:
+def _values(config: Config) -> Values:
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def _options(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in inspect.signature(kind).parameters if name in values}
+def _options(function: Any, values: Values) -> Values:
+    return {name: values[name] for name in inspect.signature(function).parameters if name in values}
 
 
 def _takes(table: str, name: str) -> set[str]:

@@ -1,7 +1,7 @@
 """Fields of dataclasses that are settings: the default with its reason, the values that make sense, and their check.
 
-What a field says is read by `check`, by the command line, which makes a flag of it, and by whoever reads the code. A
-reason names other settings in backticks, as messages do, see `pyro_vae.errors`.
+`check` reads what a field says, and so does the command line, which makes a flag of it. A reason names other settings
+in backticks, as messages do, see `pyro_vae.errors`.
 """
 
 import math
@@ -16,12 +16,12 @@ MOST_LAYERS = 100
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number may be.
+    """The limits of a number.
 
     Attributes:
         above: what it must be above.
         least, most: the least and the most that it may be.
-        finite: whether infinity is refused.
+        finite: True where infinity is refused.
 
     Example:
         >>> Limits(above=0).complaint(0), str(Limits(least=1, most=9))
@@ -34,7 +34,7 @@ class Limits:
     finite: bool = True
 
     def complaint(self, number: float) -> str:
-        """What the number must be and is not; empty where it is all that it must be, which not-a-number never is."""
+        """Says what the number must be and is not. It is empty where nothing is wrong; NaN is always wrong."""
         if self.above is not None and not number > self.above:
             return f"above {self.above}"
         if self.least is not None and not number >= self.least:
@@ -49,35 +49,41 @@ class Limits:
 
 
 def flag(default: Any, reason: str, *, table: str = "", scope: str = "", **limits: Any) -> Any:
-    """A dataclass field that is a flag. One of a `Literal` type takes the words of that type.
+    """Makes a dataclass field that is a flag. One of a `Literal` type takes the words of that type.
 
     Args:
-        default: its value.
-        reason: of the default, and what the flag does.
-        table: of `build`, that has its names.
-        scope: of a field of `Config`: "place" where it says where to compute, and not what; "report" where it changes
+        default: the value of the field where none is given.
+        reason: what the flag does, and why its default is what it is.
+        table: the table of `build` that has its names.
+        scope: "place" for a field of `Config` that says where to compute, and not what; "report" for one that changes
             the report on test data, and no training.
-        limits: of a number, or of each of several: `above`, `least`, `most`, `finite`, see `Limits`.
+        limits: `above`, `least`, `most`, `finite` of a number, or of each of several, see `Limits`.
+
+    Returns:
+        What stands behind `name: type =` in the dataclass.
     """
     return field(default=default, metadata={"help": reason, "table": table, "scope": scope, "limits": Limits(**limits)})
 
 
 def words_of(setting: Field[Any]) -> tuple[str, ...]:
-    """The words that a field of a `Literal` type takes; none for any other."""
+    """Returns the words that a field of a `Literal` type takes; none for any other."""
     return get_args(setting.type) if get_origin(setting.type) is Literal else ()
 
 
 def kind_of(setting: Field[Any]) -> type:
-    """The type of the value of a field, or of each of several: str for words, int for `int | None`."""
+    """Returns the type of the value of a field, or of each of several: str for words, int for `int | None`."""
     inner = get_args(setting.type)
     return setting.type if not inner else str if words_of(setting) else inner[0]  # type: ignore[return-value]
 
 
 def check(settings: Any) -> None:
-    """Holds every field of a dataclass made of `flag` to its type, its words and its limits; names are for `build`.
+    """Checks every field of a dataclass made of `flag`: its type, its words and its limits. Names are for `build`.
+
+    Args:
+        settings: an instance of the dataclass.
 
     Raises:
-        UsageError: with the name of the field, its value, and what it must be.
+        UsageError: a value is none that the field takes; the error says its name, its value, and what it must be.
     """
     for setting in fields(settings):
         value = getattr(settings, setting.name)

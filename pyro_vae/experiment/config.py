@@ -23,13 +23,13 @@ from pyro_vae.randomness import MOST_SAMPLES
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment. `metadata["help"]` of a field says what it does and why its default is what it is.
+    """The settings of one experiment. `metadata["help"]` of a field says what it does, and the reason of its default.
 
     Fields whose names are also constructor arguments of a member (`latent_dim`, `scale`, `num_particles`, ...) reach
     that member; see `pyro_vae.experiment.build`.
 
     Raises:
-        UsageError: a value out of range; names of a table are checked where they are resolved, in `build`.
+        UsageError: a value is out of range. Names of a table are checked where they are resolved, in `build`.
 
     Example:
         >>> Config(latent_dim=2).likelihood
@@ -211,28 +211,29 @@ class Config:
             raise UsageError("`kl_weight` and `reconstruction_weight` are both 0: there is nothing to train")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite bound becomes the string "inf"."""
+        """Converts to plain values for JSON; an infinite bound becomes the string "inf"."""
         return {k: "inf" if v == math.inf else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def scientific(self) -> dict[str, Any]:
-        """`to_dict` without what says where to compute."""
+        """Converts to plain values like `to_dict`, without those that say where to compute."""
         return {k: v for k, v in self.to_dict().items() if k not in self.within("place")}
 
     @classmethod
     def within(cls, scope: str) -> tuple[str, ...]:
-        """The names of the fields of this scope, see `flag`.
+        """Lists the names of the fields of this scope, see `flag`.
 
-        >>> Config.within("place")
-        ('data_dir', 'download', 'device')
+        Example:
+            >>> Config.within("place")
+            ('data_dir', 'download', 'device')
         """
         return tuple(f.name for f in fields(cls) if f.metadata["scope"] == scope)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """The inverse of `to_dict`, for what stands in a file.
+        """Makes the config of the values in a file, as `to_dict` wrote them.
 
         Raises:
-            UsageError: an unknown setting, or a value out of range.
+            UsageError: a setting is unknown, or a value out of range.
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):

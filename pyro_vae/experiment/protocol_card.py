@@ -10,18 +10,21 @@ from pyro_vae.experiment.config import Config
 
 
 def tested(config: Config, protocol: dict[str, Any], num_data: int) -> dict[str, str]:
-    """On what a run was tested and what its numbers are, label -> text: equal texts are comparable numbers.
+    """Makes the protocol card of a run: what it was tested on, and what its numbers are.
 
     Args:
-        config: of the run.
+        config: the settings of the run.
         protocol: the data's own card, as in run.json.
-        num_data: of the test data that are used; 0, or as many as there are, is all of them.
+        num_data: how many test data are used; 0, or as many as there are, is all of them.
+
+    Returns:
+        Label -> text. Numbers are comparable where all texts are equal.
     """
     split, drawn, noise = protocol["split"], protocol["binarization"], protocol["dequantized"]
     size = split["sizes"]["test"]
     is_subset = 0 < num_data < size
-    is_seeded = is_subset or any(part is not None and part["seed"] is not None for part in (split, drawn, noise))
-    sizes = " / ".join(str(split["sizes"][part]) for part in ("train", "valid", "test"))
+    is_seeded = is_subset or any(choice is not None and choice["seed"] is not None for choice in (split, drawn, noise))
+    sizes = " / ".join(str(split["sizes"][name]) for name in ("train", "valid", "test"))
     return {
         "data set": protocol["name"],
         "files": ", ".join(f"{name} {digest}" for name, digest in sorted(protocol["files"].items())),

@@ -1,7 +1,7 @@
 """The pictures of a trained run, in one table: what each is called, where it stands on a page, and how it is drawn.
 
-The report of a training keeps some of them as files, which a shared model takes along; an evaluation sets all on its
-page, with those of its numbers; `sample` draws some of other data and seeds, with the arrays behind them.
+The report of a training keeps some of them as files, which a shared model takes along. An evaluation sets all on its
+page, with those of its numbers. `sample` draws some of them, of other data and seeds, with the arrays behind them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,24 +21,24 @@ from pyro_vae.report.draw import image_views, images, latent_figures, latent_pic
 from pyro_vae.report.draw.report_figures import of_report
 
 SHOWN = 12  # data that are reconstructed
-SIDE = 8  # of the panels of samples
-PAIRS = 3  # of data to go between
+SIDE = 8  # rows and columns of a panel of samples
+PAIRS = 3  # pairs of data to go between
 CLOUD = 2000  # codes in the cloud
-KEPT = ("training", "reconstructions", "samples")  # as files in the folder of a run
+KEPT = ("training", "reconstructions", "samples")  # files in the folder of a run
 
 
 @dataclass(eq=False)
 class Source:
-    """Of which data and draws pictures are made. These are of a report's: always the same ones of a run.
+    """The data and draws that pictures are made of. These are a report's, always the same ones for a run.
 
     Attributes:
         trained: the run.
         test: its test data.
         report: what was measured, as report.json has it.
         posterior: the true posterior of one datum.
-        label: the one class to sample, of a conditional run; None for all.
-        paths: kinds of paths between data.
-        num_draws: of z, from which the spread of log p(x|z) is taken; 0 where it is not shown.
+        label: the one class that a conditional run samples; None for all.
+        paths: the kinds of paths between data.
+        num_draws: how many draws of z give the spread of log p(x|z); 0 where it is not shown.
     """
 
     trained: TrainedRun
@@ -51,12 +51,12 @@ class Source:
 
     @property
     def seed(self) -> int:
-        """Of all draws."""
+        """The seed of all draws."""
         return self.trained.config.seed
 
     @cached_property
     def shows(self) -> bool:
-        """Whether data are images."""
+        """True where the data are images."""
         return images.can_show(self.trained.data.x_shape)
 
     @cached_property
@@ -66,46 +66,61 @@ class Source:
 
     @cached_property
     def y(self) -> Tensor | None:
-        """One-hot labels of what is sampled, of a conditional run."""
+        """One-hot labels of what a conditional run samples, (N, C)."""
         config, data = self.trained.config, self.trained.data
         num_classes = data.num_classes if config.conditional else 0
         return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(config.device))
 
     @cached_property
     def shown(self) -> Tensor:
-        """Positions of the test data that are reconstructed."""
+        """Positions of the test data that are reconstructed, (N,)."""
         return subset(len(self.test), SHOWN, self.trained.config.data_seed)
 
     @cached_property
     def ends(self) -> Tensor:
-        """Of the first and the last datum of each path, (2, N): of different labels where there are any."""
+        """Positions of the first and the last datum of each path, (2, N), with different labels if there are any."""
         size, labels = len(self.test), self.test.labels
         order = subset(size, size, 0) if labels is None else labels.argsort()
         places = torch.linspace(0, size - 1, 2 * PAIRS + 1).long()
         return torch.stack([order[places[:PAIRS]], order[places[PAIRS + 1 :]]])
 
     def cloud(self) -> DataInMemory:
-        """Data whose codes are shown."""
+        """Returns the data whose codes are shown."""
         return self.trained.training(CLOUD)
 
     def moved(self) -> DataInMemory:
-        """The datum whose code is moved, and all others: of a mapped file, as many as have room in memory."""
+        """Returns the datum whose code is moved, and all others: of a mapped file, as many as have room in memory."""
         split = self.trained.data.test
         return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
 
     def at(self, positions: Tensor) -> DataInMemory:
-        """Test data."""
+        """Returns the test data at these positions, with their labels."""
         labels = self.test.labels
         return DataInMemory(*self.test.at(positions), None if labels is None else labels[positions])
 
     def draw(self, name: str, view: Any = None) -> bytes:
-        """A picture of the table; of its view, where that was made before."""
+        """Draws a picture of the table.
+
+        Args:
+            name: its name there.
+            view: what it shows; None makes it.
+
+        Returns:
+            The bytes of a PNG file.
+        """
         row = PICTURES[name]
         return row.draw(row.view(self) if view is None else view, self.white)
 
 
 class RunPicture(NamedTuple):
-    """A row of the table: what it is called, where on the page it is, what it shows, and its picture."""
+    """A row of the table.
+
+    Attributes:
+        title: what the picture is called.
+        group: where on the page it stands.
+        view: makes what it shows, of a `Source`.
+        draw: draws that, with the value that is shown white.
+    """
 
     title: str
     group: str
@@ -139,7 +154,7 @@ def _traversal(source: Source) -> latent_views.Traversal:
 
 
 def _latent_grid(source: Source) -> latent_views.Grid:
-    """A plane; of a conditional run one of each class, smaller where there are several."""
+    """A plane of means; a conditional run has one for each class, smaller where there are several."""
     y = None if source.y is None else source.y.unique_consecutive(dim=0)
     side = 21 if y is None or len(y) == 1 else 7
     return latent_views.grid(source.trained.one_layer, source.seed, side=side, y=y)
@@ -178,12 +193,16 @@ PICTURES = {
 
 
 def kept(source: Source) -> Iterator[tuple[str, bytes]]:
-    """The files of pictures in a run's folder: their names and contents."""
+    """Draws the pictures that the folder of a run keeps. Yields the names and contents of their files."""
     return ((f"{name}.png", source.draw(name)) for name in KEPT if source.shows or name == "training")
 
 
 def of_page(source: Source) -> list[Picture]:
-    """Every picture that a run and its evaluation allow, in the order in which a reader meets them."""
+    """Draws every picture that a run and its evaluation allow.
+
+    Returns:
+        The pictures in the order in which a reader meets them, each with a title, a caption and its group.
+    """
     rows = [(PICTURES[name], name, caption) for name, caption in _captions(source)]
     own = [Picture(row.title, caption, source.draw(name), row.group) for row, name, caption in rows]
     last = [picture for picture in own if picture.group == "posterior"]
@@ -191,7 +210,7 @@ def of_page(source: Source) -> list[Picture]:
 
 
 def _captions(source: Source) -> Iterator[tuple[str, str]]:
-    """The names of these pictures, and what is seen on them."""
+    """Yields the names of these pictures, and what is seen on them."""
     config, has_density = source.trained.config, "curve" in source.report
     is_plain = source.shows and not config.conditional
     if source.shows:
@@ -200,7 +219,7 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
             "reconstructions",
             f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){guide}.",
         )
-        prior = "" if has_density else " The prior took no part in training: nothing was to make these look like data."
+        prior = "" if has_density else " The prior took no part in training: nothing made these look like data."
         yield (
             "samples",
             f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",
@@ -241,5 +260,5 @@ def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mappin
     if isinstance(posterior, PosteriorGrid):
         return "posterior_grid", f"{datum}. No draws are involved."
     chains = f"{posterior.num_chains} chains of {posterior.num_draws} draws, R-hat {posterior.rhat_max:.3f} at most"
-    verdict = "" if posterior.agree else ". They do NOT agree, and can not be taken for the posterior"
+    verdict = "" if posterior.agree else ". They do NOT agree, and cannot be taken for the posterior"
     return "posterior_draws", f"{datum}: {chains}{verdict}."

@@ -182,7 +182,7 @@ def test_the_device_is_where_the_parameters_are():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here cuda can be used")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(UsageError, match=r"device 'cuda' can not be used here .*: try `device='cpu'`"):
+    with pytest.raises(UsageError, match=r"device 'cuda' cannot be used here .*: try `device='cpu'`"):
         program(device="cuda")
 
 
@@ -261,7 +261,7 @@ def test_a_conditional_program_needs_data_with_labels(tmp_path):
 
 def test_a_prior_of_the_classes_needs_the_classes():
     with pytest.raises(
-        UsageError, match=r"`prior=\'conditional\'` is p\(z\|y\) and needs labels: add `conditional=True`"
+        UsageError, match=r"`prior=\'conditional\'` is p\(z\|y\) and needs labels: train with `conditional=True`"
     ):
         build.check_names(Config(prior="conditional"))
     build.check_names(Config(prior="conditional", conditional=True))

@@ -109,7 +109,7 @@ def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apar
     worth = {"mean": -20.5, "standard_error": 0.2, "monte_carlo_error": 0.01, "num_samples": 50, "num_data": 360}
     other = {**worth, "mean": -21.5}
     tests = [
-        ranking.tested(
+        ranking.reported(
             run("a", seed, 0), {"test": {"elbo": of, "log_likelihood": of}, "likelihood": {"sigma": 0.0456789}}
         )
         for seed, of in enumerate((worth, other))
@@ -134,7 +134,7 @@ def worth(mean, **more):
 def test_of_dequantised_data_the_number_under_log_p_of_the_level_is_that():
     """The density of the data on [0, 1] is larger by the Jacobian, and no probability of anything that was measured."""
     test = {"elbo": worth(690.0), "log_likelihood": worth(700.0), "log_likelihood_of_levels": worth(-2400.0)}
-    tests = [ranking.tested(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
+    tests = [ranking.reported(run("a", seed, 0), {"test": test}) for seed in (0, 1)]
     groups = ranking.ranked({"a": {}}, [run("a", 0, 650.0), run("a", 1, 660.0)])
     shown = ranking.content(groups, [], {"quantity": "log p(level)"}, chosen="a", test=tests)
     text = flat(to_text(shown))
@@ -144,14 +144,14 @@ def test_of_dequantised_data_the_number_under_log_p_of_the_level_is_that():
     assert "700" not in text
     assert "log p(level) has the Jacobian of the levels, which adds -3100.0 nats" in text
     test = {"test": {"elbo": test["elbo"], "log_likelihood": test["elbo"]}}
-    plain = ranking.content(groups, [], CARD, chosen="a", test=[ranking.tested(run("a", 0, 0), test)])
+    plain = ranking.content(groups, [], CARD, chosen="a", test=[ranking.reported(run("a", 0, 0), test)])
     assert "density" not in to_text(plain)
     assert "Jacobian" not in to_text(plain)
 
 
 def test_a_test_that_diverged_has_no_number_and_the_seeds_no_mean():
     test = {"elbo": worth(-21.0), "log_likelihood": worth(-20.0)}
-    tests = [ranking.tested(run("a", 0, 0), {"test": test}), ranking.tested(run("a", 1, 0), None)]
+    tests = [ranking.reported(run("a", 0, 0), {"test": test}), ranking.reported(run("a", 1, 0), None)]
     text = to_text(found({"a": {}}, [run("a", 0, -20.0), run("a", 1, -20.2, status="test diverged")], tests))
     assert "seed 0 -20.000" in flat(text)
     assert "seed 1 diverged" in flat(text)

@@ -126,4 +126,4 @@ def test_delta_asks_for_the_weight_that_it_needs(tmp_path, levels, capsys):
 def test_a_conditional_prior_asks_for_labels(tmp_path, levels, capsys):
     with pytest.raises(SystemExit, match="2"):
         MAIN(["--dataset", levels, "--out", str(tmp_path / "run"), *SMALL, "--prior", "conditional"])
-    assert "add --conditional" in capsys.readouterr().err
+    assert "train with --conditional" in capsys.readouterr().err

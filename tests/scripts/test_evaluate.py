@@ -78,7 +78,7 @@ def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
         (["nowhere"], 4, "error: nowhere holds no trained run: name the folder that train_svi.py wrote"),
         (["RUN", "--latent-samples", "1"], 2, "error: --latent-samples must be at least 2; got 1"),
         (["RUN", "--chains", "4"], 2, "error: unknown flag --chains; did you mean --num-chains?"),
-        (["RUN", "--device", "abacus"], 2, "error: device 'abacus' can not be used here"),
+        (["RUN", "--device", "abacus"], 2, "error: device 'abacus' cannot be used here"),
         ([], 2, "error: "),
     ],
 )

@@ -310,7 +310,7 @@ GREY = np.linspace(0, 1, 60 * 4, dtype=np.float32).reshape(60, 4)
         (["--posterior", "delta", "--kl-weight", "0.5"], 2, ["trains with --kl-weight 0, not 0.5"]),
         (["--posterior", "delta", "--kl-weight", "0", "--prior", "flow"], 2, ["--prior flow", "Use --prior standard"]),
         (["--posterior", "delta", "--kl-weight", "0", "--prior", "vamp"], 2, ["VampPrior", "Delta posterior has none"]),
-        (["--prior", "conditional"], 2, ["p(z|y)", "add --conditional"]),
+        (["--prior", "conditional"], 2, ["p(z|y)", "train with --conditional"]),
         (["--dataset", lambda: saved("flat.npy", GREY), "--conditional"], 2, ["flat.npy", "no labels", "leave it out"]),
         (["--likelihood", "categorical", "--dequantize"], 2, ["the levels as they are", "leave --binarize"]),
         (["--likelihood", "poisson", "--binarize", "static"], 2, ["the levels as they are", "leave --binarize"]),
@@ -339,7 +339,7 @@ def test_a_mistake_is_answered_by_one_sentence(tmp_path, capsys, flags, code, wo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here cuda can be used")
 def test_a_missing_accelerator_is_a_usage_error(capsys):
     assert run("--device", "cuda", "--out", "run") == 2
-    assert "device 'cuda' can not be used here" in capsys.readouterr().err
+    assert "device 'cuda' cannot be used here" in capsys.readouterr().err
 
 
 def test_a_process_with_bad_data_shows_no_traceback(tmp_path):

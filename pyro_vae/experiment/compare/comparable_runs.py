@@ -1,4 +1,4 @@
-"""Which runs are to be compared: were they tested alike, and which of them differ only in their seed?
+"""The runs of a comparison: were they tested alike, and which of them differ only in their seed?
 
 No data and no program are read here, so that runs which do not compare are refused at once.
 """
@@ -16,13 +16,20 @@ from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.report.cells import as_typed
 from pyro_vae.report.documents.comparison_document import against
 
-# A name, what runs are pooled over, and what is of a report: the evaluation is done anew.
+# The preset is a name, runs are pooled over seeds, and a comparison evaluates anew.
 _NO_SETTINGS = ("preset", "seed", *Config.within("report"))
 _LONGEST_LABEL = 34
 
 
 class Candidate(NamedTuple):
-    """A run before it is evaluated: its name in the report, its settings, and its protocol card, label -> text."""
+    """A run before it is evaluated.
+
+    Attributes:
+        name: its name in the report.
+        path: its folder.
+        config: its settings.
+        card: its protocol card, label -> text.
+    """
 
     name: str
     path: Path
@@ -31,7 +38,12 @@ class Candidate(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """A line of the protocol card on which runs differ: its text -> the names of the runs that have it."""
+    """A line of the protocol card on which runs differ.
+
+    Attributes:
+        what: the label of the line.
+        values: its text -> the names of the runs that have this text.
+    """
 
     what: str
     values: dict[str, list[str]]
@@ -41,7 +53,13 @@ class Disagreement(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Candidates that differ in nothing but their seed, and the settings in which they differ from other groups."""
+    """Candidates that differ in nothing except their seed.
+
+    Attributes:
+        label: the name of the group in the report.
+        settings: the settings in which it differs from other groups.
+        members: the places of its runs among the candidates.
+    """
 
     label: str
     settings: dict[str, Any]
@@ -49,15 +67,20 @@ class Group(NamedTuple):
 
 
 def candidates(paths: Sequence[str | Path], test_data: int | None = None) -> list[Candidate]:
-    """The runs in these folders.
+    """Reads the settings and protocol cards of the runs in these folders.
 
     Args:
-        paths: of two runs or more.
-        test_data: a random subset of so many test data, 0 for all of them, None for those of each run's own report.
+        paths: the folders of two runs or more.
+        test_data: the size of a random subset of the test data, 0 for all of them, None for those of each run's own
+            report.
+
+    Returns:
+        One candidate a folder, in the same order.
 
     Raises:
-        UsageError: fewer than two runs, a folder named twice, or a plain autoencoder, which has no log p(x).
-        CheckpointError: no run there, or one that has not been finished.
+        UsageError: there are fewer than two runs, a folder is named twice, or a run is a plain autoencoder, which has
+            no log p(x).
+        CheckpointError: a folder holds no run, or one that has not been finished.
     """
     folders = [Path(path) for path in paths]
     if len(folders) < 2:
@@ -72,48 +95,50 @@ def candidates(paths: Sequence[str | Path], test_data: int | None = None) -> lis
 
 
 def disagreements(runs: Iterable[Candidate]) -> list[Disagreement]:
-    """The lines of the protocol card on which the runs differ."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """Returns the lines of the protocol card on which the runs differ."""
+    names: dict[str, dict[str, list[str]]] = {}  # of the runs, by line and text
     for run in runs:
         for what, value in run.card.items():
-            found.setdefault(what, {}).setdefault(value, []).append(run.name)
-    return [Disagreement(what, values) for what, values in found.items() if len(values) > 1]
+            names.setdefault(what, {}).setdefault(value, []).append(run.name)
+    return [Disagreement(what, values) for what, values in names.items() if len(values) > 1]
 
 
-def refusal(found: Sequence[Disagreement]) -> UsageError:
+def refusal(differing: Sequence[Disagreement]) -> UsageError:
     """The error for runs that were not tested alike: every difference with all its values, and the cure."""
     cure = "`force=True` compares them all the same, and says so"
-    if [line.what for line in found] == ["test data"]:
+    if [line.what for line in differing] == ["test data"]:
         cure = "`test_data=N` takes the same subset for all of them; `test_data=0` takes all test data"
-    return UsageError("these runs were not tested alike:\n  " + ";\n  ".join(map(str, found)) + f".\n{cure}")
+    return UsageError("these runs were not tested alike:\n  " + ";\n  ".join(map(str, differing)) + f".\n{cure}")
 
 
 def groups(runs: Sequence[Candidate]) -> list[Group]:
-    """Runs that differ only in their seed, put together, and labelled by the settings in which the groups differ.
+    """Puts together runs that differ only in their seed, and labels them by the settings in which the groups differ.
 
     Two runs with all settings and the seed in common, as from two versions of the code, stay apart, and are labelled by
     their folders.
+
+    Returns:
+        The groups in the order of their first runs.
     """
-    found: dict[tuple[str, int], list[int]] = {}
+    places: dict[tuple[str, int], list[int]] = {}
     for i, run in enumerate(runs):
-        kind = repr((_settings(run.config), run.card))
-        copy = 0
-        while run.config.seed in [runs[j].config.seed for j in found.get((kind, copy), [])]:
+        alike, copy = repr((_settings(run.config), run.card)), 0
+        while run.config.seed in [runs[j].config.seed for j in places.get((alike, copy), [])]:
             copy += 1
-        found.setdefault((kind, copy), []).append(i)
-    members = list(found.values())
-    settings = [_settings(runs[of[0]].config) for of in members]
+        places.setdefault((alike, copy), []).append(i)
+    members = list(places.values())
+    settings = [_settings(runs[group[0]].config) for group in members]
     differing = [name for name in settings[0] if any(s[name] != settings[0][name] for s in settings)]
     own = [{name: s[name] for name in differing} for s in settings]
-    labels = _labels(own, [[runs[i] for i in of] for of in members])
+    labels = _labels(own, [[runs[i] for i in group] for group in members])
     return [Group(*row) for row in zip(labels, own, members, strict=True)]
 
 
 def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
-    found = newest_checkpoint(path)
-    run, config = Run(path, found.config), found.config
+    checkpoint = newest_checkpoint(path)
+    run, config = Run(path, checkpoint.config), checkpoint.config
     if run.status.now() not in ("trained", "finished"):
-        done = f"{run.status.now()}, {found.progress.epoch} of {config.epochs} epochs"
+        done = f"{run.status.now()}, {checkpoint.progress.epoch} of {config.epochs} epochs"
         raise CheckpointError(
             f"{path} is not finished ({done}): go on with {command_line('train', out=path, resume=True)}"
         )
@@ -124,19 +149,20 @@ def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What decides how the run was trained, but for the seed."""
-    found = {name: value for name, value in config.scientific().items() if name not in _NO_SETTINGS}
-    return {**found, "dataset": Path(config.dataset).name}
+    """What decides how the run was trained, except the seed."""
+    settings = {name: value for name, value in config.scientific().items() if name not in _NO_SETTINGS}
+    return {**settings, "dataset": Path(config.dataset).name}
 
 
 def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candidate]]) -> list[str]:
     if len(members) == 1:
         return ["seeds " + ", ".join(str(run.config.seed) for run in members[0])]
-    parts = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
-    fits = [i for i in range(2, len(parts[0]) + 1) if max(len(", ".join(p[:i])) for p in parts) <= _LONGEST_LABEL]
+    typed = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
+    num_differing = len(typed[0])
+    fits = [i for i in range(2, num_differing + 1) if max(len(", ".join(own[:i])) for own in typed) <= _LONGEST_LABEL]
     shown = max(fits, default=1)
-    more = f", +{len(parts[0]) - shown}" if len(parts[0]) > shown else ""
-    labels = [", ".join(p[:shown]) + more for p in parts]
+    more = f", +{num_differing - shown}" if num_differing > shown else ""
+    labels = [", ".join(own[:shown]) + more for own in typed]
     unique = [bool(label) and labels.count(label) == 1 for label in labels]
     named = zip(labels, unique, members, strict=True)
     return [label if is_unique else f"{runs[0].name} {label}".strip() for label, is_unique, runs in named]

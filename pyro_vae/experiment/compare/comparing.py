@@ -1,4 +1,4 @@
-"""Runs side by side: measure each, put together those that differ only in their seed, and see how far they are apart.
+"""Runs side by side: each is measured, those that differ only in their seed are pooled, and differences are estimated.
 
 All runs are evaluated with the same number of draws and the same seed, whatever their own reports were made with.
 """
@@ -29,7 +29,15 @@ from pyro_vae.report.render.plain_text import to_text
 
 
 class Measured(NamedTuple):
-    """What was found of one run: estimates and k-hat of the same test data, and which images these come from."""
+    """The numbers of one run, of the same test data as those of the others.
+
+    Attributes:
+        log_likelihood: the importance-weighted bound on log p(x).
+        elbo: the ELBO from the same draws.
+        khat: (N,), k-hat of each datum.
+        images: a hash of the test data before any draw, equal where the i-th datum is the same image.
+        best_epoch: the epoch that was kept.
+    """
 
     log_likelihood: Estimate
     elbo: Estimate
@@ -44,19 +52,34 @@ class Measured(NamedTuple):
 
 
 def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
-    """Raises UsageError where the reference is neither "best" nor "first" nor one of the runs."""
+    """Checks that the reference is "best", "first" or one of the runs.
+
+    Args:
+        reference: what `compare` is to be given.
+        runs: the candidates.
+
+    Raises:
+        UsageError: it is none of these.
+    """
     if reference not in ("best", "first") and not any(_is_named(run, reference) for run in runs):
         names = ", ".join(run.name for run in runs)
         raise UsageError(f"`reference` is best, first or one of the runs ({names}); got {reference!r}")
 
 
 def measure(run: Candidate, evaluation: Evaluation) -> Measured:
-    """Importance-weighted bound, ELBO and k-hat of each test datum, from the same draws.
+    """Estimates the importance-weighted bound, the ELBO and k-hat of each test datum, from the same draws.
 
     Dequantised data are put on the scale of their levels, by the log-Jacobian, as in the run's own report.
 
+    Args:
+        run: the candidate.
+        evaluation: the draws, test data and device.
+
+    Returns:
+        Its numbers in nats per datum.
+
     Raises:
-        CheckpointError: the run, or its data, are not what they were.
+        CheckpointError: the run or its data have changed.
         DataError: the data are not there.
         DivergenceError: an estimate is not finite.
     """
@@ -83,13 +106,19 @@ def compare(
     *,
     reference: str = "best",
 ) -> dict[str, Any]:
-    """The content of comparison.json: groups sorted by log p(x), their differences to the reference, and all runs.
+    """Makes the content of comparison.json: groups sorted by log p(x), their differences to the reference, all runs.
 
     Args:
-        runs: as `candidates` gave them.
-        measured: what `measure` gave for each.
-        evaluation: with which it was measured.
-        reference: "best", "first", or the folder or the name of a run, whose group it then is.
+        runs: what `candidates` returned.
+        measured: what `measure` returned for each.
+        evaluation: what they were measured with.
+        reference: "best", "first", or the folder or the name of a run, whose group is then the reference.
+
+    Returns:
+        Plain values for JSON.
+
+    Raises:
+        UsageError: the reference is none of these.
     """
     check_reference(reference, runs)
     pools = [_pool(group, runs, measured) for group in groups(runs)]
@@ -109,7 +138,18 @@ def compare(
 
 
 def write(folder: Path, comparison: dict[str, Any]) -> str:
-    """Writes comparison.json, .txt, .md, .csv and .png, and returns the text."""
+    """Writes comparison.json, .txt, .md, .csv and .png.
+
+    Args:
+        folder: where to; it is made if it is not there.
+        comparison: what `compare` returned.
+
+    Returns:
+        The text of the report.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
     document = comparison_document(comparison)
     text = to_text(document)
     files.make_folder(folder)
@@ -122,28 +162,28 @@ def write(folder: Path, comparison: dict[str, Any]) -> str:
 
 
 def _images(trained: TrainedRun, num_data: int | None) -> str:
-    """A hash of the test data before any draw: equal where the i-th datum is the same image, however binarised."""
+    """Hashes the test data before any draw: equal where the i-th datum is the same image, however binarised."""
     split = replace(trained.data.test, recipe="none", drawn=None)
     x = DataReader(replace(trained.config, device="cpu", conditional=False), split, 0, num_data).whole().x
     return files.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes())
 
 
 class _Pool(NamedTuple):
-    """A group and what was found of it."""
+    """A group, the numbers of its runs, and their log p(x) pooled."""
 
     group: Group
     runs: list[Candidate]
-    found: list[Measured]
+    measured: list[Measured]
     log_likelihood: Estimate
 
     @property
     def means(self) -> list[float]:
-        return [run.log_likelihood.mean for run in self.found]
+        return [run.log_likelihood.mean for run in self.measured]
 
 
 def _pool(group: Group, runs: Sequence[Candidate], measured: Sequence[Measured]) -> _Pool:
-    found = [measured[i] for i in group.members]
-    return _Pool(group, [runs[i] for i in group.members], found, pooled([run.log_likelihood for run in found]))
+    own = [measured[i] for i in group.members]
+    return _Pool(group, [runs[i] for i in group.members], own, pooled([run.log_likelihood for run in own]))
 
 
 def _place(reference: str, runs: Sequence[Candidate], pools: Sequence[_Pool]) -> int:
@@ -163,8 +203,8 @@ def _row(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
         "runs": [run.name for run in pool.runs],
         "seeds": [run.config.seed for run in pool.runs],
         "log_likelihood": pool.log_likelihood.to_dict(),
-        "elbo": pooled([run.elbo for run in pool.found]).to_dict(),
-        "khat_above": _mean([run.khat_above for run in pool.found]),
+        "elbo": pooled([run.elbo for run in pool.measured]).to_dict(),
+        "khat_above": _mean([run.khat_above for run in pool.measured]),
         "run_means": means,
         "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
         **_differences(pool, reference, seed),
@@ -174,22 +214,22 @@ def _row(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
 def _differences(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
     if pool is reference:
         return {"difference": None, "difference_over_seeds": None}
-    is_same = pool.found[0].images == reference.found[0].images
+    is_same = pool.measured[0].images == reference.measured[0].images
     over_data = (paired if is_same else unpaired)(pool.log_likelihood, reference.log_likelihood, seed=seed)
     has_seeds = min(len(pool.means), len(reference.means)) > 1
     over_seeds = between_seeds(pool.means, reference.means).to_dict() if has_seeds else None
     return {"difference": over_data.to_dict(), "difference_over_seeds": over_seeds}
 
 
-def _run_row(run: Candidate, found: Measured, label: str) -> dict[str, Any]:
+def _run_row(run: Candidate, measured: Measured, label: str) -> dict[str, Any]:
     return {
         "name": run.name,
         "group": label,
         "seed": run.config.seed,
-        "best_epoch": found.best_epoch,
-        "log_likelihood": found.log_likelihood.to_dict(),
-        "elbo": found.elbo.to_dict(),
-        "khat_above": found.khat_above,
+        "best_epoch": measured.best_epoch,
+        "log_likelihood": measured.log_likelihood.to_dict(),
+        "elbo": measured.elbo.to_dict(),
+        "khat_above": measured.khat_above,
     }
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: with how many draws, of which data and where all runs of a comparison are measured."""
+"""Evaluation: how many draws, which data and which device all runs of a comparison are measured with."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from pyro_vae.randomness import MOST_SAMPLES
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What all runs are evaluated with.
+    """The settings that all runs are evaluated with. `metadata["help"]` of a field says what it does.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number is out of range.
 
     Example:
         >>> Evaluation(num_samples=5000).test_data is None

@@ -6,8 +6,8 @@
     README.md           the model card: what was measured, on what, and what that does not say
     samples.png, reconstructions.png
 
-config.json is written first: where the rest is cut short its hashes refuse what is there, and the same command writes
-all of it anew. It is held to what a manifest of a checkpoint is held to: see `manifest`.
+config.json is written first. If the rest is cut short, its hashes refuse what is there, and the same command writes all
+of it anew. It is checked as the manifest of a checkpoint is, see `manifest`.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels",
 
 
 def load(source: str | Path, **overrides: Any) -> Autoencoder:
-    """A trained program: of a run folder (its best state), of one checkpoint, of a shared folder, or of the hub.
+    """Loads a trained program: of a run folder (its best state), of one checkpoint, of a shared folder, or of the hub.
 
     No code is read from files: what `build` can name is rebuilt from the config; a member of your own is passed in.
 
@@ -58,9 +58,12 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
             the one that the config names, already of the right sizes; its values come from the file. `device` to load
             onto, by default the CPU.
 
+    Returns:
+        The program, with the values of its best epoch, or of the checkpoint that was named.
+
     Raises:
-        CheckpointError: nothing there, or damaged, or its tensors do not fit the members.
-        UsageError: an override that there is not, or the hub's package is not installed.
+        CheckpointError: there is nothing, it is damaged, or its tensors do not fit the members.
+        UsageError: there is no override of that name, or the hub's package is not installed.
 
     Example:
         >>> load("no-such-run")
@@ -72,9 +75,9 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
     if not on_hub and not _is_shared(folder):
         return rebuilt_program.load(folder, **overrides)
-    found, members = _read(folder)
+    shared, members = _read(folder)
     try:
-        program = rebuilt_program.rebuilt(found, **overrides)
+        program = rebuilt_program.rebuilt(shared, **overrides)
     except (CheckpointError, UsageError) as error:
         if isinstance(error, UsageError) and overrides:
             raise
@@ -95,20 +98,20 @@ def share(
     Settings that say where something lies on this machine are left out, folders in command lines too.
 
     Args:
-        run: folder of a trained run.
+        run: the folder of a trained run.
         folder: where to; new, or one that was shared before, which is replaced.
-        name: of the model on its card; by default that of the run's folder.
-        license_id: of the weights, as the hub names it, e.g. "apache-2.0"; none is claimed by default.
-        pictures: whether to take along those of the run, of which the reconstructions show test data.
+        name: the name of the model on its card; by default that of the run's folder.
+        license_id: the licence of the weights, as the hub names it, e.g. "apache-2.0"; by default none is claimed.
+        pictures: whether to take along the pictures of the run; its reconstructions show test data.
         members: `prior`, `posterior` or `likelihood` of your own, as for `load`.
 
-    Raises:
-        CheckpointError: no trained run there, a damaged one, or a report of another epoch.
-        UsageError: the folder holds other files of these names.
-        StorageError: it can not be written.
-
     Returns:
-        the folder.
+        The folder.
+
+    Raises:
+        CheckpointError: there is no trained run, it is damaged, or its report is of another epoch.
+        UsageError: the folder holds other files of these names.
+        StorageError: the folder cannot be written to.
 
     Example:
         >>> share("no-such-run", "shared/digits")
@@ -117,17 +120,17 @@ def share(
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
     """
     run, folder = Path(run), Path(folder)
-    found = _trained(run)
-    program = rebuilt_program.rebuilt(found, **members)
+    trained = _trained(run)
+    program = rebuilt_program.rebuilt(trained, **members)
     _check_free(folder)
-    tensors = {key: tensor.contiguous() for key, tensor in found.tensors().items()}
+    tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
-    described = manifest_file.sealed(_body(found, program, content))
+    described = manifest_file.sealed(_body(trained, program, content))
     shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
     contents = {CONFIG: described, TENSORS: content, **shown}
     with _of_run(run):
         hashes = {file: files.sha256(whole) for file, whole in contents.items()}
-        card = _card(run, found, program, hashes, name, license_id)
+        card = _card(run, trained, program, hashes, name, license_id)
         text = model_card.front_matter(card) + to_markdown(model_card.card_document(card))
     files.make_folder(folder)
     files.sweep(folder)
@@ -151,24 +154,24 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
             raise ValueError(f"{sorted(body.keys() ^ _KEYS)[:9]} are too many, or missing")
         tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
         checkpoint.check_types(list(tensors.values()))
-        found = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
-        return found, {str(part): str(kind) for part, kind in body["members"].items()}
+        shared = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
+        return shared, {str(name): str(class_name) for name, class_name in body["members"].items()}
 
 
-def _body(found: Checkpoint, program: Program, content: bytes) -> dict[str, Any]:
+def _body(trained: Checkpoint, program: Program, content: bytes) -> dict[str, Any]:
     return {
         "schema": manifest_file.SCHEMA,
         "library_name": "pyro-vae",
         "tensors": {"file": TENSORS, "sha256": files.sha256(content), "bytes": len(content)},
-        "config": _portable(found.config).to_dict(),
-        **found.form._asdict(),
+        "config": _portable(trained.config).to_dict(),
+        **trained.form._asdict(),
         "members": _members(program),
         "versions": surroundings("cpu")["versions"],
     }
 
 
 def _portable(config: Config) -> Config:
-    """Without what is true on one machine alone."""
+    """The settings without those that hold on one machine alone."""
     return replace(
         config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
     )
@@ -179,19 +182,19 @@ def _members(program: Program) -> dict[str, str]:
 
 
 def _listed(members: dict[str, str]) -> str:
-    return ", ".join(f"{part} {kind}" for part, kind in members.items())[:200]
+    return ", ".join(f"{name} {class_name}" for name, class_name in members.items())[:200]
 
 
 def _trained(run: Path) -> Checkpoint:
     """The newest checkpoint; a damaged one is not passed over here."""
     if not (run / "run.json").exists():
         raise CheckpointError(f"{run} holds no trained run: name the folder that {script('train')} wrote")
-    found, complaints = checkpoint.newest(run / "checkpoints")
+    newest, complaints = checkpoint.newest(run / "checkpoints")
     if complaints:
         raise CheckpointError(f"{complaints[0]} Mend the run first: {command_line('train', out=run, resume=True)}")
-    if found is None or not found.progress.best_epoch:
+    if newest is None or not newest.progress.best_epoch:
         raise CheckpointError(f"{run} has no whole epoch yet: go on with {command_line('train', out=run, resume=True)}")
-    return found
+    return newest
 
 
 def _check_free(folder: Path) -> None:
@@ -219,9 +222,10 @@ def _picture(path: Path) -> bytes:
 
 
 def _card(
-    run: Path, found: Checkpoint, program: Program, files: dict[str, str], name: str, license_id: str
+    run: Path, trained: Checkpoint, program: Program, hashes: dict[str, str], name: str, license_id: str
 ) -> model_card.Card:
-    config, about, report = found.config, Run(run, found.config).status.read(), _report(run, found.progress.best_epoch)
+    config, report = trained.config, _report(run, trained.progress.best_epoch)
+    about = Run(run, config).status.read()
     protocol = about["protocol"]
     recipe = protocol["dequantized"] or protocol["binarization"]
     rows = tested(config, protocol, num_test(report) or config.test_data)
@@ -231,8 +235,8 @@ def _card(
         license=license_id,
         members=_members(program),
         own=[part for part, member in program.named_children() if not type(member).__module__.startswith("pyro_vae.")],
-        shapes=_shapes(program, found),
-        facts=_facts(found, program, about),
+        shapes=_shapes(program, trained),
+        facts=_facts(trained, program, about),
         report=report,
         protocol=protocol,
         protocol_card={**rows, "source": protocol["source"], "x": recipe["sentence"]},
@@ -240,12 +244,12 @@ def _card(
         remembers=config.prior == "vamp" and config.pseudo_inputs == "data",
         commands=[_without_folders(command) for command in (about["command"], evaluated) if command],
         versions=about["versions"],
-        files=files,
+        files=hashes,
     )
 
 
-def _facts(found: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
-    config, progress = found.config, found.progress
+def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
+    config, progress = trained.config, trained.progress
     more = {}
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
@@ -262,8 +266,8 @@ def _facts(found: Checkpoint, program: Program, about: dict[str, Any]) -> dict[s
     }
 
 
-def _shapes(program: Program, found: Checkpoint) -> str:
-    y = torch.eye(1, found.form.num_classes) if found.config.conditional else None
+def _shapes(program: Program, trained: Checkpoint) -> str:
+    y = torch.eye(1, trained.form.num_classes) if trained.config.conditional else None
     with contextlib.redirect_stdout(io.StringIO()):
         return program.describe(y=None if y is None else y.to(next(program.parameters()).dtype))
 
@@ -294,7 +298,7 @@ def _of_run(run: Path) -> Iterator[None]:
 
 
 def _without_folders(command: str) -> str:
-    """A command line in which paths are names only: who reads it need not know this machine."""
+    """A command line in which paths are names only: its reader need not know this machine."""
     return shlex.join(map(_without_folder, shlex.split(command)))
 
 

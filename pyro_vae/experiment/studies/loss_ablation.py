@@ -1,8 +1,10 @@
-"""Only reconstruction, only KL, both: three runs that differ in the weights of the loss and in nothing else.
+r"""Only reconstruction, only KL, both: three runs that differ in the weights of the loss and in nothing else.
 
-    loss = -reconstruction_weight * E_q[log p(x|z)] + kl_weight * KL(q(z|x) || p(z))
+With alpha the `reconstruction_weight` and beta the `kl_weight`, the loss of a datum in nats is
 
-Whatever the loss was, the numbers are those of the program itself: its ELBO, its log p(x), its q(z).
+.. math:: -\alpha \, E_q[\log p(x|z)] + \beta \, \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+The numbers are those of the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
 """
 
 from collections.abc import Mapping
@@ -37,13 +39,13 @@ from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
 
 WEIGHTS = {"only reconstruction": (1.0, 0.0), "only KL": (0.0, 1.0), "both": (1.0, 1.0)}
-_CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn; with an ellipse round their q(z|x)
+_CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn, and how many of them have an ellipse round their q(z|x)
 _SIDE, _SHOWN, _DRAWN = 8, 8, 3  # rows of samples; data that are reconstructed, and how often
 
 
 @dataclass(frozen=True)
 class Ablated:
-    """The numbers of one run.
+    """The numbers of one run, in nats per datum.
 
     Attributes:
         bounds: "test" or "train" -> "elbo", "reconstruction", "kl", "log_likelihood" -> its estimate.
@@ -51,10 +53,10 @@ class Ablated:
             where these are too few to tell.
         aggregate: "marginal_kl" and "mutual_information" -> its estimate, on training data of all labels together;
             None for the first where p(z|y) differs between labels.
-        active_units: of latent_dim, on training data.
+        active_units: how many of the latent dimensions are used, on training data.
         latent_dim: D.
-        best_epoch: the epoch that was kept, of `epochs`.
-        epochs: how many were trained.
+        best_epoch: the epoch that was kept.
+        epochs: how many epochs were trained.
     """
 
     bounds: Mapping[str, Mapping[str, Estimate]]
@@ -66,7 +68,7 @@ class Ablated:
     epochs: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Converts to plain values for JSON."""
         return {
             **{held: {name: e.to_dict() for name, e in bounds.items()} for held, bounds in self.bounds.items()},
             "khat_above_0.7": dict(self.khat),
@@ -78,26 +80,30 @@ class Ablated:
         }
 
     def gaps(self) -> dict[str, tuple[float, float]]:
-        """Mean on training data minus mean on test data, and its standard error over the data."""
-        names = ("elbo", "reconstruction")
-        gaps = {
-            name: evaluation.train_test_gap(*(self.bounds[held][name] for held in ("train", "test"))) for name in names
-        }
+        """Computes how much better the run is on training data than on test data.
+
+        Returns:
+            "elbo" and "reconstruction" -> mean on training data minus mean on test data, and its standard error over
+            the data.
+        """
+        train, test, names = self.bounds["train"], self.bounds["test"], ("elbo", "reconstruction")
+        gaps = {name: evaluation.train_test_gap(train[name], test[name]) for name in names}
         return {name: (gap.mean, gap.standard_error) for name, gap in gaps.items()}
 
 
 def train(folder: Path, config: Config, given: set[str], *, resume: bool = False, display: Display = nothing) -> None:
-    """Trains the three runs below a folder, each in one of its own; what is finished is left as it is.
+    """Trains the three runs below a folder, each in one of its own. A finished run is left as it is.
 
     Args:
         folder: it holds one folder for each key of `WEIGHTS`.
-        config: of all three, but for the weights.
-        given: names of the settings that were given explicitly, which must agree with runs that are there already.
-        resume: whether there may be any.
+        config: the settings of all three, except the weights.
+        given: the names of the settings that were given explicitly, which must agree with runs that are there already.
+        resume: whether there may be such runs.
         display: how epochs are shown.
 
     Raises:
-        UsageError: there are, and may not; or settings that contradict them, or a weight.
+        UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
+            has not one KL of one layer.
     """
     if weights := sorted(given & {"kl_weight", "reconstruction_weight"}):
         raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
@@ -123,21 +129,34 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
 
 
 def place(folder: Path, name: str) -> Path:
-    """The folder of one of the three runs.
+    """Returns the folder of one of the three runs.
 
-    >>> place(Path("out"), "only KL")
-    PosixPath('out/only-kl')
+    Args:
+        folder: the folder of all three.
+        name: a key of `WEIGHTS`.
+
+    Example:
+        >>> place(Path("out"), "only KL")
+        PosixPath('out/only-kl')
     """
     return folder / name.lower().replace(" ", "-")
 
 
 def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
-    """Measures the three runs and writes ablation.txt, .json, .csv and .png into the folder. Returns the text.
+    """Measures the three runs and writes ablation.txt, .json, .csv and .png into the folder.
 
     Args:
-        folder: as `train` left it.
+        folder: what `train` was given.
         plan: how many draws, and of how many data.
-        data_dir: where the data are, if not where training found them.
+        data_dir: where the data are, if not where they were in training.
+
+    Returns:
+        The text of the report.
+
+    Raises:
+        CheckpointError: a run is not there, or is damaged.
+        DataError: the data are not there.
+        StorageError: the folder cannot be written to.
     """
     runs = {name: open_run(place(folder, name), data_dir=data_dir) for name in WEIGHTS}
     measured = {name: measure(trained, plan) for name, trained in runs.items()}
@@ -154,7 +173,12 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
 
 
 def measure(trained: TrainedRun, plan: Plan) -> Ablated:
-    """The numbers of one run, on test and on training data, each with its errors."""
+    """Estimates the numbers of one run, on test and on training data, each with its errors.
+
+    Args:
+        trained: the run.
+        plan: how many draws, and of how many data.
+    """
     data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
     measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
@@ -172,7 +196,12 @@ def measure(trained: TrainedRun, plan: Plan) -> Ablated:
 
 @torch.no_grad()
 def view(trained: TrainedRun, seed: int) -> AblationView:
-    """What is drawn of one run: draws of q(z|x) and p(z), samples, reconstructions of test data."""
+    """Makes what is drawn of one run: draws of q(z|x) and p(z), samples, reconstructions of test data.
+
+    Args:
+        trained: the run.
+        seed: the seed of all draws.
+    """
     vae, (x, y, labels) = trained.one_layer, trained.test(_CLOUD)
     with stream(seed, "ablation cloud", device=x.device), undisturbed(vae):
         q, p = vae.posterior(x, y), vae.prior(y)
@@ -186,7 +215,7 @@ def view(trained: TrainedRun, seed: int) -> AblationView:
 
 
 def _bounds(vae: VAE, data: DataInMemory, plan: Plan) -> tuple[dict[str, Estimate], float | None]:
-    """ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
+    """Estimates ELBO, reconstruction, KL and log p(x), and the share of data whose k-hat is above 0.7."""
     noise = derive(plan.evaluation_seed, "ablation")
     elbo, reconstruction, kl = evaluation.elbo_terms(vae, data.x, plan.elbo_samples, data.y, noise)
     curve = evaluation.iwae_curve(vae, data.x, plan.num_samples, data.y, noise)
@@ -200,7 +229,7 @@ def _bounds(vae: VAE, data: DataInMemory, plan: Plan) -> tuple[dict[str, Estimat
 
 
 def _aggregate(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> dict[str, Estimate | None]:
-    """Of data of all labels together; no marginal KL where p(z|y) differs between them, as there is no one p(z)."""
+    """Estimates the terms of q(z) of all labels together; without one p(z) for all there is no marginal KL."""
     try:
         terms = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
     except ValueError:  # any other reason than the prior is raised again by the next line

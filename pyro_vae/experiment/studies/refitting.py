@@ -1,12 +1,19 @@
-"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+r"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
 
-The ELBO depends on the prior through E_q[log p(z)] alone, so fitting it by the ELBO maximises that. What the ELBO gains
-is then what the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior (Hoffman & Johnson, "ELBO
-surgery", NIPS workshop 2016), in nats per datum:
+The ELBO depends on the prior only through E_q[log p(z)], so fitting the prior by the ELBO maximises that. The ELBO then
+gains as many nats per datum as the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior, while
+reconstruction and mutual information stay:
 
-    ELBO_new - ELBO_old  =  KL(q(z) || p_old(z)) - KL(q(z) || p_new(z))
+.. math::
 
-while reconstruction and mutual information stay. On the same draws of z it holds draw by draw, for any data.
+    L_{\mathrm{new}} - L_{\mathrm{old}}
+    = \mathrm{KL}(q(z) \,\|\, p_{\mathrm{old}}(z)) - \mathrm{KL}(q(z) \,\|\, p_{\mathrm{new}}(z))
+
+On the same draws of z this holds draw by draw, for any data.
+
+Reference:
+    Hoffman & Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound", NIPS workshop
+    on Advances in Approximate Bayesian Inference 2016.
 """
 
 import copy
@@ -41,19 +48,19 @@ from pyro_vae.report.document import Document, Section, Table
 from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
 from pyro_vae.report.render.plain_text import to_text
 
-ROUNDING = 1e-6  # of the largest ELBO of a datum: log-densities are computed in the program's own precision
+ROUNDING = 1e-6  # share of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
 
 def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Config:
-    """The settings of a run with another prior, fitted by the ELBO.
+    """Makes the settings of a run with another prior, fitted by the ELBO.
 
     Args:
-        before: of the trained run.
+        before: the settings of the trained run.
         prior: a name of `build.PRIORS`.
-        changes: other settings to set, of those in `FLAGS`.
+        changes: other settings, and the values that they get.
 
     Raises:
-        UsageError: a plain autoencoder, an unknown prior, or a prior that lacks labels.
+        UsageError: the run is a plain autoencoder or has two layers, or the prior is unknown or lacks labels.
 
     Example:
         >>> refitted_config(Config(kl_weight=0.5), "vamp", {"num_components": 50}).kl_weight
@@ -64,31 +71,26 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
             "a plain autoencoder has no ELBO: the KL of its codes, which are points, is infinite under every prior. "
             "Name a run with another posterior"
         )
-    if prior == "conditional" and not before.conditional:
-        raise UsageError("`prior='conditional'` is p(z|y) and needs labels: name a run that has `conditional=True`")
-    elbo: dict[str, Any] = {
-        "objective": "mean_field_elbo",
-        "kl_weight": 1.0,
-        "reconstruction_weight": 1.0,
-        "kl_warmup": 0,
-    }
     if before.layers == 2:
         raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
-    config = replace(before, prior=prior, **elbo, **changes)
+    elbo = replace(before, objective="mean_field_elbo", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0)
+    config = replace(elbo, prior=prior, **changes)
     build.check_names(config)
     return config
 
 
 def with_prior(trained: TrainedRun, config: Config) -> VAE:
-    """The program of a run with the prior of another config, at its start; encoder and decoder are frozen copies.
+    """Builds the program of a run with the prior of another config, at its start.
+
+    Args:
+        trained: the run; it is not changed, encoder and decoder are frozen copies.
+        config: the settings of the new prior.
 
     Raises:
-        UsageError: the prior has nothing to fit, or can not be built.
+        UsageError: the prior has nothing to fit, or cannot be built.
     """
-    data = trained.data
-    posterior, likelihood = copy.deepcopy(
-        (trained.one_layer.posterior, trained.one_layer.likelihood)
-    )  # at once: they may share
+    data, old = trained.data, trained.one_layer
+    posterior, likelihood = copy.deepcopy((old.posterior, old.likelihood))  # at once: they may share
     posterior.requires_grad_(False)
     likelihood.requires_grad_(False)
     new = cast(VAE, build.vae(config, *data.form, posterior=posterior, likelihood=likelihood))
@@ -105,10 +107,10 @@ def with_prior(trained: TrainedRun, config: Config) -> VAE:
 
 
 class Terms(NamedTuple):
-    """What the prior decides and what it does not, per datum (N,), all at the same K draws of z.
+    """The terms of the ELBO that the prior decides and those that it does not, (N,) each, all at the same K draws of z.
 
-    elbo = reconstruction - rate, rate = mutual_information + marginal_kl; with labels all of it given y, where the
-    mixture q(z|y) is that of the data of one label.
+    elbo = reconstruction - rate, and rate = mutual_information + marginal_kl. With labels all of them are given y, and
+    the mixture q(z|y) is that of the data of one label.
     """
 
     elbo: Estimate
@@ -119,9 +121,19 @@ class Terms(NamedTuple):
 
 
 def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
-    """The terms of one program, with a sampled KL. The ELBO is the mean log-weight, computed apart from the others."""
-    parts = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
-    found = Terms(*(_joined(part) for part in zip(*parts, strict=True)))
+    """Estimates the terms of one program, with a sampled KL.
+
+    Args:
+        vae: the program.
+        data: N data, with labels y where it is conditional.
+        num_samples: K.
+        seed: the seed of the draws.
+
+    Returns:
+        The terms. The ELBO is the mean log-weight, computed apart from the others.
+    """
+    by_label = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
+    whole = Terms(*(_joined(estimates) for estimates in zip(*by_label, strict=True)))
     names = {"mutual_information": f"mutual information, log N = {math.log(len(data.x)):.3f}"}
     if data.y is not None:
         names = {
@@ -129,7 +141,7 @@ def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
             "mutual_information": "mutual information given y",
             "marginal_kl": "KL(q(z|y)||p(z|y))",
         }
-    return found._replace(**{term: replace(getattr(found, term), name=name) for term, name in names.items()})
+    return whole._replace(**{term: replace(getattr(whole, term), name=name) for term, name in names.items()})
 
 
 @dataclass(frozen=True)
@@ -137,11 +149,11 @@ class Swap:
     """Two priors of one encoder and decoder, on the same data and the same draws. Printing it gives a table.
 
     Attributes:
-        name: of the data.
-        before, after: their terms.
+        name: the name of the data.
+        before, after: the terms under either prior.
         log_likelihood: log p(x) before and after, by importance sampling; log p(x|y) with labels.
         elbo_change: ELBO_after - ELBO_before by other draws, and with the analytic KL where there is one.
-        marginal_kl_change: of `before` and `after`. Both changes have the error of a difference on the same draws.
+        marginal_kl_change: marginal KL after - before. Both changes have the error of a difference on the same draws.
     """
 
     name: str
@@ -153,24 +165,26 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """(N,): the change of the ELBO less that of -KL(q(z)||p(z)), which is 0."""
+        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
     def gap(self) -> tuple[float, float]:
-        """The same for the means, with the ELBO by other draws; and its Monte Carlo error."""
+        """The mean residual with the ELBO by other draws, and its Monte Carlo error."""
         elbo, kl = self.elbo_change, self.marginal_kl_change
         return elbo.mean + kl.mean, math.hypot(elbo.monte_carlo_error, kl.monte_carlo_error)
 
     def faults(self) -> list[str]:
-        """What does not hold, a sentence each."""
+        """Lists what does not hold, a sentence each."""
         allowed = ROUNDING * max(1.0, self.before.elbo.value.abs().max().item())
         stays = {"reconstruction": "reconstruction", "mutual_information": "mutual information"}
         checks = {f"the {words} changed": self._change(name) for name, words in stays.items()}
         checks[f"the ELBO changed otherwise than {self.before.marginal_kl.name}"] = self.residual
-        found = [(words, values.abs().max().item()) for words, values in checks.items()]
+        largest = {words: change.abs().max().item() for words, change in checks.items()}
         faults = [
-            f"{self.name}: {words}, by {most:.1e} nats at one datum" for words, most in found if not most <= allowed
+            f"{self.name}: {words}, by {most:.1e} nats at one datum"
+            for words, most in largest.items()
+            if not most <= allowed
         ]
         gap, error = self.gap
         if not abs(gap) <= 4 * error + allowed:
@@ -178,8 +192,8 @@ class Swap:
         return faults
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        rows = {name: [a.to_dict(), b.to_dict()] for name, a, b in self._rows()}
+        """Converts to plain values for JSON."""
+        rows = {name: [before.to_dict(), after.to_dict()] for name, before, after in self._rows()}
         largest = {name: self._change(name).abs().max().item() for name in ("reconstruction", "mutual_information")}
         gap, error = self.gap
         return {
@@ -192,7 +206,7 @@ class Swap:
 
     @property
     def table(self) -> Table:
-        """All terms before and after, with what was checked."""
+        """The table of all terms before and after, with what was checked."""
         (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
         foot = (
             "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
@@ -221,12 +235,12 @@ class Swap:
 
 
 def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, config: Config) -> Swap:
-    """Holds two priors of one encoder and decoder against each other.
+    """Compares two priors of one encoder and decoder. It costs N^2 K densities.
 
     Args:
-        name: of the data.
+        name: the name of the data.
         old, new: the two programs.
-        data: to evaluate on; it costs N^2 K densities.
+        data: N data to evaluate on.
         num_samples: K.
         config: `elbo_samples`, `test_samples` and `seed` are read.
     """
@@ -240,19 +254,22 @@ def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, co
 
 
 def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display: Display = nothing) -> list[Swap]:
-    """Fits another prior as a run of its own, and holds it against the one before, on test and on training data.
+    """Fits another prior as a run of its own, and compares it to the one before, on test and on training data.
 
     The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
 
     Args:
         trained: the run whose encoder and decoder are kept.
-        config: as `refitted_config` made it.
-        folder: of the new run.
-        plan: `latent_data`, the most data that are compared, and `latent_samples`, draws for each.
+        config: what `refitted_config` returned.
+        folder: the folder of the new run.
+        plan: `latent_data`, the most data that are compared, and `latent_samples`, the draws for each.
         display: how epochs are shown.
 
+    Returns:
+        The comparison on test data, and that on training data.
+
     Raises:
-        UsageError: the folder holds a run, or another process trains in it, or the prior has nothing to fit.
+        UsageError: the folder holds a run, another process trains in it, or the prior has nothing to fit.
     """
     run = Run(folder, config)
     if run.exists():
@@ -269,9 +286,10 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
                     session.save(record)
                     show(record)
             training_report.write(run, program, session.data, session.progress)
-            held = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
+            compared = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
-                swap(name, trained.one_layer, program, data, plan.latent_samples, config) for name, data in held.items()
+                swap(name, trained.one_layer, program, data, plan.latent_samples, config)
+                for name, data in compared.items()
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
             run.status.set("finished")
@@ -293,14 +311,14 @@ def _terms(vae: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int) -
 
 
 def _log_likelihood(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Estimate:
-    found = evaluation.iwae(vae, data.x, num_samples, data.y, seed)
-    return found if data.y is None else replace(found, name="log p(x|y)")
+    bound = evaluation.iwae(vae, data.x, num_samples, data.y, seed)
+    return bound if data.y is None else replace(bound, name="log p(x|y)")
 
 
 def _marginal_kl_change(
     before: Terms, after: Terms, old: VAE, new: VAE, data: DataInMemory, num_samples: int, seed: int
 ) -> Estimate:
-    """q(z) cancels in the difference: its error is that of log p_old(z) - log p_new(z) at the draws of `terms`."""
+    """The change, in which q(z) cancels: its error is that of log p_old(z) - log p_new(z) at the draws of `terms`."""
     draws = [
         _paired(old, new, *rows, num_samples, derive(seed, "terms", i), read_log_weights)
         for i, rows in enumerate(_by_label(data))
@@ -313,7 +331,7 @@ def _marginal_kl_change(
 def _paired(
     old: VAE, new: VAE, x: Tensor, y: Tensor | None, num_samples: int, seed: int, read: Callable[[Traces], Tensor]
 ) -> Tensor:
-    """What is read under the new program less the same under the old one, draw by draw: (K, N)."""
+    """What is read under the new program minus the same under the old one, draw by draw: (K, N)."""
     first, second = (
         torch.cat([torch.cat(blocks) for _, blocks in draw_columns(vae, x, num_samples, y, seed, read)], 1)
         for vae in (old, new)
@@ -322,12 +340,12 @@ def _paired(
 
 
 def _read_elbo(pair: Traces) -> Tensor:
-    found = read_terms(pair)
-    return found.reconstruction - found.kl
+    elbo_terms = read_terms(pair)
+    return elbo_terms.reconstruction - elbo_terms.kl
 
 
 def _mean(name: str, values: Tensor) -> Estimate:
-    """Of (K, N) over draws, with its errors."""
+    """The mean over draws of values (K, N), with its errors."""
     return Estimate(name, values.mean(0), values.std(0) / math.sqrt(len(values)), len(values))
 
 
@@ -338,6 +356,6 @@ def _by_label(data: DataInMemory) -> list[tuple[Tensor, Tensor | None]]:
     return [(data.x[classes == label], data.y[classes == label]) for label in classes.unique()]
 
 
-def _joined(parts: Sequence[Estimate]) -> Estimate:
-    values, errors = torch.cat([part.value for part in parts]), torch.cat([part.value_error for part in parts])
-    return Estimate(parts[0].name, values, errors, parts[0].num_samples)
+def _joined(estimates: Sequence[Estimate]) -> Estimate:
+    values, errors = (torch.cat([getattr(e, what) for e in estimates]) for what in ("value", "value_error"))
+    return Estimate(estimates[0].name, values, errors, estimates[0].num_samples)

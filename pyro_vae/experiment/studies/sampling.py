@@ -1,7 +1,7 @@
-"""What a trained run draws and decodes: pictures as PNG, and beside each the arrays it shows, as NPZ.
+"""What a trained run draws and decodes: pictures as PNG, and beside each the arrays that it shows, as NPZ.
 
 N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. `labels` and `positions`
-(among the test data) are there where the data have them; means are those of p(x|z), in the units of x.
+(among the test data) are there if the data have them. Means are those of p(x|z), in the units of x.
 
     samples.npz          z (N, D) from the prior, mean and x, a draw at the same z, (N, *x_shape); labels (N,)
     reconstructions.npz  x (N, *x_shape); z (K, N, D) from q(z|x); mean (K, N, *x_shape); log_likelihood (K, N),
@@ -38,20 +38,20 @@ from pyro_vae.model import paths
 from pyro_vae.randomness import generator
 from pyro_vae.report.draw import image_views, latent_views
 
-DRAWS = 100  # of z for each datum that is reconstructed, from which the spread of log p(x|z) is taken
+DRAWS = 100  # draws of z for each datum that is reconstructed, which show the spread of log p(x|z)
 PAIRS = 4  # interpolations, where no ends are chosen
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to draw.
+    """The choice of what to draw.
 
     Attributes:
-        seed: of draws, and of the choice of data.
-        y: of a conditional run, the one class to sample; None for all classes.
+        seed: the seed of the draws, and of the choice of data.
+        y: the one class that a conditional run samples; None for all classes.
         between: the labels of two test data to go between.
-        data: or their positions among the test data.
-        paths: kinds of paths; empty for all that the prior allows.
+        data: the positions of two test data to go between, in place of their labels.
+        paths: the kinds of paths; empty for all that the prior allows.
         only: names of `ABOUT`; empty for all that can be drawn.
     """
 
@@ -64,7 +64,7 @@ class Wanted:
 
 
 class Chosen(Source):
-    """What is wanted of a run, and all its test data."""
+    """A run with all its test data, and what is wanted of it."""
 
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         kinds = wanted.paths or _kinds(trained)
@@ -73,43 +73,44 @@ class Chosen(Source):
 
     @property
     def seed(self) -> int:
-        """The one that was asked for."""
+        """The seed that was asked for."""
         return self.wanted.seed
 
     @cached_property
     def ends(self) -> Tensor:
-        """Those that were asked for, or others at random."""
+        """Positions of the ends that were asked for, or of others at random, (2, N)."""
         return _pairs(self)
 
     @cached_property
     def many(self) -> Tensor:
-        """Positions of the data of the cloud."""
+        """Positions of the data of the cloud, (N,)."""
         return subset(len(self.test), CLOUD, self.trained.config.data_seed)
 
     def cloud(self) -> DataInMemory:
-        """Test data."""
+        """Returns the test data whose codes are shown."""
         return self.at(self.many)
 
     def moved(self) -> DataInMemory:
-        """The start of the first path, and the data of the cloud."""
+        """Returns the start of the first path, whose code is moved, and the data of the cloud."""
         datum = self.ends[0, :1]
         return self.at(torch.cat([datum, self.many[self.many != datum]]))
 
 
 def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
-    """Writes pictures and arrays into the folder, one after another, with a sentence about each.
+    """Writes pictures and arrays into the folder, one after another, and yields a sentence about each.
 
     The same run and the same wishes give the same bytes.
 
     Args:
         trained: the run, see `open_run`.
-        folder: made where it is not there.
+        folder: where to; it is made if it is not there.
         wanted: what to draw.
 
     Raises:
-        UsageError: before anything is written, for what this run can not draw: a class or a label that there is not, a
-            position out of range, an unknown path or picture, a path through the base of a prior that is no flow.
-        StorageError: the folder can not be written to.
+        UsageError: this run cannot draw what is wanted: there is no such class or label, a position is out of range, a
+            path or picture is unknown, or a path leads through the base of a prior that is no flow. It is raised before
+            anything is written.
+        StorageError: the folder cannot be written to.
     """
     _check(trained, wanted)
     source = Chosen(trained, wanted)
@@ -128,7 +129,7 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
 
 
 def to_npz(arrays: dict[str, Any]) -> bytes:
-    """Tensors, and what numpy takes, as the bytes of an NPZ file; entries that are None are left out."""
+    """Converts tensors, and what numpy takes, to the bytes of an NPZ file. Entries that are None are left out."""
     buffer = io.BytesIO()
     known = {name: value for name, value in arrays.items() if value is not None}
     numpy = {name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in known.items()}
@@ -136,8 +137,7 @@ def to_npz(arrays: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-# Of each picture, arrays beside those of its view, and a sentence about it.
-
+# The arrays that a picture has beside those of its view, and a sentence about it.
 About = tuple[dict[str, Any], str]
 
 
@@ -233,7 +233,7 @@ def _check_class(trained: TrainedRun, y: int | None) -> None:
 
 
 def _kinds(trained: TrainedRun) -> tuple[str, ...]:
-    """The kinds of path that there are under this prior."""
+    """The kinds of path that this prior allows."""
     y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
         flow = paths.base_maps(trained.vae.prior_of_codes(y)) is not None
@@ -258,7 +258,7 @@ def _pairs(source: Chosen) -> Tensor:
 
 
 def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int]) -> Tensor:
-    """The first data of these labels in that order, two different ones, (2, 1)."""
+    """Positions of the first datum of each label in that order, two different data, (2, 1)."""
     if labels is None:
         raise UsageError("`between` chooses data by label, and these have none: use `data` with two positions")
     ends: list[int] = []

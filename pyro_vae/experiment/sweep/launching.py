@@ -1,7 +1,7 @@
 """Commands side by side, each a process of its own, and a folder that only one such team works in.
 
-Whoever starts the team holds a lock on the folder, and every process inherits it. So the lock is free when the last of
-them has ended, however the first one did: `kill -9` of it leaves runs at work, and a second team is refused until then.
+The process that starts the team holds a lock on the folder, and every other one inherits it. So the lock is free when
+the last of them has ended. `kill -9` of the first leaves runs at work, and a second team is refused until they end.
 """
 
 import os
@@ -23,7 +23,12 @@ _PAUSE = 0.1  # seconds between two looks at the processes
 
 
 class Job(NamedTuple):
-    """A command of Python, and the folder that its output goes to, as train.log."""
+    """A command to run.
+
+    Attributes:
+        folder: where its output goes, as train.log.
+        command: the arguments of Python.
+    """
 
     folder: Path
     command: Sequence[str]
@@ -32,6 +37,9 @@ class Job(NamedTuple):
 @contextmanager
 def locked(folder: Path) -> Iterator[files.Lock]:
     """Holds the folder for this process and for those that it starts.
+
+    Args:
+        folder: it is made if it is not there.
 
     Raises:
         UsageError: another process holds it, or one that another has left behind.
@@ -52,14 +60,15 @@ def locked(folder: Path) -> Iterator[files.Lock]:
 def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Job, int, float], None]) -> None:
     """Runs all jobs, so many at once, and shares the cores among them.
 
-    The first SIGINT or SIGTERM is passed on as SIGTERM, and awaited: it ends this process when all jobs have ended. A
-    second one is passed on as well. They are in process groups of their own, so that Ctrl-C reaches them only so.
+    The first SIGINT or SIGTERM is passed on to the jobs as SIGTERM, and ends this process when they have ended. A
+    second one is passed on as well. The jobs are in process groups of their own, so that Ctrl-C reaches them in no
+    other way.
 
     Args:
-        jobs: in the order in which they are started.
-        at_once: how many processes.
-        lock: that of the folder.
-        done: told of each job that has ended, its exit code and its seconds; of those that a signal has cut it is not.
+        jobs: the commands, in the order in which they are started.
+        at_once: how many processes run side by side.
+        lock: the lock on the folder.
+        done: told of each job that has ended, its exit code and its seconds, except of those that a signal has cut.
     """
     waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
     environment = {"OMP_NUM_THREADS": str(max(1, system.cores() // at_once)), **os.environ}
@@ -107,5 +116,5 @@ def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def _write_down(lock: files.Lock, processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Who holds the lock, for the sentence that refuses others."""
+    """Writes down who holds the lock, for the sentence that refuses others."""
     lock.sign(" ".join(str(number) for number in (os.getpid(), *(process.pid for process in processes))))

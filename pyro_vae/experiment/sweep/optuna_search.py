@@ -1,7 +1,10 @@
 """Settings chosen one after another by what those before were worth: Optuna's tree-structured Parzen estimator.
 
-Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011. What was chosen, and what it was worth, is kept in
-search.log; trials that were cut are taken up again, with their runs.
+search.log keeps what was chosen, and what it was worth. Trials that were cut are taken up again, with their runs.
+
+Reference:
+    Bergstra, Bardenet, Bengio & Kégl, "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011,
+    https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization.pdf
 """
 
 import optuna
@@ -18,22 +21,22 @@ from pyro_vae.experiment.sweep.swept_settings import Range, Setting, Space, labe
 def search(sweep: Sweep, space: Space) -> list[Setting]:
     """Trains as many settings as the space has trials, so many side by side that every process has a run.
 
-    A draw depends on the number of its trial and on what was known before: on how many are side by side, and not on
-    breaks.
+    What a trial draws depends on its number and on what was known before it. So it depends on how many trials are side
+    by side, and not on breaks.
 
     Args:
         sweep: where they are trained.
         space: what may be chosen.
 
     Returns:
-        all of them, each named by its trial.
+        All settings, each named by its trial.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(sweep.folder / "search.log")))
     study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
     distributions = {
         **{name: CategoricalDistribution(tuple(texts)) for name, texts in space.grids.items()},
-        **{name: _between(found) for name, found in space.ranges.items()},
+        **{name: _between(ends) for name, ends in space.ranges.items()},
     }
     side_by_side = max(1, sweep.at_once // space.seeds)
     while going := _going(study, distributions, side_by_side, space.search):
@@ -47,9 +50,9 @@ def search(sweep: Sweep, space: Space) -> list[Setting]:
 def _going(
     study: optuna.Study, distributions: dict[str, BaseDistribution], side_by_side: int, trials: int
 ) -> list[FrozenTrial]:
-    """The trials whose worth is not known: those that were cut, or else new ones, as many as go side by side."""
+    """The trials whose worth is not known yet: those that were cut, else new ones, as many as go side by side."""
     asked, going = len(study.trials), study.get_trials(states=[TrialState.RUNNING])
-    missing = -asked % side_by_side or (0 if going else side_by_side)  # of a team that was cut while it was chosen
+    missing = -asked % side_by_side or (0 if going else side_by_side)  # a team may be cut while it is chosen
     for number in range(asked, min(trials, asked + missing)):
         study.sampler = optuna.samplers.TPESampler(seed=number)
         study.ask(distributions)
@@ -71,8 +74,8 @@ def _tell(study: optuna.Study, trial: FrozenTrial, sweep: Sweep, setting: Settin
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _between(found: Range) -> BaseDistribution:
-    low, high = found
+def _between(ends: Range) -> BaseDistribution:
+    low, high = ends
     if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=found.is_logarithmic)
-    return FloatDistribution(low, high, log=found.is_logarithmic)
+        return IntDistribution(low, high, log=ends.is_logarithmic)
+    return FloatDistribution(low, high, log=ends.is_logarithmic)

@@ -1,6 +1,6 @@
-"""Settings of a sweep, ranked: by the mean over seeds of the validation ELBO, of the epoch that each run kept.
+"""Settings of a sweep, ranked by the mean over seeds of the validation ELBO at the epoch that each run kept.
 
-A setting of which a run diverged has no place: the mean of the others would be that of the survivors.
+A setting of which a run diverged has no rank: the mean of the others would be that of the survivors.
 """
 
 import math
@@ -16,15 +16,15 @@ _RECORDS = {"elbo": ("valid_elbo", 1.0), "rate": ("valid_kl", 1.0), "distortion"
 
 
 def ranked(settings: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each setting, the best on validation data first, those that diverged last.
+    """Ranks the settings, the best on validation data first, those that diverged last.
 
     Args:
         settings: name -> the values of its flags.
-        runs: `name`, `setting`, `seed`, `status` of each, and `kept`, its record of the epoch that it kept.
+        runs: `name`, `setting`, `seed`, `status` of each run, and `kept`, its record of the epoch that it kept.
 
     Returns:
-        `elbo`, `rate` (the KL) and `distortion` (minus the reconstruction) of the validation data: their mean over
-        seeds and its standard error over seeds, None for a single one.
+        One entry for each setting. `elbo`, `rate` (the KL) and `distortion` (minus the reconstruction) are of the
+        validation data, in nats per datum: their mean over seeds, and its standard error, None for a single seed.
     """
     groups = [
         _group(name, values, [run for run in runs if run["setting"] == name]) for name, values in settings.items()
@@ -33,30 +33,41 @@ def ranked(settings: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str
 
 
 def best(groups: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the first of `ranked` settings, None where a run of every one diverged."""
+    """Returns the name of the first of `ranked` settings, None where a run of every one diverged."""
     return groups[0]["name"] if groups and groups[0]["elbo"] else None
 
 
-def tested(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a run's own report.json says of test data; without one, of a test that diverged, no number."""
-    who = {"name": run["name"], "seed": run["seed"]}
+def reported(run: Mapping[str, Any], report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Reads what a run's own report says of test data.
+
+    Args:
+        run: a row of `ranked`'s runs.
+        report: its report.json; None for a test that diverged.
+
+    Returns:
+        `name` and `seed` of the run, and its estimates, none for a test that diverged.
+    """
+    name_and_seed = {"name": run["name"], "seed": run["seed"]}
     if report is None:
-        return who
+        return name_and_seed
     estimates = {name: report["test"][name] for name in _ESTIMATES if name in report["test"]}
-    return {**who, **estimates, "likelihood": report.get("likelihood", {})}
+    return {**name_and_seed, **estimates, "likelihood": report.get("likelihood", {})}
 
 
 def content(
     groups: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], card: Mapping[str, str], **more: Any
 ) -> dict[str, Any]:
-    """The content of report.json.
+    """Makes the content of report.json.
 
     Args:
-        groups: as `ranked` gave them.
-        runs: all of them.
+        groups: what `ranked` returned.
+        runs: all runs.
         card: the protocol card that all have in common.
-        more: `chosen`, the name of the setting that was tested; `test`, what `tested` says of each of its runs;
+        more: `chosen`, the name of the setting that was tested; `test`, what `reported` says of each of its runs;
             `importance_weighted`, whether a setting was trained on an importance-weighted bound.
+
+    Returns:
+        Plain values for JSON.
     """
     rest = {"chosen": None, "importance_weighted": False, **more, "test": list(more.get("test", ()))}
     whole = {"groups": list(groups), "runs": list(runs), "protocol": dict(card), **rest}
@@ -64,7 +75,14 @@ def content(
 
 
 def over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard error over seeds of the tests' log p(x) and ELBO; nothing where one diverged, or is alone."""
+    """Computes mean and standard error over seeds of the tests' log p(x) and ELBO.
+
+    Args:
+        tests: what `reported` returned for each run.
+
+    Returns:
+        "evidence" and "elbo" -> `mean`, `standard_error`, `runs`; nothing where a run diverged or is the only one.
+    """
     if len(tests) < 2 or any("elbo" not in test for test in tests):
         return {}
     return {
@@ -74,7 +92,7 @@ def over_seeds(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _lead(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of the first setting over the second, by Welch's t."""
+    """The lead of the first setting over the second, by Welch's t."""
     first_two = [group for group in groups if group["elbo"]][:2]
     if len(first_two) < 2 or len(first_two[0]["seeds"]) < 2:
         return None
@@ -84,16 +102,16 @@ def _lead(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _group(name: str, values: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kept = [run["kept"] for run in runs if run["status"] != "diverged"]
     diverged = [run["seed"] for run in runs if run["status"] == "diverged"]
-    parts: dict[str, Any] = dict.fromkeys(PARTS)
+    terms: dict[str, Any] = dict.fromkeys(PARTS)
     if not diverged:
-        parts = {part: _over_seeds([sign * record[key] for record in kept]) for part, (key, sign) in _RECORDS.items()}
+        terms = {term: _over_seeds([sign * record[key] for record in kept]) for term, (key, sign) in _RECORDS.items()}
     errors = [record["valid_standard_error"] for record in kept]
     return {
         "name": name,
         "values": dict(values),
         "seeds": [run["seed"] for run in runs],
         "diverged": diverged,
-        **parts,
+        **terms,
         "data_error": None if diverged or None in errors else statistics.fmean(errors),
         "epochs": [record["epoch"] for record in kept],
     }

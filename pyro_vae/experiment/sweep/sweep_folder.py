@@ -18,16 +18,16 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
-from pyro_vae.experiment.sweep.ranking import tested
+from pyro_vae.experiment.sweep.ranking import reported
 from pyro_vae.experiment.sweep.swept_settings import Setting
 from pyro_vae.report.documents.sweep_document import ended_run
 
 LONGEST_NAME = 200  # bytes of a setting's, which is the beginning of a folder's
-_TRAINED = ("trained", "finished", "diverged")  # what a run may be after its training
+_TRAINED = ("trained", "finished", "diverged")  # the status of a run may be any of these after its training
 
 
 class Task(NamedTuple):
-    """One run: a setting, a seed, a folder."""
+    """One run of a sweep: a setting, a seed, and the path of its folder."""
 
     setting: Setting
     seed: int
@@ -35,11 +35,11 @@ class Task(NamedTuple):
 
     @property
     def run(self) -> Run:
-        """Its folder."""
+        """The folder of the run, with its settings."""
         return Run(self.path, replace(self.setting.config, seed=self.seed))
 
     def row(self) -> dict[str, Any]:
-        """What is known of it: its status, its record of the epoch that it kept, what code made it.
+        """Reads what is known of the run: its status, its record of the epoch that it kept, what code made it.
 
         Raises:
             CheckpointError: its training has ended, and there is no such record.
@@ -57,40 +57,40 @@ class Task(NamedTuple):
             "seed": self.seed,
             "status": status,
             "kept": kept[-1] if kept else None,
-            "reported": self._reported.exists(),
+            "reported": self._report_path.exists(),
             "code": {"git": about.get("git"), **about.get("versions", {})},
         }
 
     def test(self) -> dict[str, Any]:
-        """What it reported of test data; that it diverged there, where it did.
+        """Reads what the run reported of test data, see `ranking.reported`.
 
         Raises:
-            CheckpointError: its report can not be read, or is of other data or draws than its settings say.
+            CheckpointError: its report cannot be read, or is of other data or draws than its settings say.
         """
         row = self.row()
         if row["status"] == "diverged":
-            return tested(row, None)
+            return reported(row, None)
         cure = f"remove report.json and report.txt from {self.path} and give the same command again"
         try:
-            report = files.from_json(self._reported)
-            other, test = self._otherwise(report), tested(row, report)
+            report = files.from_json(self._report_path)
+            other, test = self._otherwise(report), reported(row, report)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError(f"{self._reported} can not be read: {error!r:.200}; {cure}") from error
+            raise CheckpointError(f"{self._report_path} cannot be read: {error!r:.200}; {cure}") from error
         if other:
-            raise CheckpointError(f"{self._reported} is not that of the training, but of {other}: {cure}")
+            raise CheckpointError(f"{self._report_path} is not that of the training, but of {other}: {cure}")
         return test
 
     def is_trained(self) -> bool:
-        """Whether its training has ended, be it that it diverged."""
+        """Returns whether the training has ended, also where it diverged."""
         return self.run.status.now() in _TRAINED
 
     def is_tested(self) -> bool:
-        """Whether it has ended with a report, or with none because it diverged."""
+        """Returns whether the run has ended with a report, or with none because it diverged."""
         status = self.run.status.now()
-        return status == "diverged" or (status == "finished" and self._reported.exists())
+        return status == "diverged" or (status == "finished" and self._report_path.exists())
 
     def _otherwise(self, report: dict[str, Any]) -> str:
-        """The draws and data of a report, where another command than the training has written it."""
+        """Names the draws and data of a report that another command than the training has written; else empty."""
         config, size = self.setting.config, report["protocol"]["split"]["sizes"]["test"]
         wanted = {"elbo": config.elbo_samples, "log_likelihood": config.test_samples}
         for name, draws in wanted.items():
@@ -100,20 +100,20 @@ class Task(NamedTuple):
         return ""
 
     @property
-    def _reported(self) -> Path:
+    def _report_path(self) -> Path:
         return self.path / "report.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """A folder of runs.
+    """The folder of a sweep, and how its runs are made.
 
     Attributes:
-        folder: of all runs.
-        seeds: of each setting.
+        folder: it holds the folders of all runs.
+        seeds: how many seeds each setting is trained from.
         trainer: what trains one run, as arguments of Python; it takes the flags of a training.
-        at_once: how many processes.
-        lock: on the folder.
+        at_once: how many processes run side by side.
+        lock: the lock on the folder.
         say: told of each run that has ended.
     """
 
@@ -127,8 +127,11 @@ class Sweep:
     def begin(self, plan: dict[str, Any]) -> None:
         """Keeps the plan in the folder.
 
+        Args:
+            plan: what makes it this sweep and no other, see `Space.plan`.
+
         Raises:
-            UsageError: it holds a sweep with another plan.
+            UsageError: the folder holds a sweep with another plan.
             CheckpointError: its sweep.json is damaged.
         """
         plan = json.loads(files.to_json(plan))
@@ -143,11 +146,11 @@ class Sweep:
         self._keep({**self._read(), "plan": plan})
 
     def chosen(self) -> str | None:
-        """The setting that was chosen, once it was."""
+        """Returns the name of the chosen setting; None before it is chosen."""
         return self._read().get("chosen")
 
     def choose(self, name: str) -> None:
-        """Writes it down, before its runs see any test data."""
+        """Writes down the name of the chosen setting, before its runs see any test data."""
         self._keep({**self._read(), "chosen": name})
 
     def _read(self) -> dict[str, Any]:
@@ -155,49 +158,55 @@ class Sweep:
         if not path.exists():
             return {}
         try:
-            found = files.from_json(path)
-            if not isinstance(found.get("plan"), dict) or not isinstance(found.get("tests", {}), dict):
+            content = files.from_json(path)
+            if not isinstance(content.get("plan"), dict) or not isinstance(content.get("tests", {}), dict):
                 raise ValueError("it holds no plan")
         except ValueError as error:
             raise CheckpointError(
                 f"{path} is damaged: {error}. Put a copy of it back, or use another `folder`"
             ) from error
-        return found
+        return content
 
-    def _keep(self, found: dict[str, Any]) -> None:
-        files.write(self.folder / "sweep.json", files.to_json(found))
+    def _keep(self, content: dict[str, Any]) -> None:
+        files.write(self.folder / "sweep.json", files.to_json(content))
 
     def tasks(self, setting: Setting) -> list[Task]:
-        """Its runs."""
-        paths = {seed: self.folder / f"{setting.name},seed={seed}" for seed in range(self.seeds)}
-        return [Task(setting, seed, path) for seed, path in paths.items()]
+        """Lists the runs of a setting."""
+        return [Task(setting, seed, self.folder / f"{setting.name},seed={seed}") for seed in range(self.seeds)]
 
     def train(self, settings: Iterable[Setting]) -> None:
-        """Trains what is not trained yet; a run that diverges has ended as well.
+        """Trains the runs that are not trained yet. One that diverges has ended too, and is not trained again.
 
         Raises:
-            PyroVAEError: runs that failed in any other way, when all others have ended.
+            PyroVAEError: runs failed in any other way; it is raised when all others have ended.
         """
         tasks = [task for setting in settings for task in self.tasks(setting)]
         self._work(tasks, Task.is_trained, test=False)
 
     def test(self, setting: Setting) -> None:
-        """Lets the runs of one setting report on test data, if they have not."""
+        """Lets the runs of one setting report on test data, if they have not.
+
+        Raises:
+            PyroVAEError: runs failed; it is raised when all others have ended.
+        """
         self._work(self.tasks(setting), Task.is_tested)
 
     def rows(self, setting: Setting) -> list[dict[str, Any]]:
-        """What is known of its runs, see `Task.row`."""
+        """Reads what is known of the runs of a setting, see `Task.row`."""
         return [self._row(task) for task in self.tasks(setting)]
 
     def tests(self, setting: Setting) -> list[dict[str, Any]]:
-        """What its runs reported of test data, see `Task.test`, as this sweep first read it.
+        """Returns what the runs of a setting reported of test data, see `Task.test`, as this sweep first read it.
 
-        A later evaluation writes reports of other draws and data over theirs.
+        It is kept, since a later evaluation writes reports of other draws and data over theirs.
+
+        Raises:
+            CheckpointError: a report cannot be read, or is none of the training.
         """
         known = self._read().get("tests", {})
-        found = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
-        self._keep({**self._read(), "tests": found})
-        return list(found.values())
+        tests = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
+        self._keep({**self._read(), "tests": tests})
+        return list(tests.values())
 
     def _row(self, task: Task) -> dict[str, Any]:
         row = task.row()
@@ -232,7 +241,7 @@ class Sweep:
 
 
 def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """A plan of an earlier version, whose runs had the default of every setting that it did not know."""
+    """Completes a plan of an earlier version: its runs had the default of every setting that it did not know."""
     defaults = Config().to_dict()
     known = before.get("base")
     if not isinstance(known, dict):

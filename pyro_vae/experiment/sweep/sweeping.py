@@ -1,6 +1,6 @@
-"""A sweep: every setting from several seeds, the best chosen on validation data, and that one alone tested.
+"""A sweep: every setting is trained from several seeds, the best is chosen on validation data, and only that is tested.
 
-The folder holds, beside what `sweep_folder` keeps there,
+Beside what `sweep_folder` keeps there, the folder holds
 
 sweep.lock      held while runs are at work
 report.*        settings, runs, and what the chosen one is worth on test data; pictures beside them
@@ -31,18 +31,18 @@ _OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
 
 
 def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> None:
-    """Trains, chooses, tests the chosen, writes and prints the report; goes on with a sweep that was cut.
+    """Trains all settings, chooses one, tests it, writes and prints the report. It goes on with a sweep that was cut.
 
     Args:
         folder: new, or that of a sweep with the same plan.
         space: the settings.
         trainer: what trains one run, as arguments of Python.
-        jobs: processes side by side; 0 for one a core, where there are so many runs.
+        jobs: how many processes run side by side; 0 for one a core, but no more than there are runs.
 
     Raises:
-        UsageError: settings that can not be built or do not compare; a folder that holds another sweep, or a run.
+        UsageError: settings cannot be built or do not compare, or the folder holds another sweep, or a run.
         DivergenceError: every setting has a run that diverged.
-        PyroVAEError: runs that failed; the same call takes them up again.
+        PyroVAEError: runs failed; the same call takes them up again.
     """
     if jobs < 0:
         raise UsageError(f"`jobs` must be 1 or more, or 0 for one a core; got {jobs}")
@@ -58,13 +58,13 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     if Run(folder, settings[0].config).exists():
         raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another `folder`")
     with launching.locked(folder) as lock:
-        this = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
-        this.begin(space.plan())
+        sweep_folder = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
+        sweep_folder.begin(space.plan())
         if search:
-            settings = search(this, space)
+            settings = search(sweep_folder, space)
         else:
-            this.train(settings)
-        text = finish(this, settings, card)
+            sweep_folder.train(settings)
+        text = finish(sweep_folder, settings, card)
     print(f"\n{text}\n\nIn {folder}: report.txt, report.json, table.csv, pictures (*.png), and a folder for each run.")
 
 
@@ -77,39 +77,56 @@ def _search() -> Callable[[Sweep, Space], list[Setting]]:
 
 
 def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
-    """Builds every program once, before anything is trained. Returns the protocol card, which all have in common.
+    """Builds every program once, before anything is trained.
+
+    Returns:
+        The protocol card, which all settings have in common.
 
     Raises:
-        UsageError: a program that can not be built, one without an ELBO, or numbers that do not compare.
+        UsageError: a program cannot be built, or has no ELBO, or the numbers of two settings do not compare.
         DataError: the data are not there, or do not go with a likelihood.
     """
     facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
-    found = []
+    candidates = []
     for setting in settings:
         config = replace(setting.config, device="cpu")
         if config.posterior == "delta":
             raise UsageError(f"{setting.name}: `posterior='delta'` is a plain autoencoder, with no ELBO to choose by")
-        kind = tuple(getattr(config, name) for name in _OF_THE_DATA)
-        if kind not in facts:
+        choices = tuple(getattr(config, name) for name in _OF_THE_DATA)
+        if choices not in facts:
             data = build.data(config)
-            facts[kind] = data.form, data.protocol
-        form, protocol = facts[kind]
+            facts[choices] = data.form, data.protocol
+        form, protocol = facts[choices]
         try:
             build.svi(config, build.vae(config, *form))
         except UsageError as error:
             raise UsageError(f"{setting.name}: {error}") from error
         card = tested(config, protocol, config.test_data)
-        found.append(Candidate(setting.name, Path(setting.name), config, card))
-    if differing := disagreements(found):
+        candidates.append(Candidate(setting.name, Path(setting.name), config, card))
+    if differing := disagreements(candidates):
         raise UsageError(
             f"these settings are not measured alike: {'; '.join(map(str, differing))}. Their ELBOs do not compare: "
             "sweep them apart, each into its own `folder`"
         )
-    return found[0].card
+    return candidates[0].card
 
 
 def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> str:
-    """Chooses a setting, once and for all, has its runs tested, and writes the report. Returns its text."""
+    """Chooses a setting, once and for all, has its runs tested, and writes the report.
+
+    Args:
+        sweep: its folder, in which all settings are trained.
+        settings: all of them.
+        card: the protocol card that they have in common.
+
+    Returns:
+        The text of the report.
+
+    Raises:
+        DivergenceError: every setting has a run that diverged.
+        CheckpointError: the folder names a setting as chosen that is none of these.
+        PyroVAEError: a run failed.
+    """
     by_name = {setting.name: setting for setting in settings}
     groups, runs = _ranked(sweep, settings)
     chosen = sweep.chosen() or ranking.best(groups)
@@ -128,7 +145,7 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
 
 
 def _ranked(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The settings, ranked, and all runs."""
+    """Returns the settings, ranked, and all runs."""
     runs = [row for setting in settings for row in sweep.rows(setting)]
     configs = {setting.name: (setting.values, setting.config.to_dict()) for setting in settings}
     values = {name: {flag: config[flag] for flag in swept} for name, (swept, config) in configs.items()}
@@ -136,7 +153,15 @@ def _ranked(sweep: Sweep, settings: Sequence[Setting]) -> tuple[list[dict[str, A
 
 
 def write(folder: Path, sweep: dict[str, Any]) -> str:
-    """Writes report.json, report.txt, table.csv and the pictures, and returns the text."""
+    """Writes report.json, report.txt, table.csv and the pictures.
+
+    Args:
+        folder: where to.
+        sweep: what `ranking.content` returned.
+
+    Returns:
+        The text of the report.
+    """
     text = to_text(sweep_document(sweep, ranking.over_seeds(sweep["test"])))
     files.write(folder / "report.json", files.to_json(sweep))
     files.write(folder / "report.txt", (text + "\n").encode())

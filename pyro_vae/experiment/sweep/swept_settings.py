@@ -16,7 +16,13 @@ _MOST_RUNS = 10_000
 
 
 class Setting(NamedTuple):
-    """One value of each field that is swept, and the config that has them; its seed is that of the run."""
+    """One value of each field that is swept.
+
+    Attributes:
+        name: the beginning of the names of its runs' folders.
+        values: field -> its value.
+        config: the config that has them; the seed is that of each run.
+    """
 
     name: str
     values: dict[str, Any]
@@ -24,19 +30,20 @@ class Setting(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Numbers from low to high, both included; whole ones where both are."""
+    """Numbers from low to high, both included; whole numbers where both ends are."""
 
     low: float
     high: float
 
     @property
     def is_logarithmic(self) -> bool:
-        """Whether it spans a decade or more.
+        """True where the range spans a decade or more.
 
-        >>> Range(1e-4, 1e-2).is_logarithmic, Range(0, 10).is_logarithmic
-        (True, False)
+        Example:
+            >>> Range(1e-4, 1e-2).is_logarithmic, Range(0, 10).is_logarithmic
+            (True, False)
         """
-        return spans_decades([self.low, self.high])
+        return self.low > 0 and self.high >= 10 * self.low
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +53,9 @@ class Space:
     Attributes:
         read: makes the config of some values as they were typed, by the names of their fields.
         grids: name of a field -> its values as they were typed.
-        ranges: name of a field -> between what a search may choose.
+        ranges: name of a field -> the two ends between which a search may choose.
         search: how many settings a search tries; 0 is no search.
-        seeds: each setting is trained from seeds 0 to seeds - 1.
+        seeds: how many seeds each setting is trained from: 0, 1, ..., seeds - 1.
     """
 
     read: Callable[[Mapping[str, str]], Config]
@@ -58,7 +65,11 @@ class Space:
     seeds: int
 
     def settings(self) -> list[Setting]:
-        """The product of the grids, the last one fastest."""
+        """Lists the product of the grids, the last one fastest.
+
+        Raises:
+            UsageError: there are too many, two are the same, or one cannot be made.
+        """
         crossed = [self.setting(dict(zip(self.grids, texts, strict=True))) for texts in self._product()]
         names = [setting.name for setting in crossed]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -66,10 +77,10 @@ class Space:
         return crossed
 
     def setting(self, texts: Mapping[str, str]) -> Setting:
-        """The setting with these values, as they are typed.
+        """Makes the setting with these values, as they are typed.
 
         Raises:
-            UsageError: one that does not go with the others, or is no value of its field.
+            UsageError: one does not go with the others, or is no value of its field.
         """
         try:
             config = replace(self.read(texts), seed=0)
@@ -80,13 +91,13 @@ class Space:
         return Setting(label(values), values, config)
 
     def choices(self) -> list[Setting]:
-        """Where a search is made, one setting for each value of each grid and each end of each range."""
+        """Lists what a search chooses from: one setting for each value of each grid and each end of each range."""
         texts = {**self.grids, **{name: [f"{end!r}" for end in between] for name, between in self.ranges.items()}}
         first = {name: values[0] for name, values in texts.items()}
         return [self.setting({**first, name: text}) for name, values in texts.items() for text in values]
 
     def plan(self) -> dict[str, Any]:
-        """What makes it this sweep and no other, for JSON."""
+        """Returns what makes it this sweep and no other, as plain values for JSON."""
         first = (self.choices() if self.search else self.settings())[0].config.scientific()
         base = {name: value for name, value in first.items() if name not in {*self.grids, *self.ranges, "seed"}}
         grids = {name: list(texts) for name, texts in self.grids.items()}
@@ -102,27 +113,24 @@ class Space:
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """A name of a setting that is also that of a folder.
+    """Makes the name of a setting, which a folder can have too.
 
-    >>> label({"lr": 1e-4, "hidden": (300, 300), "dequantize": False})
-    'lr=0.0001,hidden=300-300,dequantize=no'
+    Example:
+        >>> label({"lr": 1e-4, "hidden": (300, 300), "dequantize": False})
+        'lr=0.0001,hidden=300-300,dequantize=no'
     """
     return ",".join(f"{name}={shown(value)}" for name, value in values.items()) or "as-given"
 
 
 def shown(value: Any) -> str:
-    """A value in a name or a table: short, and another one for another value.
+    """Writes a value for a name or a table: short, and another text for another value.
 
-    >>> shown(1000.0), shown(0.1 + 0.2)
-    ('1000', '0.30000000000000004')
+    Example:
+        >>> shown(1000.0), shown(0.1 + 0.2)
+        ('1000', '0.30000000000000004')
     """
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).replace(" ", "-")
-
-
-def spans_decades(values: Sequence[float]) -> bool:
-    """Whether values are told apart better on a logarithmic axis."""
-    return min(values) > 0 and max(values) >= 10 * min(values)

@@ -529,10 +529,10 @@ def test_a_model_of_the_hub_is_fetched_and_read_like_a_folder(shared, client):
 
 
 def test_what_can_not_be_fetched_or_sent_is_said_in_a_sentence(shared, client, monkeypatch):
-    with pytest.raises(CheckpointError, match=r"hf://me/none can not be had \(ConnectionError: no such model\)$"):
+    with pytest.raises(CheckpointError, match=r"hf://me/none cannot be fetched \(ConnectionError: no such model\)$"):
         pv.load("hf://me/none")
     monkeypatch.setattr(client, "create_repo", lambda *a, **o: (_ for _ in ()).throw(PermissionError("log in")))
-    with pytest.raises(StorageError, match=r"can not be sent to me/digits, and is whole \(PermissionError: log in\)"):
+    with pytest.raises(StorageError, match=r"cannot be sent to me/digits, but is whole \(PermissionError: log in\)"):
         hub.send(shared, "me/digits", sharing.FILES)
 
 

@@ -271,7 +271,7 @@ def test_what_can_not_be_refitted_is_said_in_a_sentence(tmp_path, capsys):
         refitting.refitted_config(Config(posterior="delta", kl_weight=0.0), "vamp", {})
     with pytest.raises(UsageError, match="did you mean 'vamp'"):
         refitting.refitted_config(Config(), "vampp", {})
-    with pytest.raises(UsageError, match="needs labels: name a run that has `conditional=True`"):
+    with pytest.raises(UsageError, match="needs labels: train with `conditional=True`"):
         refitting.refitted_config(Config(), "conditional", {})
     trained = make_run(tmp_path)
     with pytest.raises(UsageError, match="holds a run already"):

@@ -263,9 +263,7 @@ def test_a_run_whose_files_are_damaged_is_named_with_the_cure():
     Path("out/sweep.json").write_text(json.dumps({"plan": state["plan"]}))
     for content in ("{", "{}", '{"test": [], "protocol": {"split": 1}}'):
         Path("out/lr=0.1,seed=0/report.json").write_text(content)
-        with pytest.raises(
-            CheckpointError, match=r"report.json can not be read: .*; remove report.json and report.txt"
-        ):
+        with pytest.raises(CheckpointError, match=r"report.json cannot be read: .*; remove report.json and report.txt"):
             swept("lr=0.01,0.1")
     Path("out/lr=0.01,seed=0/history.jsonl").write_text("")
     with pytest.raises(
