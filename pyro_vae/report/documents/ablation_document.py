@@ -1,4 +1,4 @@
-"""Only reconstruction, only KL, both, side by side: what ablation.json holds, and what it shows and does not show."""
+"""The document of an ablation: only reconstruction, only KL and both, side by side, and what that does not show."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ Gaps = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -> Document:
-    """The table, every mean with its standard error over the data, and the notes.
+    """Makes the document of an ablation: a table of means with their errors over the data, and notes.
 
     Args:
         runs: what ablation.json holds.
-        gaps: run -> "elbo", "reconstruction" -> mean on training data minus mean on test data, with its error.
-        is_conditional: whether all of it is given labels.
+        gaps: run -> "elbo" or "reconstruction" -> the mean on training data minus that on test data, and its error.
+        is_conditional: whether the programs are given labels.
     """
     columns = [Column("nats per datum, ± over data", width=_LABEL), *(Column(name, True, _CELL) for name in runs)]
     labels = _GIVEN_LABELS if is_conditional else BOUNDS
@@ -34,7 +34,7 @@ def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -
 
 
 def ablation_rows(runs: Runs) -> Table:
-    """One row for each run, set of data and quantity, with both errors: what ablation.csv holds."""
+    """Lists a row for each run, set of data and quantity, with both errors: what ablation.csv holds."""
     rows: list[tuple[Any, ...]] = []
     for loss, run in runs.items():
         estimates = [(held, name, run[held][name]) for held in SETS for name in BOUNDS]
@@ -112,7 +112,7 @@ def _better(gap: float, error: float) -> str:
 
 
 def _marginal(kl: Mapping[str, Any]) -> str:
-    """That it is not 0 is claimed beyond two standard errors over the data, which contain those over draws."""
+    """Claims that it is not 0 beyond two standard errors over the data, which contain those over draws."""
     number = f"Both: KL(q(z)||p(z)) is {_number(kl)} nats"
     if kl["mean"] > 2 * (kl["standard_error"] or math.inf):
         return f"{number} and not 0: the KL term draws q(z) to the prior, and does not make it the prior."

@@ -1,4 +1,4 @@
-"""The estimates of an evaluated run, in sections: where each belongs, what it bounds, and what it does not say."""
+"""The estimates of an evaluated run, in sections: where each belongs, what it bounds and what it is called."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ class Entry(NamedTuple):
     """One estimate.
 
     Attributes:
-        name: short and stable, for files that programs read.
-        label: for people.
+        name: a short name that stays the same, for files that programs read.
+        label: its name for people.
         numbers: mean, standard_error, monte_carlo_error, num_samples, num_data, unit; what is unknown may be absent.
-        bound: "lower" or "upper" bound in expectation, "no bound", or "" where the question does not arise.
-        meaning: a clause.
+        bound: "lower" or "upper" for a bound in expectation, "no bound", or "" where the question does not arise.
+        meaning: what it is, in a clause.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Estimates(NamedTuple):
 
     @property
     def table(self) -> Table:
-        """A row for each, with both errors."""
+        """A table with a row for each estimate, with both errors."""
         return Table(self.name, COLUMNS, [_row(entry) for entry in self.entries], self.title)
 
 
@@ -62,7 +62,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 
 def sections(report: Report) -> list[Estimates]:
-    """All estimates of a report but those of single data and single dimensions; parts that are absent are left out.
+    """Lists the estimates of a report, except those of single data and single dimensions; empty sections are left out.
 
     Args:
         report: what report.json holds, as an evaluation fills it or as training left it.
@@ -97,10 +97,10 @@ FILE_COLUMNS = ("section", "name", "mean", "standard_error", "monte_carlo_error"
 
 
 def for_programs(report: Report) -> Table:
-    """A row for each estimate, with those of single dimensions: what report.csv holds.
+    """Lists a row for each estimate, those of single dimensions too: what report.csv holds.
 
-    Columns: section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit;
-    bound ("lower" or "upper" in expectation, "no bound", or empty where the question does not arise), label.
+    Its columns are section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit,
+    bound ("lower" or "upper" in expectation, "no bound", or empty where the question does not arise) and label.
     """
     rows = [
         (
@@ -118,9 +118,9 @@ def for_programs(report: Report) -> Table:
 
 
 def of_single_data(report: Report) -> Table:
-    """A row for each test datum: its position, its estimates, k-hat and effective sample size: what data.csv holds.
+    """Lists a row for each test datum: position, estimates, k-hat and effective sample size: what data.csv holds.
 
-    A datum without a k-hat (weights that all agree, or fewer than 25 draws) has an empty cell.
+    The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """
     khat = report.get("khat", {})
     columns = {**report.get("per_datum", {}), **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
@@ -132,7 +132,7 @@ _OF_WEIGHTS = {"khat": "values", "ess": "ess"}
 
 
 def dimensions(report: Report) -> list[Estimates]:
-    """Estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
+    """Lists the estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
     latent = report.get("latent", {})
     kl = {site: spectrum for site, spectrum in latent.get("kl_per_dimension", {}).items() if spectrum is not None}
     made = (
@@ -154,28 +154,28 @@ def dimensions(report: Report) -> list[Estimates]:
 
 
 def name(report: Report) -> str:
-    """Of the run, or of its data where the run has none."""
+    """The name of the run, or that of its data where the run has none."""
     return report.get("run", {}).get("name") or report.get("protocol", {}).get("name") or "a run"
 
 
 def commands(report: Report) -> list[str]:
-    """The command lines that trained and evaluated the run, as far as they are known."""
+    """Lists the command lines that trained and evaluated the run, as far as they are known."""
     run = report.get("run", {})
     return [run[key] for key in ("trained_by", "command") if run.get(key)]
 
 
 def of_x(report: Report) -> str:
-    """What the density is of: "x", or "x|y" for a conditional program."""
+    """The argument of the density: "x", or "x|y" for a conditional program."""
     return "x|y" if report.get("config", {}).get("conditional") else "x"
 
 
 def num_test(report: Report) -> int | None:
-    """How many test data the headline numbers rest on."""
+    """The number of test data that the headline numbers rest on; None where there are none."""
     return next((numbers["num_data"] for numbers in report.get("test", {}).values()), None)
 
 
 def headline_entries(report: Report) -> list[Entry]:
-    """The numbers of the test data that every report begins with, in their order."""
+    """Lists the numbers of the test data that every report begins with, in their order."""
     of, test = of_x(report), report.get("test", {})
     level = of.replace("x", "level")
     coded = level if "log_likelihood_of_levels" in test else of
@@ -193,7 +193,7 @@ def headline_entries(report: Report) -> list[Entry]:
 
 
 def _listed(numbers: Mapping[str, Any], known: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
-    """Those that are there, with their labels, bounds and meanings."""
+    """Yields those that are there, with their labels, bounds and meanings."""
     for name, (label, bound, meaning) in known.items():
         if numbers.get(name) is not None:
             yield Entry(name, label, numbers[name], bound, meaning)
