@@ -1,11 +1,11 @@
-"""An evaluation shared out over processes and machines: files of shards, and what is read back from them.
+"""An evaluation that is shared out over processes and machines: the files of shards, and their merge.
 
     RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `block_tasks`
-    RUN/shards/shard-00000-of-00004.json           of which run, model, plan and version they are, SHA-256 and size of
-                                                   the other file, ... and the SHA-256 of all this
+    RUN/shards/shard-00000-of-00004.json           their run, model, plan and version, SHA-256 and size of the other
+                                                   file, ... and the SHA-256 of all this
 
-Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does; nothing in
-either file depends on the clock, so that who computes a shard again writes the same bytes.
+Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Nothing in
+either file depends on the clock: computed again, a shard has the same bytes.
 """
 
 import json
@@ -39,7 +39,7 @@ _ESTIMATES: dict[frozenset[str], type[Estimate]] = {
 
 
 def is_done(subject: Subject, shard: Shard, folder: Path) -> bool:
-    """Whether this shard of this evaluation is there, whole."""
+    """Returns whether this shard of this evaluation is there and whole."""
     path = folder / f"{shard.stem}.json"
     if not path.exists():
         return False
@@ -52,11 +52,20 @@ def is_done(subject: Subject, shard: Shard, folder: Path) -> bool:
 
 
 def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda sentence: None) -> Path:
-    """Computes a shard and writes it. Returns the path of its manifest.
+    """Computes a shard and writes it.
+
+    Args:
+        subject: what is evaluated.
+        shard: the share of the work.
+        folder: where its files are written.
+        say: is told what is being done.
+
+    Returns:
+        The path of its manifest.
 
     Raises:
         DivergenceError, DataError: see `block_tasks.measure`.
-        StorageError: a file can not be written.
+        StorageError: a file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
@@ -86,11 +95,18 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
 
 
 def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
-    """What all shards in a folder have computed, by task: the same as one process would have.
+    """Puts together what all shards in a folder have computed, which is what one process would have computed.
+
+    Args:
+        subject: what is evaluated.
+        folder: the folder of the shards.
+
+    Returns:
+        Task -> what was computed, or a sentence where this program cannot be asked.
 
     Raises:
-        CheckpointError: shards that are missing, damaged, copies of one another, or of another run, model or version.
-        UsageError: shards of another plan.
+        CheckpointError: shards are missing, damaged, copies of one another, or of another run, model or version.
+        UsageError: shards are of another plan.
     """
     parts: dict[tuple[str, int], Part | str] = {}
     ours = identity(subject)
@@ -111,7 +127,7 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
 
 
 def identity(subject: Subject) -> dict[str, Any]:
-    """What must be the same in all shards that are put together: equal identities have equal numbers."""
+    """Lists what must be the same in all shards that are put together: equal identities have equal numbers."""
     trained = subject.trained
     model = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in trained.vae.tensors().items()})
     around = surroundings(trained.config.device)
@@ -130,32 +146,32 @@ def identity(subject: Subject) -> dict[str, Any]:
 
 
 def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:
-    """Task by task, the blocks of a shard."""
+    """Yields the blocks of a shard, task by task."""
     own = block_tasks.blocks(subject)[shard.place :: shard.number]
     return ((name, [number for _, number in blocks]) for name, blocks in groupby(own, key=lambda block: block[0]))
 
 
 def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
-    """The manifests of shards 0 ... n - 1."""
+    """Lists the manifests of shards 0 ... n - 1, all of which must be there."""
     run = subject.trained.run.path
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("shard-*.json")}
-    found = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
-    if not found:
+    paths = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
+    if not paths:
         raise CheckpointError(
             f"{folder} holds no shards: make them with {command_line('evaluate', run, shard='i/n')}, i = 0 ... n-1"
         )
-    numbers = sorted({shard.number for shard in found})
+    numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:
         raise CheckpointError(
             f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: remove all but those of one"
         )
-    missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in found]
+    missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in paths]
     if missing:
         named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise CheckpointError(
             f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
         )
-    return sorted(found.items())
+    return sorted(paths.items())
 
 
 def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
