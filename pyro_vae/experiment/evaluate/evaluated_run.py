@@ -57,7 +57,7 @@ class Subject:
 
     @cached_property
     def saved(self) -> Tensor:
-        """The positions of the test data in log_likelihood.nc: all, or as many of a mapped file as memory holds."""
+        """The positions of the test data in log_likelihood.nc, all or as many of a mapped file as memory holds."""
         size, split = len(self.test), self.test.split
         if split.rows is None:
             return torch.arange(size)

@@ -84,7 +84,7 @@ class Look(Subject):
 
     @property
     def log_likelihood(self) -> Estimate:
-        """The headline log p(x) of the test data: the last point of the curve where there is one."""
+        """The log p(x) of the test data in the headline, which is the last point of the curve where there is one."""
         if self.is_headline:
             bound: Estimate = self.part("log_likelihood")["log_likelihood"]
             return bound

@@ -18,7 +18,7 @@ from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
-from pyro_vae.report.documents.estimate_sections import for_programs, of_single_data
+from pyro_vae.report.documents.estimate_sections import datum_rows, estimate_rows
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.html_page import to_html
 from pyro_vae.report.render.latex import to_latex
@@ -53,8 +53,8 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
         "report.json": files.to_json(report),
         "report.txt": (text + "\n").encode(),
         "report.md": to_markdown(document).encode(),
-        "report.csv": to_csv(for_programs(report)).encode(),
-        "data.csv": to_csv(of_single_data(report)).encode(),
+        "report.csv": to_csv(estimate_rows(report)).encode(),
+        "data.csv": to_csv(datum_rows(report)).encode(),
         "report.tex": to_latex(*documents.latex_row(report)).encode(),
         "report.html": to_html(document).encode(),
     }

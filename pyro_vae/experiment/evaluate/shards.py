@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.command_lines import command_line
@@ -74,23 +73,10 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
         say(f"shard {shard}, {share}: {block_tasks.says(subject, name)}")
         for number, part in block_tasks.measure(subject, name, wanted).items():
             about[f"{name}/{number}"] = part if isinstance(part, str) else _pack(f"{name}/{number}", part, tensors)
-    content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     path = folder / f"{shard.stem}.json"
-    body = {
-        "schema": manifest_file.SCHEMA,
-        "shard": list(shard),
-        "of": identity(subject),
-        "blocks": about,
-        "tensors": {
-            "file": path.with_suffix(".safetensors").name,
-            "sha256": files.sha256(content),
-            "bytes": len(content),
-        },
-    }
     files.make_folder(folder)
     files.remove(path)  # of another evaluation: its tensors go now
-    files.write(path.with_suffix(".safetensors"), content)
-    files.write(path, manifest_file.sealed(body))
+    manifest_file.write(path, {"shard": list(shard), "of": identity(subject), "blocks": about}, tensors)
     return path
 
 
@@ -129,10 +115,9 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
 def identity(subject: Subject) -> dict[str, Any]:
     """Lists what must be the same in all shards that are put together: equal identities have equal numbers."""
     trained = subject.trained
-    model = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in trained.vae.tensors().items()})
     around = surroundings(trained.config.device)
     facts = {
-        "model": files.sha256(model),
+        "model": files.sha256(manifest_file.packed(trained.vae.tensors())),
         "epochs": [trained.best_epoch, trained.epochs],
         "config": trained.config.scientific(),
         "data": trained.data.protocol["sha256"],

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data import Form
@@ -94,18 +93,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     slots, groups = _flatten(checkpoint.optimizer)
     noise = progress.part.noise if progress.part is not None else {}
     parts = {"program": checkpoint.program, "best": progress.best_tensors, "optimizer": slots, "noise": noise}
-    content = save_tensors(
-        {
-            f"{part}/{key}": tensor.detach().cpu().contiguous()
-            for part, tensors in parts.items()
-            for key, tensor in tensors.items()
-        }
-    )
-    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
-    path = folder / f"epoch-{progress.epoch:05d}{step}.safetensors"
+    tensors = {f"{part}/{key}": tensor for part, named in parts.items() for key, tensor in named.items()}
     body = {
-        "schema": manifest_file.SCHEMA,
-        "tensors": {"file": path.name, "sha256": files.sha256(content), "bytes": len(content)},
         "config": checkpoint.config.to_dict(),
         **checkpoint.form._asdict(),
         "progress": {
@@ -117,9 +106,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "optimizer": groups,
     }
-    manifest = path.with_suffix(".json")
-    files.write(path, content)
-    files.write(manifest, manifest_file.sealed(body))
+    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
+    manifest = folder / f"epoch-{progress.epoch:05d}{step}.json"
+    manifest_file.write(manifest, body, tensors)
     for old in _superseded(folder, manifest):
         files.remove(old)
         files.remove(old.with_suffix(".safetensors"))

@@ -1,4 +1,4 @@
-"""The files of a checkpoint as they come from elsewhere: JSON with its own SHA-256, and the tensors that it names.
+"""Pairs of files that may come from elsewhere: a manifest, JSON with its own SHA-256, and the tensors that it names.
 
 A hash finds damage and mistakes. It is no signature: anyone who alters a file on purpose makes its hash anew. So a file
 of the right hash is not trusted either: its size is bounded before it is read, its types are checked before they are
@@ -6,13 +6,14 @@ used, and nothing in it names a place outside the folder.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data.formats import digest
@@ -25,6 +26,28 @@ SCHEMA = 2  # 1 had no middles of epochs, and no hash of the history
 def sealed(body: dict[str, Any]) -> bytes:
     """Writes a manifest: the body and its SHA-256."""
     return files.to_json({**body, "sha256": files.sha256(files.to_json(body))})
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Writes tensors in the form of safetensors, wherever they are. Equal tensors give equal bytes."""
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def write(path: Path, body: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors, and then the manifest that names them: the pair exists once its manifest does.
+
+    Args:
+        path: the path of the manifest; the tensors lie beside it, under its name with another ending.
+        body: what else the manifest says.
+        tensors: by name.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    content, beside = packed(tensors), path.with_suffix(".safetensors")
+    entry = {"file": beside.name, "sha256": files.sha256(content), "bytes": len(content)}
+    files.write(beside, content)
+    files.write(path, sealed({"schema": SCHEMA, "tensors": entry, **body}))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _filled(made: Iterable[Estimates]) -> list[Estimates]:
 FILE_COLUMNS = ("section", "name", "mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit")
 
 
-def for_programs(report: Report) -> Table:
+def estimate_rows(report: Report) -> Table:
     """Lists a row for each estimate, those of single dimensions too: what report.csv holds.
 
     Its columns are section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit,
@@ -117,7 +117,7 @@ def for_programs(report: Report) -> Table:
     return Table.of("estimates", (*FILE_COLUMNS, "bound", "label"), rows)
 
 
-def of_single_data(report: Report) -> Table:
+def datum_rows(report: Report) -> Table:
     """Lists a row for each test datum: position, estimates, k-hat and effective sample size: what data.csv holds.
 
     The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
@@ -153,7 +153,7 @@ def dimensions(report: Report) -> list[Estimates]:
     )
 
 
-def name(report: Report) -> str:
+def run_name(report: Report) -> str:
     """The name of the run, or that of its data where the run has none."""
     return report.get("run", {}).get("name") or report.get("protocol", {}).get("name") or "a run"
 
@@ -180,7 +180,7 @@ def headline_entries(report: Report) -> list[Entry]:
     level = of.replace("x", "level")
     coded = level if "log_likelihood_of_levels" in test else of
     kinds = ", ".join(f"{site} {kind}" for site, kind in test.get("kl", {}).get("kind", {}).items())
-    known = {
+    labels = {
         "elbo": ("ELBO", "lower", f"at most log p({of}), in expectation"),
         "reconstruction": ("reconstruction", "", "E_q[log p(x|z)]"),
         "kl": ("KL", "", f"KL(q(z|x) || p(z)){kinds and f'; {kinds}'}"),
@@ -189,21 +189,21 @@ def headline_entries(report: Report) -> list[Entry]:
         "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
         "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
     }
-    return list(_listed(test, known))
+    return list(_listed(test, labels))
 
 
-def _listed(numbers: Mapping[str, Any], known: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
+def _listed(numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
     """Yields those that are there, with their labels, bounds and meanings."""
-    for name, (label, bound, meaning) in known.items():
+    for name, (label, bound, meaning) in labels.items():
         if numbers.get(name) is not None:
             yield Entry(name, label, numbers[name], bound, meaning)
 
 
 def _test(report: Report) -> Iterator[Entry]:
-    known = headline_entries(report)
-    yield from known
+    headline = headline_entries(report)
+    yield from headline
     for name, numbers in report.get("test", {}).items():
-        if numbers is not None and name not in [entry.name for entry in known]:
+        if numbers is not None and name not in [entry.name for entry in headline]:
             yield Entry(name, name, numbers)
     if loss := report.get("precision"):
         yield Entry("rounding_loss", loss["name"], loss, "", "networks in bfloat16; the same parameters and draws")
@@ -227,9 +227,9 @@ def _jackknife(report: Report) -> Iterator[Entry]:
 
 def _reference(report: Report) -> Iterator[Entry]:
     lower = ("lower", "in expectation")
-    known = {"ELBO": lower, "IWAE": lower, "AIS": lower, "grid": ("no bound", "numerical integral over z")}
+    bounds = {"ELBO": lower, "IWAE": lower, "AIS": lower, "grid": ("no bound", "numerical integral over z")}
     for row in report.get("reference", {}).get("rows", ()):
-        bound, meaning = known.get(row["name"], ("", ""))
+        bound, meaning = bounds.get(row["name"], ("", ""))
         facts = (name for name in ("acceptance", "refinement", "boundary", "unreliable") if row.get(name) is not None)
         words = [meaning, *(f"{name} {row[name]:.2g}" for name in facts)]
         yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)))
@@ -251,13 +251,13 @@ def _differences(report: Report) -> Iterator[Entry]:
 def _simulated(report: Report) -> Iterator[Entry]:
     bounds, meaning = report.get("simulated") or {}, "in expectation, on simulated data only"
     draws = f", K = {bounds['iwae']['num_samples']}" if bounds.get("iwae") else ""
-    known = {
+    labels = {
         "elbo": ("ELBO", "lower", meaning),
         "iwae": (f"importance-weighted{draws}", "lower", meaning),
         "forward": ("AIS, forward", "lower", meaning),
         "reverse": ("AIS, reverse", "upper", meaning),
     }
-    yield from _listed(bounds, known)
+    yield from _listed(bounds, labels)
     if bounds.get("gap") is not None:
         numbers = _numbers(bounds["gap"], bounds.get("gap_error"), bounds["num_data"])
         yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; of real data there is none")
@@ -287,14 +287,14 @@ def _escalation(report: Report) -> Iterator[Entry]:
 def _latent(report: Report) -> Iterator[Entry]:
     latent = report.get("latent", {})
     at_most = {name: _at_most(numbers) for name, numbers in latent.items() if isinstance(numbers, Mapping)}
-    known = {
+    labels = {
         "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
         "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
         "mutual_information": ("mutual information I(x; z)", "which datum a code came from"),
         "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
         "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
     }
-    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in known.items()})
+    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in labels.items()})
 
 
 def _at_most(numbers: Mapping[str, Any]) -> str:
@@ -304,12 +304,12 @@ def _at_most(numbers: Mapping[str, Any]) -> str:
 def _gaps(report: Report) -> Iterator[Entry]:
     gaps = report.get("gaps", {})
     reference, gap, counted = gaps.get("reference", "the reference"), gaps.get("train_test"), gaps.get("num_data")
-    known = {
+    labels = {
         "inference": ("inference gap", "", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
         "approximation": ("approximation gap", "", f"{reference} - the ELBO of the best q for each datum"),
         "amortisation": ("amortisation gap", "", "ELBO of the best q for each datum - ELBO"),
     }
-    yield from _listed({name: {"num_data": counted, **gaps[name]} for name in known if gaps.get(name)}, known)
+    yield from _listed({name: {"num_data": counted, **gaps[name]} for name in labels if gaps.get(name)}, labels)
     if gap is not None:
         numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")}
         yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")

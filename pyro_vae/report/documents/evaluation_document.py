@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
-from pyro_vae.report.documents.estimate_sections import Report, commands, name, num_test, of_x, sections
+from pyro_vae.report.documents.estimate_sections import Report, commands, num_test, of_x, run_name, sections
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
@@ -23,7 +23,7 @@ def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Doc
     """
     typed = (Code(clean(command), "sh") for command in commands(report))
     return Document(
-        name(report),
+        run_name(report),
         (Section("", (*typed, *_tables(report), Notes(notes(report)))),),
         facts=tuple(_facts(report)),
         headlines=tuple(headlines(report)),
@@ -37,7 +37,7 @@ def terminal_document(report: Report) -> Document:
     Args:
         report: what report.json holds; every key that an evaluation adds may be absent.
     """
-    head = Notes.of((name(report), *commands(report)))
+    head = Notes.of((run_name(report), *commands(report)))
     added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
@@ -63,7 +63,7 @@ def latex_row(report: Report) -> tuple[Table, list[str]]:
     khat = report.get("khat", {}).get("above")
     sites = report.get("latent", {}).get("active", {}).values()
     cells = {
-        "": name(report),
+        "": run_name(report),
         "reconstruction": both_errors(test.get("reconstruction")),
         "KL": both_errors(test.get("kl")),
         "ELBO": both_errors(test.get("elbo")),
@@ -83,7 +83,7 @@ def _ais(report: Report) -> Mapping[str, Any] | None:
 
 def _latex_comments(report: Report) -> Iterator[str]:
     of, test, ais = of_x(report), report.get("test", {}), _ais(report)
-    yield from (f"{name(report)}: {command}" for command in commands(report))
+    yield from (f"{run_name(report)}: {command}" for command in commands(report))
     yield f"nats per datum: mean over {num_test(report)} test data +- standard error over data (Monte Carlo error)"
     if "log_likelihood" in test:
         draws = test["log_likelihood"]["num_samples"]
@@ -122,8 +122,8 @@ def _bounds(report: Report) -> Iterator[Headline]:
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines)
     if (elbo := test.get("elbo")) is not None:
         digits = _digits(elbo.get("standard_error"))
-        known = {"reconstruction": "reconstruction", "kl": "KL"}
-        parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in known.items() if key in test]
+        terms = {"reconstruction": "reconstruction", "kl": "KL"}
+        parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in terms.items() if key in test]
         yield _headline("ELBO", elbo, "", [", ".join(parts)] if parts else [])
 
 
@@ -205,7 +205,7 @@ def _densities(report: Report) -> dict[str, str]:
 
 def _tables(report: Report) -> list[Table]:
     """Lists the tables of estimates, then those of facts."""
-    known = (
+    tables = (
         *(section.table for section in sections(report)),
         _worst(report.get("khat", {})),
         _escalated(report.get("escalation", {})),
@@ -214,7 +214,7 @@ def _tables(report: Report) -> list[Table]:
         protocol_card(report),
         Table.of("run", ("", ""), _run(report), "run"),
     )
-    return [table for table in known if table.rows]
+    return [table for table in tables if table.rows]
 
 
 def protocol_card(report: Report) -> Table:

@@ -30,9 +30,7 @@ def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
     if not sites:
         raise ValueError("no site of this report has a KL by dimension: draw active_units instead")
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, numbers) in zip(
-            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
-        ):
+        for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             mean, bars = _array(numbers["mean"]), _array([error(e) for e in numbers["standard_error"]])
             _spectrum(axes, site, mean, bars, _active(latent, site, len(mean)))
             axes.set_ylabel(f"KL, nats per datum ({numbers['kind']})")
@@ -48,9 +46,7 @@ def active_units(latent: Mapping[str, Any]) -> bytes:
     """
     sites = latent["active"]
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, numbers) in zip(
-            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
-        ):
+        for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             variance, bars = _array(numbers["variance"]), _array([error(e) for e in numbers["variance_error"]])
             # An estimate of a dead dimension may come out below 0, and is drawn at the foot of the scale.
             floor = min([numbers["threshold"], *variance[variance > 0]]) / 3

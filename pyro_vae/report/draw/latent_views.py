@@ -124,7 +124,7 @@ def traversal(
         prior = vae.prior(y)
         draws = prior.sample((PRIOR_DRAWS // prior.batch_shape.numel() + 1,)).flatten(0, -2)
         usage = codes.var(0) / draws.var(0)
-        levels = _normal(torch.linspace(-reach, reach, steps, dtype=codes.dtype, device=x.device))
+        levels = torch.special.ndtr(torch.linspace(-reach, reach, steps, dtype=codes.dtype, device=x.device))
         grid = quantiles(vae.prior(chosen), levels)
         dimensions = usage.argsort(descending=True)[:rows]
         z = codes[datum].repeat(len(dimensions), steps, 1)
@@ -255,11 +255,6 @@ def quantiles(prior: Any, levels: Tensor) -> Tensor:
             pass
     draws = prior.sample((PRIOR_DRAWS,)).reshape(PRIOR_DRAWS, -1)
     return draws.quantile(levels, 0)
-
-
-def _normal(deviations: Tensor) -> Tensor:
-    """The probability below so many standard deviations of a normal."""
-    return torch.special.ndtr(deviations)
 
 
 def _covariance(q: Any, num_samples: int = 256) -> Tensor:
