@@ -70,7 +70,7 @@ class Notes(NamedTuple):
 
     Attributes:
         items: the notes.
-        width: of the lines of the text form.
+        width: the width of the lines of the text form.
         whole: whether words stay whole there, and are not broken at their hyphens.
     """
 

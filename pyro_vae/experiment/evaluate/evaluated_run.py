@@ -29,7 +29,7 @@ class HeadlinePlan(Plan):
 
 @dataclass(eq=False)
 class Subject:
-    """What is looked at, and how closely.
+    """A run that is evaluated, and the plan of its evaluation.
 
     Attributes:
         trained: the run.

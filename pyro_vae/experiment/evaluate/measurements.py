@@ -39,7 +39,7 @@ PICTURE_DIM = 2
 
 @dataclass(eq=False)
 class Look(Subject):
-    """What is looked at, how closely, and what is known of it so far.
+    """A run that is evaluated, the plan of its evaluation, and what is known so far.
 
     Attributes:
         say: is told what is being done, as a sentence for a person who waits.

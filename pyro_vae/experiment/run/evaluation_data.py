@@ -14,7 +14,7 @@ from pyro_vae.experiment.config import Config
 
 
 class DataInMemory(NamedTuple):
-    """Data in memory.
+    """The data of a split, or a random subset of them, in memory.
 
     Attributes:
         x: (N, *x_shape).

@@ -33,10 +33,10 @@ class Log:
     """A log that is told of a training and writes nothing."""
 
     def epoch(self, record: Record) -> None:
-        """Is called after each epoch."""
+        """Takes the record of an epoch, after each of them."""
 
     def finish(self) -> None:
-        """Is called at the end, with the best state in the program."""
+        """Ends the log, when the best state is in the program."""
 
 
 @contextmanager

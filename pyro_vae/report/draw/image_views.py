@@ -16,7 +16,13 @@ from pyro_vae.randomness import stream
 
 
 class Samples(NamedTuple):
-    """Data generated from the prior: z (N, D) ~ p(z), the mean of p(x|z) and a draw from it, both (N, *x_shape)."""
+    """Data generated from the prior.
+
+    Attributes:
+        z: draws from p(z), (N, D).
+        mean: means of p(x|z), (N, *x_shape).
+        x: draws from p(x|z), (N, *x_shape).
+    """
 
     z: Tensor
     mean: Tensor

@@ -63,7 +63,7 @@ def _round_numbers(k: Sequence[int]) -> list[str]:
 
 
 def _limits(mean: Any, noise: Any, data: Any) -> tuple[float, float]:
-    """Shows the curve with its bars, and as much of the band as leaves the curve a third of the height."""
+    """The limits of the curve with its bars, and as much of the band as leaves the curve a third of the height."""
     low, high = np.nanmin(mean - noise), np.nanmax(mean + noise)
     room = max(high - low, 1e-3)
     margin = max(0.1 * room, min(1.15 * float(np.nanmax(data)), room))
