@@ -91,7 +91,7 @@ def _rounding(subject: Subject, block: Block) -> Part:
 def _draws(subject: Subject, block: Block) -> Part:
     vae, (number, _, x, y) = subject.trained.vae, block
     drawn = guide_draws(vae, x, subject.saved_draws, y, subject.seed, first_block=number)
-    return {f"{group}/{name}": each for group, sites in drawn.items() for name, each in sites.items()}
+    return {f"{group}/{site}": draws for group, sites in drawn.items() for site, draws in sites.items()}
 
 
 def _annealing(subject: Subject, block: Block) -> Part:
@@ -125,7 +125,7 @@ def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
 
 def _guides(subject: Subject, block: Block) -> Part:
     guides = elbos(subject.trained.vae, block.x, block.y, seed=subject.seed, first_block=block.number)
-    return {name: each for name, each in guides._asdict().items() if each is not None}
+    return {name: elbo for name, elbo in guides._asdict().items() if elbo is not None}
 
 
 def _training(subject: Subject, block: Block) -> Part:
@@ -302,7 +302,7 @@ def tensors(column: Estimate | Tensor) -> dict[str, Tensor]:
 def _joined(columns: list[Any]) -> Estimate | Tensor:
     if isinstance(columns[0], Tensor):
         return torch.cat(columns)
-    return replace(columns[0], **{n: torch.cat([getattr(each, n) for each in columns]) for n in tensors(columns[0])})
+    return replace(columns[0], **{n: torch.cat([getattr(part, n) for part in columns]) for n in tensors(columns[0])})
 
 
 def says(subject: Subject, name: str) -> str:

@@ -257,8 +257,8 @@ def _annealed(look: Look) -> None:
         "num_data": len(chosen),
         "rows": [{"name": name, "label": label, **estimate.to_dict()} for name, label, estimate in rows],
         "differences": [
-            {"label": f"{after[0]} - {before[0]}", **_difference(after[2], before[2])}
-            for before, after in itertools.pairwise(rows)
+            {"label": f"{name} - {other}", **_difference(estimate, cheaper)}
+            for (other, _, cheaper), (name, _, estimate) in itertools.pairwise(rows)
         ],
     }
 

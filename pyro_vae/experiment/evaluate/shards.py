@@ -33,7 +33,7 @@ from pyro_vae.experiment.run.provenance import surroundings
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
 _ESTIMATES: dict[frozenset[str], type[Estimate]] = {
-    frozenset(field.name for field in fields(kind)): kind for kind in (Estimate, AnnealedEstimate, GridEstimate)
+    frozenset(field.name for field in fields(cls)): cls for cls in (Estimate, AnnealedEstimate, GridEstimate)
 }
 
 

@@ -47,7 +47,7 @@ class Run:
     def is_finished(self) -> bool:
         """Returns whether the report of this very config is there: more epochs or draws are new work."""
         same = saved_config(self.path) == self.config
-        written = all((self.path / f"report.{kind}").exists() for kind in ("json", "txt"))
+        written = all((self.path / f"report.{ending}").exists() for ending in ("json", "txt"))
         return same and self.status.now() == "finished" and written
 
     def sweep(self) -> None:
