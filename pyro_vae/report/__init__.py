@@ -1,1 +1,1 @@
-"""Numbers that were computed elsewhere, as documents, and these as text, tables, pages and pictures."""
+"""Turns numbers that were computed elsewhere into documents, and documents into text, tables, pages and pictures."""

@@ -1,4 +1,4 @@
-"""Values of a report and how they are shown: a cell keeps all digits for programs, and its text is for people."""
+"""The values of a report and how they are shown. A cell keeps all digits for programs, and its text is for people."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ class Cell(NamedTuple):
     """A value, and the text that people read. Printing it gives the text.
 
     Attributes:
-        value: at full precision; None where it is unknown.
-        text: as it is shown.
+        value: the value at full precision; None where it is unknown.
+        text: the value as it is shown.
     """
 
     value: Any
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 def number(value: float | None, digits: int = 3) -> Cell:
-    """A number with a fixed count of decimals; "n/a" if unknown; what is not zero never reads as zero.
+    """Shows a number with a fixed count of decimals; "n/a" if unknown. What is not zero never reads as zero.
 
     >>> print(number(-22.14757), number(0.0), number(4.6e-5), number(None))
     -22.148 0.000 <0.001 n/a
@@ -37,7 +37,7 @@ def number(value: float | None, digits: int = 3) -> Cell:
 
 
 def fixed(value: float | None, digits: int = 3, sign: str = "") -> Cell:
-    """A number with a fixed count of decimals, rounded as it may be; "n/a" if unknown.
+    """Shows a number with a fixed count of decimals, even where that rounds it to zero; "n/a" if unknown.
 
     >>> print(fixed(4.6e-5), fixed(0.25, 1, "+"), fixed(None))
     0.000 +0.2 n/a
@@ -46,7 +46,7 @@ def fixed(value: float | None, digits: int = 3, sign: str = "") -> Cell:
 
 
 def nats(value: float | None, sign: str = "") -> Cell:
-    """With fewer decimals of thousands; under the sign "+" it is a difference, and is rounded as it may be.
+    """Shows nats, thousands with fewer decimals. Under the sign "+" it is a difference, which may round to zero.
 
     >>> print(nats(-22.14757), nats(-54321.0), nats(0.25, "+"))
     -22.148 -54321.0 +0.250
@@ -56,7 +56,7 @@ def nats(value: float | None, sign: str = "") -> Cell:
 
 
 def share(value: float | None) -> Cell:
-    """A share in per cent, never rounded to none or to all of them.
+    """Shows a share in per cent, which is never rounded to none or to all.
 
     >>> print(share(0.25), share(0.0), share(0.0004), share(0.9999), share(None), sep=", ")
     25 %, 0 %, <0.1 %, >99.9 %, n/a
@@ -71,7 +71,7 @@ def share(value: float | None) -> Cell:
 
 
 def estimate(value: float | None, error: float | None, digits: int = 2) -> Cell:
-    """A mean and one of its errors.
+    """Shows a mean and one of its errors.
 
     >>> print(estimate(-28.5014, 0.1324), estimate(None, None), sep=", ")
     -28.50 ± 0.13, n/a
@@ -80,7 +80,7 @@ def estimate(value: float | None, error: float | None, digits: int = 2) -> Cell:
 
 
 def both_errors(numbers: Mapping[str, Any] | None) -> Cell:
-    """An estimate with its error over the data and, in brackets, its Monte Carlo error.
+    """Shows an estimate with its error over the data and, in brackets, its Monte Carlo error.
 
     >>> print(both_errors({"mean": -22.5061, "standard_error": 0.2, "monte_carlo_error": None}))
     -22.506 ± 0.200 (?)
@@ -93,7 +93,7 @@ def both_errors(numbers: Mapping[str, Any] | None) -> Cell:
 
 
 def interval(ends: Sequence[float] | None) -> Cell:
-    """An interval of differences, "n/a" where there is none.
+    """Shows an interval of differences; "n/a" where there is none.
 
     >>> print(interval([-0.417, -0.187]), interval(None))
     [-0.417, -0.187] n/a
@@ -102,7 +102,7 @@ def interval(ends: Sequence[float] | None) -> Cell:
 
 
 def plain(value: Any, digits: int = 6) -> str:
-    """Whatever a report holds, as text.
+    """Writes any value of a report as text.
 
     >>> plain({"sigma": 0.25, "learned": "one number"}), plain([1, 2.0])
     ('sigma 0.25, learned one number', '1, 2')
@@ -115,7 +115,7 @@ def plain(value: Any, digits: int = 6) -> str:
 
 
 def as_typed(value: Any) -> str:
-    """A setting as one types it.
+    """Writes a setting as one types it.
 
     >>> as_typed([256, 256]), as_typed(True), as_typed(0.001), as_typed("vamp")
     ('256,256', 'true', '0.001', 'vamp')
@@ -126,7 +126,7 @@ def as_typed(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Text on one line, without characters that steer a terminal or turn the direction of writing.
+    r"""Puts text on one line, without characters that steer a terminal or turn the direction of writing.
 
     >>> clean("a\x1b[31m\nb")
     'a [31m b'
@@ -135,7 +135,7 @@ def clean(text: str) -> str:
 
 
 def clipped(text: str, width: int = _LONGEST) -> str:
-    """At most so many characters of it: the middle goes, since paths differ at their ends.
+    """Cuts a text to `width` characters. The middle goes, since paths differ at their ends.
 
     >>> clipped("runs/2026/standard-0", 11)
     'runs...rd-0'

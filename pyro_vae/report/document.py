@@ -1,6 +1,6 @@
-"""What a report says, before it has a form: sections of tables, notes, code and pictures. `render` gives it a form.
+"""What a report says, before it has a form: sections of tables, notes, code and pictures.
 
-a dictionary, as report.json has it  ->  a document, in `documents`  ->  text, Markdown, a page, in `render`
+`documents` makes a document of the dictionary that report.json holds; `render` makes text, Markdown or a page of it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A column of a table: its head, and whether it is flush `right`, as numbers are.
+    """A column of a table.
 
-    `width` is that of the text form, where tables below each other have common columns; 0 is as wide as its cells. A
-    column of a fixed width is flush right there, but for the first, whose longer cells are wrapped.
+    Attributes:
+        head: the words above it.
+        right: whether it is flush right, as numbers are.
+        width: its width in the text form, where tables below each other have common columns; 0 is as wide as its
+            cells. Columns of a fixed width are flush right there, except the first, whose longer cells are wrapped.
     """
 
     head: str
@@ -20,10 +23,15 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of cells: a `Cell`, text, or a plain value in a table that only programs read.
+    """Rows of cells.
 
-    `name` is short and stable, `title` in words, and `foot` are sentences right below it. Where no column has a head,
-    none is shown. In a text form that is too wide a table `shrinks`: the cells of its first column lose their middles.
+    Attributes:
+        name: a short name that stays the same.
+        columns: its columns; where none has a head, none is shown.
+        rows: cells, each a `Cell`, text, or a plain value in a table that only programs read.
+        title: what it is, in words.
+        foot: sentences right below it.
+        shrinks: whether the cells of its first column lose their middles where it is too wide as text.
     """
 
     name: str
@@ -37,20 +45,34 @@ class Table(NamedTuple):
     def of(
         cls, name: str, heads: Iterable[str], rows: Iterable[Sequence[Any]], title: str = "", words: int | None = None
     ) -> "Table":
-        """One whose first columns are words, all unless a number says how many, and whose others are numbers."""
+        """Makes a table from the heads of its columns, of which the first `words` hold words and the others numbers.
+
+        Args:
+            name: a short name that stays the same.
+            heads: the head of each column.
+            rows: its cells.
+            title: what it is, in words.
+            words: how many columns hold words, from the left; None for all.
+        """
         columns = (Column(head, right=words is not None and i >= words) for i, head in enumerate(heads))
         return cls(name, tuple(columns), list(rows), title)
 
 
 class Note(NamedTuple):
-    """Sentences about a term; `term` is "" where they are about the whole."""
+    """Sentences about a term, or about the whole where `term` is ""."""
 
     term: str
     text: str
 
 
 class Notes(NamedTuple):
-    """Notes below each other, lines of a text form `width` wide. `whole` words are not broken at their hyphens."""
+    """Notes below each other.
+
+    Attributes:
+        items: the notes.
+        width: the width of the lines of the text form.
+        whole: whether words stay whole there, and are not broken at their hyphens.
+    """
 
     items: Sequence[Note]
     width: int = 100
@@ -58,28 +80,32 @@ class Notes(NamedTuple):
 
     @classmethod
     def of(cls, sentences: Iterable[str], width: int = 100, *, whole: bool = False) -> "Notes":
-        """Of sentences about the whole."""
+        """Makes notes of sentences about the whole."""
         return cls([Note("", sentence) for sentence in sentences], width, whole)
 
 
 class Caution(NamedTuple):
-    """Lines that a reader must not miss: the first says it, the others why."""
+    """Lines that a reader must not miss. The first says what is wrong, the others why."""
 
     lines: tuple[str, ...]
 
 
 class Code(NamedTuple):
-    """Text as it was typed or printed, in a language."""
+    """Text as it was typed or printed, and its language."""
 
     text: str
     language: str = ""
 
 
 class Picture(NamedTuple):
-    """PNG or SVG, with a title of a few words, the alternative text too, and a caption that says what is seen.
+    """A picture, as PNG or SVG.
 
-    `group` is one of `GROUPS`, or the title of a group of one's own, which comes after those. `file` lies beside the
-    report, for a form that can not hold the picture itself.
+    Attributes:
+        title: a few words, which are its alternative text too.
+        caption: what is seen.
+        content: the bytes of the PNG or SVG.
+        group: one of `GROUPS`, or the title of another group, which comes after those.
+        file: the file beside the report, for a form that cannot hold the picture itself.
     """
 
     title: str
@@ -103,7 +129,7 @@ GROUPS = {
 
 
 class Headline(NamedTuple):
-    """A number in large type: what, how much, its errors and remarks, each a line."""
+    """A number in large type, with its label and unit, and a line for each error and remark."""
 
     label: str
     value: str
@@ -115,14 +141,14 @@ Block = Table | Notes | Caution | Code | Picture | str  # a string is a paragrap
 
 
 class Section(NamedTuple):
-    """Blocks that belong together. On a terminal its title is not shown."""
+    """Blocks that belong together. A terminal does not show the title."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 class Document(NamedTuple):
-    """A report. Its title, facts of a few words each, headlines and pictures are for forms that can show them."""
+    """A report. Title, facts (a few words each), headlines and pictures are for forms that can show them."""
 
     title: str
     sections: tuple[Section, ...]
@@ -132,5 +158,5 @@ class Document(NamedTuple):
 
     @property
     def blocks(self) -> list[Block]:
-        """Of all sections."""
+        """The blocks of all sections."""
         return [block for section in self.sections for block in section.blocks]

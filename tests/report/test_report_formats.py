@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from pyro_vae.report.document import Table
 from pyro_vae.report.documents import evaluation_document as documents
-from pyro_vae.report.documents.estimate_sections import COLUMNS, for_programs, of_single_data
+from pyro_vae.report.documents.estimate_sections import COLUMNS, datum_rows, estimate_rows
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render import csv_file, latex, markdown, plain_text
@@ -27,11 +27,11 @@ def to_markdown(report):
 
 
 def to_csv(report):
-    return csv_file.to_csv(for_programs(report))
+    return csv_file.to_csv(estimate_rows(report))
 
 
 def to_data_csv(report):
-    return csv_file.to_csv(of_single_data(report))
+    return csv_file.to_csv(datum_rows(report))
 
 
 def to_latex(report):

@@ -18,7 +18,7 @@ from pyro_vae.experiment.evaluate.report_files import write
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train.training_report import write as report
 from pyro_vae.inference import Progress
-from pyro_vae.report.documents.estimate_sections import for_programs
+from pyro_vae.report.documents.estimate_sections import estimate_rows
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
@@ -55,15 +55,15 @@ def test_no_cell_of_a_csv_file_is_a_formula_or_steers_a_terminal(name):
     for row in found["reference"]["rows"]:
         row["label"] = name
     found["test"][name] = found["test"]["elbo"]
-    text = to_csv(for_programs(found))
+    text = to_csv(estimate_rows(found))
     assert any(name.strip() in cell for cell in cells(text))
     assert formulas(text) == []
     assert not is_steering(text)
-    assert formulas(to_csv(for_programs(full()))) == []
+    assert formulas(to_csv(estimate_rows(full()))) == []
 
 
 def test_the_numbers_of_a_csv_file_stay_numbers():
-    rows = list(csv.DictReader(io.StringIO(to_csv(for_programs(full())))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(estimate_rows(full())))))
     assert {float(row["mean"]) for row in rows if row["name"] == "AIS"} == {-22.03}
 
 

@@ -1,9 +1,9 @@
-"""What an evaluation computes of single data, in blocks of 128, and whatever grows with their number.
+"""What an evaluation computes of single data, in blocks of 128: all that grows with their number.
 
 A task is one question about many data. Its answer for one block, a `Part`, is a function of the run, the plan and the
-number of the block: it does not matter which process computes it, nor what that has computed before. (But for the
-candidates of an escalation, of which a process keeps no more than may be needed, and the merge those that are.) So
-blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
+number of the block: it does not matter which process computes it, nor what that process has computed before. (The
+candidates of an escalation are an exception: a process keeps no more than may be needed, and the merge those that are.)
+So blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
 """
 
 import math
@@ -32,7 +32,14 @@ GRID_DIM = 3  # a grid needs n^D points
 
 
 class Block(NamedTuple):
-    """One block of a task: its number, positions of its data (b,), x (b, *x_shape), y (b, C) where there are any."""
+    """One block of a task.
+
+    Attributes:
+        number: its place among the blocks of the task.
+        positions: those of its data (b,).
+        x: its data (b, *x_shape).
+        y: their one-hot labels (b, C), for a conditional program.
+    """
 
     number: int
     positions: Tensor
@@ -50,7 +57,7 @@ def _elbo(subject: Subject, block: Block) -> Part:
 
 
 def _bound(subject: Subject, block: Block) -> Part:
-    """log p(x) alone, for which no weights are held."""
+    """Estimates log p(x) alone, for which no weights are held."""
     vae, draws = subject.trained.vae, subject.plan.num_samples
     with divergence("an estimate on the test data"):
         bound = evaluation.iwae(vae, block.x, draws, block.y, subject.seed, first_block=block.number)
@@ -84,7 +91,7 @@ def _rounding(subject: Subject, block: Block) -> Part:
 def _draws(subject: Subject, block: Block) -> Part:
     vae, (number, _, x, y) = subject.trained.vae, block
     drawn = guide_draws(vae, x, subject.saved_draws, y, subject.seed, first_block=number)
-    return {f"{group}/{name}": each for group, sites in drawn.items() for name, each in sites.items()}
+    return {f"{group}/{site}": draws for group, sites in drawn.items() for site, draws in sites.items()}
 
 
 def _annealing(subject: Subject, block: Block) -> Part:
@@ -111,14 +118,14 @@ def _simulated(subject: Subject, block: Block) -> Part:
 
 
 def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
-    """Labels for simulated data, as frequent as among the training data."""
+    """Draws labels for simulated data, as frequent as among the training data."""
     draws = generator(seed, "labels")
     return subject.train.y(torch.randint(len(subject.train), (subject.plan.annealed_data,), generator=draws)[index])
 
 
 def _guides(subject: Subject, block: Block) -> Part:
     guides = elbos(subject.trained.vae, block.x, block.y, seed=subject.seed, first_block=block.number)
-    return {name: each for name, each in guides._asdict().items() if each is not None}
+    return {name: elbo for name, elbo in guides._asdict().items() if elbo is not None}
 
 
 def _training(subject: Subject, block: Block) -> Part:
@@ -127,7 +134,7 @@ def _training(subject: Subject, block: Block) -> Part:
 
 
 def _reconstruction(subject: Subject, block: Block) -> Part:
-    """Of a plain autoencoder: log p(x|z) at the code, and the RMSE of the mean of p(x|z)."""
+    """Estimates log p(x|z) at the code of a plain autoencoder, and the RMSE of the mean of p(x|z)."""
     vae, (_, _, x, y) = subject.trained.vae, block
     reconstruction: Any = _elbo(subject, block)["reconstruction"]
     with stream(subject.seed, "rmse", device=x.device):
@@ -147,12 +154,12 @@ class Task:
     """One question about many data.
 
     Attributes:
-        ask: the answer for one block.
+        ask: gives the answer for one block.
         says: what is being done, with {size} data, for a person who waits.
-        applies: whether this run and this plan ask it.
-        data: whose they are, and their positions; nobody's, where they are simulated.
-        is_headline: whether a program that can not be asked is an error, and not left out with the reason.
-        surroundings: in which all blocks are asked.
+        applies: whether this run and this plan ask the question.
+        data: gives the reader of the data, None where they are simulated, and their positions.
+        is_headline: whether it is an error where a program cannot be asked, and not left out with the reason.
+        surroundings: gives the context in which all blocks are asked.
     """
 
     ask: Callable[[Subject, Block], Part]
@@ -240,20 +247,26 @@ TASKS = {
 
 
 def blocks(subject: Subject) -> list[tuple[str, int]]:
-    """All work of an evaluation that is done block by block: (task, number of the block), in an order that is fixed."""
+    """Lists the work of an evaluation that is done block by block: (task, number of the block), in a fixed order."""
     return [
         (name, number) for name, task in TASKS.items() if task.applies(subject) for number in blocks_of(subject, name)
     ]
 
 
 def measure(subject: Subject, name: str, wanted: Sequence[int] | None = None) -> dict[int, Part | str]:
-    """The answers to one task: for all blocks, or for some, by their ascending numbers.
+    """Computes the answers to one task.
 
-    A sentence stands in place of a part where this program can not be asked.
+    Args:
+        subject: what is evaluated.
+        name: the name of the task.
+        wanted: the ascending numbers of its blocks; None for all of them.
+
+    Returns:
+        Number of the block -> its answer, or a sentence where this program cannot be asked.
 
     Raises:
-        DivergenceError: an estimate on the test data can not be computed.
-        DataError: data outside the support of the likelihood.
+        DivergenceError: an estimate on the test data cannot be computed.
+        DataError: data lie outside the support of the likelihood.
     """
     task = TASKS[name]
     answers: dict[int, Part | str] = {}
@@ -269,7 +282,7 @@ def measure(subject: Subject, name: str, wanted: Sequence[int] | None = None) ->
 
 
 def joined(answers: Iterable[Part | str]) -> Part | str:
-    """The parts of all blocks, in the order of the blocks, as one; the first sentence where there is one."""
+    """Joins the parts of all blocks, in their order, into one; gives the first sentence where there is one."""
     parts: list[Part] = []
     for part in answers:
         if isinstance(part, str):
@@ -279,7 +292,7 @@ def joined(answers: Iterable[Part | str]) -> Part | str:
 
 
 def tensors(column: Estimate | Tensor) -> dict[str, Tensor]:
-    """Of an estimate, by the names of its fields."""
+    """Lists the tensors of an estimate by the names of their fields."""
     if isinstance(column, Tensor):
         return {"": column}
     values = {field.name: getattr(column, field.name) for field in fields(column)}
@@ -289,11 +302,11 @@ def tensors(column: Estimate | Tensor) -> dict[str, Tensor]:
 def _joined(columns: list[Any]) -> Estimate | Tensor:
     if isinstance(columns[0], Tensor):
         return torch.cat(columns)
-    return replace(columns[0], **{n: torch.cat([getattr(each, n) for each in columns]) for n in tensors(columns[0])})
+    return replace(columns[0], **{n: torch.cat([getattr(part, n) for part in columns]) for n in tensors(columns[0])})
 
 
 def says(subject: Subject, name: str) -> str:
-    """What a task does, as a sentence."""
+    """Says what a task does."""
     return TASKS[name].says.format(size=len(TASKS[name].data(subject)[1]), plan=subject.plan)
 
 

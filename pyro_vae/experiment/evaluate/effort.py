@@ -1,4 +1,4 @@
-"""Plan: how closely an evaluation looks, each field a flag whose default has its reason. Shard: which part of it."""
+"""How much an evaluation computes: its `Plan`, whose defaults have their reasons, and the `Shard` that is wanted."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,11 @@ from pyro_vae.experiment.checked_fields import check, flag
 class Plan:
     """What an evaluation computes.
 
-    With these defaults a run on digits takes about a minute on two cores; where prior or guide is a flow, some minutes.
+    With these defaults a run on digits takes about a minute on two cores, or some minutes where prior or guide is a
+    flow.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
 
     Example:
         >>> Plan(annealed_data=0).num_samples
@@ -69,11 +70,11 @@ class Plan:
             raise UsageError(f"`posterior_draws` must be 0, or at least 4 for R-hat; got {self.posterior_draws}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Converts to plain values for JSON."""
         return asdict(self)
 
     def changed(self) -> dict[str, Any]:
-        """What is not so by default.
+        """Lists the settings that differ from their defaults.
 
         >>> Plan(num_samples=5000).changed()
         {'num_samples': 5000}
@@ -81,7 +82,7 @@ class Plan:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
-# Who starts several processes says so to each: torchrun, and srun in the tasks of a step.
+# torchrun, and srun in the tasks of a step, tell each process its place and their number.
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
@@ -96,19 +97,22 @@ class Shard(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """Of its files."""
+        """The name of its files without their endings."""
         return f"shard-{self.place:05d}-of-{self.number:05d}"
 
     @classmethod
     def wanted(cls, text: str, environment: Mapping[str, str]) -> "Shard | None":
-        """The share that a text asks for; None for all the work.
+        """Reads the share that a text asks for.
 
         Args:
             text: "i/n"; "none"; or "auto", the share of this process where torchrun or srun has started several.
-            environment: variables of the process.
+            environment: the variables of the process.
+
+        Returns:
+            The share; None for all the work.
 
         Raises:
-            UsageError: another text, or i outside 0 ... n - 1.
+            UsageError: the text is another one, or i lies outside 0 ... n - 1.
 
         Example:
             >>> Shard.wanted("auto", {"RANK": "2", "WORLD_SIZE": "4"}), Shard.wanted("auto", {})
@@ -131,5 +135,5 @@ def _rank(environment: Mapping[str, str], index: str, number: str) -> Shard | No
     # The script of a SLURM job is no task of a step, and must not do the work of the first one only.
     if index.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
         return None
-    found, size = environment.get(index, ""), environment.get(number, "")
-    return Shard(int(found), int(size)) if found.isdecimal() and size.isdecimal() and int(size) > 1 else None
+    place, size = environment.get(index, ""), environment.get(number, "")
+    return Shard(int(place), int(size)) if place.isdecimal() and size.isdecimal() and int(size) > 1 else None

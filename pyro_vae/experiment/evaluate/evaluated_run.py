@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a run, its data as far as a plan wants them, and the seed of all draws."""
+"""What an evaluation looks at: a run, the data that a plan wants of it, and the seed of all draws."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
 
 
 class HeadlinePlan(Plan):
-    """What a training's own report asks: its headline alone, by as few draws as its config says."""
+    """The plan of a training's own report: the headline alone, by as many draws as the config says."""
 
     def __post_init__(self) -> None:
-        """Its numbers are those of a config, which has checked them."""
+        """Checks nothing: its numbers are those of a config, which has checked them."""
 
 
 @dataclass(eq=False)
 class Subject:
-    """What is looked at, and how closely.
+    """A run that is evaluated, and the plan of its evaluation.
 
     Attributes:
         trained: the run.
-        plan: how closely.
+        plan: how closely it is looked at.
     """
 
     trained: TrainedRun
@@ -46,18 +46,18 @@ class Subject:
 
     @cached_property
     def train(self) -> DataReader:
-        """Training data whose aggregate posterior is measured."""
+        """The training data whose aggregate posterior is measured."""
         return self.trained.reader("train", self.plan.latent_data)
 
     @cached_property
     def chosen(self) -> Tensor:
-        """Positions of the test data that are annealed."""
+        """The positions of the test data that are annealed."""
         size = min(self.plan.annealed_data, len(self.test))
         return subset(len(self.test), size, self.trained.config.data_seed)
 
     @cached_property
     def saved(self) -> Tensor:
-        """Positions of the test data in log_likelihood.nc: all, but of a mapped file as many as have room in memory."""
+        """The positions of the test data in log_likelihood.nc, all or as many of a mapped file as memory holds."""
         size, split = len(self.test), self.test.split
         if split.rows is None:
             return torch.arange(size)
@@ -66,44 +66,44 @@ class Subject:
 
     @property
     def saved_draws(self) -> int:
-        """Draws of z for each of these."""
+        """The number of draws of z for each of these."""
         room = self.plan.saved_numbers // (self.latent_dim * len(self.saved))
         return min(self.plan.num_samples, max(FEWEST_DRAWS, room))
 
     @property
     def seed(self) -> int:
-        """Of all draws: by default that of the training's own report."""
+        """The seed of all draws, by default that of the training's own report."""
         again = self.plan.evaluation_seed
         return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
 
     @property
     def is_headline(self) -> bool:
-        """Whether only the numbers that a report begins with are wanted."""
+        """True where only the numbers are wanted that a report begins with."""
         return isinstance(self.plan, HeadlinePlan)
 
     @property
     def latent_dim(self) -> int:
-        """D, of all layers."""
+        """The number of latent dimensions D, of all layers together."""
         config = self.trained.config
         return config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0)
 
     @property
     def is_autoencoder(self) -> bool:
-        """Whether q(z|x) is a point, so that there is a reconstruction and no log p(x)."""
+        """True where q(z|x) is a point, so that there is a reconstruction and no log p(x)."""
         return isinstance(getattr(self.trained.vae, "posterior", None), Delta)
 
     @property
     def most_escalated(self) -> int:
-        """More data than this are not escalated, whatever comes out."""
+        """The most data that an escalation can take."""
         return -(-self.plan.escalated_draws // ((MORE - 1) * self.plan.num_samples))
 
     @cached_property
     def hardest(self) -> "Hardest":
-        """Of the data of log p(x)."""
+        """The candidates of an escalation among the data of log p(x)."""
         return Hardest(self.most_escalated)
 
     def graphs(self) -> AbstractContextManager[None]:
-        """For estimates of K draws of all test data: compiled graphs, where the run wants them."""
+        """Gives the context for estimates of K draws of all test data: compiled graphs where the run wants them."""
         return build.estimating(self.trained.config, len(self.test) * self.plan.num_samples)
 
 
@@ -114,7 +114,7 @@ class Hardest:
         self.most, self.seen = most, torch.empty(0, dtype=torch.float64)
 
     def among(self, khat: Tensor) -> Tensor:
-        """Positions within the next block of data."""
+        """Chooses positions (M,) within the next block of data by its k-hat (b,)."""
         if not self.most:
             return torch.empty(0, dtype=torch.int64)
         seen = torch.cat([self.seen, khat[khat > KHAT_THRESHOLD]])

@@ -1,4 +1,4 @@
-"""The numbers that every report begins with: what report.json says of the test data and how they came about."""
+"""The numbers that every report begins with: what report.json says of the test data, and how they came about."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ def headline(
     classes: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What report.json says of these estimates of a run, with the verdict on its preset where it has one.
+    """Makes what report.json says of these estimates of a run, with the verdict on its preset where it has one.
 
     Args:
         trained: the run.
-        estimates: of the test data, by name.
-        classes: how a conditional program classifies them, see `Classification.summary`.
+        estimates: the estimates on the test data, by name.
+        classes: how a conditional program classifies these data, see `Classification.summary`.
         precision: what networks in bfloat16 change, see `evaluation.precision`.
     """
     epoch, likelihood = trained.best_epoch, trained.vae.likelihood
@@ -47,16 +47,23 @@ def numbers(
     discrete: bool = False,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """{"test": ..., "objective": ..., "training": ..., "config": ..., "protocol": ...}, without loss weights.
+    """Makes what report.json says of some estimates, which have no loss weights in them.
 
     Args:
-        estimates: of the test data, by name.
-        protocol: the data's card.
+        estimates: the estimates on the test data, by name.
+        protocol: the protocol of the data.
         training: how long it took, in epochs.
         config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
-        discrete: whether p(x|z) gives masses, not densities, so that log p(x) has a meaning in bits.
+        discrete: whether p(x|z) gives masses and not densities, so that log p(x) has a meaning in bits.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
             "classification" and "precision".
+
+    Returns:
+        "test", "objective", "training", "config", "protocol" and these parts, each with plain values.
+
+    Reference:
+        Theis, van den Oord & Bethge, "A note on the evaluation of generative models", ICLR 2016, equations 2 to 6, for
+        the bound on log p of the levels of dequantised data. https://arxiv.org/abs/1511.01844
     """
     parts = {name: dict(part) for name, part in (more or {}).items() if part}
     if "rmse" in estimates:
@@ -72,7 +79,11 @@ def numbers(
 
 
 def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """These estimates. Raises ValueError where a mean is not finite."""
+    """Checks the means of estimates, and returns the estimates.
+
+    Raises:
+        ValueError: a mean is not finite.
+    """
     for estimate in estimates.values():
         if not math.isfinite(estimate.mean):
             worst = int((~estimate.value.isfinite()).nonzero()[0])
@@ -83,7 +94,7 @@ def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
 def _on_test_data(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], *, discrete: bool) -> dict[str, Any]:
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
     if "log_likelihood" in estimates and protocol["dequantized"] is not None:
-        # With the Jacobian log p(x) of dequantised x bounds log p of the level from below (Theis et al. 2016, eq. 2-6).
+        # With the Jacobian log p(x) of dequantised x bounds log p of the level from below.
         nats = estimates["log_likelihood"].to_dict()
         nats["mean"] += protocol["dequantized"]["log_jacobian"]
         test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, protocol)}
@@ -100,7 +111,7 @@ def _in_bits(nats: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, 
 
 
 def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What was trained on; the value on the test data of a loss with weights other than 1."""
+    """Says what was trained on; with weights other than 1 also the value of that loss on the test data."""
     about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
         weights = {"reconstruction": -config["reconstruction_weight"], "kl": config["kl_weight"]}
@@ -109,7 +120,7 @@ def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> 
 
 
 def _verdict(trained: TrainedRun, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
-    """On the preset; an evaluation may take other test data than its run was to be tested on."""
+    """Judges the preset. An evaluation may take other test data than its run was to be tested on."""
     config = replace(trained.config, test_data=num_data if num_data < len(trained.data.test) else 0)
     cut = trained.epochs < config.epochs and not config.patience
     otherwise = {"epochs": trained.epochs} if cut else None

@@ -1,8 +1,8 @@
 """The evaluation of a trained run: every estimate that a report shows, as one dictionary.
 
-Each section is a function of what is looked at and adds keys of its own. What a program can not be asked, a KL to a
-prior that differs between labels, say, is left out, and `left_out` says why in a sentence. What is computed of single
-data comes from `block_tasks`, be it measured here or put together from shards.
+Each section is a function of a `Look` and adds keys of its own. What a program cannot be asked (a KL to a prior that
+differs between labels, for example) is left out, and `left_out` says why in a sentence. What is computed of single data
+comes from `block_tasks`, whether it is measured here or put together from shards.
 """
 
 import itertools
@@ -39,13 +39,13 @@ PICTURE_DIM = 2
 
 @dataclass(eq=False)
 class Look(Subject):
-    """What is looked at, how closely, and what was found so far.
+    """A run that is evaluated, the plan of its evaluation, and what is known so far.
 
     Attributes:
-        say: told what is being done, as a sentence for a person who waits.
-        parts: by task, what was computed of single data; a sentence where this program can not be asked.
+        say: is told what is being done, as a sentence for a person who waits.
+        parts: task -> what was computed of single data, or a sentence where this program cannot be asked.
         report: what report.json will hold.
-        timings: seconds of each step.
+        timings: the seconds of each step.
         posterior: the true posterior of one datum, for a picture.
         reference: the best estimate of log p(x) of the test data that were annealed, and what it is.
     """
@@ -61,7 +61,7 @@ class Look(Subject):
         """The answer to one task for all data, measured here unless it is there already.
 
         Raises:
-            ValueError: this program can not be asked.
+            ValueError: this program cannot be asked.
         """
         if name not in self.parts:
             with self.step(name, block_tasks.says(self, name)):
@@ -84,7 +84,7 @@ class Look(Subject):
 
     @property
     def log_likelihood(self) -> Estimate:
-        """The headline: the last point of the curve, where there is one."""
+        """The log p(x) of the test data in the headline, which is the last point of the curve where there is one."""
         if self.is_headline:
             bound: Estimate = self.part("log_likelihood")["log_likelihood"]
             return bound
@@ -93,14 +93,14 @@ class Look(Subject):
 
     @contextmanager
     def step(self, name: str, sentence: str) -> Iterator[None]:
-        """Announces and times one step."""
+        """Announces one step and takes its time."""
         self.say(sentence)
         begun = time.perf_counter()
         yield
         self.timings[name] = round(time.perf_counter() - begun, 2)
 
     def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
-        """What a question gives, or None and a sentence in `left_out` where this program can not be asked it."""
+        """Asks a question. Where this program cannot be asked, the answer is None, and `left_out` gets the reason."""
         try:
             return ask()
         except ValueError as error:
@@ -111,12 +111,12 @@ class Look(Subject):
 def evaluate(
     trained: TrainedRun, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
 ) -> Look:
-    """Everything the plan asks of a run; `Look.report` is what report.json will hold.
+    """Computes everything that a plan asks of a run; `Look.report` is what report.json will hold.
 
     Args:
         trained: the run.
-        plan: how closely.
-        say: told what is being done.
+        plan: how closely it is looked at.
+        say: is told what is being done.
         parts: what shards have computed, by task; see `shards`.
 
     Raises:
@@ -257,8 +257,8 @@ def _annealed(look: Look) -> None:
         "num_data": len(chosen),
         "rows": [{"name": name, "label": label, **estimate.to_dict()} for name, label, estimate in rows],
         "differences": [
-            {"label": f"{after[0]} - {before[0]}", **_difference(after[2], before[2])}
-            for before, after in itertools.pairwise(rows)
+            {"label": f"{name} - {other}", **_difference(estimate, cheaper)}
+            for (other, _, cheaper), (name, _, estimate) in itertools.pairwise(rows)
         ],
     }
 
@@ -307,7 +307,7 @@ def _posterior(look: Look) -> None:
 
 
 def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
-    """Columns of numbers, one for each test datum."""
+    """Makes columns that have a number for each test datum."""
     chosen = look.test.positions
     about = {} if chosen is None else {"position": chosen.tolist()}  # among all test data
     about |= {} if look.test.labels is None else {"label": look.test.labels.tolist()}
@@ -315,7 +315,7 @@ def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[
 
 
 def _typical(khat: Tensor) -> int:
-    """The datum of the middle k-hat."""
+    """The position of the datum that has the middle k-hat."""
     return int(khat.nan_to_num(nan=0.0).argsort(stable=True)[len(khat) // 2])
 
 

@@ -1,7 +1,7 @@
-"""The files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page to look at.
+"""Writes the files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page.
 
-None of them depends on the clock, nor on how the work was shared out: that is in `timings.json` alone. It is removed
-before the others are written and comes after them: where it is missing, an evaluation was cut.
+None of them depends on the clock, nor on how the work was shared out, except `timings.json`. That file is removed
+before the others are written, and comes after them. Where it is missing, an evaluation was cut.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
-from pyro_vae.report.documents.estimate_sections import for_programs, of_single_data
+from pyro_vae.report.documents.estimate_sections import datum_rows, estimate_rows
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.html_page import to_html
 from pyro_vae.report.render.latex import to_latex
@@ -32,14 +32,14 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     """Writes every file of an evaluated run.
 
     Args:
-        look: what `evaluate` found; `report["run"]` and `report["protocol_card"]` are added to it.
-        folder: where to.
+        look: what `evaluate` returned; `report["run"]` and `report["protocol_card"]` are added to it.
+        folder: where the files are written.
 
     Returns:
-        the text of the report, and the names of the files.
+        The text of the report, and the names of the files.
 
     Raises:
-        StorageError: a file can not be written.
+        StorageError: a file cannot be written.
     """
     folder = Path(folder)
     files.make_folder(folder)
@@ -53,8 +53,8 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
         "report.json": files.to_json(report),
         "report.txt": (text + "\n").encode(),
         "report.md": to_markdown(document).encode(),
-        "report.csv": to_csv(for_programs(report)).encode(),
-        "data.csv": to_csv(of_single_data(report)).encode(),
+        "report.csv": to_csv(estimate_rows(report)).encode(),
+        "data.csv": to_csv(datum_rows(report)).encode(),
         "report.tex": to_latex(*documents.latex_row(report)).encode(),
         "report.html": to_html(document).encode(),
     }
@@ -68,13 +68,13 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
 
 
 def timings(look: Look) -> dict[str, Any]:
-    """When, by which command and in how many seconds: all that two evaluations of one run may differ in."""
+    """Says when, by what command and in how many seconds: all that two evaluations of one run may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"evaluated": now, "command": command(), "seconds": dict(look.timings)}
 
 
 def about(look: Look) -> dict[str, Any]:
-    """Which run, which versions, and a command that repeats the numbers, whatever shards they came from."""
+    """Names the run, the versions, and a command that repeats the numbers, whatever shards they came from."""
     vae, run = look.trained.vae, look.trained.run
     members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
     return {
@@ -88,7 +88,7 @@ def about(look: Look) -> dict[str, Any]:
 
 
 def card(look: Look) -> dict[str, str]:
-    """What must be the same where two evaluations are compared, row for row; then what a reviewer asks first."""
+    """Lists what must be the same where two evaluations are compared, then what a reviewer asks first."""
     protocol, trained = look.trained.data.protocol, look.trained
     recipe = protocol["dequantized"] or protocol["binarization"]
     return {

@@ -1,11 +1,11 @@
-"""An evaluation shared out over processes and machines: files of shards, and what is read back from them.
+"""An evaluation that is shared out over processes and machines: the files of shards, and their merge.
 
     RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `block_tasks`
-    RUN/shards/shard-00000-of-00004.json           of which run, model, plan and version they are, SHA-256 and size of
-                                                   the other file, ... and the SHA-256 of all this
+    RUN/shards/shard-00000-of-00004.json           their run, model, plan and version, SHA-256 and size of the other
+                                                   file, ... and the SHA-256 of all this
 
-Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does; nothing in
-either file depends on the clock, so that who computes a shard again writes the same bytes.
+Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Nothing in
+either file depends on the clock: computed again, a shard has the same bytes.
 """
 
 import json
@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.command_lines import command_line
@@ -34,12 +33,12 @@ from pyro_vae.experiment.run.provenance import surroundings
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
 _ESTIMATES: dict[frozenset[str], type[Estimate]] = {
-    frozenset(field.name for field in fields(kind)): kind for kind in (Estimate, AnnealedEstimate, GridEstimate)
+    frozenset(field.name for field in fields(cls)): cls for cls in (Estimate, AnnealedEstimate, GridEstimate)
 }
 
 
 def is_done(subject: Subject, shard: Shard, folder: Path) -> bool:
-    """Whether this shard of this evaluation is there, whole."""
+    """Returns whether this shard of this evaluation is there and whole."""
     path = folder / f"{shard.stem}.json"
     if not path.exists():
         return False
@@ -52,11 +51,20 @@ def is_done(subject: Subject, shard: Shard, folder: Path) -> bool:
 
 
 def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda sentence: None) -> Path:
-    """Computes a shard and writes it. Returns the path of its manifest.
+    """Computes a shard and writes it.
+
+    Args:
+        subject: what is evaluated.
+        shard: the share of the work.
+        folder: where its files are written.
+        say: is told what is being done.
+
+    Returns:
+        The path of its manifest.
 
     Raises:
         DivergenceError, DataError: see `block_tasks.measure`.
-        StorageError: a file can not be written.
+        StorageError: a file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
@@ -65,32 +73,26 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
         say(f"shard {shard}, {share}: {block_tasks.says(subject, name)}")
         for number, part in block_tasks.measure(subject, name, wanted).items():
             about[f"{name}/{number}"] = part if isinstance(part, str) else _pack(f"{name}/{number}", part, tensors)
-    content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     path = folder / f"{shard.stem}.json"
-    body = {
-        "schema": manifest_file.SCHEMA,
-        "shard": list(shard),
-        "of": identity(subject),
-        "blocks": about,
-        "tensors": {
-            "file": path.with_suffix(".safetensors").name,
-            "sha256": files.sha256(content),
-            "bytes": len(content),
-        },
-    }
     files.make_folder(folder)
     files.remove(path)  # of another evaluation: its tensors go now
-    files.write(path.with_suffix(".safetensors"), content)
-    files.write(path, manifest_file.sealed(body))
+    manifest_file.write(path, {"shard": list(shard), "of": identity(subject), "blocks": about}, tensors)
     return path
 
 
 def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
-    """What all shards in a folder have computed, by task: the same as one process would have.
+    """Puts together what all shards in a folder have computed, which is what one process would have computed.
+
+    Args:
+        subject: what is evaluated.
+        folder: the folder of the shards.
+
+    Returns:
+        Task -> what was computed, or a sentence where this program cannot be asked.
 
     Raises:
-        CheckpointError: shards that are missing, damaged, copies of one another, or of another run, model or version.
-        UsageError: shards of another plan.
+        CheckpointError: shards are missing, damaged, copies of one another, or of another run, model or version.
+        UsageError: shards are of another plan.
     """
     parts: dict[tuple[str, int], Part | str] = {}
     ours = identity(subject)
@@ -111,12 +113,11 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
 
 
 def identity(subject: Subject) -> dict[str, Any]:
-    """What must be the same in all shards that are put together: equal identities have equal numbers."""
+    """Lists what must be the same in all shards that are put together: equal identities have equal numbers."""
     trained = subject.trained
-    model = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in trained.vae.tensors().items()})
     around = surroundings(trained.config.device)
     facts = {
-        "model": files.sha256(model),
+        "model": files.sha256(manifest_file.packed(trained.vae.tensors())),
         "epochs": [trained.best_epoch, trained.epochs],
         "config": trained.config.scientific(),
         "data": trained.data.protocol["sha256"],
@@ -130,32 +131,32 @@ def identity(subject: Subject) -> dict[str, Any]:
 
 
 def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:
-    """Task by task, the blocks of a shard."""
+    """Yields the blocks of a shard, task by task."""
     own = block_tasks.blocks(subject)[shard.place :: shard.number]
     return ((name, [number for _, number in blocks]) for name, blocks in groupby(own, key=lambda block: block[0]))
 
 
 def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
-    """The manifests of shards 0 ... n - 1."""
+    """Lists the manifests of shards 0 ... n - 1, all of which must be there."""
     run = subject.trained.run.path
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("shard-*.json")}
-    found = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
-    if not found:
+    paths = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
+    if not paths:
         raise CheckpointError(
             f"{folder} holds no shards: make them with {command_line('evaluate', run, shard='i/n')}, i = 0 ... n-1"
         )
-    numbers = sorted({shard.number for shard in found})
+    numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:
         raise CheckpointError(
             f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: remove all but those of one"
         )
-    missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in found]
+    missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in paths]
     if missing:
         named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise CheckpointError(
             f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
         )
-    return sorted(found.items())
+    return sorted(paths.items())
 
 
 def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, the files in it, and a trained run opened again."""
+"""A run on disk: its folder, the files in it, and a trained run that is opened again."""

@@ -1,6 +1,6 @@
-"""What may change when a run is taken up again: where to compute, how to report, epochs at a constant rate.
+"""What may change when a run is taken up again: where it computes, what it reports, more epochs at a constant rate.
 
-All else must stay: the settings that decide the training, and the data.
+Everything else must stay: the settings that decide the training, and the data.
 """
 
 import json
@@ -18,15 +18,15 @@ _WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
 
 
 def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
-    """The saved config, with the settings given now that may change between sessions.
+    """Takes the saved config, with those of the settings given now that may change between sessions.
 
     Args:
-        folder: of the run.
-        wanted: the config of the command line.
+        folder: the folder of the run.
+        wanted: the config that is asked for now.
         given: the names of the settings that were given explicitly.
 
     Raises:
-        UsageError: a setting was given that contradicts the saved run.
+        UsageError: a setting that was given contradicts the saved run.
         CheckpointError: the saved config is damaged.
     """
     saved = saved_config(folder)
@@ -44,10 +44,14 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
 def check_same_config(run: Run, before: Config) -> None:
     """Holds the config of a run to that of its checkpoint.
 
-    `config_for_resume` has compared config.json already; this is for one that was edited, or lost.
+    `config_for_resume` has compared config.json already. This is for a file that was edited, or lost.
+
+    Args:
+        run: the folder, and its config.
+        before: the config in the checkpoint.
 
     Raises:
-        CheckpointError: they differ in what may not change.
+        CheckpointError: the two differ in what may not change.
     """
     free = {*_FREE, *(["epochs"] if before.lr_schedule == "constant" else [])}
     for name, value in run.config.to_dict().items():
@@ -60,6 +64,10 @@ def check_same_config(run: Run, before: Config) -> None:
 
 def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     """Holds data, by their protocol, to those that run.json describes.
+
+    Args:
+        run: the folder.
+        protocol: the protocol of the data that are here now.
 
     Raises:
         CheckpointError: the model would see other data.

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, or to be used, in two files without any code in them.
+"""Checkpoints: all that a run needs to go on, or to be used, in two files that hold no code.
 
     epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/..., noise/<device>
     epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, SHA-256 of the
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data import Form
@@ -39,12 +38,12 @@ class Checkpoint:
     """What one checkpoint holds.
 
     Attributes:
-        config: of the run.
+        config: the config of the run.
         form: what must be known of the data.
         progress: how far the training had come, with the best tensors so far.
-        program: its tensors, by name.
-        optimizer: its state, as in `state_dict`.
-        history: SHA-256 of the lines of history.jsonl that belong to it; "" in one that does not know.
+        program: the tensors of the program, by name.
+        optimizer: the state of the optimiser, as in `state_dict`.
+        history: the SHA-256 of the lines of history.jsonl that belong to it; "" where it is not known.
     """
 
     config: Config
@@ -55,14 +54,14 @@ class Checkpoint:
     history: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the program at its best epoch; before the first one ends, those that it has."""
+        """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
         return self.progress.best_tensors or self.program
 
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
         """Puts the state into a program and its optimiser, and returns how far they had come.
 
         Raises:
-            CheckpointError: it does not fit them.
+            CheckpointError: the state does not fit them.
         """
         with fitting("optimiser"):
             _check_slots(self.optimizer, optimizer)
@@ -76,29 +75,26 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes a checkpoint and removes all but the last few. Returns the path of its manifest.
+    """Writes a checkpoint, and removes all except the last few.
 
-    Those of whole epochs are kept; one within an epoch gives way to the next checkpoint.
+    A checkpoint within an epoch gives way to the next one; those of whole epochs count among the last few.
+
+    Args:
+        folder: the folder of checkpoints.
+        checkpoint: what is written.
+
+    Returns:
+        The path of its manifest.
 
     Raises:
-        StorageError: it cannot be written; older checkpoints are as they were.
+        StorageError: it cannot be written. Older checkpoints are as they were.
     """
     progress = checkpoint.progress
     slots, groups = _flatten(checkpoint.optimizer)
     noise = progress.part.noise if progress.part is not None else {}
     parts = {"program": checkpoint.program, "best": progress.best_tensors, "optimizer": slots, "noise": noise}
-    content = save_tensors(
-        {
-            f"{part}/{key}": tensor.detach().cpu().contiguous()
-            for part, tensors in parts.items()
-            for key, tensor in tensors.items()
-        }
-    )
-    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
-    path = folder / f"epoch-{progress.epoch:05d}{step}.safetensors"
+    tensors = {f"{part}/{key}": tensor for part, named in parts.items() for key, tensor in named.items()}
     body = {
-        "schema": manifest_file.SCHEMA,
-        "tensors": {"file": path.name, "sha256": files.sha256(content), "bytes": len(content)},
         "config": checkpoint.config.to_dict(),
         **checkpoint.form._asdict(),
         "progress": {
@@ -110,9 +106,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "optimizer": groups,
     }
-    manifest = path.with_suffix(".json")
-    files.write(path, content)
-    files.write(manifest, manifest_file.sealed(body))
+    step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
+    manifest = folder / f"epoch-{progress.epoch:05d}{step}.json"
+    manifest_file.write(manifest, body, tensors)
     for old in _superseded(folder, manifest):
         files.remove(old)
         files.remove(old.with_suffix(".safetensors"))
@@ -121,6 +117,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def read(manifest: Path) -> Checkpoint:
     """Reads and verifies one checkpoint.
+
+    Args:
+        manifest: the path of its manifest.
 
     Raises:
         CheckpointError: a file is missing, damaged or altered, or was written by a newer version.
@@ -144,7 +143,10 @@ def read(manifest: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, or None, and what was wrong with newer ones.
+    """Reads the newest checkpoint that is whole.
+
+    Returns:
+        The checkpoint, or None where there is none, and what was wrong with newer ones.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
@@ -169,7 +171,7 @@ def remove_orphans(folder: Path) -> None:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """The manifests in a folder, newest first."""
+    """Lists the manifests in a folder, the newest first."""
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch-*.json")}
     numbers = {path: (int(name[1]), int(name[2] or 0)) for path, name in names.items() if name}
     return sorted(numbers, key=numbers.__getitem__, reverse=True)
@@ -183,10 +185,13 @@ def _superseded(folder: Path, written: Path) -> list[Path]:
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Turns whatever happens where the state of a checkpoint is put into something else into a sentence.
+    """Turns an error of putting the state of a checkpoint into something into a sentence.
+
+    Args:
+        what: what the state is put into.
 
     Raises:
-        CheckpointError: it does not fit.
+        CheckpointError: the state does not fit.
     """
     try:
         yield
@@ -197,14 +202,18 @@ def fitting(what: str) -> Iterator[None]:
 
 
 def check_types(tensors: list[Tensor]) -> None:
-    """Raises ValueError where the tensors of a program are not of one real type."""
+    """Checks that the tensors of a program are of one real type.
+
+    Raises:
+        ValueError: they are not.
+    """
     types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
     if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 
 
 def form_of(body: dict[str, Any]) -> Form:
-    """The form of the data, as a manifest says it."""
+    """Reads the form of the data from the body of a manifest."""
     levels = body.get("num_levels")
     return Form(
         tuple(map(_count, body["x_shape"])),
@@ -241,7 +250,7 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, A
 
 
 def _check_slots(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """What torch does not look at: that the state of each parameter has its shape."""
+    """Checks what torch does not look at: that the state of each parameter has its shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, slots in state["state"].items():
         for name, value in slots.items():

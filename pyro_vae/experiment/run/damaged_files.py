@@ -1,4 +1,4 @@
-"""A file of a run that cannot be used: the sentence that says so, and reading one with that sentence."""
+"""A file of a run that cannot be used: the error that says so, and reading JSON with that error."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from pyro_vae.experiment.run import files
 
 
 def damaged(path: Path, why: object) -> CheckpointError:
-    """The error for a file that does not hold what it should.
+    """Makes the error for a file that does not hold what it should.
 
     >>> damaged(Path("run/run.json"), "its teams are none")
     CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or use another `folder`')
@@ -17,7 +17,7 @@ def damaged(path: Path, why: object) -> CheckpointError:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
         CheckpointError: the file is damaged, or cannot be read.

@@ -1,7 +1,7 @@
-"""history.jsonl: one record of an epoch a line, written before the checkpoint of that epoch.
+"""history.jsonl: a line for the record of each epoch, written before the checkpoint of that epoch.
 
-A checkpoint knows the SHA-256 of the lines that belong to it. So an edited history is refused, and what was written
-after the checkpoint, of epochs that will be run again, is cut off.
+A checkpoint knows the SHA-256 of the lines that belong to it. So an edited history is refused, and lines after those,
+of epochs that will be run again, are cut off.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ class EpochHistory:
     """The history of one run.
 
     Args:
-        path: of history.jsonl, which is made when the first epoch has ended.
+        path: the path of history.jsonl, which is made when the first epoch has ended.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +27,7 @@ class EpochHistory:
         self._sha256 = hashlib.sha256()  # of the lines that this session has kept or written
 
     def records(self) -> list[dict[str, Any]]:
-        """The records, oldest first; a torn last line is dropped.
+        """Reads the records, the oldest first. A torn last line is dropped.
 
         Raises:
             CheckpointError: a line is no record.
@@ -45,15 +45,15 @@ class EpochHistory:
         self._sha256.update(f"{line}\n".encode())
 
     def sha256(self) -> str:
-        """The digest for the next checkpoint, of all lines since `cut`."""
+        """The digest for the next checkpoint: of all lines that `cut` kept, and of those written since."""
         return self._sha256.hexdigest()
 
     def first_lines(self, epochs: int, sha256: str) -> bytes:
-        """The lines of the first epochs, as their checkpoint knows them.
+        """Reads the lines of the first epochs, and holds them to what their checkpoint says.
 
         Args:
-            epochs: how many belong to the checkpoint.
-            sha256: of these lines; "" in a checkpoint that does not know.
+            epochs: how many lines belong to the checkpoint.
+            sha256: the SHA-256 of these lines; "" where the checkpoint does not know it.
 
         Raises:
             CheckpointError: the lines are not there, or are others.
@@ -69,7 +69,7 @@ class EpochHistory:
         return lines
 
     def cut(self, lines: bytes) -> None:
-        """Keeps these first lines alone; what comes after them will be written again."""
+        """Keeps only these first lines. What comes after them will be written again."""
         if self.path.exists() and self.path.read_bytes() != lines:
             files.write(self.path, lines)
         self._sha256 = hashlib.sha256(lines)

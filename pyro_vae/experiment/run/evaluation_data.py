@@ -1,4 +1,4 @@
-"""The data of a split as an evaluation sees them: one fixed draw, of all of them or of a random subset."""
+"""The data of a split as an evaluation sees them: all of them or a random subset, in one fixed draw."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,13 @@ from pyro_vae.experiment.config import Config
 
 
 class DataInMemory(NamedTuple):
-    """x (N, *x_shape); one-hot y (N, C) for a conditional program; labels (N,) where the data have any."""
+    """The data of a split, or a random subset of them, in memory.
+
+    Attributes:
+        x: (N, *x_shape).
+        y: one-hot labels (N, C), for a conditional program.
+        labels: (N,), where the data have any.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -23,15 +29,15 @@ class DataInMemory(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DataReader:
-    """Reads data where they are asked for, so that a mapped file is never in memory as a whole, unless by `whole`.
+    """Reads data when they are asked for, so that only `whole` has a mapped file in memory as a whole.
 
-    What it gives is on the config's device.
+    The data that it gives are on the config's device.
 
     Args:
         config: `conditional`, `test_data`, `data_seed` and `device` are read.
-        split: of the data.
-        num_classes: of its labels, 0 where it has none.
-        num_data: None, or -1, for the number that the config tests on; 0 for all.
+        split: the data.
+        num_classes: the number of classes, 0 where there are no labels.
+        num_data: how many data, at random; None or -1 for the number that the config tests on, 0 for all.
     """
 
     config: Config
@@ -41,7 +47,7 @@ class DataReader:
 
     @cached_property
     def positions(self) -> Tensor | None:
-        """Where the data stand in the split; None for all of it."""
+        """The positions of the data in the split; None for all of it."""
         size, wanted = len(self.split), self.num_data
         if wanted is None or wanted < 0:
             wanted = self.config.test_data
@@ -57,23 +63,23 @@ class DataReader:
         return labels if labels is None or self.positions is None else labels[self.positions]
 
     def whole(self) -> DataInMemory:
-        """All of them at once."""
+        """Reads all data at once."""
         return DataInMemory(
             self.split.fixed(self.positions).to(self.config.device), self._one_hot(self.labels), self.labels
         )
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x (M, *x_shape), and one-hot y (M, C) for a conditional program, of the data at these positions (M,)."""
+        """Reads x (M, *x_shape), and y (M, C) for a conditional program, of the data at these positions (M,)."""
         return self.split.fixed(self._place(index)).to(self.config.device), self.y(index)
 
     def pieces(self, wanted: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What `at` gives for one ascending set of positions after another, in one pass."""
+        """Reads what `at` gives for one ascending set of positions after another, in one pass."""
         wanted, again = tee(wanted)
         for index, x in zip(wanted, self.split.pieces(map(self._place, again)), strict=True):
             yield x.to(self.config.device), self.y(index)
 
     def y(self, index: Tensor) -> Tensor | None:
-        """One-hot labels (M, C), for a conditional program."""
+        """Makes the one-hot labels (M, C) of the data at these positions (M,), for a conditional program."""
         return None if self.labels is None else self._one_hot(self.labels[index])
 
     def _one_hot(self, labels: Tensor | None) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed.
 
-A lock ends with the process that holds it, however that one ends; see `pyro_vae.system` for what children do. Where the
-file system has none, nobody is stopped.
+A lock ends with the process that holds it, however that process ends; see `pyro_vae.system` for what children do. Where
+the file system has no locks, nobody is stopped.
 """
 
 import errno
@@ -26,10 +26,10 @@ _LONGEST_HOLDER = 1000  # characters; a team has some hundred
 def write(path: Path, content: bytes) -> None:
     """Writes a file so that after a crash at any moment the old or the new content is there, never a part.
 
-    Processes that write one file at the same time do not disturb each other: the last one's content stays.
+    Processes that write one file at the same time do not disturb each other: the content of the last one stays.
 
     Raises:
-        StorageError: the disk is full, or the place can not be written to; an older file is left as it was.
+        StorageError: the disk is full, or the place cannot be written to. An older file is left as it was.
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}*{_TEMPORARY}"):
         system.remove_left(left, in_doubt=False)
@@ -43,7 +43,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Adds one line and flushes it to the disk. A crash can leave a last line without its end, which readers drop."""
+    """Adds one line and flushes it to the disk. A crash can leave a torn last line, which readers drop."""
     with _storage_errors(path), path.open("ab") as file:
         file.write(f"{line}\n".encode())
         file.flush()
@@ -51,7 +51,7 @@ def append(path: Path, line: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, if it is there."""
+    """Removes a file if it is there."""
     with _storage_errors(path):
         path.unlink(missing_ok=True)
 
@@ -63,7 +63,7 @@ def make_folder(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what interrupted `write`s left behind; what another is writing stays, where the file system has locks."""
+    """Removes what an interrupted `write` left. A file that another process writes stays, where there are locks."""
     for partial in folder.glob(f"*{_TEMPORARY}"):
         system.remove_left(partial, in_doubt=True)
 
@@ -75,18 +75,18 @@ class Lock(NamedTuple):
     descriptor: int
 
     def fileno(self) -> int:
-        """For a child process that is to hold it, too."""
+        """The descriptor, for a child process that is to hold the file too."""
         return self.descriptor
 
     def sign(self, holder: str) -> None:
-        """Says in it who holds it."""
+        """Writes into the file who holds it."""
         with _storage_errors(self.path):
             os.ftruncate(self.descriptor, 0)
             os.lseek(self.descriptor, 0, os.SEEK_SET)
             os.write(self.descriptor, f"{holder}\n".encode())
 
     def remove(self) -> None:
-        """Removes it while it is held, unless another has come to its place."""
+        """Removes the file while it is held, unless another has come to its place."""
         with suppress(OSError):
             if system.is_at(self.descriptor, self.path):
                 self.path.unlink()
@@ -94,15 +94,15 @@ class Lock(NamedTuple):
 
 @contextmanager
 def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
-    """Holds a file, which is made where it is not there: one process at a time can, and those that inherit it.
+    """Holds a file. One process at a time can hold it, together with those that inherit it.
 
     Args:
-        path: of the file.
-        refusal: from what the file says, the sentence for everyone else.
+        path: the path of the file, which is made where it is missing.
+        refusal: makes the sentence for everyone else, from what the file says.
 
     Raises:
         UsageError: another process holds it.
-        StorageError: it can not be made.
+        StorageError: it cannot be made.
     """
     with _storage_errors(path):
         descriptor = _held(path, refusal)
@@ -113,30 +113,30 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
 
 
 def to_json(value: Any) -> bytes:
-    """JSON in one form only: sorted keys, no NaN, a line end. Equal values give equal bytes."""
+    """Writes JSON in one form: sorted keys, no NaN, a line end. Equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def from_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
-        ValueError: it holds anything else, or is too deep or too large to be one of ours.
-        OSError: it can not be read.
+        ValueError: the file holds anything else, or is too deep or too large to be one of ours.
+        OSError: it cannot be read.
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{size} bytes are more than any file of this kind has")
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__} where an object is expected")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} where an object is expected")
+    return content
 
 
 def sha256(content: bytes) -> str:
-    """Hexadecimal digest.
+    """The SHA-256 of some bytes, in hexadecimal digits.
 
     >>> sha256(b"")[:8]
     'e3b0c442'

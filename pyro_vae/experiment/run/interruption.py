@@ -1,4 +1,4 @@
-"""Signals that ask a script to end, where the work in hand is to be kept first."""
+"""Signals that ask a script to end while it has work to keep first."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ from pyro_vae import system
 
 
 class Interruption:
-    """Whether a signal has come: called, it says so.
+    """A note of whether a signal has come. Calling it answers that.
 
     Args:
-        agree: of many processes, makes one number of those that each of them got, 0 where none came.
+        agree: makes one number of those that each of many processes got, 0 where none came.
 
     Attributes:
-        number: of the signal, None before it.
+        number: the number of the signal; None before it.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
@@ -34,13 +34,13 @@ class Interruption:
 
 @contextmanager
 def noted(agree: Callable[[int], int] = lambda number: number) -> Iterator[Interruption]:
-    """The first SIGINT or SIGTERM inside is noted; a second one ends the block at once.
+    """Notes the first SIGINT or SIGTERM in the block; a second one ends the block at once.
 
-    What the signal would have done is done at the end of the block, when there was time to keep things. Only the main
-    thread of a process gets signals: in others nothing is ever noted.
+    The signal acts at the end of the block, when there was time to keep things. Only the main thread of a process gets
+    signals: in other threads nothing is ever noted.
 
     Args:
-        agree: see `Interruption`; where one of many processes got a signal, all of them do at the end of the block.
+        agree: see `Interruption`. Where one of many processes got a signal, all of them get it at the end of the block.
 
     Example:
         >>> try:

@@ -1,18 +1,19 @@
-"""The files of a checkpoint as they come from elsewhere: JSON with its own SHA-256, and the tensors that it names.
+"""Pairs of files that may come from elsewhere: a manifest, JSON with its own SHA-256, and the tensors that it names.
 
-A hash finds damage and mistakes. It is no signature: who alters a file on purpose makes its hash anew. So a file of the
-right hash is trusted no further: its size is bounded before it is read, its types are checked before they are used, and
-nothing in it names a place outside the folder.
+A hash finds damage and mistakes. It is no signature: anyone who alters a file on purpose makes its hash anew. So a file
+of the right hash is not trusted either: its size is bounded before it is read, its types are checked before they are
+used, and nothing in it names a place outside the folder.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data.formats import digest
@@ -23,15 +24,37 @@ SCHEMA = 2  # 1 had no middles of epochs, and no hash of the history
 
 
 def sealed(body: dict[str, Any]) -> bytes:
-    """A manifest: the body and its SHA-256."""
+    """Writes a manifest: the body and its SHA-256."""
     return files.to_json({**body, "sha256": files.sha256(files.to_json(body))})
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The body of a manifest whose hash is right.
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Writes tensors in the form of safetensors, wherever they are. Equal tensors give equal bytes."""
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def write(path: Path, body: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors, and then the manifest that names them: the pair exists once its manifest does.
+
+    Args:
+        path: the path of the manifest; the tensors lie beside it, under its name with another ending.
+        body: what else the manifest says.
+        tensors: by name.
 
     Raises:
-        CheckpointError: it cannot be read, is damaged, altered, or of a newer schema.
+        StorageError: a file cannot be written.
+    """
+    content, beside = packed(tensors), path.with_suffix(".safetensors")
+    entry = {"file": beside.name, "sha256": files.sha256(content), "bytes": len(content)}
+    files.write(beside, content)
+    files.write(path, sealed({"schema": SCHEMA, "tensors": entry, **body}))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads the body of a manifest, and verifies its hash.
+
+    Raises:
+        CheckpointError: the file cannot be read, is damaged, altered, or of a newer schema.
     """
     content = _bytes(path, files.LARGEST_JSON)
     try:
@@ -56,10 +79,13 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def well_formed(path: Path) -> Iterator[None]:
-    """Turns what a manifest of the right hash and another form leads to into a sentence.
+    """Turns the errors of reading a manifest that has the right hash and another form into a sentence.
+
+    Args:
+        path: the path of the manifest.
 
     Raises:
-        CheckpointError: a name that this version does not know, an entry that is missing or of another type.
+        CheckpointError: a name is unknown to this version, or an entry is missing or of another type.
     """
     try:
         yield
@@ -72,15 +98,15 @@ def well_formed(path: Path) -> Iterator[None]:
 
 
 def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tensor]:
-    """The tensors that belong to a manifest.
+    """Reads the tensors that belong to a manifest, and verifies their hash.
 
     Args:
-        path: of the manifest.
+        path: the path of the manifest.
         entry: `file`, `sha256` and `bytes` of the file beside it.
-        name: of that file; by default the manifest's, with another ending.
+        name: the name of that file; by default the manifest's with another ending.
 
     Raises:
-        CheckpointError: that file is missing, is another one, or damaged.
+        CheckpointError: that file is missing, damaged, or another one.
     """
     beside = path.with_name(name or f"{path.stem}.safetensors")
     if entry["file"] != beside.name:
@@ -117,7 +143,7 @@ def _digest(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value of a file that may be anybody's, in a message: short, and without what a terminal would obey."""
+    """Shows a value of anybody's file in a message: short, and without what a terminal would obey."""
     text = str(value)
     return text if len(text) <= 80 and text.isprintable() and text.isascii() else f"{text!a:.80}"
 

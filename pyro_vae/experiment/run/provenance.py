@@ -16,7 +16,7 @@ def command() -> str:
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """What a number depends on beside the config: the commit of this package, versions, the machine."""
+    """Lists what a number depends on beside the config: the commit of this package, versions, the machine."""
     names = ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
     system = {"python": platform.python_version(), "system": platform.platform(), "device": device}
     return {"git": _git_commit(), "versions": {name: version(name) for name in names}, "machine": system}

@@ -1,6 +1,6 @@
-"""The program of a checkpoint: built anew from its config, its values those of the file.
+"""The program of a checkpoint: built anew from its config, with the values of the file.
 
-No code is read from a file: what `build` can name is built, a member of the user's own is passed in.
+No code is read from a file. What `build` can name is built, and a user's own member is passed in.
 """
 
 import copy
@@ -24,7 +24,7 @@ _MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made bes
 
 
 def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
-    """The trained program of a run folder (its best state), or of one checkpoint's manifest or tensor file.
+    """Loads the trained program of a run folder (its best state), or of a checkpoint's manifest or tensor file.
 
     Arguments and errors are those of `pyro_vae.load`, which opens shared folders too.
     """
@@ -46,7 +46,7 @@ def warn(complaints: Iterable[str]) -> None:
 
 
 def rebuilt(saved: Checkpoint, **overrides: Any) -> Autoencoder:
-    """The program of a checkpoint at its best state; overrides and errors are those of `pyro_vae.load`."""
+    """Builds the program of a checkpoint at its best state; overrides and errors are those of `pyro_vae.load`."""
     # Not where it was trained: that device may not exist here.
     config = replace(saved.config, device=str(overrides.pop("device", "cpu")))
     tensors = saved.tensors()

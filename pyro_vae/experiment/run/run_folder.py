@@ -1,11 +1,13 @@
-"""A run on disk: one folder that says what was computed, how far it came and what it found.
+"""A run on disk: one folder that says what was computed, how far it came and what came out.
 
-config.json     the Config
-run.json        status, versions, git commit, seeds, data protocol: see `run_status`
-history.jsonl   one record of an epoch a line: see `epoch_history`
-checkpoints/    the last few epochs: see `checkpoint`
-train.lock      there while a process trains, or where one was killed: see `training_lock`
-report.*        numbers; pictures beside them
+    config.json     the Config
+    run.json        status, versions, git commit, seeds, data protocol: see `run_status`
+    history.jsonl   a line for each epoch: see `epoch_history`
+    checkpoints/    the last few epochs: see `checkpoint`
+    train.lock      there while a process trains, or where one was killed: see `training_lock`
+    report.*        numbers; pictures beside them
+
+Each file is written whole, see `files`, except history.jsonl, which grows line by line.
 """
 
 from datetime import datetime
@@ -23,13 +25,13 @@ class Run:
     """The folder of one run.
 
     Args:
-        path: the folder; it is made when something is first written.
+        path: the folder, which is made when something is first written.
         config: what is run in it.
 
     Attributes:
         checkpoints: the folder of its checkpoints.
         history: the records of its epochs.
-        status: how it stands.
+        status: its status, and all else that run.json says.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -39,23 +41,23 @@ class Run:
         self.status = RunStatus(path / "run.json")
 
     def exists(self) -> bool:
-        """Whether the folder holds a run, be it a damaged one."""
+        """Returns whether the folder holds a run, even a damaged one."""
         return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
 
     def is_finished(self) -> bool:
-        """Whether the report was written and is there, for this config: more epochs or draws are new work."""
+        """Returns whether the report of this very config is there: more epochs or draws are new work."""
         same = saved_config(self.path) == self.config
-        written = all((self.path / f"report.{kind}").exists() for kind in ("json", "txt"))
+        written = all((self.path / f"report.{ending}").exists() for ending in ("json", "txt"))
         return same and self.status.now() == "finished" and written
 
     def sweep(self) -> None:
-        """Removes what a killed write left."""
+        """Removes what interrupted writes left."""
         files.sweep(self.path)
         files.sweep(self.checkpoints)
 
 
 def saved_config(folder: Path) -> Config:
-    """The config of a run folder, with the default of every setting that is newer than the run.
+    """Reads the config of a run folder, with the default of every setting that is newer than the run.
 
     Raises:
         CheckpointError: config.json is damaged, missing, or of another version.
@@ -68,7 +70,7 @@ def saved_config(folder: Path) -> Config:
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """A folder that is not there yet: the time, and this name."""
+    """Names a folder that is not there yet, by the time and this name."""
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
     return next(name for name in names if not name.exists())

@@ -1,7 +1,7 @@
-"""run.json: the status of a run (running, trained, finished, interrupted, ...), who trains it, on what, by which code.
+"""run.json: the status of a run (running, trained, finished, interrupted, ...), its data, its processes and the code.
 
-A run can be trained by teams of processes, one after another; on their size depend the draws of z. Each team is written
-down with the epoch and the step at which it began.
+A run can be trained by teams of processes, one after another. The draws of z depend on their sizes, so each team is
+written down with the epoch and the step at which it began.
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ class RunStatus:
     """The status of one run, and all else that its run.json says.
 
     Args:
-        path: of run.json, which is made when the first training begins.
+        path: the path of run.json, which is made when the first training begins.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, Any]:
-        """All that run.json says; empty before the run has begun.
+        """Reads all that run.json says; it is empty before the run has begun.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: the file is damaged.
         """
         return read_json(self.path) if self.path.exists() else {}
 
@@ -47,9 +47,9 @@ class RunStatus:
 
         Args:
             config: what is trained.
-            protocol: of the data.
+            protocol: the protocol of the data.
             progress: where the training begins.
-            processes: how many train together.
+            processes: how many processes train together.
         """
         before = self.read()
         teams = self._teams(before, progress, processes)
@@ -68,12 +68,12 @@ class RunStatus:
         files.write(self.path, files.to_json(about))
 
     def set(self, status: str, **more: Any) -> None:
-        """Changes the status, and whatever else is named, in a run.json that is there."""
+        """Changes the status, and what else is named, in a run.json that is there."""
         files.write(self.path, files.to_json({**read_json(self.path), "status": status, **more}))
 
     @contextmanager
     def on_exit(self) -> Iterator[None]:
-        """Sets the status to "interrupted", "diverged" or "failed" when the block ends so."""
+        """Sets the status to "interrupted", "diverged" or "failed" where an error ends the block."""
         try:
             yield
         except BaseException as error:
@@ -82,7 +82,7 @@ class RunStatus:
             raise
 
     def _teams(self, before: dict[str, Any], progress: Progress, processes: int) -> list[dict[str, int]]:
-        """The teams up to now, without those that began after this point, and this one where it is another."""
+        """Lists the teams that began before this point, with this one where its size is another."""
         here = {"epoch": progress.epoch, "steps": progress.steps, "processes": processes}
         first = {"epoch": 0, "steps": 0, "processes": before.get("processes", processes)}
         try:

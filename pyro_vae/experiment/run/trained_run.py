@@ -1,4 +1,4 @@
-"""A trained run, opened again: its program at the best epoch, the data it saw, and what was written down of it."""
+"""A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +20,14 @@ from pyro_vae.model.vae import VAE
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A run and what it needs to be looked at.
+    """A run with its program and its data.
 
     Attributes:
         run: the folder: `run.path`, `run.config`, `run.history`, `run.status`.
         vae: the program at its best epoch.
         data: the three splits that it was trained, selected and tested on.
-        best_epoch: which epoch that was, of `epochs`.
-        epochs: how many were trained.
+        best_epoch: the number of that epoch, from 1.
+        epochs: how many epochs were trained.
     """
 
     run: Run
@@ -43,21 +43,25 @@ class TrainedRun:
 
     @property
     def one_layer(self) -> VAE:
-        """The program, where it is one of a single layer of latents. Raises UsageError for two."""
+        """The program, of a single layer of latents.
+
+        Raises:
+            UsageError: the program has two layers.
+        """
         if not isinstance(self.vae, VAE):
             raise UsageError(f"{self.run.path} has two layers of latents, and this is about the z of one")
         return self.vae
 
     def test(self, num_data: int | None = None) -> DataInMemory:
-        """The test data: those that the run's own report saw, or a random subset of num_data (0: all of them)."""
+        """Reads the test data that the run's own report saw, or a random subset of num_data (0: all of them)."""
         return self.reader("test", num_data).whole()
 
     def training(self, num_data: int = 0) -> DataInMemory:
-        """The training data as evaluation sees them, or a random subset of them (0: all)."""
+        """Reads the training data as an evaluation sees them, or a random subset of num_data (0: all of them)."""
         return self.reader("train", num_data).whole()
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
-        """What `test` or `training` gives, to be read bit by bit. `part` is "test" or "train"."""
+        """Gives a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
 
@@ -65,13 +69,13 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     """Opens a run folder.
 
     Args:
-        path: of the folder.
-        device: to evaluate on; not where it was trained, which may not exist here.
+        path: the path of the folder.
+        device: where it is evaluated; where it was trained does not count, and may not exist here.
         data_dir: where the data are now, if they moved.
-        members: `prior`, `posterior` or `likelihood` of the user's own, as for `pyro_vae.load`.
+        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`.
 
     Raises:
-        CheckpointError: no run there, a damaged one, or data that are not those it was trained on.
+        CheckpointError: there is no run, a damaged one, or one that was trained on other data.
         DataError: the data are not there.
 
     Example:
@@ -95,10 +99,10 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
 
 
 def newest_checkpoint(path: Path) -> Checkpoint:
-    """The newest whole checkpoint of a run: its settings, before program and data are there.
+    """Reads the newest whole checkpoint of a run, for its settings, before program and data are there.
 
     Raises:
-        CheckpointError: no run in this folder, or a damaged one.
+        CheckpointError: there is no run in this folder, or a damaged one.
     """
     return _newest(path)[0]
 

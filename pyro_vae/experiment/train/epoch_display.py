@@ -1,11 +1,11 @@
-"""How epochs are shown while a run goes on. Whoever starts a training says so; otherwise nothing is shown."""
+"""How epochs are shown during a training. The caller that starts it chooses; by default nothing is shown."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from pyro_vae.inference import Record
 
-# Of the number of epochs and of those that are done: inside, a function that shows one record.
+# Takes the number of epochs and of those that are done, and gives a function that shows one record.
 Display = Callable[[int, int], AbstractContextManager[Callable[[Record], None]]]
 
 

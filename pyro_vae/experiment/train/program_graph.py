@@ -1,9 +1,9 @@
-"""The graph of a Pyro program: its sites, the members that make them, and what each of those looks at.
+"""The graph of a Pyro program: its sites, the members that make them, and what each of these depends on.
 
-It is read off one run. Each drawn latent is replaced by a value that begins a graph of gradients of its own, so that a
-later site depends on it exactly where its density, or its value, has a gradient with respect to it. For as long as the
-run takes, hooks hear which members made a site. Pyro's own `get_model_relations` knows sites alone: neither members,
-shapes nor what a guide makes of the data.
+It is read off one run. Each drawn latent is replaced by a value that begins a graph of gradients of its own. So a later
+site depends on it exactly where the density or the value of that site has a gradient with respect to it. During the run
+hooks note which members made a site. Pyro's own `get_model_relations` knows only sites: no members, no shapes, and not
+what a guide makes of the data.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,13 +20,13 @@ from pyro_vae.randomness import preserved
 
 
 class Node(NamedTuple):
-    """A site or a member of one of the two functions, or what they are given.
+    """A site or a member of model or guide, or data that they are given.
 
     Attributes:
-        name: "x", "y", or "model/..." and "guide/...".
+        name: "x", "y", "model/..." or "guide/...".
         kind: the class of the distribution or member.
-        inputs: names of nodes.
-        shape: of what it is, where that is known: batch and event.
+        inputs: the names of the nodes that it depends on.
+        shape: its batch and event shape, where that is known.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Node(NamedTuple):
 
 
 def nodes_of(program: Program, x: Tensor, y: Tensor | None = None) -> list[Node]:
-    """Lists the nodes of model and guide, those that are looked at before those that look.
+    """Lists the nodes of model and guide, each after those that it depends on.
 
     Args:
-        program: any, whose latent sites are real numbers.
-        x: data (B, *x_shape) to run it on, one will do.
+        program: any program whose latent sites are real numbers.
+        x: data (B, *x_shape) to run it on; a single datum will do.
         y: one-hot labels (B, C).
 
     Returns:
@@ -83,7 +83,7 @@ def _of(title: str, function: Callable[..., Any], program: Program, given: dict[
 
 @contextmanager
 def _heard(program: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """The names and classes of the members of a program, as they are called."""
+    """Notes the names and classes of the members of a program as they are called."""
     calls: list[tuple[str, str]] = []
 
     def hear(name: str) -> Callable[..., None]:
@@ -118,7 +118,7 @@ class _Reader(Messenger):
             site["value"] = self.leaves[name] = site["value"].detach().requires_grad_()
 
     def _sources(self, site: Any) -> tuple[str, ...]:
-        """What the density of a site depends on, or the value that was drawn, of all that came before."""
+        """Names what the density of a site, or the value drawn there, depends on of all that came before."""
         value = site["value"]
         drawn = [] if site["is_observed"] else [value.sum()]
         tested = [total for total in (site["fn"].log_prob(value.detach()).sum(), *drawn) if total.requires_grad]
@@ -128,7 +128,7 @@ class _Reader(Messenger):
         return tuple(name for name, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None)
 
     def _member(self, name: str, kind: str, sources: tuple[str, ...]) -> str:
-        """One that makes several sites is one node."""
+        """Makes one node of a member, even of one that makes several sites, and returns its name."""
         place = f"{self.title}/{name}"
         before = self.nodes[place].inputs if place in self.nodes else ()
         self.nodes[place] = Node(place, kind, tuple(dict.fromkeys((*before, *sources))))

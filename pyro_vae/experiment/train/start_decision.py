@@ -1,4 +1,4 @@
-"""What is to be done in a folder: begin a run, go on with one, or show the report of one that is finished."""
+"""Decides what is to be done in a folder: begin a run, go on with one, or show the report of a finished one."""
 
 import json
 import sys
@@ -18,9 +18,9 @@ class Decision(NamedTuple):
     """What is to be done.
 
     Attributes:
-        run: the folder, and the config to go by.
+        run: the folder, and the config that holds.
         is_finished: whether the report is there, and nothing is to be trained.
-        mark: of the folder before it was looked into, see `training_lock`; None in all but the first process.
+        mark: the mark of the folder before it was looked into, see `training_lock`; only the first process has one.
     """
 
     run: Run
@@ -34,14 +34,14 @@ def decide(
     """Looks into a folder. The first of many processes does so, and all of them get what it decides.
 
     Args:
-        folder: of the run; None for a new one below runs/.
-        config: as the command line has it.
+        folder: the folder of the run; None for a new one below runs/.
+        config: the config that is asked for.
         given: the names of the settings that were given explicitly, which must agree with a run that is there.
         resume: whether the folder may hold a run.
         world: the processes that train together.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or contradicts the settings.
+        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
         CheckpointError: the run in it is damaged.
     """
     mark, told = None, ""
@@ -56,7 +56,7 @@ def decide(
 
 
 def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
-    """The run to go by, and whether it is finished; says what there is to say about taking it up again."""
+    """The run that holds, and whether it is finished; says what there is to say about taking it up again."""
     if not run.exists():
         if resume:
             print(f"note: {run.path} holds no run yet, so this one begins at the first epoch", file=sys.stderr)

@@ -1,7 +1,7 @@
 """TensorBoard: the epochs as scalars, the program as a graph, and what it makes of validation data.
 
-Nothing here touches a training: pictures come from streams of their own, validation data alone are shown, and the
-program is as it was after each of them.
+Nothing here touches a training. Pictures come from random streams of their own and show validation data only, and the
+program is afterwards as it was.
 """
 
 from collections.abc import Iterator
@@ -30,26 +30,27 @@ _SMALLEST = 28  # pixels of a side, as far as a picture is enlarged
 
 
 class Log:
-    """Is told of a training, and writes nothing."""
+    """A log that is told of a training and writes nothing."""
 
     def epoch(self, record: Record) -> None:
-        """Is called after each epoch."""
+        """Takes the record of an epoch, after each of them."""
 
     def finish(self) -> None:
-        """Is called at the end, with the best state in the program."""
+        """Ends the log, when the best state is in the program."""
 
 
 @contextmanager
 def log(session: Session, *, wanted: bool) -> Iterator[Log]:
     """Writes a training into the folder tensorboard/ of its run, or nothing where that is not wanted.
 
+    What was written of epochs that will be run again is dropped.
+
     Args:
-        session: what is trained; its validation data are shown. What was written of epochs that will be run again is
-            dropped.
+        session: what is trained; its validation data are shown.
         wanted: whether anything is to be written.
 
     Raises:
-        UsageError: it is wanted and not installed.
+        UsageError: TensorBoard is wanted and not installed.
     """
     if not wanted:
         yield Log()
@@ -67,7 +68,12 @@ def log(session: Session, *, wanted: bool) -> Iterator[Log]:
 
 
 class Board(Log):
-    """Writes what a person looks at while a program is trained."""
+    """A log that writes what a person looks at while a program is trained.
+
+    Args:
+        writer: a `SummaryWriter`.
+        session: what is trained.
+    """
 
     def __init__(self, writer: Any, session: Session) -> None:
         config, data = session.run.config, session.data
@@ -78,7 +84,7 @@ class Board(Log):
         self.images = can_show(data.x_shape)
 
     def graph(self) -> None:
-        """Writes the sites of model and guide, what each is made by, and what that looks at."""
+        """Writes the graph of model and guide: sites, the members that make them, and what these depend on."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.graph_pb2 import GraphDef
 
@@ -87,7 +93,7 @@ class Board(Log):
         self.writer.file_writer.add_event(Event(graph_def=GraphDef(node=nodes).SerializeToString()))
 
     def epoch(self, record: Record) -> None:
-        """Writes scalars; and pictures every so many epochs, so that there are about as many in any training."""
+        """Writes scalars. Pictures come every so many epochs, so that any training has about as many."""
         self.reached = record.epoch
         for name, value in record.to_dict().items():
             if name not in ("epoch", "best") and value is not None:
@@ -96,7 +102,7 @@ class Board(Log):
             self._pictures("")
 
     def finish(self) -> None:
-        """Writes pictures and codes of the state that is kept, which is that of the best epoch."""
+        """Writes pictures and codes of the state that is kept, that of the best epoch."""
         self._pictures("best/")
         self._codes()
 
@@ -106,14 +112,14 @@ class Board(Log):
                 self.writer.add_image(f"{prefix}{name}", picture, self.reached)
 
     def _reconstructions(self) -> Tensor:
-        """Data in the top row; below, means of p(x|z) at draws of z from q(z|x)."""
+        """Tiles data in the top row; below, means of p(x|z) at draws of z from q(z|x)."""
         x, y = self.valid.x[:_COLUMNS], None if self.valid.y is None else self.valid.y[:_COLUMNS]
         with stream(self.config.seed, "tensorboard", device=x.device):
             means = self.vae.reconstruct(x, y, num_samples=_ROWS)
         return self._tiled(torch.cat([x[None], means]).flatten(0, 1), len(x))
 
     def _samples(self) -> Tensor:
-        """Means of p(x|z) at draws of z from the prior, the same draws each time as far as the prior stays."""
+        """Tiles means of p(x|z) at draws of z from the prior, the same each time as long as the prior stays."""
         device = self.valid.x.device
         y = labels_to_draw(self.num_classes, device=device)
         with stream(self.config.seed, "tensorboard", device=device):
@@ -121,14 +127,14 @@ class Board(Log):
         return self._tiled(means, 8)
 
     def _tiled(self, images: Tensor, columns: int) -> Tensor:
-        """(C, H, W) in [0, 1], enlarged by whole pixels where it is small; the gaps are grey."""
+        """Tiles images as (C, H, W) in [0, 1], small ones enlarged by whole pixels; the gaps are grey."""
         larger = -(-_SMALLEST // min(images.shape[-2:]))
         picture = tile(interpolate(images.float() / self.white, scale_factor=larger), columns).movedim(-1, 0)
         return torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
 
     @torch.no_grad()
     def _codes(self) -> None:
-        """Centres of q(z|x), of two layers those of z1, with labels and thumbnails of the data."""
+        """Writes centres of q(z|x), those of z1 for two layers, with labels and thumbnails of the data."""
         x, y, labels = self.valid
         with undisturbed(self.vae):
             codes = self.vae.centre(x, y)
@@ -141,7 +147,7 @@ class Board(Log):
         )
 
     def _thumbnails(self, x: Tensor) -> Tensor:
-        """(N, C, S, S): the projector's sprite is made of squares."""
+        """Makes images (N, C, S, S): the projector's sprite is made of squares."""
         height, width = x.shape[-2:]
         side = max(height, width)
         return pad(x.float() / self.white, (0, side - width, 0, side - height)).clamp(0, 1).cpu()

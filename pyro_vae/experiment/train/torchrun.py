@@ -1,4 +1,4 @@
-"""A script in many processes, as torchrun starts it: one of them speaks, and all of them find each other."""
+"""One script in many processes, as torchrun starts it: they find each other, and one of them speaks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SHORT_PATIENCE = 1.0  # the same, where all have been told to end
 
 @contextmanager
 def one_speaks() -> Iterator[None]:
-    """Silences all processes but the first one; a traceback that leaves the block is heard from each of them.
+    """Silences all processes except the first one. A traceback that leaves the block is heard from each of them.
 
-    torchrun ends all processes as soon as one has failed, so the others wait for that before they leave with an error:
-    the first one has a sentence to say. Enter it before torch is imported.
+    torchrun ends all processes as soon as one has failed. So the others wait for that before they leave with an error,
+    since the first one has a sentence to say. Enter it before torch is imported.
     """
     if "RANK" in os.environ:
         # DistributedDataParallel wonders in every process why it is to look for unused parameters.
@@ -55,16 +55,16 @@ def _wait_to_be_ended(seconds: float) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Joins the processes that torchrun started, which its variables in the environment name; else the world of one.
+    """Joins the processes that torchrun started, by its variables in the environment; without them the world is one.
 
-    On accelerators each process takes the one that its place on the machine says.
+    On a machine with accelerators each process takes the one of its place there.
 
     Args:
-        device: of the config.
+        device: the device of the config.
 
     Raises:
-        UsageError: a device that cannot be shared out.
-        ProcessError: the others cannot be found.
+        UsageError: the device cannot be shared out.
+        ProcessError: the processes do not find each other.
     """
     from pyro_vae.inference import ALONE, World  # here, since torch takes a second and --help does not need it
 
@@ -91,7 +91,7 @@ def joined(device: str) -> Iterator[World]:
 
 
 def leave(world: World) -> None:
-    """Leaves the other processes for good, where there are any."""
+    """Leaves the other processes for good if there are any."""
     if world.size > 1:
         import torch.distributed as dist
 

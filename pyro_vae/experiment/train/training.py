@@ -1,10 +1,12 @@
-"""A training from its settings to its report: for a command, and for whoever trains several.
+"""A training from its settings to its report, for a command and for anyone who trains several.
 
-decide   what is to be done in this folder: `start_decision`
-build    data, program and step, from the config: `build`
-open     the folder, by one training at a time: `training_lock`, `training_session`
-fit      epoch by epoch, each of them kept
-report   on test data, of the best epoch: `training_report`
+    decide   what is to be done in this folder: `start_decision`
+    build    data, program and step, from the config: `build`
+    open     the folder, by one training at a time: `training_lock`, `training_session`
+    fit      epoch by epoch, each of them kept
+    report   on test data, of the best epoch: `training_report`
+
+Notes and warnings are printed. How epochs are shown is up to the caller.
 """
 
 import logging
@@ -41,22 +43,22 @@ def start_or_resume(
     test: bool = True,
     display: Display = nothing,
 ) -> Run:
-    """Trains in a new folder; one that holds a run already is taken up again, or left as it is where it is finished.
+    """Trains in a new folder, or takes up the run in it again; a finished run is left as it is.
 
-    Where torchrun started many processes they train together: the first one decides what is to be done, writes and
-    speaks, and the others leave before the report.
+    Processes that torchrun started train together. The first one decides what is to be done, writes and speaks, and
+    the others leave before the report.
 
     Args:
-        folder: of the run; None for a new one below runs/.
-        config: as the command line has it.
+        folder: the folder of the run; None for a new one below runs/.
+        config: the config that is asked for.
         given: the names of the settings that were given explicitly, which must agree with a run that is taken up.
         resume: whether the folder may hold a run.
-        tensorboard: also write the training for TensorBoard.
+        tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
         display: how epochs are shown.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or contradicts the settings.
+        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
     """
     with torchrun.joined(config.device) as world:
         run, is_finished, mark = decide(folder, config, given, resume=resume, world=world)
@@ -78,15 +80,16 @@ def train(
     world: World = ALONE,
     mark: bytes | None = None,
 ) -> Run:
-    """Trains, from the newest checkpoint in the folder where there is one, and reports on the best epoch.
+    """Trains, from the newest checkpoint in the folder if there is one, and reports on the best epoch.
 
     Args:
         run: the folder, and the config that is trained.
-        tensorboard: also write the training for TensorBoard.
-        test: report on test data; else the run ends as "trained", and its next resumption reports.
+        tensorboard: whether the training is written for TensorBoard too.
+        test: whether test data are reported on; without that the run ends as "trained", and its next resumption
+            reports.
         display: how epochs are shown.
-        world: the processes that do so together; all but the first leave before the report.
-        mark: of the folder when it was decided to train in it, see `training_lock`.
+        world: the processes that train together; all except the first leave before the report.
+        mark: the mark of the folder when it was decided to train in it, see `training_lock`.
 
     Raises:
         UsageError: another process trains in the folder.
@@ -104,7 +107,7 @@ def train(
 
 
 def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
-    """Data, program, step."""
+    """Builds data, program and step."""
     data = world.in_turn(lambda: build.data(config))
     with world.together():
         vae = build.vae(config, *data.form)
@@ -121,7 +124,7 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
 
 @contextmanager
 def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
-    """The first process holds the folder; where it cannot, all say so."""
+    """Lets the first process hold the folder; where it cannot, all raise the error."""
     with ExitStack() as until_the_end:
         with world.together():
             if world.first:
@@ -130,7 +133,7 @@ def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
 
 
 def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) -> Session:
-    """The session in the run folder, new or taken up again, and what is said of that."""
+    """Opens the session in the run folder, new or taken up again, and says so."""
     session = world.in_turn(lambda: Session.open(run, data, vae, svi, world))
     progress, reached = session.progress, _reached(session.progress)
     world.check_same(vae.tensors(), f"going on from {run.path}, in which the first process found {reached}")

@@ -1,6 +1,6 @@
-"""train.lock: one process at a time trains in a folder. Whoever only reads needs no lock.
+"""train.lock: one process at a time trains in a folder. Anyone who only reads needs no lock.
 
-Between the look into a folder and the lock on it the data are read, which may take long. A mark, taken before that
+The data are read between the look into a folder and the lock on it, which may take long. A mark, taken before that
 look, tells whether somebody has trained in the folder meanwhile.
 """
 
@@ -15,7 +15,7 @@ from pyro_vae.experiment.run import files
 
 
 def mark(folder: Path) -> bytes:
-    """What is another as soon as somebody trains in the folder."""
+    """Takes a mark of a folder, which is another as soon as somebody trains in it."""
     with suppress(OSError):
         return (folder / "run.json").read_bytes()
     return b""
@@ -26,12 +26,12 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
     """Holds a folder, so that no other process trains in it.
 
     Args:
-        folder: of the run; it is made where it is not there.
-        before: what `mark` said when it was decided what to do in it; None where that does not matter.
+        folder: the folder of the run, which is made where it is missing.
+        before: the mark from when it was decided what to do in it; None where that does not matter.
 
     Raises:
-        UsageError: another process trains in it, or did since that was decided.
-        StorageError: it cannot be written to.
+        UsageError: another process trains in it, or has trained in it since that was decided.
+        StorageError: the folder cannot be written to.
     """
     files.make_folder(folder)
 

@@ -1,4 +1,4 @@
-"""The report of a finished run: the headline of an evaluation of its best epoch, and pictures, into its folder."""
+"""Writes the report of a training into its folder: the headline of an evaluation of its best epoch, and pictures."""
 
 from pyro_vae.data import Splits
 from pyro_vae.experiment import run_pictures
@@ -12,12 +12,22 @@ from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
 
-# What only an evaluation writes: of the model before, where training went on after it.
+# Files that only an evaluation writes: they are about an older model where training went on after it.
 EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc", "timings.json")
 
 
 def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
-    """Writes report.json, report.txt and the pictures, removes what an evaluation had left, and returns the text."""
+    """Writes report.json, report.txt and the pictures, and removes what an evaluation had left.
+
+    Args:
+        run: the folder of the run.
+        vae: the program, with the values of its best epoch.
+        data: the data, of which the test data are reported on.
+        progress: how far the training came.
+
+    Returns:
+        The text of the report.
+    """
     for name in EVALUATED:
         files.remove(run.path / name)
     plan = HeadlinePlan(elbo_samples=run.config.elbo_samples, num_samples=run.config.test_samples)

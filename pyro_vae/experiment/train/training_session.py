@@ -1,4 +1,4 @@
-"""A training at work in its folder: opened once, from where the newest checkpoint left it, then kept epoch by epoch."""
+"""A training at work in its folder: opened once, where the newest checkpoint left it, then kept epoch by epoch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Session:
 
     Attributes:
         run: the folder, and the config.
-        data, vae, svi: of this config.
+        data, vae, svi: the data, the program and the step of this config.
         world: the processes that train together.
-        progress: how far it has come; it moves with the training.
+        progress: how far it has come, which moves with the training.
         complaints: what was wrong with checkpoints newer than the one that it goes on from.
     """
 
@@ -38,11 +38,16 @@ class Session:
     def open(cls, run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World = ALONE) -> "Session":
         """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
 
-        Of many processes the first one writes and must come before the others, which only read.
+        Of many processes only the first one writes, and it must come before the others.
+
+        Args:
+            run: the folder, and the config.
+            data, vae, svi: the data, the program and the step of this config.
+            world: the processes that train together.
 
         Raises:
-            CheckpointError: the folder is damaged, or is of another config or other data.
-            StorageError: it cannot be written to.
+            CheckpointError: the folder is damaged, or belongs to another config or other data.
+            StorageError: the folder cannot be written to.
         """
         if world.first:
             progress, complaints = _begun(run, data, vae, svi, world.size)
@@ -52,7 +57,7 @@ class Session:
         return cls(run, data, vae, svi, world, progress, complaints)
 
     def fit(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
-        """Trains to the last epoch of the config, or until `stop` says yes; see `inference.fit`."""
+        """Trains to the last epoch of the config, or until `stop` returns True; see `inference.fit`."""
         config = self.run.config
         return fit(
             self.vae, self.svi, self.data, build.schedule(config),
@@ -60,12 +65,12 @@ class Session:
         )  # fmt: skip
 
     def save(self, record: Record) -> None:
-        """Keeps one epoch: its record first, so that a checkpoint never lacks its history."""
+        """Keeps an epoch, its record first, so that a checkpoint never lacks its history."""
         self.run.history.append(record)
         self._save_checkpoint()
 
     def save_part(self) -> None:
-        """Keeps the steps of an epoch that was stopped; where it was stopped at its end, that is kept already."""
+        """Keeps the steps of an epoch that was stopped. An epoch that was stopped at its end is kept already."""
         if self.progress.part is not None:
             self._save_checkpoint()
 

@@ -1,1 +1,1 @@
-"""Documents: of a training, an evaluation, a comparison, a sweep, an ablation, a refit, a shared model."""
+"""The documents: of a training, an evaluation, a comparison, a sweep, an ablation, a refit and a shared model."""

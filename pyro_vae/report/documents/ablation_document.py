@@ -1,4 +1,4 @@
-"""Only reconstruction, only KL, both, side by side: what ablation.json holds, and what it shows and does not show."""
+"""The document of an ablation: only reconstruction, only KL and both, side by side, and what that does not show."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ Gaps = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -> Document:
-    """The table, every mean with its standard error over the data, and the notes.
+    """Makes the document of an ablation: a table of means with their errors over the data, and notes.
 
     Args:
         runs: what ablation.json holds.
-        gaps: run -> "elbo", "reconstruction" -> mean on training data minus mean on test data, with its error.
-        is_conditional: whether all of it is given labels.
+        gaps: run -> "elbo" or "reconstruction" -> the mean on training data minus that on test data, and its error.
+        is_conditional: whether the programs are given labels.
     """
     columns = [Column("nats per datum, ± over data", width=_LABEL), *(Column(name, True, _CELL) for name in runs)]
     labels = _GIVEN_LABELS if is_conditional else BOUNDS
@@ -34,41 +34,37 @@ def ablation_document(runs: Runs, gaps: Gaps, *, is_conditional: bool = False) -
 
 
 def ablation_rows(runs: Runs) -> Table:
-    """One row for each run, set of data and quantity, with both errors: what ablation.csv holds."""
+    """Lists a row for each run, set of data and quantity, with both errors: what ablation.csv holds."""
     rows: list[tuple[Any, ...]] = []
     for loss, run in runs.items():
-        estimates = [(held, name, run[held][name]) for held in SETS for name in BOUNDS]
+        estimates = [(data, name, run[data][name]) for data in SETS for name in BOUNDS]
         estimates += [("train", name, run[name]) for name in ("marginal_kl", "mutual_information") if run[name]]
-        rows += [(loss, held, name, *(numbers[key] for key in _NUMBERS)) for held, name, numbers in estimates]
-        rows += [(loss, held, "khat_above_0.7", run["khat_above_0.7"][held], *[""] * 4) for held in SETS]
+        rows += [(loss, data, name, *(numbers[key] for key in _NUMBERS)) for data, name, numbers in estimates]
+        rows += [(loss, data, "khat_above_0.7", run["khat_above_0.7"][data], *[""] * 4) for data in SETS]
         rows.append((loss, "train", "active_units", run["active_units"], *[""] * 4))
     return Table.of("ablation", ("loss", "data", "quantity", *_NUMBERS), rows)
 
 
 def _rows(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) -> Iterator[tuple[Any, ...]]:
-    every = list(runs.values())
+    columns = list(runs.values())
     for name, label in labels.items():
-        for held in SETS:
-            yield (f"{label}, {held}", *(_number(run[held][name]) for run in every))
-    for held in SETS:
-        yield (f"k-hat above 0.7, {held}", *(_share(run["khat_above_0.7"][held]) for run in every))
+        for data in SETS:
+            yield (f"{label}, {data}", *(_number(run[data][name]) for run in columns))
+    for data in SETS:
+        yield (f"k-hat above 0.7, {data}", *(_share(run["khat_above_0.7"][data]) for run in columns))
     for name in ("elbo", "reconstruction"):
         pairs = (gaps[run][name] for run in runs)
         yield (f"{labels[name]}, train - test", *(f"{gap:+.2f} ± {error:.2f}" for gap, error in pairs))
-    yield ("KL(q(z)||p(z)), train", *(_number(run["marginal_kl"]) for run in every))
-    yield (f"{information}, train", *(_number(run["mutual_information"]) for run in every))
-    yield ("active units", *(f"{run['active_units']} of {run['latent_dim']}" for run in every))
-    yield ("epoch kept", *(f"{run['best_epoch']} of {run['epochs']}" for run in every))
+    yield ("KL(q(z)||p(z)), train", *(_number(run["marginal_kl"]) for run in columns))
+    yield (f"{information}, train", *(_number(run["mutual_information"]) for run in columns))
+    yield ("active units", *(f"{run['active_units']} of {run['latent_dim']}" for run in columns))
+    yield ("epoch kept", *(f"{run['best_epoch']} of {run['epochs']}" for run in columns))
 
 
 def _number(numbers: Mapping[str, Any] | None) -> str:
     if not numbers:
         return UNKNOWN
-    return f"{_plain(numbers['mean'])} ± {fixed(numbers['standard_error'], 2)}"
-
-
-def _plain(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
+    return f"{round(numbers['mean'], 2) + 0.0:.2f} ± {fixed(numbers['standard_error'], 2)}"  # never -0.00
 
 
 def _share(value: float | None) -> str:
@@ -112,7 +108,7 @@ def _better(gap: float, error: float) -> str:
 
 
 def _marginal(kl: Mapping[str, Any]) -> str:
-    """That it is not 0 is claimed beyond two standard errors over the data, which contain those over draws."""
+    """Claims that it is not 0 beyond two standard errors over the data, which contain those over draws."""
     number = f"Both: KL(q(z)||p(z)) is {_number(kl)} nats"
     if kl["mean"] > 2 * (kl["standard_error"] or math.inf):
         return f"{number} and not 0: the KL term draws q(z) to the prior, and does not make it the prior."

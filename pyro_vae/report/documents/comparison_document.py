@@ -1,4 +1,4 @@
-"""Several groups of runs side by side: what comparison.json holds as a document, and as rows for other programs."""
+"""The document of a comparison of groups of runs, its notes, and its rows for other programs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ Comparison = Mapping[str, Any]
 
 
 def comparison_document(comparison: Comparison) -> Document:
-    """What was forced on top, then the tables, the notes and the protocol.
+    """Makes the document of a comparison: what was forced, the tables, the notes, the protocol.
 
     Args:
         comparison: what comparison.json holds.
@@ -47,13 +47,13 @@ def _main(comparison: Comparison) -> Table:
 
 
 def _numbered(comparison: Comparison) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each group, with its place and label."""
+    """Yields each group, with its place and label."""
     for place, group in enumerate(comparison["groups"], 1):
         yield f"{place} {clipped(group['label'])}", group
 
 
 def interval_head(comparison: Comparison) -> str:
-    """Of the intervals, e.g. "95 % interval"."""
+    """The head of the column of intervals, "95 % interval" for example."""
     confidences = [group["difference"]["confidence"] for group in comparison["groups"] if group["difference"]]
     return f"{confidences[0] * 100:g} % interval" if confidences else "interval"
 
@@ -111,7 +111,7 @@ def _settings(comparison: Comparison) -> Table:
 
 
 def against(values: Mapping[str, Sequence[str]]) -> str:
-    """On what runs disagree: each value with the names of the runs that have it, digests shortened.
+    """Says on what runs disagree: each value with the names of its runs, digests shortened.
 
     >>> against({"dynamic": ["a", "b"], "static": ["c"]})
     'dynamic (a, b) against static (c)'
@@ -131,10 +131,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """What each error leaves out, and where bounds are not equally tight.
+    """Says what each error leaves out, and where bounds are not equally tight.
 
     Args:
-        comparison: what comparison.json holds, but for its notes.
+        comparison: what comparison.json holds, except its notes.
     """
     groups, reference = comparison["groups"], comparison["reference"]
     differences = [group["difference"] for group in groups if group["difference"]]
@@ -212,7 +212,7 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def comparison_rows(comparison: Comparison) -> Table:
-    """One row for each group, all digits: what comparison.csv holds."""
+    """Lists a row for each group, with all digits: what comparison.csv holds."""
     rows = [_flat(group, comparison["reference"]["label"]) for group in comparison["groups"]]
     return Table.of("groups", rows[0], (tuple(row.values()) for row in rows))
 

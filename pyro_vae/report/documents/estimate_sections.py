@@ -1,4 +1,4 @@
-"""The estimates of an evaluated run, in sections: where each belongs, what it bounds, and what it does not say."""
+"""The estimates of an evaluated run, in sections: where each belongs, what it bounds and what it is called."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ class Entry(NamedTuple):
     """One estimate.
 
     Attributes:
-        name: short and stable, for files that programs read.
-        label: for people.
+        name: a short name that stays the same, for files that programs read.
+        label: its name for people.
         numbers: mean, standard_error, monte_carlo_error, num_samples, num_data, unit; what is unknown may be absent.
-        bound: "lower" or "upper" bound in expectation, "no bound", or "" where the question does not arise.
-        meaning: a clause.
+        bound: "lower" or "upper" for a bound in expectation, "no bound", or "" where the question does not arise.
+        meaning: what it is, in a clause.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Estimates(NamedTuple):
 
     @property
     def table(self) -> Table:
-        """A row for each, with both errors."""
+        """A table with a row for each estimate, with both errors."""
         return Table(self.name, COLUMNS, [_row(entry) for entry in self.entries], self.title)
 
 
@@ -62,7 +62,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 
 def sections(report: Report) -> list[Estimates]:
-    """All estimates of a report but those of single data and single dimensions; parts that are absent are left out.
+    """Lists the estimates of a report, except those of single data and single dimensions; empty sections are left out.
 
     Args:
         report: what report.json holds, as an evaluation fills it or as training left it.
@@ -96,11 +96,11 @@ def _filled(made: Iterable[Estimates]) -> list[Estimates]:
 FILE_COLUMNS = ("section", "name", "mean", "standard_error", "monte_carlo_error", "num_samples", "num_data", "unit")
 
 
-def for_programs(report: Report) -> Table:
-    """A row for each estimate, with those of single dimensions: what report.csv holds.
+def estimate_rows(report: Report) -> Table:
+    """Lists a row for each estimate, those of single dimensions too: what report.csv holds.
 
-    Columns: section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit;
-    bound ("lower" or "upper" in expectation, "no bound", or empty where the question does not arise), label.
+    Its columns are section, name, mean, standard_error (over the data), monte_carlo_error, num_samples, num_data, unit,
+    bound ("lower" or "upper" in expectation, "no bound", or empty where the question does not arise) and label.
     """
     rows = [
         (
@@ -117,10 +117,10 @@ def for_programs(report: Report) -> Table:
     return Table.of("estimates", (*FILE_COLUMNS, "bound", "label"), rows)
 
 
-def of_single_data(report: Report) -> Table:
-    """A row for each test datum: its position, its estimates, k-hat and effective sample size: what data.csv holds.
+def datum_rows(report: Report) -> Table:
+    """Lists a row for each test datum: position, estimates, k-hat and effective sample size: what data.csv holds.
 
-    A datum without a k-hat (weights that all agree, or fewer than 25 draws) has an empty cell.
+    The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """
     khat = report.get("khat", {})
     columns = {**report.get("per_datum", {}), **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
@@ -132,7 +132,7 @@ _OF_WEIGHTS = {"khat": "values", "ess": "ess"}
 
 
 def dimensions(report: Report) -> list[Estimates]:
-    """Estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
+    """Lists the estimates of single latent dimensions: KL(q(z_j|x) || p(z_j)) and Var_x(E_q[z_j|x])."""
     latent = report.get("latent", {})
     kl = {site: spectrum for site, spectrum in latent.get("kl_per_dimension", {}).items() if spectrum is not None}
     made = (
@@ -153,34 +153,34 @@ def dimensions(report: Report) -> list[Estimates]:
     )
 
 
-def name(report: Report) -> str:
-    """Of the run, or of its data where the run has none."""
+def run_name(report: Report) -> str:
+    """The name of the run, or that of its data where the run has none."""
     return report.get("run", {}).get("name") or report.get("protocol", {}).get("name") or "a run"
 
 
 def commands(report: Report) -> list[str]:
-    """The command lines that trained and evaluated the run, as far as they are known."""
+    """Lists the command lines that trained and evaluated the run, as far as they are known."""
     run = report.get("run", {})
     return [run[key] for key in ("trained_by", "command") if run.get(key)]
 
 
 def of_x(report: Report) -> str:
-    """What the density is of: "x", or "x|y" for a conditional program."""
+    """The argument of the density: "x", or "x|y" for a conditional program."""
     return "x|y" if report.get("config", {}).get("conditional") else "x"
 
 
 def num_test(report: Report) -> int | None:
-    """How many test data the headline numbers rest on."""
+    """The number of test data that the headline numbers rest on; None where there are none."""
     return next((numbers["num_data"] for numbers in report.get("test", {}).values()), None)
 
 
 def headline_entries(report: Report) -> list[Entry]:
-    """The numbers of the test data that every report begins with, in their order."""
+    """Lists the numbers of the test data that every report begins with, in their order."""
     of, test = of_x(report), report.get("test", {})
     level = of.replace("x", "level")
     coded = level if "log_likelihood_of_levels" in test else of
     kinds = ", ".join(f"{site} {kind}" for site, kind in test.get("kl", {}).get("kind", {}).items())
-    known = {
+    labels = {
         "elbo": ("ELBO", "lower", f"at most log p({of}), in expectation"),
         "reconstruction": ("reconstruction", "", "E_q[log p(x|z)]"),
         "kl": ("KL", "", f"KL(q(z|x) || p(z)){kinds and f'; {kinds}'}"),
@@ -189,21 +189,21 @@ def headline_entries(report: Report) -> list[Entry]:
         "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
         "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
     }
-    return list(_listed(test, known))
+    return list(_listed(test, labels))
 
 
-def _listed(numbers: Mapping[str, Any], known: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
-    """Those that are there, with their labels, bounds and meanings."""
-    for name, (label, bound, meaning) in known.items():
+def _listed(numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
+    """Yields those that are there, with their labels, bounds and meanings."""
+    for name, (label, bound, meaning) in labels.items():
         if numbers.get(name) is not None:
             yield Entry(name, label, numbers[name], bound, meaning)
 
 
 def _test(report: Report) -> Iterator[Entry]:
-    known = headline_entries(report)
-    yield from known
+    headline = headline_entries(report)
+    yield from headline
     for name, numbers in report.get("test", {}).items():
-        if numbers is not None and name not in [entry.name for entry in known]:
+        if numbers is not None and name not in [entry.name for entry in headline]:
             yield Entry(name, name, numbers)
     if loss := report.get("precision"):
         yield Entry("rounding_loss", loss["name"], loss, "", "networks in bfloat16; the same parameters and draws")
@@ -227,9 +227,9 @@ def _jackknife(report: Report) -> Iterator[Entry]:
 
 def _reference(report: Report) -> Iterator[Entry]:
     lower = ("lower", "in expectation")
-    known = {"ELBO": lower, "IWAE": lower, "AIS": lower, "grid": ("no bound", "numerical integral over z")}
+    bounds = {"ELBO": lower, "IWAE": lower, "AIS": lower, "grid": ("no bound", "numerical integral over z")}
     for row in report.get("reference", {}).get("rows", ()):
-        bound, meaning = known.get(row["name"], ("", ""))
+        bound, meaning = bounds.get(row["name"], ("", ""))
         facts = (name for name in ("acceptance", "refinement", "boundary", "unreliable") if row.get(name) is not None)
         words = [meaning, *(f"{name} {row[name]:.2g}" for name in facts)]
         yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)))
@@ -251,13 +251,13 @@ def _differences(report: Report) -> Iterator[Entry]:
 def _simulated(report: Report) -> Iterator[Entry]:
     bounds, meaning = report.get("simulated") or {}, "in expectation, on simulated data only"
     draws = f", K = {bounds['iwae']['num_samples']}" if bounds.get("iwae") else ""
-    known = {
+    labels = {
         "elbo": ("ELBO", "lower", meaning),
         "iwae": (f"importance-weighted{draws}", "lower", meaning),
         "forward": ("AIS, forward", "lower", meaning),
         "reverse": ("AIS, reverse", "upper", meaning),
     }
-    yield from _listed(bounds, known)
+    yield from _listed(bounds, labels)
     if bounds.get("gap") is not None:
         numbers = _numbers(bounds["gap"], bounds.get("gap_error"), bounds["num_data"])
         yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; of real data there is none")
@@ -287,14 +287,14 @@ def _escalation(report: Report) -> Iterator[Entry]:
 def _latent(report: Report) -> Iterator[Entry]:
     latent = report.get("latent", {})
     at_most = {name: _at_most(numbers) for name, numbers in latent.items() if isinstance(numbers, Mapping)}
-    known = {
+    labels = {
         "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
         "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
         "mutual_information": ("mutual information I(x; z)", "which datum a code came from"),
         "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
         "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
     }
-    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in known.items()})
+    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in labels.items()})
 
 
 def _at_most(numbers: Mapping[str, Any]) -> str:
@@ -304,12 +304,12 @@ def _at_most(numbers: Mapping[str, Any]) -> str:
 def _gaps(report: Report) -> Iterator[Entry]:
     gaps = report.get("gaps", {})
     reference, gap, counted = gaps.get("reference", "the reference"), gaps.get("train_test"), gaps.get("num_data")
-    known = {
+    labels = {
         "inference": ("inference gap", "", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
         "approximation": ("approximation gap", "", f"{reference} - the ELBO of the best q for each datum"),
         "amortisation": ("amortisation gap", "", "ELBO of the best q for each datum - ELBO"),
     }
-    yield from _listed({name: {"num_data": counted, **gaps[name]} for name in known if gaps.get(name)}, known)
+    yield from _listed({name: {"num_data": counted, **gaps[name]} for name in labels if gaps.get(name)}, labels)
     if gap is not None:
         numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")}
         yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")

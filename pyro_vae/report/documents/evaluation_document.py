@@ -1,4 +1,4 @@
-"""The report of an evaluated run: all estimates, facts that are no estimates, what the numbers mean."""
+"""The document of an evaluated run: all estimates, facts that are no estimates, and what the numbers mean."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
-from pyro_vae.report.documents.estimate_sections import Report, commands, name, num_test, of_x, sections
+from pyro_vae.report.documents.estimate_sections import Report, commands, num_test, of_x, run_name, sections
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
@@ -15,15 +15,15 @@ _SAID = ("autoencoder", "classification", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:
-    """The whole of it, for a page and for Markdown.
+    """Makes the whole document, for a page and for Markdown.
 
     Args:
         report: what report.json holds; every key that an evaluation adds may be absent.
-        pictures: to go with it.
+        pictures: those that go with it.
     """
     typed = (Code(clean(command), "sh") for command in commands(report))
     return Document(
-        name(report),
+        run_name(report),
         (Section("", (*typed, *_tables(report), Notes(notes(report)))),),
         facts=tuple(_facts(report)),
         headlines=tuple(headlines(report)),
@@ -32,30 +32,38 @@ def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Doc
 
 
 def terminal_document(report: Report) -> Document:
-    """The same as a terminal shows it: the report that training ended with, then everything that was added to it."""
-    head = Notes.of((name(report), *commands(report)))
+    """Makes the document for a terminal: the report that training ended with, then everything that was added to it.
+
+    Args:
+        report: what report.json holds; every key that an evaluation adds may be absent.
+    """
+    head = Notes.of((run_name(report), *commands(report)))
     added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
 
 
 def _narrow(table: Table) -> Table:
-    """Estimates without the column of what they are, for which there is no room."""
+    """Takes away the column of what the estimates are, for which there is no room."""
     if not table.columns[0].width:
         return table
     return table._replace(columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
 
 
 def latex_row(report: Report) -> tuple[Table, list[str]]:
-    """One row for a table of several runs, and lines that say what its columns are, which are the same for every run.
+    """Makes one row for a table of several runs, and lines that say what its columns are.
 
-    A mean is followed by its standard error over the data and, in brackets, by its Monte Carlo error.
+    The columns are the same for every run. A mean is followed by its standard error over the data and, in brackets, by
+    its Monte Carlo error.
+
+    Args:
+        report: what report.json holds.
     """
     test, given = report.get("test", {}), of_x(report).replace("|", r" \mid ")
     khat = report.get("khat", {}).get("above")
     sites = report.get("latent", {}).get("active", {}).values()
     cells = {
-        "": name(report),
+        "": run_name(report),
         "reconstruction": both_errors(test.get("reconstruction")),
         "KL": both_errors(test.get("kl")),
         "ELBO": both_errors(test.get("elbo")),
@@ -75,7 +83,7 @@ def _ais(report: Report) -> Mapping[str, Any] | None:
 
 def _latex_comments(report: Report) -> Iterator[str]:
     of, test, ais = of_x(report), report.get("test", {}), _ais(report)
-    yield from (f"{name(report)}: {command}" for command in commands(report))
+    yield from (f"{run_name(report)}: {command}" for command in commands(report))
     yield f"nats per datum: mean over {num_test(report)} test data +- standard error over data (Monte Carlo error)"
     if "log_likelihood" in test:
         draws = test["log_likelihood"]["num_samples"]
@@ -92,7 +100,7 @@ def _latex_comments(report: Report) -> Iterator[str]:
 
 
 def headlines(report: Report) -> list[Headline]:
-    """The three or four numbers that a report comes down to, each with its errors.
+    """Lists the three or four numbers that a report comes down to, each with its errors.
 
     Example:
         >>> elbo = {"mean": -3.04, "standard_error": 0.12, "monte_carlo_error": 0.01, "num_data": 9, "unit": "nats"}
@@ -114,8 +122,8 @@ def _bounds(report: Report) -> Iterator[Headline]:
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines)
     if (elbo := test.get("elbo")) is not None:
         digits = _digits(elbo.get("standard_error"))
-        known = {"reconstruction": "reconstruction", "kl": "KL"}
-        parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in known.items() if key in test]
+        terms = {"reconstruction": "reconstruction", "kl": "KL"}
+        parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in terms.items() if key in test]
         yield _headline("ELBO", elbo, "", [", ".join(parts)] if parts else [])
 
 
@@ -159,7 +167,7 @@ def _typeset(value: float | None, digits: int) -> str:
 
 
 def _digits(error: float | None) -> int:
-    """As many as an error leaves."""
+    """The number of decimals that an error leaves."""
     return 3 if not error else min(3, max(0, 1 - math.floor(math.log10(error))))
 
 
@@ -181,7 +189,7 @@ def _facts(report: Report) -> Iterator[str]:
 
 
 def _densities(report: Report) -> dict[str, str]:
-    """member -> the density that it is."""
+    """Maps each member to the density that it is."""
     members, y = report.get("run", {}).get("members", {}), ",y" if report.get("config", {}).get("conditional") else ""
     of_z = "|y" if members.get("prior") == "ConditionalNormal" else ""
     if "middle" not in members:
@@ -196,8 +204,8 @@ def _densities(report: Report) -> dict[str, str]:
 
 
 def _tables(report: Report) -> list[Table]:
-    """The estimates, then facts."""
-    known = (
+    """Lists the tables of estimates, then those of facts."""
+    tables = (
         *(section.table for section in sections(report)),
         _worst(report.get("khat", {})),
         _escalated(report.get("escalation", {})),
@@ -206,11 +214,14 @@ def _tables(report: Report) -> list[Table]:
         protocol_card(report),
         Table.of("run", ("", ""), _run(report), "run"),
     )
-    return [table for table in known if table.rows]
+    return [table for table in tables if table.rows]
 
 
 def protocol_card(report: Report) -> Table:
-    """How the data were made and what was drawn; a mapping, or pairs, whose order JSON keeps."""
+    """Makes the table of how the data were made and what was drawn.
+
+    The card of a report is a mapping, or pairs, whose order JSON keeps.
+    """
     card = report.get("protocol_card", {})
     pairs = card.items() if isinstance(card, Mapping) else card
     rows = ((str(label), plain(text, 4)) for label, text in pairs)

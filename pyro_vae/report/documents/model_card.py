@@ -1,6 +1,6 @@
-"""The card of a shared model, a README in Markdown: what it is, what was measured on which data, and what that hides.
+"""The card of a shared model, its README: what it is, what was measured on which data, and what that does not say.
 
-Every text in it may come from anybody's file: it is escaped for Markdown, or quoted by the writer of YAML.
+Every text in it may come from anybody's file. It is escaped for Markdown, or quoted by the writer of YAML.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,7 @@ from pyro_vae.report.documents.report_notes import notes
 SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classification")
 TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "pyro", "pytorch")
 
-
-# Those of a run that go with its card; the braces are for the name of the data.
+# Pictures of a run that go with its card; the braces are for the name of the data.
 PICTURES = {
     "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
     "reconstructions.png": "The top row shows test data of {}; below, means of p(x|z) at draws of z from q(z|x).",
@@ -25,23 +24,23 @@ PICTURES = {
 
 
 class Card(NamedTuple):
-    """What a card is made of.
+    """All that a card says.
 
     Attributes:
-        name: of the model.
-        license: of the weights, as the hub names it; "" where none is stated.
+        name: the name of the model.
+        license: the licence of the weights, as the hub names it; "" where none is stated.
         members: part of the program -> its class.
-        own: those of `members` that no file can name, which whoever loads the model passes in.
+        own: those of `members` that no file can name; anyone who loads the model passes them in.
         shapes: the table that the program's `describe` gives.
         facts: more about the program and its training, label -> text.
         report: what report.json holds; empty where nothing was measured.
-        protocol: the data's own card, as in run.json.
+        protocol: the protocol of the data, as in run.json.
         protocol_card: the same as label -> text.
         conditional: whether the program is one of x given y.
-        remembers: whether parameters began as data that it was trained on.
-        commands: that trained and evaluated it.
+        remembers: whether some parameters began as data that it was trained on.
+        commands: the command lines that trained and evaluated it.
         versions: package -> version.
-        files: name -> SHA-256 of all that lies beside the card.
+        files: name -> SHA-256 of each file beside the card.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Card(NamedTuple):
 
 
 def front_matter(card: Card) -> str:
-    """What the Hugging Face hub reads of it, in YAML between two lines of dashes."""
+    """Writes what the Hugging Face hub reads of a card: YAML between two lines of dashes."""
     metrics = [
         {"type": entry.name, "name": _measure(entry), "value": entry.numbers["mean"]}
         for entry in headline_entries(card.report)
@@ -82,7 +81,7 @@ def front_matter(card: Card) -> str:
 
 
 def card_document(card: Card) -> Document:
-    """The text of the card."""
+    """Makes the text of a card."""
     program = _pairs(("", ""), {**card.members, **card.facts})
     versions, hashes = _pairs(("", "version"), card.versions), _pairs(("file", "SHA-256"), card.files)
     sections = {

@@ -1,4 +1,4 @@
-"""Two priors of one encoder and decoder, before and after, on one set of data each."""
+"""The document of a refit: one encoder and decoder under the prior before and the prior after."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,15 @@ from pyro_vae.report.document import Column, Document, Notes, Section, Table
 
 
 class Change(NamedTuple):
-    """A quantity under both priors, as JSON has an estimate, and its change, mean and standard error over the data."""
+    """A quantity under both priors, and its change.
+
+    Attributes:
+        label: what it is.
+        before: the estimate under the old prior, as JSON has it.
+        after: the same under the new prior.
+        mean: the mean change.
+        error: its standard error over the data.
+    """
 
     label: str
     before: Mapping[str, Any]
@@ -18,13 +26,19 @@ class Change(NamedTuple):
 
 
 def refit_document(old: str, new: str, tables: Sequence[Table]) -> Document:
-    """The two priors by name, and a table for each set of data."""
+    """Makes the document of a refit: the two priors by name, and a table for each set of data."""
     about = f"prior {old} -> {new}, nats per datum"
     return Document("Refit", (Section("", (Notes.of([about]), *tables)),))
 
 
 def change_table(name: str, changes: Sequence[Change], foot: Iterable[str]) -> Table:
-    """A row for each quantity of the data of this name; sentences below."""
+    """Makes a table of one set of data.
+
+    Args:
+        name: the name of the set.
+        changes: its rows.
+        foot: sentences below it.
+    """
     first = changes[0].before
     head = f"{name}, {first['num_data']} data, K = {first['num_samples']}"
     heads = (("before", 10), ("± MC", 8), ("after", 10), ("± MC", 8), ("change", 10), ("± data", 8))

@@ -1,4 +1,4 @@
-"""What each number of a report means, and what it does not mean, in sentences."""
+"""The notes of a report: what each number means, and what it does not mean."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from pyro_vae.report.documents.training_document import preset_sentence, roundin
 
 
 def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
-    """Notes on what this report holds.
+    """Lists the notes on what a report holds.
 
     Args:
         report: what report.json holds.
@@ -37,7 +37,7 @@ def _has(report: Report, key: str) -> bool:
 
 
 def _values(report: Report) -> dict[str, Any]:
-    """What the notes fill in."""
+    """The values that the notes fill in."""
     khat, objective, posterior = (report.get(key, {}) for key in ("khat", "objective", "posterior"))
     return {
         "of": of_x(report),

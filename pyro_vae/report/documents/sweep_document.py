@@ -1,4 +1,4 @@
-"""Settings of a sweep side by side: what its report.json holds as a document, and as rows for other programs."""
+"""The document of a sweep, its settings side by side; its notes, and its rows for other programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ Sweep = Mapping[str, Any]
 
 
 def sweep_document(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]] | None = None) -> Document:
-    """The settings, the test of the chosen one, and the notes.
+    """Makes the document of a sweep: the settings, the test of the chosen one, and the notes.
 
     Args:
         sweep: what report.json holds.
-        over_seeds: "evidence" and "elbo" of the tests -> their mean over seeds and its standard error.
+        over_seeds: "evidence" and "elbo" of the tests -> the mean over seeds and its standard error.
     """
     tables = [_settings(sweep)]
     if sweep["test"]:
@@ -28,7 +28,7 @@ def sweep_document(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]] | N
 
 
 def evidence(test: Mapping[str, Any]) -> Mapping[str, Any]:
-    """log p of what the protocol card names: of the level, where the data are dequantised."""
+    """The estimate of log p of what the protocol card names: of the level where the data are dequantised."""
     numbers: Mapping[str, Any] = test.get("log_likelihood_of_levels") or test["log_likelihood"]
     return numbers
 
@@ -77,7 +77,7 @@ def _scales(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def sweep_rows(sweep: Sweep) -> Table:
-    """One row for each setting, all digits: what table.csv holds."""
+    """Lists a row for each setting, with all digits: what table.csv holds."""
     parts = [(part, kind) for part in PARTS for kind in ("mean", "standard_error")]
     heads = ("setting", *sweep["groups"][0]["values"], "seeds", "diverged", *("_".join(part) for part in parts))
     rows = [
@@ -102,11 +102,12 @@ def _short(value: Any) -> Any:
 
 
 def sweep_notes(sweep: Sweep, lead: Mapping[str, Any] | None = None) -> list[str]:
-    """How the choice was made, what each error says, and what the choice does not say.
+    """Says how the choice was made, what each error means, and what the choice does not show.
 
     Args:
-        sweep: what report.json holds, but for its notes.
-        lead: of the first setting over the second, over seeds, as `between_seeds` has it; None for one seed of each.
+        sweep: what report.json holds, except its notes.
+        lead: the lead of the first setting over the second, over seeds, as `between_seeds` has it; None for one seed
+            of each.
     """
     ranked = [group for group in sweep["groups"] if group["elbo"]]
     notes = [
@@ -155,7 +156,7 @@ def _flattery(sweep: Sweep, ranked: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _density(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What lies between the two scales of a table of dequantised data."""
+    """Says what lies between the two scales of a table of dequantised data."""
     for test in [test for test in tests if "log_likelihood_of_levels" in test][:1]:
         jacobian = nats(test["log_likelihood_of_levels"]["mean"] - test["log_likelihood"]["mean"])
         yield (
@@ -175,10 +176,15 @@ def _first(names: Sequence[str]) -> str:
 
 
 def ended_run(run: Mapping[str, Any], code: int) -> str:
-    """A run that has ended, in a line.
+    """Says in a line how a run has ended.
 
-    >>> ended_run({"name": "lr=1,seed=0", "status": "diverged", "kept": None}, 5)
-    'lr=1,seed=0: diverged'
+    Args:
+        run: what report.json holds of it.
+        code: its exit code.
+
+    Example:
+        >>> ended_run({"name": "lr=1,seed=0", "status": "diverged", "kept": None}, 5)
+        'lr=1,seed=0: diverged'
     """
     kept, status = run["kept"], run["status"]
     if status in ("diverged", "test diverged"):

@@ -1,4 +1,4 @@
-"""The report at the end of a training: the headline of an evaluation, every line with both errors."""
+"""The document at the end of a training: the headline of an evaluation, every number with both errors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _WIDTH = 92  # columns of its notes
 
 
 def training_document(report: Report) -> Document:
-    """A table of the numbers on test data, and what there is to know of them.
+    """Makes the document of a training: a table of the numbers on test data, and what there is to know of them.
 
     Args:
         report: what report.json holds.
@@ -20,7 +20,7 @@ def training_document(report: Report) -> Document:
 
 
 def headline_section(report: Report) -> Section:
-    """The whole of it, as an evaluation begins with it."""
+    """Makes the section that a training's report is made of, and that an evaluation begins with."""
     rows = [(f"{entry.label}, {entry.numbers['unit']}", *_numbers(entry)) for entry in headline_entries(report)]
     columns = (
         Column("test, per datum", width=max(24, *(len(row[0]) + 1 for row in rows))),
@@ -75,7 +75,7 @@ def _estimation(report: Report) -> str:
 
 
 def rounding_sentence(loss: Mapping[str, Any]) -> str:
-    """What networks in bfloat16 change, with two digits of each number, however small.
+    """Says what networks in bfloat16 change, with two digits of each number, however small.
 
     Example:
         >>> elbo = {"name": "ELBO, float32 - bfloat16", "mean": 0.00043, "standard_error": 0.00028, "num_data": 360}
@@ -94,7 +94,7 @@ def rounding_sentence(loss: Mapping[str, Any]) -> str:
 
 
 def preset_sentence(verdict: Mapping[str, Any]) -> str:
-    """The target of a preset, the result, the verdict, and what was done otherwise than published.
+    """Says the target of a preset, the result, the verdict, and what was done otherwise than published.
 
     Example:
         >>> numbers = {"target": -84.45, "tolerance": 1.0, "result": -85.2, "standard_error": 0.26, "num_samples": 5000}

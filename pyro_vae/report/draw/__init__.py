@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""Draws the pictures of a report."""
 
 from pyro_vae.quiet_matplotlib import quiet_matplotlib
 

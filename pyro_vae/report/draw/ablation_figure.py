@@ -1,4 +1,4 @@
-"""The picture of three runs side by side, of only reconstruction, only KL and both, as PNG bytes."""
+"""Draws an ablation as PNG: the runs of only reconstruction, only KL and both, side by side."""
 
 import math
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ _GREY = "0.85"
 
 
 class AblationView(NamedTuple):
-    """What is drawn of one run.
+    """The numbers that are drawn of one run.
 
     Attributes:
-        cloud: (S, 2), draws of q(z|x), one a datum.
+        cloud: (S, 2), draws of q(z|x), one for each datum.
         prior: (S, 2), draws of p(z) on the same two axes.
-        labels: (S,) of the data, or None.
+        labels: (S,), the labels of the data, or None.
         ellipses: (E, 2, 2), mean and standard deviation of some q(z|x) where z has two dimensions, else None.
-        axes: what the two axes are.
+        axes: the names of the two axes.
         samples: (M, C, H, W), means of p(x|z) for z from the prior, or None where data are no images.
         reconstructions: (R, M, C, H, W): data, then means of p(x|z) for draws of z from q(z|x); or None.
     """
@@ -39,10 +39,10 @@ class AblationView(NamedTuple):
 
 
 def ablation_picture(views: Mapping[str, AblationView], white: float = 1.0) -> bytes:
-    """A column for each run; latent cloud by label over draws of the prior, samples, reconstructions.
+    """Draws a column for each run: codes by label over draws of the prior, samples, reconstructions.
 
     Args:
-        views: by the name of the run.
+        views: run -> what is drawn of it.
         white: the value of x that is shown white.
     """
     first = next(iter(views.values()))

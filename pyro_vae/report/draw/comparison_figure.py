@@ -1,4 +1,4 @@
-"""The picture of several groups of runs side by side, as PNG bytes; no state of matplotlib is touched."""
+"""Draws a comparison of groups of runs as PNG. No state of matplotlib is touched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +12,13 @@ from pyro_vae.report.draw.images import png
 
 
 def picture(comparison: Mapping[str, Any]) -> bytes:
-    """A row for each group, the highest log p(x) on top: means with their errors, and differences with theirs, as PNG.
+    """Draws a row for each group, the highest log p(x) on top: means and differences, each with their errors.
 
-    In the manner of `arviz.plot_compare`, with the differences on an axis of their own: they are known far better than
-    the means, and beside these they would not be seen.
+    It is like `arviz.plot_compare`, except that the differences have an axis of their own: they are known far better
+    than the means, and on one axis with these they would not be seen.
+
+    Args:
+        comparison: what comparison.json holds.
     """
     groups = comparison["groups"]
     has_differences = len(groups) > 1
@@ -61,7 +64,7 @@ def _ticked(group: Mapping[str, Any], reference: str) -> str:
 
 
 def _draw_differences(ax: Any, comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the legend shows, label -> artist."""
+    """Draws the differences to the reference, and returns what the legend shows, label -> artist."""
     groups, reference = comparison["groups"], comparison["reference"]["label"]
     zero = next(group for group in groups if group["label"] == reference)
     level = zero["log_likelihood"]["mean"]

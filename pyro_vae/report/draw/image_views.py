@@ -1,6 +1,6 @@
-"""From a program and data to the numbers that a picture shows: codes z, means of p(x|z), draws. `pictures` draws them.
+"""Computes what a picture of images shows from a program and data: codes z, means of p(x|z), draws.
 
-Each view is a tuple of named tensors, a function of its arguments and the seed alone.
+Each view is a tuple of named tensors, which depend on the arguments and the seed alone. `images` draws it.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,13 @@ from pyro_vae.randomness import stream
 
 
 class Samples(NamedTuple):
-    """Data generated from the prior: z (N, D) ~ p(z), the mean of p(x|z) and a draw from it, both (N, *x_shape)."""
+    """Data generated from the prior.
+
+    Attributes:
+        z: draws from p(z), (N, D).
+        mean: means of p(x|z), (N, *x_shape).
+        x: draws from p(x|z), (N, *x_shape).
+    """
 
     z: Tensor
     mean: Tensor
@@ -25,13 +31,13 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None) -> Samples:
-    """What `vae.generate` draws under the stream ("samples") of this seed, with the z that it drew.
+    """Draws what `vae.generate` draws under the stream ("samples") of this seed, with the z that it drew.
 
     Args:
-        vae: what generates.
-        seed: of the draws.
+        vae: the program.
+        seed: the seed of the draws.
         num_data: N.
-        y: one-hot labels (N, C), of a conditional program.
+        y: one-hot labels (N, C), for a conditional program.
     """
     with stream(seed, "samples", device=vae.prior.loc.device), undisturbed(vae):
         z = vae.from_prior(num_data, y)
@@ -42,8 +48,12 @@ def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None)
 class Reconstructions(NamedTuple):
     """Data, and what the program makes of them at several draws of z.
 
-    x (B, *x_shape); z (K, B, D) ~ q(z|x); mean of p(x|z) (K, B, *x_shape); log_likelihood log p(x|z) (K, B), nats;
-    log_likelihood_of_draws (K', B), the same at more draws, None where these were not wanted.
+    Attributes:
+        x: the data (B, *x_shape).
+        z: draws from q(z|x), (K, B, D).
+        mean: means of p(x|z), (K, B, *x_shape).
+        log_likelihood: log p(x|z) in nats, (K, B).
+        log_likelihood_of_draws: the same at more draws, (K', B); None where these were not wanted.
     """
 
     x: Tensor
@@ -57,15 +67,15 @@ class Reconstructions(NamedTuple):
 def reconstructions(
     vae: Autoencoder, x: Tensor, seed: int, num_samples: int = 4, y: Tensor | None = None, num_draws: int = 0
 ) -> Reconstructions:
-    """What `vae.reconstruct` draws under the stream ("reconstructions") of this seed, with the z that it drew.
+    """Draws what `vae.reconstruct` draws under the stream ("reconstructions") of this seed, with the z that it drew.
 
     Args:
-        vae: what reconstructs.
+        vae: the program.
         x: data (B, *x_shape).
-        seed: of the draws.
-        num_samples: K, draws of z for each datum.
-        y: one-hot labels (B, C), of a conditional program.
-        num_draws: K', 0 for none.
+        seed: the seed of the draws.
+        num_samples: K, the draws of z for each datum.
+        y: one-hot labels (B, C), for a conditional program.
+        num_draws: K', the draws for `log_likelihood_of_draws`; 0 for none.
     """
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
@@ -77,10 +87,17 @@ def reconstructions(
 
 
 def log_likelihood_of_draws(vae: Any, x: Tensor, num_samples: int, seed: int, y: Tensor | None = None) -> Tensor:
-    """log p(x|z_k) for K draws of z from the guide: (K, B), float64, nats. Any program.
+    """Evaluates log p(x|z_k) at K draws of z from the guide, in nats: (K, B), float64.
 
-    Its mean over draws is the reconstruction term of the ELBO; its standard deviation over draws says how much the
+    Its mean over draws is the reconstruction term of the ELBO. Its standard deviation over draws says how much the
     reconstruction of one datum depends on the draw.
+
+    Args:
+        vae: anything with `.model` and `.guide` over one data plate.
+        x: data (B, *x_shape).
+        num_samples: K.
+        seed: the seed of the draws.
+        y: one-hot labels (B, C), for a conditional program.
     """
     columns = draw_columns(vae, x, num_samples, y, seed, lambda pair: traces.reconstruction(pair).double())
     return torch.cat([torch.cat(blocks) for _, blocks in columns], dim=1)

@@ -1,4 +1,4 @@
-"""Images, and the history of a training, as pictures: PNG bytes; no state of matplotlib is touched."""
+"""Draws images, and the history of a training, as PNG. No state of matplotlib is touched."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,24 @@ from pyro_vae.report.draw.image_views import Reconstructions, Samples
 
 
 def can_show(x_shape: Sequence[int]) -> bool:
-    """Whether data of this shape are images: (1, H, W) or (3, H, W)."""
+    """Returns whether data of this shape are images: (1, H, W) or (3, H, W)."""
     return len(x_shape) == 3 and x_shape[0] in (1, 3)
 
 
 def labels_to_draw(
     num_classes: int, rows: int = 8, label: int | None = None, device: torch.device | None = None
 ) -> Tensor | None:
-    """One-hot labels of the data that a picture of samples shows: a row of each class, or rows of one; None of none."""
+    """Makes one-hot labels for a picture of samples: a row of each class, or rows of one class.
+
+    Args:
+        num_classes: C, 0 where there are none.
+        rows: how many data of each class, or the side of a square of one.
+        label: the one class; None for all of them.
+        device: where the labels are made.
+
+    Returns:
+        One-hot labels (N, C); None where there are no classes.
+    """
     if not num_classes:
         return None
     classes = torch.eye(num_classes, device=device)
@@ -28,12 +38,12 @@ def labels_to_draw(
 
 
 def draw_samples(view: Samples, white: float = 1.0, columns: int = 8) -> bytes:
-    """Means of p(x|z) beside draws of x at the same z, of images.
+    """Draws means of p(x|z) beside draws of x at the same z.
 
     Args:
-        view: data generated from the prior.
+        view: images generated from the prior.
         white: the value of x that is shown white, 255 for levels of 8 bits.
-        columns: of each panel.
+        columns: how many images stand in a row of each panel.
     """
     figure = Figure(figsize=(9, 4.8 * max(1, len(view.x) / columns**2)), layout="constrained")
     titles = "means of p(x|z), z drawn from the prior", "draws of x at the same z"
@@ -43,10 +53,10 @@ def draw_samples(view: Samples, white: float = 1.0, columns: int = 8) -> bytes:
 
 
 def draw_reconstructions(view: Reconstructions, white: float = 1.0) -> bytes:
-    """Data in the top row; below, means of p(x|z) for several draws of z, and how log p(x|z) varies over more draws.
+    """Draws data in the top row; below, means of p(x|z) at several z, and how log p(x|z) varies over more draws.
 
     Args:
-        view: of images.
+        view: images and what the program makes of them.
         white: the value of x that is shown white, 255 for levels of 8 bits.
     """
     x, mean, draws = view.x, view.mean, view.log_likelihood_of_draws
@@ -64,9 +74,12 @@ def draw_reconstructions(view: Reconstructions, white: float = 1.0) -> bytes:
 
 
 def training(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
+    """Draws minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
 
-    A plain autoencoder has no ELBO: its reconstruction is shown instead.
+    A plain autoencoder has no ELBO. Its reconstruction is shown instead.
+
+    Args:
+        history: the records of the epochs, as history.jsonl has them.
     """
     epochs = [record["epoch"] for record in history]
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -92,7 +105,7 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) as one picture (rows * (H + 1) - 1, columns * (W + 1) - 1, C), one pixel apart.
+    """Puts images (N, C, H, W) into one picture (rows * (H + 1) - 1, columns * (W + 1) - 1, C), one pixel apart.
 
     The gaps, and the places that a last row leaves empty, are NaN.
 
@@ -106,7 +119,7 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
 
 def show(axes: Any, picture: Tensor, title: str = "") -> None:
-    """A picture (rows, columns, C) with values in [0, 1]; what is NaN is grey."""
+    """Shows a picture (rows, columns, C) with values in [0, 1]; NaN is grey."""
     picture = torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
     axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
@@ -127,7 +140,7 @@ def name_rows(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
 
 
 def centres(size: int, number: int) -> list[float]:
-    """Where the middles of so many tiles are in a picture of `size` pixels.
+    """Lists where the middles of so many tiles are in a picture of `size` pixels.
 
     >>> centres(17, 2)  # pixels 0 ... 7 and 9 ... 16
     [3.5, 12.5]
@@ -137,7 +150,7 @@ def centres(size: int, number: int) -> list[float]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, the same bytes at any time."""
+    """Writes a figure as PNG, the same bytes at any time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Figures of the latent space: which dimensions are used, and the guide beside the true posterior of one datum."""
+"""Draws which latent dimensions are used, and the guide beside the true posterior of one datum, as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MASSES = (0.5, 0.9, 0.99)  # of the regions that contours enclose
 
 
 def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
-    """KL(q(z_j|x) || p(z_j)) of every dimension, the largest first; a panel for each site, active dimensions filled.
+    """Draws KL(q(z_j|x) || p(z_j)) of every dimension, the largest first; a panel for each site, active ones filled.
 
     Sites whose guide or prior does not factorise over dimensions have no such KL, and are left out.
 
@@ -30,9 +30,7 @@ def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
     if not sites:
         raise ValueError("no site of this report has a KL by dimension: draw active_units instead")
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, numbers) in zip(
-            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
-        ):
+        for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             mean, bars = _array(numbers["mean"]), _array([error(e) for e in numbers["standard_error"]])
             _spectrum(axes, site, mean, bars, _active(latent, site, len(mean)))
             axes.set_ylabel(f"KL, nats per datum ({numbers['kind']})")
@@ -41,16 +39,14 @@ def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
 
 
 def active_units(latent: Mapping[str, Any]) -> bytes:
-    """How much the mean of q(z_j|x) varies with x, every dimension, the largest first; a panel for each site.
+    """Draws how much the mean of q(z_j|x) varies with x, the largest dimension first; a panel for each site.
 
     Args:
         latent: "latent" of a report.
     """
     sites = latent["active"]
     with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
-        for axes, (site, numbers) in zip(
-            drawn.subplots(len(sites), 1, squeeze=False)[:, 0], sites.items(), strict=True
-        ):
+        for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             variance, bars = _array(numbers["variance"]), _array([error(e) for e in numbers["variance_error"]])
             # An estimate of a dead dimension may come out below 0, and is drawn at the foot of the scale.
             floor = min([numbers["threshold"], *variance[variance > 0]]) / 3
@@ -71,7 +67,7 @@ def _active(latent: Mapping[str, Any], site: str, size: int) -> NDArray[np.bool_
 def _spectrum(
     axes: Any, site: str, height: Array, bars: Array, active: NDArray[np.bool_], *, points: bool = False
 ) -> None:
-    """Dimensions by size, as bars from 0, or as points where the scale has no 0."""
+    """Draws dimensions by size, as bars from 0, or as points where the scale has no 0."""
     order = np.argsort(-height, kind="stable")
     at, of = np.arange(len(height)), f"of {len(active)}"
     for chosen, face, label in (
@@ -93,10 +89,9 @@ def _spectrum(
 
 
 def posterior_grid(axes: Sequence[ArrayLike], log_posterior: ArrayLike, log_guide: ArrayLike) -> bytes:
-    """The true posterior of one datum, filled, and the guide's, as lines, on a grid in one or two dimensions.
+    """Draws the true posterior of one datum, filled, and its guide, as lines, on a grid in one or two dimensions.
 
-    In two dimensions contours enclose 50, 90 and 99 % of the mass on the grid, the same for both, and the scale of
-    both axes is one.
+    In two dimensions contours of both enclose 50, 90 and 99 % of the mass on the grid, and both axes have one scale.
 
     Args:
         axes: D evenly spaced vectors, D one or two.
@@ -104,7 +99,7 @@ def posterior_grid(axes: Sequence[ArrayLike], log_posterior: ArrayLike, log_guid
         log_guide: log q(z|x) at the same places.
 
     Raises:
-        ValueError: another number of dimensions.
+        ValueError: the grid has another number of dimensions.
     """
     if len(axes) not in (1, 2):
         raise ValueError(f"a grid can be shown in one or two dimensions; got {len(axes)}: draw posterior_draws instead")
@@ -122,13 +117,13 @@ def posterior_grid(axes: Sequence[ArrayLike], log_posterior: ArrayLike, log_guid
 
 
 def _normalised(log_density: Array, places: Sequence[Array]) -> Array:
-    """A density whose sum over the cells of the grid is 1."""
+    """Scales a density so that it sums to 1 over the cells of the grid."""
     density = np.exp(log_density - np.nanmax(log_density))
     return density / (density.sum() * np.prod([axis[1] - axis[0] for axis in places]))
 
 
 def _levels(density: Array) -> list[float]:
-    """The heights above which lie the `MASSES`, rising."""
+    """The heights above which the `MASSES` lie, rising."""
     falling = np.sort(density.ravel())[::-1]
     mass = np.cumsum(falling) / falling.sum()
     return [float(falling[np.searchsorted(mass, share).clip(max=len(mass) - 1)]) for share in reversed(MASSES)]
@@ -150,7 +145,7 @@ def _curves(axes: Any, places: Sequence[Array], p: Array, q: Array) -> None:
 
 
 def _extent(places: Array, relative: Array) -> tuple[float, float]:
-    """Where either density is, with a little room."""
+    """The interval in which either density is seen, with a little room."""
     seen = places[relative > 3e-3]
     room = 0.05 * (seen[-1] - seen[0])
     return seen[0] - room, seen[-1] + room
@@ -160,10 +155,10 @@ _FILLS = ("#e3edf5", "#c0d8ea", "#8fbbdb")  # light, so that lines on them are s
 
 
 def posterior_draws(posterior: ArrayLike, guide: ArrayLike) -> bytes:
-    """Draws from the true posterior of one datum beside draws from its guide: each dimension, and one pair of them.
+    """Shows draws from the true posterior of one datum beside draws from its guide.
 
-    Above, mean and standard deviation of each dimension. Below, for both, the two dimensions that are most correlated
-    under the true posterior, which a guide of independent dimensions can not follow.
+    The panel above has the mean and standard deviation of each dimension. The panels below have the two dimensions that
+    are most correlated under the true posterior, which a guide of independent dimensions cannot follow.
 
     Args:
         posterior: (S, D), draws of MCMC.

@@ -1,7 +1,10 @@
-"""The latent space as pictures: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
+"""Draws the latent space as PNG: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
 
-Each function draws a view, see `pyro_vae.report.draw.latent_views`, as PNG bytes; `white` is the value of x that is
-shown white, 255 for levels of 8 bits.
+Each function draws a view of `pyro_vae.report.draw.latent_views`; `white` is the value of x that is shown white, 255
+for levels of 8 bits.
+
+Reference:
+    Petroff, "Accessible Color Sequences for Data Visualization", 2021. https://arxiv.org/abs/2107.02270
 """
 
 import math
@@ -17,8 +20,7 @@ from torch import Tensor
 from pyro_vae.report.draw import latent_views
 from pyro_vae.report.draw.images import centres, name_columns, name_rows, png, show, tile
 
-# Petroff, "Accessible Color Sequences for Data Visualization", 2021: ten colours, told apart in the common forms of
-# colour blindness and in lightness.
+# By Petroff: told apart in the common forms of colour blindness, and in lightness.
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 TITLES = {
     "straight": "straight",
@@ -28,7 +30,12 @@ TITLES = {
 
 
 def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> bytes:
-    """Paths between the codes of data, decoded: a panel for each kind, a row for each pair, the data at both sides."""
+    """Draws decoded paths between codes: a panel for each kind, a row for each pair of data, which stand at both ends.
+
+    Args:
+        view: the paths, of images.
+        white: the value of x that is shown white.
+    """
     kinds, steps = view.mean.shape[:2]
     pictures = [_between(view, means, white) for means in view.mean]
     height, width, _ = pictures[0].shape
@@ -39,7 +46,7 @@ def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> 
 
 
 def _between(view: latent_views.Interpolation, means: Tensor, white: float) -> Tensor:
-    """Starts, points of the paths, ends: a row for each pair."""
+    """Tiles starts, points of the paths and ends, a row for each pair."""
     steps = len(means)
     parts = [(view.start, 1), (means.transpose(0, 1).flatten(0, 1), steps), (view.end, 1)]
     start, path, end = (tile(images / white, columns) for images, columns in parts)
@@ -48,7 +55,12 @@ def _between(view: latent_views.Interpolation, means: Tensor, white: float) -> T
 
 
 def draw_traversal(view: latent_views.Traversal, white: float = 1.0) -> bytes:
-    """A row for each dimension, a column for each quantile, marks where the code is; the datum at the left."""
+    """Draws a row for each dimension, a column for each quantile, and a mark where the code is; the datum at the left.
+
+    Args:
+        view: the moved dimensions, of images.
+        white: the value of x that is shown white.
+    """
     rows, steps = view.mean.shape[:2]
     height = 9 / (steps + 3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.2
     figure = Figure(figsize=(9, max(height, 2.8)), layout="constrained")
@@ -73,9 +85,14 @@ def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> Non
 
 
 def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
-    """The codes of many data, coloured by label, over draws from the prior; with 3-sigma ellipses of q(z|x) for D = 2.
+    """Draws the codes of many data, coloured by label, over draws from the prior.
 
-    For D > 2 the first two principal components of the codes, and their share of the variance; for D = 1 a histogram.
+    Two dimensions have 3-sigma ellipses of q(z|x). More dimensions are shown by the first two principal components of
+    the codes, with their share of the variance, and a single one by a histogram.
+
+    Args:
+        view: the codes.
+        white: not used: every function here takes it.
     """
     groups = _groups(len(view.z), view.labels)
     figure = Figure(figsize=(6.9 if len(groups) > 1 else 6.2, 6), layout="constrained")
@@ -91,7 +108,12 @@ def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
 
 
 def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
-    """The plane, decoded: z_0 grows to the right, z_1 upwards, as in the cloud; a panel for each label."""
+    """Draws the decoded plane, a panel for each label. z_0 grows to the right and z_1 upwards, as in the cloud.
+
+    Args:
+        view: the plane, of images.
+        white: the value of x that is shown white.
+    """
     panels, side = len(view.z), len(view.levels)
     columns = math.ceil(math.sqrt(panels))
     rows = math.ceil(panels / columns)
@@ -114,13 +136,13 @@ def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
 
 
 def _some(numbers: list[float], number: int) -> list[str]:
-    """As text the first, the last and others between them; the rest empty."""
+    """Writes the first number, the last and some between them as text; the rest is empty."""
     shown = {round(i * (len(numbers) - 1) / (number - 1)) for i in range(number)}
     return [f"{round(value, 2):g}" if i in shown else "" for i, value in enumerate(numbers)]
 
 
 class _Group(NamedTuple):
-    """Data of one label: its name, their colour, which of all data they are (N,)."""
+    """The data of one label: its name, their colour, and which of all data they are (N,)."""
 
     name: str
     colour: Any
@@ -165,7 +187,7 @@ def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
 
 
 def _square(axes: Any, seen: Tensor) -> None:
-    """Limits of equal length around points (N, 2)."""
+    """Sets limits of equal length around points (N, 2)."""
     low, high = seen.amin(0), seen.amax(0)
     half = 0.54 * float((high - low).max()) + 1e-6
     x, y = ((low + high) / 2).tolist()

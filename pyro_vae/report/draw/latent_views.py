@@ -1,6 +1,6 @@
-"""From a program and data to the numbers that a picture of the latent space shows, which `latent_pictures` draws.
+"""Computes what a picture of the latent space shows from a program and data.
 
-Each view is a tuple of named tensors, a function of its arguments and the seed alone.
+Each view is a tuple of named tensors, which depend on the arguments and the seed alone. `latent_pictures` draws it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,11 @@ PRIOR_DRAWS = 1 << 14  # from which quantiles are taken where none are known: so
 class Interpolation(NamedTuple):
     """Paths between N pairs of data, of P kinds.
 
-    start, end (N, *x_shape) the data; z (P, steps, N, D); mean of p(x|z) (P, steps, N, *x_shape); paths, the P kinds.
+    Attributes:
+        start, end: the data (N, *x_shape).
+        z: the points of the paths (P, steps, N, D).
+        mean: means of p(x|z) there, (P, steps, N, *x_shape).
+        paths: the P kinds.
     """
 
     start: Tensor
@@ -43,17 +47,17 @@ def interpolation(
     y: Tensor | None = None,
     y_end: Tensor | None = None,
 ) -> Interpolation:
-    """What `vae.interpolate` shows along each kind of path, with the z on it. Nothing is drawn at random.
+    """Computes what `vae.interpolate` shows along each kind of path, with the z on it. Nothing is drawn at random.
 
     Args:
-        vae: whose codes and decoder.
+        vae: the program.
         start, end: data (N, *x_shape).
-        paths: kinds, see `Autoencoder.interpolate`.
-        steps: points on each path, both ends counted.
-        y, y_end: one-hot labels (N, C) of the starts and of the ends, of a conditional program.
+        paths: the kinds of path, see `Autoencoder.interpolate`.
+        steps: the number of points on each path, with both ends.
+        y, y_end: one-hot labels (N, C) of the starts and of the ends, for a conditional program.
 
     Raises:
-        UsageError: an unknown path, or "base" with a prior that is no flow.
+        UsageError: a path is unknown, or "base" and the prior is no flow.
     """
     z = torch.stack([vae.latent_path(start, end, steps, y, path=path, y_end=y_end) for path in paths])
     with undisturbed(vae):
@@ -64,9 +68,15 @@ def interpolation(
 class Traversal(NamedTuple):
     """One datum's code, and what p(x|z) becomes when single dimensions of it are moved.
 
-    x (1, *x_shape) the datum; code (D,); reconstruction (1, *x_shape) at the code; usage (D,), the variance of the
-    codes of all data over that of the prior; dimensions (R,), those moved, the most used first; levels (S,), the
-    probabilities whose quantiles under p(z_j) they are moved to; z (R, S, D); mean of p(x|z) (R, S, *x_shape).
+    Attributes:
+        x: the datum (1, *x_shape).
+        code: its code (D,).
+        reconstruction: the mean of p(x|z) at the code, (1, *x_shape).
+        usage: the variance of the codes of all data over that of the prior, (D,).
+        dimensions: those that are moved, the most used first, (R,).
+        levels: the probabilities to whose quantiles under p(z_j) they are moved, (S,).
+        z: the moved codes (R, S, D).
+        mean: means of p(x|z) there, (R, S, *x_shape).
     """
 
     x: Tensor
@@ -91,22 +101,21 @@ def traversal(
     reach: float = 3.0,
     y: Tensor | None = None,
 ) -> Traversal:
-    """The most used latent dimensions, each moved over the quantiles of the prior, the others at one datum's code.
+    """Moves the most used latent dimensions over the quantiles of the prior, each with the others at one datum's code.
 
-    A dimension is used as much as the codes (centres of q(z|x)) of the data vary in it, over the prior's variance.
-    Quantiles are those of each p(z_j) for itself, at the probabilities of -reach ... reach standard deviations of a
-    normal: for a standard normal prior the dimension moves from -reach to reach. Exact where the prior is made of
-    independent one-dimensional distributions with known quantiles, else those of 16,384 draws.
+    The use of a dimension is the variance of the codes (the centres of q(z|x)) over that of the prior. Quantiles are
+    those of each p(z_j) by itself, at the probabilities of -reach ... reach standard deviations of a normal: under a
+    standard normal prior a dimension moves from -reach to reach. See `quantiles` for where they are exact.
 
     Args:
-        vae: whose codes and decoder.
-        x: data (N, *x_shape), two or more; they say which dimensions are used.
-        seed: of the draws from the prior.
-        datum: position in x of the one whose code is moved.
-        rows: R, how many dimensions; all D where there are fewer.
-        steps: S, how many quantiles.
-        reach: see above.
-        y: one-hot labels (N, C), of a conditional program.
+        vae: the program.
+        x: data (N, *x_shape), two or more, which say what dimensions are used.
+        seed: the seed of the draws from the prior.
+        datum: the position in x of the datum whose code is moved.
+        rows: R, the number of dimensions; all D where there are fewer.
+        steps: S, the number of quantiles.
+        reach: how far a dimension is moved, in standard deviations of a normal.
+        y: one-hot labels (N, C), for a conditional program.
     """
     chosen = None if y is None else y[datum : datum + 1]
     with undisturbed(vae), stream(seed, "traversal", device=x.device):
@@ -115,7 +124,7 @@ def traversal(
         prior = vae.prior(y)
         draws = prior.sample((PRIOR_DRAWS // prior.batch_shape.numel() + 1,)).flatten(0, -2)
         usage = codes.var(0) / draws.var(0)
-        levels = _normal(torch.linspace(-reach, reach, steps, dtype=codes.dtype, device=x.device))
+        levels = torch.special.ndtr(torch.linspace(-reach, reach, steps, dtype=codes.dtype, device=x.device))
         grid = quantiles(vae.prior(chosen), levels)
         dimensions = usage.argsort(descending=True)[:rows]
         z = codes[datum].repeat(len(dimensions), steps, 1)
@@ -127,12 +136,16 @@ def traversal(
 
 
 class Cloud(NamedTuple):
-    """Codes of many data, in the plane.
+    """The codes of many data in the plane.
 
-    z (N, D), centres of q(z|x); points (N, 2), z itself where D = 2, else the first two principal components of z
-    (N, 1 for D = 1); prior (N, 2), as many draws from p(z) seen the same way; share (D,), of the variance of z along
-    each principal component, largest first; covariance (N, 2, 2) of q(z|x) where D = 2, else None; labels (N,) of the
-    data, or None; ellipses (N,), whether that of a datum is shown.
+    Attributes:
+        z: the centres of q(z|x), (N, D).
+        points: z itself for D = 1 and D = 2, else its first two principal components, (N, 2).
+        prior: as many draws from p(z), seen the same way.
+        share: the share of the variance of z along each principal component, the largest first, (D,).
+        covariance: that of q(z|x), (N, 2, 2), where D = 2, else None.
+        labels: those of the data, (N,), or None.
+        ellipses: for each datum, whether its ellipse is shown, (N,).
     """
 
     z: Tensor
@@ -146,15 +159,15 @@ class Cloud(NamedTuple):
 
 @torch.no_grad()
 def cloud(vae: VAE, x: Tensor, seed: int, *, labels: Tensor | None = None, y: Tensor | None = None) -> Cloud:
-    """Where the data lie in the latent space.
+    """Computes where the data lie in the latent space.
 
     Args:
-        vae: whose guide.
+        vae: the program.
         x: data (N, *x_shape).
-        seed: of the draws from p(z), of those from which the covariance of q(z|x) is taken where it is not known, and
+        seed: the seed of the draws from p(z), of those that give the covariance of q(z|x) where it is not known, and
             of the choice of data whose ellipses are shown.
         labels: (N,) whole numbers, for the colours.
-        y: one-hot labels (N, C), of a conditional program.
+        y: one-hot labels (N, C), for a conditional program.
     """
     with undisturbed(vae), stream(seed, "cloud", device=x.device):
         z = vae.posterior.centre(x, y)
@@ -169,10 +182,13 @@ def cloud(vae: VAE, x: Tensor, seed: int, *, labels: Tensor | None = None, y: Te
 
 
 class Grid(NamedTuple):
-    """p(x|z) over the plane, for each of P labels (P = 1 without labels, which are None then).
+    """The means of p(x|z) over the latent plane, for each of P labels; P is 1 where there are none.
 
-    levels (S,), probabilities; z (P, S, S, 2): z[p, i, j] = (quantile of z_0 at levels[j], of z_1 at levels[i]);
-    mean of p(x|z) (P, S, S, *x_shape); labels (P,).
+    Attributes:
+        levels: probabilities (S,).
+        z: (P, S, S, 2), z[p, i, j] = (quantile of z_0 at levels[j], quantile of z_1 at levels[i]).
+        mean: means of p(x|z) there, (P, S, S, *x_shape).
+        labels: (P,), or None.
     """
 
     levels: Tensor
@@ -183,19 +199,21 @@ class Grid(NamedTuple):
 
 @torch.no_grad()
 def grid(vae: VAE, seed: int, *, side: int = 21, y: Tensor | None = None) -> Grid:
-    """Means of p(x|z) on a grid of prior quantiles, each dimension's own, for D = 2.
+    """Computes the means of p(x|z) on a grid of prior quantiles, each dimension's own, for D = 2.
 
-    The probabilities are the midpoints of `side` equal parts of (0, 1), as in figure 4 of Kingma & Welling,
-    "Auto-Encoding Variational Bayes", ICLR 2014.
+    The probabilities are the midpoints of `side` equal parts of (0, 1).
 
     Args:
-        vae: whose prior and decoder.
-        seed: of the draws from which quantiles are taken where none are known.
+        vae: the program.
+        seed: the seed of the draws that give the quantiles where they are not known.
         side: S.
-        y: one-hot labels (P, C), of a conditional program: a grid for each.
+        y: one-hot labels (P, C), for a conditional program, which has a grid for each.
 
     Raises:
         ValueError: the latent space has not two dimensions.
+
+    Reference:
+        Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, figure 4. https://arxiv.org/abs/1312.6114
     """
     if vae.prior.latent_dim != 2:
         raise ValueError(f"a grid over the latent plane needs 2 dimensions; this program has {vae.prior.latent_dim}")
@@ -212,13 +230,14 @@ def grid(vae: VAE, seed: int, *, side: int = 21, y: Tensor | None = None) -> Gri
 
 
 def quantiles(prior: Any, levels: Tensor) -> Tensor:
-    """Quantiles of each p(z_j) for itself, (S, D), at probabilities (S,).
+    """Computes the quantiles of each p(z_j) by itself, (S, D), at probabilities (S,).
 
-    Exact where the prior is made of independent one-dimensional distributions that know them, else of 16,384 draws.
+    They are exact where the prior is made of independent one-dimensional distributions that know their quantiles, else
+    those of 16,384 draws.
 
     Args:
-        prior: p(z), batch shape () or (1,).
-        levels: (S,), inside (0, 1).
+        prior: p(z), of batch shape () or (1,).
+        levels: probabilities (S,), inside (0, 1).
 
     Example:
         >>> import pyro.distributions as dist
@@ -238,13 +257,8 @@ def quantiles(prior: Any, levels: Tensor) -> Tensor:
     return draws.quantile(levels, 0)
 
 
-def _normal(deviations: Tensor) -> Tensor:
-    """Probability below so many standard deviations of a normal."""
-    return torch.special.ndtr(deviations)
-
-
 def _covariance(q: Any, num_samples: int = 256) -> Tensor:
-    """(N, D, D), from draws where q can not say."""
+    """The covariance of q(z|x), (N, D, D), from draws where q does not know it."""
     if hasattr(q, "covariance_matrix"):
         return q.covariance_matrix
     try:
@@ -256,9 +270,9 @@ def _covariance(q: Any, num_samples: int = 256) -> Tensor:
 
 
 def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal components of z (N, D): each one's share of the variance (D,), largest first, and their axes (D, D).
+    """Computes the principal components of z (N, D): their shares of the variance (D,) and their axes (D, D).
 
-    An axis, one column each, has no sign of its own: its largest weight is made positive.
+    The largest comes first. An axis is a column. Since it has no sign of its own, its largest weight is made positive.
 
     Example:
         >>> principal_axes(torch.tensor([[0.0, 3.0], [0.0, -3.0], [1.0, 0.0], [-1.0, 0.0]]))[0]

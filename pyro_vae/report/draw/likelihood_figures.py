@@ -1,8 +1,8 @@
-"""From the dict of a report to figures of its numbers, as SVG; nothing is estimated here, no settings are changed.
+"""Draws the bounds of a report, and how far to trust them, as SVG. Nothing is estimated, no settings are changed.
 
 Every mean has two errors, and they are drawn apart. Estimates on the same data share their error over the data: it
-moves all of them together, and says nothing about which of them is larger. That is for the Monte Carlo error, and for
-paired differences. Bounds stand in the order of the report, never sorted, never clipped.
+moves all of them together, and says nothing about which of them is larger. The Monte Carlo error and the paired
+differences say that. Bounds stand in the order of the report, neither sorted nor clipped.
 """
 
 import textwrap
@@ -20,14 +20,14 @@ Numbers = Mapping[str, Any]
 
 
 def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: str = "x") -> bytes:
-    """Importance-weighted bounds against the number of draws, with the jackknife, which is no bound, apart.
+    """Draws importance-weighted bounds against the number of draws, with the jackknife, which is no bound, apart.
 
-    Bars are Monte Carlo errors; the band is the error over the data, by which the whole curve moves up or down.
+    Bars are Monte Carlo errors. The band is the error over the data, by which the whole curve moves up or down.
 
     Args:
         curve: estimates, whose num_samples is k.
         jackknife: an estimate.
-        of: what the density is of, "x" or "x|y".
+        of: the argument of the density, "x" or "x|y".
     """
     k = [numbers["num_samples"] for numbers in curve]
     mean = np.array([known(numbers["mean"]) for numbers in curve])
@@ -57,13 +57,13 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
 
 
 def _round_numbers(k: Sequence[int]) -> list[str]:
-    """Labels for powers of ten, and for the last k; nothing that would stand in its way."""
+    """Labels the powers of ten and the last k, and nothing that would stand in its way."""
     shown = {value for value in k if str(value).strip("0") == "1" and (value == k[-1] or 3 * value < k[-1])}
     return [f"{value:,}" if value in {*shown, k[-1]} else "" for value in k]
 
 
 def _limits(mean: Any, noise: Any, data: Any) -> tuple[float, float]:
-    """The curve with its bars; as much of the band as leaves the curve a third of the height."""
+    """The limits of the curve with its bars, and as much of the band as leaves the curve a third of the height."""
     low, high = np.nanmin(mean - noise), np.nanmax(mean + noise)
     room = max(high - low, 1e-3)
     margin = max(0.1 * room, min(1.15 * float(np.nanmax(data)), room))
@@ -82,11 +82,11 @@ _MARKS = {"lower": (">", BLUE), "upper": ("<", RED), "": ("D", GREEN)}
 
 
 def reference(numbers: Numbers, *, of: str = "x") -> bytes:
-    """Bounds of growing cost on the same data, in the order of the report; below, their paired differences.
+    """Draws bounds of growing cost on the same data, in the order of the report; below, their paired differences.
 
     Args:
         numbers: "reference" of a report.
-        of: what the density is of.
+        of: the argument of the density, "x" or "x|y".
     """
     rows = [_row(row["label"], row, "" if row["name"] == "grid" else "lower") for row in numbers["rows"]]
     differences = [
@@ -97,11 +97,11 @@ def reference(numbers: Numbers, *, of: str = "x") -> bytes:
 
 
 def simulated(numbers: Numbers, *, of: str = "x") -> bytes:
-    """Data simulated from the model: bounds from below and from above, the bracket of the truth, and the gap.
+    """Draws bounds from below and from above for data simulated from the model; below, their gap.
 
     Args:
         numbers: "simulated" of a report.
-        of: what the density is of.
+        of: the argument of the density, "x" or "x|y".
     """
     labels = {"elbo": "ELBO", "iwae": "importance-weighted", "forward": "AIS, forward", "reverse": "AIS, reverse"}
     rows = [
@@ -123,7 +123,7 @@ def _row(label: str, numbers: Numbers, bound: str) -> _Row:
 def _ladder(
     rows: Sequence[_Row], differences: Sequence[_Row], about: str, bracket: tuple[float, float] | None = None
 ) -> bytes:
-    """Estimates below each other, and paired differences below them on an axis of their own."""
+    """Draws estimates below each other, and paired differences below them on an axis of their own."""
     counts = [len(rows), max(1, len(differences))]
     with figure(1.75 + 0.34 * sum(counts)) as (drawn, svg):
         axes, below = drawn.subplots(2, 1, height_ratios=[counts[0] + 0.5, counts[1] + 0.2])
@@ -149,7 +149,7 @@ def _ladder(
 
 
 def _list(axes: Any, labels: Sequence[str], values: Sequence[str], head: str, at: Sequence[float] = ()) -> None:
-    """One row for each label, the first on top, with its value written at the right end."""
+    """Makes a row for each label, the first on top, and writes its value at the right end."""
     at = at or range(len(labels))
     axes.set_yticks(at, [textwrap.fill(label, 24) for label in labels])
     axes.set_ylim(max(at, default=0) + 0.5, -0.5)
@@ -166,7 +166,7 @@ def _with_error(mean: float, bar: float, show: Any = None) -> str:
 
 
 def khat(numbers: Numbers) -> bytes:
-    """k-hat of every datum, sorted, so that the share of the data below each threshold can be read off.
+    """Draws the sorted k-hat of every datum, so that the share of the data below each threshold can be read off.
 
     Args:
         numbers: "khat" of a report.
@@ -201,7 +201,7 @@ def khat(numbers: Numbers) -> bytes:
 
 
 def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
-    """Beside their points, which are the last ones on the right."""
+    """Names the worst data beside their points, which are the last ones on the right."""
     names = [f"{row['datum']}" + ("" if row.get("label") is None else f" (label {row['label']})") for row in worst]
     if names:
         axes.annotate(
@@ -210,7 +210,7 @@ def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
 
 
 def effective_sample_size(numbers: Numbers) -> bytes:
-    """What is left of K draws, for every datum, sorted; where k-hat is above its threshold the number is too large.
+    """Draws what is left of K draws for every datum, sorted. Where k-hat is above its threshold it is too large.
 
     Args:
         numbers: "khat" of a report.
@@ -239,9 +239,9 @@ LISTED = 20  # data: more make a picture that is longer than the page
 
 
 def escalation(numbers: Numbers) -> bytes:
-    """The worst data above the threshold: what more draws and annealing change, against the bound at K draws.
+    """Draws what more draws and annealing change for the data above the threshold, against the bound at K draws.
 
-    At most `LISTED` of them, the largest k-hat first.
+    It shows at most `LISTED` of them, the largest k-hat first.
 
     Args:
         numbers: "escalation" of a report.
@@ -274,9 +274,9 @@ def escalation(numbers: Numbers) -> bytes:
 
 
 def gaps(numbers: Numbers) -> bytes:
-    """The gap between the ELBO and the reference, and its two parts end to end; the train-test gap below.
+    """Draws the gap between the ELBO and the reference, its two parts end to end, and the train-test gap below.
 
-    Parts are drawn as steps, not stacked, so that one that comes out negative is seen to be.
+    The parts are drawn as steps and not stacked, so that a negative one is seen.
 
     Args:
         numbers: "gaps" of a report.

@@ -1,4 +1,4 @@
-"""The figures that a report can draw of itself, with captions that say what they show and what they do not."""
+"""The figures that a report alone gives, with captions that say what they show and what they do not show."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,9 @@ from pyro_vae.report.draw import latent_figures, likelihood_figures
 
 
 def of_report(report: Report) -> list[Picture]:
-    """Pictures of all that a report holds numbers for, in the order of the page.
+    """Draws all that a report holds numbers for, in the order of the page.
 
-    Pictures of data, of training and of the posterior of one datum need more than the report, and are not here.
+    Pictures of data, of training and of the posterior of one datum are not among them: they need more than the report.
 
     Args:
         report: what report.json holds.

@@ -1,7 +1,11 @@
 """How the figures of a report look: one palette, one set of line widths, SVG that is the same in every run.
 
-The colours are those of Okabe & Ito, "Color Universal Design", 2008, which people with any colour vision tell apart;
-in grey they differ in lightness, and nothing is told by colour alone.
+People with any colour vision tell the colours apart. In grey they differ in lightness, and nothing is told by colour
+alone.
+
+Reference:
+    Okabe & Ito, "Color Universal Design: how to make figures and presentations that are friendly to colorblind people",
+    2008. https://jfly.uni-koeln.de/color/
 """
 
 import io
@@ -47,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def figure(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """A figure to draw into, and the buffer that holds it as SVG afterwards. Settings of matplotlib are as before.
+    """Gives a figure to draw into, and the buffer that holds it as SVG afterwards. Settings of matplotlib stay.
 
     Args:
         height: in inches.
@@ -77,7 +81,7 @@ def error(value: Any) -> float:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With a sign, and a minus as long as the plus.
+    """Writes a number with a sign, and a minus as long as the plus.
 
     >>> signed(0.5), signed(-0.0004)
     ('+0.500', '−0.000')

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: rate against distortion, and the validation ELBO against the values of a flag."""
+"""Draws a sweep as PNG: rate against distortion, and the validation ELBO against the values of a setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
@@ -17,12 +17,12 @@ _MOST_NAMES = 16  # written beside their points, and in a legend
 
 
 def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
-    """PNG: a point for each run, the mean of each setting with its errors over seeds, and lines of equal ELBO.
+    """Draws rate against distortion: runs, the mean of each setting with its errors over seeds, lines of equal ELBO.
 
-    A line joins the settings that differ in one flag with numbers, in the order of its values.
+    A line joins the settings that differ in one number, in the order of its values.
 
     Args:
-        sweep: the content of report.json.
+        sweep: what report.json holds.
     """
     axis, lines = _lines(sweep["groups"])
     with figure(4.6, 7.0) as (drawn, _):
@@ -44,7 +44,11 @@ def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
 
 
 def curve(sweep: Mapping[str, Any]) -> bytes | None:
-    """PNG: the validation ELBO against the values of the first flag with numbers; None where there is none."""
+    """Draws the validation ELBO against the values of the first flag that has numbers; None where there is none.
+
+    Args:
+        sweep: what report.json holds.
+    """
     axis, lines = _lines(sweep["groups"])
     if axis is None:
         return None
@@ -67,7 +71,7 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
 
 
 def _lines(groups: Sequence[Group]) -> tuple[str | None, dict[str, list[Group]]]:
-    """The first flag that has several numbers, and the settings by what else they differ in, in the order of these."""
+    """The first flag that has several numbers, and the settings by their other values, in the order of these."""
     groups = [group for group in groups if group["elbo"]]
     axis = next((name for name in (groups[0]["values"] if groups else ()) if _is_axis(name, groups)), None)
     lines: dict[str, list[Group]] = {}
@@ -83,7 +87,7 @@ def _is_axis(name: str, groups: Sequence[Group]) -> bool:
 
 
 def _named(values: Mapping[str, Any], axis: str | None = None) -> str:
-    """Short: the value on the axis alone, or all of them."""
+    """A short name of a setting: its value on the axis, or all its values."""
     return as_typed(values[axis]) if axis else clipped(", ".join(f"{name}={as_typed(v)}" for name, v in values.items()))
 
 
@@ -96,7 +100,7 @@ def _styled(lines: Mapping[str, list[Group]]) -> Iterator[tuple[tuple[str, list[
 
 
 def _draw(axes: Any, x: Sequence[Group], y: Sequence[Group], colour: str, marker: str, line: str, name: str) -> None:
-    """Means with their errors, and the runs behind them; x and y as `groups` of the report has its parts."""
+    """Draws means with their errors, and the runs behind them; x and y are parts of the `groups` of the report."""
     means, errors = ([[part[key] for part in parts] for parts in (x, y)] for key in ("mean", "standard_error"))
     bars = dict(zip(("xerr", "yerr"), ([*map(error, of)] for of in errors), strict=True))
     axes.errorbar(*means, **bars, fmt=marker, ls=line, color=colour, ms=5, lw=1.2, capsize=2, label=name)
@@ -117,7 +121,7 @@ def _ring_chosen(axes: Any, x: Sequence[Group], y: Sequence[Group], chosen: Sequ
 
 
 def _draw_levels(axes: Any) -> None:
-    """Where rate + distortion is the same, over what is shown already."""
+    """Draws lines where rate + distortion is the same, within what is shown already."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     levels = MaxNLocator(7).tick_values(left + low, right + high)
     for level in levels[(left + low < levels) & (levels < right + high)]:

@@ -1,1 +1,1 @@
-"""A report as text, Markdown, CSV, LaTeX and HTML."""
+"""Writes a document as text, Markdown and HTML, and its tables as CSV and LaTeX."""

@@ -1,4 +1,4 @@
-"""A table for other programs: values in full precision, of which no spreadsheet takes one for a formula."""
+"""Writes a table as CSV for other programs, in full precision. No spreadsheet takes a value of it for a formula."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ _FORMULA = re.compile(r"\s*(?:[=+@]|-(?!log p))")  # one label of ours begins so
 
 
 def to_csv(table: Table) -> str:
-    """The heads of the columns, then a line for each row; what is unknown is empty.
+    """Writes the heads of the columns, then a line for each row. What is unknown is empty.
 
     Example:
         >>> from pyro_vae.report.document import Column

@@ -1,4 +1,4 @@
-"""A document as one page of HTML that stands alone: no script, no network, pictures inside."""
+"""Writes a document as one page of HTML that stands alone: no script, no network, pictures inside."""
 
 import base64
 import re
@@ -13,14 +13,16 @@ from pyro_vae.report.document import GROUPS, Code, Document, Notes, Picture, Tab
 
 
 def to_html(document: Document) -> str:
-    """The whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG can not run.
+    """Writes the whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG cannot run.
+
+    Tables with common columns are set as one. The table named "protocol" stands apart, with the commands. Pictures of
+    one group are shown together.
 
     Args:
-        document: tables with common columns are set as one; that named "protocol" stands apart, with the commands.
-            Pictures of one group are shown together.
+        document: what is shown.
 
     Raises:
-        ValueError: a picture that is neither PNG nor SVG.
+        ValueError: a picture is neither PNG nor SVG.
 
     Example:
         >>> "<h1>a &amp; b</h1>" in to_html(Document("a & b", ()))
@@ -52,7 +54,7 @@ def _template() -> Any:
 
 
 def _minus(table: Table) -> Table:
-    """With a minus as wide as a digit in columns of numbers."""
+    """Writes a minus as wide as a digit in columns of numbers."""
     right = [column.right for column in table.columns]
     rows = [
         [str(c).replace("-", MINUS) if r else str(c) for c, r in zip(row, right, strict=True)] for row in table.rows

@@ -1,4 +1,4 @@
-"""A table as rows of LaTeX's booktabs, below comments that say what they are."""
+"""Writes a table as rows of LaTeX's booktabs, below comments that say what they are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,12 @@ _SIGNS = {
 
 
 def to_latex(table: Table, comments: Sequence[str] = ()) -> str:
-    r"""Rows to be put below each other, or below those of another report; the head is among the comments.
+    r"""Writes rows that can be put below those of another report. The head of the table is among the comments.
+
+    A `Cell` with a ± is set as a formula, and an empty one as two hyphens.
 
     Args:
-        table: whose heads are LaTeX, and whose cells are not. A `Cell` with a ± is a formula, an empty one --.
+        table: its heads are LaTeX, and its cells are not.
         comments: lines about it.
 
     Example:

@@ -1,4 +1,4 @@
-"""A document as Markdown, with tables as GitHub has them, in which nothing that comes from outside marks up."""
+"""Writes a document as Markdown, with tables as GitHub has them. No text from outside acts as markup in it."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pyro_vae.report.document import Block, Caution, Code, Document, Note, Notes
 
 
 def to_markdown(document: Document) -> str:
-    """All sections of a document below its title.
+    """Writes all sections of a document below its title.
 
     Example:
         >>> print(to_markdown(Document("a_b", (Section("Files", (Notes([Note("*", "all")]),)),))), end="")
@@ -61,11 +61,11 @@ def _table(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text on one line in which nothing marks up."""
+    """Puts text on one line, with every character escaped that would act as markup."""
     return re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", clean(text))
 
 
 def _fenced(code: Code) -> str:
-    """A block of code whose fence is longer than any in it."""
+    """Writes a block of code whose fence is longer than any in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code.text)), default=0))
     return "\n".join([f"{fence}{code.language}", *map(clean, code.text.splitlines()), fence])

@@ -1,4 +1,4 @@
-"""A document for a terminal of 100 columns: tables whose columns stand below their heads, notes as filled lines."""
+"""Writes a document for a terminal of 100 columns: tables with their columns below their heads, notes filled."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _NARROWEST = 12  # that the first column of a table becomes to fit into the widt
 
 
 def to_text(document: Document) -> str:
-    """The tables, notes and paragraphs of a document; no titles but those of its tables, no code, no pictures.
+    """Writes the tables, notes and paragraphs of a document: no titles except those of tables, no code, no pictures.
 
     Example:
         >>> from pyro_vae.report.document import Section
@@ -40,7 +40,7 @@ def _lines(block: Block) -> list[str]:
 
 
 def filled(text: str, width: int = WIDTH, indent: str = "  ", *, whole: bool = False) -> list[str]:
-    """The lines of a paragraph, all but the first indented; `whole` words are not broken at their hyphens."""
+    """Fills the lines of a paragraph, and indents all except the first. `whole` words keep their hyphens together."""
     return textwrap.wrap(clean(text), width, subsequent_indent=indent, break_on_hyphens=not whole)
 
 
