@@ -64,9 +64,7 @@ def flow(transform: Any, loc: Tensor, scale: Tensor) -> FlowDistribution:
 
 
 def zuko(module: str) -> Any:
-    """Imports a module of zuko, whose import switches the validation of distributions off for the process, and undoes
-    that.
-    """
+    """Imports a module of zuko, and switches the validation of distributions, which that import ends, on again."""
     validates = Distribution._validate_args
     try:
         return import_module(f"zuko.{module}")
