@@ -28,7 +28,7 @@ def read_ahead(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, N
             waiting.extend(worker.submit(next, items, _END) for _ in range(depth))
             while (item := waiting.popleft().result()) is not _END:
                 waiting.append(worker.submit(next, items, _END))
-                yield item  # type: ignore[misc]  # _END is gone, which mypy can not know
+                yield item  # type: ignore[misc]  # _END is gone, which mypy cannot know
         finally:
             for future in waiting:
                 future.cancel()

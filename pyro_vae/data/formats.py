@@ -60,7 +60,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip data are damaged ({error}). {_ANEW}.") from error
     except OSError as error:
-        raise DataError(f"{path}: can not be read ({error.strerror or error}).") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -163,7 +163,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     """The array `key` of a MATLAB file (up to version 7), plain or gzipped.
 
     Raises:
-        DataError: no such key, or a file that scipy can not read.
+        DataError: no such key, or a file that scipy cannot read.
     """
     from scipy.io import loadmat
 
@@ -175,7 +175,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # a damaged file raises almost anything in there
-        raise DataError(f"{path}: can not be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
     if key not in content:
         raise DataError(f"{path}: holds no array {key!r}. {_ANEW}.")
     return np.asarray(content[key])
@@ -235,7 +235,7 @@ def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # headers of damaged files raise almost anything in there
         raise DataError(
-            f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
+            f"{path}: cannot be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
             "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
         ) from error
 

@@ -245,7 +245,7 @@ def _strokes(folder: Path) -> np.ndarray:
             with Image.open(path) as image:
                 shrunk = image.convert("L").resize((28, 28), Image.Resampling.BILINEAR)
         except OSError as error:
-            raise DataError(f"{path}: can not be read as an image ({error}).") from error
+            raise DataError(f"{path}: cannot be read as an image ({error}).") from error
         x[i, 0] = 255 - np.asarray(shrunk)
     return x
 
@@ -255,7 +255,7 @@ def _found(request: Request, name: str, folders: list[Path], file: str, home: st
     if path := formats.find(folders, file):
         return path
     if home and request.download:
-        cure = f"It can not be downloaded from here: get it from {home}"
+        cure = f"It cannot be downloaded from here: get it from {home}"
     else:
         cure = "Name the folder that holds it with `data_dir`" + ("" if home else ", or pass `download=True`")
         cure += f"; it was published at {home}" if home else ""
@@ -287,7 +287,7 @@ def _torchvision_datasets() -> Any:
         import torch
 
         raise DataError(
-            f"torchvision can not be imported ({error}). It must fit torch {torch.__version__}: install both "
+            f"torchvision cannot be imported ({error}). It must fit torch {torch.__version__}: install both "
             "together, from the same index."
         ) from error
     return torchvision.datasets

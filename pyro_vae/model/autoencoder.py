@@ -47,7 +47,7 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no centre")
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts, before training, the decoder at the mean of the data and the prior where it wants to be among their codes.
+        """Puts, before training, the decoder at the mean of the data and the prior where it wants to be among codes.
 
         Args:
             expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
