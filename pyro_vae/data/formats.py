@@ -88,7 +88,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> np.ndarray:
 def _check_idx_header(path: Path, magic: int, shape: tuple[int, ...], item_shape: tuple[int, ...]) -> None:
     if magic != 0x0800 + len(shape):
         raise DataError(
-            f"{path}: magic number {magic:#010x}, expected {0x0800 + len(shape):#010x}: this is no idx file "
+            f"{path}: magic number {magic:#010x}, expected {0x0800 + len(shape):#010x}: this is not an idx file "
             f"of {len(shape)}-dimensional bytes. Is it the file that its name says?"
         )
     if shape[1:] != item_shape:
@@ -194,7 +194,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def _check_mat(path: Path, key: str, packed: bytes) -> None:
-    """Refuses what is no plain array, and a bomb: how much each compressed element unpacks to is counted first."""
+    """Refuses what is not a plain array, and a bomb: it counts first how much each compressed element unpacks to."""
     from scipy.io import whosmat
 
     for name, shape, kind in whosmat(io.BytesIO(packed)):

@@ -189,6 +189,9 @@ class ConvEncoder(Network):
         input_scale: factor on the input.
         precision: "float32" or "bfloat16", of the layers.
 
+    Raises:
+        ValueError: in_shape is not that of an image.
+
     Example:
         >>> ConvEncoder((1, 28, 20), (60,), hidden=(16, 32))(torch.zeros(7, 1, 28, 20)).shape
         torch.Size([7, 60])
@@ -232,6 +235,9 @@ class ConvDecoder(Network):
         activation: a module class without arguments, e.g. `torch.nn.Tanh`.
         y_dim: number of label columns, concatenated to the input.
         precision: "float32" or "bfloat16", of the layers.
+
+    Raises:
+        ValueError: out_shape is not that of an image.
 
     Example:
         >>> ConvDecoder((30,), (1, 28, 20), hidden=(16, 32))(torch.zeros(4, 7, 30)).shape

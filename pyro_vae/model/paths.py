@@ -121,7 +121,7 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
         (steps, B, D).
 
     Raises:
-        UsageError: the prior is no such distribution.
+        UsageError: the prior is neither.
 
     Example:
         >>> import pyro.distributions as dist
@@ -141,7 +141,7 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
 
 
 def base_maps(prior: Any) -> tuple[Map, Map] | None:
-    """Returns f and f^-1 of a distribution z = f^-1(u), u ~ base: to the base and back. None where it is none such."""
+    """Returns f and f^-1 of a distribution z = f^-1(u), u ~ base: to the base and back. None for any other."""
     while isinstance(prior, Independent):
         prior = prior.base_dist
     if isinstance(prior, FlowDistribution):

@@ -254,8 +254,8 @@ class MixtureOfNormals(Prior):
         (torch.Size([]), torch.Size([20]))
     """
 
-    SPREAD = 0.5  # of the means, beside sigma^2 = 1 - SPREAD^2 within each component, where the whole has variance 1
-    ENCODED = 1000  # data, from which centre and spread are taken
+    SPREAD = 0.5  # of the means; within a component sigma^2 = 1 - SPREAD^2, so that the whole has variance 1
+    ENCODED = 1000  # data from which centre and spread are taken
 
     def __init__(self, latent_dim: int, num_components: int = 100) -> None:
         super().__init__(latent_dim)

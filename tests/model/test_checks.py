@@ -566,7 +566,7 @@ def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
 def test_sizes_must_be_sizes(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["pyro_vae.model.priors:StandardNormal", "--latent-dim", "0"])
-    assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

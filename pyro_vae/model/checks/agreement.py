@@ -7,8 +7,8 @@ number. If the draws follow p / c, where c is the integral of p, then for every 
 
 Both are means of numbers in [0, 1], so that no tail can spoil them (g / p alone has the same mean over the draws, but
 its variance is finite only where g has the lighter tails); where g is close to p the quotient is the most precise there
-is. For up to three numbers c is known from quadrature, for discrete values from a sum; above, the g that overlaps best
-tells it. All other g must agree, or the draws do not follow the density. As g serve normals fitted to draws, one and
+is. Up to three numbers c is known from quadrature, for discrete values from a sum; above that, from the g that overlaps
+best. All other g must agree, or the draws do not follow the density. The g are normals fitted to draws, one and
 several, the product of mixtures fitted to each dimension, and p itself, moved.
 
 Reference:
@@ -34,8 +34,8 @@ from pyro_vae.model.checks import cubature
 
 _TOLERANCE = 1e-4  # of an integral, beside its error
 _COARSE = 0.018  # largest relative error with which an integral is reported
-_NUMBERS = 2_000_000  # in one evaluation of a density
-_FITTED = 64  # numbers, to which mixtures of normals are fitted
+_NUMBERS = 2_000_000  # numbers in one evaluation of a density, at most
+_FITTED = 64  # numbers up to which mixtures of normals are fitted
 _CLUSTERS = 8
 _BRIDGE = "bridge sampling"
 

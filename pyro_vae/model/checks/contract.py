@@ -32,7 +32,7 @@ Check = Callable[["Case"], Outcome]
 
 _STEP = 1e-6  # of a central difference
 _SLOPE_TOLERANCE = 1e-4
-_STEPS = 8  # of Adam, until which a gradient must have reached every parameter
+_STEPS = 8  # steps of Adam within which a gradient must have reached every parameter
 _FEW = slice(0, 2)  # data whose densities are integrated
 _DRAWS = 4000
 _A_POINT: Outcome = (None, "does not apply: a point has no density")

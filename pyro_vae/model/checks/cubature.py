@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 LARGEST_DIM = 3
-_NODES = {1: 12, 2: 8, 3: 6}  # along each side of a box
-_EVALUATIONS = 150_000  # points; fewer where there are many densities
-_NUMBERS = 20_000_000  # points times densities
-_AT_ONCE = 64  # boxes
-_CROWD = 1 / 64  # of the draws
-_SHOWN = 4000  # draws that are counted
+_NODES = {1: 12, 2: 8, 3: 6}  # nodes along each side of a box, by d
+_EVALUATIONS = 150_000  # points in all; fewer where there are many densities
+_NUMBERS = 20_000_000  # points times densities, at most
+_AT_ONCE = 64  # boxes that one round cuts, at most
+_CROWD = 1 / 64  # share of the draws above which a box is cut
+_SHOWN = 4000  # draws that are counted in boxes
 
 
 def integrate(

@@ -38,7 +38,7 @@ class Poisson(Likelihood):
     """
 
     support: constraints.Constraint = constraints.nonnegative_integer
-    advice = "For measurements that are no counts use a density (`likelihood='normal'`)."
+    advice = "For measurements that are not counts, use a density (`likelihood='normal'`)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z)
