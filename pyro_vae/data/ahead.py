@@ -1,4 +1,4 @@
-"""read_ahead: what an iterator yields, made in the background while the consumer is busy."""
+"""read_ahead: the items of an iterator, made in the background while the consumer is busy."""
 
 from collections import deque
 from collections.abc import Generator, Iterator

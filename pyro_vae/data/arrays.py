@@ -103,10 +103,10 @@ def _image_rank(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     return x[:, None] if x.ndim == 3 else x
 
 
-Levels = tuple[dict[str, np.ndarray], int | None, tuple[str, ...]]
+StoredLevels = tuple[dict[str, np.ndarray], int | None, tuple[str, ...]]
 
 
-def _levels(path: Path, images: dict[str, np.ndarray]) -> Levels:
+def _levels(path: Path, images: dict[str, np.ndarray]) -> StoredLevels:
     """Returns the arrays in storage form, L (None for floats), and notes for the protocol."""
     first, *others = images.values()
     if any(x.shape[1:] != first.shape[1:] or x.dtype != first.dtype for x in others):

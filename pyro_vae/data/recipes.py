@@ -10,7 +10,7 @@ drawn. The model sees floats x, made batch by batch:
     levels         x = v                                         the level, or count, no randomness
     dequantize     x = (v + u) / L,       u ~ U(0, 1)            anew in every epoch; evaluation sees one fixed draw
 
-Of the L - 1 equally likely integers u exactly v are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
+Exactly v of the L - 1 equally likely integers u are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
 draw costs one random byte. Floats are drawn alike, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
 always at p = 1.
 
@@ -64,8 +64,9 @@ class Intensity(Recipe):
 
 
 class Bernoulli(Recipe):
-    """The recipe x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly; for floats u is from
-    [0, 1).
+    """The recipe x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly.
+
+    For floats v in [0, 1] u is uniform on [0, 1).
     """
 
     stream = "binarise"

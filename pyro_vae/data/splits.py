@@ -1,7 +1,7 @@
 """Split: levels in storage, in memory, on a device or in a mapped file, and the batches of x that a model sees.
 
-Every draw is a function of (seed, epoch), or of the data seed and the name of the split: the global random state is
-neither read nor changed. The order of an epoch, and what evaluation sees, are the same on every device; the noise of
+Every draw is a function of (seed, epoch), or of the data seed and the name of the split; it neither reads nor changes
+the global random state. The order of an epoch, and what evaluation sees, are the same on every device. The noise of
 training is drawn on the device of the data, and devices draw different numbers.
 """
 
@@ -159,7 +159,7 @@ class Split:
         return Intensity(self.num_levels).make(self.levels_at(index), None)
 
     def expected(self) -> Tensor:
-        """Returns the mean of x over the draws of training, (N, *x_shape) float32, where a decoder starts."""
+        """Returns the mean of x over the draws of training, (N, *x_shape) float32, at which a decoder starts."""
         return self.intensities() if self.recipe == "dynamic" else self.fixed()
 
     @property

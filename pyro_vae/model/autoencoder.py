@@ -1,8 +1,10 @@
 """Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what all of them can do.
 
-generate      z ~ p(z),     x ~ p(x|z)          new data
-reconstruct   z ~ q(z|x),   x ~ p(x|z)          data again
-interpolate   z on a path between two data      the mean of p(x|z)
+    generate      z ~ p(z),     x ~ p(x|z)          new data
+    reconstruct   z ~ q(z|x),   x ~ p(x|z)          data again
+    interpolate   z on a path between two data      the mean of p(x|z)
+
+Each of these switches the program to evaluation, and leaves it as it was.
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ from pyro_vae.model.program import Program, check_tensor, number_to_generate, un
 
 
 class Autoencoder(Program):
-    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, of one layer z itself, of two layers z1.
+    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, z itself of one layer, z1 of two layers.
 
     To write one: hold the decoder as `likelihood`, write `model`, `guide` and `start_at`, and the three sources of z,
     `from_prior`, `from_guide` and `centre`.
@@ -39,7 +41,16 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no from_prior")
 
     def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
-        """Draws what the decoder sees given data, z ~ q(z|x): (num_samples, B, D)."""
+        """Draws what the decoder sees given data, z ~ q(z|x).
+
+        Args:
+            x: data (B, *x_shape).
+            num_samples: K, the draws for each datum.
+            y: one-hot labels (B, C).
+
+        Returns:
+            (K, B, D).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no from_guide")
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -47,7 +58,7 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no centre")
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts, before training, the decoder at the mean of the data and the prior where it wants to be among codes.
+        """Puts, before training, the decoder at the mean of the data, and lets the prior start from their codes.
 
         Args:
             expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
@@ -200,7 +211,7 @@ def _check_ends(start: Tensor, end: Tensor) -> None:
 
 
 def plate_size(x: Tensor | None, y: Tensor | None) -> int:
-    """Returns B: the number of data, without them that of labels, without either 1."""
+    """Returns B: the number of data, or else that of labels, or else 1."""
     return len(x) if x is not None else len(y) if y is not None else 1
 
 

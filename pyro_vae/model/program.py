@@ -1,4 +1,4 @@
-"""Program: what every model/guide pair shares.
+"""Program, the base class of every model/guide pair, and what a run of one leaves as it was.
 
 A program is a pair of Pyro functions over the same latent variables,
 

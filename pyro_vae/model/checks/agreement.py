@@ -1,9 +1,9 @@
-r"""Does a density integrate to 1, and do the draws of its sampler follow it?
+r"""The integral of a density, and its agreement with the draws of its sampler.
 
 A distribution is taken as n independent factors over d numbers each: 784 independent pixels are 784 factors of one
 number. If the draws follow p / c, where c is the integral of p, then for every normalised density g
 
-.. math:: c = \frac{E_g[p / (p + g)]}{E_{draws}[g / (p + g)]} \qquad (1)
+.. math:: c = \frac{E_g[p / (p + g)]}{E_{\mathrm{draws}}[g / (p + g)]} \qquad (1)
 
 Both are means of numbers in [0, 1], so that no tail can spoil them (g / p alone has the same mean over the draws, but
 its variance is finite only where g has the lighter tails); where g is close to p the quotient is the most precise there

@@ -136,7 +136,7 @@ def over_pixels(p: TorchDistributionMixin, z: Tensor) -> dist.Distribution:
 
 
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:
-    """Returns the mean of data x (N, *x_shape) and of one datum more, of this value, in the middle of their range.
+    """Returns the mean of data x (N, *x_shape) and one datum more, `value`, in the middle of their range.
 
     It keeps a pixel that never changes at a finite start.
 
