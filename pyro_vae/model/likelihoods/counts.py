@@ -20,7 +20,7 @@ _SMALLEST_MEAN = 1e-6
 class Poisson(Likelihood):
     r"""Independent Poisson counts, one for each pixel.
 
-    .. math:: \log p(x|z) = \sum_i x_i \log m_i - m_i - \log x_i!, \qquad
+    .. math:: \log p(x|z) = \sum_i [x_i \log m_i - m_i - \log x_i!], \qquad
               m = \mathrm{softplus}(\mathrm{decoder}(z)) + 10^{-6}
 
     In nats. Mean and variance are the same; for counts that vary more use `NegativeBinomial`.
@@ -50,8 +50,8 @@ class Poisson(Likelihood):
 class NegativeBinomial(Likelihood):
     r"""Independent negative binomial counts, which vary more than Poisson counts of the same mean.
 
-    .. math:: \log p(x|z) = \sum_i \log \frac{\Gamma(x_i + r)}{\Gamma(r) \, x_i!} + r \log \frac{r}{r + m_i}
-              + x_i \log \frac{m_i}{r + m_i}, \qquad m = \mathrm{softplus}(\mathrm{decoder}(z)) + 10^{-6}
+    .. math:: \log p(x|z) = \sum_i \left[ \log \frac{\Gamma(x_i + r)}{\Gamma(r) \, x_i!} + r \log \frac{r}{r + m_i}
+              + x_i \log \frac{m_i}{r + m_i} \right], \qquad m = \mathrm{softplus}(\mathrm{decoder}(z)) + 10^{-6}
 
     In nats. The variance is m + m^2 / r, with one learned r for all pixels; r -> infinity is the Poisson.
 

@@ -91,7 +91,7 @@ class DiscretizedLogistic(LocationScale):
 class Categorical(Likelihood):
     r"""Any probabilities of the grey levels 0..L-1, for each pixel its own.
 
-    .. math:: \log p(x|z) = \sum_i l_i[x_i] - \log \sum_v e^{l_i[v]}, \qquad l = \mathrm{decoder}(z)
+    .. math:: \log p(x|z) = \sum_i \left( l_i[x_i] - \log \sum_v e^{l_i[v]} \right), \qquad l = \mathrm{decoder}(z)
 
     In nats. It knows no order of the levels, and learns it from the data. The mean is that of the level, sum_v v P(v).
 

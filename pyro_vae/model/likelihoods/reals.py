@@ -25,8 +25,8 @@ from pyro_vae.model.likelihoods.scales import (
 class Normal(LocationScale):
     r"""Independent normal pixels, whose sigma is fixed, learned, or predicted from z.
 
-    .. math:: \log p(x|z) = \sum_i -\frac{(x_i - m_i)^2}{2 \sigma_i^2} - \frac{1}{2} \log(2 \pi \sigma_i^2), \qquad
-              m = \mathrm{decoder}(z)
+    .. math:: \log p(x|z) = -\sum_i \left[ \frac{(x_i - m_i)^2}{2 \sigma_i^2}
+              + \frac{1}{2} \log(2 \pi \sigma_i^2) \right], \qquad m = \mathrm{decoder}(z)
 
     In nats. With sigma fixed, `weight * squared error + KL` is this likelihood with sigma^2 = 1 / (2 weight): the sum
     of squared errors (SSE) is sigma^2 = 1/2, the mean squared error (MSE) is sigma^2 = d/2. They differ by more than a
@@ -75,7 +75,7 @@ class Normal(LocationScale):
 class Laplace(LocationScale):
     r"""Independent Laplace pixels: absolute errors, with b in the place of the sigma of `Normal`.
 
-    .. math:: \log p(x|z) = \sum_i -\frac{|x_i - m_i|}{b_i} - \log(2 b_i), \qquad m = \mathrm{decoder}(z)
+    .. math:: \log p(x|z) = -\sum_i \left[ \frac{|x_i - m_i|}{b_i} + \log(2 b_i) \right], \qquad m = \mathrm{decoder}(z)
 
     In nats. `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned
     b is the mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) where b is

@@ -12,7 +12,7 @@ from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more
 class Bernoulli(Likelihood):
     r"""Independent binary pixels. Its log p(x|z) is minus the binary cross-entropy, summed over pixels.
 
-    .. math:: \log p(x|z) = \sum_i x_i \log m_i + (1 - x_i) \log(1 - m_i), \qquad
+    .. math:: \log p(x|z) = \sum_i [x_i \log m_i + (1 - x_i) \log(1 - m_i)], \qquad
               m = \mathrm{sigmoid}(\mathrm{decoder}(z))
 
     In nats. Grey pixels have no log-likelihood under it and are refused.
@@ -49,7 +49,7 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     r"""Grey pixels in [0, 1], as numbers: the binary cross-entropy with the normaliser that it lacks.
 
-    .. math:: \log p(x|z) = \sum_i l_i x_i - A(l_i), \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad
+    .. math:: \log p(x|z) = \sum_i [l_i x_i - A(l_i)], \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad
               l = \mathrm{decoder}(z)
 
     In nats. It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data |l| and the
