@@ -1,6 +1,6 @@
 """Models whose evidence and posterior are known in closed form: the truth that estimators are held against.
 
-Linear-Gaussian VAE (probabilistic PCA, Tipping & Bishop 1999), float64:
+`ProbabilisticPCA` (Tipping & Bishop 1999), in float64:
 
     z ~ N(0, I_D),   x | z ~ N(W z + b, s^2 I_d)
     x ~ N(b, W W' + s^2 I),     z | x ~ N(S W'(x - b) / s^2, S),   S = (I + W'W / s^2)^-1
@@ -14,8 +14,8 @@ import pyro_vae as pv
 from pyro_vae.randomness import stream
 
 
-class LinearGaussian:
-    """The truth: W (d, D), b (d,) and s, drawn once from a seed."""
+class ProbabilisticPCA:
+    """Probabilistic PCA as a VAE: W (d, D), b (d,) and s, drawn once from a seed."""
 
     def __init__(self, latent_dim=2, data_dim=5, scale=0.7, seed=0):
         noise = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import ProbabilisticPCA, binary_data, small_vae
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch.distributions import kl_divergence
@@ -101,7 +101,7 @@ class TestIdentity:  # R7
     @pytest.fixture
     def one(self):
         """A linear-Gaussian model with a one-dimensional latent and a guide that is wrong on purpose."""
-        truth = LinearGaussian(latent_dim=1, data_dim=2)
+        truth = ProbabilisticPCA(latent_dim=1, data_dim=2)
         return truth, truth.vae(widen=1.4, shift=0.3), truth.data(1)
 
     def integral(self, vae, x, f):
@@ -146,7 +146,7 @@ class TestIdentity:  # R7
 class TestGeneration:  # R8
     def test_draws_from_the_prior_not_from_the_encoder(self):
         """A guide far from the prior must not be seen in what is generated (erratum 9)."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.vae(shift=100.0).generate(5000)
         error = (truth.evidence().variance / 5000).sqrt()
         assert ((x.mean(0) - truth.b).abs() < 5 * error).all()

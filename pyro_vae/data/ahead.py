@@ -1,4 +1,4 @@
-"""read_ahead: what an iterator yields, made in the background while the consumer is busy."""
+"""read_ahead: the items of an iterator, made in the background while the consumer is busy."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -10,17 +10,18 @@ _END = object()
 
 
 def read_ahead(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, None]:
-    """The same items in the same order, up to `depth` of them made ahead by one thread.
+    """Yields the same items in the same order, up to `depth` of them made ahead by one thread.
 
-    The thread ends with the items, and with the iterator that is closed or dropped before. An exception of `items`
-    is raised in the consumer, at its place.
+    The thread ends with the items, or when the iterator is closed or dropped. An exception of `items` is raised in the
+    consumer, at its place.
 
-    Arguments:
+    Args:
         items: consumed by that thread alone, one `next` after another.
         depth: at least 1; so many items are held beside the one that is in use.
 
-    >>> list(read_ahead(iter(range(5)), depth=2))
-    [0, 1, 2, 3, 4]
+    Example:
+        >>> list(read_ahead(iter(range(5)), depth=2))
+        [0, 1, 2, 3, 4]
     """
     waiting: deque[Future[Item | object]] = deque()
     with ThreadPoolExecutor(1, "read-ahead") as worker:
@@ -28,7 +29,7 @@ def read_ahead(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, N
             waiting.extend(worker.submit(next, items, _END) for _ in range(depth))
             while (item := waiting.popleft().result()) is not _END:
                 waiting.append(worker.submit(next, items, _END))
-                yield item  # type: ignore[misc]  # _END is gone, which mypy can not know
+                yield item  # type: ignore[misc]  # _END is gone, which mypy cannot know
         finally:
             for future in waiting:
                 future.cancel()

@@ -1,8 +1,8 @@
 """A user's own file as a source: `.npy` with one array, or `.npz` with `x` (and `y`), or with given splits.
 
-(N, D)        -> x_shape (D,)            bool, or integers 0 and 1      binary
-(N, H, W)     -> x_shape (1, H, W)       uint8, or integers 0..255      256 levels
-(N, C, H, W)  -> x_shape (C, H, W)       floats                         taken as they are
+    (N, D)        -> x_shape (D,)            bool, or integers 0 and 1      binary
+    (N, H, W)     -> x_shape (1, H, W)       uint8, or integers 0..255      256 levels
+    (N, C, H, W)  -> x_shape (C, H, W)       floats                         taken as they are
 
 A large `.npy` file is mapped: its checks go through it in blocks, and its splits hold positions in place of a copy.
 """
@@ -20,12 +20,23 @@ _MOST_CLASSES = 1000
 
 
 def user_file(request: Request) -> Raw:
-    """The source behind a path: keys `x`, `y`, or `x_train`, `x_valid`, `x_test` with `y_train`, ...
+    """Reads the file at a path: keys `x`, `y`, or `x_train`, `x_valid`, `x_test` with `y_train`, ...
 
     Without `x_valid` one training datum in ten is held out for it.
 
+    Args:
+        request: whose `dataset` is the path.
+
     Raises:
         DataError: no such file or keys, a wrong rank or type, values that are not finite or outside 0..255.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(Path(folder, "own.npy"), np.zeros((50, 28, 28), np.float32))
+        ...     raw = user_file(Request(f"{folder}/own.npy"))
+        >>> raw.parts[0].levels.shape, raw.parts[0].cut
+        ((50, 1, 28, 28), {'train': 35, 'valid': 5, 'test': 10})
     """
     path = Path(request.dataset)
     arrays = formats.read_numpy(path, request.map_above)
@@ -44,7 +55,7 @@ def user_file(request: Request) -> Raw:
 
 
 def _pairs(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images by key, and labels under the key of their images."""
+    """Returns images by key, and labels under the key of their images."""
     given = [f"x_{split}" for split in _GIVEN if f"x_{split}" in arrays]
     others = [key for key in arrays if key != "y"]
     if given:
@@ -92,15 +103,15 @@ def _image_rank(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     return x[:, None] if x.ndim == 3 else x
 
 
-Levels = tuple[dict[str, np.ndarray], int | None, tuple[str, ...]]
+StoredLevels = tuple[dict[str, np.ndarray], int | None, tuple[str, ...]]
 
 
-def _levels(path: Path, images: dict[str, np.ndarray]) -> Levels:
-    """The arrays in storage form, L (None for floats), and notes for the protocol."""
+def _levels(path: Path, images: dict[str, np.ndarray]) -> StoredLevels:
+    """Returns the arrays in storage form, L (None for floats), and notes for the protocol."""
     first, *others = images.values()
     if any(x.shape[1:] != first.shape[1:] or x.dtype != first.dtype for x in others):
-        found = ", ".join(f"{key} {x.dtype} {x.shape[1:]}" for key, x in images.items())
-        raise DataError(f"{path}: the splits must have one type and one shape per datum; got {found}.")
+        forms = ", ".join(f"{key} {x.dtype} {x.shape[1:]}" for key, x in images.items())
+        raise DataError(f"{path}: the splits must have one type and one shape per datum; got {forms}.")
     if first.dtype.kind not in "buif":
         raise DataError(f"{path}: type {first.dtype} is not supported; save bool, uint8 or floating-point numbers.")
     check = _float_levels if first.dtype.kind == "f" else _integer_levels
@@ -146,7 +157,7 @@ def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
 
 
 def _check_labels(path: Path, images: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> int:
-    """The number of classes, 0 without labels."""
+    """Returns the number of classes, 0 without labels."""
     if labels and labels.keys() != images.keys():
         raise DataError(f"{path}: labels only for {', '.join(labels)}; give them for every split, or for none.")
     for key, y in labels.items():

@@ -1,8 +1,8 @@
 """Readers of file formats: bytes on disk -> numpy arrays.
 
-No reader trusts its file. How much may be unpacked is known before unpacking, from the file's own header or
-from the caller, so that neither a damaged header nor a gzip bomb can fill the memory. Whatever is wrong comes
-out as a `DataError` that names the file, the place, the value and the cure.
+No reader trusts its file. How much may be unpacked is known before unpacking, from the file's own header or from the
+caller, so that neither a damaged header nor a gzip bomb can fill the memory. Whatever is wrong comes out as a
+`DataError` that names the file, the place, the value and the cure.
 """
 
 import gzip
@@ -34,23 +34,23 @@ _MAT_NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in 
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes as they lie on disk, in hexadecimal."""
+    """Computes the SHA-256 of a file's bytes as they lie on disk, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find(folders: Iterable[Path], name: str) -> Path | None:
-    """The first of `folder/name` and `folder/name.gz` that exists, in the order of the folders."""
+    """Returns the first of `folder/name` and `folder/name.gz` that exists, in the order of the folders, or None."""
     candidates = (folder / ending for folder in folders for ending in (name, f"{name}.gz"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked where its name ends in `.gz`.
+    """Opens a file for its bytes, unpacked where its name ends in `.gz`.
 
     Raises:
-        DataError: also for damage that shows only while the block reads (truncation, checksum).
+        DataError: the file cannot be read, or damage (truncation, checksum) shows while the block reads.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -60,13 +60,17 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip data are damaged ({error}). {_ANEW}.") from error
     except OSError as error:
-        raise DataError(f"{path}: can not be read ({error.strerror or error}).") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> np.ndarray:
-    """An idx file of unsigned bytes (LeCun's format), plain or gzipped: (N, *item_shape) uint8.
+    """Reads an idx file of unsigned bytes (LeCun's format), plain or gzipped: (N, *item_shape) uint8.
 
     The header is big-endian: the magic number 0x0800 + rank, then the size of each axis.
+
+    Args:
+        path: of the file.
+        item_shape: the shape that each item must have.
 
     Raises:
         DataError: wrong magic number or shape, no data, fewer or more bytes than declared, damaged gzip.
@@ -84,7 +88,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> np.ndarray:
 def _check_idx_header(path: Path, magic: int, shape: tuple[int, ...], item_shape: tuple[int, ...]) -> None:
     if magic != 0x0800 + len(shape):
         raise DataError(
-            f"{path}: magic number {magic:#010x}, expected {0x0800 + len(shape):#010x}: this is no idx file "
+            f"{path}: magic number {magic:#010x}, expected {0x0800 + len(shape):#010x}: this is not an idx file "
             f"of {len(shape)}-dimensional bytes. Is it the file that its name says?"
         )
     if shape[1:] != item_shape:
@@ -104,7 +108,11 @@ def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:
 
 
 def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
-    """A text file of `rows` lines with `columns` numbers 0 or 1, plain or gzipped: (rows, columns) uint8.
+    """Reads a text file of `rows` lines with `columns` numbers 0 or 1, plain or gzipped: (rows, columns) uint8.
+
+    Args:
+        path: of the file.
+        rows, columns: how many there must be.
 
     Raises:
         DataError: any other value (with its line and position), a wrong number of values or lines, damage.
@@ -133,7 +141,7 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
 
 
 def _regular_lines(block: bytes, columns: int) -> np.ndarray | None:
-    """The fast path: every line is `d d ... d\\n` with single blanks. None where any byte differs."""
+    r"""Parses, fast, lines that all are `d d ... d\n` with single blanks. None where any byte differs."""
     if len(block) % (2 * columns):
         return None
     text = np.frombuffer(block, np.uint8).reshape(-1, 2 * columns)
@@ -143,7 +151,7 @@ def _regular_lines(block: bytes, columns: int) -> np.ndarray | None:
 
 
 def _any_lines(block: bytes, columns: int, path: Path, done: int) -> np.ndarray:
-    """The slow path, for other white space, and to say what is wrong and where."""
+    """Parses, slowly, lines with other white space, and says what is wrong and where."""
     lines = enumerate(block.splitlines(), start=done + 1)
     return np.stack([_line(line.split(), columns, f"{path}: line {number}") for number, line in lines])
 
@@ -160,10 +168,14 @@ def _line(row: list[bytes], columns: int, place: str) -> np.ndarray:
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """The array `key` of a MATLAB file (up to version 7), plain or gzipped.
+    """Reads one array of a MATLAB file (up to version 7), plain or gzipped.
+
+    Args:
+        path: of the file.
+        key: the array's name.
 
     Raises:
-        DataError: no such key, or a file that scipy can not read.
+        DataError: no such key, or a file that scipy cannot read.
     """
     from scipy.io import loadmat
 
@@ -175,14 +187,14 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # a damaged file raises almost anything in there
-        raise DataError(f"{path}: can not be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
     if key not in content:
         raise DataError(f"{path}: holds no array {key!r}. {_ANEW}.")
     return np.asarray(content[key])
 
 
 def _check_mat(path: Path, key: str, packed: bytes) -> None:
-    """Refuses what is no plain array, and a bomb: how much each compressed element unpacks to is counted first."""
+    """Refuses what is not a plain array, and a bomb: it counts first how much each compressed element unpacks to."""
     from scipy.io import whosmat
 
     for name, shape, kind in whosmat(io.BytesIO(packed)):
@@ -199,23 +211,24 @@ def _check_mat(path: Path, key: str, packed: bytes) -> None:
 
 
 def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """An array along its first axis, about 4 MiB at a time: the position of the first row, and the rows.
+    """Yields an array along its first axis, about 4 MiB at a time: the position of the first row, and the rows.
 
-    >>> [(first, len(rows)) for first, rows in blocks(np.zeros((5, 1 << 18)))]
-    [(0, 2), (2, 2), (4, 1)]
+    Example:
+        >>> [(first, len(rows)) for first, rows in blocks(np.zeros((5, 1 << 18)))]
+        [(0, 2), (2, 2), (4, 1)]
     """
     step = max(1, _BLOCK // max(1, x[:1].nbytes))
     return ((first, x[first : first + step]) for first in range(0, len(x), step))
 
 
 def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
+    """Reads the arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
 
-    Which of both it is, its first bytes say, not its name.
+    Its first bytes, not its name, say which of the two it is.
 
-    Arguments:
+    Args:
         path: of the file.
-        map_above: a `.npy` file of more bytes is mapped (`np.memmap`, read-only) and read where it is looked at.
+        map_above: a `.npy` file of more bytes is mapped (`np.memmap`, read-only), and its bytes are read when used.
 
     Raises:
         DataError: not such a file, damaged, empty, made of Python objects, or too large for its type or order.
@@ -235,7 +248,7 @@ def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # headers of damaged files raise almost anything in there
         raise DataError(
-            f"{path}: can not be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
+            f"{path}: cannot be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
             "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
         ) from error
 
@@ -278,8 +291,11 @@ def _archived(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuses what np.savez never writes, and a bomb: deflate shrinks zeros by a factor of a thousand, real data hardly
-    by a hundred; bzip2 and lzma would unpack any amount at once."""
+    """Refuses what np.savez never writes, and a bomb.
+
+    Deflate shrinks zeros by a factor of a thousand, real data hardly by a hundred; bzip2 and lzma would unpack any
+    amount at once.
+    """
     names = {member.filename for member in members}
     odd = [n for n in names if not (n.endswith(".npy") and n.isprintable() and len(n) <= _LONGEST_NAME)]
     if odd or len(names) < len(members):

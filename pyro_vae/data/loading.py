@@ -39,7 +39,7 @@ def load(
     A user's `.npy` file that is too large for memory stays on disk: it is mapped, and batches are read as they are
     needed, with the same numbers as from memory. It must hold uint8, bool or little-endian float32 in C order.
 
-    Arguments:
+    Args:
         dataset: a name in `SOURCES`, or the path of a `.npy` or `.npz` file.
         data_dir: the folder that holds the data sets.
         download: allows the network, where torchvision knows the data set.
@@ -54,12 +54,13 @@ def load(
         UsageError: an unknown name or choice, or choices that exclude each other.
         DataError: data that are missing, damaged, too few, or not what `binarize` needs.
 
-    >>> splits = load("digits", binarize="dynamic")
-    >>> splits.x_shape, len(splits.train), len(splits.valid), len(splits.test)
-    ((1, 8, 8), 1257, 180, 360)
-    >>> x, labels = next(splits.train.batches(100, seed=0, epoch=0))
-    >>> x.shape, x.unique().tolist()
-    (torch.Size([100, 1, 8, 8]), [0.0, 1.0])
+    Example:
+        >>> splits = load("digits", binarize="dynamic")
+        >>> splits.x_shape, len(splits.train), len(splits.valid), len(splits.test)
+        ((1, 8, 8), 1257, 180, 360)
+        >>> x, labels = next(splits.train.batches(100, seed=0, epoch=0))
+        >>> x.shape, x.unique().tolist()
+        (torch.Size([100, 1, 8, 8]), [0.0, 1.0])
     """
     check_word("binarize", binarize, Binarize)
     check_word("split", split, SplitKind)
@@ -89,7 +90,7 @@ def _resolve(dataset: str) -> Callable[[Request], Raw]:
 
 
 def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
-    """The key of `RECIPES` that serves these choices on these data."""
+    """Returns the key of `RECIPES` that serves these choices on these data."""
     if dequantize and binarize != "none":
         raise UsageError(f"`dequantize=True` excludes `binarize={binarize!r}`: use one of them, with `binarize='none'`")
     if dequantize and raw.num_levels is None:
@@ -113,7 +114,7 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
 
 
 def _cut(raw: Raw, split: str, data_seed: int) -> dict[str, tuple[Part, np.ndarray]]:
-    """Split name -> its part and its indices into that part. A random split keeps its random order."""
+    """Maps a split's name to its part and its indices into that part. A random split keeps its random order."""
     pieces = {}
     for part in raw.parts:
         if min(part.cut.values()) < 1:
@@ -164,7 +165,7 @@ _SENTENCES = {
 def _protocol(
     raw: Raw, splits: dict[str, Split], recipe: str, split: str, seed: int, indices: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The record: JSON, no absolute path, the same on every machine."""
+    """Writes the record: JSON, no absolute path, the same on every machine."""
     cut = any(len(part.cut) > 1 for part in raw.parts)
     kind = split if cut else "given"
     levels = hashlib.sha256()

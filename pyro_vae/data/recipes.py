@@ -1,4 +1,4 @@
-"""What a model sees of stored levels: x = make(levels, noise), the draw apart from what is made of it.
+"""Recipes of x: what a model sees of stored levels, x = make(levels, noise), with all that is random in the noise.
 
 Storage is small: integer levels v in 0..L-1, as bytes; or a user's floats p in [0, 1], or any floats where nothing is
 drawn. The model sees floats x, made batch by batch:
@@ -10,12 +10,12 @@ drawn. The model sees floats x, made batch by batch:
     levels         x = v                                         the level, or count, no randomness
     dequantize     x = (v + u) / L,       u ~ U(0, 1)            anew in every epoch; evaluation sees one fixed draw
 
-Of the L - 1 equally likely integers u exactly v are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
+Exactly v of the L - 1 equally likely integers u are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
 draw costs one random byte. Floats are drawn alike, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
 always at p = 1.
 
-`noise` is all that is random. `make` is a pure function of tensors, without data-dependent Python, so that it can be
-traced into a larger graph with levels and noise as inputs. To add a recipe, write these two and name it in `RECIPES`.
+`make` is a pure function of tensors, without data-dependent Python, so that a larger graph, with levels and noise as
+inputs, can trace it. To add a recipe, write `noise` and `make` and name it in `RECIPES`.
 """
 
 from dataclasses import dataclass
@@ -29,41 +29,45 @@ _HALF_STEPS = 1 << 15
 
 @dataclass(frozen=True)
 class Recipe:
-    """How x is made of levels; by default nothing is drawn.
+    """Base class: a recipe makes x of levels; by default it draws nothing.
 
-    Arguments:
+    Args:
         num_levels: L; None for floats.
 
     Attributes:
         stream: names the stream of the noise; empty where nothing is drawn.
 
-    >>> levels, draws = torch.tensor([[0, 8, 16]], dtype=torch.uint8), torch.Generator().manual_seed(0)
-    >>> recipe = RECIPES["dynamic"](17)
-    >>> recipe.make(levels, recipe.noise(levels.shape, draws))
-    tensor([[0., 0., 1.]])
+    Example:
+        >>> levels, draws = torch.tensor([[0, 8, 16]], dtype=torch.uint8), torch.Generator().manual_seed(0)
+        >>> recipe = RECIPES["dynamic"](17)
+        >>> recipe.make(levels, recipe.noise(levels.shape, draws))
+        tensor([[0., 0., 1.]])
     """
 
     num_levels: int | None
     stream: ClassVar[str] = ""
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
-        """The draws that `make` takes for levels of this shape, on the generator's device, or None."""
+        """Draws what `make` takes for levels of this shape, on the generator's device; None where it takes nothing."""
         return None
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        """x, float32, of the shape of the levels (B, *x_shape): a function of both arguments alone."""
+        """Makes x, float32, of the shape of the levels (B, *x_shape): a function of both arguments alone."""
         raise NotImplementedError
 
 
 class Intensity(Recipe):
-    """x = v / (L - 1); floats as they are."""
+    """The recipe x = v / (L - 1); floats stay as they are."""
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         return levels.float() if self.num_levels is None else levels.float() / (self.num_levels - 1)
 
 
 class Bernoulli(Recipe):
-    """x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly; floats with u from [0, 1)."""
+    """The recipe x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly.
+
+    For floats v in [0, 1] u is uniform on [0, 1).
+    """
 
     stream = "binarise"
 
@@ -78,22 +82,24 @@ class Bernoulli(Recipe):
 
 
 class Threshold(Recipe):
-    """x = 1 where v / (L - 1) >= 1/2, which is v >= L // 2 in whole numbers."""
+    """The recipe x = 1 where v / (L - 1) >= 1/2, which is v >= L // 2 in whole numbers."""
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         return (levels >= (0.5 if self.num_levels is None else self.num_levels // 2)).float()
 
 
 class Levels(Recipe):
-    """x = v."""
+    """The recipe x = v."""
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         return levels.float()
 
 
 class Dequantized(Recipe):
-    """x = (v + u) / L with u on the midpoints of 2**15 cells: v + u is exact in float32 for v < 256, so that no x
-    rounds to the next level."""
+    """The recipe x = (v + u) / L with u on the midpoints of 2**15 cells.
+
+    v + u is exact in float32 for v < 256, so that no x rounds to the next level.
+    """
 
     stream = "dequantise"
 

@@ -1,8 +1,8 @@
 """The data sets on offer, each a function `source(request) -> Raw`.
 
-A source finds its files, reads them strictly, and says how each file is to be cut into splits. It draws
-nothing and scales nothing: levels stay the integers that were published. To add one, write such a function
-and name it in `pyro_vae.data.SOURCES`.
+A source finds its files, reads them strictly, and says how each file is to be cut into splits. It draws nothing and
+scales nothing: levels stay the integers that were published. To add one, write such a function and name it in
+`pyro_vae.data.SOURCES`.
 """
 
 import hashlib
@@ -19,8 +19,14 @@ from pyro_vae.errors import DataError
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for: a name or path, the folder to search, whether it may use the network, and above how
-    many bytes a user's file is mapped, not read."""
+    """A request to a source.
+
+    Args:
+        dataset: a name or a path.
+        data_dir: the folder to search.
+        download: allows the network.
+        map_above: a user's file of more bytes is mapped, not read.
+    """
 
     dataset: str
     data_dir: Path = Path("data")
@@ -32,7 +38,7 @@ class Request:
 class Part:
     """Images that are cut into splits together.
 
-    Arguments:
+    Args:
         levels: (N, *x_shape) uint8 or float32; a `np.memmap` where the file is mapped, not read.
         labels: (N,) integers, or None.
         cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
@@ -47,7 +53,7 @@ class Part:
 class Raw:
     """A data set as published.
 
-    Arguments:
+    Args:
         name: a name or a file name, never a path.
         source: one sentence: where the data come from.
         parts: together they name "train", "valid" and "test" once each.
@@ -67,26 +73,37 @@ class Raw:
 
 
 def seven_one_two(size: int) -> dict[str, int]:
-    """70 / 10 / 20 per cent for training, validation and test.
+    """Cuts into 70 / 10 / 20 per cent for training, validation and test.
 
-    >>> seven_one_two(1797)
-    {'train': 1257, 'valid': 180, 'test': 360}
+    Example:
+        >>> seven_one_two(1797)
+        {'train': 1257, 'valid': 180, 'test': 360}
     """
     train, valid = 7 * size // 10, (size + 5) // 10
     return {"train": train, "valid": valid, "test": size - train - valid}
 
 
 def hold_out(size: int, one_in: int) -> dict[str, int]:
-    """One datum in `one_in` for validation, the rest for training.
+    """Holds out one datum in `one_in` for validation and leaves the rest for training.
 
-    >>> hold_out(60000, 6)
-    {'train': 50000, 'valid': 10000}
+    Example:
+        >>> hold_out(60000, 6)
+        {'train': 50000, 'valid': 10000}
     """
     return {"train": size - size // one_in, "valid": size // one_in}
 
 
 def digits(request: Request) -> Raw:
-    """1,797 handwritten digits, 8 x 8 pixels of 17 grey levels, from scikit-learn: no file, no network."""
+    """1,797 handwritten digits, 8 x 8 pixels of 17 grey levels, from scikit-learn: no file, no network.
+
+    Reference:
+        Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+        https://doi.org/10.24432/C50P49
+
+    Example:
+        >>> digits(Request("digits")).parts[0].levels.shape
+        (1797, 1, 8, 8)
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -104,18 +121,32 @@ def digits(request: Request) -> Raw:
 
 
 def mnist(request: Request) -> Raw:
-    """Handwritten digits, 28 x 28 pixels of 256 grey levels; 60,000 + 10,000 (LeCun et al. 1998)."""
+    """Handwritten digits, 28 x 28 pixels of 256 grey levels; 60,000 + 10,000.
+
+    Reference:
+        LeCun, Bottou, Bengio & Haffner, "Gradient-Based Learning Applied to Document Recognition", Proceedings of the
+        IEEE 86, 1998. https://doi.org/10.1109/5.726791
+    """
     return _idx_family(request, "mnist", "MNIST", "MNIST handwritten digits (LeCun et al. 1998).")
 
 
 def fashion_mnist(request: Request) -> Raw:
-    """Articles of clothing in MNIST's form (Xiao, Rasul and Vollgraf 2017)."""
+    """Articles of clothing in MNIST's form.
+
+    Reference:
+        Xiao, Rasul & Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
+        2017. https://arxiv.org/abs/1708.07747
+    """
     source = "Fashion-MNIST articles of clothing (Xiao, Rasul and Vollgraf 2017)."
     return _idx_family(request, "fashion_mnist", "FashionMNIST", source)
 
 
 def kmnist(request: Request) -> Raw:
-    """Cursive Japanese characters in MNIST's form (Clanuwat et al. 2018)."""
+    """Cursive Japanese characters in MNIST's form.
+
+    Reference:
+        Clanuwat et al., "Deep Learning for Classical Japanese Literature", 2018. https://arxiv.org/abs/1812.01718
+    """
     source = "Kuzushiji-MNIST cursive Japanese characters (Clanuwat et al. 2018)."
     return _idx_family(request, "kmnist", "KMNIST", source)
 
@@ -125,7 +156,7 @@ def _idx_family(request: Request, name: str, class_name: str, source: str) -> Ra
     names = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
     if request.download and not all(formats.find([folder], file) for file in names):
         _from_torchvision(request, class_name, train=True)
-    train_x, train_y, test_x, test_y = paths = [_found(request, name, [folder], file) for file in names]
+    train_x, train_y, test_x, test_y = paths = [_locate(request, name, [folder], file) for file in names]
     train, train_labels = _idx_pair(train_x, train_y)
     test, test_labels = _idx_pair(test_x, test_y)
     return Raw(
@@ -151,12 +182,17 @@ def _idx_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def binarized_mnist(request: Request) -> Raw:
-    """MNIST as binarised once by Larochelle and Murray (2011): 50,000 / 10,000 / 10,000 images of 0 and 1."""
+    """MNIST as binarised once: 50,000 / 10,000 / 10,000 images of 0 and 1.
+
+    Reference:
+        Larochelle & Murray, "The Neural Autoregressive Distribution Estimator", AISTATS 2011.
+        https://proceedings.mlr.press/v15/larochelle11a.html
+    """
     folders = [request.data_dir / "binarized_mnist", request.data_dir]
     sizes = {"train": 50_000, "valid": 10_000, "test": 10_000}
     files = {s: f"binarized_mnist_{s}.amat" for s in sizes}
     home = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
-    paths = {s: _found(request, "binarized_mnist", folders, files[s], home) for s in sizes}
+    paths = {s: _locate(request, "binarized_mnist", folders, files[s], home) for s in sizes}
     return Raw(
         name="binarized_mnist",
         source="MNIST binarised once (Larochelle and Murray 2011), the .amat files.",
@@ -175,10 +211,15 @@ def binarized_mnist(request: Request) -> Raw:
 
 
 def frey_faces(request: Request) -> Raw:
-    """1,965 frames of a film of one face, 28 x 20 pixels of 256 grey levels (Roweis)."""
+    """1,965 frames of a film of one face, 28 x 20 pixels of 256 grey levels.
+
+    Reference:
+        Roweis, Saul & Hinton, "Global Coordination of Local Linear Models", Advances in Neural Information
+        Processing Systems 14, 2002.
+    """
     folders = [request.data_dir / "frey_faces", request.data_dir]
     home = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
-    path = _found(request, "frey_faces", folders, "frey_rawface.mat", home)
+    path = _locate(request, "frey_faces", folders, "frey_rawface.mat", home)
     columns = formats.read_mat(path, "ff")
     if columns.shape != (560, 1965) or columns.dtype != np.uint8:
         raise DataError(f"{path}: ff is {columns.dtype} {columns.shape}, expected uint8 (560, 1965).")
@@ -193,7 +234,12 @@ def frey_faces(request: Request) -> Raw:
 
 
 def cifar10(request: Request) -> Raw:
-    """Colour photographs of ten classes, 3 x 32 x 32; 50,000 + 10,000 (Krizhevsky 2009)."""
+    """Colour photographs of ten classes, 3 x 32 x 32 pixels of 256 levels; 50,000 + 10,000.
+
+    Reference:
+        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+        https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
+    """
     train, test = (_from_torchvision(request, "CIFAR10", train=t) for t in (True, False))
     folder = request.data_dir / "cifar-10-batches-py"
     batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
@@ -211,7 +257,12 @@ def cifar10(request: Request) -> Raw:
 
 
 def omniglot(request: Request) -> Raw:
-    """Handwritten characters of 50 alphabets, shrunk to 28 x 28, strokes white (Lake et al. 2015)."""
+    """Handwritten characters of 50 alphabets, shrunk to 28 x 28, strokes white.
+
+    Reference:
+        Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program induction", Science
+        350, 2015. https://doi.org/10.1126/science.aab3050
+    """
     for background in (True, False):
         _from_torchvision(request, "Omniglot", background=background)
     folder = request.data_dir / "omniglot-py"
@@ -233,7 +284,7 @@ def omniglot(request: Request) -> Raw:
 
 
 def _strokes(folder: Path) -> np.ndarray:
-    """(N, 1, 28, 28) uint8; sorted by path, because the order of a folder differs between machines."""
+    """Reads (N, 1, 28, 28) uint8, sorted by path, because the order of a folder differs between machines."""
     from PIL import Image
 
     paths = sorted(folder.glob("*/*/*.png"))
@@ -245,17 +296,17 @@ def _strokes(folder: Path) -> np.ndarray:
             with Image.open(path) as image:
                 shrunk = image.convert("L").resize((28, 28), Image.Resampling.BILINEAR)
         except OSError as error:
-            raise DataError(f"{path}: can not be read as an image ({error}).") from error
+            raise DataError(f"{path}: cannot be read as an image ({error}).") from error
         x[i, 0] = 255 - np.asarray(shrunk)
     return x
 
 
-def _found(request: Request, name: str, folders: list[Path], file: str, home: str | None = None) -> Path:
-    """The file, plain or gzipped; where it is missing, a sentence with the folder searched and the cure."""
+def _locate(request: Request, name: str, folders: list[Path], file: str, home: str | None = None) -> Path:
+    """Returns the file, plain or gzipped; where it is missing, raises DataError with the folders and the cure."""
     if path := formats.find(folders, file):
         return path
     if home and request.download:
-        cure = f"It can not be downloaded from here: get it from {home}"
+        cure = f"It cannot be downloaded from here: get it from {home}"
     else:
         cure = "Name the folder that holds it with `data_dir`" + ("" if home else ", or pass `download=True`")
         cure += f"; it was published at {home}" if home else ""
@@ -264,7 +315,7 @@ def _found(request: Request, name: str, folders: list[Path], file: str, home: st
 
 
 def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> Any:
-    """torchvision's data set, which verifies its files and fetches them where the request allows it."""
+    """Returns torchvision's data set; it verifies its files and fetches them where the request allows it."""
     datasets = _torchvision_datasets()
     try:
         return getattr(datasets, class_name)(str(request.data_dir), download=request.download, **arguments)
@@ -287,7 +338,7 @@ def _torchvision_datasets() -> Any:
         import torch
 
         raise DataError(
-            f"torchvision can not be imported ({error}). It must fit torch {torch.__version__}: install both "
+            f"torchvision cannot be imported ({error}). It must fit torch {torch.__version__}: install both "
             "together, from the same index."
         ) from error
     return torchvision.datasets

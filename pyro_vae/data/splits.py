@@ -1,7 +1,7 @@
 """Split: levels in storage, in memory, on a device or in a mapped file, and the batches of x that a model sees.
 
-Every draw is a function of (seed, epoch), or of the data seed and the name of the split: the global random state is
-neither read nor changed. The order of an epoch, and what evaluation sees, are the same on every device; the noise of
+Every draw is a function of (seed, epoch), or of the data seed and the name of the split; it neither reads nor changes
+the global random state. The order of an epoch, and what evaluation sees, are the same on every device. The noise of
 training is drawn on the device of the data, and devices draw different numbers.
 """
 
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 class Split:
     """One of the three splits: levels in storage and the recipe that makes x of them.
 
-    Arguments:
+    Args:
         name: "train", "valid" or "test"; names the stream of the fixed draw.
         levels: (N, *x_shape), uint8 with values 0..L-1, or float32 for a user's floats; with `rows`, the mapped file.
         labels: (N,) int64, or None.
@@ -54,9 +54,10 @@ class Split:
         rows: (N,) int64, where the data of the split lie in a mapped file; None for levels in memory.
         target: the device that batches of a mapped file go to; None for the CPU.
 
-    >>> split = Split.make("test", torch.tensor([[0], [255]], dtype=torch.uint8), None, 256, "threshold", 0)
-    >>> len(split), split.fixed().tolist()
-    (2, [[0.0], [1.0]])
+    Example:
+        >>> split = Split.make("test", torch.tensor([[0], [255]], dtype=torch.uint8), None, 256, "threshold", 0)
+        >>> len(split), split.fixed().tolist()
+        (2, [[0.0], [1.0]])
     """
 
     name: str
@@ -80,7 +81,11 @@ class Split:
         seed: int,
         rows: Tensor | None = None,
     ) -> "Split":
-        """A split whose static draw, if the recipe is static, has been made.
+        """Makes a split, with its static draw where the recipe is static.
+
+        Args:
+            name, levels, labels, num_levels, recipe, rows: as for `Split`.
+            seed: its `data_seed`.
 
         Raises:
             UsageError: a static draw of a mapped file.
@@ -100,11 +105,11 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are made: where the levels are, or, of a mapped file, where `to` sent them."""
+        """The device on which batches are made: that of the levels, or, of a mapped file, the one `to` sent them to."""
         return self.target if self.target is not None else self.levels.device
 
     def to(self, device: torch.device | str) -> "Split":
-        """The split on a device, levels (as bytes) and labels moved once; a mapped file stays, its batches move.
+        """Moves the split to a device, levels (as bytes) and labels once; a mapped file stays, its batches move.
 
         Where they are on the device already, nothing is copied.
         """
@@ -116,16 +121,16 @@ class Split:
 
     @property
     def sample_size(self) -> int:
-        """N in memory; of a mapped split at most 2**17, and at most as many data as take 1 GiB as floats.
+        """The number of data that a mean, a validation or the start of a prior takes.
 
-        It is enough for a mean, for validation and for what a prior starts at.
+        It is N in memory; of a mapped split it is at most 2**17, and at most as many data as take 1 GiB as floats.
         """
         if self.rows is None:
             return len(self)
         return min(len(self), _SAMPLE, max(1, _SAMPLE_NUMBERS // self.levels[0].numel()))
 
     def in_memory(self) -> "Split":
-        """The split itself; of a mapped one, a random subset in memory, in the order of the split.
+        """Returns the split itself; of a mapped one, a random subset in memory, in the order of the split.
 
         The subset is drawn by the data seed and has at most `sample_size` data. Where that is all of them, it is the
         split as it would have been read.
@@ -138,7 +143,7 @@ class Split:
         return replace(self, levels=self.levels_at(chosen), labels=labels, rows=None, target=None)
 
     def one_hot(self, num_classes: int) -> Tensor:
-        """(N, num_classes) float32: the labels as a conditional program takes them.
+        """Returns the labels as a conditional program takes them: (N, num_classes) float32.
 
         Raises:
             DataError: there are no labels.
@@ -150,35 +155,42 @@ class Split:
         return one_hot(self.labels, num_classes)
 
     def intensities(self, index: slice | Tensor = slice(None)) -> Tensor:
-        """Level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are."""
+        """Returns level / (L - 1) as float32 in [0, 1], before any draw; a user's floats as they are."""
         return Intensity(self.num_levels).make(self.levels_at(index), None)
 
     def expected(self) -> Tensor:
-        """(N, *x_shape) float32: the mean of x over the draws of training. Starts the decoder's output bias."""
+        """Returns the mean of x over the draws of training, (N, *x_shape) float32, at which a decoder starts."""
         return self.intensities() if self.recipe == "dynamic" else self.fixed()
 
     @property
     def log_jacobian(self) -> float:
-        """-d log L in nats for dequantised x of d numbers, otherwise 0.
+        r"""The number -d log L in nats for dequantised x of d numbers, otherwise 0.
 
-        With x = (v + u) / L, the density on the scale of the levels is p(v + u) = p(x) L**-d, so
+        With x = (v + u) / L, the density on the scale of the levels is p(v + u) = p(x) L**-d, so by Jensen's inequality
 
-            log P(v) = log int_[0,1]^d p(v + u) du >= E_u [log p(x)] - d log L
+        .. math:: \log P(v) = \log \int_{[0,1]^d} p(v + u) \, du \ge E_u[\log p(x)] - d \log L
 
-        by Jensen's inequality: the mean of log p(x) over the noise plus this number bounds the
-        log-probability of the discrete image from below (section 3.1 of Theis, van den Oord and Bethge, "A
-        note on the evaluation of generative models", 2016). So it makes densities comparable with discrete
-        likelihoods.
+        The mean of log p(x) over the noise plus this number bounds the log-probability of the discrete image from
+        below. So it makes densities comparable with discrete likelihoods.
+
+        Reference:
+            Section 3.1 of Theis, van den Oord & Bethge, "A note on the evaluation of generative models", ICLR 2016.
+            https://arxiv.org/abs/1511.01844
         """
         if self.recipe != "dequantize" or self.num_levels is None:
             return 0.0
         return -self.levels[0].numel() * math.log(self.num_levels)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """One pass over all data in random order: x (B, *x_shape) float32 and labels (B,) int64 or None.
+        """Makes one pass over all data in random order: x (B, *x_shape) float32 and labels (B,) int64 or None.
 
-        Order and noise are functions of (seed, epoch) alone, given the batch size and the device. The last batch may
-        be short.
+        Order and noise are functions of (seed, epoch) alone, given the batch size and the device. The last batch may be
+        short.
+
+        Args:
+            batch_size: B.
+            seed: of order and noise.
+            epoch: counted from 0.
 
         Raises:
             UsageError: a batch size below 1.
@@ -187,17 +199,21 @@ class Split:
         return ((self.x(batch.levels, batch.noise), batch.labels) for batch in raw)
 
     def raw_batches(self, batch_size: int, *, seed: int, epoch: int, done: int = 0) -> Generator[Batch, None, None]:
-        """The batches of `batches` before their x is made, for who makes it inside a graph of his own.
+        """Yields the batches of `batches` before their x is made, for anyone who makes it inside a graph.
 
-        Batches of a mapped file are read ahead by a thread, with the same numbers. Of the pass over the data, the first
-        `done` batches are left out; the others are the same.
+        Batches of a mapped file are read ahead by a thread, with the same numbers.
+
+        Args:
+            batch_size, seed, epoch: as for `batches`.
+            done: how many batches of the pass are left out; the others are the same.
 
         Raises:
             UsageError: a batch size below 1.
 
-        >>> split = Split.make("train", torch.tensor([[0], [1], [2]], dtype=torch.uint8), None, 3, "none", 0)
-        >>> [split.x(levels, noise).shape for levels, noise, labels in split.raw_batches(2, seed=0, epoch=0)]
-        [torch.Size([2, 1]), torch.Size([1, 1])]
+        Example:
+            >>> split = Split.make("train", torch.tensor([[0], [1], [2]], dtype=torch.uint8), None, 3, "none", 0)
+            >>> [split.x(levels, noise).shape for levels, noise, labels in split.raw_batches(2, seed=0, epoch=0)]
+            [torch.Size([2, 1]), torch.Size([1, 1])]
         """
         if batch_size < 1:
             raise UsageError(f"batch size must be at least 1; got {batch_size}")
@@ -215,11 +231,11 @@ class Split:
             yield Batch(self._stored(index), noise, labels)
 
     def x(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        """x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which can be traced into a graph."""
+        """Makes x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which a graph can trace."""
         return self.recipe_of_x.make(levels, noise)
 
     def levels_at(self, index: slice | Tensor) -> Tensor:
-        """(B, *x_shape): the levels of these data, by position in the split, on its device; uint8, but for floats."""
+        """Returns the levels of these data (B, *x_shape), by position in the split, on its device; uint8 or floats."""
         if self.rows is None:
             return _at(self.levels, index)
         levels = self.levels.index_select(0, self.rows[index])
@@ -229,9 +245,9 @@ class Split:
         return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)
 
     def fixed(self, index: Tensor | None = None) -> Tensor:
-        """(N, *x_shape) float32: what evaluation sees, a function of the data seed and the split's name.
+        """Returns what evaluation sees, (N, *x_shape) float32: a function of the data seed and the split's name.
 
-        Arguments:
+        Args:
             index: (M,) int64: only these data, as (M, *x_shape), with the draws that they have among all.
         """
         if index is None:
@@ -240,9 +256,9 @@ class Split:
         return next(self.pieces([index[order]]))[order.argsort()]
 
     def pieces(self, wanted: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`fixed` of one set of data after another, in one pass: no level is read that is not asked for.
+        """Yields `fixed` of one set of data after another, in one pass; it reads only the levels that are asked for.
 
-        Arguments:
+        Args:
             wanted: (M,) int64 each, positions that ascend within a set and from one to the next.
         """
         blocks = self._fixed_noise()
@@ -258,7 +274,7 @@ class Split:
             yield torch.cat(parts)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """What evaluation sees, block after block: the position of its first datum, and x (B, *x_shape) float32."""
+        """Yields what evaluation sees, block after block: the position of its first datum, and x (B, *x_shape)."""
         for block, noise in self._fixed_noise():
             yield block.start, self.x(self._stored(block), noise)
 
@@ -268,7 +284,7 @@ class Split:
             yield block, self._noise(torch.Size((block.stop - block.start, *self.levels.shape[1:])), draws)
 
     def slices(self) -> Iterator[slice]:
-        """The blocks of `blocks`, as slices that cover the split in its order."""
+        """Yields the blocks of `blocks` as slices, which cover the split in its order."""
         step = max(1, _BLOCK_NUMBERS // self.levels[0].numel())
         return (slice(first, min(first + step, len(self))) for first in range(0, len(self), step))
 
@@ -280,7 +296,7 @@ class Split:
 
     @property
     def recipe_of_x(self) -> Recipe:
-        """What makes x of stored levels: a value, equal for equal recipes."""
+        """The recipe that makes x of stored levels: a value, equal for equal recipes."""
         return RECIPES[self.recipe](self.num_levels) if self.drawn is None else Levels(self.num_levels)
 
     def _draws(self, seed: int, name: int | str, device: torch.device | None = None) -> torch.Generator | None:
@@ -297,17 +313,18 @@ def _at(source: Tensor, index: slice | Tensor) -> Tensor:
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels (B,) of whole numbers below C as float32 (B, C).
+    """Turns labels (B,) of whole numbers below C into float32 (B, C).
 
-    >>> one_hot(torch.tensor([2, 0]), 3)
-    tensor([[0., 0., 1.],
-            [1., 0., 0.]])
+    Example:
+        >>> one_hot(torch.tensor([2, 0]), 3)
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
     """
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
 class Form(NamedTuple):
-    """What a program must know of data: the shape of one, L where they are levels 0..L-1, the number of classes."""
+    """The facts of data that a program must know: the shape of one, L where they are levels, the number of classes."""
 
     x_shape: tuple[int, ...]
     num_levels: int | None = None
@@ -318,7 +335,8 @@ class Form(NamedTuple):
 class Splits:
     """Three disjoint splits and the record of where they come from.
 
-    Arguments:
+    Args:
+        train, valid, test: the splits.
         x_shape: the shape of one datum, (C, H, W) for images, (D,) for vectors.
         num_classes: C of the labels; 0 where there are none.
         protocol: what a reader must know to repeat or compare a number; JSON, the same on every machine.
@@ -333,9 +351,9 @@ class Splits:
 
     @property
     def form(self) -> Form:
-        """What a program must know of these data."""
+        """The facts of these data that a program must know."""
         return Form(self.x_shape, self.train.num_levels, self.num_classes)
 
     def to(self, device: torch.device | str) -> "Splits":
-        """The three splits on a device, see `Split.to`."""
+        """Moves the three splits to a device, see `Split.to`."""
         return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device))

@@ -1,1 +1,1 @@
-"""What the program is: networks; priors, posteriors, likelihoods; Program and VAE."""
+"""What the program is: networks; distributions; priors, posteriors, likelihoods; the programs; their checks."""

@@ -1,8 +1,10 @@
-"""Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what each of them can do.
+"""Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what all of them can do.
 
-generate      z ~ p(z),     x ~ p(x|z)        new data
-reconstruct   z ~ q(z|x),   x ~ p(x|z)        data again
-interpolate   z on a path between two data, the mean of p(x|z)
+    generate      z ~ p(z),     x ~ p(x|z)          new data
+    reconstruct   z ~ q(z|x),   x ~ p(x|z)          data again
+    interpolate   z on a path between two data      the mean of p(x|z)
+
+Each of these switches the program to evaluation, and leaves it as it was.
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ from pyro_vae.model.program import Program, check_tensor, number_to_generate, un
 
 
 class Autoencoder(Program):
-    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, of one layer z itself, of two layers z1.
+    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, z itself of one layer, z1 of two layers.
 
     To write one: hold the decoder as `likelihood`, write `model`, `guide` and `start_at`, and the three sources of z,
     `from_prior`, `from_guide` and `centre`.
@@ -39,15 +41,24 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no from_prior")
 
     def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
-        """Draws what the decoder sees given data, z ~ q(z|x): (num_samples, B, D)."""
+        """Draws what the decoder sees given data, z ~ q(z|x).
+
+        Args:
+            x: data (B, *x_shape).
+            num_samples: K, the draws for each datum.
+            y: one-hot labels (B, C).
+
+        Returns:
+            (K, B, D).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no from_guide")
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """One z for each datum, in the middle of q(z|x): (B, D)."""
+        """Returns one z for each datum, in the middle of q(z|x): (B, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no centre")
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Before training: the decoder at the mean of the data, the prior where it wants to be among their codes.
+        """Puts, before training, the decoder at the mean of the data, and lets the prior start from their codes.
 
         Args:
             expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
@@ -57,19 +68,31 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no start_at")
 
     def prior_of_codes(self, y: Tensor | None = None) -> Any:
-        """The distribution p(z) of what the decoder sees; None where it is known only by what lies above it."""
+        """Returns the distribution p(z) of what the decoder sees; None where it is known only by what lies above it."""
         return None
 
     @torch.no_grad()
     def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """Draws z from the prior and then x from p(x|z): new data `(num_data, *x_shape)`.
+        """Draws z from the prior and then x from p(x|z): new data.
 
         (To draw z from the encoder instead, as some teaching material has it, is reconstruction.)
 
         Args:
-            num_data: how many; with labels y (B, C) it is their number B.
-            y: one-hot labels.
+            num_data: how many; with labels y it is their number B.
+            y: one-hot labels (B, C).
             mean: return the mean of p(x|z) instead of a sample of it.
+
+        Returns:
+            (num_data, *x_shape).
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+            ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+            ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+            >>> x = vae.generate(3)
+            >>> x.shape, vae.reconstruct(x, num_samples=5).shape, vae.interpolate(x[:1], x[1:2], steps=8).shape
+            (torch.Size([3, 4]), torch.Size([5, 3, 4]), torch.Size([8, 1, 4]))
         """
         size = number_to_generate(num_data, y)
         with undisturbed(self):
@@ -77,13 +100,16 @@ class Autoencoder(Program):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 1, mean: bool = True) -> Tensor:
-        """Several stochastic reconstructions `(num_samples, B, *x_shape)`: z from the guide, then p(x|z).
+        """Draws z from the guide and then x from p(x|z): several stochastic reconstructions of each datum.
 
         Args:
             x: data (B, *x_shape).
             y: one-hot labels (B, C).
             num_samples: draws of z, and of what lies above it, for each datum.
             mean: return the mean of p(x|z) at each z instead of a sample of it.
+
+        Returns:
+            (num_samples, B, *x_shape).
         """
         check_tensor(x)
         with undisturbed(self):
@@ -100,22 +126,22 @@ class Autoencoder(Program):
         path: str = "straight",
         y_end: Tensor | None = None,
     ) -> Tensor:
-        """Means of p(x|z) along a path between the centres of two data, so that its ends are reconstructions.
+        """Computes means of p(x|z) along a path between the centres of two data, so that its ends are reconstructions.
 
         Args:
             start, end: data (B, *x_shape), the ends of B paths.
             steps: number of points on each path, both ends counted.
             y: one-hot labels (B, C), the same along the path.
-            path: "straight"; "spherical", a great circle about 0; "base", such a circle in the base of a prior that
-                is a flow, which z1 of two layers does not have. See `pyro_vae.model.paths`.
+            path: "straight"; "spherical", a great circle about 0; "base", such a circle in the base of a prior that is
+                a flow, which z1 of two layers does not have. See `pyro_vae.model.paths`.
             y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line, through
                 mixtures of labels that the networks were not trained on.
 
-        Raises:
-            UsageError: an unknown path; "base" without a prior that is a flow.
-
         Returns:
             (steps, B, *x_shape).
+
+        Raises:
+            UsageError: the path is unknown, or it is "base" and the prior is no flow.
         """
         labels = labels_along(y, y_end, steps)
         z = self.latent_path(start, end, steps, y, path=path, y_end=y_end)
@@ -133,14 +159,14 @@ class Autoencoder(Program):
         path: str = "straight",
         y_end: Tensor | None = None,
     ) -> Tensor:
-        """The points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
+        """Returns the points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
         _check_ends(start, end)
         with undisturbed(self):
             ends = self.centre(start, y), self.centre(end, y if y_end is None else y_end)
             return paths.path(path, *ends, steps, self.prior_of_codes(y) if path == "base" else None)
 
     def _decoded(self, z: Tensor, y: Tensor | None, mean: bool) -> Tensor:
-        """The mean of p(x|z), or a draw from it."""
+        """Returns the mean of p(x|z), or a draw from it."""
         p = self.likelihood(z, y)
         return p.mean if mean else p.sample()
 
@@ -155,7 +181,16 @@ def check_shared(prior: Prior, posterior: Posterior) -> None:
 
 
 def check_data(x: Tensor | None) -> None:
-    """Raises what a guide has against the data x (B, *x_shape): none, no tensor, numbers that are not finite."""
+    """Checks the data that a guide is given.
+
+    Args:
+        x: (B, *x_shape), or None.
+
+    Raises:
+        TypeError: x is no tensor.
+        ValueError: there are no data.
+        DataError: a number is not finite.
+    """
     if x is None:
         raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
     check_tensor(x)
@@ -176,12 +211,19 @@ def _check_ends(start: Tensor, end: Tensor) -> None:
 
 
 def plate_size(x: Tensor | None, y: Tensor | None) -> int:
-    """B: the number of data, without them that of labels, without either 1."""
+    """Returns B: the number of data, or else that of labels, or else 1."""
     return len(x) if x is not None else len(y) if y is not None else 1
 
 
 def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
-    """y, or where y_end is given the straight line from y to it, (steps, B, C).
+    """Returns y, or where y_end is given the straight line from y to it.
+
+    Args:
+        y, y_end: one-hot labels (B, C) of the starts and of the ends.
+        steps: points, both ends counted.
+
+    Returns:
+        (B, C), or (steps, B, C).
 
     Raises:
         ValueError: there are labels of the ends and none of the starts.
@@ -194,7 +236,16 @@ def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor |
 
 
 def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
-    """Site x ~ p(x|z), inside the data plate: observed where x is given, else drawn. Returns its value.
+    """Samples the site x ~ p(x|z), inside the data plate: observed where x is given, else drawn.
+
+    Args:
+        likelihood: p(x|z).
+        z: (*, B, D).
+        x: data (B, *x_shape).
+        y: one-hot labels (B, C).
+
+    Returns:
+        The value of the site.
 
     Raises:
         DataError: x has another shape, or lies outside the support.

@@ -1,4 +1,4 @@
-"""Conditions on data: raised where they are not met, or collected as tensors by those who make graphs."""
+"""Conditions on data: raised where they are not met, or collected as tensors for a graph."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ _conditions: ContextVar[list[Tensor] | None] = ContextVar("conditions", default=
 
 
 def require(met: Tensor, explain: Callable[[], Exception]) -> None:
-    """Raises what `explain` says unless `met`; inside `collected` that is left to whoever runs the graph.
+    """Raises the error that `explain` makes unless `met`; inside `collected` anyone who runs the graph does that.
 
     Args:
         met: boolean tensor of shape ().
@@ -19,6 +19,10 @@ def require(met: Tensor, explain: Callable[[], Exception]) -> None:
     Example:
         >>> import torch
         >>> require(torch.tensor(1.0).isfinite(), lambda: ValueError("not finite"))
+        >>> with collected() as conditions:
+        ...     require(torch.tensor(False), lambda: ValueError("not raised"))
+        >>> conditions
+        [tensor(False)]
     """
     conditions = _conditions.get()
     if conditions is not None:
@@ -29,7 +33,7 @@ def require(met: Tensor, explain: Callable[[], Exception]) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[Tensor]]:
-    """Inside, `require` raises nothing and adds its truth values to the list."""
+    """Keeps `require`, inside, from raising, and yields the list of the truth values that it was given."""
     conditions: list[Tensor] = []
     token = _conditions.set(conditions)
     try:

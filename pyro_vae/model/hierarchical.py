@@ -1,14 +1,15 @@
-"""HierarchicalVAE: two layers of latents, five conditional distributions, from the members of `VAE`.
+r"""HierarchicalVAE: two layers of latents, five conditional distributions, from the members of `VAE`.
 
     model:      z2 ~ p(z2),       z1 ~ p(z1|z2),       x ~ p(x|z1)
     top-down:   z2 ~ q(z2|x),     z1 ~ q(z1|x, z2)                       a guide in the model's order
     bottom-up:  z1 ~ q(z1|x),     z2 ~ q(z2|z1)                          a guide against it
 
-    log p(x) >= E_q[log p(x|z1)] - KL(q(z1, z2|x) || p(z1, z2))                                       nats
+.. math:: \log p(x) \ge E_q[\log p(x|z_1)] - \mathrm{KL}(q(z_1, z_2|x) \,\|\, p(z_1, z_2))
 
 Under the top-down guide the KL is a sum over sites, each analytic where one is registered:
 
-    KL(q(z1, z2|x) || p(z1, z2)) = KL(q(z2|x) || p(z2)) + E_q(z2|x)[KL(q(z1|x, z2) || p(z1|z2))]
+.. math:: \mathrm{KL}(q(z_1, z_2|x) \,\|\, p(z_1, z_2)) = \mathrm{KL}(q(z_2|x) \,\|\, p(z_2))
+          + E_{q(z_2|x)}[\mathrm{KL}(q(z_1|x, z_2) \,\|\, p(z_1|z_2))]
 
 Under the bottom-up guide z1 is drawn before the z2 on which p(z1|z2) depends. There is no such sum, and objectives with
 an analytic KL do not apply.
@@ -29,19 +30,15 @@ from pyro_vae.model.program import check_member, check_tensor
 
 
 class HierarchicalVAE(Autoencoder):
-    """A variational autoencoder with latent sites `z1` and `z2`, observed site `x` and data plate `data`.
+    r"""A variational autoencoder with latent sites `z1` and `z2`, observed site `x` and data plate `data`.
 
-        model:      p(x, z1, z2) = p(z2) p(z1|z2) p(x|z1)
-        top-down:   q(z1, z2|x)  = q(z2|x) q(z1|x, z2)
-        bottom-up:  q(z1, z2|x)  = q(z1|x) q(z2|z1)
+    .. math:: p(x, z_1, z_2) = p(z_2) \, p(z_1|z_2) \, p(x|z_1)
 
-    The top-down guide is that of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, section 4 (where x depends on
-    z2 too); the bottom-up one that of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
-    section 2. Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, compares a guide of each kind and shows
-    how z2 tends to be left unused. With labels y every factor is given y.
+    .. math:: q(z_1, z_2|x) = q(z_2|x) \, q(z_1|x, z_2) \quad \text{(top-down)}, \qquad
+              q(z_1, z_2|x) = q(z_1|x) \, q(z_2|z_1) \quad \text{(bottom-up)}
 
     The top-down guide goes with every objective. The bottom-up one goes with `Trace_ELBO` and `ImportanceWeightedELBO`;
-    `MeanFieldELBO` refuses it, and estimators sample its KL.
+    `MeanFieldELBO` refuses it, and estimators sample its KL. With labels y every factor is given y.
 
     Args:
         prior: p(z2), see `pyro_vae.priors`; event (D2,). A `VampPrior` over `posterior2` has pseudo-inputs of shape
@@ -55,8 +52,21 @@ class HierarchicalVAE(Autoencoder):
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1).
         guide: "top_down" or "bottom_up".
 
-    Errors: `TypeError` for members of another kind; `ValueError` for another guide, latent dimensions that do not fit,
-    a top-down encoder that takes no z2, a p(z1|z2) that is not reparametrised; `DataError` for unsupported data.
+    Raises:
+        TypeError: a member of another family.
+        ValueError: another guide, latent dimensions that do not fit, a top-down encoder that takes no z2, or a p(z1|z2)
+            that is not reparametrised.
+        DataError: from `model`, for data outside the support.
+
+    Reference:
+        Top-down: section 4 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018 (where x depends on z2 too).
+        https://arxiv.org/abs/1705.07120
+
+        Bottom-up: section 2 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
+        https://arxiv.org/abs/1509.00519
+
+        Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, compare a guide of each kind and show how z2
+        tends to be left unused. https://arxiv.org/abs/1602.02282
 
     Example:
         >>> import pyro_vae as pv
@@ -101,9 +111,14 @@ class HierarchicalVAE(Autoencoder):
         check_shared(prior, posterior2)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x (B, *x_shape); labels y are one-hot (B, C).
+        """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.
 
-        Without x it generates len(y) data, or one. Returns x.
+        Args:
+            x: data (B, *x_shape); without them the model generates len(y) data, or one.
+            y: one-hot labels (B, C).
+
+        Returns:
+            x.
         """
         if x is not None:
             check_tensor(x)
@@ -115,7 +130,15 @@ class HierarchicalVAE(Autoencoder):
             return observe(self.likelihood, z1, x, y)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Samples z1 and z2 given data x (B, *x_shape) and labels y (B, C). Returns z1 (B, D1) and z2 (B, D2)."""
+        """Samples z1 and z2 given data.
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+
+        Returns:
+            z1 (B, D1) and z2 (B, D2).
+        """
         check_data(x)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
@@ -139,13 +162,13 @@ class HierarchicalVAE(Autoencoder):
         return self.posterior1(x, _joined(z2, y)).sample()
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The centre of q(z1|x), top-down that of q(z1|x, z2) at the centre of z2: (B, D1)."""
+        """Returns the centre of q(z1|x), top-down that of q(z1|x, z2) at the centre of z2: (B, D1)."""
         above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
         return self.posterior1.centre(x, above)
 
     @torch.no_grad()
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """See `Autoencoder.start_at`; the prior is that of z2."""
+        """Puts likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
 
@@ -165,7 +188,7 @@ class HierarchicalVAE(Autoencoder):
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:
-    """[z2, y], what q(z1|x, z2, y) is given beside x: (*, B, D2 + C) for z2 (*, B, D2) and labels y (B, C)."""
+    """Joins [z2, y], what q(z1|x, z2, y) is given beside x: (*, B, D2 + C) for z2 (*, B, D2) and labels y (B, C)."""
     return z2 if y is None else torch.cat([z2, y.expand(*z2.shape[:-1], -1)], -1)
 
 

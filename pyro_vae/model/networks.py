@@ -1,9 +1,9 @@
 """Networks: tensors to tensors, any leading batch dimensions, no probability.
 
-Every network maps `(*, *in_shape)` to `(*, *out_shape)` and, where it was built with `y_dim = C`, takes labels
-`(B, C)` as a second argument; the leading dimensions of the two are broadcast against each other. A network ends in
-`output_bias`, a parameter of `out_shape` numbers added to the output, so that a likelihood can start its
-decoder at the mean of the training data.
+Every network maps `(*, *in_shape)` to `(*, *out_shape)` and, where it was built with `y_dim = C`, takes labels `(B, C)`
+as a second argument; the leading dimensions of the two are broadcast against each other. A network ends in
+`output_bias`, a parameter of `out_shape` numbers added to the output, so that a likelihood can start its decoder at the
+mean of the training data.
 
 Under `precision="bfloat16"` the layers of a network compute in bfloat16, weights and data rounded on the way in, by
 `torch.autocast`. All else stays as it is: the parameters and their gradients are float32, and so is the output, to
@@ -11,7 +11,7 @@ which `output_bias` is added in float32. So densities, KL and log-weights never 
 of either precision is one of the other. As autocast leaves float64 alone, a program after `.double()` computes in
 float64 whatever its `precision` says.
 
-To write one of your own, any `nn.Module` with such a `forward` will do; `output_bias` is needed only by
+For a network of your own any `nn.Module` with such a `forward` will do; `output_bias` is needed only by
 `Likelihood.start_at`.
 """
 
@@ -34,8 +34,25 @@ class Network(nn.Module):
 
     A member implements `run`, from `(N, *in_shape)` and labels `(N, C)` or None to `(N, out_size)`.
 
+    Args:
+        in_shape: event shape of the input.
+        out_shape: event shape of the output.
+        y_dim: number of label columns C, 0 for none.
+        input_scale: factor on the input.
+        precision: "float32" or "bfloat16", of the layers.
+
     Raises:
         UsageError: an unknown precision.
+
+    Example:
+        >>> class Linear(Network):
+        ...     def __init__(self, in_shape, out_shape):
+        ...         super().__init__(in_shape, out_shape)
+        ...         self.head = nn.Linear(math.prod(in_shape), math.prod(out_shape), bias=False)
+        ...     def run(self, x, y):
+        ...         return self.head(x.flatten(1))
+        >>> Linear((1, 8, 8), (40,))(torch.zeros(5, 3, 1, 8, 8)).shape
+        torch.Size([5, 3, 40])
     """
 
     def __init__(
@@ -53,7 +70,7 @@ class Network(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(self.out_shape))
 
     def run(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """(N, *in_shape), (N, C) -> (N, out_size), without the output bias."""
+        """Maps x (N, *in_shape) and labels (N, C) or None to (N, out_size), without the output bias."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -99,9 +116,9 @@ class Network(nn.Module):
 
 
 class MLP(Network):
-    """Multilayer perceptron.
+    r"""A multilayer perceptron.
 
-        h_0 = [x, y],   h_i = activation(W_i h_{i-1} + b_i),   output = W h_L + b
+    .. math:: h_0 = [x, y], \qquad h_i = \mathrm{activation}(W_i h_{i-1} + b_i), \qquad \mathrm{output} = W h_L + b
 
     Args:
         in_shape: event shape of the input, e.g. `(1, 28, 28)`.
@@ -142,10 +159,14 @@ class MLP(Network):
 
 
 class GatedMLP(MLP):
-    """Multilayer perceptron of gated layers: h_i = (A h + a) * sigmoid(G h + g).
+    r"""A multilayer perceptron of gated layers.
 
-    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, section 5. Arguments as in `MLP`; the gate is the only
-    non-linearity, so `activation` is not used.
+    .. math:: h_i = (A_i h_{i-1} + a_i) \, \mathrm{sigmoid}(G_i h_{i-1} + g_i)
+
+    Its arguments are those of `MLP`; the gate is the only non-linearity, so `activation` is not used.
+
+    Reference:
+        Section 5 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018. https://arxiv.org/abs/1705.07120
 
     Example:
         >>> GatedMLP((784,), (80,), hidden=(300, 300))(torch.zeros(2, 784)).shape
@@ -167,6 +188,9 @@ class ConvEncoder(Network):
         y_dim: number of label columns, which enter as constant feature maps.
         input_scale: factor on the input.
         precision: "float32" or "bfloat16", of the layers.
+
+    Raises:
+        ValueError: in_shape is not that of an image.
 
     Example:
         >>> ConvEncoder((1, 28, 20), (60,), hidden=(16, 32))(torch.zeros(7, 1, 28, 20)).shape
@@ -212,6 +236,9 @@ class ConvDecoder(Network):
         y_dim: number of label columns, concatenated to the input.
         precision: "float32" or "bfloat16", of the layers.
 
+    Raises:
+        ValueError: out_shape is not that of an image.
+
     Example:
         >>> ConvDecoder((30,), (1, 28, 20), hidden=(16, 32))(torch.zeros(4, 7, 30)).shape
         torch.Size([4, 7, 1, 28, 20])
@@ -254,7 +281,7 @@ class ConvDecoder(Network):
 
 
 def networks(module: nn.Module) -> list[Network]:
-    """Every `Network` in a module, itself among them, each once.
+    """Lists every `Network` in a module, itself among them, each once.
 
     Example:
         >>> len(networks(nn.Sequential(MLP((2,), (3,)), nn.Linear(3, 3))))
@@ -265,7 +292,7 @@ def networks(module: nn.Module) -> list[Network]:
 
 @contextmanager
 def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
-    """Inside, all networks of a module compute in this precision; afterwards each in its own again.
+    """Makes all networks of a module compute in this precision, inside; afterwards each does in its own again.
 
     What bfloat16 costs, for the same parameters and the same draws:
 

@@ -1,12 +1,21 @@
-"""Paths in the latent space, from the code of one datum to that of another.
+r"""Paths in the latent space, from the code of one datum to that of another.
 
-    straight    z(t) = (1 - t) a + t b
-    spherical   z(t) = ((1 - t) |a| + t |b|) (sin((1 - t) w) a/|a| + sin(t w) b/|b|) / sin w,   w the angle of a and b
-    base        z(t) = f^-1(u(t)),   u spherical from f(a) to f(b),   for a prior z = f^-1(u), u ~ base
+Straight:
+
+.. math:: z(t) = (1 - t) a + t b
+
+Spherical, with w the angle of a and b:
+
+.. math:: z(t) = \frac{(1 - t) |a| + t |b|}{\sin w}
+          \left( \sin((1 - t) w) \frac{a}{|a|} + \sin(t w) \frac{b}{|b|} \right)
+
+Through the base of a prior z = f^-1(u), u ~ base, with u(t) spherical from f(a) to f(b):
+
+.. math:: z(t) = f^{-1}(u(t))
 
 In many dimensions nearly all draws of N(0, I) have a norm close to sqrt(D), and the straight line between two of them
-passes through smaller norms, where the prior hardly ever draws. The spherical path keeps the norm. Where the prior is
-a flow from such a base, that holds in the base, and the path bends around what the flow leaves empty.
+passes through smaller norms, where the prior hardly ever draws. The spherical path keeps the norm. Where the prior is a
+flow from such a base, that holds in the base, and the path bends around what the flow leaves empty.
 
 t runs from 0 to 1 in equal steps; at both ends every path is where it should be, up to rounding.
 """
@@ -30,7 +39,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -> Tensor:
-    """The path of that kind, (steps, B, D).
+    """Computes a path between two codes.
 
     Args:
         kind: one of `PATHS`.
@@ -38,8 +47,12 @@ def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -
         steps: points, both ends counted.
         prior: the distribution p(z), which "base" goes through.
 
+    Returns:
+        (steps, B, D).
+
     Raises:
-        UsageError: an unknown kind; "base" without a prior that is a flow.
+        UsageError: the kind is unknown, or it is "base" and the prior is no flow.
+        ValueError: fewer than two steps.
 
     Example:
         >>> path("straight", torch.zeros(1, 2), torch.ones(1, 2), steps=3)[:, 0]
@@ -57,16 +70,27 @@ def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -
 
 
 def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
+    """Returns points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
     return start + _times(start, steps) * (end - start)
 
 
 def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points of great circles about 0 from start to end, both (B, D), whose norm goes linearly: (steps, B, D).
+    """Returns points of great circles about 0, whose norm goes linearly and whose angle grows in equal steps.
 
-    The angle grows in equal steps: Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985, section 3.3;
-    for latent codes White, "Sampling Generative Networks", 2016, section 2.1. Where the ends are parallel or opposite,
-    or one of them is 0, no circle is singled out, and the line is straight.
+    Where the ends are parallel or opposite, or one of them is 0, no circle is singled out, and the line is straight.
+
+    Args:
+        start, end: (B, D).
+        steps: points, both ends counted.
+
+    Returns:
+        (steps, B, D).
+
+    Reference:
+        Section 3.3 of Shoemake, "Animating Rotation with Quaternion Curves", SIGGRAPH 1985.
+        https://doi.org/10.1145/325334.325242
+
+        For latent codes: section 2.1 of White, "Sampling Generative Networks", 2016. https://arxiv.org/abs/1609.04468
 
     Example:
         >>> spherical(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]), steps=3)[1]
@@ -85,7 +109,7 @@ def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
 
 def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: Any = spherical) -> Tensor:
-    """The path f^-1(u(t)) for a prior z = f^-1(u), u ~ base: (steps, B, D).
+    """Computes the path f^-1(u(t)) for a prior z = f^-1(u), u ~ base.
 
     Args:
         start, end: (B, D).
@@ -93,8 +117,11 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
         prior: p(z), a flow (`pyro_vae.priors.FlowPrior`) or any `TransformedDistribution`.
         between: the path in the base, `spherical` or `straight`.
 
+    Returns:
+        (steps, B, D).
+
     Raises:
-        UsageError: the prior is no such distribution.
+        UsageError: the prior is neither.
 
     Example:
         >>> import pyro.distributions as dist
@@ -105,14 +132,16 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
     """
     maps = base_maps(prior)
     if maps is None:
-        found = "there is none over these latents" if prior is None else f"here p(z) is a {_name(prior)}"
-        raise UsageError(f"the path 'base' leads through the base of a prior that is a flow; {found}. Use 'spherical'")
+        prior_here = "there is none over these latents" if prior is None else f"here p(z) is a {_name(prior)}"
+        raise UsageError(
+            f"the path 'base' leads through the base of a prior that is a flow; {prior_here}. Use 'spherical'"
+        )
     to_base, from_base = maps
     return from_base(between(to_base(start), to_base(end), steps))
 
 
 def base_maps(prior: Any) -> tuple[Map, Map] | None:
-    """f and f^-1 of a distribution z = f^-1(u), u ~ base: from z to the base and back. None where it is no such one."""
+    """Returns f and f^-1 of a distribution z = f^-1(u), u ~ base: to the base and back. None for any other."""
     while isinstance(prior, Independent):
         prior = prior.base_dist
     if isinstance(prior, FlowDistribution):
@@ -131,7 +160,7 @@ def _times(like: Tensor, steps: int) -> Tensor:
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """Between unit vectors (B, D): (B, 1). Exact near 0 and pi too, where acos has lost half the digits (Kahan)."""
+    """Computes angles of unit vectors (B, D): (B, 1). Exact near 0 and pi, where acos loses half the digits (Kahan)."""
     return 2 * torch.atan2((a - b).norm(dim=-1, keepdim=True), (a + b).norm(dim=-1, keepdim=True))
 
 

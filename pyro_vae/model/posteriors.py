@@ -30,6 +30,18 @@ class Posterior(nn.Module):
         encoder: maps x `(B, *x_shape)` (and labels `(B, C)`, where given) to `(B, *encoder_shape(latent_dim))`.
         latent_dim: D.
         options: what else `encoder_shape` depends on.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> class LaplacePosterior(Posterior):
+        ...     @staticmethod
+        ...     def encoder_shape(latent_dim):
+        ...         return (2 * latent_dim,)
+        ...     def forward(self, x, y=None):
+        ...         loc, log_scale = self.encode(x, y).chunk(2, -1)
+        ...         return dist.Laplace(loc, log_scale.exp()).to_event(1)
+        >>> LaplacePosterior(MLP((1, 8, 8), (40,)), latent_dim=20)(torch.zeros(5, 1, 8, 8)).event_shape
+        torch.Size([20])
     """
 
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, **options: Any) -> None:
@@ -38,11 +50,22 @@ class Posterior(nn.Module):
 
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:
-        """Event shape of what the encoder must return."""
+        """Returns the event shape that the encoder's output must have."""
         raise NotImplementedError("a posterior says in encoder_shape() how many numbers it needs")
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The encoder's output (B, *encoder_shape)."""
+        """Calls the encoder and checks what comes out.
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+
+        Returns:
+            (B, *encoder_shape).
+
+        Raises:
+            ValueError: the output has another shape.
+        """
         output = self.encoder(x) if y is None else self.encoder(x, y)
         wanted = self.encoder_shape(self.latent_dim, **self._options)
         if output.dim() <= len(wanted) or output.shape[-len(wanted) :] != wanted:
@@ -54,20 +77,23 @@ class Posterior(nn.Module):
         return output
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """q(z|x), or q(z|x, y) for labels y (B, C)."""
+        """Builds q(z|x) for data x (B, *x_shape), or q(z|x, y) for labels y (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """One typical z for each datum (B, D), from which to interpolate: the mean of q(z|x)."""
+        """Returns one typical z for each datum (B, D), from which to interpolate: the mean of q(z|x)."""
         return self(x, y).mean
 
 
 class DiagonalNormal(Posterior):
-    """q(z|x) = N(z; mu(x), diag sigma(x)^2),   sigma(x) = floor + exp(s(x)),   [mu, s] = encoder(x).
+    r"""A diagonal normal posterior.
 
-    Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, eq. 9. Samples are reparametrised,
-    z = mu + sigma * eps with eps ~ N(0, I). The floor keeps sigma away from 0, where the density would be infinite.
-    An encoder may predict the log of sigma or of sigma^2, which then moves sigma half as fast: sigma = exp(s / 2).
+    .. math:: q(z|x) = N(z; \mu(x), \mathrm{diag} \, \sigma(x)^2), \qquad \sigma = \mathrm{floor} + e^{s},
+              \qquad [\mu, s] = \mathrm{encoder}(x)
+
+    Samples are reparametrised, z = mu + sigma eps with eps ~ N(0, I). The floor keeps sigma away from 0, where the
+    density would be infinite. Where the encoder predicts the log of sigma^2, sigma = floor + exp(s / 2)
+    moves half as fast.
 
     Args:
         encoder: x (B, *x_shape) -> (B, 2 D).
@@ -75,10 +101,13 @@ class DiagonalNormal(Posterior):
         floor: smallest sigma.
         encoder_predicts: what s is, "log_sigma" or "log_variance".
 
-    Errors: `ValueError` for a floor of 0 or below, another `encoder_predicts`, an encoder of another size.
+    Raises:
+        ValueError: the floor is 0 or below, `encoder_predicts` is another word, or the encoder has another size.
+
+    Reference:
+        Eq. 9 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
 
     Example:
-        >>> import torch
         >>> from pyro_vae.model.networks import MLP
         >>> q = DiagonalNormal(MLP((1, 8, 8), (40,)), latent_dim=20)(torch.zeros(5, 1, 8, 8))
         >>> q.batch_shape, q.event_shape
@@ -108,22 +137,29 @@ class DiagonalNormal(Posterior):
 
 
 class FullNormal(Posterior):
-    """q(z|x) = N(z; mu(x), L(x) L(x)'),   L lower triangular,   diag L = floor + exp(s(x)).
+    r"""A normal posterior with a full covariance.
 
-    Kingma & Welling, "An Introduction to Variational Autoencoders", 2019, section 2.5.1. Its KL to a normal prior is
-    analytic, whatever the prior's covariance:
+    .. math:: q(z|x) = N(z; \mu(x), L(x) L(x)'), \qquad L \text{ lower triangular}, \qquad
+              \mathrm{diag} \, L = \mathrm{floor} + e^{s(x)}
 
-        KL = 1/2 [ tr(S_p^-1 S_q) + (m_p - m_q)' S_p^-1 (m_p - m_q) - D + log |S_p| - log |S_q| ]   nats
+    Its KL to a normal prior is analytic, in nats, whatever the prior's covariance:
+
+    .. math:: \mathrm{KL} = \frac{1}{2} \left[ \mathrm{tr}(S_p^{-1} S_q) + (m_p - m_q)' S_p^{-1} (m_p - m_q) - D
+              + \log |S_p| - \log |S_q| \right]
 
     Args:
         encoder: x (B, *x_shape) -> (B, D + D (D + 1) / 2): mu, s, and the triangle below the diagonal row by row.
         latent_dim: D.
         floor: smallest diagonal entry of L.
 
-    Errors: `ValueError` for a floor of 0 or below, an encoder of another size.
+    Raises:
+        ValueError: the floor is 0 or below, or the encoder has another size.
+
+    Reference:
+        Section 2.5.1 of Kingma & Welling, "An Introduction to Variational Autoencoders", 2019.
+        https://arxiv.org/abs/1906.02691
 
     Example:
-        >>> import torch
         >>> from pyro_vae.model.networks import MLP
         >>> FullNormal.encoder_shape(20)
         (230,)
@@ -150,10 +186,12 @@ class FullNormal(Posterior):
 
 
 class LowRankNormal(Posterior):
-    """q(z|x) = N(z; mu(x), F(x) F(x)' + diag sigma(x)^2),   F of shape (D, rank),   sigma = floor + exp(s(x)).
+    r"""A normal posterior between the diagonal and the full covariance: D (2 + rank) numbers a datum.
 
-    Between the diagonal and the full covariance: D (2 + rank) numbers a datum. Ong, Nott & Smith, "Gaussian Variational
-    Approximation with a Factor Covariance Structure", 2018. Its KL to normal priors is analytic, as for `FullNormal`.
+    .. math:: q(z|x) = N(z; \mu(x), F(x) F(x)' + \mathrm{diag} \, \sigma(x)^2), \qquad
+              \sigma = \mathrm{floor} + e^{s(x)}
+
+    F has shape (D, rank). The KL to normal priors is analytic, as for `FullNormal`.
 
     Args:
         encoder: x (B, *x_shape) -> (B, (2 + rank) D): mu, s, and F row by row.
@@ -161,10 +199,14 @@ class LowRankNormal(Posterior):
         rank: columns of F, 1 or more.
         floor: smallest sigma.
 
-    Errors: `ValueError` for a rank below 1, a floor of 0 or below, an encoder of another size.
+    Raises:
+        ValueError: the rank is below 1, the floor is 0 or below, or the encoder has another size.
+
+    Reference:
+        Ong, Nott & Smith, "Gaussian Variational Approximation With a Factor Covariance Structure", Journal of
+        Computational and Graphical Statistics 27, 2018. https://arxiv.org/abs/1701.03208
 
     Example:
-        >>> import torch
         >>> from pyro_vae.model.networks import MLP
         >>> encoder = MLP((1, 8, 8), LowRankNormal.encoder_shape(20, rank=3))
         >>> LowRankNormal(encoder, latent_dim=20, rank=3)(torch.zeros(5, 1, 8, 8)).cov_factor.shape
@@ -189,26 +231,30 @@ class LowRankNormal(Posterior):
 
 
 class FlowPosterior(Posterior):
-    """q(z|x): an inverse autoregressive flow from a diagonal normal, both given x.
+    r"""An inverse autoregressive flow from a diagonal normal, both given x.
 
-        z_0 ~ N(mu(x), diag sigma(x)^2),   z = f_T(... f_1(z_0, h(x)) ..., h(x)),   [mu, s, h] = encoder(x)
+    .. math:: z_0 \sim N(\mu(x), \mathrm{diag} \, \sigma(x)^2), \qquad z = f_T(\dots f_1(z_0, h(x)) \dots, h(x)),
+              \qquad [\mu, s, h] = \mathrm{encoder}(x)
 
-    Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016. A draw and its own
-    density cost one pass through each transform; the density at any other z costs D + 1 passes, one after another,
-    which matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the aggregate
-    posterior). It has no analytic KL and no closed mean.
+    A draw and its own density cost one pass through each transform. The density at any other z costs D + 1 passes, one
+    after another, which matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the
+    aggregate posterior). It has no analytic KL and no closed mean.
 
     Args:
-        encoder: x (B, *x_shape) -> (B, 3 D): mu, s, and the context h of the transforms.
+        encoder: x (B, *x_shape) -> (B, 3 D): mu, s, and the context h of the transforms; sigma = floor + exp(s).
         latent_dim: D.
         flow_transforms: T.
         flow_hidden: hidden widths of each transform's network.
         floor: smallest sigma.
 
-    Errors: `ValueError` for a floor of 0 or below, an encoder of another size.
+    Raises:
+        ValueError: the floor is 0 or below, or the encoder has another size.
+
+    Reference:
+        Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016.
+        https://arxiv.org/abs/1606.04934
 
     Example:
-        >>> import torch
         >>> from pyro_vae.model.networks import MLP
         >>> q = FlowPosterior(MLP((1, 8, 8), (6,)), latent_dim=2)(torch.zeros(5, 1, 8, 8))
         >>> q.rsample((3,)).shape
@@ -236,26 +282,28 @@ class FlowPosterior(Posterior):
         return flows.flow(self.transform(context), loc, self.floor + log_scale.exp())
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Where the flow takes the mean of its base: a typical z, not the mean of q(z|x)."""
+        """Takes the mean of the base through the flow: a typical z (B, D), not the mean of q(z|x)."""
         loc, _, context = self.encode(x, y).chunk(3, -1)
         return self.transform(context).inv(loc)
 
 
 class Delta(Posterior):
-    """q(z|x) = a point, z = encoder(x): the plain autoencoder.
+    r"""A point for each datum: the posterior of a plain autoencoder.
+
+    .. math:: q(z|x) = \delta(z - \mathrm{encoder}(x))
 
     It has no density, so KL(q || p) is infinite for every prior with one, the ELBO is minus infinity, and there is no
-    log p(x) by importance sampling. It trains under "only reconstruction" (`kl_weight=0`), where with a `Normal`
-    likelihood the loss is the squared error, with `ExponentialNorm` the RMSE, up to constants.
+    log p(x) by importance sampling. It trains on the reconstruction alone (`kl_weight=0`): up to constants the loss is
+    the squared error with a `Normal` likelihood, and the RMSE with `ExponentialNorm`.
 
     Args:
         encoder: x (B, *x_shape) -> (B, D).
         latent_dim: D, the numbers in the code.
 
-    Errors: `ValueError` for an encoder of another size.
+    Raises:
+        ValueError: the encoder has another size.
 
     Example:
-        >>> import torch
         >>> from pyro_vae.model.networks import MLP
         >>> Delta(MLP((1, 8, 8), (20,)), latent_dim=20)(torch.zeros(5, 1, 8, 8)).event_shape
         torch.Size([20])
@@ -276,7 +324,7 @@ def _checked(floor: float) -> float:
 
 
 def _triangle(dim: int) -> Tensor:
-    """Where each entry of a lower triangular matrix stands in [0, diagonal, below the diagonal]."""
+    """Returns where each entry of a lower triangular matrix stands in [0, diagonal, below the diagonal]."""
     layout = torch.diag(torch.arange(1, dim + 1))
     row, column = torch.tril_indices(dim, dim, -1)
     layout[row, column] = torch.arange(len(row)) + dim + 1

@@ -26,10 +26,13 @@ from pyro_vae.model.program import once
 
 
 class Prior(nn.Module):
-    """Base class of p(z). Keeps the buffers `loc` (zeros) and `scale` (ones), both `(D,)`, for its members.
+    """Base class of p(z). It keeps the buffers `loc` (zeros) and `scale` (ones), both `(D,)`, for its members.
 
     Args:
         latent_dim: D, the number of latent dimensions.
+
+    Raises:
+        ValueError: latent_dim below 1.
 
     Example:
         >>> class StudentPrior(Prior):
@@ -51,25 +54,34 @@ class Prior(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
-        """p(z), or p(z|y) for labels y (B, C)."""
+        """Builds p(z), or p(z|y) for labels y (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Before training: sets what depends on the data x (N, *x_shape) and labels y (N, C). By default nothing."""
+        """Sets, before training, what depends on the data; by default nothing.
+
+        Args:
+            posterior: q(z|x), which encodes the data.
+            x: some of the data (N, *x_shape).
+            y: their one-hot labels (N, C).
+        """
 
 
 class StandardNormal(Prior):
-    """p(z) = N(z; 0, I).
+    r"""The standard normal prior.
 
-    Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, appendix B. With a `DiagonalNormal` posterior the
-    KL is analytic,
+    .. math:: p(z) = N(z; 0, I_D)
 
-        KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - log sigma_j^2)   nats
+    With a `DiagonalNormal` posterior the KL is analytic, in nats (much teaching material writes it with the opposite
+    sign, but a KL is never negative):
 
-    (written with the opposite sign in much teaching material: a KL is never negative).
+    .. math:: \mathrm{KL}(q \,\|\, p) = \frac{1}{2} \sum_j (\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2)
 
     Args:
         latent_dim: D.
+
+    Reference:
+        Appendix B of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
 
     Example:
         >>> StandardNormal(2)().log_prob(torch.zeros(2))   # -log(2 pi)
@@ -81,9 +93,12 @@ class StandardNormal(Prior):
 
 
 class DiagonalNormal(Prior):
-    """p(z) = N(z; mean, diag sigma^2), both learned, from N(0, I) on. The KL of normal posteriors is analytic.
+    r"""A diagonal normal prior whose mean and scales are learned, from N(0, I) on.
 
-    It adds nothing that a decoder with a free first layer could not do; it is there to be compared with.
+    .. math:: p(z) = N(z; m, \mathrm{diag} \, \sigma^2)
+
+    It adds nothing that a decoder with a free first layer could not do, and is there for comparison. The KL of normal
+    posteriors is analytic.
 
     Args:
         latent_dim: D.
@@ -103,11 +118,12 @@ class DiagonalNormal(Prior):
 
 
 class FullNormal(Prior):
-    """p(z) = N(z; mean, L L'), mean and lower triangular L learned, from N(0, I) on.
+    r"""A normal prior whose mean and full covariance are learned, from N(0, I) on.
 
-    `root` holds the entries of L below the diagonal, and on it their logarithms.
+    .. math:: p(z) = N(z; m, L L'), \qquad L \text{ lower triangular}
 
-    The KL of normal posteriors, diagonal or not, is analytic: see `pyro_vae.model.distributions.gaussian_kl`.
+    `root` holds the entries of L below the diagonal, and on it their logarithms. The KL of normal posteriors, diagonal
+    or not, is analytic: see `pyro_vae.model.distributions.gaussian_kl`.
 
     Args:
         latent_dim: D.
@@ -127,7 +143,9 @@ class FullNormal(Prior):
 
 
 class Laplace(Prior):
-    """p(z) = prod_j Laplace(z_j; 0, 1), heavier tails and a sharper peak than the normal. No parameters.
+    r"""A Laplace prior without parameters, with heavier tails and a sharper peak than the normal.
+
+    .. math:: p(z) = \prod_j \frac{1}{2} e^{-|z_j|}
 
     Its KL from a `DiagonalNormal` posterior is analytic (registered by torch).
 
@@ -144,13 +162,16 @@ class Laplace(Prior):
 
 
 class StudentT(Prior):
-    """p(z) = prod_j StudentT(z_j; df), with tails like |z|^-(df + 1). No parameters.
+    r"""A Student-t prior without parameters, whose tails fall like a power of the distance.
+
+    .. math:: p(z) \propto \prod_j (1 + z_j^2 / \nu)^{-(\nu + 1) / 2}
 
     Args:
         latent_dim: D.
-        df: degrees of freedom, above 0; with 2 or fewer the variance is infinite.
+        df: nu, the degrees of freedom, above 0; with 2 or fewer the variance is infinite.
 
-    Errors: `ValueError` for df of 0 or below, or infinite.
+    Raises:
+        ValueError: df is 0 or below, or infinite.
 
     Example:
         >>> StudentT(1, df=1.0)().log_prob(torch.zeros(1))   # Cauchy: -log pi
@@ -170,16 +191,22 @@ class StudentT(Prior):
 
 
 class ConditionalNormal(Prior):
-    """p(z|y) = N(z; mean_y, diag sigma_y^2), one normal for each class, learned, from N(0, I) on.
+    r"""A prior with one diagonal normal for each class, learned, from N(0, I) on.
 
-    Sohn, Lee & Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", NeurIPS 2015.
+    .. math:: p(z|y) = N(z; m_y, \mathrm{diag} \, \sigma_y^2)
+
     Labels y (B, C) give batch_shape (B,). The KL of normal posteriors is analytic.
 
     Args:
         latent_dim: D.
         y_dim: C, the number of classes.
 
-    Errors: `ValueError` without classes, and where `forward` gets no labels.
+    Raises:
+        ValueError: there are no classes, or `forward` gets no labels.
+
+    Reference:
+        Sohn, Lee & Yan, "Learning Structured Output Representation using Deep Conditional Generative Models", NeurIPS
+        2015. https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
 
     Example:
         >>> ConditionalNormal(20, y_dim=10)(torch.eye(10)[[7, 7, 1]]).batch_shape
@@ -195,25 +222,31 @@ class ConditionalNormal(Prior):
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
         if y is None or y.shape[-1] != len(self.means):
-            found = "none" if y is None else f"labels of shape {tuple(y.shape)}"
+            given = "none" if y is None else f"labels of shape {tuple(y.shape)}"
             raise ValueError(
-                f"ConditionalNormal is p(z|y) and needs one-hot labels (B, {len(self.means)}); got {found}"
+                f"ConditionalNormal is p(z|y) and needs one-hot labels (B, {len(self.means)}); got {given}"
             )
         return dist.Normal(y @ self.means, (y @ self.log_scales).exp()).to_event(1)
 
 
 class MixtureOfNormals(Prior):
-    """p(z) = sum_k w_k N(z; mean_k, diag sigma_k^2): whole vectors are mixed, everything is learned.
+    r"""A mixture of diagonal normals, with weights, means and scales learned. Whole vectors are mixed.
 
-    Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders", 2016, without
-    the extra latent variables. At the start the means are drawn so that the mixture has mean 0 and variance 1;
-    `start_at` puts them on encoded data instead.
+    .. math:: p(z) = \sum_{k=1}^K w_k \, N(z; m_k, \mathrm{diag} \, \sigma_k^2)
+
+    The means are drawn so that the mixture starts with mean 0 and variance 1; `start_at` puts them on encoded data
+    instead. There is no analytic KL.
 
     Args:
         latent_dim: D.
         num_components: K.
 
-    Errors: `ValueError` for K below 1.
+    Raises:
+        ValueError: K is below 1.
+
+    Reference:
+        Dilokthanakul et al., "Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders", 2016 (there
+        with further latent variables). https://arxiv.org/abs/1611.02648
 
     Example:
         >>> p = MixtureOfNormals(20, num_components=10)()
@@ -221,8 +254,8 @@ class MixtureOfNormals(Prior):
         (torch.Size([]), torch.Size([20]))
     """
 
-    SPREAD = 0.5  # of the means, beside sigma^2 = 1 - SPREAD^2 within each component, where the whole has variance 1
-    ENCODED = 1000  # data, from which centre and spread are taken
+    SPREAD = 0.5  # of the means; within a component sigma^2 = 1 - SPREAD^2, so that the whole has variance 1
+    ENCODED = 1000  # data from which centre and spread are taken
 
     def __init__(self, latent_dim: int, num_components: int = 100) -> None:
         super().__init__(latent_dim)
@@ -237,7 +270,7 @@ class MixtureOfNormals(Prior):
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts the means on z ~ q(z|x) of K data, drawn to the centre of such z, whose spread the whole then has."""
+        """Puts the means on codes z ~ q(z|x) of K data, moved towards their centre: the mixture has their spread."""
 
         def encoded(number: int) -> Tensor:
             data, device = _draw(number, len(x)), self.means.device
@@ -249,23 +282,29 @@ class MixtureOfNormals(Prior):
 
 
 class VampPrior(Prior):
-    """p(z) = 1/K sum_k q(z|u_k): the guide at K learned pseudo-inputs u_k.
+    r"""A mixture of the guide's own densities at K learned pseudo-inputs u_k.
 
-    Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018, eq. 9: the mean of the guide over all data, which is the
-    best prior for it, by few terms. It holds the guide's posterior itself, so the encoder is trained through the prior
-    too, and an evaluation of p(z) depends on the encoder. Works with any posterior that has a density;
-    over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
+    .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q(z|u_k)
+
+    The best prior for a guide is its mean over all data, and this is such a mean of few terms. It holds the program's
+    posterior itself: the encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder.
+    Any posterior that has a density will do; over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
+    There is no analytic KL.
 
     Args:
         posterior: the posterior of the same program.
         x_shape: event shape of the data.
         num_components: K.
-        y_dim: number of label columns that the posterior takes. Each u_k has a label of its own then, which
-            `start_at` takes from the data, and p(z) does not depend on y.
+        y_dim: number of label columns that the posterior takes. Each u_k then has a label of its own, which `start_at`
+            takes from the data, and p(z) does not depend on y.
         pseudo_inputs: where `start_at` puts the u_k: "data", on random training data, or "random", uniform over the
-            range of the data. Before it they are uniform in [0, 1].
+            range of the data. Before that they are uniform in [0, 1].
 
-    Errors: `ValueError` for K below 1, another `pseudo_inputs`, or a `Delta` posterior.
+    Raises:
+        ValueError: K is below 1, the posterior is a `Delta`, or `pseudo_inputs` is another word.
+
+    Reference:
+        Eq. 9 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018. https://arxiv.org/abs/1705.07120
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -306,7 +345,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts the pseudo-inputs, and their labels, on data drawn at random, or the former at random in their range."""
+        """Puts the pseudo-inputs and their labels on random data, or the inputs at random in the range of the data."""
         if self.pseudo_inputs == "random":
             self.pseudo_x.uniform_(x.min().item(), x.max().item())
             return
@@ -317,19 +356,27 @@ class VampPrior(Prior):
 
 
 class FlowPrior(Prior):
-    """p(z): a normalising flow from N(0, I), learned.
+    r"""A normalising flow from N(0, I), learned.
 
-    `spline` is a neural spline flow with coupling (Durkan et al., NeurIPS 2019), cheap both ways; `autoregressive` a
-    masked autoregressive flow (Papamakarios et al., NeurIPS 2017), whose density costs one pass and whose samples D
-    passes. Both by zuko. No analytic KL.
+    .. math:: \log p(z) = \log N(f(z); 0, I) + \log \left| \det \frac{\partial f}{\partial z} \right|
+
+    `spline` is a neural spline flow with coupling, cheap both ways. `autoregressive` is a masked autoregressive flow,
+    whose density costs one pass and whose samples cost D passes. Both come from zuko. There is no analytic KL.
 
     Args:
         latent_dim: D.
         flow: "spline" or "autoregressive".
-        flow_transforms: how many after one another.
+        flow_transforms: the number of transforms, one after another.
         flow_hidden: hidden widths of each transform's network.
 
-    Errors: `ValueError` for an unknown flow, or a coupling flow of one dimension.
+    Raises:
+        ValueError: the flow is unknown, or a coupling flow has one dimension.
+
+    Reference:
+        Durkan, Bekasov, Murray & Papamakarios, "Neural Spline Flows", NeurIPS 2019. https://arxiv.org/abs/1906.04032
+
+        Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimation", NeurIPS 2017.
+        https://arxiv.org/abs/1705.07057
 
     Example:
         >>> FlowPrior(4, flow="autoregressive")().sample((3,)).shape
@@ -357,5 +404,5 @@ def _check_components(number: int) -> None:
 
 
 def _draw(number: int, size: int) -> Tensor:
-    """Positions of so many of `size` data, each as often as any other."""
+    """Draws `number` positions of `size` data, each position as often as any other."""
     return torch.randperm(max(number, size))[:number] % size

@@ -1,12 +1,11 @@
-"""Program: what every model/guide pair shares.
+"""Program, the base class of every model/guide pair, and what a run of one leaves as it was.
 
 A program is a pair of Pyro functions over the same latent variables,
 
     model(x)   p(z) p(x | z)        guide(x)   q(z | x),
 
-together with the parameters of both, as one `torch.nn.Module`. This file holds the two things that each
-pair needs and no member should know: how its parameters reach Pyro's parameter store, and how to run it
-without leaving a trace.
+together with the parameters of both, as one `torch.nn.Module`. This file holds the two things that each pair needs and
+no member should know: how its parameters reach Pyro's parameter store, and how it runs without leaving a trace.
 """
 
 import itertools
@@ -36,12 +35,31 @@ _alive: set[str] = set()
 class Program(nn.Module):
     """Base class of model/guide pairs whose parameters are trained by SVI.
 
-    To write one: hold the members as submodules, and begin both `model` and `guide` with
-    `self.list_parameters()`, which stands where `pyro.module("name", self)` would stand in stock Pyro.
+    To write one, hold the members as submodules, and begin both `model` and `guide` with `self.list_parameters()`,
+    which takes the place of stock Pyro's `pyro.module("name", self)`. Under a fixed name a second program of the same
+    process would silently train the first one's tensors, and so would a copy, or a program whose prior was replaced.
+    Here each instance lists its own tensors under a prefix of its own, and they leave the store when the instance dies.
 
-    Why not `pyro.module`: under a fixed name a second program of the same process silently trains the
-    first one's tensors, and so does a copy, or a program whose prior was replaced. Here each instance
-    lists its own tensors under a prefix of its own, and they leave the store when the instance dies.
+    Example:
+        >>> import pyro.distributions as dist
+        >>> class Mean(Program):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.loc = nn.Parameter(torch.zeros(()))
+        ...     def model(self, x=None, y=None):
+        ...         self.list_parameters()
+        ...         with pyro.plate("data", len(x), dim=-1):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...             return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        ...     def guide(self, x, y=None):
+        ...         self.list_parameters()
+        ...         with pyro.plate("data", len(x), dim=-1):
+        ...             return pyro.sample("z", dist.Normal(self.loc, 1.0))
+        >>> program = Mean()
+        >>> svi = pyro.infer.SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
+        >>> loss = svi.step(torch.ones(100))
+        >>> program.loc != 0
+        tensor(True)
     """
 
     def __init__(self) -> None:
@@ -49,18 +67,28 @@ class Program(nn.Module):
         self._open_listing()
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """p(x, z): samples the latent sites and the observed site `x`; without x it generates."""
+        """Samples p(x, z): the latent sites and the observed site `x`. Without x it generates.
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no model")
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """q(z|x): samples the latent sites of the model."""
+        """Samples q(z|x): the latent sites of the model.
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no guide")
 
     def list_parameters(self) -> None:
         """Shows Pyro every parameter that requires a gradient, as this module holds it at this moment.
 
-        The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous,
-        and train the copy). An entry that holds another tensor, because a member was replaced, gives way.
+        The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous, and train the
+        copy). An entry that holds another tensor, because a member was replaced, gives way.
         """
         store = pyro.get_param_store()
         for name, parameter in self.named_parameters(prefix=self._prefix):
@@ -91,7 +119,7 @@ class Program(nn.Module):
         return table
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that make up the program's state, each once, by name: what a checkpoint holds.
+        """Returns the tensors that make up the program's state, each once, by name: what a checkpoint holds.
 
         They are detached views, not copies. Unlike `state_dict` it names a tensor that two members share only once.
         """
@@ -103,6 +131,9 @@ class Program(nn.Module):
     @torch.no_grad()
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies the values of `tensors` into the program's own.
+
+        Args:
+            tensors: by name, as `tensors()` of such a program returns them.
 
         Raises:
             ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
@@ -177,10 +208,15 @@ _memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
 
 @contextmanager
 def remembering(memory: dict[Any, Any]) -> Iterator[None]:
-    """Inside, `once` computes each value a single time and keeps it in `memory`.
+    """Makes `once`, inside, compute each value a single time and keep it in `memory`.
 
-    For evaluation, where parameters stay as they are: whoever opens the context owns the memory, and drops it before
-    the next training step.
+    It is for evaluation, where parameters stay as they are. Anyone who opens the context owns the memory, and drops it
+    before the next training step.
+
+    Example:
+        >>> with remembering({}):
+        ...     once("key", lambda: 1), once("key", lambda: 2)
+        (1, 1)
     """
     token = _memory.set(memory)
     try:
@@ -190,7 +226,7 @@ def remembering(memory: dict[Any, Any]) -> Iterator[None]:
 
 
 def once(key: Any, compute: Callable[[], T]) -> T:
-    """`compute()`, or inside `remembering` what it gave the first time for this key."""
+    """Returns `compute()`, or inside `remembering` what it gave the first time for this key."""
     memory = _memory.get()
     if memory is None:
         return compute()
@@ -199,15 +235,19 @@ def once(key: Any, compute: Callable[[], T]) -> T:
     return memory[key]
 
 
-def check_member(name: str, member: object, kind: type) -> None:
-    """Raises TypeError for a member of another kind, or a class in place of an instance."""
-    if not isinstance(member, kind):
-        found = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
-        raise TypeError(f"{name} must be an instance of {kind.__module__}.{kind.__name__}; got {found}")
+def check_member(name: str, member: object, family: type) -> None:
+    """Raises TypeError where a member is of another family, or a class in place of an instance."""
+    if not isinstance(member, family):
+        given = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
+        raise TypeError(f"{name} must be an instance of {family.__module__}.{family.__name__}; got {given}")
 
 
 def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
-    """num_data, or the number of labels, or 1.
+    """Returns num_data, or the number of labels, or 1.
+
+    Args:
+        num_data: how many data were asked for, if a number was.
+        y: one-hot labels (B, C).
 
     Raises:
         ValueError: num_data is not the number of labels.
@@ -218,7 +258,7 @@ def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
 
 
 def check_tensor(x: Any) -> None:
-    """Raises, with the cure, TypeError for data that are no tensor and ValueError for no data."""
+    """Raises, with the cure, TypeError where x is no tensor and ValueError where it holds no data."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
     if x.dim() == 0 or len(x) == 0:
@@ -227,10 +267,12 @@ def check_tensor(x: Any) -> None:
 
 @contextmanager
 def undisturbed(program: Any) -> Iterator[None]:
-    """Whatever runs inside leaves the parameter store and every `.training` flag as they were.
+    """Leaves the parameter store and every `.training` flag as they were, whatever runs inside.
 
-    Dropout and batch statistics are switched to evaluation inside. `program` is anything with a model and a guide;
-    where it is no module, it has no flags. The random state is `pyro_vae.randomness`'s business.
+    Dropout and batch statistics are switched to evaluation inside. The random state is left to `pyro_vae.randomness`.
+
+    Args:
+        program: anything with a model and a guide; flags are those of an `nn.Module`.
     """
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
@@ -246,7 +288,7 @@ def undisturbed(program: Any) -> Iterator[None]:
 
 @contextmanager
 def store_kept() -> Iterator[None]:
-    """Whatever runs inside leaves Pyro's parameter store as it was."""
+    """Leaves Pyro's parameter store as it was, whatever runs inside."""
     store = pyro.get_param_store()
     try:
         with store.scope(store.get_state()):

@@ -1,11 +1,11 @@
-"""Reading log-probabilities, one per draw and datum, out of the traces of a program.
+r"""Log-probabilities, one per draw and datum, read from the traces of a program.
 
-One pass of the guide and of the model replayed on it, under a plate of K draws to the left of the data plate,
-gives everything that an objective or an estimator needs, for any program of static structure:
+One pass of the guide and of the model replayed on it, under a plate of K draws to the left of the data plate, gives
+everything that an objective or an estimator needs, for any program of static structure:
 
-    log w_kb = log p(x_b, z_kb) - log q(z_kb | x_b)            (K, B), nats
+.. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b)
 
-Latent sites are those that are not observed; no site is known by name.
+of shape (K, B), in nats. Latent sites are those that are not observed; no site is known by name.
 """
 
 import math
@@ -37,6 +37,22 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         model, guide: functions over one plate, the data plate at dim -1.
         num_samples: K.
         args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
+
+    Raises:
+        ValueError: a site is outside the data plate, or a latent site is in one of the two alone.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x), dim=-1):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))   # the posterior
+        >>> log_weights(run(model, guide, 3, torch.zeros(2)))   # log p(x) = log N(0; 0, 2), whatever the draw
+        tensor([[-1.2655, -1.2655],
+                [-1.2655, -1.2655],
+                [-1.2655, -1.2655]])
     """
     draws = pyro.plate("draws", num_samples, dim=-2)
     guide_trace = prune_subsample_sites(poutine.trace(draws(guide)).get_trace(*args, **kwargs))
@@ -53,17 +69,17 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
 
 
 def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The sites that are not observed, in the order in which they were sampled."""
+    """Returns the sites that are not observed, by name, in the order in which they were sampled."""
     return {site["name"]: site for site in _samples(trace) if not site["is_observed"]}
 
 
 def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The sites that are observed, by name."""
+    """Returns the sites that are observed, by name."""
     return {site["name"]: site for site in _samples(trace) if site["is_observed"]}
 
 
 def log_weights(traces: Traces) -> Tensor:
-    """log p(x, z) - log q(z|x), (K, B).
+    """Computes log p(x, z) - log q(z|x), (K, B).
 
     Raises:
         ValueError: the program carries loss weights, under which this is no importance weight.
@@ -72,17 +88,17 @@ def log_weights(traces: Traces) -> Tensor:
 
 
 def reconstruction(traces: Traces) -> Tensor:
-    """log p(x|z): the sum over observed sites, (K, B)."""
+    """Computes log p(x|z): the sum over observed sites, (K, B)."""
     return _total(observed_sites(traces.model).values())
 
 
 def log_prior(traces: Traces) -> Tensor:
-    """log p(z): the sum over latent sites of the model, (K, B)."""
+    """Computes log p(z): the sum over latent sites of the model, (K, B)."""
     return _total(latent_sites(traces.model).values())
 
 
 def log_posterior(traces: Traces) -> Tensor:
-    """log q(z|x): the sum over latent sites of the guide, (K, B).
+    """Computes log q(z|x): the sum over latent sites of the guide, (K, B).
 
     Raises:
         ValueError: a latent site of the guide is a point, and has no density.
@@ -97,16 +113,23 @@ def log_posterior(traces: Traces) -> Tensor:
 
 
 def sampled_kl(traces: Traces, name: str) -> Tensor:
-    """log q(z|x) - log p(z) at the drawn values of one latent site: its mean over draws is the KL, (K, B)."""
+    """Computes log q(z|x) - log p(z) at the drawn values of one latent site, (K, B); its mean over draws is the KL."""
     return _log_prob(traces.guide.nodes[name]) - _log_prob(traces.model.nodes[name])
 
 
 def analytic_kl(traces: Traces, name: str) -> Tensor | None:
-    """KL(q || p) of one latent site in closed form, where one is registered, else None; (K, B) or (B,).
+    """Computes KL(q || p) of one latent site in closed form, where one is registered.
 
-    With several latent sites it is the KL given the drawn values of the sites before it, whose mean over draws is that
-    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order. None where it does not, and
-    where a mask, which may differ from draw to draw, is set. Infinite where q is a point, which has no density.
+    With several latent sites it is the KL given the drawn values of the sites before it. Its mean over draws is that
+    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order.
+
+    Args:
+        traces: of guide and model.
+        name: of the site.
+
+    Returns:
+        (K, B) or (B,), in nats; infinite where q is a point, which has no density. None where no KL is registered, the
+        guide samples in another order, or a mask is set, which may differ from draw to draw.
     """
     if list(latent_sites(traces.model)) != list(latent_sites(traces.guide)):
         return None
@@ -121,7 +144,7 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
 
 
 def holding(values: dict[str, Tensor]) -> poutine.Trace:
-    """A trace for `poutine.replay`, which holds these values at the latent sites of these names."""
+    """Makes a trace for `poutine.replay` that holds these values at the latent sites of these names."""
     trace = poutine.Trace()
     for name, value in values.items():
         trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
@@ -129,7 +152,7 @@ def holding(values: dict[str, Tensor]) -> poutine.Trace:
 
 
 def is_point(distribution: Any) -> bool:
-    """Whether it is a `Delta`, perhaps expanded or with its batch dimensions declared an event."""
+    """Returns whether it is a `Delta`, perhaps expanded or with its batch dimensions declared an event."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return isinstance(distribution, Delta)

@@ -2,9 +2,7 @@
 
     model:  z ~ p(z),   x ~ p(x|z)          guide:  z ~ q(z|x)
 
-The program never asks what its members are. Evidence lower bound (Kingma & Welling 2014, eq. 3), in nats:
-
-    log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z))
+The program never asks what its members are.
 """
 
 from typing import Any
@@ -20,12 +18,21 @@ from pyro_vae.model.program import check_member, check_tensor
 
 
 class VAE(Autoencoder):
-    """A variational autoencoder with latent site `z`, observed site `x` and data plate `data`.
+    r"""A variational autoencoder with latent site `z`, observed site `x` and data plate `data`.
+
+    .. math:: p(x, z) = p(z) \, p(x|z), \qquad \log p(x) \ge E_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
     Args:
         prior: p(z), see `pyro_vae.priors`.
         posterior: q(z|x), see `pyro_vae.posteriors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
+
+    Raises:
+        TypeError: a member of another family.
+        ValueError: the prior holds another posterior than the program's.
+
+    Reference:
+        Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
 
     Example:
         >>> import torch
@@ -49,9 +56,17 @@ class VAE(Autoencoder):
         check_shared(prior, posterior)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """Samples z ~ p(z) and x ~ p(x|z), or observes x (B, *x_shape); labels y are one-hot (B, C).
+        """Samples z ~ p(z) and x ~ p(x|z), or observes x.
 
-        Without x it generates len(y) data, or one. Returns x.
+        Args:
+            x: data (B, *x_shape); without them the model generates len(y) data, or one.
+            y: one-hot labels (B, C).
+
+        Returns:
+            x.
+
+        Raises:
+            DataError: x has another shape than p(x|z), or lies outside its support.
         """
         if x is not None:
             check_tensor(x)
@@ -62,7 +77,18 @@ class VAE(Autoencoder):
             return observe(self.likelihood, z, x, y)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Samples z ~ q(z|x) for data x (B, *x_shape) and labels y (B, C). Returns z (B, D)."""
+        """Samples z ~ q(z|x).
+
+        Args:
+            x: data (B, *x_shape).
+            y: one-hot labels (B, C).
+
+        Returns:
+            z (B, D).
+
+        Raises:
+            ValueError: there are no data.
+        """
         check_data(x)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
@@ -77,14 +103,14 @@ class VAE(Autoencoder):
         return self.posterior(x, y).sample((num_samples,))
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The centre of q(z|x), see `Posterior.centre`: (B, D)."""
+        """Returns the centre of q(z|x), see `Posterior.centre`: (B, D)."""
         return self.posterior.centre(x, y)
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """See `Autoencoder.start_at`."""
+        """Puts likelihood and prior where `Autoencoder.start_at` says."""
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior, x, y)
 
     def prior_of_codes(self, y: Tensor | None = None) -> Any:
-        """p(z)."""
+        """Returns p(z), or p(z|y) for labels y (B, C)."""
         return self.prior(y)

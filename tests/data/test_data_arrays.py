@@ -151,12 +151,12 @@ def test_damaged_files(tmp_path):
     path = saved(tmp_path, BYTES)
     for keep in (0, 5, 40, 130):
         path.write_bytes(path.read_bytes()[:keep] if keep else b"")
-        with pytest.raises(DataError, match=r"own.npy: can not be read"):
+        with pytest.raises(DataError, match=r"own.npy: cannot be read"):
             load(path)
         np.save(path, BYTES)
     archive = saved(tmp_path, x=BYTES)
     archive.write_bytes(archive.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"own.npz: can not be read"):
+    with pytest.raises(DataError, match=r"own.npz: cannot be read"):
         load(archive)
     with pytest.raises(DataError, match="no such file"):
         load(tmp_path / "none.npy")

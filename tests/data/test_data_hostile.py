@@ -84,8 +84,8 @@ LONG = "x" * 60_000
     ("members", "message"),
     [
         ([("x.npy", npy(PIXELS)), ("notes.txt", b"hello")], "'notes.txt', which is no array"),
-        ([("x.npy", b"hello")], "can not be read"),
-        ([("x.npy", npy(PIXELS)), ("y.npy", b"hello")], "can not be read"),
+        ([("x.npy", b"hello")], "cannot be read"),
+        ([("x.npy", npy(PIXELS)), ("y.npy", b"hello")], "cannot be read"),
         ([("x.npy", npy(PIXELS)), ("a\x1b[2J\n.npy", npy(PIXELS))], r"'a\\x1b\[2J\\n.npy', which is no array"),
         ([("x.npy", npy(PIXELS)), (f"{LONG}.npy", npy(PIXELS))], "'x{100}', which is no array"),
         ([("x.npy", npy(PIXELS)), ("x.npy", npy(255 - PIXELS))], "two arrays of one name"),
@@ -124,7 +124,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "folder.npy").mkdir()
     for path in (tmp_path / "pipe.npy", tmp_path / "folder.npy", "a\0b.npy", f"{'x' * 300}.npy", "/dev/zero/x.npz"):
-        with pytest.raises(DataError, match=r"there is no such file|can not be read"):
+        with pytest.raises(DataError, match=r"there is no such file|cannot be read"):
             load(path)
 
 

@@ -160,7 +160,7 @@ def test_a_static_draw_is_refused(tmp_path):
 def test_a_damaged_file(tmp_path):
     path = saved(tmp_path, BYTES)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match=r"own.npy: can not be read"):
+    with pytest.raises(DataError, match=r"own.npy: cannot be read"):
         load(path, map_above=0)
     path.write_bytes(b"0.1, 0.2\n" * 20)
     with pytest.raises(DataError, match=r"own.npy: is not a numpy file"):

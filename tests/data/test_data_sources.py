@@ -70,7 +70,7 @@ def test_missing_files(tmp_path, name, folder, cure):
 
 
 def test_what_torchvision_does_not_know_is_not_downloaded(tmp_path):
-    with pytest.raises(DataError, match=r"can not be downloaded from here: get it from https?://"):
+    with pytest.raises(DataError, match=r"cannot be downloaded from here: get it from https?://"):
         load("frey_faces", data_dir=tmp_path, download=True)
 
 

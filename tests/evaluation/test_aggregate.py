@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from exact import LinearGaussian, binary_data, small_vae, two_layers
+from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 from pyro import poutine
 from torch import nn
 
@@ -107,7 +107,7 @@ class TestTruth:
 
     def test_when_the_aggregate_is_the_prior_its_kl_vanishes(self):
         """Exact posteriors of data from the model itself mix to the prior, up to N = 400 data: E KL is about 0.02."""
-        truth = LinearGaussian(latent_dim=1)
+        truth = ProbabilisticPCA(latent_dim=1)
         terms = aggregate_terms(truth.vae(), truth.data(400), 5, seed=0)
         assert abs(terms.marginal_kl.mean) < 0.05
         exact = -0.5 * math.log(truth.covariance.item())  # I(x; z) of the linear-Gaussian model

@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae, two_layers
+from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 from torch import nn
 
 import pyro_vae as pv
@@ -27,7 +27,7 @@ class _Wrong(pv.posteriors.Posterior):
 
 @pytest.fixture(scope="module")
 def truth():
-    truth = LinearGaussian(latent_dim=2)
+    truth = ProbabilisticPCA(latent_dim=2)
     truth.W = torch.linalg.qr(truth.W).Q * torch.tensor([2.0, 0.5], dtype=torch.float64)
     truth.covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + truth.W.T @ truth.W / truth.scale**2)
     return truth
@@ -60,7 +60,7 @@ def test_where_nothing_is_to_gain_nothing_is_gained(truth):
 
 def test_a_posterior_that_is_not_diagonal_keeps_its_approximation_gap():
     """The best diagonal normal has the precision's diagonal: 1 / s_j^2 = Lambda_jj, and misses KL of that much."""
-    truth = LinearGaussian(latent_dim=2, seed=3)
+    truth = ProbabilisticPCA(latent_dim=2, seed=3)
     vae, x = program(truth, widen=1.5, shift=-0.5), truth.data(30)
     found = refine(vae, x, steps=400, draws_per_step=16, num_samples=2000, seed=0)
     best = dist.Normal(truth.posterior(x).mean, torch.linalg.inv(truth.covariance).diagonal().rsqrt()).to_event(1)

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import all_but, thorough
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from shortened import few_pilots
 from torch import nn
 
@@ -56,7 +56,7 @@ class TestTruth:
     )
     def test_weights_are_unbiased_and_their_logarithm_is_a_bound(self, start, latent_dim, data_dim, T):
         """128 runs of 8 chains. The logarithm of a mean lies below by half its squared error, to second order."""
-        truth = LinearGaussian(latent_dim, data_dim)
+        truth = ProbabilisticPCA(latent_dim, data_dim)
         x, vae = truth.data(16).repeat(8, 1), truth.vae(widen=1.4, shift=0.3)
         exact = truth.evidence().log_prob(x)
         found = ais(vae, x, T, 8, seed=0, start=start, num_leapfrog=3)
@@ -69,7 +69,7 @@ class TestTruth:
 
     def test_the_claimed_monte_carlo_error_is_the_true_spread(self):
         """64 repeats of 4 data: the spread of a pooled standard deviation is 4.4 %, so 20 % is 4 standard errors."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(4).repeat(64, 1)
         found = ais(truth.vae(widen=1.4, shift=0.3), x, 10, 32, seed=0, num_leapfrog=3)
         spread = found.value.reshape(64, 4).var(0).mean().sqrt()
@@ -86,7 +86,7 @@ class TestTruth:
         assert found.to_dict()["acceptance"] is None
 
     def test_with_the_exact_posterior_for_a_guide_every_weight_is_the_evidence(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(5) + 200.0
         found = ais(truth.vae(), x, 3, 5, seed=0)
         assert torch.allclose(found.value, truth.evidence().log_prob(x), rtol=1e-11)
@@ -113,14 +113,14 @@ class Affine(nn.Module):
 
 
 def single(prior, posterior=None, truth=None):
-    truth = truth or LinearGaussian()
+    truth = truth or ProbabilisticPCA()
     posterior = posterior or truth.vae(widen=1.3, shift=0.3).posterior
     return pv.VAE(prior, posterior, pv.likelihoods.Normal(Affine(truth.W, truth.b), scale=truth.scale)).double()
 
 
 def evidence(mean, covariance):
     """log p(x) where z ~ N(mean, covariance), x ~ N(W z + b, s^2 I)."""
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     whole = truth.W @ covariance @ truth.W.T + truth.scale**2 * torch.eye(5).double()
     return dist.MultivariateNormal(mean @ truth.W.T + truth.b, whole)
 
@@ -135,7 +135,7 @@ def with_mixture_prior():
 
 
 def with_vamp_prior():
-    posterior = LinearGaussian().vae(widen=1.5, shift=0.3).posterior
+    posterior = ProbabilisticPCA().vae(widen=1.5, shift=0.3).posterior
     prior = pv.priors.VampPrior(posterior, (5,), num_components=4)
     program = single(prior, posterior)
     q = posterior(prior.pseudo_x.detach())
@@ -151,7 +151,7 @@ def with_labels():
 
 def with_a_student_prior():
     """No closed form: a fine sum over a one-dimensional z."""
-    truth = LinearGaussian(1, 5)
+    truth = ProbabilisticPCA(1, 5)
     z = torch.linspace(-60, 60, 20001).double()[:, None]
     log_prior = dist.StudentT(torch.tensor(5.0).double()).log_prob(z[:, 0])
 
@@ -164,7 +164,7 @@ def with_a_student_prior():
 
 def two_layers(order):
     def program():
-        truth, normal = LinearGaussian(), pv.likelihoods.Normal
+        truth, normal = ProbabilisticPCA(), pv.likelihoods.Normal
         noise = torch.Generator().manual_seed(1)
         A = torch.randn(2, 2, generator=noise).double()
         top_down = order == "top_down"
@@ -219,20 +219,20 @@ class TestAnyProgram:
         program, _, _ = with_vamp_prior()
         passes = []
         program.posterior.register_forward_hook(lambda module, args, output: passes.append(len(args[0])))
-        ais(program, LinearGaussian().data(DATA_BLOCK + 6), 2, 3, seed=0)
+        ais(program, ProbabilisticPCA().data(DATA_BLOCK + 6), 2, 3, seed=0)
         assert passes.count(4) == 1  # the pseudo-inputs
         assert passes.count(6) > 20  # the data
 
     def test_labels_are_used(self):
         program, y, _ = with_labels()
-        x = LinearGaussian().data(6)
+        x = ProbabilisticPCA().data(6)
         a, b = (ais(program, x, 2, 3, y=labels, seed=0).value for labels in (y[:6], y[1:7]))
         assert (a - b).abs().min() > 0.1
 
 
 class TestTwoSides:
     def test_the_gap_is_that_of_its_sides_and_closes_with_temperatures(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         loose, tight = (bdmc(truth.vae(widen=1.5, shift=0.5), 100, T, 4, seed=0, num_leapfrog=3) for T in (3, 60))
         assert loose.gap == pytest.approx(loose.reverse.mean - loose.forward.mean, abs=1e-12)
         gaps = loose.reverse.value - loose.forward.value
@@ -242,14 +242,14 @@ class TestTwoSides:
 
     def test_simulated_data_are_draws_of_the_model(self):
         """Mean and covariance of 2000 simulated x, each entry within 5 standard errors (30 entries, 2e-5)."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x, marginal = bdmc(truth.vae(), 2000, 0, 1, seed=0).x, truth.evidence()
         scale = marginal.covariance_matrix.diagonal()
         assert ((x.mean(0) - truth.b).abs() < 5 * (scale / 2000).sqrt()).all()
         assert ((x.T.cov() - marginal.covariance_matrix).abs() < 5 * (2 * scale[:, None] * scale / 2000).sqrt()).all()
 
     def test_it_prints_both_bounds_and_the_gap(self):
-        lines = str(bdmc(LinearGaussian().vae(), 3, 2, 2, seed=0, num_leapfrog=1)).splitlines()
+        lines = str(bdmc(ProbabilisticPCA().vae(), 3, 2, 2, seed=0, num_leapfrog=1)).splitlines()
         assert [line.split("  ")[0] for line in lines] == ["log p(x), forward", "log p(x), reverse", "gap"]
         assert all(part in lines[0] for part in ("nats", "over 3 data", "K = 2", "T = 2", "acceptance 0."))
         assert lines[2].endswith("simulated data only")
@@ -267,7 +267,7 @@ class TestChains:
             return Steps(torch.ones(5, 2).double(), torch.full((len(levels), 5), 1e5).double())
 
         monkeypatch.setattr(annealed, "tune", far)
-        truth = LinearGaussian(2, 6)
+        truth = ProbabilisticPCA(2, 6)
         vae = small_vae(latent_dim=2)
         vae.likelihood = pv.likelihoods.Bernoulli(Overflowing(truth.W, truth.b))
         found, iwae = (ais(vae, binary_data(5), T, 8, seed=0) for T in (4, 0))
@@ -280,7 +280,7 @@ class TestPilots:
     @pytest.mark.usefixtures("default_pilots")
     def test_find_steps_that_give_the_wanted_acceptance(self, T):
         """Guides from 10 times too narrow to 3 times too wide; the chains that count accept about 0.65."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         for widen in (0.1, 3.0):
             found = ais(truth.vae(widen=widen), truth.data(50), T, 16, seed=0, num_leapfrog=2)
             assert 0.6 < found.acceptance.mean() < 0.75
@@ -412,7 +412,7 @@ class TestSideEffects:
     def test_caches_of_the_caller_are_not_used(self):
         """A VampPrior's components remembered for other parameters would be another prior."""
         program, _, _ = with_vamp_prior()
-        x, memory = LinearGaussian().data(4), {}
+        x, memory = ProbabilisticPCA().data(4), {}
         with remembering(memory):
             program.prior()
             program.prior.pseudo_x.data += 1.0

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import ProbabilisticPCA, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.evaluation.bounds import block_bound, iwae_curve, jackknife, steps
@@ -13,7 +13,7 @@ from pyro_vae.evaluation.bounds import block_bound, iwae_curve, jackknife, steps
 
 @pytest.fixture(scope="module")
 def case():
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     return truth, truth.vae(widen=1.4, shift=0.4), truth.data(140)  # a block of 128 data and one of 12
 
 
@@ -74,7 +74,7 @@ def test_it_starts_at_the_elbo_rises_and_ends_at_the_evidence(case):
 @pytest.mark.parametrize("k", [1, 20, 60])
 def test_the_claimed_error_is_the_true_spread(k):
     """200 repeats: the spread of a standard deviation is 5 %, so 20 % is 4 standard errors."""
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     vae, x = truth.vae(widen=1.3, shift=0.3), truth.data(20).repeat(200, 1)  # different data never share noise
     found = block_bound(pv.evaluation.log_weights(vae, x, 60, seed=0), k)
     spread = found.value.reshape(200, 20).mean(1).std()
@@ -103,7 +103,7 @@ def test_the_jackknife_keeps_its_digits_where_one_weight_dominates():
 
 def test_the_jackknife_takes_most_of_the_bias_away():
     """6,000 copies of K = 20 draws for one datum: the bias of L_20 is seen at 10 errors, the rest of it is a third."""
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     x = truth.data(1).expand(6000, 5)
     curve = iwae_curve(truth.vae(widen=1.4, shift=0.3), x, 20, seed=0)
     exact = truth.evidence().log_prob(x[0]).item()

@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian
+from exact import ProbabilisticPCA
 from torch import nn
 
 import pyro_vae as pv
@@ -13,11 +13,11 @@ from pyro_vae.randomness import stream
 C = 3
 
 
-class ConditionalLinearGaussian:
+class ConditionalProbabilisticPCA:
     """x | y, z ~ N(W z + b + m_y, s^2 I): every class is the linear-Gaussian model, moved by m_y."""
 
     def __init__(self, distance=1.0):
-        self.base = LinearGaussian()
+        self.base = ProbabilisticPCA()
         noise = torch.Generator().manual_seed(3)
         self.shifts = distance * torch.randn(C, self.base.data_dim, generator=noise, dtype=torch.float64)
 
@@ -68,7 +68,7 @@ P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def truth():
-    return ConditionalLinearGaussian()
+    return ConditionalProbabilisticPCA()
 
 
 @pytest.mark.parametrize("K", [1, 7, 33])
@@ -148,7 +148,7 @@ def test_without_a_seed_the_callers_stream_goes_on(truth):
 
 def test_every_class_sees_the_same_noise():
     """Classes that do not differ are told apart by p(y) alone, whatever the noise of the estimates."""
-    same = ConditionalLinearGaussian(distance=0.0)
+    same = ConditionalProbabilisticPCA(distance=0.0)
     x, _ = same.data(20, P)
     found = classify(same.vae(widen=(2.0,) * C), x, P, 2, seed=0)
     assert torch.equal(found.log_likelihood, found.log_likelihood[:1].expand(C, 20))

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from exact import LinearGaussian
+from exact import ProbabilisticPCA
 from scipy import stats
 
 import pyro_vae as pv
@@ -94,7 +94,7 @@ def test_the_confidence_is_the_one_that_is_asked_for(confidence, quantile):
 
 def test_the_sign_and_size_of_a_difference_that_is_known():
     # Linear-Gaussian programs: the exact difference of log p(x), and a guide wide enough for K = 500 to be unbiased.
-    one, other = LinearGaussian(scale=0.7), LinearGaussian(scale=1.0)
+    one, other = ProbabilisticPCA(scale=0.7), ProbabilisticPCA(scale=1.0)
     x = one.data(100)
     exact = one.evidence().log_prob(x) - other.evidence().log_prob(x)
     first, second = (pv.evaluation.iwae(truth.vae(widen=1.2), x, 500, seed=0) for truth in (one, other))
@@ -106,7 +106,7 @@ def test_the_sign_and_size_of_a_difference_that_is_known():
 
 def test_the_monte_carlo_error_is_the_spread_over_other_draws():
     # 100 repeats: a standard deviation known to 7 %; four of them.
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     x = truth.data(20).repeat(100, 1)  # different data never share noise
     drawn = [pv.evaluation.iwae(truth.vae(widen=widen), x, 50, seed=seed) for seed, widen in enumerate((1.5, 1.2))]
     runs = (zip(each.value.split(20), each.value_error.split(20), strict=True) for each in drawn)

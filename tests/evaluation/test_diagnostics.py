@@ -9,7 +9,7 @@ import sys
 import pyro
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae, two_layers
+from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
 from pyro_vae.evaluation import psis_khat
@@ -88,7 +88,7 @@ def test_weights_that_nearly_agree_have_a_tail():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_under_the_exact_posterior_rounding_is_no_tail(dtype):
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     vae, x = truth.vae(), truth.data(40)
     weights = pv.evaluation.log_weights(vae, x, 400, seed=0).to(dtype)
     weights += torch.randn_like(weights) * torch.finfo(dtype).eps * 100
@@ -227,7 +227,7 @@ class TestWorstData:
         assert share_above(torch.zeros(0)) is None
 
     def test_find_the_datum_that_the_guide_misses(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(30)
         weights = pv.evaluation.log_weights(truth.vae(widen=1.3), x, 1000, seed=0)
         weights[:, 17] = pv.evaluation.log_weights(truth.vae(widen=0.3), x, 1000, seed=0)[:, 17]

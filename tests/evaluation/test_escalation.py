@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import ProbabilisticPCA, binary_data, small_vae
 from shortened import few_pilots
 from torch import nn
 
@@ -52,7 +52,7 @@ class Uneven(pv.posteriors.Posterior):
 
 @pytest.fixture(scope="module")
 def truth():
-    return LinearGaussian()
+    return ProbabilisticPCA()
 
 
 @pytest.fixture(scope="module")

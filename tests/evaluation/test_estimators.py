@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.evaluation import Estimate
@@ -12,7 +12,7 @@ from pyro_vae.evaluation import Estimate
 
 @pytest.fixture(scope="module")
 def case():
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     return truth, truth.vae(widen=1.3, shift=0.3), truth.data(60)
 
 
@@ -71,7 +71,7 @@ def test_the_claimed_monte_carlo_error_is_the_true_spread(estimate, case):
 
 def test_the_standard_error_over_the_data_is_the_true_spread(case):
     """The mean over 60 data varies over data sets as claimed: 200 sets, exact weights, no Monte Carlo noise."""
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     runs = [pv.evaluation.iwae(truth.vae(), truth.data(60, seed=s), 1, seed=0) for s in range(200)]
     spread = torch.tensor([run.mean for run in runs]).std()
     claimed = torch.tensor([run.standard_error for run in runs]).square().mean().sqrt()
@@ -88,7 +88,7 @@ def test_a_single_draw_does_not_know_its_error(case):
 
 
 def test_weights_of_minus_ten_thousand_nats_keep_their_digits():
-    truth = LinearGaussian(scale=0.7)
+    truth = ProbabilisticPCA(scale=0.7)
     x = truth.data(3) + 200.0
     exact = truth.evidence().log_prob(x)
     assert exact.max() < -10_000
@@ -106,7 +106,7 @@ def test_k_is_exact_and_blocks_do_not_matter(case):
 
 
 def test_an_uneven_last_block_weighs_by_its_size():
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     x = truth.data(130)  # a block of 128 and one of 2
     estimate = pv.evaluation.iwae(truth.vae(), x, 3, seed=0)
     assert estimate.mean == pytest.approx(truth.evidence().log_prob(x).mean().item(), abs=1e-9)

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import needs_compiler, thorough
-from exact import LinearGaussian, binary_data, small_vae, two_layers
+from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 
 import pyro_vae as pv
 from pyro_vae import evaluation
@@ -62,7 +62,7 @@ def test_compiled_graphs_agree(drawn):
 
 
 def test_the_exact_posterior_has_constant_weights(traced_only, drawn):
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     x = truth.data(20)
     with compiled():
         weights = evaluation.log_weights(truth.vae(), x, K, seed=0)

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae, two_layers
+from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -37,7 +37,7 @@ def exactly(truth, x):
 
 @pytest.fixture(scope="module")
 def case():
-    truth = LinearGaussian(seed=3)
+    truth = ProbabilisticPCA(seed=3)
     vae = pv.VAE(pv.priors.StandardNormal(2), Wrong(truth), truth.vae().likelihood).double()
     x = truth.data(100)
     return truth, vae, x, gap_budget(vae, x, exactly(truth, x), num_samples=1000, steps=300, seed=0)
@@ -76,7 +76,7 @@ class TestTruth:
 
     def test_the_monte_carlo_error_is_the_true_spread(self):
         """100 repeats of one datum, with a noisy reference: 4 errors of a standard deviation are 28 %."""
-        truth = LinearGaussian(seed=3)
+        truth = ProbabilisticPCA(seed=3)
         vae, x = truth.vae(widen=1.3), truth.data(1).expand(100, -1)
         noise = 0.1 * torch.randn(100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         exact = exactly(truth, x).value
@@ -86,7 +86,7 @@ class TestTruth:
         assert abs(gap.mean - divergence_of_widened(truth, 1.3)) < 4 * gap.monte_carlo_error
 
     def test_errors_of_both_sides_add_up_in_squares(self):
-        truth = LinearGaussian(seed=3)
+        truth = ProbabilisticPCA(seed=3)
         vae, x = truth.vae(widen=1.3), truth.data(20)
         exact = exactly(truth, x)
         error = gap_budget(vae, x, exact, num_samples=30, seed=0).inference.value_error
@@ -107,7 +107,7 @@ def divergence_of_widened(truth, widen):
 
 class TestOtherGuides:
     def test_only_the_inference_gap(self):
-        truth = LinearGaussian(seed=3)
+        truth = ProbabilisticPCA(seed=3)
         vae, x = truth.vae(widen=1.3), truth.data(50)
         found = gap_budget(vae, x, exactly(truth, x), num_samples=2000, seed=0)
         assert found.refined is found.approximation is found.amortisation is None
@@ -203,7 +203,7 @@ class TestTrainTest:
         assert gaps.std() == pytest.approx(errors.square().mean().sqrt().item(), rel=0.15)
 
     def test_of_an_exact_program_it_is_the_difference_of_evidences(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         vae, unseen = truth.vae(widen=1.2), truth.data(50, seed=2)
         seen = truth.b + 0.5 * (truth.data(30, seed=1) - truth.b)  # more typical than they should be
         train, test = iwae(vae, seen, 2000, seed=0), iwae(vae, unseen, 2000, seed=1)

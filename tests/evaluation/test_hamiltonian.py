@@ -3,7 +3,7 @@
 import pyro
 import pytest
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from shortened import few_pilots
 
 import pyro_vae as pv
@@ -21,7 +21,7 @@ class TestTransitions:
 
         Mean and second moments within 5 standard errors (6 comparisons, 4e-6).
         """
-        truth, b = LinearGaussian(), 0.4
+        truth, b = ProbabilisticPCA(), 0.4
         x, vae = truth.data(1).expand(128, 5), truth.vae(widen=1.5, shift=0.7)
         q, p = vae.posterior(x[:1]), truth.posterior(x[:1])
         precision = (1 - b) * q.precision_matrix[0] + b * p.precision_matrix[0]
@@ -40,7 +40,7 @@ class TestTransitions:
 
     def test_one_transition_moves_no_moment_of_exact_draws(self):
         """Many short steps could hide what one does: 8192 exact posterior draws, one long trajectory, half refused."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(1).expand(128, 5)
         path = Path(truth.vae(), "guide", x)
         point = path.draw(64)

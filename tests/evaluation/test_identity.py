@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 from densities import integral
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
@@ -143,7 +143,7 @@ class TestIdentity:
 
     @pytest.mark.parametrize("dim", [1, 2])
     def test_is_exact_in_a_linear_gaussian_program(self, dim):
-        truth = LinearGaussian(dim)
+        truth = ProbabilisticPCA(dim)
         x = truth.data(10)
         vae = truth.vae(widen=1.4, shift=0.5)
         found = identity(vae, x)
@@ -158,6 +158,6 @@ class TestIdentity:
         assert found.residual.abs().max() < 1e-5
 
     def test_prints_a_short_table(self):
-        truth = LinearGaussian(1)
+        truth = ProbabilisticPCA(1)
         lines = str(identity(truth.vae(widen=1.4), truth.data(3))).splitlines()
         assert [line[:18].strip() for line in lines] == ["log p(x)", "ELBO", "KL(q || p(z|x))", "largest residual"]

@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae, two_layers
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae, two_layers
 from torch import nn
 
 import pyro_vae as pv
@@ -211,7 +211,7 @@ class TestKLPerDimension:
 class TestRateDistortion:
     def test_both_are_the_closed_forms_of_a_linear_model(self):
         """-E_q[log p(x|z)] = d/2 log(2 pi s^2) + (|x - W m - b|^2 + tr(W S W')) / 2 s^2; 4 errors of the mean."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         vae, x = truth.vae(widen=1.4, shift=0.3), truth.data(140)
         found = rate_distortion(vae, x, 500, seed=0)
         q, s2 = vae.posterior(x), truth.scale**2

@@ -11,7 +11,7 @@ import scipy.integrate
 import torch
 from cases import thorough
 from densities import integral
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
@@ -27,7 +27,7 @@ GUIDES = {
 }
 
 
-class TestLinearGaussian:
+class TestProbabilisticPCA:
     @pytest.mark.parametrize(
         ("dim", "size", "guide"),
         [
@@ -39,7 +39,7 @@ class TestLinearGaussian:
     )
     def test_every_datum_whatever_the_guide(self, dim, size, guide):
         widen, sigmas = GUIDES[guide]
-        truth = LinearGaussian(dim)
+        truth = ProbabilisticPCA(dim)
         x, shift = truth.data(size), sigmas * truth.covariance.diagonal().sqrt()
         found = quadrature(truth.vae(widen, shift), x)
         assert (found.value - truth.evidence().log_prob(x)).abs().max() < 1e-6
@@ -47,19 +47,19 @@ class TestLinearGaussian:
         assert found.num_samples == int(found.points.max()) ** dim
 
     def test_a_guide_that_is_nowhere_near(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(20)
         found = quadrature(truth.vae(widen=0.01, shift=80.0), x)
         assert (found.value - truth.evidence().log_prob(x)).abs().max() < 1e-6
 
     def test_a_posterior_a_thousand_times_narrower_than_the_prior(self):
-        truth = LinearGaussian(scale=1e-3)
+        truth = ProbabilisticPCA(scale=1e-3)
         x = truth.data(5)
         found = quadrature(truth.vae(widen=30.0), x)
         assert (found.value - truth.evidence().log_prob(x)).abs().max() < 1e-6
 
     def test_blocks_and_order_do_not_matter(self):
-        truth = LinearGaussian(1)
+        truth = ProbabilisticPCA(1)
         x = truth.data(140)
         whole = quadrature(truth.vae(), x).value
         assert torch.allclose(whole[100:], quadrature(truth.vae(), x[100:]).value, rtol=0, atol=1e-9)
@@ -167,7 +167,7 @@ def test_a_joint_mixture_prior_over_two():
 
 def test_labels():
     """log p(x|y) of a program that is linear-Gaussian given y: x ~ N(W z + b + y, s^2)."""
-    truth = LinearGaussian(2, 3)
+    truth = ProbabilisticPCA(2, 3)
 
     class Labelled(pv.Program):
         def model(self, x=None, y=None):
@@ -232,7 +232,7 @@ def test_two_layers_of_latents(guide):
 
 
 def test_a_grid_that_is_too_small_or_too_coarse_is_marked():
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     x, vae = truth.data(5), truth.vae()
     exact = truth.evidence().log_prob(x)
     good = quadrature(vae, x, support=[(-7, 7)] * 2, n=129)
@@ -249,7 +249,7 @@ def test_a_grid_that_is_too_small_or_too_coarse_is_marked():
 
 
 def test_it_prints_its_cost_and_its_errors():
-    truth = LinearGaussian(1)
+    truth = ProbabilisticPCA(1)
     found = quadrature(truth.vae(), truth.data(5))
     line = str(found)
     assert "(n^D = 257^1 = 257; " in line
@@ -336,7 +336,7 @@ class Nan(dist.Independent):
 
 class TestPicture:
     def test_is_the_exact_posterior_beside_the_guide(self):
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x, vae = truth.data(1), truth.vae(widen=1.5, shift=0.4)
         (a, b), posterior, guide = posterior_on_grid(vae, x, n=120)
         z = torch.stack(torch.meshgrid(a, b, indexing="ij"), -1)
@@ -347,7 +347,7 @@ class TestPicture:
             assert (density.exp().sum() * cell).item() == pytest.approx(1, abs=1e-3)
 
     def test_of_one_latent(self):
-        truth = LinearGaussian(1)
+        truth = ProbabilisticPCA(1)
         (axis,), posterior, _ = posterior_on_grid(truth.vae(), truth.data(1), n=150)
         exact = truth.posterior(truth.data(1)).log_prob(axis[:, None])
         assert np.allclose(posterior, exact, atol=1e-3)

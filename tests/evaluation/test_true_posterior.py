@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from pyro.distributions import constraints
 from torch import nn
 
@@ -68,7 +68,7 @@ class Shifted(pv.posteriors.Posterior):
 
 @pytest.fixture(scope="module")
 def linear():
-    truth = LinearGaussian(latent_dim=3)
+    truth = ProbabilisticPCA(latent_dim=3)
     x = truth.data(1)
     return truth, x, nuts(truth.vae(widen=1.5, shift=0.4), x, num_draws=200, num_warmup=50, num_chains=2, seed=0)
 
@@ -133,7 +133,7 @@ class TestTruth:
         assert "z1[2]" in str(found)
 
     def test_labels_are_given(self):
-        truth, noise = LinearGaussian(), torch.Generator().manual_seed(5)
+        truth, noise = ProbabilisticPCA(), torch.Generator().manual_seed(5)
         H = 3 * torch.randn(5, 3, generator=noise, dtype=torch.float64)
         likelihood = pv.likelihoods.Normal(Affine(truth.W, truth.b, H), scale=truth.scale)
         vae = pv.VAE(pv.priors.StandardNormal(2), Shifted(truth), likelihood).double()

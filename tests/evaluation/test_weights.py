@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from pyro import poutine
 
 import pyro_vae as pv
@@ -22,7 +22,7 @@ class TestTruth:
     @pytest.mark.parametrize("K", [1, 7, 100])
     def test_with_the_exact_posterior_every_weight_is_the_evidence(self, latent_dim, data_dim, K):
         """log p(x, z) - log q(z|x) = log N(x; b, W W' + s^2 I) for every z: the best single test there is."""
-        truth = LinearGaussian(latent_dim, data_dim)
+        truth = ProbabilisticPCA(latent_dim, data_dim)
         x = truth.data(150)
         weights = pv.evaluation.log_weights(truth.vae(), x, K, seed=0)
         assert weights.shape == (K, 150)
@@ -30,7 +30,7 @@ class TestTruth:
 
     def test_block_means_of_one_pass_rise_with_k_and_stay_below_the_evidence(self):
         """Disjoint equal blocks of one pass, a mismatched guide; 4 Monte Carlo errors, over 200 data."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(200)
         weights = pv.evaluation.log_weights(truth.vae(widen=1.5, shift=0.5), x, 4096, seed=0)
         exact = truth.evidence().log_prob(x)
@@ -110,7 +110,7 @@ class TestNoise:
 
     def test_noise_is_uncorrelated_between_blocks(self):
         # 3 x 3 correlations of 128 x 32 weights each; 5 standard errors of 1 / sqrt(4096).
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(1).expand(3 * DATA_BLOCK, 5)
         weights = pv.evaluation.log_weights(truth.vae(widen=1.5), x, 3 * SAMPLE_BLOCK, seed=0)
         blocks = weights.reshape(3, SAMPLE_BLOCK, 3, DATA_BLOCK).movedim(2, 1).reshape(9, -1)

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
@@ -162,7 +162,7 @@ class TestImportanceWeighted:
 
     def test_keeps_data_apart(self):
         """The bound of a batch is the sum of the bounds of its data, each with its own draws."""
-        truth = LinearGaussian()
+        truth = ProbabilisticPCA()
         x = truth.data(20)
         bound = -ImportanceWeightedELBO(50).loss(truth.vae().model, truth.vae().guide, x)
         assert bound == pytest.approx(truth.evidence().log_prob(x).sum().item(), abs=1e-8)

@@ -547,12 +547,12 @@ def test_exit_codes_of_the_process(name, code, user_folder):
     [
         ([":Good"], "':Good' names no class: write MODULE:CLASS"),
         (["user_members"], "'user_members' names no class: write MODULE:CLASS"),
-        (["user_memberz:Good"], "module 'user_memberz' can not be imported (ModuleNotFoundError"),
-        (["user_broken:Good"], "module 'user_broken' can not be imported (ModuleNotFoundError"),
+        (["user_memberz:Good"], "module 'user_memberz' cannot be imported (ModuleNotFoundError"),
+        (["user_broken:Good"], "module 'user_broken' cannot be imported (ModuleNotFoundError"),
         (["user_members:Gold"], "module 'user_members' has no 'Gold'"),
         (["user_members:number"], "user_members:number is 3: name a subclass of Prior, Posterior or Likelihood"),
         (["pyro_vae.model.priors:Prior"], "name a subclass of Prior, Posterior or Likelihood"),
-        (["user_members:Wants"], "Wants can not be built from latent_dim, x_shape"),
+        (["user_members:Wants"], "Wants cannot be built from latent_dim, x_shape"),
         (["pyro_vae.model.priors:ConditionalNormal"], "p(z|y) needs at least one class; got y_dim=0"),
     ],
 )
@@ -566,7 +566,7 @@ def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
 def test_sizes_must_be_sizes(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["pyro_vae.model.priors:StandardNormal", "--latent-dim", "0"])
-    assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, binary_data, small_vae
+from exact import ProbabilisticPCA, binary_data, small_vae
 from pyro import poutine
 from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
@@ -120,7 +120,7 @@ def test_data_of_another_shape_than_the_decoder_are_refused():
 
 def test_generation_follows_the_marginal_of_the_model():
     # Linear-Gaussian: x ~ N(b, WW' + s^2). z-test on every mean and variance, 4.5 standard errors (10 tests, 7e-5).
-    truth = LinearGaussian()
+    truth = ProbabilisticPCA()
     n = 20_000
     x = truth.vae().generate(n)
     exact = truth.evidence()

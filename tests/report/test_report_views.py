@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from cases import thorough
 from densities import perturbed
-from exact import LinearGaussian, MixturePrior, binary_data, small_vae
+from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 
 import pyro_vae as pv
 from pyro_vae.randomness import stream
@@ -83,7 +83,7 @@ def test_reconstructions_are_those_of_the_program_and_their_log_likelihoods():
 
 def test_the_spread_of_the_reconstruction_over_draws_is_that_of_a_quadratic_form():
     """log p(x|z) for z ~ N(m, S): mean and variance in closed form; 8 data, 4.5 standard errors (16 tests, 1e-4)."""
-    truth, K = LinearGaussian(), 20_000
+    truth, K = ProbabilisticPCA(), 20_000
     x = truth.data(8)
     found = image_views.log_likelihood_of_draws(truth.vae(), x, K, seed=0)
     assert found.shape == (K, 8)

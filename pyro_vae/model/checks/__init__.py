@@ -1,4 +1,5 @@
-"""Does a member keep the contract of its family? `check_prior`, `check_posterior`, `check_likelihood` -> `Report`.
+"""Checks of members against the contract of their family: `check_prior`, `check_posterior`, `check_likelihood` ->
+`Report`.
 
     python -m pyro_vae.model.checks my_module:StudentPrior --latent-dim 3
 
@@ -7,8 +8,7 @@
     cubature.py    integrals over one to three numbers
     __main__.py    the command line
 
-The member itself is never called, only copies of it, and the random state and
-Pyro's parameter store stay as they were.
+The member itself is never called, only copies of it, and the random state and Pyro's parameter store stay as they were.
 """
 
 import contextvars
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found; printing it is a table.
+    """The outcome of a check; printing it is a table.
 
     Args:
         subject: the member's class.
@@ -65,12 +65,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether no line failed."""
+        """True where no line failed."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the lines that failed."""
+        """The names of the lines that failed."""
         return tuple(finding.name for finding in self.findings if finding.passed is False)
 
     def raise_if_failed(self) -> None:
@@ -94,18 +94,19 @@ def check_prior(prior: Prior, y: Tensor | None = None, *, seed: int = 0) -> Repo
     each comparison is allowed 5 standard errors + 25 / N of N = 1000 to 10,000 draws. False alarms: none in 1000 good
     distributions of 2 to 10 numbers, the largest disagreement below 0.8 of what is allowed (a test marked slow). Power:
     a density off by a factor of 1.1, a sampler 1.1 times too wide, and whole vectors mixed in the density but single
-    dimensions in the sampler, or the reverse, are found up to D = 20 (tests, for normals, Student-t and mixtures).
+    dimensions in the sampler, or the reverse, are seen up to D = 20 (tests, for normals, Student-t and mixtures).
 
-    What it can not see: a mode where neither the draws nor the boxes of the quadrature come; draws that depend on each
-    other; a gradient through samples that are drawn by rejection (Gamma, Student-t); above some tens of dependent
-    numbers the integral, which then is reported as not measured.
+    It cannot see a mode where neither the draws nor the boxes of the quadrature come, draws that depend on each other,
+    or a wrong gradient through samples that are drawn by rejection (Gamma, Student-t). Above some tens of dependent
+    numbers it reports the integral as not measured.
 
     Args:
         prior: the member.
         y: labels (B, C), where it takes them.
         seed: of the draws.
 
-    Errors: `TypeError` for what is no instance of `Prior`. What the member itself raises is a failed line.
+    Raises:
+        TypeError: it is no instance of `Prior`. What the member itself raises is a failed line.
 
     Example:
         >>> from pyro_vae.model.priors import StandardNormal
@@ -121,7 +122,7 @@ def check_posterior(
 ) -> Report:
     """Checks a posterior q(z|x) against its contract; power and false alarms as for `check_prior`.
 
-    The density is integrated for the first 2 data. An analytic KL that torch finds registered is compared with the mean
+    The density is integrated for the first 2 data. An analytic KL that torch has registered is compared with the mean
     of log q(z|x) - log p(z) over 4000 draws for each datum.
 
     Args:
@@ -131,11 +132,13 @@ def check_posterior(
         prior: p(z) of that KL; by default a standard normal.
         seed: of the draws.
 
-    Errors: `TypeError` for what is no instance of `Posterior`, or data that are no tensor.
+    Raises:
+        TypeError: it is no instance of `Posterior`, or x is no tensor.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
         >>> from pyro_vae.model.posteriors import DiagonalNormal
+        >>> _ = torch.manual_seed(0)
         >>> check_posterior(DiagonalNormal(MLP((8,), (4,)), latent_dim=2), torch.rand(5, 8)).failed
         ()
     """
@@ -151,7 +154,7 @@ def check_likelihood(
 ) -> Report:
     """Checks a likelihood p(x|z) against its contract; power and false alarms as for `check_prior`.
 
-    Density and mean are looked at for the first 2 latents.
+    Density and mean are checked for the first 2 latents.
 
     Args:
         likelihood: the member.
@@ -160,11 +163,13 @@ def check_likelihood(
         y: labels (B, C), where it takes them.
         seed: of the draws.
 
-    Errors: `TypeError` for what is no instance of `Likelihood`, or latents that are no tensor.
+    Raises:
+        TypeError: it is no instance of `Likelihood`, or z is no tensor.
 
     Example:
         >>> from pyro_vae.model.likelihoods import Bernoulli
         >>> from pyro_vae.model.networks import MLP
+        >>> _ = torch.manual_seed(0)
         >>> check_likelihood(Bernoulli(MLP((2,), (1, 4, 4))), torch.randn(5, 2)).raise_if_failed()
     """
     check_member("likelihood", likelihood, Likelihood)

@@ -20,7 +20,7 @@ from pyro_vae.randomness import stream
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks the class that the command line names. Returns the exit code."""
+    """Checks the class that the command line names, prints the report, and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m pyro_vae.model.checks",
         description="Checks a prior, posterior or likelihood of your own against the contract of its family.",
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _size(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
@@ -53,18 +53,18 @@ def _find(place: str) -> Any:
         raise UsageError(f"{place!r} names no class: write MODULE:CLASS, e.g. pyro_vae.model.priors:StandardNormal")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        kind = getattr(import_module(module), name)
+        member_class = getattr(import_module(module), name)
     except AttributeError as error:
         raise UsageError(f"module {module!r} has no {name!r}: check its spelling") from error
     except Exception as error:  # whatever the user's module raises
-        raise UsageError(f"module {module!r} can not be imported ({type(error).__name__}: {error})") from error
+        raise UsageError(f"module {module!r} cannot be imported ({type(error).__name__}: {error})") from error
     families = (Prior, Posterior, Likelihood)
-    if not inspect.isclass(kind) or not issubclass(kind, families) or kind in families:
-        raise UsageError(f"{place} is {kind}: name a subclass of Prior, Posterior or Likelihood")
-    return kind
+    if not inspect.isclass(member_class) or not issubclass(member_class, families) or member_class in families:
+        raise UsageError(f"{place} is {member_class}: name a subclass of Prior, Posterior or Likelihood")
+    return member_class
 
 
-def _check_class(kind: Any, options: argparse.Namespace) -> Report:
+def _check_class(member_class: Any, options: argparse.Namespace) -> Report:
     """Builds the member, as the scripts do: an argument with the name of a fact gets its value."""
     B, D, C, x_shape = 6, options.latent_dim, options.y_dim, tuple(options.x_shape)
     with stream(options.seed, "checks", "command line"):
@@ -72,16 +72,16 @@ def _check_class(kind: Any, options: argparse.Namespace) -> Report:
         y = torch.eye(C)[torch.arange(B) % C] if C else None
         facts: dict[str, Any] = {"latent_dim": D, "x_shape": x_shape, "y_dim": C}
         try:
-            if issubclass(kind, Posterior):
-                facts["encoder"] = MLP(x_shape, _call(kind.encoder_shape, facts), hidden=(32,), y_dim=C)
-            elif issubclass(kind, Likelihood):
-                facts["decoder"] = MLP((D,), _call(kind.decoder_shape, facts), hidden=(32,), y_dim=C)
+            if issubclass(member_class, Posterior):
+                facts["encoder"] = MLP(x_shape, _call(member_class.encoder_shape, facts), hidden=(32,), y_dim=C)
+            elif issubclass(member_class, Likelihood):
+                facts["decoder"] = MLP((D,), _call(member_class.decoder_shape, facts), hidden=(32,), y_dim=C)
             else:
                 facts["posterior"] = DiagonalNormal(MLP(x_shape, (2 * D,), hidden=(32,), y_dim=C), D)
-            member = _call(kind, facts)
+            member = _call(member_class, facts)
         except Exception as error:  # whatever the user's constructor raises
             raise UsageError(
-                f"{kind.__name__} can not be built from {', '.join(facts)} ({type(error).__name__}: {error}): "
+                f"{member_class.__name__} cannot be built from {', '.join(facts)} ({type(error).__name__}: {error}): "
                 "give labels (--y-dim C) or defaults to its arguments, or build it and call its check_ function"
             ) from error
     if isinstance(member, Posterior):

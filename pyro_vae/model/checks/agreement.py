@@ -1,18 +1,21 @@
-"""Does a density integrate to 1, and do the draws of its sampler follow it?
+r"""The integral of a density, and its agreement with the draws of its sampler.
 
 A distribution is taken as n independent factors over d numbers each: 784 independent pixels are 784 factors of one
 number. If the draws follow p / c, where c is the integral of p, then for every normalised density g
 
-    c = E_g[p / (p + g)] / E_draws[g / (p + g)]                                                      (1)
+.. math:: c = \frac{E_g[p / (p + g)]}{E_{\mathrm{draws}}[g / (p + g)]} \qquad (1)
 
 Both are means of numbers in [0, 1], so that no tail can spoil them (g / p alone has the same mean over the draws, but
 its variance is finite only where g has the lighter tails); where g is close to p the quotient is the most precise there
-is. For up to three numbers c is known from quadrature, for discrete values from a sum; above, the g that overlaps best
-tells it. All other g must agree, or the draws do not follow the density. As g serve normals fitted to draws, one and
+is. Up to three numbers c is known from quadrature, for discrete values from a sum; above that, from the g that overlaps
+best. All other g must agree, or the draws do not follow the density. The g are normals fitted to draws, one and
 several, the product of mixtures fitted to each dimension, and p itself, moved.
 
-Bennett, "Efficient estimation of free energy differences from Monte Carlo data", 1976; Meng & Wong, "Simulating ratios
-of normalizing constants via a simple identity", 1996.
+Reference:
+    Bennett, "Efficient Estimation of Free Energy Differences from Monte Carlo Data", Journal of Computational Physics
+    22, 1976. https://doi.org/10.1016/0021-9991(76)90078-4
+
+    Meng & Wong, "Simulating ratios of normalizing constants via a simple identity", Statistica Sinica 6, 1996.
 """
 
 import math
@@ -31,14 +34,14 @@ from pyro_vae.model.checks import cubature
 
 _TOLERANCE = 1e-4  # of an integral, beside its error
 _COARSE = 0.018  # largest relative error with which an integral is reported
-_NUMBERS = 2_000_000  # in one evaluation of a density
-_FITTED = 64  # numbers, to which mixtures of normals are fitted
+_NUMBERS = 2_000_000  # numbers in one evaluation of a density, at most
+_FITTED = 64  # numbers up to which mixtures of normals are fitted
 _CLUSTERS = 8
 _BRIDGE = "bridge sampling"
 
 
 class Measurement(NamedTuple):
-    """What `measure` found.
+    """The integral of a distribution, and how far its draws and its density disagree.
 
     Args:
         how: how the integral was measured, or why it was not.
@@ -58,12 +61,12 @@ class Measurement(NamedTuple):
 
     @property
     def by_draws(self) -> bool:
-        """Whether the integral takes draws that follow the density."""
+        """True where the integral takes draws that follow the density."""
         return self.how == _BRIDGE
 
     @property
     def integrates(self) -> bool:
-        """Whether each integral is 1, up to 1e-4 and its error: that of quadrature, or 5 standard errors and more."""
+        """True where each integral is 1, up to 1e-4 and its error: quadrature's, or 5 standard errors and more."""
         if self.integral is None:
             return False
         limit = threshold(len(self.error)) if self.by_draws else 1.0
@@ -72,7 +75,7 @@ class Measurement(NamedTuple):
 
 @torch.no_grad()
 def measure(p: Any) -> Measurement:
-    """The integral of a distribution over R^d or over discrete values, and the agreement of its draws with it.
+    """Measures the integral of a distribution over R^d or over discrete values, and the agreement of its draws with it.
 
     Each disagreement is allowed 5 standard errors + 25 / N, and a little more where there are many factors.
 
@@ -80,9 +83,9 @@ def measure(p: Any) -> Measurement:
         p: of any batch_shape and event_shape; computed best in float64.
 
     Example:
-        >>> import pyro.distributions as dist
-        >>> found = measure(dist.Laplace(torch.zeros(2).double(), 1.0).to_event(1))
-        >>> found.how, found.integral.numpy().round(4), found.gap < 1
+        >>> _ = torch.manual_seed(0)
+        >>> measured = measure(dist.Laplace(torch.zeros(2).double(), 1.0).to_event(1))
+        >>> measured.how, measured.integral.numpy().round(4), measured.gap < 1
         ('quadrature', array([1., 1.]), True)
     """
     f = _Factors.of(p)
@@ -90,7 +93,7 @@ def measure(p: Any) -> Measurement:
 
 
 def threshold(comparisons: int) -> float:
-    """Standard errors that as many comparisons exceed about as rarely as one exceeds 5 (6e-7).
+    """Returns how many standard errors this many comparisons exceed about as rarely as one exceeds 5 (6e-7).
 
     Example:
         >>> threshold(1)
@@ -100,7 +103,15 @@ def threshold(comparisons: int) -> float:
 
 
 def in_support(p: Any, value: Tensor) -> Tensor:
-    """Whether each value (*, *event_shape) is in the support of p, or where p names none, is finite: (*)."""
+    """Checks whether values are in the support of p, or, where p names none, whether they are finite.
+
+    Args:
+        p: a distribution.
+        value: (*, *event_shape).
+
+    Returns:
+        Booleans (*).
+    """
     support = _support(p)
     inside = torch.isfinite(value) if support is None else support.check(value)
     return inside.reshape(*value.shape[: value.dim() - len(p.event_shape)], -1).all(-1)
@@ -160,14 +171,14 @@ def _measure_discrete(f: _Factors) -> Measurement:
     draws = f.draw()
     values, zero = _values(f, draws), torch.zeros(f.n, dtype=torch.float64)
     if values is None:
-        return Measurement("the values can not be listed, or are too many", None, zero, 0.0, "frequencies", len(draws))
+        return Measurement("the values cannot be listed, or are too many", None, zero, 0.0, "frequencies", len(draws))
     probability = f.log_prob(values).exp()
     frequency = torch.stack([(draws == value).all(-1).double().mean(0) for value in values])
     integral = probability.sum(0)
     # A last row for draws that are none of the values.
     expected = torch.cat([probability / integral, zero[None]])
-    found = torch.cat([frequency, 1 - frequency.sum(0, keepdim=True)])
-    ratio = _gap(found - expected, expected * (1 - expected) / len(draws), len(draws))
+    observed = torch.cat([frequency, 1 - frequency.sum(0, keepdim=True)])
+    ratio = _gap(observed - expected, expected * (1 - expected) / len(draws), len(draws))
     return Measurement(f"sum over {len(values)} values", integral, zero, ratio, "frequencies", len(draws))
 
 
@@ -207,8 +218,8 @@ def _measure_continuous(f: _Factors) -> Measurement:
         integral, error = cubature.integrate(f.log_prob, fit, *ends)
     if _is_coarse(integral, error):
         how = _BRIDGE
-        found = [c.integral() for c in compared if not c.moved]
-        integral, error = min(found, key=lambda pair: pair[1].max().item(), default=unknown)
+        estimates = [c.integral() for c in compared if not c.moved]
+        integral, error = min(estimates, key=lambda pair: pair[1].max().item(), default=unknown)
     known = not _is_coarse(integral, error)
     scale = (integral, error) if known else (torch.ones_like(error), torch.zeros_like(error))
     gap = max((c.gap(*scale), c.name) for c in compared)
@@ -294,8 +305,8 @@ def _normals(fit: Tensor, number: int) -> MixtureSameFamily:
     weights, mean = torch.ones(len(z), 1).double(), torch.zeros_like(loc)[:, None]
     covariance = (z.mT @ z / len(fit))[:, None]
     if number > 1:
-        found = zip(*(_mixture(one, number) for one in z), strict=True)
-        weights, mean, covariance = (torch.stack(part) for part in found)
+        mixtures = zip(*(_mixture(one, number) for one in z), strict=True)
+        weights, mean, covariance = (torch.stack(each) for each in mixtures)
     tril = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(fit.shape[-1]).double())
     components = MultivariateNormal(loc[:, None] + scale[:, None] * mean, scale_tril=scale[:, None, :, None] * tril)
     return MixtureSameFamily(Categorical(weights), components)
@@ -304,9 +315,8 @@ def _normals(fit: Tensor, number: int) -> MixtureSameFamily:
 def _mixture(z: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it could be fitted better: any g will do
-        found = GaussianMixture(number, reg_covar=1e-6, tol=1e-2, max_iter=20, random_state=0).fit(z.numpy())
-    weights, means, covariances = map(torch.from_numpy, (found.weights_, found.means_, found.covariances_))
-    return weights, means, covariances
+        mixture = GaussianMixture(number, reg_covar=1e-6, tol=1e-2, max_iter=20, random_state=0).fit(z.numpy())
+    return torch.from_numpy(mixture.weights_), torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_)
 
 
 def _moved(f: _Factors, fit: Tensor, step: float) -> _Reference:

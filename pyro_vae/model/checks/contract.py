@@ -1,8 +1,8 @@
 """The contract of priors, posteriors and likelihoods, as one short function a line: `PRIOR`, `POSTERIOR`, `LIKELIHOOD`.
 
 Each function takes a `Case`, works on copies of the member in float64 on the CPU, and returns whether the member keeps
-that line (None where the line does not apply) and one sentence with the measured numbers. `pyro_vae.model.checks` runs
-them; what a member raises is its business.
+that line (None where the line does not apply) and one sentence with the measured numbers. The docstring of each is the
+line that it checks. `pyro_vae.model.checks` runs them, and reports what a member raises as a failed line.
 """
 
 import copy
@@ -32,7 +32,7 @@ Check = Callable[["Case"], Outcome]
 
 _STEP = 1e-6  # of a central difference
 _SLOPE_TOLERANCE = 1e-4
-_STEPS = 8  # of Adam, until which a gradient must have reached every parameter
+_STEPS = 8  # steps of Adam within which a gradient must have reached every parameter
 _FEW = slice(0, 2)  # data whose densities are integrated
 _DRAWS = 4000
 _A_POINT: Outcome = (None, "does not apply: a point has no density")
@@ -59,25 +59,29 @@ class Case:
     prior: Any = None
 
     def copy(self, dtype: torch.dtype = torch.float64) -> Any:
+        """Copies the member, in this type, on the CPU."""
         return copy.deepcopy(self.member).cpu().to(dtype)
 
     def call(self, member: Any, rows: Any = slice(None), dtype: torch.dtype = torch.float64) -> Any:
-        """The distribution that a copy returns, for some rows of the data."""
+        """Calls a copy: the distribution that it returns for some rows of the data."""
         return member(*[None if a is None else _to(a, dtype)[rows] for a in self.arguments])
 
     def p(self, rows: Any = slice(None), dtype: torch.dtype = torch.float64) -> Any:
-        """The distribution of a fresh copy."""
+        """Calls a fresh copy: the distribution that it returns."""
         return self.call(self.copy(dtype), rows, dtype)
 
     @property
     def batch(self) -> torch.Size:
+        """The batch shape (B,) of the arguments, or () where there are none."""
         return torch.Size([len(a) for a in self.arguments if a is not None][:1])
 
     def data(self) -> Tensor:
+        """Returns the data of a likelihood, or draws of its own."""
         return self.p().sample() if self.x is None else _to(self.x, torch.float64)
 
     @cached_property
     def measured(self) -> agreement.Measurement:
+        """The agreement of density and draws for the first data, measured once."""
         with stream(self.seed, "checks", "density"):
             return agreement.measure(self.p(rows=_FEW))
 
@@ -99,7 +103,7 @@ def distribution(case: Case) -> Outcome:
     cure = (
         f"use pyro.distributions.{type(p).__name__}" if known else "derive it from pyro.distributions.TorchDistribution"
     )
-    return False, f"forward returns {name}, which plates can not expand: {cure}"
+    return False, f"forward returns {name}, which plates cannot expand: {cure}"
 
 
 def support(case: Case) -> Outcome:
@@ -129,16 +133,16 @@ def shapes(case: Case) -> Outcome:
         wanted["forward at z (2, B, D)"] = (stacked.p(), torch.Size([2, *case.batch]))
     elif not isinstance(case.member, Posterior) and not p.batch_shape:
         wanted["forward"] = (p, torch.Size())
-    for name, (found, batch) in wanted.items():
-        value = found.sample()
+    for name, (returned, batch) in wanted.items():
+        value = returned.sample()
         for what, shape, right in (
-            ("batch_shape", found.batch_shape, batch),
-            ("event_shape", found.event_shape, event),
+            ("batch_shape", returned.batch_shape, batch),
+            ("event_shape", returned.event_shape, event),
             ("samples of shape", value.shape, batch + event),
-            ("log_prob of shape", found.log_prob(value).shape, batch),
+            ("log_prob of shape", returned.log_prob(value).shape, batch),
         ):
             if shape != right:
-                lead, rest = found.batch_shape[: len(batch)], found.batch_shape[len(batch) :]
+                lead, rest = returned.batch_shape[: len(batch)], returned.batch_shape[len(batch) :]
                 forgotten = lead == batch and len(rest) > 0 and rest == (rest if case.event is None else case.event)
                 cure = f": add .to_event({len(rest)})" if forgotten else ""
                 return False, f"{name} has {what} {tuple(shape)} where {tuple(right)} is needed{cure}"
@@ -176,28 +180,27 @@ def integral(case: Case) -> Outcome:
     """The density integrates to 1."""
     if is_point(case.p()):
         return _A_POINT
-    found = case.measured
-    if found.integral is None:
-        return None, f"not measured: {found.how}"
-    if found.gap > 1 and found.by_draws:
+    measured = case.measured
+    if measured.integral is None:
+        return None, f"not measured: {measured.how}"
+    if measured.gap > 1 and measured.by_draws:
         return None, "not measured: above three numbers it takes draws that follow the density, see sampler"
-    worst = (found.integral - 1).abs().argmax()
-    error = f" +- {found.error[worst]:.1g}" if found.error[worst] > 0 else ""
-    parts = f", the worst of {len(found.error)} factors" if len(found.error) > 1 else ""
-    return found.integrates, f"{found.integral[worst]:.5f}{error} by {found.how}{parts}"
+    worst = (measured.integral - 1).abs().argmax()
+    error = f" +- {measured.error[worst]:.1g}" if measured.error[worst] > 0 else ""
+    factors = f", the worst of {len(measured.error)} factors" if len(measured.error) > 1 else ""
+    return measured.integrates, f"{measured.integral[worst]:.5f}{error} by {measured.how}{factors}"
 
 
 def sampler(case: Case) -> Outcome:
     """The draws follow the density."""
     if is_point(case.p()):
         return _A_POINT
-    found = case.measured
-    detail = (
-        f"{found.draws} draws and density differ by {found.gap:.2f} of what is allowed, held against {found.against}"
-    )
-    if found.integral is None and found.gap <= 1:
-        return None, f"{detail}; but {found.how}"
-    return found.gap <= 1, detail
+    measured = case.measured
+    draws, gap, agrees = measured.draws, measured.gap, measured.gap <= 1
+    detail = f"{draws} draws and density differ by {gap:.2f} of what is allowed, held against {measured.against}"
+    if measured.integral is None and agrees:
+        return None, f"{detail}; but {measured.how}"
+    return agrees, detail
 
 
 @torch.no_grad()
@@ -256,8 +259,8 @@ def gradients(case: Case) -> Outcome:
     for _ in range(_STEPS):
         routes = _losses(case, member)
         for route, loss in routes.items():
-            found = torch.autograd.grad(loss, [*named.values()], retain_graph=True, allow_unused=True)
-            by_name = {name: g for name, g in zip(named, found, strict=True) if g is not None}
+            derivatives = torch.autograd.grad(loss, [*named.values()], retain_graph=True, allow_unused=True)
+            by_name = {name: g for name, g in zip(named, derivatives, strict=True) if g is not None}
             if bad := [name for name, g in by_name.items() if not torch.isfinite(g).all()]:
                 return False, f"the gradient of {route} is not finite at {', '.join(bad)}"
             dry.setdefault(route, set(named)).difference_update(name for name, g in by_name.items() if g.any())
@@ -291,8 +294,8 @@ def slopes(case: Case) -> Outcome:
     routes = [route for route in here if route != "rsample" or not _draws_by_rejection(case.p())]
     for route in routes:
         slope = ((above[route] - below[route]) / (2 * _STEP)).item()
-        found = torch.autograd.grad(here[route], parameters, allow_unused=True, retain_graph=True)
-        gradient = sum((g * d).sum().item() for g, d in zip(found, direction, strict=True) if g is not None)
+        derivatives = torch.autograd.grad(here[route], parameters, allow_unused=True, retain_graph=True)
+        gradient = sum((g * d).sum().item() for g, d in zip(derivatives, direction, strict=True) if g is not None)
         if not abs(slope - gradient) <= _SLOPE_TOLERANCE * (1 + abs(slope)):
             return False, f"{route} has the slope {slope:.5g} in a random direction, its gradient says {gradient:.5g}"
     return True, f"the gradient of {' and '.join(routes)} is its slope in a random direction"
@@ -306,7 +309,7 @@ def _draws_by_rejection(p: Any) -> bool:
 
 
 def _losses(case: Case, member: Any, value: Tensor | None = None) -> dict[str, Tensor]:
-    """One loss for each route by which training reaches the parameters, at a value, or at draws of its own."""
+    """Returns a loss for each route by which training reaches the parameters, at a value, or at draws of its own."""
     p = case.call(member)
     if isinstance(case.member, Likelihood):
         return {"log p(x|z)": -p.log_prob(case.data()).mean()}
@@ -346,7 +349,7 @@ def moves(case: Case) -> Outcome:
 
 
 def _loose_tensors(member: nn.Module) -> Iterator[str]:
-    """Attributes that hold tensors, in a container or distribution too, that are neither parameters nor buffers."""
+    """Names attributes that hold tensors, in a container or distribution too, that are no parameters or buffers."""
     for prefix, module in member.named_modules():
         known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         for name, value in vars(module).items():
@@ -378,7 +381,7 @@ def saves(case: Case) -> Outcome:
 
 
 def _moved(member: Any) -> Any:
-    """Parameters moved at random, so that nothing is still at its start."""
+    """Moves parameters at random, so that nothing is still at its start."""
     with torch.no_grad():
         for parameter in member.parameters():
             spread = parameter.std() if parameter.dim() > 1 and parameter.numel() > 1 else 1.0
@@ -398,19 +401,17 @@ def batch_order(case: Case) -> Outcome:
             module.training &= not isinstance(module, nn.modules.dropout._DropoutNd)
         p = case.call(copy.deepcopy(member))
         gaps[mode] = _distance(p, case.call(member, rows), p.sample(), rows)
-    worst = max(gaps, key=lambda mode: gaps[mode])
-    return gaps[
-        worst
-    ] < 1e-6, f"half of the data, shuffled: log_prob differs by {gaps[worst]:.2g} (relative) in {worst}"
+    worst, gap = max(gaps.items(), key=lambda pair: pair[1])
+    return gap < 1e-6, f"half of the data, shuffled: log_prob differs by {gap:.2g} (relative) in {worst}"
 
 
 @torch.no_grad()
 def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
     if is_point(p):
-        expected, found = value[rows], other.sample()
+        expected, actual = value[rows], other.sample()
     else:
-        expected, found = p.log_prob(value)[rows], other.log_prob(value[rows])
-    return float(((expected - found).abs() / (1 + expected.abs())).max())
+        expected, actual = p.log_prob(value)[rows], other.log_prob(value[rows])
+    return float(((expected - actual).abs() / (1 + expected.abs())).max())
 
 
 PRIOR: dict[str, Check] = {

@@ -1,6 +1,7 @@
-"""Integrals of densities over one to three numbers, by adaptive Gauss-Legendre quadrature on boxes.
+r"""Integrals of densities over one to three numbers, by adaptive Gauss-Legendre quadrature on boxes.
 
-    integral p(z) dz = integral over the unit cube of p(z(u)) |dz / du| du,      z = centre + L t(u)
+.. math:: \int p(z) \, dz = \int_{[0, 1]^d} p(z(u)) \left| \frac{dz}{du} \right| du, \qquad
+          z = \mathrm{centre} + L \, t(u)
 
 centre and L are taken from draws. A box is cut into 2^d where two orders disagree, and also while it holds many of the
 draws, so that no narrow mode is overlooked. n densities are integrated on the same boxes at once.
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor
 
 LARGEST_DIM = 3
-_NODES = {1: 12, 2: 8, 3: 6}  # along each side of a box
-_EVALUATIONS = 150_000  # points; fewer where there are many densities
-_NUMBERS = 20_000_000  # points times densities
-_AT_ONCE = 64  # boxes
-_CROWD = 1 / 64  # of the draws
-_SHOWN = 4000  # draws that are counted
+_NODES = {1: 12, 2: 8, 3: 6}  # nodes along each side of a box, by d
+_EVALUATIONS = 150_000  # points in all; fewer where there are many densities
+_NUMBERS = 20_000_000  # points times densities, at most
+_AT_ONCE = 64  # boxes that one round cuts, at most
+_CROWD = 1 / 64  # share of the draws above which a box is cut
+_SHOWN = 4000  # draws that are counted in boxes
 
 
 def integrate(
@@ -47,6 +48,7 @@ def integrate(
         The integrals (n,) and bounds on their errors (n,), usually far too large ones.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> draws = torch.randn(1000, 1, 2, dtype=torch.float64)
         >>> integral, error = integrate(lambda z: -0.5 * z.square().sum(-1), draws)
         >>> abs(integral - 2 * math.pi) < 1e-4

@@ -1,12 +1,12 @@
 """Distributions that Pyro lacks, as Pyro distributions: plates expand them, `to_event` makes their batches events.
 
-    ContinuousBernoulli    l x - A(l) on [0, 1]
-    DiscretizedLogistic    a logistic, rounded to the levels 0..L-1
-    GreyLevels             any probabilities on the levels 0..L-1, which are numbers here, not names
+    ContinuousBernoulli         on [0, 1], as an exponential family
+    DiscretizedLogistic         a logistic, rounded to the levels 0..L-1
+    GreyLevels                  any probabilities on the levels 0..L-1, which are numbers here, not names
     Poisson, NegativeBinomial   Pyro's, exact for large counts in float32 too
-    StudentT               Pyro's, exact for many degrees of freedom in float32 too
-    ExponentialNorm        exp(-rate * RMSE), with its constant
-    LowRankNormal          N(m, W W' + diag), over an event of any shape
+    StudentT                    Pyro's, exact for many degrees of freedom in float32 too
+    ExponentialNorm             exp(-rate * RMSE), with its constant
+    LowRankNormal               N(m, W W' + diag), over an event of any shape
 
 Log-probabilities are in nats and include every constant. They and their gradients stay finite at the extremes that
 training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.

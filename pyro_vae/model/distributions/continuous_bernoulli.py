@@ -17,12 +17,10 @@ _SERIES_END = 1.0
 
 
 class ContinuousBernoulli(Expandable):
-    """The continuous Bernoulli on [0, 1], as an exponential family.
+    r"""The continuous Bernoulli on [0, 1], as an exponential family.
 
-        log p(x) = l x - A(l),   A(l) = log((e^l - 1) / l),   mean A'(l),   variance A''(l)
-
-    Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
-    NeurIPS 2019, eq. 5-8.
+    .. math:: \log p(x) = l x - A(l), \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad E[x] = A'(l), \qquad
+              \mathrm{Var}[x] = A''(l)
 
     torch has one too, a function of the probability sigmoid(l), which it clamps: in float32 every |l| above 16 is the
     same to it and has no gradient, where the density of a black pixel still grows with |l|; in float64 its log p is off
@@ -30,6 +28,10 @@ class ContinuousBernoulli(Expandable):
 
     Args:
         logits: l (*).
+
+    Reference:
+        Eq. 5-8 of Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational
+        autoencoders", NeurIPS 2019. https://arxiv.org/abs/1907.06845
 
     Example:
         >>> ContinuousBernoulli(torch.tensor([0.0, 1e4])).log_prob(torch.ones(2))   # log 1 and log 1e4
@@ -76,7 +78,7 @@ class ContinuousBernoulli(Expandable):
 
 
 def continuous_bernoulli_logits(mean: Tensor) -> Tensor:
-    """The logits under which the continuous Bernoulli has the given mean, in (0, 1).
+    """Finds the logits under which the continuous Bernoulli has the given mean, in (0, 1).
 
     Example:
         >>> ContinuousBernoulli(continuous_bernoulli_logits(torch.tensor([0.01, 0.5, 0.8]))).mean

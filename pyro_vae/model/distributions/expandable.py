@@ -1,4 +1,4 @@
-"""Expandable, the base class, and what its members share."""
+"""Expandable, the base class of our distributions, and what they share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Expandable(TorchDistribution):
-    """Base class: each argument named in `arg_constraints` has the shape batch_shape + (dimensions of its own)."""
+    """Base class whose arguments, those in `arg_constraints`, have the shape batch_shape + (own dimensions)."""
 
     has_rsample = False
 
@@ -28,7 +28,17 @@ class Expandable(TorchDistribution):
 
 
 def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """The arguments, between low and high, at which an increasing elementwise function has the given value."""
+    """Finds, by bisection, the arguments at which an increasing elementwise function has the given value.
+
+    Args:
+        function: of float64 tensors.
+        value: (*).
+        low, high: bounds of the arguments, which broadcast to (*).
+
+    Example:
+        >>> invert(torch.exp, torch.tensor([2.0, 4.0]), -10.0, 10.0)
+        tensor([0.6931, 1.3863])
+    """
     goal = value.double()
     low, high = (as_tensor(bound, goal).double() for bound in (low, high))
     for _ in range(64):
@@ -40,15 +50,28 @@ def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | fl
 
 def as_tensor(number: Tensor | float, like: Tensor) -> Tensor:
     # new_full, as a tensor made from a Python float would pass through float32.
+    """Returns a number as a tensor of the type and on the device of `like`; a tensor stays as it is."""
     return number if isinstance(number, Tensor) else like.new_full((), number)
 
 
 def uniform(shape: torch.Size, like: Tensor) -> Tensor:
+    """Draws from U[0, 1) in a shape, of the type and on the device of `like`."""
     return torch.rand(shape, dtype=like.dtype, device=like.device)
 
 
 def log_rising(start: Tensor, count: Tensor) -> Tensor:
-    """log Gamma(r + x) / Gamma(r), by Stirling's series where r is large enough for four terms to be exact to 1e-12."""
+    r"""Computes the logarithm of a rising factorial, exact to 1e-12 by Stirling's series where r is large.
+
+    .. math:: \log \frac{\Gamma(r + x)}{\Gamma(r)}
+
+    Args:
+        start: r (*).
+        count: x (*).
+
+    Example:
+        >>> log_rising(torch.tensor(3.0), torch.tensor(2.0)).exp()   # 3 * 4
+        tensor(12.)
+    """
     start, count = torch.broadcast_tensors(start, count)
     is_large = start > 20
     small, large = start.masked_fill(is_large, 20.0), start.masked_fill(~is_large, 20.0)

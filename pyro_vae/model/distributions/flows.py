@@ -1,6 +1,7 @@
-"""Normalising flows: transforms of zuko, as Pyro distributions.
+r"""Normalising flows: transforms of zuko, as Pyro distributions.
 
-    z = f^-1(u),  u ~ base,        log p(z) = log base(f(z)) + log |det df/dz|
+.. math:: z = f^{-1}(u), \quad u \sim \mathrm{base}, \qquad
+          \log p(z) = \log \mathrm{base}(f(z)) + \log \left| \det \frac{\partial f}{\partial z} \right|
 
 A flow is cheap in one direction or in both. With D dimensions and one pass through the networks as the unit:
 
@@ -30,6 +31,11 @@ class FlowDistribution(ZukoToPyro):
 
     Args:
         dist: a `zuko.distributions.NormalizingFlow`.
+
+    Example:
+        >>> p = flow(autoregressive(4, transforms=2, hidden=(8,))().transform, torch.zeros(4), torch.ones(4))
+        >>> p.rsample((3,)).shape, p.log_prob(torch.zeros(3, 4)).shape
+        (torch.Size([3, 4]), torch.Size([3]))
     """
 
     support = constraints.real_vector
@@ -47,13 +53,18 @@ class FlowDistribution(ZukoToPyro):
 
 
 def flow(transform: Any, loc: Tensor, scale: Tensor) -> FlowDistribution:
-    """z = transform^-1(u),  u ~ N(loc, diag scale^2)."""
+    """Returns the distribution of z = transform^-1(u) for u ~ N(loc, diag scale^2).
+
+    Args:
+        transform: one of zuko's, (*, D) -> (*, D).
+        loc, scale: mean and standard deviation of the base, both (*, D).
+    """
     distributions = zuko("distributions")
     return FlowDistribution(distributions.NormalizingFlow(transform, distributions.DiagNormal(loc, scale)))
 
 
 def zuko(module: str) -> Any:
-    """A module of zuko. Its import switches the validation of distributions off for the whole process: undone here."""
+    """Imports a module of zuko, and switches the validation of distributions, which that import ends, on again."""
     validates = Distribution._validate_args
     try:
         return import_module(f"zuko.{module}")
@@ -62,7 +73,19 @@ def zuko(module: str) -> Any:
 
 
 def spline(latent_dim: int, transforms: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Neural spline flow with coupling, identity outside [-5, 5]. Durkan et al., NeurIPS 2019."""
+    """Builds a neural spline flow with coupling, which is the identity outside [-5, 5].
+
+    Args:
+        latent_dim: D, 2 or more.
+        transforms: their number.
+        hidden: hidden widths of each transform's network.
+
+    Raises:
+        ValueError: D is 1, or there are no transforms.
+
+    Reference:
+        Durkan, Bekasov, Murray & Papamakarios, "Neural Spline Flows", NeurIPS 2019. https://arxiv.org/abs/1906.04032
+    """
     if latent_dim < 2:
         raise ValueError(
             "a coupling flow transforms one half of z given the other and needs latent_dim 2 or more; got 1. "
@@ -72,12 +95,22 @@ def spline(latent_dim: int, transforms: int, hidden: tuple[int, ...]) -> nn.Modu
 
 
 def autoregressive(latent_dim: int, transforms: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Masked autoregressive flow. Papamakarios, Pavlakou & Murray, NeurIPS 2017."""
+    """Builds a masked autoregressive flow; the arguments are those of `spline`, with D = 1 among them.
+
+    Reference:
+        Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimation", NeurIPS 2017.
+        https://arxiv.org/abs/1705.07057
+    """
     return zuko("flows").MAF(latent_dim, transforms=_checked(transforms), hidden_features=hidden)
 
 
 def inverse_autoregressive(latent_dim: int, context: int, transforms: int, hidden: tuple[int, ...]) -> nn.Module:
-    """The transform of an inverse autoregressive flow, given a context. Kingma et al., NeurIPS 2016."""
+    """Builds the transform of an inverse autoregressive flow, given a context of so many numbers.
+
+    Reference:
+        Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016.
+        https://arxiv.org/abs/1606.04934
+    """
     flow = zuko("flows").MAF(latent_dim, context, transforms=_checked(transforms), hidden_features=hidden)
     return flow.transform.inv
 

@@ -1,11 +1,12 @@
-"""KL divergences between Gaussians that neither torch nor Pyro registers; importing this file registers them.
+r"""KL divergences between Gaussians that neither torch nor Pyro registers; importing this file registers them.
 
-    KL(q || p) = 1/2 [ tr(S_p^-1 S_q) + (m_p - m_q)' S_p^-1 (m_p - m_q) - D + log |S_p| - log |S_q| ]   nats
+.. math:: \mathrm{KL}(q \,\|\, p) = \frac{1}{2} \left[ \mathrm{tr}(S_p^{-1} S_q) + (m_p - m_q)' S_p^{-1} (m_p - m_q) - D
+          + \log |S_p| - \log |S_q| \right]
 
-for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q): entropy and
-density know the structure of either covariance (diagonal, Cholesky, low rank), and the trace needs only the diagonal
-of the other where one is diagonal. Every pair of torch's diagonal, full and low-rank-plus-diagonal normals has its KL
-then, and our own `LowRankNormal` to the first two.
+for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, in nats. It is computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q):
+entropy and density know the structure of either covariance (diagonal, Cholesky, low rank), and the trace needs only
+the diagonal of the other where one is diagonal. So every pair of torch's diagonal, full and low-rank-plus-diagonal
+normals has its KL, and our own `LowRankNormal` has it to the first two.
 """
 
 from typing import Any

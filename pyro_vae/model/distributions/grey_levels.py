@@ -12,19 +12,26 @@ from pyro_vae.model.distributions.expandable import Expandable, as_tensor, unifo
 
 
 class DiscretizedLogistic(Expandable):
-    """A logistic distribution rounded to the levels 0..L-1; the end levels take the tails.
+    r"""A logistic distribution rounded to the levels 0..L-1; the end levels take the tails.
 
-        P(v) = sigmoid(b) - sigmoid(a),   a = (v - 1/2 - loc) / scale,   b = (v + 1/2 - loc) / scale
-        log P(v) = logsigmoid(b) + logsigmoid(-a) + log(1 - e^(-1/scale)),
-        log P(0) = logsigmoid(b),   log P(L-1) = logsigmoid(-a)
+    .. math:: P(v) = \mathrm{sigmoid}(b) - \mathrm{sigmoid}(a), \quad
+              a = \frac{v - 1/2 - \mathrm{loc}}{\mathrm{scale}}, \quad b = \frac{v + 1/2 - \mathrm{loc}}{\mathrm{scale}}
 
-    The second line is the first without its cancellation. Kingma et al., "Improved variational inference with inverse
-    autoregressive flow", NeurIPS 2016, section 5.2; Salimans et al., "PixelCNN++", ICLR 2017, eq. 2.
+    It is computed without that cancellation, as
+
+    .. math:: \log P(v) = \log \mathrm{sigmoid}(b) + \log \mathrm{sigmoid}(-a) + \log(1 - e^{-1/\mathrm{scale}}),
+              \quad \log P(0) = \log \mathrm{sigmoid}(b), \quad \log P(L-1) = \log \mathrm{sigmoid}(-a)
 
     Args:
         loc: (*), on the scale of the levels.
         scale: (*), on the scale of the levels.
         num_levels: L.
+
+    Reference:
+        Section 5.2 of Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016.
+        https://arxiv.org/abs/1606.04934
+
+        Eq. 2 of Salimans, Karpathy, Chen & Kingma, "PixelCNN++", ICLR 2017. https://arxiv.org/abs/1701.05517
 
     Example:
         >>> p = DiscretizedLogistic(torch.tensor(100.0), torch.tensor(3.0), num_levels=256)
@@ -78,15 +85,19 @@ class DiscretizedLogistic(Expandable):
 
 
 class GreyLevels(Expandable):
-    """A categorical distribution over the levels 0..L-1, taken as numbers.
+    r"""A categorical distribution over the levels 0..L-1, taken as numbers.
 
-        P(v) = softmax(logits)_v,   mean sum_v v P(v),   variance sum_v (v - mean)^2 P(v)
+    .. math:: P(v) = \mathrm{softmax}(\mathrm{logits})_v, \qquad E[v] = \sum_v v P(v), \qquad
+              \mathrm{Var}[v] = \sum_v (v - E[v])^2 P(v)
 
     Unlike `Categorical`, whose values are names, it has a mean and a variance, and its values are floats.
-    van den Oord, Kalchbrenner & Kavukcuoglu, "Pixel recurrent neural networks", ICML 2016, section 3.4.
 
     Args:
         logits: (*, L), not necessarily normalised.
+
+    Reference:
+        Section 3.4 of van den Oord, Kalchbrenner & Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016.
+        https://arxiv.org/abs/1601.06759
 
     Example:
         >>> GreyLevels(torch.tensor([0.0, 0.0, 0.0, 0.0])).mean
@@ -101,6 +112,7 @@ class GreyLevels(Expandable):
 
     @property
     def num_levels(self) -> int:
+        """The number L of levels."""
         return self.logits.shape[-1]
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)

@@ -1,7 +1,9 @@
-"""Finite mixtures of whole vectors:  p(z) = sum_k w_k c_k(z),   z of D numbers.
+r"""Finite mixtures of whole vectors.
+
+.. math:: \log p(z) = \log \sum_{k=1}^m w_k \, c_k(z), \qquad z \in R^D
 
 The logarithm of the sum is taken over components after the sum over dimensions. Taken per dimension it would be the
-density of a product of D one-dimensional mixtures: it integrates to 1 as well, but has m^D modes and other samples.
+density of a product of D one-dimensional mixtures: that integrates to 1 as well, but has m^D modes and other samples.
 """
 
 import math
@@ -17,12 +19,13 @@ from torch.distributions import Independent, Normal
 class Mixture(TorchDistribution):
     """A mixture whose components are one batched distribution, which is never expanded.
 
-    (`pyro.distributions.MixtureSameFamily` expands its components, which a flow can not do, and holds
-    (*, m, D) numbers where diagonal normals need only two matrix products.)
+    (`pyro.distributions.MixtureSameFamily` expands its components, which a flow cannot do, and holds (*, m, D) numbers
+    where diagonal normals need only two matrix products.)
 
     Args:
-        log_weights: (m,), normalised.
-        components: batch_shape (m,), event_shape (D,).
+        log_weights: log w (m,), normalised.
+        components: c, of batch_shape (m,) and event_shape (D,).
+        batch_shape: of the mixture, usually ().
 
     Example:
         >>> import pyro.distributions as dist
@@ -67,7 +70,7 @@ class Mixture(TorchDistribution):
 
 
 def _turns(chosen: Tensor, number: int) -> tuple[Tensor, int]:
-    """How often each entry occurred before, and how often the most frequent one occurs.
+    """Counts how often each entry occurred before, and how often the most frequent one occurs.
 
     So many draws from every component are enough. As many as entries would be `number` times what is needed.
     """
@@ -79,7 +82,7 @@ def _turns(chosen: Tensor, number: int) -> tuple[Tensor, int]:
 
 
 def _log_prob(components: Any, z: Tensor) -> Tensor:
-    """log c_k(z) for z (*, D): (*, m)."""
+    """Computes log c_k(z) for z (*, D): (*, m)."""
     if isinstance(components, Independent) and isinstance(components.base_dist, Normal):
         return _log_prob_of_normals(components.base_dist.loc, components.base_dist.scale, z)
     return components.log_prob(z.unsqueeze(-2))

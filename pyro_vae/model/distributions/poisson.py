@@ -14,12 +14,12 @@ _LARGEST_RATE = 2.0**53
 
 
 class Poisson(dist.Poisson):
-    """The Poisson distribution.
+    r"""The Poisson distribution.
 
-        log P(x) = x log m - m - log x!
+    .. math:: \log P(x) = x \log m - m - \log x!
 
-    Computed in float64 whatever the arguments, for its terms are of the size of x log x and nearly cancel: torch's own
-    loses 0.8 nats a number at x = 1e6 in float32.
+    It is computed in float64 whatever the arguments, for its terms are of the size of x log x and nearly cancel:
+    torch's own loses 0.8 nats a number at x = 1e6 in float32.
 
     Args:
         rate: m (*).
@@ -41,12 +41,12 @@ class Poisson(dist.Poisson):
 
 
 class NegativeBinomial(dist.NegativeBinomial):
-    """The negative binomial on 0, 1, 2, ..., with r = total_count and mean m = r e^logits.
+    r"""The negative binomial on 0, 1, 2, ..., with r = total_count and mean m = r e^logits.
 
-        log P(x) = log Gamma(x + r) / (Gamma(r) x!) - r log(1 + m / r) + x log(m / (r + m))
+    .. math:: \log P(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} - r \log(1 + m / r) + x \log \frac{m}{r + m}
 
-    Computed in float64 whatever the arguments, since terms of the size of x log x nearly cancel: in float32 they cost
-    0.2 nats a number at x = 1e5. Pyro's own loses as much in r log r, 1 nat a number at r = 1e6, towards which a
+    It is computed in float64 whatever the arguments, since terms of the size of x log x nearly cancel: in float32 they
+    cost 0.2 nats a number at x = 1e5. Pyro's own loses as much in r log r, 1 nat a number at r = 1e6, towards which a
     learned r moves on Poisson data; here that is Stirling's series.
 
     Args:

@@ -12,21 +12,22 @@ from pyro_vae.model.distributions.expandable import Expandable, as_tensor
 
 
 class ExponentialNorm(Expandable):
-    """The density whose minus log is rate * RMSE: p(x) proportional to exp(-rate |x - m|_2 / sqrt(d)).
+    r"""The density whose minus log is rate * RMSE, up to its constant.
 
-        log p(x) = -a r + d log a - log S_d - log Gamma(d),   a = rate / sqrt(d),   r = |x - m|_2
+    .. math:: \log p(x) = -a r + d \log a - \log S_d - \log \Gamma(d), \qquad a = \frac{\mathrm{rate}}{\sqrt{d}}, \quad
+              r = |x - m|_2, \quad S_d = \frac{2 \pi^{d/2}}{\Gamma(d/2)}
 
-    with S_d = 2 pi^(d/2) / Gamma(d/2), the area of the unit sphere. The direction of x - m is uniform and r is
-    Gamma(d, a), so the variance of a coordinate is (d + 1) / a^2; for d = 1 it is the Laplace. The gradient at x = m,
-    where there is none, is 0.
-
-    A multivariate exponential power distribution with kappa = 1/2: Gomez, Gomez-Villegas & Marin, "A multivariate
-    generalization of the power exponential family of distributions", 1998.
+    S_d is the area of the unit sphere. The direction of x - m is uniform and r is Gamma(d, a), so the variance of a
+    coordinate is (d + 1) / a^2; for d = 1 it is the Laplace. The gradient at x = m, where there is none, is 0.
 
     Args:
         loc: m (*, *event_shape).
         rate: (*), of the root mean squared error.
         event_dim: number of dimensions of the event, whose d numbers share one norm.
+
+    Reference:
+        Gomez, Gomez-Villegas & Marin, "A multivariate generalization of the power exponential family of distributions",
+        Communications in Statistics 27, 1998, where it has kappa = 1/2. https://doi.org/10.1080/03610929808832115
 
     Example:
         >>> p = ExponentialNorm(torch.zeros(5, 1, 8, 8), 1000.0, event_dim=3)
@@ -81,9 +82,10 @@ class ExponentialNorm(Expandable):
 
 
 class LowRankNormal(Expandable):
-    """N(m, W W' + diag(v)) over an event of any shape, d numbers of which W has `rank` columns.
+    r"""The normal N(m, W W' + diag(v)) over an event of any shape, d numbers, of which W has `rank` columns.
 
-        log p(x) = -1/2 (x - m)' (W W' + diag v)^-1 (x - m) - 1/2 log|W W' + diag v| - d/2 log(2 pi)
+    .. math:: \log p(x) = -\frac{1}{2} (x - m)' \Sigma^{-1} (x - m) - \frac{1}{2} \log |\Sigma|
+              - \frac{d}{2} \log(2 \pi), \qquad \Sigma = W W' + \mathrm{diag}(v)
 
     Both quadratic form and determinant come from Gram-Schmidt on the columns [V; I], V = diag(v)^(-1/2) W, with the
     whitened x - m as one column more: what is left of it is the quadratic form. torch's `LowRankMultivariateNormal`
@@ -96,6 +98,9 @@ class LowRankNormal(Expandable):
         cov_factor: W (*, d, rank).
         cov_diag: v (*, d), variances.
         event_shape: shape of x, d numbers.
+
+    Raises:
+        ValueError: the shapes do not fit one another.
 
     Example:
         >>> p = LowRankNormal(torch.zeros(5, 12), torch.ones(5, 12, 2), torch.ones(5, 12), event_shape=(1, 3, 4))
@@ -149,6 +154,7 @@ class LowRankNormal(Expandable):
 
     @property
     def covariance_matrix(self) -> Tensor:
+        """The covariance of the flattened event, (*, d, d)."""
         return self.cov_factor @ self.cov_factor.mT + self.cov_diag.diag_embed()
 
     def entropy(self) -> Tensor:

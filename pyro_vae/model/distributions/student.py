@@ -10,15 +10,17 @@ from pyro_vae.model.distributions.expandable import log_rising
 
 
 class StudentT(dist.StudentT):
-    """Student's t, of any finite number of degrees of freedom.
+    r"""Student's t, of any finite number of degrees of freedom.
 
-        log p(x) = -(df + 1) / 2 log(1 + y^2 / df) + log Gamma((df + 1) / 2) / Gamma(df / 2) - 1/2 log(df pi) - log s
+    .. math:: \log p(x) = -\frac{\nu + 1}{2} \log \left( 1 + \frac{y^2}{\nu} \right)
+              + \log \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2)} - \frac{1}{2} \log(\nu \pi) - \log s, \qquad
+              y = \frac{x - m}{s}
 
-    with y = (x - m) / s. torch's own takes the difference of two logarithms of Gamma, of the size of df log df: in
-    float32 it is off by 0.005 nats a number at df = 1e4 and by 0.9 at 1e8. Here it is one series, in float64.
+    torch's own takes the difference of two logarithms of Gamma, of the size of nu log nu: in float32 it is off by 0.005
+    nats a number at nu = 1e4 and by 0.9 at 1e8. Here it is one series, in float64.
 
     Args:
-        df: (*), above 0.
+        df: nu (*), above 0.
         loc: m (*).
         scale: s (*).
 

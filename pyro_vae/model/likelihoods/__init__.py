@@ -10,8 +10,8 @@
     counts 0, 1, 2, ...          Poisson, NegativeBinomial                              probability
 
 Densities compare with densities, probabilities with probabilities. Grey levels are 8-bit integers: under a density with
-a learned scale log p(x) grows without limit where a pixel takes the same value in all data, so dequantise them
-(`dequantize`: uniform noise within a level), and count the Jacobian; the floor of each learned scale is in `scales`.
+a learned scale log p(x) grows without limit where a pixel takes the same value in all data. So dequantise them
+(`dequantize`: uniform noise within a level), and count the Jacobian. The floor of each learned scale is in `scales`.
 
 To add a member:
 

@@ -18,16 +18,18 @@ _SMALLEST_MEAN = 1e-6
 
 
 class Poisson(Likelihood):
-    """p(x|z) = prod_i Poisson(x_i; m_i), m = softplus(decoder(z)) + 1e-6, for counts.
+    r"""Independent Poisson counts, one for each pixel.
 
-        log p(x|z) = sum_i x_i log m_i - m_i - log x_i!   nats
+    .. math:: \log p(x|z) = \sum_i [x_i \log m_i - m_i - \log x_i!], \qquad
+              m = \mathrm{softplus}(\mathrm{decoder}(z)) + 10^{-6}
 
-    Mean and variance are the same; for counts that vary more see `NegativeBinomial`.
+    In nats. Mean and variance are the same; for counts that vary more use `NegativeBinomial`.
 
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
 
-    Errors: `DataError` from `check` for values that are not counts.
+    Raises:
+        DataError: from `check`, for values that are not counts.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -36,7 +38,7 @@ class Poisson(Likelihood):
     """
 
     support: constraints.Constraint = constraints.nonnegative_integer
-    advice = "For measurements that are no counts use a density (`likelihood='normal'`)."
+    advice = "For measurements that are not counts, use a density (`likelihood='normal'`)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z)
@@ -46,19 +48,24 @@ class Poisson(Likelihood):
 
 
 class NegativeBinomial(Likelihood):
-    """p(x|z) = prod_i NB(x_i; mean m_i, total count r), m = softplus(decoder(z)) + 1e-6, for overdispersed counts.
+    r"""Independent negative binomial counts, which vary more than Poisson counts of the same mean.
 
-        log p(x|z) = sum_i log Gamma(x_i + r) / (Gamma(r) x_i!) + r log(r / (r + m_i)) + x_i log(m_i / (r + m_i))   nats
+    .. math:: \log p(x|z) = \sum_i \left[ \log \frac{\Gamma(x_i + r)}{\Gamma(r) \, x_i!} + r \log \frac{r}{r + m_i}
+              + x_i \log \frac{m_i}{r + m_i} \right], \qquad m = \mathrm{softplus}(\mathrm{decoder}(z)) + 10^{-6}
 
-    The variance is m + m^2 / r, with one learned r for all pixels; r -> infinity is the Poisson. Used so for counts of
-    genes by Lopez et al., "Deep generative modeling for single-cell transcriptomics", Nature Methods 2018.
+    In nats. The variance is m + m^2 / r, with one learned r for all pixels; r -> infinity is the Poisson.
 
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
         total_count: where r starts; it stays above 1e-3.
 
-    Errors: `ValueError` for a total_count that would start below its floor; `DataError` from `check` for values that
-    are not counts.
+    Raises:
+        ValueError: a total_count that would start below its floor.
+        DataError: from `check`, for values that are not counts.
+
+    Reference:
+        Lopez et al., "Deep generative modeling for single-cell transcriptomics", Nature Methods 15, 2018, who model
+        counts of genes by it. https://doi.org/10.1038/s41592-018-0229-2
 
     Example:
         >>> from pyro_vae.model.networks import MLP

@@ -15,15 +15,15 @@ from pyro_vae.model.likelihoods.scales import LocationScale
 
 
 class DiscretizedLogistic(LocationScale):
-    """p(x|z) over grey levels 0..L-1: a logistic of location (L-1) m and scale (L-1) s, rounded to the nearest level.
+    r"""Grey levels 0..L-1: a logistic of location (L-1) m and scale (L-1) s, rounded to the nearest level.
 
-        log p(x|z) = sum_i log(sigmoid(b_i) - sigmoid(a_i)),   m = decoder(z)   nats
-        a_i = (x_i - 1/2 - (L-1) m_i) / ((L-1) s_i),   b_i = a_i + 1 / ((L-1) s_i)
+    .. math:: \log p(x|z) = \sum_i \log(\mathrm{sigmoid}(b_i) - \mathrm{sigmoid}(a_i)), \qquad m = \mathrm{decoder}(z)
 
-    and the end levels take the tails. Decoder and scale are in units of the full range, as for a density on [0, 1];
-    the data are the levels themselves. These are probabilities, which no constant pixel drives above 1: there is
-    nothing to dequantise. Kingma et al., "Improved variational inference with inverse autoregressive flow", NeurIPS
-    2016; Salimans et al., "PixelCNN++", ICLR 2017.
+    .. math:: a_i = \frac{x_i - 1/2 - (L-1) m_i}{(L-1) s_i}, \qquad b_i = a_i + \frac{1}{(L-1) s_i}
+
+    In nats; the end levels take the tails. Decoder and scale are in units of the full range, as for a density on [0,
+    1], and the data are the levels themselves. These are probabilities, which no constant pixel drives above 1, so
+    there is nothing to dequantise.
 
     Args:
         decoder: z (*, D) -> locations m (*, *x_shape), or m and raw scales (*, 2, *x_shape) for "predicted".
@@ -33,8 +33,15 @@ class DiscretizedLogistic(LocationScale):
         scale_floor: smallest s that is not fixed: s = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
 
-    Errors: as for `Normal`, and `ValueError` for fewer than two levels; `DataError` from `check` for values that are
-    not levels.
+    Raises:
+        ValueError: as for `Normal`, and for fewer than two levels.
+        DataError: from `check`, for values that are not levels.
+
+    Reference:
+        Section 5.2 of Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016.
+        https://arxiv.org/abs/1606.04934
+
+        Eq. 2 of Salimans, Karpathy, Chen & Kingma, "PixelCNN++", ICLR 2017. https://arxiv.org/abs/1701.05517
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -82,18 +89,23 @@ class DiscretizedLogistic(LocationScale):
 
 
 class Categorical(Likelihood):
-    """p(x|z) = prod_i softmax(decoder(z)_i) at the level x_i: any probabilities of the grey levels 0..L-1.
+    r"""Any probabilities of the grey levels 0..L-1, for each pixel its own.
 
-        log p(x|z) = sum_i l_i[x_i] - log sum_v exp l_i[v],   l = decoder(z)   nats
+    .. math:: \log p(x|z) = \sum_i \left( l_i[x_i] - \log \sum_v e^{l_i[v]} \right), \qquad l = \mathrm{decoder}(z)
 
-    It knows no order of the levels, and learns it from the data. The mean is that of the level, sum_v v P(v).
-    van den Oord, Kalchbrenner & Kavukcuoglu, "Pixel recurrent neural networks", ICML 2016, section 3.4.
+    In nats. It knows no order of the levels, and learns it from the data. The mean is that of the level, sum_v v P(v).
 
     Args:
         decoder: z (*, D) -> logits l (*, L, *x_shape).
         num_levels: L.
 
-    Errors: `ValueError` for fewer than two levels; `DataError` from `check` for values that are not levels.
+    Raises:
+        ValueError: fewer than two levels.
+        DataError: from `check`, for values that are not levels.
+
+    Reference:
+        Section 3.4 of van den Oord, Kalchbrenner & Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016.
+        https://arxiv.org/abs/1601.06759
 
     Example:
         >>> from pyro_vae.model.networks import MLP

@@ -1,4 +1,4 @@
-"""Likelihood, the base class, and what its members share."""
+"""Likelihood, the base class of p(x|z), and what its members share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +14,19 @@ from pyro_vae.model.conditions import require
 
 
 class Likelihood(nn.Module):
-    """Base class of p(x|z).
+    """Base class of p(x|z). Members set `support`, the constraint on one pixel, and `advice`, the cure for other data.
 
     Args:
         decoder: maps z `(*, D)` (and labels `(B, C)`, where given) to `(*, *decoder_shape(x_shape))`.
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> class Cauchy(Likelihood):
+        ...     def forward(self, z, y=None):
+        ...         loc = self.decode(z, y)
+        ...         return dist.Cauchy(loc, torch.ones_like(loc)).to_event(3)
+        >>> Cauchy(MLP((20,), (1, 8, 8)))(torch.zeros(5, 20)).event_shape
+        torch.Size([1, 8, 8])
     """
 
     support: constraints.Constraint = constraints.real
@@ -29,18 +38,29 @@ class Likelihood(nn.Module):
 
     @staticmethod
     def decoder_shape(x_shape: Sequence[int]) -> tuple[int, ...]:
-        """Event shape of what the decoder must return; one number a pixel unless a member says otherwise.
+        """Returns the event shape of what the decoder must return: x_shape, unless a member needs more numbers a pixel.
 
         A member takes the constructor arguments that it depends on by their names and with their defaults.
+
+        Args:
+            x_shape: shape of one datum.
         """
         return tuple(x_shape)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The decoder's output (*, *decoder_shape) at z (*, D)."""
+        """Calls the decoder at z (*, D): (*, *decoder_shape)."""
         return self.decoder(z) if y is None else self.decoder(z, y)
 
     def decode_parts(self, z: Tensor, y: Tensor | None, count: int) -> Tensor:
-        """The decoder's output (*, count, *x_shape), its axis of several numbers a pixel moved to the front.
+        """Calls the decoder and moves its axis of several numbers a pixel to the front.
+
+        Args:
+            z: latents (*, D).
+            y: one-hot labels (B, C).
+            count: how many numbers a pixel there are.
+
+        Returns:
+            (count, *, *x_shape), from the decoder's (*, count, *x_shape).
 
         Raises:
             ValueError: the decoder's output has no such axis.
@@ -54,22 +74,24 @@ class Likelihood(nn.Module):
         return output.movedim(axis, 0)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        """p(x|z), or p(x|z, y) for labels y (B, C)."""
+        """Builds p(x|z) for latents z (*, D), or p(x|z, y) for labels y (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def scales(self) -> dict[str, Any]:
-        """What each scale of this likelihood is, and its floor, as plain numbers and words; read by reports."""
+        """Describes each scale of this likelihood, and its floor, in plain numbers and words; reports read it."""
         return {}
 
     def start(self, x: Tensor) -> Tensor:
-        """The decoder output, of shape `decoder_shape`, under which x has the mean of the data x (N, *x_shape)."""
+        """Returns the decoder output (*decoder_shape) under which x has the mean of the data x (N, *x_shape)."""
         return x.mean(0)
 
     @torch.no_grad()
     def start_at(self, x: Tensor) -> None:
-        """Sets the decoder's output bias so that training starts at the mean of the data x (N, *x_shape).
+        """Sets the decoder's output bias so that training starts at the mean of the data.
 
-        For data that are binarised anew in each epoch, pass the grey levels: they are the mean of the draws.
+        Args:
+            x: data (N, *x_shape); where they are binarised anew in each epoch, their grey levels, the means of the
+                draws.
 
         Raises:
             ValueError: the decoder has no `output_bias` of the right shape.
@@ -85,10 +107,10 @@ class Likelihood(nn.Module):
         bias.copy_(wanted)
 
     def check(self, x: Tensor, first: int = 0) -> None:
-        """Refuses data outside the support, or not finite, naming the first such datum.
+        """Refuses data that are outside the support or not finite, and names the first such datum.
 
         Args:
-            x: (N, *x_shape).
+            x: data (N, *x_shape).
             first: the position of x[0] among the data, where x is a block of them.
 
         Raises:
@@ -109,11 +131,19 @@ class Likelihood(nn.Module):
 
 
 def over_pixels(p: TorchDistributionMixin, z: Tensor) -> dist.Distribution:
+    """Declares all batch dimensions of p beyond those of z (*, D) an event."""
     return p.to_event(len(p.batch_shape) - z.dim() + 1)
 
 
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:
-    # One datum more in the middle keeps a pixel that never changes at a finite start (Krichevsky & Trofimov 1981).
+    """Returns the mean of data x (N, *x_shape) and one datum more, `value`, in the middle of their range.
+
+    It keeps a pixel that never changes at a finite start.
+
+    Reference:
+        Krichevsky & Trofimov, "The Performance of Universal Encoding", IEEE Transactions on Information Theory 27,
+        1981.
+    """
     return (x.sum(0) + value) / (len(x) + 1)
 
 

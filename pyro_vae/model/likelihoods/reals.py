@@ -23,23 +23,23 @@ from pyro_vae.model.likelihoods.scales import (
 
 
 class Normal(LocationScale):
-    """p(x|z) = N(x; m, diag sigma^2), m = decoder(z); sigma fixed, learned, or predicted from z too.
+    r"""Independent normal pixels, whose sigma is fixed, learned, or predicted from z.
 
-        log p(x|z) = sum_i -(x_i - m_i)^2 / (2 sigma_i^2) - 1/2 log(2 pi sigma_i^2)   nats
+    .. math:: \log p(x|z) = -\sum_i \left[ \frac{(x_i - m_i)^2}{2 \sigma_i^2}
+              + \frac{1}{2} \log(2 \pi \sigma_i^2) \right], \qquad m = \mathrm{decoder}(z)
 
-    With sigma fixed, `weight * squared error + KL` is this likelihood with sigma^2 = 1 / (2 weight): the sum of squared
-    errors (SSE) is sigma^2 = 1/2, the mean squared error (MSE) is sigma^2 = d/2. They differ by more than a
+    In nats. With sigma fixed, `weight * squared error + KL` is this likelihood with sigma^2 = 1 / (2 weight): the sum
+    of squared errors (SSE) is sigma^2 = 1/2, the mean squared error (MSE) is sigma^2 = d/2. They differ by more than a
     multiplicative constant, since the KL does not change with them. The constant -d/2 log(2 pi sigma^2) does not move
-    the optimum while sigma is fixed, but belongs into every reported log p(x); and without it a learned sigma would
+    the optimum while sigma is fixed, but it belongs in every reported log p(x), and without it a learned sigma would
     grow without limit.
 
     Beware of sigma = 1 on pixels in [0, 1]: a latent dimension pays only where the data vary by more than sigma^2 along
     it, and on such data hardly any direction does, so that nearly all latents collapse onto the prior. To learn sigma
-    is to choose that weight by maximum likelihood; its optimum is the root mean squared error. Rybkin, Daniilidis &
-    Levine, "Simple and effective VAE training with calibrated decoders", ICML 2021.
+    is to choose that weight by maximum likelihood; its optimum is the root mean squared error.
 
-    Where sigma is learned the density of 8-bit pixels grows without limit as a pixel that never changes drives its
-    sigma to 0: dequantise the data (`dequantize`), and report the floor beside the number.
+    Where sigma is learned, a pixel that never changes drives its sigma to 0, and the density of 8-bit data grows
+    without limit: dequantise the data (`dequantize`), and report the floor beside the number.
 
     Args:
         decoder: z (*, D) -> means (*, *x_shape), or means and raw scales (*, 2, *x_shape) for "predicted".
@@ -49,8 +49,13 @@ class Normal(LocationScale):
         scale_floor: smallest sigma that is not fixed: sigma = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
 
-    Errors: `ValueError` for an unknown learn_scale, a learned scale that would start below its floor, "pixel" without
-    x_shape; `DataError` from `check` for values that are not finite.
+    Raises:
+        ValueError: learn_scale is unknown, a learned scale would start below its floor, or "pixel" has no x_shape.
+        DataError: from `check`, for values that are not finite.
+
+    Reference:
+        Rybkin, Daniilidis & Levine, "Simple and Effective VAE Training with Calibrated Decoders", ICML 2021.
+        https://arxiv.org/abs/2006.13202
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -68,13 +73,13 @@ class Normal(LocationScale):
 
 
 class Laplace(LocationScale):
-    """p(x|z) = prod_i Laplace(x_i; m_i, b_i), m = decoder(z): absolute errors; b as sigma of `Normal`.
+    r"""Independent Laplace pixels: absolute errors, with b in the place of the sigma of `Normal`.
 
-        log p(x|z) = sum_i -|x_i - m_i| / b_i - log(2 b_i)   nats
+    .. math:: \log p(x|z) = -\sum_i \left[ \frac{|x_i - m_i|}{b_i} + \log(2 b_i) \right], \qquad m = \mathrm{decoder}(z)
 
-    `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned b is the
-    mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) where b is learned,
-    as for `Normal`.
+    In nats. `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned
+    b is the mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) where b is
+    learned, as for `Normal`.
 
     Args:
         decoder: z (*, D) -> locations (*, *x_shape), or locations and raw scales (*, 2, *x_shape) for "predicted".
@@ -83,7 +88,8 @@ class Laplace(LocationScale):
         scale_floor: smallest b that is not fixed: b = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
 
-    Errors: as for `Normal`.
+    Raises:
+        ValueError, DataError: as for `Normal`.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -91,7 +97,7 @@ class Laplace(LocationScale):
         torch.Size([1, 8, 8])
     """
 
-    advice = "Remove such data, or replace the missing values."
+    advice = Normal.advice
     symbol = "b"
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
@@ -99,24 +105,26 @@ class Laplace(LocationScale):
 
 
 class LowRankNormal(Likelihood):
-    """p(x|z) = N(x; m, Sigma), Sigma = W W' + diag(sigma^2): mean, sigma and the columns of W all from z.
+    r"""A normal whose pixels err together, along the columns of W: mean, sigma and W all come from z.
 
-        log p(x|z) = -1/2 (x - m)' Sigma^-1 (x - m) - 1/2 log|Sigma| - d/2 log(2 pi),   (m, sigma, W) = decoder(z)
+    .. math:: \log p(x|z) = -\frac{1}{2} (x - m)' \Sigma^{-1} (x - m) - \frac{1}{2} \log |\Sigma|
+              - \frac{d}{2} \log(2 \pi), \qquad \Sigma = W W' + \mathrm{diag} \, \sigma^2
 
-    in nats. Pixels that err together do so along a column of W. As Sigma depends on z and on the weights, both the
-    Mahalanobis term AND the log-determinant count: without -1/2 log|Sigma| the loss would be smallest for Sigma ->
-    infinity (teaching material that writes "log p proportional to the Mahalanobis distance" drops it).
+    In nats. As Sigma depends on z and on the weights, both the Mahalanobis term and the log-determinant count: without
+    -1/2 log|Sigma| the loss would be smallest for Sigma -> infinity (teaching material that writes "log p proportional
+    to the Mahalanobis distance" drops it).
 
     Dequantise 8-bit data (`dequantize`): as for `Normal`, a pixel that never changes drives its sigma to the floor.
 
     Args:
-        decoder: z (*, D) -> (*, 2 + rank, *x_shape): means, raw sigmas and the columns of W.
+        decoder: z (*, D) -> (*, 2 + rank, *x_shape): means m, raw sigmas and the columns of W.
         rank: number of columns of W.
         scale: where sigma starts; W starts around 0.
         scale_floor: smallest sigma = scale_floor + exp(raw).
 
-    Errors: `ValueError` for a rank below 1, or a scale that would start below its floor; `DataError` from `check` for
-    values that are not finite.
+    Raises:
+        ValueError: the rank is below 1, or the scale would start below its floor.
+        DataError: from `check`, for values that are not finite.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -155,13 +163,15 @@ class LowRankNormal(Likelihood):
 
 
 class ExponentialNorm(Likelihood):
-    """p(x|z) proportional to exp(-rate * RMSE), RMSE = |x - m|_2 / sqrt(d), m = decoder(z): RMSE as a likelihood.
+    r"""The likelihood whose minus log is rate * RMSE, up to its constant.
 
-        log p(x|z) = -rate RMSE + d log(rate / sqrt(d)) - log(2 pi^(d/2) / Gamma(d/2)) - log Gamma(d)   nats
+    .. math:: \log p(x|z) = -\mathrm{rate} \, \mathrm{RMSE} + d \log \frac{\mathrm{rate}}{\sqrt{d}}
+              - \log \frac{2 \pi^{d/2}}{\Gamma(d/2)} - \log \Gamma(d), \qquad
+              \mathrm{RMSE} = \frac{|x - m|_2}{\sqrt{d}}, \quad m = \mathrm{decoder}(z)
 
-    So `rate * RMSE + KL` is minus an ELBO up to a constant, while the rate is fixed; and with the constant the rate can
-    be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE: thousands on images, where
-    people try 1 or 10, under which nearly all latents collapse onto the prior.
+    In nats. So while the rate is fixed, `rate * RMSE + KL` is minus an ELBO up to a constant. With the constant the
+    rate can be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE: thousands on
+    images, where people try 1 or 10, under which nearly all latents collapse onto the prior.
 
     Dequantise 8-bit data (`dequantize`) where the rate is learned, as for `Normal`.
 
@@ -172,8 +182,10 @@ class ExponentialNorm(Likelihood):
         scale_floor: smallest mean RMSE that can be learned: scale_floor + exp(raw).
         x_shape: shape of one datum, d numbers; needed for "one".
 
-    Errors: `ValueError` for another learn_scale, "one" without x_shape, a rate that would start with a mean RMSE below
-    the floor; `DataError` from `check` for values that are not finite.
+    Raises:
+        ValueError: another learn_scale, "one" without x_shape, or a rate that would start with a mean RMSE below the
+            floor.
+        DataError: from `check`, for values that are not finite.
 
     Example:
         >>> from pyro_vae.model.networks import MLP

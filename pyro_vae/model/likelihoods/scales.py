@@ -1,4 +1,4 @@
-"""Scales of likelihoods that are fixed, learned or predicted from z, above a floor."""
+"""The scales of likelihoods, which are fixed, learned or predicted from z, above a floor."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _LARGEST_EXPONENT = 20.0
 class LocationScale(Likelihood):
     """Base class of members with one location a pixel and a scale that is fixed, learned or predicted from z.
 
-    A scale that is not fixed is scale_floor + exp(raw).
+    A scale that is not fixed is scale_floor + exp(raw). The arguments are those of `Normal`.
     """
 
     symbol = "sigma"
@@ -46,7 +46,7 @@ class LocationScale(Likelihood):
         return (2, *x_shape) if learn_scale == "predicted" else tuple(x_shape)
 
     def location_and_scale(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
-        """Location (*, *x_shape) and scale, which broadcasts to it."""
+        """Returns the location (*, *x_shape) at latents z (*, D), and the scale, which broadcasts to it."""
         if self.learn_scale == "predicted":
             loc, raw = self.decode_parts(z, y, 2)
             return loc, above(self.scale_floor, raw)
@@ -63,7 +63,7 @@ class LocationScale(Likelihood):
         return torch.stack([mean, torch.full_like(mean, self.start_raw)]) if self.learn_scale == "predicted" else mean
 
     def start_location(self, x: Tensor) -> Tensor:
-        """The location (x_shape) under which x has the mean of the data x (N, *x_shape)."""
+        """Returns the location (*x_shape) under which x has the mean of the data x (N, *x_shape)."""
         return x.mean(0)
 
     def scales(self) -> dict[str, Any]:
@@ -75,13 +75,20 @@ class LocationScale(Likelihood):
 
 
 class Learned(nn.Module):
-    """Learned numbers above a floor, floor + exp(raw), one or one for each pixel.
+    """Learned numbers above a floor, floor + exp(raw): one, or one for each pixel.
 
     Args:
         name: what starts at `start`, for the message.
         start: the value before training.
         floor: the smallest value.
         shape: () for one number.
+
+    Raises:
+        ValueError: it would start below its floor.
+
+    Example:
+        >>> Learned("scale", 0.5, floor=0.1).how()
+        {'floor': 0.1, 'learned': 'one number'}
     """
 
     def __init__(self, name: str, start: float, floor: float, shape: Sequence[int] = ()) -> None:
@@ -93,25 +100,26 @@ class Learned(nn.Module):
         return above(self.floor, self.raw)
 
     def summary(self) -> float | dict[str, float]:
-        """The number, or three that stand for many."""
+        """Returns the number, or the least, the median and the largest of many."""
         values = self().detach()
         if not values.dim():
             return values.item()
         return {"min": values.min().item(), "median": values.median().item(), "max": values.max().item()}
 
     def how(self) -> dict[str, Any]:
-        """Floor and number of values, in words."""
+        """Returns the floor, and in words how many values there are."""
         return {"floor": self.floor, "learned": "per pixel" if self.raw.dim() else "one number"}
 
 
 def above(floor: float, raw: Tensor) -> Tensor:
     # Not raw - excess: float32 would round that away from the largest exponent where raw is large.
+    """Maps a raw number to floor + exp(raw), continued along its tangent where exp would overflow."""
     bounded = raw.masked_fill(raw > _LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return floor + bounded.exp() * (1 + (raw - _LARGEST_EXPONENT).relu())
 
 
 def raw_for(name: str, value: float, floor: float) -> float:
-    # The raw number that `above` takes to the value.
+    """Returns the raw number that `above` takes to this value; raises ValueError where it is not above the floor."""
     if not positive("scale_floor", floor) < positive(name, value):
         raise ValueError(f"{name} is where a learned scale starts and must be above its floor {floor:g}; got {value:g}")
     largest = math.exp(_LARGEST_EXPONENT)
@@ -119,18 +127,21 @@ def raw_for(name: str, value: float, floor: float) -> float:
 
 
 def positive(name: str, value: float) -> float:
+    """Returns the value; raises ValueError, naming it, unless it is finite and above 0."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0; got {value}")
     return float(value)
 
 
 def known_mode(member: Likelihood, learn_scale: str, modes: tuple[str, ...]) -> str:
+    """Returns `learn_scale`; raises ValueError where the member has no such mode."""
     if learn_scale not in modes:
         raise ValueError(f"{type(member).__name__} takes learn_scale {', '.join(modes)}; got {learn_scale!r}")
     return learn_scale
 
 
 def needed_shape(member: Likelihood, x_shape: Sequence[int] | None, learn_scale: str) -> tuple[int, ...]:
+    """Returns x_shape as a tuple; raises ValueError where a mode that needs it has none."""
     if x_shape is None:
         raise ValueError(
             f"{type(member).__name__} with learn_scale={learn_scale!r} must know the shape of one datum: "
@@ -140,6 +151,7 @@ def needed_shape(member: Likelihood, x_shape: Sequence[int] | None, learn_scale:
 
 
 def check_shape(member: Likelihood, loc: Tensor, z: Tensor, x_shape: Sequence[int]) -> None:
+    """Raises ValueError where the decoder's loc for z (*, D) does not have the shape that the member was built for."""
     if loc.shape[z.dim() - 1 :] != tuple(x_shape):
         raise ValueError(
             f"{type(member).__name__} was built for x_shape={tuple(x_shape)}; its decoder gives "

@@ -10,17 +10,21 @@ from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more
 
 
 class Bernoulli(Likelihood):
-    """p(x|z) = prod_i Bernoulli(x_i; sigmoid(decoder(z)_i)), for binary data.
+    r"""Independent binary pixels. Its log p(x|z) is minus the binary cross-entropy, summed over pixels.
 
-        log p(x|z) = sum_i x_i log m_i + (1 - x_i) log(1 - m_i),   m = sigmoid(decoder(z))   nats
+    .. math:: \log p(x|z) = \sum_i [x_i \log m_i + (1 - x_i) \log(1 - m_i)], \qquad
+              m = \mathrm{sigmoid}(\mathrm{decoder}(z))
 
-    Minus the binary cross-entropy, summed over pixels. Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014,
-    eq. 11. Grey pixels give no log-likelihood under it and are refused.
+    In nats. Grey pixels have no log-likelihood under it and are refused.
 
     Args:
         decoder: z (*, D) -> logits (*, *x_shape).
 
-    Errors: `DataError` from `check` for pixels other than 0 and 1.
+    Raises:
+        DataError: from `check`, for pixels other than 0 and 1.
+
+    Reference:
+        Eq. 11 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -43,20 +47,24 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    """p(x|z) = prod_i exp(l_i x_i - A(l_i)) on [0, 1], for grey pixels as numbers.
+    r"""Grey pixels in [0, 1], as numbers: the binary cross-entropy with the normaliser that it lacks.
 
-        log p(x|z) = sum_i l_i x_i - A(l_i),   A(l) = log((e^l - 1) / l),   l = decoder(z)   nats
+    .. math:: \log p(x|z) = \sum_i [l_i x_i - A(l_i)], \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad
+              l = \mathrm{decoder}(z)
 
-    The binary cross-entropy of grey pixels with the normaliser that it lacks. Loaiza-Ganem & Cunningham, "The
-    continuous Bernoulli: fixing a pervasive error in variational autoencoders", NeurIPS 2019.
-
-    It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data the density |l| grows
-    without limit. Dequantise 8-bit data (`dequantize`), whose means then keep half a level away from the ends.
+    In nats. It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data |l| and the
+    density grow without limit. Dequantise 8-bit data (`dequantize`), whose means then keep half a level away from the
+    ends.
 
     Args:
         decoder: z (*, D) -> logits l (*, *x_shape).
 
-    Errors: `DataError` from `check` for pixels outside [0, 1].
+    Raises:
+        DataError: from `check`, for pixels outside [0, 1].
+
+    Reference:
+        Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
+        NeurIPS 2019. https://arxiv.org/abs/1907.06845
 
     Example:
         >>> from pyro_vae.model.networks import MLP
