@@ -1,4 +1,5 @@
 import atexit
+import gc
 import os
 import shutil
 import site
@@ -33,6 +34,11 @@ import torch
 from pyro_vae.graphs.capture import Graph
 
 
+def pytest_collection_finish():
+    """What has been imported stays to the end: the collector need not look through it again and again."""
+    gc.freeze()
+
+
 def pytest_addoption(parser):
     parser.addoption("--name-above", type=float, metavar="SECONDS", help="name the tests that take more of a processor")
 
@@ -55,3 +61,21 @@ def clean_process():
 def traced_only(monkeypatch):
     """compile=True without the compiler."""
     monkeypatch.setattr(Graph, "compiled", lambda graph, given: graph)
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """PNG files hold the numbers that are shown: rendering them takes longer than all the rest of a small run."""
+    from matplotlib.figure import Figure
+
+    render = Figure.savefig
+
+    def sketch(figure, file, format, **options):  # noqa: A002 - matplotlib's name
+        if format != "png":
+            return render(figure, file, format=format, **options)
+        shown = [image.get_array() for axes in figure.axes for image in axes.images]
+        shown += [line.get_xydata() for axes in figure.axes for line in axes.lines]
+        shown += [points.get_offsets() for axes in figure.axes for points in axes.collections]
+        return file.write(b"\x89PNG" + b"".join(numbers.tobytes() for numbers in shown))
+
+    monkeypatch.setattr(Figure, "savefig", sketch)

@@ -45,8 +45,8 @@ def answer(question, *arguments):
 # Memory, threads and files of steps and of programs.
 
 NUMBERS = {
-    "steps": {"eager": 500, "traced": 2_000},
-    "programs": {"eager": 30, "traced": 4, "evaluated": 5},
+    "steps": {"eager": 200, "traced": 1_000},
+    "programs": {"eager": 10, "traced": 3, "evaluated": 3},
 }
 MANY = {
     "steps": {"eager": 10_000, "traced": 10_000},

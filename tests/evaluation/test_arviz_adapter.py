@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from cases import thorough
 from exact import binary_data, small_vae
 
 from pyro_vae.evaluation.trust import arviz_adapter
@@ -109,7 +110,7 @@ print("as before")
 """
 
 
-@pytest.mark.parametrize("home", ["nowhere", pytest.param("fresh", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("home", ["nowhere", *thorough("fresh")])
 def test_nothing_is_said_changed_or_left_behind(home, tmp_path):
     place = {"fresh": str(tmp_path), "nowhere": "/dev/null/x"}[home]
     names = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPLCONFIGDIR"))}

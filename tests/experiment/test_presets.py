@@ -17,6 +17,8 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.report.documents.training_document import preset_sentence
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 NAMES = presets.names()
 FORMS = {"frey_faces": Form((1, 28, 20), 256, 0)}
 

@@ -533,7 +533,7 @@ def user_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "code"), [("NoEvent", 8), *thorough(("Good", 0), ("Missing", 2))])
+@pytest.mark.parametrize(("name", "code"), thorough(("NoEvent", 8), ("Good", 0), ("Missing", 2)))
 def test_exit_codes_of_the_process(name, code, user_folder):
     command = [sys.executable, "-m", "pyro_vae.model.checks", f"user_members:{name}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

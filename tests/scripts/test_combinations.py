@@ -21,6 +21,8 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 MAIN = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_svi.py"))["main"]
 SMALL = [
     "--hidden", "4", "--latent-dim", "2", "--num-components", "3", "--flow-hidden", "4", "--flow-transforms", "2",

@@ -17,6 +17,8 @@ from pyro_vae import evaluation
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.selfcheck import ladder
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", 8, "--latent-dim", 2, "--test-samples", 20, "--elbo-samples", 5, "--epochs", 2]
 

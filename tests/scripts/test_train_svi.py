@@ -15,11 +15,14 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from cases import thorough
 from forked import Script
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.randomness import derive
+
+pytestmark = pytest.mark.usefixtures("sketched")
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5"]
@@ -90,8 +93,8 @@ def cut_after(epochs, whole, folder):
     "settings",
     [
         ["--kl-warmup", 4, "--lr-schedule", "cosine", "--objective", "trace_elbo"],
-        ["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"],
-        ["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"],
+        *thorough(["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"]),
+        *thorough(["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"]),
         ["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8],  # stops before the sixth epoch
         pytest.param(["--compile", "yes", "--kl-warmup", 4], marks=pytest.mark.slow),
     ],
@@ -143,7 +146,7 @@ def stopped_after(epochs, *arguments):
         return run(*arguments)
 
 
-@pytest.mark.parametrize("epochs", [4, 5, 6])
+@pytest.mark.parametrize("epochs", [5, *thorough(4, 6)])
 def test_a_run_killed_outright_ends_with_the_same_bytes(tiny, tmp_path, epochs):
     assert run("--dataset", tiny, "--epochs", 6, "--out", "whole") == 0
     cut_after(epochs, tmp_path / "whole", tmp_path / "cut")

@@ -14,6 +14,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from cases import thorough
 from exact import binary_data, small_vae
 from finished import SMALL, content, finished_run, images
 from shortened import quick_evaluations
@@ -104,7 +105,11 @@ def a_run_that_failed(grey, folder):
 
 @pytest.mark.parametrize(
     "before",
-    [other_draws, draws_of_another_thread, another_precision_put_back, other_programs, another_run, a_run_that_failed],
+    [
+        other_draws,
+        another_run,
+        *thorough(draws_of_another_thread, another_precision_put_back, other_programs, a_run_that_failed),
+    ],
 )
 def test_a_run_repeats_whatever_ran_before_in_the_process(first, grey, tmp_path, before):
     before(grey, tmp_path / "before")
@@ -130,7 +135,7 @@ def test_what_is_measured_beside_it_does_not_change_the_training(first, grey, tm
     assert found(measured) != found(first) or flags == ("--tensorboard",)
 
 
-@pytest.mark.parametrize("trace_after", [4, 1_000], ids=["traced", "eager"])
+@pytest.mark.parametrize("trace_after", [4, *thorough(1_000)], ids=["traced", "eager"])
 def test_what_is_looked_at_between_epochs_does_not_change_the_training(grey, monkeypatch, trace_after):
     monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", trace_after)
 

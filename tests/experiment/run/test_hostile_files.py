@@ -297,10 +297,7 @@ def test_a_damaged_run_folder_is_refused_or_harmless(run, name, text, monkeypatc
 
 @pytest.mark.parametrize(
     ("script", "arguments", "name"),
-    [
-        ("train_svi.py", ["--resume", "--out", "run"], "config.json"),
-        *thorough(("evaluate.py", ["run"], "run.json")),
-    ],
+    thorough(("train_svi.py", ["--resume", "--out", "run"], "config.json"), ("evaluate.py", ["run"], "run.json")),
 )
 def test_a_script_ends_with_exit_code_4(run, tmp_path, script, arguments, name):
     shutil.copytree(run, tmp_path / "run")

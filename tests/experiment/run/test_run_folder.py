@@ -22,6 +22,8 @@ from pyro_vae.experiment.train.training_lock import locked
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, World
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 def train(folder, config, epochs=None, processes=1):
     """Opens a run, trains it up to an epoch, and returns it with what the session said."""

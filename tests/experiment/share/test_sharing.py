@@ -29,6 +29,8 @@ from pyro_vae.randomness import stream
 from pyro_vae.report.cells import clean
 from pyro_vae.report.render.markdown import escaped
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 PNG = b"\x89PNG\r\n\x1a\n, the rest of a picture"
 
 

@@ -14,6 +14,8 @@ from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import loss_ablation
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 PLAN = Plan(elbo_samples=10, num_samples=30, latent_data=40, latent_samples=2)
 
 

@@ -23,6 +23,8 @@ from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.training_lock import locked
 from pyro_vae.inference import fit
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 PLAN = Plan(latent_data=500, latent_samples=4)
 QUICK = {"epochs": 3, "num_components": 5, "flow_hidden": (4,), "flow_transforms": 2, "lr": 0.01}
 

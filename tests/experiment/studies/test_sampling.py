@@ -22,6 +22,8 @@ from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.randomness import stream
 from pyro_vae.report.draw import image_views, latent_views
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 MAIN = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "sample.py"))["main"]
 SIZE = 200
 
