@@ -315,12 +315,18 @@ def _at(source: Tensor, index: slice | Tensor) -> Tensor:
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Turns labels (B,) of whole numbers below C into float32 (B, C).
 
+    Raises:
+        DataError: a label is none of 0 ... C - 1.
+
     Example:
         >>> one_hot(torch.tensor([2, 0]), 3)
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
     """
-    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+    y = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+    if not (told := y.any(1)).all():
+        raise DataError(f"labels must be whole numbers from 0 to {num_classes - 1}; got {labels[~told][0].item()}")
+    return y
 
 
 class Form(NamedTuple):

@@ -199,6 +199,12 @@ def test_labels_become_one_hot_rows():
         assert y.tolist() == rows
 
 
+@pytest.mark.parametrize("label", [-1, 5, 11])
+def test_a_label_beyond_the_classes_is_no_row_of_zeros(label):
+    with pytest.raises(DataError, match=f"labels must be whole numbers from 0 to 4; got {label}"):
+        one_hot(torch.tensor([4, label, 0]), 5)
+
+
 def test_data_without_labels_have_no_one_hot_ones():
     with pytest.raises(DataError, match=r"no labels, which a conditional program needs: leave `conditional=True` out"):
         make("none").one_hot(3)

@@ -548,7 +548,7 @@ def member(name, **options):
         (lambda: member("Laplace", scale=-1.0), "above 0; got -1.0"),
         (
             lambda: member("Normal", learn_scale="each"),
-            "Normal takes learn_scale no, one, pixel, predicted; got 'each'",
+            "Normal takes `learn_scale` 'no' or 'one' or 'pixel' or 'predicted'; got `learn_scale='each'`",
         ),
         (lambda: member("Normal", learn_scale="one", scale=1e-3), "scale .* above its floor 0.001; got 0.001"),
         (lambda: member("Normal", learn_scale="predicted", scale=1e-4), "above its floor 0.001; got 0.0001"),
@@ -559,7 +559,7 @@ def member(name, **options):
         (lambda: member("ExponentialNorm", rate=0.0), "rate must .* above 0; got 0.0"),
         (
             lambda: member("ExponentialNorm", learn_scale="pixel"),
-            "ExponentialNorm takes learn_scale no, one; got 'pixel'",
+            "ExponentialNorm takes `learn_scale` 'no' or 'one'; got `learn_scale='pixel'`",
         ),
         (lambda: member("ExponentialNorm", learn_scale="one"), r"must know the shape of one datum.*x_shape="),
         (

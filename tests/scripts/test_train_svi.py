@@ -4,6 +4,7 @@ import json
 import math
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -206,6 +207,18 @@ def awaited(path, process):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_run_that_was_taken_up_again_names_the_line_that_makes_all_of_it(tiny, tmp_path):
+    flags = ["--dataset", tiny, "--epochs", 3, "--kl-weight", 0.5, "--max-grad-norm", 2, "--out", "cut"]
+    assert stopped_after(1, *flags) == 143
+    assert resume("--out", "cut") == 0
+    line = shlex.split(read(tmp_path / "cut", "run.json")["command"])
+    assert line[:2] == ["python", "scripts/train_svi.py"]
+    config = read(tmp_path / "cut", "config.json")
+    shutil.rmtree("cut")
+    assert exit_code(MAIN, line[2:]) == 0
+    assert read(tmp_path / "cut", "config.json") == config
 
 
 # What --resume may and may not do.

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import DivergenceError, ProcessError, StorageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files, provenance
@@ -56,7 +57,7 @@ class RunStatus:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         about = {
             "status": "running",
-            "command": provenance.command(),
+            "command": self._repeated(config, processes) if progress.epoch or progress.steps else provenance.command(),
             "started": before.get("started", now),
             "session_started": now,
             "processes": processes,
@@ -80,6 +81,12 @@ class RunStatus:
             with suppress(StorageError):  # the first error is the one to report
                 self.set(_ENDS.get(type(error), "failed"))
             raise
+
+    def _repeated(self, config: Config, processes: int) -> str:
+        """The line that makes the whole run anew, where the one that was typed only went on with it."""
+        default = Config().to_dict()
+        settings = {name: value for name, value in config.to_dict().items() if value != default[name]}
+        return command_line("train", processes=processes, **settings, out=self.path.parent)
 
     def _teams(self, before: dict[str, Any], progress: Progress, processes: int) -> list[dict[str, int]]:
         """Lists the teams that began before this point, with this one where its size is another."""

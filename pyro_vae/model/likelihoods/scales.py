@@ -136,7 +136,10 @@ def positive(name: str, value: float) -> float:
 def known_mode(member: Likelihood, learn_scale: str, modes: tuple[str, ...]) -> str:
     """Returns `learn_scale`; raises ValueError where the member has no such mode."""
     if learn_scale not in modes:
-        raise ValueError(f"{type(member).__name__} takes learn_scale {', '.join(modes)}; got {learn_scale!r}")
+        raise ValueError(
+            f"{type(member).__name__} takes `learn_scale` {' or '.join(map(repr, modes))}; "
+            f"got `learn_scale={learn_scale!r}`"
+        )
     return learn_scale
 
 
