@@ -31,7 +31,7 @@ import pyro_vae as pv
 ROOT = Path(__file__).parents[1]
 MOST = 10.0  # MiB
 LOGGERS = [None, "pyro_vae", "pyro", "torch", "torch.utils.cpp_extension", "matplotlib"]
-WARM = 200  # steps, after which lasting buffers are there
+WARM = 100  # steps, after which lasting buffers are there
 
 
 def answer(question, *arguments):

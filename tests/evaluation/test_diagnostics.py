@@ -112,6 +112,7 @@ def test_single_precision_is_computed_in_double_and_the_input_is_left_alone():
     assert torch.equal(weights, before)
 
 
+@pytest.mark.thorough
 def test_asking_switches_neither_warnings_nor_validation_of_the_process():
     code = (
         "import warnings, numpy, torch, pyro, pyro_vae as pv\n"

@@ -109,9 +109,10 @@ ALL = [
 
 NORMAL = [name for name in build.POSTERIORS if name != "delta"]
 COVERED = covering(build.PRIORS, NORMAL, build.LIKELIHOODS, objectives("diagonal"))
+SOME = [("standard", "delta", "bernoulli", "trace_elbo"), *COVERED[:6]]
 
 
-@pytest.mark.parametrize("names", [*COVERED, ("standard", "delta", "bernoulli", "trace_elbo")], ids="-".join)
+@pytest.mark.parametrize("names", [*SOME, *thorough(*((names,) for names in COVERED[6:]))], ids="-".join)
 def test_traced_steps_of_every_member_are_the_same_to_the_last_bit(names, traced_only):
     check_same_to_the_last_bit(config(*names), steps=6)
 
@@ -198,12 +199,14 @@ PARTICLES = {"vectorize_particles": True, "max_plate_nesting": 1}
 @pytest.mark.parametrize(
     ("guide", "loss"),
     [
-        ("top_down", lambda: Trace_ELBO(num_particles=3, **PARTICLES)),
         ("top_down", lambda: TraceMeanField_ELBO(num_particles=2, **PARTICLES)),
-        ("top_down", MeanFieldELBO),
         ("top_down", lambda: ImportanceWeightedELBO(4)),
         ("bottom_up", lambda: Trace_ELBO(num_particles=3, **PARTICLES)),
-        ("bottom_up", lambda: ImportanceWeightedELBO(4)),
+        *thorough(
+            ("top_down", lambda: Trace_ELBO(num_particles=3, **PARTICLES)),
+            ("top_down", MeanFieldELBO),
+            ("bottom_up", lambda: ImportanceWeightedELBO(4)),
+        ),
     ],
 )
 def test_two_layers(guide, loss, traced_only):

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 import torch
+from cases import thorough
 from exact import binary_data, small_vae
 from pyro.infer import Trace_ELBO
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -155,7 +156,7 @@ def stepped(svi, num_steps):
     return losses
 
 
-@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("mode", [True, *thorough(False)])
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [(torch.optim.Adam, {"fused": True}), (torch.optim.AdamW, {"fused": True}), (torch.optim.SGD, {})],
@@ -279,7 +280,9 @@ class OwnDescent(torch.optim.SGD):
             parameter.data = parameter.data - 1e-3 * parameter.grad
 
 
-@pytest.mark.parametrize("case", ["a hook sets the rate of a dropout", "a hook freezes", "parameters move in memory"])
+@pytest.mark.parametrize(
+    "case", ["a hook freezes", *thorough("a hook sets the rate of a dropout", "parameters move in memory")]
+)
 def test_code_of_the_users_in_the_step_of_the_optimiser_is_seen_in_fit(case, traced_only):
     found = []
     for mode in (True, False):

@@ -41,7 +41,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", all_but(GOOD.keys() - {"spline flow"}, GOOD))
-@pytest.mark.parametrize("D", [1, 2, 3, *thorough(10)])
+@pytest.mark.parametrize("D", [1, 3, *thorough(2, 10)])
 def test_good_distributions_agree(name, D):
     if name == "spline flow" and D != 2:
         pytest.skip("slow, and not for one dimension")
@@ -78,7 +78,7 @@ def test_each_factor_is_a_factor():
     assert found.how == "quadrature"
 
 
-@pytest.mark.parametrize("D", [1, 2, 3, 10, *thorough(20)])
+@pytest.mark.parametrize("D", [2, 10, *thorough(1, 3, 20)])
 @pytest.mark.parametrize("make", [normal, student, whole_vectors, lambda D: whole_vectors(D, 10)])
 def test_a_density_off_by_a_factor_is_found_by_its_integral(make, D):
     found = agreement.measure(Spliced(make(D), factor=1.1))
@@ -95,7 +95,7 @@ WIDER = {
 }
 
 
-@pytest.mark.parametrize("D", [2, 3, 10, *thorough(20)])
+@pytest.mark.parametrize("D", [3, 10, *thorough(2, 20)])
 @pytest.mark.parametrize("name", WIDER)
 def test_draws_of_another_distribution_are_found(name, D):
     density, sampler = (make(D) for make in WIDER[name])

@@ -44,6 +44,7 @@ def test_it_says_what_it_does_prints_the_report_and_writes_into_the_run(run, cap
     assert before.items() <= after.items()
 
 
+@pytest.mark.thorough
 def test_a_report_repeats_and_may_go_elsewhere(run, tmp_path):
     before = content(run)
     assert [evaluate(run, "--out", tmp_path / name) for name in ("a", "b/c")] == [0, 0]

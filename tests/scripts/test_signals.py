@@ -13,8 +13,6 @@ import pyro_vae as pv
 from pyro_vae.experiment.run import checkpoint, interruption
 from pyro_vae.inference import SVI
 
-pytestmark = pytest.mark.usefixtures("sketched")
-
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]

@@ -18,8 +18,6 @@ from pyro_vae.experiment.sweep import sweeping
 TRAINER = """
 import json, math, sys
 from pathlib import Path
-
-pytestmark = pytest.mark.usefixtures("sketched")
 flags = {word.lstrip("-"): after for word, after in zip(sys.argv[1:], sys.argv[2:]) if word.startswith("--")}
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 lr, seed = float(flags.get("lr", 3e-3)), int(flags.get("seed", 0))

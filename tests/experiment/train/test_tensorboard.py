@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from exact import binary_data, two_layers
 from finished import SMALL, content, images
 from PIL import Image
@@ -209,7 +210,7 @@ def test_the_graph_is_read_back_with_shapes_and_classes(run):
 # What it must not do.
 
 
-@pytest.mark.parametrize("swap", [{}, {"batch_size": 1}, {"prior": "vamp", "num_components": 5}], ids=str)
+@pytest.mark.parametrize("swap", [{}, *thorough({"batch_size": 1}, {"prior": "vamp", "num_components": 5})], ids=str)
 def test_a_training_that_is_watched_gives_the_same_bytes(swap, settings, tmp_path, monkeypatch):
     """With batches of one datum its steps are traced from the first on, as twice so many of them are expected."""
     monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", 300)
