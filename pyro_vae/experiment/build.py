@@ -325,17 +325,16 @@ def svi(config: Config, program: Autoencoder) -> SVI:
     Raises:
         UsageError: the objective does not go with the weights, or with the order in which the guide samples.
     """
-    from pyro_vae.inference.objectives import check_order, check_weights, warm_up
+    from pyro_vae.inference.objectives import check_order, check_warm_up, check_weights
     from pyro_vae.inference.svi import SVI
 
     objective = _find("OBJECTIVES", config.objective)
     # One plate, the data; told so, Pyro need not run the program once to find out.
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
     loss = objective(**_options(objective, {**_values(config), **batched}))
-    warming = f" and `kl_warmup={config.kl_warmup}`" if config.kl_warmup else ""
-    with _usage_errors(f"`objective={config.objective!r}`{warming}: "):
-        first_weight = config.kl_weight * warm_up(0, config.kl_warmup)
-        check_weights(config.reconstruction_weight, first_weight, loss)
+    with _usage_errors(f"`objective={config.objective!r}`: "):
+        check_warm_up(config.kl_warmup, loss)
+        check_weights(config.reconstruction_weight, config.kl_weight, loss)
         if config.layers == 2:
             check_order(loss, ["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
     step = program.model, program.guide, optimizer(config, program), loss

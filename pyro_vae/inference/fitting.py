@@ -20,7 +20,13 @@ from pyro_vae.errors import DataError, DivergenceError, divergence
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
-from pyro_vae.inference.objectives import ImportanceWeightedELBO, check_point_guide, learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import (
+    ImportanceWeightedELBO,
+    check_point_guide,
+    check_warm_up,
+    learning_rate_factor,
+    warm_up,
+)
 from pyro_vae.inference.pyro_step import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
@@ -68,7 +74,7 @@ def fit(
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
             ELBO is not, and the program holds its best state.
         ProcessError: another process has ended, or does not hold the same parameters.
-        ValueError: the weights are none that the loss, or a guide that is a point, can be trained with.
+        ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -83,6 +89,7 @@ def fit(
         1 True
         2 True
     """
+    check_warm_up(schedule.kl_warmup, svi.loss)
     progress = progress if progress is not None else Progress()
     num_classes = data.num_classes if conditional else None
     data = data.to(next(program.parameters()).device)

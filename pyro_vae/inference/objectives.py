@@ -228,10 +228,37 @@ def check_weights(reconstruction: float, kl: float, loss: Any = None) -> None:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
     others = [f"`{name}={weight:g}`" for name, weight in weights.items() if weight != 1]
-    if others and issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO):
+    if others and _is_importance_weighted(loss):
         raise ValueError(
             f"an importance-weighted bound has no separate KL, so its loss weights must be 1; got {', '.join(others)}"
         )
+
+
+def check_warm_up(kl_warmup: int, loss: Any) -> None:
+    """Checks that a loss with a KL warm-up has a KL of its own.
+
+    Args:
+        kl_warmup: how many epochs it lasts, 0 for none.
+        loss: a Pyro ELBO, or the class of one.
+
+    Raises:
+        ValueError: it has none, whatever the product of weight and warm-up is at some step.
+
+    Example:
+        >>> check_warm_up(3, ImportanceWeightedELBO)
+        Traceback (most recent call last):
+        ...
+        ValueError: an importance-weighted bound has no separate KL that could warm up; got `kl_warmup=3`. Use ...
+    """
+    if kl_warmup and _is_importance_weighted(loss):
+        raise ValueError(
+            f"an importance-weighted bound has no separate KL that could warm up; got `kl_warmup={kl_warmup}`. "
+            "Use `kl_warmup=0`"
+        )
+
+
+def _is_importance_weighted(loss: Any) -> bool:
+    return issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO)
 
 
 def check_point_guide(kl: float) -> None:

@@ -200,7 +200,15 @@ def test_a_member_that_a_vae_has_not_is_refused():
         build.vae(Config(), IMAGE, flow=None)
 
 
-@pytest.mark.parametrize("clash", [{"kl_weight": 0.5}, {"reconstruction_weight": 0.0}, {"kl_warmup": 2}])
+@pytest.mark.parametrize(
+    "clash",
+    [
+        {"kl_weight": 0.5},
+        {"reconstruction_weight": 0.0},
+        {"kl_warmup": 1},
+        {"kl_warmup": 4, "kl_weight": 4.0},  # in the first epoch their product is 1
+    ],
+)
 def test_an_importance_weighted_bound_takes_no_weights(clash):
     (name, value), *_ = clash.items()
     vae = program()
