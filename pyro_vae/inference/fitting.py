@@ -22,14 +22,14 @@ from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
 from pyro_vae.inference.objectives import (
     ImportanceWeightedELBO,
-    check_point_guide,
-    check_warm_up,
+    is_importance_weighted,
     learning_rate_factor,
     warm_up,
 )
 from pyro_vae.inference.pyro_step import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
+from pyro_vae.loss_requirements import check_no_warm_up, check_point_guide
 from pyro_vae.model.program import Program
 from pyro_vae.randomness import derive, go_to, position, stream
 
@@ -89,7 +89,8 @@ def fit(
         1 True
         2 True
     """
-    check_warm_up(schedule.kl_warmup, svi.loss)
+    if is_importance_weighted(svi.loss):
+        check_no_warm_up(schedule.kl_warmup)
     progress = progress if progress is not None else Progress()
     num_classes = data.num_classes if conditional else None
     data = data.to(next(program.parameters()).device)

@@ -243,10 +243,24 @@ def test_a_signal_becomes_128_and_its_number(capsys, number, code, kept, said):
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--latent-dims", "3"], ["--likelihood", "bernouli"]])
-def test_help_and_mistakes_do_not_wait_for_torch(arguments):
+ABLATE = ROOT / "scripts" / "loss_ablation.py"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (SCRIPT, ["--help"]),
+        (SCRIPT, ["--latent-dims", "3"]),
+        (SCRIPT, ["--likelihood", "bernouli"]),
+        (SCRIPT, ["--objective", "iwae", "--kl-warmup", "1", "--dataset", "missing.npy"]),
+        (SCRIPT, ["--layers", "2", "--guide", "bottom_up"]),
+        (SCRIPT, ["--posterior", "delta"]),
+        (ABLATE, ["--objective", "iwae", "--out", "missing"]),
+    ],
+)
+def test_help_and_mistakes_do_not_wait_for_torch(script, arguments):
     asked = subprocess.run(
-        [sys.executable, "-X", "importtime", SCRIPT, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", script, *arguments], capture_output=True, text=True, check=False
     )
     loaded = set(re.findall(r"^import time:.*\| +(\w+)", asked.stderr, re.MULTILINE))
     assert asked.returncode == (0 if arguments == ["--help"] else 2)

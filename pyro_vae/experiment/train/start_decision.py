@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.run_folder import Run, new_folder
@@ -41,7 +42,8 @@ def decide(
         world: the processes that train together.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
+        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings;
+            or settings contradict each other.
         CheckpointError: the run in it is damaged.
     """
     mark, told = None, ""
@@ -50,6 +52,8 @@ def decide(
             mark = training_lock.mark(folder) if folder is not None else None
             new = new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}")
             run, is_finished = _decided(Run(folder or new, config), given, resume, world)
+            if not is_finished:
+                build.check_clashes(run.config)
             told = json.dumps([str(run.path), run.config.to_dict(), is_finished])
     path, settings, is_finished = json.loads(world.gather(told)[0])
     return Decision(Run(Path(path), Config.from_dict(settings)), is_finished, mark)
