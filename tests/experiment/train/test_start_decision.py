@@ -18,4 +18,4 @@ def test_settings_that_clash_are_refused_before_data_are_read(tmp_path):
 
 def test_settings_clash_only_together_with_those_of_the_run_that_is_taken_up(tmp_path):
     files.write(tmp_path / "config.json", files.to_json(AUTOENCODER.to_dict()))
-    assert decide(tmp_path, Config(posterior="delta"), {"posterior"}, resume=True).run.config == AUTOENCODER
+    assert decide(tmp_path, Config(posterior="delta"), {"posterior"}, resume=True).config == AUTOENCODER
