@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
-from pyro_vae.errors import DataError, DivergenceError, divergence
+from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
@@ -191,14 +191,15 @@ class _Training:
         x, *y = self.held_out
         seed = derive(self.seed, "validation")
         try:
-            with divergence(f"epoch {progress.epoch + 1}: the validation ELBO"):
+            what, cure = f"epoch {progress.epoch + 1}: the validation ELBO", "Use a smaller learning rate (`lr`)"
+            with divergence(what, cure):
                 terms = shared_elbo_terms(
                     self.world, self.program, x, self.schedule.valid_samples, y[0] if y else None, seed
                 )
                 # A plain autoencoder has no finite ELBO; its reconstruction must be.
                 worth = terms.reconstruction if _is_of_a_point(terms) else terms.elbo
                 if not math.isfinite(worth.mean):
-                    raise ValueError(f"it is {worth.mean}")
+                    raise not_finite(what, f"it is {worth.mean}", cure)
                 return terms
         except DivergenceError:
             if progress.best_tensors:

@@ -86,7 +86,7 @@ def test_what_a_field_says_of_its_values_stands_in_its_help(parser):
     assert "falls by then (above 0" not in text
     helps = {field.name: help_of(field) for kind in (Evaluation, Plan, Config) for field in fields(kind)}
     assert helps["flow_transforms"].endswith(" (above 0, at most 100)")
-    assert helps["latent_samples"].endswith(" (at least 2)")
+    assert helps["latent_data"].endswith(" (at least 2)")
     assert helps["conditional"] == Config.__dataclass_fields__["conditional"].metadata["help"]
     assert all(": " in helps[name] for name in ("split", "guide", "compile", "prior"))
 
