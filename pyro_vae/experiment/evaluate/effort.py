@@ -25,8 +25,8 @@ class Plan:
         1000
     """
 
-    test_data: int = flag(
-        -1, "evaluate a random subset of so many test data; 0 is all, -1 what the training's report saw", least=-1
+    test_data: int | None = flag(
+        None, "a random subset of so many test data, 0 for all; else that of the training's own report", least=0
     )
     elbo_samples: int = flag(
         100,

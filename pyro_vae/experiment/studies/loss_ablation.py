@@ -173,7 +173,7 @@ def measure(trained: TrainedRun, plan: Plan) -> Ablated:
         trained: the run.
         plan: how many draws, and of how many data.
     """
-    data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
+    data = {"test": trained.test(plan.test_data), "train": trained.training(plan.latent_data)}
     measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
     noise = derive(plan.evaluation_seed, "ablation")

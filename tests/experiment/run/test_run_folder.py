@@ -147,6 +147,13 @@ def test_a_run_does_not_go_on_from_checkpoints_of_another_config(folder, config,
         train(folder, other)
 
 
+def test_a_config_that_was_edited_to_fewer_epochs_is_refused_as_a_flag_is(folder, config):
+    config = replace(config, lr_schedule="constant")
+    train(folder, config, 1)
+    with pytest.raises(CheckpointError, match=f"was made with epochs={config.epochs}, and .* says 2"):
+        train(folder, replace(config, epochs=2))
+
+
 @pytest.mark.parametrize("file", ["config.json", "run.json", "history.jsonl"])
 def test_a_damaged_file_of_the_run_is_named(folder, config, file):
     run, _, _ = train(folder, config)
