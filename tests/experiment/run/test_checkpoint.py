@@ -463,7 +463,7 @@ def test_a_run_from_another_machine_loads_here(trained, last, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused(trained, tmp_path):
-    with pytest.raises(UsageError, match="device 'nonesuch' can not be used"):
+    with pytest.raises(UsageError, match="device 'nonesuch' cannot be used"):
         pv.load(tmp_path, device="nonesuch")
 
 
