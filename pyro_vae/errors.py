@@ -6,6 +6,7 @@ as well, so that library code needs no import from this file to catch it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -60,9 +61,31 @@ class DivergenceError(PyroVAEError, ArithmeticError):
     exit_code = 5
 
 
+# What torch.distributions says of parameters and values that it does not take, as those of a diverged network.
+_REFUSED = re.compile(
+    r"Expected (parameter|value argument) .*?(satisfy the constraint|within the support).*?(?=, but found|\n|$)",
+    re.DOTALL,
+)
+
+
 @contextmanager
-def divergence(what: str) -> Iterator[None]:
-    """Names what can not be computed, where Pyro's validation or a check finds numbers that are not finite."""
+def divergence(what: str, cure: str = "") -> Iterator[None]:
+    """Turns numbers that a distribution or a factorisation refuses inside into a DivergenceError, and no other error.
+
+    Args:
+        what: what is computed inside.
+        cure: what to do about it, as a sentence.
+
+    Raises:
+        DivergenceError: it cannot be computed; the error says what was refused.
+
+    Example:
+        >>> with divergence("the ELBO"):
+        ...     raise ValueError("num_samples must be at least 1; got 0")
+        Traceback (most recent call last):
+        ...
+        ValueError: num_samples must be at least 1; got 0
+    """
     try:
         yield
     except PyroVAEError:
@@ -70,10 +93,19 @@ def divergence(what: str) -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         from torch.linalg import LinAlgError  # here, since torch takes a second and a sentence does not need it
 
-        if isinstance(error, RuntimeError) and not isinstance(error, LinAlgError):
+        refused = _REFUSED.search(str(error))
+        if not refused and not isinstance(error, LinAlgError):
             raise
-        reason = str(error).splitlines()[0]
-        raise DivergenceError(f"{what} is not finite ({reason}). Use a smaller learning rate (`lr`)") from error
+        raise not_finite(what, refused[0] if refused else str(error).splitlines()[0], cure) from error
+
+
+def not_finite(what: str, reason: str, cure: str = "") -> DivergenceError:
+    """The error for a number that is not finite.
+
+    >>> print(not_finite("the validation ELBO", "it is nan", "Use a smaller learning rate (`lr`)"))
+    the validation ELBO is not finite (it is nan). Use a smaller learning rate (`lr`)
+    """
+    return DivergenceError(f"{what} is not finite ({reason})" + (f". {cure}" if cure else ""))
 
 
 class StorageError(PyroVAEError, OSError):

@@ -24,6 +24,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pyro_vae.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -49,16 +51,17 @@ def block_seed(seed: int, data_block: int, sample_block: int) -> int:
     """Derives the seed of one (block of data, block of samples), distinct for distinct blocks by construction.
 
     Raises:
-        ValueError: more than 2**20 blocks of data or 2**12 blocks of samples.
+        UsageError: more than 2**20 blocks of data or 2**12 blocks of samples.
 
     Example:
         >>> len({block_seed(0, i, j) for i in range(50) for j in range(50)})
         2500
     """
     if data_block >> (_BITS - _SAMPLE_BITS) or sample_block >> _SAMPLE_BITS:
-        raise ValueError(
+        raise UsageError(
             f"block ({data_block}, {sample_block}) is beyond the {1 << _BITS - _SAMPLE_BITS} blocks of data and "
-            f"{1 << _SAMPLE_BITS} blocks of samples that one seed can keep apart: split the data over several seeds"
+            f"{1 << _SAMPLE_BITS} blocks of samples that one seed can keep apart: take fewer draws, or split the data "
+            "over several seeds"
         )
     return derive(seed, "block") ^ (data_block << _SAMPLE_BITS | sample_block)
 

@@ -29,6 +29,7 @@ with suppress(ImportError):
     import msvcrt
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # signals that ask a process to end
+INTERRUPTED = tuple(128 + number for number in STOPPING)  # exit codes of processes that they have ended
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code where nobody reads what is printed
 _LOCKED_BYTE = (1 << 31) - 2  # of Windows, where nobody else can read a locked byte: far behind all that a file says
 

@@ -16,7 +16,7 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
+    ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines", "loss_requirements"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],

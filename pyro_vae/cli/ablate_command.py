@@ -7,6 +7,7 @@ from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_fla
 from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.studies.ablated_losses import ablated
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     with exit_codes(RESUMABLE, vars(arguments)):
         if not arguments.out:
             raise UsageError("three runs need a place: add --out FOLDER")
-        config, given, folder = config_from(arguments), given_flags(parser, argv), Path(arguments.out)
+        given, folder = given_flags(parser, argv), Path(arguments.out)
+        config = config_from(arguments, lambda config: ablated(config, given))
         plan = Plan(
             elbo_samples=config.elbo_samples,
             num_samples=config.test_samples,

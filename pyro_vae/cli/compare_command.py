@@ -27,7 +27,6 @@ def compare(arguments: Namespace) -> None:
     evaluation = settings_from(arguments, Evaluation)
 
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
-    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.run_folder import new_folder
 
     # The runs, and whether they were tested alike.
@@ -35,7 +34,6 @@ def compare(arguments: Namespace) -> None:
     comparing.check_reference(arguments.reference, runs)
     if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
         raise comparable_runs.refusal(differing)
-    folder = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "comparison")
 
     # Each of them, on the same data with the same draws.
     measured = []
@@ -46,6 +44,7 @@ def compare(arguments: Namespace) -> None:
         print(f"{i}/{len(runs)}  {run.name}: {measured[-1].log_likelihood} ({seconds:.0f} s)", flush=True)
 
     # Their differences.
-    files.make_folder(folder)
-    text = comparing.write(folder, comparing.compare(runs, measured, evaluation, reference=arguments.reference))
+    comparison = comparing.compare(runs, measured, evaluation, reference=arguments.reference)
+    folder = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "comparison")
+    text = comparing.write(folder, comparison)
     print(f"\n{text}\n\nIn {folder}: comparison.json, .txt, .md, .csv, .png.")

@@ -23,7 +23,6 @@ from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.config import Config
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
-INTERRUPTED = [128 + number for number in system.STOPPING]
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTINGS = frozenset(field.name for field in fields(Config))
 
@@ -44,7 +43,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
     try:
         yield
     except SystemExit as end:
-        if end.code in INTERRUPTED:
+        if end.code in system.INTERRUPTED:
             print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
         raise
     except BrokenPipeError:  # whoever read the output, e.g. head, has gone

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, fields
 from typing import Any, NoReturn, TypeVar
 
@@ -93,10 +93,10 @@ def settings_from(arguments: Namespace, kind: type[Settings]) -> Settings:
     return kind(**{name: arguments[name] for name in named})
 
 
-def config_from(arguments: Namespace) -> Config:
-    """The `Config` among parsed arguments, with every name checked."""
+def config_from(arguments: Namespace, check: Callable[[Config], object] = build.check_names) -> Config:
+    """The `Config` among parsed arguments, with every name checked, or as a command does it."""
     config = settings_from(arguments, Config)
-    build.check_names(config)
+    check(config)
     return config
 
 

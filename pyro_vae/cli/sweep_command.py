@@ -13,7 +13,7 @@ from pyro_vae.command_lines import flags, module, script
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.checked_fields import kind_of
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.sweep.swept_settings import Range, Space
+from pyro_vae.experiment.sweep.swept_settings import Range, Space, check_swept
 
 _FIELDS = {field.name: field for field in fields(Config)}
 _NOT_SWEPT = {
@@ -100,7 +100,7 @@ def _reader(parser: Parser, command: Sequence[str]) -> Callable[[Mapping[str, st
 
     def read(texts: Mapping[str, str]) -> Config:
         typed = {name: _typed(name, text) for name, text in texts.items()}
-        return config_from(parser.parse_args([*command, *flags(typed)]))
+        return config_from(parser.parse_args([*command, *flags(typed)]), check_swept)
 
     return read
 

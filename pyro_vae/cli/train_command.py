@@ -6,6 +6,7 @@ from pathlib import Path
 from pyro_vae.cli.exit_codes import RESUMABLE, exit_codes
 from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.errors import UsageError, uninstalled
+from pyro_vae.experiment import build
 from pyro_vae.experiment.train.torchrun import one_speaks
 
 
@@ -30,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
         if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
             raise uninstalled("--tensorboard", "tensorboard")
-        config, given = config_from(arguments), given_flags(parser, argv)
+        # A run that is taken up may have the settings that go with those given here.
+        check = build.check_each_name if arguments.resume else build.check_names
+        config, given = config_from(arguments, check), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 
         from pyro_vae.cli.progress_bar import (

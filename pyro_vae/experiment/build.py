@@ -21,6 +21,7 @@ from pyro_vae import data as data_room
 from pyro_vae.errors import DataError, PyroVAEError, UsageError, unknown
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
+from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_point_guide, check_unweighted
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,9 @@ OBJECTIVES = {
     "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
     "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
 }
+# Which of them have no separate KL, and which a KL in closed form: a test holds both to the classes.
+_IMPORTANCE_WEIGHTED = frozenset({"iwae"})
+_ANALYTIC = frozenset({"mean_field_elbo"})
 OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
 
 
@@ -114,18 +118,51 @@ def check_name(table: str, name: str) -> str:
 
 
 def check_names(config: Config) -> None:
-    """Checks every name in the config, and names that contradict each other, without importing torch.
+    """Checks every name in the config, and settings that contradict each other, without importing torch.
 
     Raises:
-        UsageError: a name is unknown, or does not go with another.
+        UsageError: a name is unknown, or does not go with another setting.
+    """
+    check_each_name(config)
+    check_clashes(config)
+
+
+def check_each_name(config: Config) -> None:
+    """Checks every name in the config by itself.
+
+    Raises:
+        UsageError: a name is unknown.
     """
     for field in fields(config):
         if table := field.metadata["table"]:
             check_name(table, getattr(config, field.name))
+
+
+def check_clashes(config: Config) -> None:
+    """Checks a config for settings that contradict each other, as far as no data and no torch are needed to know.
+
+    Raises:
+        UsageError: a setting does not go with another.
+
+    Example:
+        >>> check_clashes(Config(objective="iwae", kl_warmup=3))
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.UsageError: `objective='iwae'`: an importance-weighted bound has no separate KL that could ...
+    """
     if config.prior == "conditional" and not config.conditional:
         raise UsageError("`prior='conditional'` is p(z|y) and needs labels: train with `conditional=True`")
     if config.layers == 2 and config.posterior == "delta":
         raise UsageError("`posterior='delta'` is the plain autoencoder, which has one layer: leave `layers=2` out")
+    if config.posterior == "delta":
+        with _usage_errors("`posterior='delta'`: "):
+            check_point_guide(config.kl_weight)
+    with _usage_errors(f"`objective={config.objective!r}`: "):
+        if config.objective in _IMPORTANCE_WEIGHTED:
+            check_no_warm_up(config.kl_warmup)
+            check_unweighted(config.reconstruction_weight, config.kl_weight)
+        if config.objective in _ANALYTIC and config.layers == 2:
+            check_order(["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
 
 
 def data(config: Config) -> Splits:
@@ -325,19 +362,13 @@ def svi(config: Config, program: Autoencoder) -> SVI:
     Raises:
         UsageError: the objective does not go with the weights, or with the order in which the guide samples.
     """
-    from pyro_vae.inference.objectives import check_order, check_weights, warm_up
     from pyro_vae.inference.svi import SVI
 
+    check_clashes(config)
     objective = _find("OBJECTIVES", config.objective)
     # One plate, the data; told so, Pyro need not run the program once to find out.
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
     loss = objective(**_options(objective, {**_values(config), **batched}))
-    warming = f" and `kl_warmup={config.kl_warmup}`" if config.kl_warmup else ""
-    with _usage_errors(f"`objective={config.objective!r}`{warming}: "):
-        first_weight = config.kl_weight * warm_up(0, config.kl_warmup)
-        check_weights(config.reconstruction_weight, first_weight, loss)
-        if config.layers == 2:
-            check_order(loss, ["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
     step = program.model, program.guide, optimizer(config, program), loss
     return SVI(*step, config.max_grad_norm, _compile(config))
 
@@ -472,7 +503,6 @@ def _takes_levels(likelihood: Any) -> bool:
 
 
 def _check_autoencoder(config: Config, program: Autoencoder) -> None:
-    from pyro_vae.inference.objectives import check_point_guide
     from pyro_vae.model.posteriors import Delta
 
     if not any(isinstance(member, Delta) for member in program.children()):

@@ -16,14 +16,20 @@ from torch import Tensor
 
 from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
-from pyro_vae.errors import DataError, DivergenceError, divergence
+from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
-from pyro_vae.inference.objectives import ImportanceWeightedELBO, check_point_guide, learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import (
+    ImportanceWeightedELBO,
+    is_importance_weighted,
+    learning_rate_factor,
+    warm_up,
+)
 from pyro_vae.inference.pyro_step import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
+from pyro_vae.loss_requirements import check_no_warm_up, check_point_guide
 from pyro_vae.model.program import Program
 from pyro_vae.randomness import derive, go_to, position, stream
 
@@ -68,7 +74,7 @@ def fit(
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
             ELBO is not, and the program holds its best state.
         ProcessError: another process has ended, or does not hold the same parameters.
-        ValueError: the weights are none that the loss, or a guide that is a point, can be trained with.
+        ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -83,6 +89,8 @@ def fit(
         1 True
         2 True
     """
+    if is_importance_weighted(svi.loss):
+        check_no_warm_up(schedule.kl_warmup)
     progress = progress if progress is not None else Progress()
     num_classes = data.num_classes if conditional else None
     data = data.to(next(program.parameters()).device)
@@ -183,14 +191,15 @@ class _Training:
         x, *y = self.held_out
         seed = derive(self.seed, "validation")
         try:
-            with divergence(f"epoch {progress.epoch + 1}: the validation ELBO"):
+            what, cure = f"epoch {progress.epoch + 1}: the validation ELBO", "Use a smaller learning rate (`lr`)"
+            with divergence(what, cure):
                 terms = shared_elbo_terms(
                     self.world, self.program, x, self.schedule.valid_samples, y[0] if y else None, seed
                 )
                 # A plain autoencoder has no finite ELBO; its reconstruction must be.
                 worth = terms.reconstruction if _is_of_a_point(terms) else terms.elbo
                 if not math.isfinite(worth.mean):
-                    raise ValueError(f"it is {worth.mean}")
+                    raise not_finite(what, f"it is {worth.mean}", cure)
                 return terms
         except DivergenceError:
             if progress.best_tensors:

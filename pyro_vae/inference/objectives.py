@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from pyro_vae.choices import LearningRates, words
 from pyro_vae.errors import unknown
+from pyro_vae.loss_requirements import check_order, check_unweighted
 from pyro_vae.model import traces
 
 PyroFunction = Callable[..., Any]
@@ -54,25 +55,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         wanted = list(traces.latent_sites(model_trace))
         order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
-        check_order(self, wanted, order)
+        check_order(wanted, order)
         return model_trace, guide_trace
-
-
-def check_order(loss: ELBO, wanted: list[str], order: list[str]) -> None:
-    """Checks that a loss with an analytic KL meets a guide that samples in the model's order.
-
-    Args:
-        loss: a Pyro ELBO.
-        wanted, order: the latent sites in the order of the model, and in that of the guide.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if isinstance(loss, MeanFieldELBO) and order != wanted:
-        raise ValueError(
-            f"the analytic KL needs a guide that samples its sites in the model's order, {wanted}; this one "
-            f"samples {order}. Use Trace_ELBO (`objective='trace_elbo'`)"
-        )
 
 
 class ImportanceWeightedELBO(ELBO):
@@ -227,27 +211,18 @@ def check_weights(reconstruction: float, kl: float, loss: Any = None) -> None:
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or above; got {weight}")
-    others = [f"`{name}={weight:g}`" for name, weight in weights.items() if weight != 1]
-    if others and issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO):
-        raise ValueError(
-            f"an importance-weighted bound has no separate KL, so its loss weights must be 1; got {', '.join(others)}"
-        )
+    if is_importance_weighted(loss):
+        check_unweighted(reconstruction, kl)
 
 
-def check_point_guide(kl: float) -> None:
-    """Checks the weight of the KL where the guide is a point (`Delta`), which has no density.
+def is_importance_weighted(loss: Any) -> bool:
+    """Returns whether a loss, or the class of one, has no separate KL.
 
-    Args:
-        kl: the weight.
-
-    Raises:
-        ValueError: it is not 0.
+    Example:
+        >>> is_importance_weighted(ImportanceWeightedELBO(5)), is_importance_weighted(Trace_ELBO)
+        (True, False)
     """
-    if kl != 0:
-        raise ValueError(
-            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with `kl_weight=0`, "
-            f"not {kl:g}"
-        )
+    return issubclass(loss if isinstance(loss, type) else type(loss), RenyiELBO | ImportanceWeightedELBO)
 
 
 def weigh(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vae import errors, system
-from pyro_vae.cli.exit_codes import INTERRUPTED, exit_codes, in_flags
+from pyro_vae.cli.exit_codes import exit_codes, in_flags
 from pyro_vae.cli.parser import config_from, config_parser, given_flags, help_of
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.equal_effort import Evaluation
@@ -86,7 +86,7 @@ def test_what_a_field_says_of_its_values_stands_in_its_help(parser):
     assert "falls by then (above 0" not in text
     helps = {field.name: help_of(field) for kind in (Evaluation, Plan, Config) for field in fields(kind)}
     assert helps["flow_transforms"].endswith(" (above 0, at most 100)")
-    assert helps["latent_samples"].endswith(" (at least 2)")
+    assert helps["latent_data"].endswith(" (at least 2)")
     assert helps["conditional"] == Config.__dataclass_fields__["conditional"].metadata["help"]
     assert all(": " in helps[name] for name in ("split", "guide", "compile", "prior"))
 
@@ -190,7 +190,7 @@ def test_every_error_has_a_code_of_its_own():
 def test_the_table_of_codes_is_that_of_the_classes():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
     codes = [int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(", ")]
-    assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(INTERRUPTED), system.BROKEN_PIPE]
+    assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *system.INTERRUPTED, system.BROKEN_PIPE]
 
 
 @pytest.mark.parametrize(
@@ -243,10 +243,24 @@ def test_a_signal_becomes_128_and_its_number(capsys, number, code, kept, said):
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--latent-dims", "3"], ["--likelihood", "bernouli"]])
-def test_help_and_mistakes_do_not_wait_for_torch(arguments):
+ABLATE = ROOT / "scripts" / "loss_ablation.py"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (SCRIPT, ["--help"]),
+        (SCRIPT, ["--latent-dims", "3"]),
+        (SCRIPT, ["--likelihood", "bernouli"]),
+        (SCRIPT, ["--objective", "iwae", "--kl-warmup", "1", "--dataset", "missing.npy"]),
+        (SCRIPT, ["--layers", "2", "--guide", "bottom_up"]),
+        (SCRIPT, ["--posterior", "delta"]),
+        (ABLATE, ["--objective", "iwae", "--out", "missing"]),
+    ],
+)
+def test_help_and_mistakes_do_not_wait_for_torch(script, arguments):
     asked = subprocess.run(
-        [sys.executable, "-X", "importtime", SCRIPT, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", script, *arguments], capture_output=True, text=True, check=False
     )
     loaded = set(re.findall(r"^import time:.*\| +(\w+)", asked.stderr, re.MULTILINE))
     assert asked.returncode == (0 if arguments == ["--help"] else 2)

@@ -1,6 +1,7 @@
 """The tables: every row is there, every field of the config reaches what it should."""
 
 import math
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import thorough
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
 import pyro_vae as pv
@@ -17,9 +19,9 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.fitting import Schedule
-from pyro_vae.inference.objectives import learning_rate_factor
+from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
 
-TABLES = [name for name, value in vars(build).items() if name.isupper() and name not in ("SOURCES", "TYPE_CHECKING")]
+TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
 ROWS = [(table, name) for table in TABLES if isinstance(getattr(build, table), dict) for name in getattr(build, table)]
 IMAGE = (1, 6, 5)
 
@@ -201,13 +203,30 @@ def test_a_member_that_a_vae_has_not_is_refused():
         build.vae(Config(), IMAGE, flow=None)
 
 
-@pytest.mark.parametrize("clash", [{"kl_weight": 0.5}, {"reconstruction_weight": 0.0}, {"kl_warmup": 2}])
+@pytest.mark.parametrize("objective", build.OBJECTIVES)
+def test_what_is_said_of_objectives_without_torch_is_so(objective):
+    kind = build._find("OBJECTIVES", objective)
+    assert (objective in build._IMPORTANCE_WEIGHTED) == is_importance_weighted(kind)
+    assert (objective in build._ANALYTIC) == issubclass(kind, TraceMeanField_ELBO)
+
+
+@pytest.mark.parametrize(
+    "clash",
+    [
+        {"kl_weight": 0.5},
+        {"reconstruction_weight": 0.0},
+        {"kl_warmup": 1},
+        {"kl_warmup": 4, "kl_weight": 4.0},  # in the first epoch their product is 1
+    ],
+)
 def test_an_importance_weighted_bound_takes_no_weights(clash):
     (name, value), *_ = clash.items()
     vae = program()
     with pytest.raises(UsageError, match=rf"`objective='iwae'`.*`{name}={value:g}`") as error:
         build.svi(Config(objective="iwae", **clash), vae)
     assert ": an importance-weighted bound has no separate KL" in str(error.value)
+    with pytest.raises(UsageError, match=re.escape(str(error.value))):
+        build.check_names(Config(objective="iwae", **clash))
 
 
 def test_building_leaves_the_random_state_alone():

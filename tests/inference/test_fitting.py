@@ -178,6 +178,13 @@ def test_the_loss_weighs_a_short_last_batch_by_its_size(data):
     assert -losses[0] == pytest.approx(pv.evaluation.elbo(vae, data.train.fixed(), 1, seed=0).mean, abs=0.6)
 
 
+@pytest.mark.parametrize("schedule", [Schedule(kl_warmup=1), Schedule(kl_warmup=4, kl_weight=4.0)])
+def test_an_importance_weighted_bound_has_no_kl_to_warm_up(data, schedule):
+    vae, svi = build(ImportanceWeightedELBO(3))
+    with pytest.raises(ValueError, match=rf"that could warm up; got `kl_warmup={schedule.kl_warmup}`"):
+        next(fit(vae, svi, data, schedule))
+
+
 def test_warm_up_and_learning_rate_are_recorded(data):
     vae, svi = build()
     schedule = Schedule(epochs=4, kl_warmup=2, kl_weight=0.5, lr_schedule="cosine", batch_size=1257)

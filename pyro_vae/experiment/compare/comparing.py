@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyro_vae.errors import UsageError, divergence
+from pyro_vae.errors import UsageError, divergence, not_finite
 from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, share_above, unpaired
 from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
@@ -87,14 +87,15 @@ def measure(run: Candidate, evaluation: Evaluation) -> Measured:
     test, K = trained.test(evaluation.test_data), evaluation.num_samples
     jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
     bounds, khats = [], []
-    with divergence(f"log p(x) of {run.name}"), build.estimating(trained.config, len(test.x) * K):
+    what = f"log p(x) of {run.name}"
+    with divergence(what), build.estimating(trained.config, len(test.x) * K):
         for _, blocks in draw_columns(trained.vae, test.x, K, test.y, evaluation.seed, read_log_weights):
             weights = torch.cat(blocks).cpu() + jacobian
             bounds.append([*block_bound(weights, K), *block_bound(weights, 1)])
             khats.append(psis_khat(weights))
         value, error, elbo, elbo_error = (torch.cat(column) for column in zip(*bounds, strict=True))
         if not value.isfinite().all():
-            raise ValueError(f"first at datum {int((~value.isfinite()).nonzero()[0])}")
+            raise not_finite(what, f"first at datum {int((~value.isfinite()).nonzero()[0])}")
     estimates = Estimate(name, value, error, K), Estimate("ELBO", elbo, elbo_error, K)
     return Measured(*estimates, torch.cat(khats), _images(trained, evaluation.test_data), trained.best_epoch)
 

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.diagnostics import guide_draws
 from pyro_vae.evaluation.trust.gaps import elbos
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
+from pyro_vae.experiment.evaluate.headline import ON_TEST_DATA
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.randomness import derive, generator, stream
 
@@ -49,7 +50,7 @@ class Block(NamedTuple):
 
 def _elbo(subject: Subject, block: Block) -> Part:
     draws = subject.plan.elbo_samples
-    with divergence("an estimate on the test data"):
+    with divergence(ON_TEST_DATA):
         terms = evaluation.elbo_terms(
             subject.trained.vae, block.x, draws, block.y, subject.seed, first_block=block.number
         )
@@ -59,14 +60,14 @@ def _elbo(subject: Subject, block: Block) -> Part:
 def _bound(subject: Subject, block: Block) -> Part:
     """Estimates log p(x) alone, for which no weights are held."""
     vae, draws = subject.trained.vae, subject.plan.num_samples
-    with divergence("an estimate on the test data"):
+    with divergence(ON_TEST_DATA):
         bound = evaluation.iwae(vae, block.x, draws, block.y, subject.seed, first_block=block.number)
     return {"log_likelihood": bound}
 
 
 def _log_likelihood(subject: Subject, block: Block) -> Part:
     vae, (number, positions, x, y) = subject.trained.vae, block
-    with divergence("an estimate on the test data"):
+    with divergence(ON_TEST_DATA):
         weights = evaluation.log_weights(vae, x, subject.plan.num_samples, y, subject.seed, first_block=number).cpu()
         curve = curve_of(weights)
     hard = subject.hardest.among(curve.khat)

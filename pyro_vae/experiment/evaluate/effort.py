@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.checked_fields import check, flag
+from pyro_vae.randomness import MOST_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,20 @@ class Plan:
         1000
     """
 
-    test_data: int = flag(
-        -1, "evaluate a random subset of so many test data; 0 is all, -1 what the training's report saw", least=-1
+    test_data: int | None = flag(
+        None, "a random subset of so many test data, 0 for all; else that of the training's own report", least=0
     )
     elbo_samples: int = flag(
-        100, "draws per datum for the ELBO and its parts; 100 make their Monte Carlo error small", least=2
+        100,
+        "draws per datum for the ELBO and its parts; 100 make their Monte Carlo error small",
+        least=2,
+        most=MOST_SAMPLES,
     )
     num_samples: int = flag(
-        1000, "K, draws per datum for log p(x); its curve from 1 to K shows what more would bring", least=2
+        1000,
+        "K, draws per datum for log p(x); its curve from 1 to K shows what more would bring",
+        least=2,
+        most=MOST_SAMPLES,
     )
     annealed_data: int = flag(
         100,
@@ -41,7 +48,7 @@ class Plan:
     num_temperatures: int = flag(
         200, "of the annealing; the gap on simulated data shows whether they are enough", least=0
     )
-    num_chains: int = flag(16, "of the annealing, for each datum; as in Wu et al. 2017", least=2)
+    num_chains: int = flag(16, "of the annealing, for each datum; as in Wu et al. 2017", least=2, most=MOST_SAMPLES)
     escalated_draws: int = flag(
         2_000_000,
         "most decoder evaluations spent on data whose k-hat is above 0.7; 0 leaves them as they are",
@@ -50,7 +57,9 @@ class Plan:
     latent_data: int = flag(
         2000, "training data whose aggregate posterior is measured; its cost grows with their number squared", least=2
     )
-    latent_samples: int = flag(4, "draws per datum for the aggregate posterior; their errors are shown", least=2)
+    latent_samples: int = flag(
+        4, "draws per datum for the aggregate posterior; their errors are shown", least=2, most=MOST_SAMPLES
+    )
     posterior_draws: int = flag(
         500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none", least=0
     )

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pyro_vae.errors import not_finite
 from pyro_vae.evaluation import Estimate
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.run.trained_run import TrainedRun
+
+ON_TEST_DATA = "an estimate on the test data"
 
 
 def headline(
@@ -82,12 +85,12 @@ def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
     """Checks the means of estimates, and returns the estimates.
 
     Raises:
-        ValueError: a mean is not finite.
+        DivergenceError: a mean is not finite.
     """
     for estimate in estimates.values():
         if not math.isfinite(estimate.mean):
             worst = int((~estimate.value.isfinite()).nonzero()[0])
-            raise ValueError(f"{estimate.name} is {estimate.mean}, first at datum {worst}")
+            raise not_finite(ON_TEST_DATA, f"{estimate.name} is {estimate.mean}, first at datum {worst}")
     return estimates
 
 

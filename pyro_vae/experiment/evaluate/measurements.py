@@ -145,7 +145,7 @@ def evaluate(
 
 
 def _headline(look: Look) -> dict[str, Estimate]:
-    with divergence("an estimate on the test data"):
+    with divergence(headline.ON_TEST_DATA):
         if look.is_autoencoder:
             estimates = headline.finite(look.part("reconstruction"))
         else:

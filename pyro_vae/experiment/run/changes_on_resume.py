@@ -4,6 +4,7 @@ Everything else must stay: the settings that decide the training, and the data.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,13 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
         CheckpointError: the saved config is damaged.
     """
     saved = saved_config(folder)
-    changed = {name for name in given if getattr(wanted, name) != getattr(saved, name)}
-    longer = {"epochs"} if saved.lr_schedule == "constant" and wanted.epochs > saved.epochs else set()
-    if refused := sorted(changed - set(_FREE) - longer):
+    if refused := _refused(saved, wanted, given):
         name = refused[0]
         raise UsageError(
             f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave `{name}` "
             "out, or start another run with another `folder`"
         )
-    return replace(saved, **{name: getattr(wanted, name) for name in changed})
+    return replace(saved, **{name: getattr(wanted, name) for name in given})
 
 
 def check_same_config(run: Run, before: Config) -> None:
@@ -53,13 +52,19 @@ def check_same_config(run: Run, before: Config) -> None:
     Raises:
         CheckpointError: the two differ in what may not change.
     """
-    free = {*_FREE, *(["epochs"] if before.lr_schedule == "constant" else [])}
-    for name, value in run.config.to_dict().items():
-        if name not in free and value != (saved := before.to_dict()[name]):
-            raise CheckpointError(
-                f"{run.checkpoints} was made with {name}={saved}, and {run.path / 'config.json'} says {value}: "
-                "put that back, or use another `folder`"
-            )
+    if refused := _refused(before, run.config, before.to_dict()):
+        name = refused[0]
+        raise CheckpointError(
+            f"{run.checkpoints} was made with {name}={before.to_dict()[name]}, and {run.path / 'config.json'} says "
+            f"{run.config.to_dict()[name]}: put that back, or use another `folder`"
+        )
+
+
+def _refused(before: Config, after: Config, names: Iterable[str]) -> list[str]:
+    """Lists those of some settings that differ and may not, in the order of their names."""
+    longer = ["epochs"] if before.lr_schedule == "constant" and after.epochs > before.epochs else []
+    changed = {name for name in names if getattr(after, name) != getattr(before, name)}
+    return sorted(changed - {*_FREE, *longer})
 
 
 def check_same_data(run: Run, protocol: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class DataReader:
         config: `conditional`, `test_data`, `data_seed` and `device` are read.
         split: the data.
         num_classes: the number of classes, 0 where there are no labels.
-        num_data: how many data, at random; None or -1 for the number that the config tests on, 0 for all.
+        num_data: how many data, at random; None for the number that the config tests on, 0 for all.
     """
 
     config: Config
@@ -48,9 +48,7 @@ class DataReader:
     @cached_property
     def positions(self) -> Tensor | None:
         """The positions of the data in the split; None for all of it."""
-        size, wanted = len(self.split), self.num_data
-        if wanted is None or wanted < 0:
-            wanted = self.config.test_data
+        size, wanted = len(self.split), self.config.test_data if self.num_data is None else self.num_data
         return subset(size, wanted, self.config.data_seed) if 0 < wanted < size else None
 
     def __len__(self) -> int:

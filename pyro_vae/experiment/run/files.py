@@ -62,6 +62,17 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def claim_folder(path: Path) -> bool:
+    """Creates a folder, and its parents. Returns False where it is there already, and so may be another's."""
+    make_folder(path.parent)
+    with _storage_errors(path):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+    return True
+
+
 def sweep(folder: Path) -> None:
     """Removes what an interrupted `write` left. A file that another process writes stays, where there are locks."""
     for partial in folder.glob(f"*{_TEMPORARY}"):

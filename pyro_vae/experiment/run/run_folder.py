@@ -70,7 +70,15 @@ def saved_config(folder: Path) -> Config:
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """Names a folder that is not there yet, by the time and this name."""
+    """Makes a folder that no other process has, named by the time and this name.
+
+    Args:
+        root: the folder that it is made in.
+        name: the end of its name.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-    names = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
-    return next(name for name in names if not name.exists())
+    paths = (root / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    return next(path for path in paths if files.claim_folder(path))

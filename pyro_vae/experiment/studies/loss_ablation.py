@@ -8,7 +8,7 @@ The numbers are those of the program itself, whatever its loss was: its ELBO, it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
+from pyro_vae.experiment.studies.ablated_losses import WEIGHTS, ablated
 from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.model.program import undisturbed
@@ -38,7 +39,6 @@ from pyro_vae.report.draw.images import can_show
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
 
-WEIGHTS = {"only reconstruction": (1.0, 0.0), "only KL": (0.0, 1.0), "both": (1.0, 1.0)}
 _CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn, and how many of them have an ellipse round their q(z|x)
 _SIDE, _SHOWN, _DRAWN = 8, 8, 3  # rows of samples; data that are reconstructed, and how often
 
@@ -105,22 +105,16 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
             has not one KL of one layer.
     """
-    if weights := sorted(given & {"kl_weight", "reconstruction_weight"}):
-        raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
-    if config.posterior == "delta":
-        raise UsageError("`posterior='delta'` has no finite KL, so that two of the three losses do not exist")
-    if config.layers == 2:
-        raise UsageError("`layers=2` has two KLs to leave out, and these runs differ in one: leave it out")
+    configs = ablated(config, given)
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
         raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
     if there:
-        config = config_for_resume(there[0], config, given)
-    for name, (reconstruction, kl) in WEIGHTS.items():
-        weighted = replace(config, reconstruction_weight=reconstruction, kl_weight=kl)
-        build.check_names(weighted)
-        print(f"\n{name}: reconstruction_weight {reconstruction:g}, kl_weight {kl:g}", flush=True)
+        configs = ablated(config_for_resume(there[0], config, given), given)
+    for name, weighted in configs.items():
+        weights = f"reconstruction_weight {weighted.reconstruction_weight:g}, kl_weight {weighted.kl_weight:g}"
+        print(f"\n{name}: {weights}", flush=True)
         run = Run(places[name], weighted)
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
@@ -179,7 +173,7 @@ def measure(trained: TrainedRun, plan: Plan) -> Ablated:
         trained: the run.
         plan: how many draws, and of how many data.
     """
-    data = {"test": trained.test(plan.test_data or None), "train": trained.training(plan.latent_data)}
+    data = {"test": trained.test(plan.test_data), "train": trained.training(plan.latent_data)}
     measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]
     noise = derive(plan.evaluation_seed, "ablation")

@@ -83,15 +83,13 @@ def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
         The protocol card, which all settings have in common.
 
     Raises:
-        UsageError: a program cannot be built, or has no ELBO, or the numbers of two settings do not compare.
+        UsageError: a program cannot be built, or the numbers of two settings do not compare.
         DataError: the data are not there, or do not go with a likelihood.
     """
     facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
     candidates = []
     for setting in settings:
         config = replace(setting.config, device="cpu")
-        if config.posterior == "delta":
-            raise UsageError(f"{setting.name}: `posterior='delta'` is a plain autoencoder, with no ELBO to choose by")
         choices = tuple(getattr(config, name) for name in _OF_THE_DATA)
         if choices not in facts:
             data = build.data(config)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 
 _MOST_RUNS = 10_000
@@ -110,6 +111,23 @@ class Space:
                 f"that would be {size:,} runs; at most {_MOST_RUNS:,} make sense. `search` tries some of them"
             )
         return list(itertools.product(*self.grids.values()))
+
+
+def check_swept(config: Config) -> None:
+    """Checks that a config can be one of a sweep, and its names.
+
+    Raises:
+        UsageError: the program has no ELBO, a name is unknown, or settings contradict each other.
+
+    Example:
+        >>> check_swept(Config(posterior="delta"))
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.UsageError: `posterior='delta'` is a plain autoencoder, with no ELBO to choose by
+    """
+    if config.posterior == "delta":
+        raise UsageError("`posterior='delta'` is a plain autoencoder, with no ELBO to choose by")
+    build.check_names(config)
 
 
 def label(values: Mapping[str, Any]) -> str:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
-from pyro_vae.experiment.run.run_folder import Run, new_folder
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_lock
 from pyro_vae.inference import ALONE, World
 
@@ -18,12 +19,14 @@ class Decision(NamedTuple):
     """What is to be done.
 
     Attributes:
-        run: the folder, and the config that holds.
+        folder: the folder of the run; None for a new one, which has no name before the training begins.
+        config: the config that holds.
         is_finished: whether the report is there, and nothing is to be trained.
         mark: the mark of the folder before it was looked into, see `training_lock`; only the first process has one.
     """
 
-    run: Run
+    folder: Path | None
+    config: Config
     is_finished: bool
     mark: bytes | None
 
@@ -41,31 +44,34 @@ def decide(
         world: the processes that train together.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
+        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings;
+            or settings contradict each other.
         CheckpointError: the run in it is damaged.
     """
-    mark, told = None, ""
+    mark, told, is_finished = None, "", False
     with world.together():
         if world.first:
             mark = training_lock.mark(folder) if folder is not None else None
-            new = new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}")
-            run, is_finished = _decided(Run(folder or new, config), given, resume, world)
-            told = json.dumps([str(run.path), run.config.to_dict(), is_finished])
-    path, settings, is_finished = json.loads(world.gather(told)[0])
-    return Decision(Run(Path(path), Config.from_dict(settings)), is_finished, mark)
+            if folder is not None:
+                config, is_finished = _decided(Run(folder, config), given, resume, world)
+            if not is_finished:
+                build.check_clashes(config)
+            told = json.dumps([config.to_dict(), is_finished])
+    settings, is_finished = json.loads(world.gather(told)[0])
+    return Decision(folder, Config.from_dict(settings), is_finished, mark)
 
 
-def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
-    """The run that holds, and whether it is finished; says what there is to say about taking it up again."""
+def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Config, bool]:
+    """The config that holds, and whether it is finished; says what there is to say about taking it up again."""
     if not run.exists():
         if resume:
             print(f"note: {run.path} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
-        return run, False
+        return run.config, False
     if not resume:
         raise UsageError(f"{run.path} holds a run already: add `resume=True` to go on with it, or use another `folder`")
     run = Run(run.path, config_for_resume(run.path, run.config, given))
     if run.is_finished():
-        return run, True
+        return run.config, True
     about = run.status.read()
     if "refitted_from" in about:
         raise UsageError(f"{run.path} holds a refitted prior, which {script('refit')} makes anew: use another `folder`")
@@ -74,4 +80,4 @@ def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run
             f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",
             file=sys.stderr,
         )
-    return run, False
+    return run.config, False

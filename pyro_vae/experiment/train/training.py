@@ -21,11 +21,11 @@ from pyro_vae.data import Splits
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import interruption
-from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import tensorboard as board
 from pyro_vae.experiment.train import torchrun, training_lock, training_report
 from pyro_vae.experiment.train.epoch_display import Display, nothing
-from pyro_vae.experiment.train.start_decision import decide
+from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
@@ -61,25 +61,18 @@ def start_or_resume(
         UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
     """
     with torchrun.joined(config.device) as world:
-        run, is_finished, mark = decide(folder, config, given, resume=resume, world=world)
-        if not is_finished:
-            train(run, tensorboard=tensorboard, test=test, display=display, world=world, mark=mark)
-        elif world.first:
+        decision = decide(folder, config, given, resume=resume, world=world)
+        if folder is None or not decision.is_finished:
+            return _train(decision, world, display, tensorboard=tensorboard, test=test)
+        run = Run(folder, decision.config)
+        if world.first:
             run.sweep()
             training_lock.sweep(run.path)  # killed between its report and its end
             print(f"{run.path} is finished. Its report:\n\n{(run.path / 'report.txt').read_text(encoding='utf-8')}")
         return run
 
 
-def train(
-    run: Run,
-    *,
-    tensorboard: bool = False,
-    test: bool = True,
-    display: Display = nothing,
-    world: World = ALONE,
-    mark: bytes | None = None,
-) -> Run:
+def train(run: Run, *, tensorboard: bool = False, test: bool = True, display: Display = nothing) -> Run:
     """Trains, from the newest checkpoint in the folder if there is one, and reports on the best epoch.
 
     Args:
@@ -88,14 +81,20 @@ def train(
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
         display: how epochs are shown.
-        world: the processes that train together; all except the first leave before the report.
-        mark: the mark of the folder when it was decided to train in it, see `training_lock`.
 
     Raises:
         UsageError: another process trains in the folder.
     """
-    data, vae, svi = _built(run.config, world)
-    with _alone(run, world, mark):
+    decision = Decision(run.path, run.config, is_finished=False, mark=None)
+    return _train(decision, ALONE, display, tensorboard=tensorboard, test=test)
+
+
+def _train(decision: Decision, world: World, display: Display, *, tensorboard: bool, test: bool) -> Run:
+    """Trains what was decided, in the processes that train together; all except the first leave before the report."""
+    config = decision.config
+    data, vae, svi = _built(config, world)
+    run = Run(decision.folder or _new_folder(config, world), config)
+    with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
@@ -120,6 +119,15 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
     return data, vae, svi
+
+
+def _new_folder(config: Config, world: World) -> Path:
+    """Makes a folder below runs/, of this training alone: others may begin in the same second."""
+    made = ""
+    with world.together():
+        if world.first:
+            made = str(new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}"))
+    return Path(world.gather(made)[0])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The evaluation of a run: every number is that of the free function on the data that the plan names."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from finished import content, finished_run, images
 from shortened import quick_evaluations
 
 import pyro_vae as pv
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import DivergenceError, UsageError
 from pyro_vae.evaluation import subset
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.compare.comparable_runs import candidates
@@ -23,7 +24,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.train import training_report
 from pyro_vae.inference import Progress
-from pyro_vae.randomness import derive
+from pyro_vae.randomness import MOST_SAMPLES, derive
 
 QUICK = Plan(
     elbo_samples=20,
@@ -343,6 +344,37 @@ class TestFiles:
 def test_a_plan_that_makes_no_sense_is_refused(name):
     with pytest.raises(UsageError, match=f"`{name}` must be at least 2; got 1"):
         Plan(**{name: 1})
+
+
+@pytest.mark.parametrize("name", ["elbo_samples", "num_samples", "num_chains", "latent_samples"])
+def test_more_draws_than_a_seed_keeps_apart_are_refused_before_the_run_is_opened(name):
+    with pytest.raises(UsageError, match=f"`{name}` must be at most {MOST_SAMPLES}; got {MOST_SAMPLES + 1}"):
+        Plan(**{name: MOST_SAMPLES + 1})
+
+
+@pytest.mark.parametrize("fault", [math.nan, 1e30])
+def test_numbers_that_are_none_are_said_to_be_so_without_advice_for_a_training(run, fault):
+    """NaN is refused by the distribution; so large a bias has a log p(x) of minus infinity."""
+    trained = open_run(run(likelihood="normal").run.path)
+    with torch.no_grad():
+        trained.vae.likelihood.decoder.output_bias.fill_(fault)
+    found = "Expected parameter loc [^`]*" if math.isnan(fault) else "ELBO is -inf, first at datum 0"
+    with pytest.raises(DivergenceError, match=rf"^an estimate on the test data is not finite \({found}\)$"):
+        evaluate(trained, QUICK)
+
+
+def test_a_mistake_in_an_evaluation_is_not_called_divergence(run):
+    trained = open_run(run().run.path)
+    trained.vae.prior = pv.priors.StandardNormal(3)
+    with pytest.raises(ValueError, match="Value is not broadcastable") as caught:
+        evaluate(trained, QUICK)
+    assert not isinstance(caught.value, DivergenceError)
+
+
+def test_draws_in_smaller_blocks_than_usual_may_be_too_many_for_a_seed(run, monkeypatch):
+    monkeypatch.setattr("pyro_vae.evaluation.weights.sample_block", lambda *_: 1)
+    with pytest.raises(UsageError, match=r"beyond the \d+ blocks of data .* take fewer draws"):
+        evaluate(open_run(run().run.path), replace(QUICK, elbo_samples=4097))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

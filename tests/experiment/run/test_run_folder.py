@@ -3,10 +3,12 @@
 import json
 import os
 import resource
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
-from pyro_vae.experiment.run.run_folder import Run, new_folder
+from pyro_vae.experiment.run.run_folder import Run, new_folder, saved_config
 from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.training_lock import locked
 from pyro_vae.experiment.train.training_session import Session
@@ -145,6 +147,13 @@ def test_a_run_does_not_go_on_from_checkpoints_of_another_config(folder, config,
     train(folder, config)
     with pytest.raises(CheckpointError, match=f"was made with {name}="):
         train(folder, other)
+
+
+def test_a_config_that_was_edited_to_fewer_epochs_is_refused_as_a_flag_is(folder, config):
+    config = replace(config, lr_schedule="constant")
+    train(folder, config, 1)
+    with pytest.raises(CheckpointError, match=f"was made with epochs={config.epochs}, and .* says 2"):
+        train(folder, replace(config, epochs=2))
 
 
 @pytest.mark.parametrize("file", ["config.json", "run.json", "history.jsonl"])
@@ -324,16 +333,65 @@ def test_an_extended_run_goes_on_where_it_ended(folder, config):
     assert [record["epoch"] for record in run.history.records()] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_new_folders_never_collide(tmp_path, monkeypatch):
+@pytest.fixture
+def stopped(monkeypatch):
+    """A clock that stands still."""
+
     class Stopped:
         @staticmethod
         def now():
             return datetime(2020, 1, 2, 3, 4, 5)
 
     monkeypatch.setattr("pyro_vae.experiment.run.run_folder.datetime", Stopped)
-    made = []
-    for _ in range(3):
-        made.append(new_folder(tmp_path, "faces-bernoulli").name)
-        (tmp_path / made[-1]).mkdir()
+
+
+def test_new_folders_never_collide(tmp_path, stopped):
+    made = [new_folder(tmp_path / "runs", "faces-bernoulli").name for _ in range(3)]
     first = "20200102-030405-faces-bernoulli"
     assert made == [first, f"{first}-2", f"{first}-3"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == made
+
+
+def test_new_folders_that_are_made_at_once_never_collide(tmp_path, stopped):
+    barrier, made = threading.Barrier(8), []
+
+    def start():
+        barrier.wait()
+        made.append(new_folder(tmp_path / "runs", "faces-bernoulli"))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 8
+
+
+def test_trainings_that_begin_in_one_second_have_folders_of_their_own(tmp_path, config, stopped, monkeypatch):
+    """The second one begins and ends while the first one reads its data."""
+    monkeypatch.chdir(tmp_path)
+    config, build_data = replace(config, epochs=1, test_samples=2, elbo_samples=2), build.data
+    runs = []
+
+    def meanwhile(settings):
+        monkeypatch.setattr(build, "data", build_data)
+        runs.append(training.start_or_resume(None, replace(config, seed=1), set()))
+        return build_data(settings)
+
+    monkeypatch.setattr(build, "data", meanwhile)
+    runs.append(training.start_or_resume(None, config, set()))
+    assert [(run.config.seed, run.status.now()) for run in runs] == [(1, "finished"), (0, "finished")]
+    assert sorted(path.name for path in Path("runs").iterdir()) == [run.path.name for run in runs]
+    assert [saved_config(run.path).seed for run in runs] == [1, 0]
+
+
+def test_a_start_that_is_refused_leaves_nothing(tmp_path, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"images \(C, H, W\)"):
+        training.start_or_resume(None, replace(config, network="conv", dataset=vectors()), set())
+    assert not Path("runs").exists()
+
+
+def vectors():
+    np.save("vectors.npy", np.eye(40, 3))
+    return "vectors.npy"

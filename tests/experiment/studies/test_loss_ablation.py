@@ -11,6 +11,7 @@ from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import loss_ablation
 
@@ -143,6 +144,14 @@ def test_where_each_label_has_its_prior_the_marginal_kl_is_not_there(config, tmp
     errors = found["mutual_information"]["monte_carlo_error"] + other.monte_carlo_error
     assert found["marginal_kl"] is None
     assert abs(found["mutual_information"]["mean"] - other.mean) < 4 * errors
+
+
+def test_test_data_are_those_of_the_runs_own_report_unless_a_plan_says_how_many(trained):
+    both = runs(trained)["both"]
+    few = dataclasses.replace(both, run=Run(both.run.path, dataclasses.replace(both.config, test_data=5)))
+    for wanted, size in ((None, 5), (3, 3), (0, len(both.data.test))):
+        measured = loss_ablation.measure(few, dataclasses.replace(PLAN, test_data=wanted))
+        assert measured.bounds["test"]["elbo"].num_data == size
 
 
 def test_mistakes_are_answered(trained, config, tmp_path):

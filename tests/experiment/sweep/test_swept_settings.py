@@ -56,12 +56,14 @@ def test_without_a_grid_there_is_the_command_itself():
         ("data_seed=1,2", "numbers on other data do not compare"),
         ("test_samples=1,2", "changes the test report and no training"),
         ("batch_size=10,20", "batch_size is given twice"),
+        ("posterior=diagonal,delta", "^posterior=delta: `posterior='delta'` is a plain autoencoder, with no ELBO"),
+        ("objective=iwae", "its loss weights must be 1; got `kl_weight=2`"),
         ("conditional=maybe", "--conditional takes yes or no; got 'maybe'"),
     ],
 )
 def test_mistakes_in_a_grid_are_answered_in_a_sentence(grid, words):
     with pytest.raises(UsageError, match=words):
-        made(grid, command=["--batch-size=10"]).settings()
+        made(grid, command=["--batch-size=10", "--kl-weight=2"]).settings()
 
 
 @pytest.mark.parametrize(("grid", "words"), [("lr=1,x", "--lr"), ("hidden=8,x", "--hidden takes whole numbers; got x")])
