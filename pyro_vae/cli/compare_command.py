@@ -37,6 +37,8 @@ def compare(arguments: Namespace) -> None:
         raise comparable_runs.refusal(differing)
     folder = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "comparison")
 
+    files.check_folder(folder)
+
     # Each of them, on the same data with the same draws.
     measured = []
     for i, run in enumerate(runs, 1):

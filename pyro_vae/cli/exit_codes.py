@@ -6,7 +6,8 @@
     130, 143     SIGINT, SIGTERM
     141          whoever read the output has gone
 
-A sentence of the library names arguments, which become the flags that the user of a command knows.
+A sentence of the library names arguments, which become the flags that the user of a command knows. Its `folder` is the
+place that is written to, and no run that is only read.
 """
 
 import os
@@ -29,12 +30,13 @@ _SETTINGS = frozenset(field.name for field in fields(Config))
 
 
 @contextmanager
-def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None]:
+def exit_codes(kept: str = "", arguments: Collection[str] = (), place: str = "out") -> Iterator[None]:
     """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
 
     Args:
         kept: what an interrupted command leaves, and how to go on.
         arguments: the names of those that the command has, beside the settings of a run.
+        place: that of them which says where the command writes.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -52,7 +54,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
         _drop_output()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
-        print(f"error: {printable(in_flags(str(error), arguments))}", file=sys.stderr)
+        print(f"error: {printable(in_flags(str(error), arguments, place))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # such as output that goes to a full disk
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -63,12 +65,13 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
             signal.signal(number, handler)
 
 
-def in_flags(message: str, arguments: Collection[str] = ()) -> str:
-    """What the library says to a programmer, for whoever types flags; `folder` is what a command calls --out.
+def in_flags(message: str, arguments: Collection[str] = (), place: str = "out") -> str:
+    """What the library says to a programmer, for whoever types flags.
 
     Args:
         message: it names arguments in backticks.
         arguments: those that have a flag, beside the settings of a run.
+        place: that of them which the library calls `folder`.
 
     Example:
         >>> in_flags("Use `kl_weight=0`, `objective='iwae'` or another `folder`, or pass `x_shape`", ["out"])
@@ -78,7 +81,7 @@ def in_flags(message: str, arguments: Collection[str] = ()) -> str:
     """
 
     def flag(said: re.Match[str]) -> str:
-        name, value = "out" if said[1] == "folder" else said[1], said[2]
+        name, value = place if said[1] == "folder" else said[1], said[2]
         if name not in _SETTINGS and name not in arguments:
             return said[0]
         words = name.replace("_", "-")

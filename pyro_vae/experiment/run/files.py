@@ -56,6 +56,30 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_file(path: Path) -> None:
+    """Checks that `write` could write a file, before the work whose results it is to hold. Nothing stays of that.
+
+    Raises:
+        StorageError: its folder is not there or cannot be written to, or the path is that of a folder.
+    """
+    with _storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with _partial(path) as partial:
+            partial.touch()
+            partial.unlink()
+
+
+def check_folder(path: Path) -> None:
+    """Checks that files could be written into a folder, which may have to be made. Nothing stays of that.
+
+    Raises:
+        StorageError: they could not.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    check_file(there / token_hex(4))
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents."""
     with _storage_errors(path):
