@@ -3,7 +3,7 @@
     0            done
     1            Python's own, with a traceback: an error that nobody foresaw
     2 to 8       see `pyro_vae.errors`
-    130, 143     SIGINT, SIGTERM
+    130, 143     SIGINT, SIGTERM; on Windows also 149, Ctrl-Break
     141          whoever read the output has gone
 
 A sentence of the library names arguments, which become the flags that the user of a command knows. Its `folder` is the
@@ -24,7 +24,6 @@ from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.config import Config
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
-INTERRUPTED = [128 + number for number in system.STOPPING]
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTINGS = frozenset(field.name for field in fields(Config))
 
@@ -46,7 +45,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = (), place: str = "ou
     try:
         yield
     except SystemExit as end:
-        if end.code in INTERRUPTED:
+        if end.code in system.INTERRUPTED:
             print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
         raise
     except BrokenPipeError:  # whoever read the output, e.g. head, has gone

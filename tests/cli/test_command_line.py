@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vae import errors, system
-from pyro_vae.cli.exit_codes import INTERRUPTED, exit_codes, in_flags
+from pyro_vae.cli.exit_codes import exit_codes, in_flags
 from pyro_vae.cli.parser import config_from, config_parser, given_flags, help_of
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.equal_effort import Evaluation
@@ -190,7 +190,7 @@ def test_every_error_has_a_code_of_its_own():
 def test_the_table_of_codes_is_that_of_the_classes():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
     codes = [int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(", ")]
-    assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(INTERRUPTED), system.BROKEN_PIPE]
+    assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(system.INTERRUPTED), system.BROKEN_PIPE]
 
 
 @pytest.mark.parametrize(

@@ -109,20 +109,15 @@ class Lock(NamedTuple):
             os.lseek(self.descriptor, 0, os.SEEK_SET)
             os.write(self.descriptor, f"{holder}\n".encode())
 
-    def remove(self) -> None:
-        """Removes the file while it is held, unless another has come to its place."""
-        with suppress(OSError):
-            if system.is_at(self.descriptor, self.path):
-                self.path.unlink()
-
 
 @contextmanager
-def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
+def locked(path: Path, refusal: Callable[[str], str], *, remove: bool = False) -> Iterator[Lock]:
     """Holds a file. One process at a time can hold it, together with those that inherit it.
 
     Args:
         path: the path of the file, which is made where it is missing.
         refusal: makes the sentence for everyone else, from what the file says.
+        remove: whether the file goes in the end.
 
     Raises:
         UsageError: another process holds it.
@@ -133,7 +128,7 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
     try:
         yield Lock(path, descriptor)
     finally:
-        system.release(path, descriptor)
+        system.release(path, descriptor, remove=remove)
 
 
 def to_json(value: Any) -> bytes:

@@ -42,7 +42,7 @@ def one_speaks() -> Iterator[None]:
             yield
         except SystemExit as end:
             if end.code:
-                _wait_to_be_ended(_SHORT_PATIENCE if end.code in (130, 143) else _PATIENCE)
+                _wait_to_be_ended(_SHORT_PATIENCE if end.code in system.INTERRUPTED else _PATIENCE)
             raise
 
 
