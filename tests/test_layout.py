@@ -4,9 +4,12 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from pyro_vae import evaluation
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pyro_vae"
@@ -100,6 +103,17 @@ def test_one_module_speaks_to_arviz():
         if isinstance(node, ast.Import | ast.ImportFrom) and loads(node)
     }
     assert importers == {"pyro_vae.evaluation.trust.arviz_adapter"}
+
+
+@pytest.mark.parametrize(
+    ("room", "name"), [("annealing", "ais"), ("latent", "active_units"), ("latent", "marginal_kl")]
+)
+def test_a_room_has_its_public_names(room, name):
+    """Those of the two modules that became rooms."""
+    module = import_module(f"pyro_vae.evaluation.{room}")
+    public = {kind for kind in evaluation.__all__ if getattr(evaluation, kind).__module__.startswith(module.__name__)}
+    assert name in public
+    assert public == set(module.__all__)
 
 
 def test_the_source_archive_holds_every_document():
