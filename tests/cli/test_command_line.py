@@ -201,12 +201,13 @@ def test_the_table_of_codes_is_that_of_the_classes():
         ("`download=True` or `download=False`", "--download or --no-download"),
         ("use another `folder`", "use another --out"),
         ("add `resume=True`", "add --resume"),
+        ("pass `dequantize=True`", "pass --dequantize of train_svi.py"),  # which another command does not take
         ("`force=True`, `y_dim`", "`force=True`, `y_dim`"),  # no flags here
         ("lr=0.1,seed=0 in runs/kl_weight=1", "lr=0.1,seed=0 in runs/kl_weight=1"),  # names of folders
     ],
 )
 def test_arguments_in_a_sentence_become_flags(capsys, said, heard):
-    with pytest.raises(SystemExit), exit_codes(arguments=["out", "resume"]):
+    with pytest.raises(SystemExit), exit_codes(arguments=["out", "resume", "lr", "prior", "kl_weight", "download"]):
         raise errors.UsageError(said)
     assert capsys.readouterr().err == f"error: {heard}\n"
 

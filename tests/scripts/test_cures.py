@@ -10,6 +10,7 @@ import pytest
 from finished import finished_run, images
 from scripted import exit_code
 
+from pyro_vae.experiment.run import manifest
 from pyro_vae.selfcheck import ladder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -126,3 +127,14 @@ def test_selfcheck_tries_the_place_of_its_table_first(capsys, monkeypatch, place
     assert (said.out, said.err) == ("", f"error: can not write {place}: {why}. Use another --json.\n")
     assert script("selfcheck", "--json", "x.json") == 0
     assert json.loads(Path("x.json").read_text())["ok"]
+
+
+def test_a_flag_of_another_command_is_said_to_be_one(capsys):
+    Path("none").mkdir()
+    finished_run("digits", "digits", epochs=1)
+    for path in Path("digits/checkpoints").glob("*.json"):
+        body = manifest.read(path)
+        body["config"]["dataset"] = "mnist"
+        path.write_bytes(manifest.sealed(body))
+    assert script("evaluate", "digits", *FEW, "--data-dir", "none") == 3
+    assert "or pass --download of train_svi.py" in capsys.readouterr().err
