@@ -5,17 +5,15 @@ Each function looks for the name that it wants and does with what is there. A lo
 - `flock`, on Linux and macOS: held by this process and by children that inherit it, and free when the last of them has
   ended, however it ended.
 - `msvcrt.locking`, on Windows: the same, without the children.
-- A file beside the locked one, whose name says process and machine: it counts as long as that process lives. Nobody can
-  ask whether one of another machine does, so that such a file has to be removed by hand.
+- `lockf`, on a POSIX system without the module fcntl: the same, without the children, and it stops no second holder in
+  one process.
 """
 
 import errno
-import glob
 import os
-import platform
-import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +26,11 @@ with suppress(ImportError):
 with suppress(ImportError):
     import msvcrt
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)  # signals that ask a process to end
-INTERRUPTED = tuple(128 + number for number in STOPPING)  # exit codes of processes that they have ended
+_BY_CTRL_BREAK = hasattr(signal, "CTRL_BREAK_EVENT")  # Windows, where SIGTERM ends a process at once
+# Signals that ask a process to end, the exit codes that say so, and how a user sends one from elsewhere.
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.Signals["SIGBREAK"]] if _BY_CTRL_BREAK else []))
+INTERRUPTED = [128 + number for number in STOPPING]
+BY_HAND = "Ctrl-C where it was started" if _BY_CTRL_BREAK else "kill"
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code where nobody reads what is printed
 _LOCKED_BYTE = (1 << 31) - 2  # of Windows, where nobody else can read a locked byte: far behind all that a file says
 
@@ -59,6 +60,14 @@ def child_options(descriptor: int) -> dict[str, Any]:
     return {"pass_fds": [descriptor], "process_group": 0}
 
 
+def ask_to_end(process: "subprocess.Popen[Any]") -> None:
+    """Asks a child that `child_options` started to keep its step and end: by SIGTERM, on Windows by Ctrl-Break."""
+    try:
+        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+    except OSError:  # Windows, where there is no console to send it by
+        process.terminate()
+
+
 def hold(path: Path) -> int:
     """Locks a file, which is made where it is not there. `release` ends it.
 
@@ -72,17 +81,36 @@ def hold(path: Path) -> int:
     return _opened_and_locked(path, wait=False)
 
 
-def release(path: Path, descriptor: int) -> None:
-    """Ends what `hold` began, for this process: children that hold the file too go on doing so."""
-    if fcntl is None:
+def release(path: Path, descriptor: int, *, remove: bool = False) -> None:
+    """Ends what `hold` began, for this process: children that hold the file too go on doing so.
+
+    Args:
+        path: of the file.
+        descriptor: what `hold` returned.
+        remove: whether the file goes too, unless another has come to its place. Where open files can be removed, it
+            goes while it is held. Windows removes none, not that of the next holder either.
+    """
+    if _locks_bytes():
         with suppress(OSError):
-            _unlock(descriptor, path)
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    elif remove:
+        with suppress(OSError):
+            if _is_at(descriptor, path):
+                path.unlink()
     os.close(descriptor)
+    if remove and _locks_bytes():
+        with suppress(OSError):
+            path.unlink()
 
 
-def is_at(descriptor: int, path: Path) -> bool:
-    """Says whether an open file still has this name. Without `flock` it says yes: no lock depends on it there."""
-    if fcntl is None:
+def _locks_bytes() -> bool:
+    return fcntl is None and msvcrt is not None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name. On Windows it does."""
+    if _locks_bytes():
         return True
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -136,12 +164,12 @@ def _opened_and_locked(path: Path, *, wait: bool) -> int:
     while True:  # once more where it is removed before it is locked
         descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
         try:
-            _lock(descriptor, path, wait=wait)
+            _lock(descriptor, wait=wait)
         except OSError as error:
             if isinstance(error, BlockingIOError):
                 os.close(descriptor)
                 raise
-        if is_at(descriptor, path):
+        if _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)
 
@@ -153,7 +181,7 @@ def _opened(path: Path, how: int) -> int:
     return os.open(path, how | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
 
 
-def _lock(descriptor: int, path: Path, *, wait: bool) -> None:
+def _lock(descriptor: int, *, wait: bool) -> None:
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     elif msvcrt is not None:
@@ -162,48 +190,5 @@ def _lock(descriptor: int, path: Path, *, wait: bool) -> None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError as error:
             raise BlockingIOError(*error.args) from None
-    else:
-        _claim(path)
-
-
-def _unlock(descriptor: int, path: Path) -> None:
-    if msvcrt is not None:
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-    else:
-        _claim_of(path, os.getpid()).unlink()
-
-
-def _claim(path: Path) -> None:
-    # Each process has a file of its own name: so nobody takes over that of a dead one twice. Two that come at once may
-    # both be refused.
-    ours = _claim_of(path, os.getpid())
-    try:
-        ours.touch(exist_ok=False)
-    except FileExistsError:
-        raise BlockingIOError(f"{path} is held by this process") from None
-    for claim in path.parent.glob(f"{glob.escape(path.name)}.held.*"):
-        if claim != ours:
-            if _may_live(claim, path):
-                ours.unlink()
-                raise BlockingIOError(f"{path} is held, see {claim}")
-            claim.unlink(missing_ok=True)
-
-
-def _claim_of(path: Path, number: int | str) -> Path:
-    machine = re.sub(r"[^\w.-]", "_", platform.node())
-    return path.with_name(f"{path.name}.held.{number}.{machine}")
-
-
-def _may_live(claim: Path, path: Path) -> bool:
-    """Whether the process that a claim names is alive, as far as can be known."""
-    number = claim.name.removeprefix(f"{path.name}.held.").partition(".")[0]
-    if os.name != "posix" or claim != _claim_of(path, number) or not number.isdecimal():
-        return True
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # another user's, or no number of a process at all
-    return True
+    elif sys.platform != "win32":
+        os.lockf(descriptor, os.F_TLOCK, 0)

@@ -3,10 +3,12 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import imitated_msvcrt
 import pytest
 
 from pyro_vae import system
@@ -18,6 +20,16 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
+    return answers_of(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="module", params=["posix", "windows"])
+def two(request, tmp_path_factory, answers):
+    """With the lock of POSIX, and with that of Windows."""
+    return answers if request.param == "posix" else answers_of(tmp_path_factory.mktemp("windows"), request.param)
+
+
+def answers_of(folder, *arguments):
     """Of `bare_system.py`, whose output is encoded as on Windows."""
     environment = {
         **os.environ,
@@ -25,8 +37,8 @@ def answers(tmp_path_factory):
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("bare_system.py")],
-        cwd=tmp_path_factory.mktemp("bare"),
+        [sys.executable, Path(__file__).with_name("bare_system.py"), *arguments],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -44,73 +56,76 @@ class TestScripts:
     def test_it_ends_well(self, answers, name):
         assert answers[name][0] == 0, answers[name]
 
-    def test_a_run_that_was_killed_goes_on_to_the_same_bytes(self, answers):
-        assert answers["killed"][0] == -9
-        assert answers["same bytes"]
+    def test_a_run_that_was_killed_goes_on_to_the_same_bytes(self, two):
+        assert two["killed"][0] == -9
+        assert two["same bytes"]
 
-    def test_a_second_training_in_a_folder_is_refused_and_told_of_the_first(self, answers):
-        code, sentence = answers["second"]
+    def test_a_second_training_in_a_folder_is_refused_and_told_of_the_first(self, two):
+        code, sentence = two["second"]
         assert code == 2
-        assert sentence.startswith(f"error: another training is at work in again (process {answers['first']} on ")
+        assert sentence.startswith(f"error: another training is at work in again (process {two['first']} on ")
 
-    def test_the_lock_of_a_killed_process_is_taken_over_and_none_is_left(self, answers):
-        assert len(answers["left"]) == 2
-        assert answers["in the end"] == []
+    def test_the_lock_of_a_killed_process_is_taken_over_and_none_is_left(self, two):
+        assert two["left"] == ["train.lock"]
+        assert two["in the end"] == []
 
     def test_output_that_nobody_reads_has_its_exit_code(self, answers):
         assert answers["unread"] == [141, "interrupted: nobody reads the output"]
 
 
 @pytest.fixture
-def without_locks(monkeypatch):
+def windows(monkeypatch):
+    """Its lock, and that no open file can be removed."""
+    unlink = os.unlink
+
+    def refuse(path, **more):
+        is_open = [Path("/proc/self/fd", name).resolve() == path for name in os.listdir("/proc/self/fd")]
+        if any(is_open):
+            raise PermissionError(13, "The process cannot access the file")
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", refuse)
     monkeypatch.setattr(system, "fcntl", None)
-    monkeypatch.setattr(system, "msvcrt", None)
+    monkeypatch.setattr(system, "msvcrt", imitated_msvcrt)
 
 
-class TestALockFile:
-    """Where there is neither `flock` nor `msvcrt`."""
+class TestTheLockOfWindows:
+    """By an imitation of msvcrt."""
 
-    pytestmark = pytest.mark.usefixtures("without_locks")
+    pytestmark = pytest.mark.usefixtures("windows")
 
-    @pytest.fixture
-    def dead(self):
-        """The number of a process that has ended."""
-        process = subprocess.Popen([sys.executable, "-c", ""])
-        process.wait()
-        return process.pid
-
-    def test_it_is_held_once_and_free_again(self, tmp_path):
+    def test_it_is_held_once_and_free_again_and_says_who_holds_it(self, tmp_path):
         for _ in range(2):
             with files.locked(tmp_path / "lock", str) as lock:
                 lock.sign("me")
                 with pytest.raises(UsageError, match=r"^me$"), files.locked(tmp_path / "lock", str):
                     pass
-        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        assert (tmp_path / "lock").read_bytes() == b"me\n"
 
-    def test_that_of_a_dead_process_is_taken_over(self, tmp_path, dead):
-        claim = system._claim_of(tmp_path / "lock", dead)
-        claim.touch()
-        with files.locked(tmp_path / "lock", str):
-            assert not claim.exists()
+    def test_the_locked_byte_lies_behind_all_that_others_read(self, tmp_path):
+        with files.locked(tmp_path / "lock", str), (tmp_path / "lock").open("r+b") as file:
+            imitated_msvcrt.locking(file.fileno(), imitated_msvcrt.LK_NBLCK, (1 << 31) - 2)
+            file.seek((1 << 31) - 2)
+            with pytest.raises(PermissionError):
+                imitated_msvcrt.locking(file.fileno(), imitated_msvcrt.LK_NBLCK, 1)
 
-    @pytest.mark.parametrize("name", ["lock.held.{}.elsewhere", "lock.held.x.{}", "lock.held.{}"])
-    def test_that_of_another_machine_or_of_nobody_knows_whom_is_left(self, tmp_path, dead, name):
-        claim = tmp_path / name.format(dead)
-        claim.touch()
+    def test_its_file_goes_after_it_is_released_and_that_of_the_next_holder_stays(self, tmp_path, monkeypatch):
+        with files.locked(tmp_path / "lock", str, remove=True):
+            assert (tmp_path / "lock").exists()
+        assert not (tmp_path / "lock").exists()
+        close, held = os.close, []
+
+        def close_and_lose(descriptor):
+            monkeypatch.setattr(os, "close", close)
+            close(descriptor)
+            held.append(system.hold(tmp_path / "lock"))
+
+        with files.locked(tmp_path / "lock", str, remove=True):
+            monkeypatch.setattr(os, "close", close_and_lose)
         with pytest.raises(UsageError), files.locked(tmp_path / "lock", str):
             pass
-        assert {path.name for path in tmp_path.iterdir()} == {"lock", claim.name}
-
-    def test_that_of_a_process_that_lives_counts(self, tmp_path):
-        system._claim_of(tmp_path / "lock", os.getppid()).touch()
-        with pytest.raises(UsageError), files.locked(tmp_path / "lock", str):
-            pass
-
-    def test_that_of_another_file_is_no_concern(self, tmp_path):
-        system._claim_of(tmp_path / "lock.b", os.getppid()).touch()
-        system._claim_of(tmp_path / "[a-z]lock", os.getppid()).touch()
-        with files.locked(tmp_path / "lock", str):
-            pass
+        system.release(tmp_path / "lock", held[0], remove=True)
+        assert not (tmp_path / "lock").exists()
 
     def test_what_another_may_be_writing_is_left_by_a_write_and_swept_by_a_sweep(self, tmp_path):
         left = tmp_path / f"a.0{files._TEMPORARY}"
@@ -121,35 +136,35 @@ class TestALockFile:
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-class FakeMsvcrt:
-    """Locks single bytes of files, as far as `locking` of Windows is asked for here."""
-
-    LK_NBLCK, LK_UNLCK = 2, 0
-
-    def __init__(self):
-        self.locked, self.calls = {}, []
-
-    def locking(self, descriptor, mode, size):
-        byte = (os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR))
-        self.calls.append((mode, byte[1], size))
-        if mode == self.LK_UNLCK:
-            assert self.locked.pop(byte) == descriptor
-        elif self.locked.setdefault(byte, descriptor) != descriptor:
-            raise PermissionError(13, "Permission denied")
+WINDOWS = """
+import signal, sys
+signal.CTRL_BREAK_EVENT, signal.Signals = 1, {"SIGBREAK": signal.SIGUSR1}
+from pyro_vae import system
+from pyro_vae.experiment.run.interruption import noted
+from pyro_vae.cli.command_ending import exit_codes
+with exit_codes("all of it"), noted() as stop:
+    print("ready", flush=True)
+    while not stop():
+        pass
+    print("kept", flush=True)
+"""
 
 
-def test_on_windows_a_byte_behind_the_text_is_locked_and_unlocked(tmp_path, monkeypatch):
-    windows = FakeMsvcrt()
-    monkeypatch.setattr(system, "fcntl", None)
-    monkeypatch.setattr(system, "msvcrt", windows)
-    for _ in range(2):
-        with files.locked(tmp_path / "lock", str) as lock:
-            lock.sign("me")
-            with pytest.raises(UsageError, match=r"^me$"), files.locked(tmp_path / "lock", str):
-                pass
-        assert not windows.locked
-    assert windows.calls[:3] == [(2, (1 << 31) - 2, 1), (2, (1 << 31) - 2, 1), (0, (1 << 31) - 2, 1)]
-    assert (tmp_path / "lock").read_bytes() == b"me\n"
+def test_on_windows_a_child_is_asked_by_ctrl_break_which_lets_it_keep_its_step(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", WINDOWS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", signal.SIGUSR1, raising=False)
+    system.ask_to_end(child)
+    out, err = child.communicate()
+    assert (out, child.returncode) == ("kept\n", 128 + signal.SIGUSR1)
+    assert err.endswith("interrupted: all of it\n")
+
+
+def test_a_child_that_ctrl_break_does_not_reach_is_ended(monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1 << 20, raising=False)
+        system.ask_to_end(child)
+        assert child.wait() == -signal.SIGTERM
 
 
 def test_on_windows_a_child_has_a_group_of_its_own_and_no_descriptor(monkeypatch):
@@ -180,8 +195,9 @@ def test_the_cores_are_those_of_the_machine_where_nothing_says_more(monkeypatch)
 NOT_EVERYWHERE = {
     *("fcntl", "msvcrt", "resource", "ctypes", "pwd", "grp", "termios", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"),
     *("sched_getaffinity", "sched_setaffinity", "fork", "forkpty", "kill", "killpg", "setpgid", "setsid", "getuid"),
-    *("pread", "pwrite", "mkfifo", "mknod", "statvfs", "uname", "nice", "waitpid", "pass_fds", "process_group"),
-    *("preexec_fn", "start_new_session", "creationflags", "SIGPIPE", "SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1"),
+    *("pread", "pwrite", "mkfifo", "mknod", "statvfs", "uname", "nice", "waitpid", "pass_fds"),
+    *("lockf", "SIGBREAK", "CTRL_BREAK_EVENT", "process_group", "preexec_fn", "start_new_session", "creationflags"),
+    *("SIGPIPE", "SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1"),
 }
 
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pyro_vae.cli.exit_codes import RESUMABLE, exit_codes
+from pyro_vae.cli.command_ending import RESUMABLE, exit_codes
 from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_flags
 from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.studies.ablated_losses import ablated
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
-from pyro_vae.experiment.compare.equal_effort import Evaluation
+from pyro_vae.experiment.compare.comparison_settings import Evaluation
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,8 +25,10 @@ def main(argv: list[str] | None = None) -> None:
 def compare(arguments: Namespace) -> None:
     """Measures each run, and writes and prints their differences."""
     evaluation = settings_from(arguments, Evaluation)
+    out = Path(arguments.out) if arguments.out else None
 
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
+    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.run_folder import new_folder
 
     # The runs, and whether they were tested alike.
@@ -34,6 +36,7 @@ def compare(arguments: Namespace) -> None:
     comparing.check_reference(arguments.reference, runs)
     if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
         raise comparable_runs.refusal(differing)
+    files.check_folder(out or Path("runs"))
 
     # Each of them, on the same data with the same draws.
     measured = []
@@ -45,6 +48,6 @@ def compare(arguments: Namespace) -> None:
 
     # Their differences.
     comparison = comparing.compare(runs, measured, evaluation, reference=arguments.reference)
-    folder = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "comparison")
+    folder = out or new_folder(Path("runs"), "comparison")
     text = comparing.write(folder, comparison)
     print(f"\n{text}\n\nIn {folder}: comparison.json, .txt, .md, .csv, .png.")

@@ -4,10 +4,10 @@ import os
 import time
 from pathlib import Path
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.evaluate.effort import Plan, Shard
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 
 SHARD = (
     "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
@@ -40,24 +40,28 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bo
     from pyro_vae.experiment.evaluate import report_files, shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
     from pyro_vae.experiment.evaluate.measurements import evaluate
+    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.trained_run import open_run
 
     begun = time.perf_counter()
     trained = open_run(run, **where)
+    files.check_folder(Path(out))
     known = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
     look = evaluate(trained, plan, say, known)
     say("pictures and files")
-    text, files = report_files.write(look, out)
-    print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(files)}")
+    text, written = report_files.write(look, out)
+    print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(written)}")
 
 
 def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
     """Writes a share, if it is not there."""
     from pyro_vae.experiment.evaluate import shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
+    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.trained_run import open_run
 
     subject, folder = Subject(open_run(run, **where), plan), Path(out) / shards.FOLDER
+    files.check_folder(folder)
     if shards.is_done(subject, shard, folder):
         say(f"shard {shard} is in {folder} already")
     else:

@@ -9,12 +9,12 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+from pyro_vae.cli.command_ending import in_flags, printable
 from pyro_vae.cli.config_file import ConfigFile
-from pyro_vae.cli.exit_codes import in_flags, printable
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.checked_fields import kind_of, words_of
-from pyro_vae.experiment.compare.equal_effort import Evaluation
+from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.config import Config
 
 Settings = TypeVar("Settings")

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, given_flags, run_parser, settings_from
 from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 
 FLAGS = (
     "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "optimizer",

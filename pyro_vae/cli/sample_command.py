@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pyro_vae.choices import PathKind, words
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
+from pyro_vae.option_words import PathKind, words
 
 
 def main(argv: list[str] | None = None) -> None:

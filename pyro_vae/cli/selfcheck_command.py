@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser
 from pyro_vae.errors import CheckError
 
@@ -19,10 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of programs, data and draws; every seed should pass")
     parser.add_argument("--json", type=str, default="", help="also write the table into this file")
     arguments = parser.parse_args(argv)
-    with exit_codes(arguments=vars(arguments)):
+    with exit_codes(arguments=vars(arguments), place="json"):
         from pyro_vae.experiment.run import files  # here, since --help needs no torch
         from pyro_vae.selfcheck import ladder, verdicts
 
+        if arguments.json:
+            files.check_file(Path(arguments.json))
         budget = ladder.QUICK if arguments.quick else ladder.FULL
         print(ladder.about(budget))
         rows: list[verdicts.Row] = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ActionYesNo
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser, config_from, config_parser, given_flags
 from pyro_vae.command_lines import flags, module, script
 from pyro_vae.errors import UsageError, unknown

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from pyro_vae.cli.exit_codes import RESUMABLE, exit_codes
+from pyro_vae.cli.command_ending import RESUMABLE, exit_codes
 from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.errors import UsageError, uninstalled
 from pyro_vae.experiment import build

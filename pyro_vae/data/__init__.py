@@ -7,7 +7,7 @@
     arrays.py    a user's own `.npy` or `.npz` file, as one more source
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
-    ahead.py     batches of a mapped file, read ahead
+    read_ahead.py  batches of a mapped file, read ahead
     loading.py   load: source -> cut -> Splits, with the protocol
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
@@ -15,7 +15,7 @@ To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
 
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.choices import Binarize, SplitKind, words
+from pyro_vae.option_words import Binarize, SplitKind, words
 
 if TYPE_CHECKING:
     from pyro_vae.data.loading import load

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.choices import Binarize, SplitKind, check_word
 from pyro_vae.data import SOURCES, formats
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown
+from pyro_vae.option_words import Binarize, SplitKind, check_word
 from pyro_vae.randomness import generator
 
 NAMES = ("train", "valid", "test")

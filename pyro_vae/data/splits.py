@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.data.ahead import read_ahead
+from pyro_vae.data.read_ahead import read_ahead
 from pyro_vae.data.recipes import RECIPES, Intensity, Levels, Recipe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator

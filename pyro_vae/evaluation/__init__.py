@@ -1,6 +1,6 @@
 """How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
 
-from pyro_vae.evaluation.annealing.annealed import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
+from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
 from pyro_vae.evaluation.block_graphs import compiled
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
@@ -8,21 +8,19 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
-from pyro_vae.evaluation.latent.aggregate import (
-    AggregateTerms,
-    MutualInformation,
-    aggregate_terms,
-    marginal_kl,
-    mutual_information,
-    total_correlation,
-)
-from pyro_vae.evaluation.latent.dimensions import (
+from pyro_vae.evaluation.latent import (
     ActiveUnits,
+    AggregateTerms,
     KLPerDimension,
+    MutualInformation,
     RateDistortion,
     active_units,
+    aggregate_terms,
     kl_per_dimension,
+    marginal_kl,
+    mutual_information,
     rate_distortion,
+    total_correlation,
 )
 from pyro_vae.evaluation.precision import is_rounded, rounding_loss
 from pyro_vae.evaluation.trust.amortisation import Refinement, refine

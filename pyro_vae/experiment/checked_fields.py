@@ -8,8 +8,8 @@ import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
-from pyro_vae.choices import check_word
 from pyro_vae.errors import UsageError
+from pyro_vae.option_words import check_word
 
 MOST_LAYERS = 100
 

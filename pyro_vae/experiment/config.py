@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from pyro_vae.choices import (
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.checked_fields import MOST_LAYERS, check, flag
+from pyro_vae.option_words import (
     Binarize,
     EncoderPredicts,
     Flow,
@@ -16,8 +18,6 @@ from pyro_vae.choices import (
     PseudoInputs,
     SplitKind,
 )
-from pyro_vae.errors import UsageError
-from pyro_vae.experiment.checked_fields import MOST_LAYERS, check, flag
 from pyro_vae.randomness import MOST_SAMPLES
 
 

@@ -62,7 +62,7 @@ class SharedSVI(SVI):
             )
         self.objective.register_comm_hook(None, _summed)
 
-    def loss_and_grads(self, attempt: Attempt) -> float:
+    def _loss_and_grads(self, attempt: Attempt) -> float:
         """Computes the loss, summed over the batch of all processes, and its gradient.
 
         Raises:

@@ -30,10 +30,10 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.choices import LearningRates, words
 from pyro_vae.errors import unknown
 from pyro_vae.loss_requirements import check_order, check_unweighted
 from pyro_vae.model import traces
+from pyro_vae.option_words import LearningRates, words
 
 PyroFunction = Callable[..., Any]
 

@@ -132,23 +132,23 @@ class PyroStep:
         x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         return self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
 
-    def step_by_pyro(self, call: Call) -> float:
+    def _step_by_pyro(self, call: Call) -> float:
         """Makes the step, checks and all, and returns its loss."""
         attempt = Attempt.of(call, call.noise())
         self.optimizer.zero_grad(set_to_none=True)
         with poutine.trace(param_only=True) as capture:
-            loss = self.loss_and_grads(attempt)
+            loss = self._loss_and_grads(attempt)
         self.check_held(capture.trace)
         self._check_finite(loss, attempt)
         self.optimizer.step()
         return loss
 
-    def loss_and_grads(self, attempt: Attempt) -> float:
+    def _loss_and_grads(self, attempt: Attempt) -> float:
         """The loss, summed over the batch; adds its gradient to the parameters."""
         with self.explaining(attempt):
             return as_float(self.loss.loss_and_grads(*self.weighted(attempt.call), *attempt.args, **attempt.kwargs))
 
-    def refuse(self, call: Call, noise: Noise, loss: float) -> NoReturn:
+    def _refuse(self, call: Call, noise: Noise, loss: float) -> NoReturn:
         """Raises what this step has against a call, on the same draws, or that its loss or gradient is not finite.
 
         Args:
@@ -159,7 +159,7 @@ class PyroStep:
         attempt = Attempt.of(call, noise)
         with noise.again(), buffers_kept(self.modules()), store_kept():
             try:
-                self._check_finite(self.loss_and_grads(attempt), attempt)
+                self._check_finite(self._loss_and_grads(attempt), attempt)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
         # What rounds otherwise here may be finite.

@@ -9,7 +9,7 @@ Pyro's handlers cost more than the arithmetic of a small network. So the program
 
 The optimiser stays outside of the graph. torch's fused kernel over all parameters is faster than what Inductor makes
 of the same update, and its state and learning rate stay where schedulers and checkpoints look for them. While a program
-is left alone (`SVI.steady`) a step calls that kernel directly, see `pyro_vae.inference.updates`.
+is left alone (`SVI.steady`) a step calls that kernel directly, see `pyro_vae.inference.fused_adam`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from pyro_vae.graphs.capture import Graph, buffers_kept, capture, why_not
 from pyro_vae.graphs.suitability import NoGraph, check_hooks, drawing_by_torch, is_surrounded, setting_nothing
 from pyro_vae.graphs.watch import Watch
 from pyro_vae.inference.covered_losses import COVERED, is_covered, requiring_support
+from pyro_vae.inference.fused_adam import Update
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
 from pyro_vae.inference.pyro_step import Call, PyroStep
-from pyro_vae.inference.updates import Update
 from pyro_vae.model.conditions import collected
 from pyro_vae.randomness import preserved
 

@@ -100,7 +100,7 @@ class SVI(PyroStep):
         """
         call = self._call(make, args, kwargs, kl_weight, reconstruction_weight)
         graph = self.graphs.find(self, call)
-        loss = self.step_by_pyro(call) if graph is None else self._step_by_graph(graph, call)
+        loss = self._step_by_pyro(call) if graph is None else self._step_by_graph(graph, call)
         self.num_steps += 1
         return loss
 
@@ -167,7 +167,7 @@ class SVI(PyroStep):
         noise = call.noise()
         loss, is_sound, gradients = graph(call)
         if not is_sound:
-            self.refuse(call, noise, loss)
+            self._refuse(call, noise, loss)
         if update is not None:
             update(gradients)
         else:

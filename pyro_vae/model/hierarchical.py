@@ -20,13 +20,13 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.choices import Guide, check_word
 from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import check_member, check_tensor
+from pyro_vae.option_words import Guide, check_word
 
 
 class HierarchicalVAE(Autoencoder):

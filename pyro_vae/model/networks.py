@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.choices import Precision, check_word
+from pyro_vae.option_words import Precision, check_word
 
 Activation = Callable[[], nn.Module]
 

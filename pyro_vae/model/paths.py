@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 from torch.distributions.transforms import ComposeTransform
 
-from pyro_vae.choices import PathKind, words
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.model.distributions.flows import FlowDistribution
+from pyro_vae.option_words import PathKind, words
 
 PATHS: tuple[str, ...] = words(PathKind)
 

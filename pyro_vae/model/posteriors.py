@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
-from pyro_vae.choices import EncoderPredicts, check_word
 from pyro_vae.model import distributions
 from pyro_vae.model.distributions import flows
+from pyro_vae.option_words import EncoderPredicts, check_word
 
 
 class Posterior(nn.Module):

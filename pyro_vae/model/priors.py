@@ -17,12 +17,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.choices import Flow, PseudoInputs, check_word
 from pyro_vae.model import distributions
 from pyro_vae.model.distributions import flows
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.posteriors import Delta, Posterior
 from pyro_vae.model.program import once
+from pyro_vae.option_words import Flow, PseudoInputs, check_word
 
 
 class Prior(nn.Module):

@@ -13,13 +13,13 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.choices import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 from pyro_vae.data import Form, Split, loading
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 
 TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
 ROWS = [(table, name) for table in TABLES if isinstance(getattr(build, table), dict) for name in getattr(build, table)]

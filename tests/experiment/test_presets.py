@@ -11,7 +11,7 @@ from pyro_vae.data import Form
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume

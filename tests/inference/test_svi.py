@@ -73,6 +73,14 @@ def test_importance_weighted_bounds_refuse_weights(loss, x):
         ours(small_vae(), loss).step(x, kl_weight=0.5)
 
 
+def test_no_method_of_pyros_has_another_meaning():
+    vae = small_vae()
+    svi, pyros = ours(vae), pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({}), Trace_ELBO())
+    common = {name for name in {*dir(svi)} & {*dir(pyros)} if callable(getattr(svi, name)) and name[0] != "_"}
+    assert common == {"step", "evaluate_loss", "model", "guide", "loss"}
+    assert not hasattr(svi, "refuse") | hasattr(svi, "step_by_pyro")
+
+
 def test_pyros_optimisers_are_refused_in_a_sentence():
     vae = small_vae()
     with pytest.raises(TypeError, match=r"one torch optimiser.*got pyro\.optim.*use pyro\.infer\.SVI"):

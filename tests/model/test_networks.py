@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.choices import Precision, words
 from pyro_vae.errors import UsageError
 from pyro_vae.model.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, in_precision, networks
+from pyro_vae.option_words import Precision, words
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (1, 28, 20), (3, 32, 32), (2, 7, 5)]
 

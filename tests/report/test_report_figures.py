@@ -11,7 +11,7 @@ import pytest
 from evaluated import estimates, full
 
 from pyro_vae.report.cells import MINUS
-from pyro_vae.report.draw import latent_figures, likelihood_figures, report_figures, style
+from pyro_vae.report.draw import estimate_figures, latent_figures, report_figures, style
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 GRID = [np.linspace(-6, 6, 121), np.linspace(-5, 5, 81)]
@@ -28,13 +28,13 @@ def draws(seed, size=200, D=4):
 
 
 DRAWN = {
-    "bounds": lambda found: likelihood_figures.bounds(found["curve"], found["jackknife"]),
-    "reference": lambda found: likelihood_figures.reference(found["reference"]),
-    "simulated": lambda found: likelihood_figures.simulated(found["simulated"]),
-    "khat": lambda found: likelihood_figures.khat(found["khat"]),
-    "effective_sample_size": lambda found: likelihood_figures.effective_sample_size(found["khat"]),
-    "escalation": lambda found: likelihood_figures.escalation(found["escalation"]),
-    "gaps": lambda found: likelihood_figures.gaps(found["gaps"]),
+    "bounds": lambda found: estimate_figures.bounds(found["curve"], found["jackknife"]),
+    "reference": lambda found: estimate_figures.reference(found["reference"]),
+    "simulated": lambda found: estimate_figures.simulated(found["simulated"]),
+    "khat": lambda found: estimate_figures.khat(found["khat"]),
+    "effective_sample_size": lambda found: estimate_figures.effective_sample_size(found["khat"]),
+    "escalation": lambda found: estimate_figures.escalation(found["escalation"]),
+    "gaps": lambda found: estimate_figures.gaps(found["gaps"]),
     "kl_spectrum": lambda found: latent_figures.kl_spectrum(found["latent"]),
     "active_units": lambda found: latent_figures.active_units(found["latent"]),
     "posterior_grid": lambda _: latent_figures.posterior_grid(GRID, normal((2, 1)), normal((1, 1))),
@@ -331,7 +331,7 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     "key", ["curve", "jackknife", "reference", "simulated", "khat", "escalation", "latent", "gaps"]
 )
 def test_panels_of_what_is_absent_are_left_out(key, monkeypatch):
-    for module in (likelihood_figures, latent_figures):
+    for module in (estimate_figures, latent_figures):
         for name in DRAWN.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, lambda *_, **__: b"")
     found = full()

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from pyro_vae.experiment.compare import comparing
 from pyro_vae.experiment.compare.comparable_runs import candidates
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.evaluate.report_files import write
 from pyro_vae.experiment.run.trained_run import open_run

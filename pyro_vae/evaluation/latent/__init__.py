@@ -1,1 +1,33 @@
 """What the latent space is used for: single dimensions, and the aggregate posterior q(z)."""
+
+from pyro_vae.evaluation.latent.aggregate import (
+    AggregateTerms,
+    MutualInformation,
+    aggregate_terms,
+    marginal_kl,
+    mutual_information,
+    total_correlation,
+)
+from pyro_vae.evaluation.latent.dimensions import (
+    ActiveUnits,
+    KLPerDimension,
+    RateDistortion,
+    active_units,
+    kl_per_dimension,
+    rate_distortion,
+)
+
+__all__ = [
+    "ActiveUnits",
+    "AggregateTerms",
+    "KLPerDimension",
+    "MutualInformation",
+    "RateDistortion",
+    "active_units",
+    "aggregate_terms",
+    "kl_per_dimension",
+    "marginal_kl",
+    "mutual_information",
+    "rate_distortion",
+    "total_correlation",
+]

@@ -17,7 +17,7 @@ from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
-from pyro_vae.experiment.compare.equal_effort import Evaluation
+from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run

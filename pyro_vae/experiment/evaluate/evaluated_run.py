@@ -11,7 +11,7 @@ from pyro_vae.evaluation import subset
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.escalation import MORE
 from pyro_vae.experiment import build
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.model.posteriors import Delta

@@ -27,8 +27,8 @@ from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
 from pyro_vae.experiment.evaluate import block_tasks, headline
 from pyro_vae.experiment.evaluate.block_tasks import Part
-from pyro_vae.experiment.evaluate.effort import Plan
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.trained_run import TrainedRun
 
 T = TypeVar("T")

@@ -82,4 +82,6 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     known = before if isinstance(before, dict) else {}
     changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
     if changed:
-        raise CheckpointError(f"{run.path} was trained on other data: {changed} differ. Use another `folder`")
+        raise CheckpointError(
+            f"{run.path} was trained on other data: {changed} differ. Put those back, or train anew in another folder"
+        )

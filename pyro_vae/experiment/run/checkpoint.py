@@ -158,7 +158,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if complaints:
-        cure = "Put a copy of one back, or train anew with another `folder`."
+        cure = "Put a copy of one back, or train anew in another folder."
         raise CheckpointError(f"no checkpoint in {folder} is whole. {cure} {' '.join(complaints)}")
     return None, []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.damaged_files import damaged
+from pyro_vae.experiment.run.damaged_files import A_COPY, damaged
 from pyro_vae.inference import Record
 
 
@@ -60,9 +60,7 @@ class EpochHistory:
         """
         numbers = [record.get("epoch") for record in self.records()[:epochs]]
         if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):
-            raise CheckpointError(
-                f"{self.path} does not hold epochs 1 to {epochs} of the checkpoint: use another `folder`"
-            )
+            raise CheckpointError(f"{self.path} does not hold epochs 1 to {epochs} of the checkpoint. {A_COPY}")
         lines = b"".join(self.path.read_bytes().splitlines(keepends=True)[:epochs]) if epochs else b""
         if sha256 and (here := files.sha256(lines)) != sha256:
             raise damaged(self.path, f"the SHA-256 of its first {epochs} lines should be {sha256}, is {here}")

@@ -56,6 +56,30 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_file(path: Path) -> None:
+    """Checks that `write` could write a file, before the work whose results it is to hold. Nothing stays of that.
+
+    Raises:
+        StorageError: its folder is not there or cannot be written to, or the path is that of a folder.
+    """
+    with _storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with _partial(path) as partial:
+            partial.touch()
+            partial.unlink()
+
+
+def check_folder(path: Path) -> None:
+    """Checks that files could be written into a folder, which may have to be made. Nothing stays of that.
+
+    Raises:
+        StorageError: they could not.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    check_file(there / token_hex(4))
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents."""
     with _storage_errors(path):
@@ -96,20 +120,15 @@ class Lock(NamedTuple):
             os.lseek(self.descriptor, 0, os.SEEK_SET)
             os.write(self.descriptor, f"{holder}\n".encode())
 
-    def remove(self) -> None:
-        """Removes the file while it is held, unless another has come to its place."""
-        with suppress(OSError):
-            if system.is_at(self.descriptor, self.path):
-                self.path.unlink()
-
 
 @contextmanager
-def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
+def locked(path: Path, refusal: Callable[[str], str], *, remove: bool = False) -> Iterator[Lock]:
     """Holds a file. One process at a time can hold it, together with those that inherit it.
 
     Args:
         path: the path of the file, which is made where it is missing.
         refusal: makes the sentence for everyone else, from what the file says.
+        remove: whether the file goes in the end.
 
     Raises:
         UsageError: another process holds it.
@@ -120,7 +139,7 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[Lock]:
     try:
         yield Lock(path, descriptor)
     finally:
-        system.release(path, descriptor)
+        system.release(path, descriptor, remove=remove)
 
 
 def to_json(value: Any) -> bytes:

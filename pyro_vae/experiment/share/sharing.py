@@ -191,7 +191,10 @@ def _trained(run: Path) -> Checkpoint:
         raise CheckpointError(f"{run} holds no trained run: name the folder that {script('train')} wrote")
     newest, complaints = checkpoint.newest(run / "checkpoints")
     if complaints:
-        raise CheckpointError(f"{complaints[0]} Mend the run first: {command_line('train', out=run, resume=True)}")
+        finished = f"remove {run / 'report.json'}, then " if (run / "report.json").exists() else ""
+        raise CheckpointError(
+            f"{complaints[0]} Mend the run first: {finished}{command_line('train', out=run, resume=True)}"
+        )
     if newest is None or not newest.progress.best_epoch:
         raise CheckpointError(f"{run} has no whole epoch yet: go on with {command_line('train', out=run, resume=True)}")
     return newest

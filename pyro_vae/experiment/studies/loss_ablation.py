@@ -21,7 +21,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import Estimate, subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.evaluation_data import DataInMemory

@@ -33,7 +33,7 @@ from pyro_vae.evaluation.estimators import read_terms
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.run_folder import Run

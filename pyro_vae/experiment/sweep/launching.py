@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[files.Lock]:
     def refusal(numbers: str) -> str:
         return (
             f"another sweep is at work in {folder}, or runs that one left behind (processes {numbers}): wait for them, "
-            "or end them by kill, which keeps their steps"
+            f"or end them by {system.BY_HAND}, which keeps their steps"
         )
 
     with files.locked(folder / "sweep.lock", refusal) as lock:
@@ -60,9 +60,9 @@ def locked(folder: Path) -> Iterator[files.Lock]:
 def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Job, int, float], None]) -> None:
     """Runs all jobs, so many at once, and shares the cores among them.
 
-    The first SIGINT or SIGTERM is passed on to the jobs as SIGTERM, and ends this process when they have ended. A
-    second one is passed on as well. The jobs are in process groups of their own, so that Ctrl-C reaches them in no
-    other way.
+    At the first SIGINT or SIGTERM the jobs are asked to end, see `system.ask_to_end`, and this process ends when they
+    have. At a second one they are asked again. The jobs are in process groups of their own, so that Ctrl-C reaches them
+    in no other way.
 
     Args:
         jobs: the commands, in the order in which they are started.
@@ -82,7 +82,7 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
                     _write_down(lock, working)
                 if stop() and not told:
                     told = True
-                    _terminate(working)
+                    _ask_to_end(working)
                 time.sleep(_PAUSE)
                 for process in [process for process in working if process.poll() is not None]:
                     job, begun = working.pop(process)
@@ -90,7 +90,7 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
                     if process.returncode == 0 or not told:
                         done(job, process.returncode, time.perf_counter() - begun)
         finally:  # nothing is left to end, unless a second signal or an error has come
-            _terminate(working)
+            _ask_to_end(working)
             for process in working:
                 process.wait()
 
@@ -110,9 +110,9 @@ def _start(job: Job, lock: files.Lock, environment: dict[str, str]) -> subproces
         )
 
 
-def _terminate(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+def _ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        process.terminate()
+        system.ask_to_end(process)
 
 
 def _write_down(lock: files.Lock, processes: Iterable[subprocess.Popen[bytes]]) -> None:

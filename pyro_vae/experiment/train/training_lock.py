@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
 from pyro_vae.experiment.run import files
 
@@ -37,21 +38,18 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
 
     def refusal(holder: str) -> str:
         return (
-            f"another training is at work in {folder} (process {holder}): wait for it, or end it by kill, which "
-            "keeps its step; or use another `folder`"
+            f"another training is at work in {folder} (process {holder}): wait for it, or end it by "
+            f"{system.BY_HAND}, which keeps its step; or use another `folder`"
         )
 
-    with files.locked(folder / "train.lock", refusal) as lock:
-        try:
-            lock.sign(f"{os.getpid()} on {platform.node()}")
-            if before not in (None, mark(folder)):
-                raise UsageError(
-                    f"another training was at work in {folder} since this one began: give the command again, or "
-                    "use another `folder`"
-                )
-            yield
-        finally:
-            lock.remove()
+    with files.locked(folder / "train.lock", refusal, remove=True) as lock:
+        lock.sign(f"{os.getpid()} on {platform.node()}")
+        if before not in (None, mark(folder)):
+            raise UsageError(
+                f"another training was at work in {folder} since this one began: give the command again, or "
+                "use another `folder`"
+            )
+        yield
 
 
 def sweep(folder: Path) -> None:

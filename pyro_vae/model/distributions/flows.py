@@ -21,7 +21,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.choices import Flow, words
+from pyro_vae.option_words import Flow, words
 
 
 class FlowDistribution(ZukoToPyro):

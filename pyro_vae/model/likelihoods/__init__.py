@@ -27,7 +27,7 @@ from pyro_vae.model.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.model.likelihoods.levels import Categorical, DiscretizedLogistic
 from pyro_vae.model.likelihoods.likelihood import Likelihood
 from pyro_vae.model.likelihoods.reals import ExponentialNorm, Laplace, LowRankNormal, Normal
-from pyro_vae.model.likelihoods.unit import Bernoulli, ContinuousBernoulli
+from pyro_vae.model.likelihoods.unit_interval import Bernoulli, ContinuousBernoulli
 
 __all__ = [  # noqa: RUF022 - in the order of the table above
     "Likelihood",

@@ -8,10 +8,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_vae.choices import LearnScale
 from pyro_vae.model import distributions
 from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, over_pixels
 from pyro_vae.model.likelihoods.scales import LocationScale
+from pyro_vae.option_words import LearnScale
 
 
 class DiscretizedLogistic(LocationScale):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.choices import LearnScale, words
 from pyro_vae.model.likelihoods.likelihood import Likelihood
+from pyro_vae.option_words import LearnScale, words
 
 # exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
 _LARGEST_EXPONENT = 20.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pyro_vae.report.document import Picture
 from pyro_vae.report.documents.estimate_sections import Report, of_x
-from pyro_vae.report.draw import latent_figures, likelihood_figures
+from pyro_vae.report.draw import estimate_figures, latent_figures
 
 
 def of_report(report: Report) -> list[Picture]:
@@ -47,14 +47,14 @@ def _likelihood(report: Report) -> Iterator[Picture]:
             f"{curve[0]['num_data']} test data. A curve that still rises at its end is loose. The jackknife takes away "
             "the first term of the bias; it is no bound, and stands apart."
         )
-        picture = likelihood_figures.bounds(curve, report.get("jackknife"), of=of)
+        picture = estimate_figures.bounds(curve, report.get("jackknife"), of=of)
         yield Picture("Importance-weighted bounds", caption, picture, "likelihood")
     if reference := report.get("reference"):
         caption = (
             f"The same {reference['num_data']} test data in every row, in order of cost. The grey bars are the error "
             "over the data, by which all rows move together: which bound is tighter, the paired differences tell."
         )
-        yield Picture("Bounds of growing cost", caption, likelihood_figures.reference(reference, of=of), "likelihood")
+        yield Picture("Bounds of growing cost", caption, estimate_figures.reference(reference, of=of), "likelihood")
     if simulated := report.get("simulated"):
         caption = (
             f"Simulated from the model: {simulated['num_data']} data, each with an exact draw from its posterior, so "
@@ -64,7 +64,7 @@ def _likelihood(report: Report) -> Iterator[Picture]:
         yield Picture(
             "Simulated data only: the truth bracketed",
             caption,
-            likelihood_figures.simulated(simulated, of=of),
+            estimate_figures.simulated(simulated, of=of),
             "likelihood",
         )
 
@@ -75,18 +75,18 @@ def _trust(report: Report) -> Iterator[Picture]:
             f"One point for each test datum, {khat['num_samples']} weights each. Below 0.5 the weights have a finite "
             f"variance; above {khat['threshold']:g} the bound of that datum may be loose, and its error too small."
         )
-        yield Picture("k-hat of every datum", caption, likelihood_figures.khat(khat), "trust")
+        yield Picture("k-hat of every datum", caption, estimate_figures.khat(khat), "trust")
     if khat and khat.get("ess"):
         caption = "How many of the weighted draws count. Where the tail is heavy it may be fewer than are shown."
-        yield Picture("Effective sample size", caption, likelihood_figures.effective_sample_size(khat), "trust")
+        yield Picture("Effective sample size", caption, estimate_figures.effective_sample_size(khat), "trust")
     if (more := report.get("escalation")) and more.get("rows"):
         caption = (
             f"More draws, then annealing, for {more['taken']} of the {more['of']} data above the threshold "
             f"({more['budget']}). Shown apart: the numbers at the top are at one K for all data."
         )
-        if len(more["rows"]) > likelihood_figures.LISTED:
-            caption += f" The {likelihood_figures.LISTED} with the largest k-hat; all are in the table."
-        yield Picture("More work on the worst data", caption, likelihood_figures.escalation(more), "trust")
+        if len(more["rows"]) > estimate_figures.LISTED:
+            caption += f" The {estimate_figures.LISTED} with the largest k-hat; all are in the table."
+        yield Picture("More work on the worst data", caption, estimate_figures.escalation(more), "trust")
 
 
 def _posterior(report: Report) -> Iterator[Picture]:
@@ -96,4 +96,4 @@ def _posterior(report: Report) -> Iterator[Picture]:
             f"What the ELBO loses against the reference{parts if gaps.get('amortisation') else ''}. As far as the "
             "reference is a lower bound, more is lost."
         )
-        yield Picture("Where the ELBO loses", caption, likelihood_figures.gaps(gaps), "posterior")
+        yield Picture("Where the ELBO loses", caption, estimate_figures.gaps(gaps), "posterior")

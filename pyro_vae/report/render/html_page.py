@@ -9,14 +9,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyro_vae.report.cells import MINUS, clean
-from pyro_vae.report.document import GROUPS, Code, Document, Notes, Picture, Table
+from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
 
 
 def to_html(document: Document) -> str:
     """Writes the whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG cannot run.
 
-    Tables with common columns are set as one. The table named "protocol" stands apart, with the commands. Pictures of
-    one group are shown together.
+    Sections with a title stand as they are. What the others hold is put together by its kind: tables with common
+    columns are set as one, the table named "protocol" stands apart, with the commands, and pictures of one group are
+    shown together.
 
     Args:
         document: what is shown.
@@ -28,17 +29,31 @@ def to_html(document: Document) -> str:
         >>> "<h1>a &amp; b</h1>" in to_html(Document("a & b", ()))
         True
     """
-    tables = [_minus(block) for block in document.blocks if isinstance(block, Table)]
+    blocks = [block for section in document.sections if not section.title for block in section.blocks]
+    tables = [_minus(block) for block in blocks if isinstance(block, Table)]
     facts = [table for table in tables if not table.columns[0].width]
     return _template().render(
         document=document,
-        groups=_grouped(document.pictures),
+        groups=_grouped([*document.pictures, *(block for block in blocks if isinstance(block, Picture))]),
+        sections=[
+            (section.title, [_kind(block) for block in section.blocks])
+            for section in document.sections
+            if section.title
+        ],
+        remarks=[_kind(block) for block in blocks if isinstance(block, Caution | str)],
         estimates=[table for table in tables if table.columns[0].width],
         tables=[table for table in facts if table.name != "protocol"],
         card=[table for table in facts if table.name == "protocol"],
-        commands=[block.text for block in document.blocks if isinstance(block, Code)],
-        notes=[note for block in document.blocks if isinstance(block, Notes) for note in block.items],
+        commands=[block.text for block in blocks if isinstance(block, Code)],
+        notes=[note for block in blocks if isinstance(block, Notes) for note in block.items],
     )
+
+
+def _kind(block: Block) -> tuple[str, Any]:
+    """What a block is called, and what is shown of it."""
+    if isinstance(block, Table):
+        return "Table", _minus(block)
+    return type(block).__name__, _panel(block) if isinstance(block, Picture) else block
 
 
 def _template() -> Any:

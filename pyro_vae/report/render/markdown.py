@@ -51,8 +51,11 @@ def _note(note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    if not table.rows:
-        return ""
+    grid = [_grid(table)] if table.rows else []
+    return "\n\n".join([*grid, *map(escaped, table.foot)])
+
+
+def _grid(table: Table) -> str:
     heads = [column.head for column in table.columns]
     rule = ["---:" if column.right else "---" for column in table.columns]
     shown = ([escaped(str(cell)) for cell in row] for row in (heads if any(heads) else ("item", "value"), *table.rows))

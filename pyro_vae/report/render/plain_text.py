@@ -29,7 +29,7 @@ def to_text(document: Document) -> str:
 
 def _lines(block: Block) -> list[str]:
     if isinstance(block, Table):
-        return [*filled(block.title, indent=""), *_table(block), *block.foot]
+        return [*filled(block.title, indent=""), *_table(block), *map(clean, block.foot)]
     if isinstance(block, Notes):
         notes = (f"{note.term}: {note.text}" if note.term else note.text for note in block.items)
         return [line for note in notes for line in filled(note, block.width, whole=block.whole)]

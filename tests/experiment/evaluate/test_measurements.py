@@ -18,7 +18,7 @@ from pyro_vae.evaluation import subset
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.experiment.compare.comparable_runs import candidates
 from pyro_vae.experiment.evaluate import report_files
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.measurements import Look, evaluate
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.trained_run import open_run

@@ -19,8 +19,8 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.diagnostics import guide_draws
 from pyro_vae.evaluation.trust.gaps import elbos
 from pyro_vae.experiment.evaluate import block_tasks, measurements, shards
-from pyro_vae.experiment.evaluate.effort import Plan, Shard
 from pyro_vae.experiment.evaluate.evaluated_run import Hardest, Subject
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.evaluate.measurements import Look, evaluate
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.trained_run import open_run

@@ -142,12 +142,14 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it_however_it_ends(tmp_path
 
 def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_path, monkeypatch):
     path, flock = tmp_path / "lock", system.fcntl.flock
-    with files.locked(path, str) as lock:
-        lock.remove()
-        assert not path.exists()
+    with files.locked(path, str, remove=True):
+        assert path.exists()
+    assert not path.exists()
+    with files.locked(path, str, remove=True):
+        path.unlink()
         with files.locked(path, str):
-            lock.remove()
-            assert path.exists()
+            pass
+    assert path.exists()
 
     def slow(descriptor, how):  # whoever held it gives it back between opening and locking
         monkeypatch.setattr(system.fcntl, "flock", flock)
@@ -156,7 +158,7 @@ def test_a_lock_that_is_removed_is_taken_anew_and_that_of_another_is_left(tmp_pa
 
     monkeypatch.setattr(system.fcntl, "flock", slow)
     with (
-        files.locked(path, str) as lock,
+        files.locked(path, str),
         pytest.raises(UsageError),
         files.locked(path, str),
     ):

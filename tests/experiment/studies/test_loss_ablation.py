@@ -10,7 +10,7 @@ import torch
 from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.evaluate.effort import Plan
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.studies import loss_ablation

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vae import system
-from pyro_vae.cli.exit_codes import exit_codes
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.sweep.launching import Job, locked, work
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.choices import Precision, words
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.config import Config
@@ -17,6 +16,7 @@ from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_report
 from pyro_vae.experiment.train.training_session import Session
+from pyro_vae.option_words import Precision, words
 from pyro_vae.randomness import derive, stream
 
 CLASSES = 3

@@ -3,10 +3,12 @@
     0            done
     1            Python's own, with a traceback: an error that nobody foresaw
     2 to 8       see `pyro_vae.errors`
-    130, 143     SIGINT, SIGTERM
+    130, 143     SIGINT, SIGTERM; on Windows also 149, Ctrl-Break
     141          whoever read the output has gone
 
-A sentence of the library names arguments, which become the flags that the user of a command knows.
+A sentence of the library names arguments, which become the flags that the user of a command knows. A setting of a run
+that the command does not take is a flag of training. `folder` is the place that is written to, and no run that is only
+read.
 """
 
 import os
@@ -19,6 +21,7 @@ from dataclasses import fields
 from types import FrameType
 
 from pyro_vae import system
+from pyro_vae.command_lines import script
 from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.config import Config
 
@@ -28,12 +31,13 @@ _SETTINGS = frozenset(field.name for field in fields(Config))
 
 
 @contextmanager
-def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None]:
+def exit_codes(kept: str = "", arguments: Collection[str] = (), place: str = "out") -> Iterator[None]:
     """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
 
     Args:
         kept: what an interrupted command leaves, and how to go on.
-        arguments: the names of those that the command has, beside the settings of a run.
+        arguments: the names of those that the command has.
+        place: that of them which says where the command writes.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -51,7 +55,7 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
         _drop_output()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
-        print(f"error: {printable(in_flags(str(error), arguments))}", file=sys.stderr)
+        print(f"error: {printable(in_flags(str(error), arguments, place))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # such as output that goes to a full disk
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -62,28 +66,29 @@ def exit_codes(kept: str = "", arguments: Collection[str] = ()) -> Iterator[None
             signal.signal(number, handler)
 
 
-def in_flags(message: str, arguments: Collection[str] = ()) -> str:
-    """What the library says to a programmer, for whoever types flags; `folder` is what a command calls --out.
+def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = "out") -> str:
+    """What the library says to a programmer, for whoever types flags.
 
     Args:
         message: it names arguments in backticks.
-        arguments: those that have a flag, beside the settings of a run.
+        arguments: those that the command has.
+        place: that of them which the library calls `folder`.
 
     Example:
-        >>> in_flags("Use `kl_weight=0`, `objective='iwae'` or another `folder`, or pass `x_shape`", ["out"])
-        'Use --kl-weight 0, --objective iwae or another --out, or pass `x_shape`'
-        >>> in_flags("add `conditional=True`, leave `download` out")
-        'add --conditional, leave --download out'
+        >>> in_flags("Use `kl_weight=0`, `objective='iwae'`, or pass `x_shape`; leave `download` out")
+        'Use --kl-weight 0, --objective iwae, or pass `x_shape`; leave --download out'
+        >>> in_flags("Use another `folder`, or `data_dir`, or `download=True`", ["out", "data_dir"])
+        'Use another --out, or --data-dir, or --download of train_svi.py'
     """
 
     def flag(said: re.Match[str]) -> str:
-        name, value = "out" if said[1] == "folder" else said[1], said[2]
+        name, value = place if said[1] == "folder" else said[1], said[2]
         if name not in _SETTINGS and name not in arguments:
             return said[0]
-        words = name.replace("_", "-")
+        words, of = name.replace("_", "-"), "" if name in arguments else f" of {script('train')}"
         if value in (None, "True", "False"):
-            return f"--no-{words}" if value == "False" else f"--{words}"
-        return f"--{words} {value.strip(chr(34) + chr(39))}"
+            return f"--no-{words}{of}" if value == "False" else f"--{words}{of}"
+        return f"--{words} {value.strip(chr(34) + chr(39))}{of}"
 
     return _ARGUMENT.sub(flag, message)
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pyro_vae.data.ahead import read_ahead
+from pyro_vae.data.read_ahead import read_ahead
 
 
 def running():

@@ -15,8 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DivergenceError
 from pyro_vae.inference import SVI, Schedule, fit
+from pyro_vae.inference.fused_adam import Update
 from pyro_vae.inference.step_graphs import StepGraph
-from pyro_vae.inference.updates import Update
 from pyro_vae.randomness import stream
 
 
