@@ -30,9 +30,9 @@ def number(value: float | None, digits: int = 3) -> Cell:
     >>> print(number(-22.14757), number(0.0), number(4.6e-5), number(None))
     -22.148 0.000 <0.001 n/a
     """
-    least = 10.0**-digits
-    if value is not None and 0 < abs(value) < least / 2:
-        return Cell(value, f"<{least:.{digits}f}" if value > 0 else f">-{least:.{digits}f}")
+    if value and float(f"{value:.{digits}f}") == 0:
+        least = f"{10.0**-digits:.{digits}f}"
+        return Cell(value, f"<{least}" if value > 0 else f">-{least}")
     return fixed(value if value is None or math.isfinite(value) else None, digits)
 
 

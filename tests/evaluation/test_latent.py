@@ -62,6 +62,10 @@ class TestActiveUnits:
         assert active_units(coded(self.GAIN), x, threshold=0.1).count == {"z": 2}
         assert torch.equal(found.relative["z"], found.variance["z"])
 
+    def test_a_dimension_is_active_above_a_hundredth(self, x):
+        gain = [(variance / x.var().item()) ** 0.5 for variance in (0.0099, 0.0101)]
+        assert active_units(coded(gain), x).active["z"].tolist() == [False, True]
+
     def test_beside_a_prior_of_another_scale_the_ratio_is_to_its_variance(self, x):
         """Variance 4 puts the gain of 0.15 below the threshold; the mean of the prior does not matter."""
         found = active_units(coded(self.GAIN, prior=Scaled), x)

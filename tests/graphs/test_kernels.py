@@ -76,6 +76,28 @@ def test_other_processors_are_left_alone(any_size, monkeypatch):
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        torch.bernoulli,
+        lambda x: torch.bernoulli(x, 0.3),
+        lambda x: torch.empty_like(x).bernoulli_(x),
+        lambda x: torch.empty_like(x).bernoulli_(0.8),
+        lambda x: torch.empty_like(x).bernoulli_(),
+    ],
+)
+def test_a_graph_draws_what_torch_draws(drawn):
+    x = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    module = make_fx(drawn, kernels.decompositions())(x)
+    assert any(target.namespace == "pyro_vae" for target in targets(module))
+    draws = []
+    for draw in (module, drawn):
+        torch.manual_seed(1)
+        draws.append(draw(x))
+    assert torch.equal(*draws)
+    assert 0 < draws[0].mean() < 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log1p(dtype):
     mpmath = pytest.importorskip("mpmath")

@@ -121,6 +121,19 @@ class TestClipping:
         ours(vae, max_grad_norm=0.01).step(x=x)
         assert self.gradient_norm(vae) == pytest.approx(0.01 * len(x), rel=1e-4)
 
+    @pytest.mark.parametrize(
+        ("args", "kwargs", "num_data"),
+        [
+            ((torch.ones(7),), {}, 7),  # one number a datum
+            ((torch.ones(7, 1, 2, 2),), {}, 7),
+            ((torch.tensor(3.0),), {}, 1),
+            ((), {"x": torch.ones(5)}, 5),
+            ((3,), {}, 1),
+        ],
+    )
+    def test_the_bound_counts_the_data_of_any_shape(self, args, kwargs, num_data):
+        assert ours(small_vae(), max_grad_norm=0.25).largest_norm(args, kwargs) == 0.25 * num_data
+
     def test_leaves_a_small_gradient_alone(self, x):
         free, bound = small_vae(), small_vae()
         for vae, limit in ((free, math.inf), (bound, 1e6)):

@@ -3,10 +3,12 @@
 python tests/mutations/run.py                                             # their names, and why they are plausible
 python tests/mutations/run.py --all                                       # all of them, an hour or so on one core
 python tests/mutations/run.py kl_added_to_the_elbo wrong_exit_code
+python tests/mutations/run.py --random 40 --seed 1 --expected              # bugs that nobody chose, see random_bugs.py
 
 A bug is an exact replacement of text in one file of the package, listed in the *.toml files here with the reason why
 it is plausible and the test files that should notice. The others are asked only where these do not. It is caught where
 a test fails; a bug that keeps the package from being imported, or tests from being collected, is a mistake of the list.
+A random one that is not caught has to be judged: it may change nothing that matters.
 
 Exit codes: 0 all caught, 1 some were not, or the list is mistaken, 2 usage.
 """
@@ -25,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import random_bugs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -91,12 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of bugs")
     parser.add_argument("--all", action="store_true", help="every bug of the list")
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="N random changes, of this --seed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--expected", action="store_true", help="run the test files that should notice, and no others")
     parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     arguments = parser.parse_args(argv)
     if unknown := [name for name in arguments.names if name not in listed]:
         parser.error(f"no such bug: {', '.join(unknown)}")
     chosen = list(listed.values()) if arguments.all else [listed[name] for name in arguments.names]
+    chosen += [_random(*change) for change in random_bugs.drawn(ROOT / "pyro_vae", arguments.random, arguments.seed)]
     if not chosen:
         print("\n".join(f"{bug.name:<60} {bug.why}" for bug in listed.values()))
         return
@@ -107,6 +114,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             survived += not found.caught_by
     print(f"{len(chosen) - survived} of {len(chosen)} caught")
     sys.exit(bool(survived))
+
+
+def _random(name: str, file: str, old: str, new: str) -> Bug:
+    """A change of a whole file, which the tests of its room and its own examples should notice."""
+    return Bug(name, file, old, new, "nobody chose it", [file.partition("/")[0], f"../pyro_vae/{file}"])
 
 
 def verdict(bug: Bug, *, expected: bool = False) -> Verdict:

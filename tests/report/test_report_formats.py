@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import re
 
 import pytest
 from evaluated import EVALUATED, as_read, autoencoder, base, estimate, estimates, full
 from markdown_it import MarkdownIt
 
+from pyro_vae.report.cells import number as shown_number
 from pyro_vae.report.document import Table
 from pyro_vae.report.documents import evaluation_document as documents
 from pyro_vae.report.documents.estimate_sections import COLUMNS, datum_rows, estimate_rows
@@ -180,6 +182,18 @@ def test_the_table_is_honest():
 
 def test_what_is_not_zero_does_not_read_as_zero():
     assert re.search(r"bits/dim.*\| <0\.001 \|", to_markdown(full()).replace("\\", ""))
+
+
+@pytest.mark.parametrize("digits", range(1, 8))
+def test_no_number_beside_zero_reads_as_zero(digits):
+    half = 0.5 * 10.0**-digits
+    for size in (half, math.nextafter(half, 0), math.nextafter(half, 1), half / 7, 5e-324, 1.2 * half):
+        for value in (size, -size):
+            text = str(shown_number(value, digits))
+            assert float(text.lstrip("<>")) != 0
+            assert len(text.lstrip("<>-")) == digits + 2
+            assert text.startswith(("<0", ">-0")) or abs(float(text) - value) <= half
+    assert str(shown_number(0.0, digits)) == f"{0:.{digits}f}"
 
 
 def test_long_and_hostile_strings_neither_widen_nor_steer_the_terminal():
