@@ -45,7 +45,7 @@ def answer(question, *arguments):
 # Memory, threads and files of steps and of programs.
 
 NUMBERS = {
-    "steps": {"eager": 200, "traced": 1_000},
+    "steps": {"eager": 500, "traced": 1_000},
     "programs": {"eager": 10, "traced": 3, "evaluated": 3},
 }
 MANY = {
