@@ -19,7 +19,7 @@ ORDER = [
     ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
-    ["model.distributions", "model.paths"],
+    ["model.distributions", "model.paths", "model.folding"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
     ["model.checks"],

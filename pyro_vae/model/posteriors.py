@@ -21,15 +21,20 @@ import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KL
 from pyro_vae.choices import EncoderPredicts, check_word
 from pyro_vae.model import distributions
 from pyro_vae.model.distributions import flows
+from pyro_vae.model.folding import folded
 
 
 class Posterior(nn.Module):
     """Base class of q(z|x).
 
     Args:
-        encoder: maps x `(B, *x_shape)` (and labels `(B, C)`, where given) to `(B, *encoder_shape(latent_dim))`.
+        encoder: maps x `(N, *x_shape)` (and labels `(N, C)`, where given) to `(N, *encoder_shape(latent_dim))`.
         latent_dim: D.
         options: what else `encoder_shape` depends on.
+
+    Attributes:
+        event_dim: the number of dimensions of what is encoded; None where they are all but the first, as those of data
+            (B, *x_shape). `HierarchicalVAE` sets it to 1 where a posterior encodes latents (*, B, D).
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -44,6 +49,8 @@ class Posterior(nn.Module):
         torch.Size([20])
     """
 
+    event_dim: int | None = None
+
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, **options: Any) -> None:
         super().__init__()
         self.encoder, self.latent_dim, self._options = encoder, latent_dim, options
@@ -56,17 +63,22 @@ class Posterior(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Calls the encoder and checks what comes out.
 
+        An encoder of your own sees rows, x as (N, *x_shape) and y as (N, C), as a decoder does (`Likelihood.decode`).
+        So batch norm in training takes its statistics over all of them, and the pseudo-inputs of a `VampPrior`, a batch
+        of their own, move its running statistics too.
+
         Args:
-            x: data (B, *x_shape).
-            y: one-hot labels (B, C).
+            x: data (B, *x_shape); latents (*, B, D) where `event_dim` is 1.
+            y: one-hot labels (*, B, C), broadcast against x.
 
         Returns:
-            (B, *encoder_shape).
+            (*, B, *encoder_shape).
 
         Raises:
+            TypeError: the encoder returns no tensor.
             ValueError: the output has another shape.
         """
-        output = self.encoder(x) if y is None else self.encoder(x, y)
+        output = folded(self.encoder, x, y, x.dim() - 1 if self.event_dim is None else self.event_dim)
         wanted = self.encoder_shape(self.latent_dim, **self._options)
         if output.dim() <= len(wanted) or output.shape[-len(wanted) :] != wanted:
             raise ValueError(
