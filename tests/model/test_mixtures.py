@@ -188,3 +188,10 @@ def test_expand_leaves_the_components_alone(kind):
         assert torch.equal(found, p.log_prob(z).expand(found.shape))
     with pyro.plate("draws", 6, dim=-2), pyro.plate("data", 4, dim=-1):
         assert pyro.sample("z", p).shape == (6, 4, D)
+
+
+@pytest.mark.parametrize("kind", ["normal", "full"])
+def test_values_that_are_integers_have_the_density_of_those_numbers(kind):
+    parts, z = components(kind), torch.tensor([[0, 1, -2], [3, 0, 1]])
+    p = Mixture(weights(), parts)
+    torch.testing.assert_close(p.log_prob(z), p.log_prob(z.double()), rtol=0, atol=0)

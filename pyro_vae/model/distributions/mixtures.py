@@ -15,6 +15,8 @@ from pyro.distributions import constraints as support
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from pyro_vae.model.distributions.expandable import floating
+
 
 class Mixture(TorchDistribution):
     """A mixture whose components are one batched distribution, which is never expanded.
@@ -93,4 +95,4 @@ def _log_prob_of_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     mean, precision, value = loc.double(), scale.double().pow(-2), z.double()
     square = value.square() @ precision.T - 2 * value @ (mean * precision).T + (mean.square() * precision).sum(-1)
     constant = scale.double().log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-    return (-0.5 * square - constant).to(z.dtype)
+    return (-0.5 * square - constant).to(floating(z.dtype, loc.dtype))
