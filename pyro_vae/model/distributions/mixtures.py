@@ -66,9 +66,13 @@ class Mixture(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        second = self.components.variance + self.components.mean.square()
-        variance = (self.log_weights.exp()[:, None] * second).sum(-2) - self.mean.square()
-        return variance.expand(self.batch_shape + self.event_shape)
+        weights, means = self.log_weights.exp()[:, None], self.components.mean
+        # From one component, not from 0: weights sum to 1 but for rounding, which far from 0 is more than a variance.
+        apart = means - means[:1]
+        apart = apart - (weights * apart).sum(-2)
+        return (
+            (weights * (self.components.variance + apart.square())).sum(-2).expand(self.batch_shape + self.event_shape)
+        )
 
 
 def _turns(chosen: Tensor, number: int) -> tuple[Tensor, int]:
