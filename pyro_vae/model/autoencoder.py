@@ -171,8 +171,16 @@ class Autoencoder(Program):
         return p.mean if mean else p.sample()
 
 
-def check_shared(prior: Prior, posterior: Posterior) -> None:
-    """Raises ValueError where the prior holds a posterior, as VampPrior does, that is not the program's."""
+def check_fit(prior: Prior, posterior: Posterior) -> None:
+    """Raises ValueError where prior and posterior are over z of different dimension.
+
+    And where the prior holds a posterior, as VampPrior does, that is not the program's.
+    """
+    if prior.latent_dim != posterior.latent_dim:
+        raise ValueError(
+            f"prior and posterior are over the same z; got {type(prior).__name__}(latent_dim={prior.latent_dim}) and "
+            f"{type(posterior).__name__}(latent_dim={posterior.latent_dim})"
+        )
     if getattr(prior, "posterior", posterior) is not posterior:
         raise ValueError(
             f"{type(prior).__name__} is made of another posterior than the program's: build the prior from the "

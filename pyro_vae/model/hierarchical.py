@@ -23,7 +23,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.choices import Guide, check_word
-from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, check_data, check_fit, observe, plate_size
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
@@ -111,7 +111,7 @@ class HierarchicalVAE(Autoencoder):
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
-        check_shared(prior, posterior2)
+        check_fit(prior, posterior2)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -131,7 +131,7 @@ class HierarchicalVAE(Autoencoder):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
-        check_shared(self.prior, self.posterior2)
+        check_fit(self.prior, self.posterior2)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
             z1 = pyro.sample("z1", self._p_of_z1(z2, y))
