@@ -25,6 +25,7 @@ from pyro_vae.model.distributions import (
     Poisson,
     StudentT,
     continuous_bernoulli_logits,
+    invert,
 )
 
 mpmath.mp.dps = 60
@@ -550,6 +551,10 @@ def test_parameters_of_integers_are_numbers(name):
     assert p.expand(torch.Size([2, *p.batch_shape])).sample().dtype == torch.float32
     for moment in ("mean", "variance"):
         torch.testing.assert_close(getattr(p, moment).double(), getattr(exact, moment), rtol=1e-5, atol=1e-5)
+
+
+def test_an_argument_is_found_for_a_value_of_integers():
+    assert invert(torch.exp, torch.tensor(2), -10.0, 10.0).item() == pytest.approx(math.log(2))
 
 
 def test_parameters_of_two_types_have_the_finer_one():

@@ -79,7 +79,7 @@ def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | fl
         middle = (low + high) / 2
         below = function(middle) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return ((low + high) / 2).to(value)
+    return ((low + high) / 2).to(floating(value.dtype))
 
 
 def as_tensor(number: Tensor | float, like: Tensor) -> Tensor:
