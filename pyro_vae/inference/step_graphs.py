@@ -86,8 +86,9 @@ class StepGraph:
         check_hooks(step.modules(), step.held())
         with drawing_by_torch():
             seen = _rehearse(step, call)
+            self._hidden = set(map(id, step.hidden(seen)))
             self._settings = _settings(step)
-            self._watch = Watch([*step.modules(), step.loss], seen)
+            self._watch = Watch([*step.modules(), step.loss], seen.param_nodes)
             with setting_nothing(self._watch):
                 self._graph = self._captured(step)
 
@@ -132,7 +133,7 @@ class StepGraph:
             model, guide = step.weighted(call)
             model = requiring_support(model) if validating else model
             loss = step.loss.differentiable_loss(model, guide, *args, **kwargs)
-            trained = [parameter for parameter in step.held() if parameter.requires_grad]
+            trained = [p for p in step.held() if p.requires_grad and id(p) not in self._hidden]
             of_each = torch.autograd.grad(loss, trained, allow_unused=True)
         pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, of_each, strict=True) if g is not None]
         self.parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
@@ -259,8 +260,8 @@ def _weights(step: PyroStep, call: Call) -> list[str]:
     return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
 
 
-def _rehearse(step: PyroStep, call: Call) -> list[str]:
-    """Runs the step's loss by Pyro itself, checks and all, and returns the names of the parameters that it met."""
+def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
+    """Runs the step's loss by Pyro itself, checks and all, and returns the trace of the parameters that it met."""
     device = next((tensor.device for tensor in call.tensors()), None)
     with (
         preserved(device),
@@ -272,7 +273,7 @@ def _rehearse(step: PyroStep, call: Call) -> list[str]:
         args, kwargs = call.arguments()
         step.loss.loss(*step.weighted(call), *args, **kwargs)
     step.check_held(seen.trace)
-    return list(seen.trace.param_nodes)
+    return seen.trace
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

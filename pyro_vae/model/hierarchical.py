@@ -18,7 +18,7 @@ an analytic KL do not apply.
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.choices import Guide, check_word
 from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
@@ -122,7 +122,7 @@ class HierarchicalVAE(Autoencoder):
         """
         if x is not None:
             check_tensor(x)
-        self.list_parameters()
+        self.list_parameters(*self._of_model, others=self._of_guide)
         check_shared(self.prior, self.posterior2)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
@@ -140,7 +140,7 @@ class HierarchicalVAE(Autoencoder):
             z1 (B, D1) and z2 (B, D2).
         """
         check_data(x)
-        self.list_parameters()
+        self.list_parameters(*self._of_guide, others=self._of_model)
         with pyro.plate("data", len(x), dim=-1):
             if self.top_down:
                 z2 = pyro.sample("z2", self.posterior2(x, y))
@@ -171,6 +171,14 @@ class HierarchicalVAE(Autoencoder):
         """Puts likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
+
+    @property
+    def _of_model(self) -> list[nn.Module]:
+        return [self.prior, self.middle, self.likelihood]
+
+    @property
+    def _of_guide(self) -> list[nn.Module]:
+        return [self.posterior1, self.posterior2]
 
     def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         p = self.middle(z2, y)

@@ -10,7 +10,7 @@ no member should know: how its parameters reach Pyro's parameter store, and how 
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -84,15 +84,25 @@ class Program(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no guide")
 
-    def list_parameters(self) -> None:
-        """Shows Pyro every parameter that requires a gradient, as this module holds it at this moment.
+    def list_parameters(self, *own: nn.Module, others: Iterable[nn.Module] = ()) -> None:
+        """Shows Pyro the parameters of one half that require a gradient, as this module holds them at this moment.
 
         The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous, and train the
-        copy). An entry that holds another tensor, because a member was replaced, gives way.
+        copy). An entry that holds another tensor, because a member was replaced, gives way. A half that lists its own
+        alone can be trained alone: `poutine.block(guide, hide_types=["param"])` then hides no parameter of the model.
+
+        Args:
+            own: members that this half reads.
+            others: members that only the other half reads, except for what they share with `own`. All that is left, all
+                parameters where no member is named, belongs to both halves.
+
+        Raises:
+            ValueError: a handler, as `poutine.lift`, gives a parameter another value than the module's own.
         """
         store = pyro.get_param_store()
+        left_out = _parameters_of(others) - _parameters_of(own)
         for name, parameter in self.named_parameters(prefix=self._prefix):
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or id(parameter) in left_out:
                 continue
             if name in store and store[name].unconstrained() is not parameter:  # type: ignore[attr-defined]
                 _unlist(name)
@@ -100,7 +110,12 @@ class Program(nn.Module):
                 store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
             # A tensor that two programs share has one name at a time; it must not lose its last one.
             store._param_to_name.setdefault(parameter, name)
-            pyro.param(name)
+            if not _is(parameter, pyro.param(name)):
+                raise ValueError(
+                    f"a handler gives parameter {name} another value (poutine.lift and poutine.substitute do), while "
+                    "the modules go on reading their own: put values into them by `set_tensors`. A prior over weights "
+                    "needs a Pyro model of its own, over a PyroModule"
+                )
 
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
         """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
@@ -172,6 +187,15 @@ class Program(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._open_listing()
+
+
+def _is(parameter: Tensor, value: Any) -> bool:
+    # Pyro's tracking of provenance (`render_model`) wraps the tensor, which is then another object in its memory.
+    return value is parameter or (isinstance(value, Tensor) and value.data_ptr() == parameter.data_ptr())
+
+
+def _parameters_of(members: Iterable[nn.Module]) -> set[int]:
+    return {id(parameter) for member in members for parameter in member.parameters()}
 
 
 def _unlist(name: str) -> None:

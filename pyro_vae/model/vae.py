@@ -70,7 +70,7 @@ class VAE(Autoencoder):
         """
         if x is not None:
             check_tensor(x)
-        self.list_parameters()
+        self.list_parameters(self.prior, self.likelihood, others=[self.posterior])
         check_shared(self.prior, self.posterior)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
@@ -90,7 +90,7 @@ class VAE(Autoencoder):
             ValueError: there are no data.
         """
         check_data(x)
-        self.list_parameters()
+        self.list_parameters(self.posterior, others=[self.prior, self.likelihood])
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
 
