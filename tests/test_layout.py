@@ -18,7 +18,7 @@ MODULES = {
 ORDER = [
     ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
     ["data"],
-    ["model.networks", "model.program", "model.traces", "model.conditions"],
+    ["model.networks", "model.parameter_store", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],

@@ -24,7 +24,7 @@ from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.graphs.capture import buffers_kept
 from pyro_vae.inference.divergence import Noise, first_gradient, first_site
 from pyro_vae.inference.objectives import weigh
-from pyro_vae.model.program import store_kept
+from pyro_vae.model.parameter_store import store_kept
 
 Make = Callable[..., tuple[Any, ...]]
 Halves = tuple[Callable[..., Any], Callable[..., Any]]

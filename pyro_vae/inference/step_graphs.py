@@ -34,7 +34,9 @@ from pyro_vae.inference.covered_losses import COVERED, is_covered, requiring_sup
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
 from pyro_vae.inference.pyro_step import Call, PyroStep
 from pyro_vae.inference.updates import Update
+from pyro_vae.model import parameter_store
 from pyro_vae.model.conditions import collected
+from pyro_vae.model.program import Program
 from pyro_vae.randomness import preserved
 
 Compile = bool | Literal["auto"]
@@ -89,12 +91,14 @@ class StepGraph:
             self._hidden = set(map(id, step.hidden(seen)))
             self._settings = _settings(step)
             self._watch = Watch([*step.modules(), step.loss], seen.param_nodes)
+            self._entries = parameter_store.entries(seen.param_nodes)
             with setting_nothing(self._watch):
                 self._graph = self._captured(step)
 
     def is_current(self, step: PyroStep) -> bool:
         """Tells whether program and step are still what they were when they were captured."""
-        return self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
+        unchanged = self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
+        return unchanged and self._is_listed(step)
 
     def compile(self) -> None:
         """Puts compiled operations in place of the traced ones, which stay if the compiler fails."""
@@ -107,6 +111,14 @@ class StepGraph:
     def __call__(self, call: Call) -> Replayed:
         loss, sound, *gradients = self._graph(*self._given(call))
         return Replayed(loss.item(), bool(sound), gradients)
+
+    def _is_listed(self, step: PyroStep) -> bool:
+        """Whether Pyro's store holds what the programs list, which they do again where it was cleared."""
+        if not parameter_store.holds(self._entries) or parameter_store.has_strangers():
+            for program in step.modules():
+                if isinstance(program, Program):
+                    program.list_parameters()
+        return parameter_store.holds(self._entries)
 
     def _captured(self, step: PyroStep) -> Graph:
         given, validating = self._given(self._call), dist.is_validation_enabled()

@@ -51,6 +51,7 @@ class HierarchicalVAE(Autoencoder):
             (*, B, D2 + C), and broadcasts them, as networks with y_dim = D2 or D2 + C do; bottom-up q(z1|x).
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1).
         guide: "top_down" or "bottom_up".
+        name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
         TypeError: a member of another family.
@@ -92,23 +93,25 @@ class HierarchicalVAE(Autoencoder):
         posterior1: Posterior,
         posterior2: Posterior,
         guide: Guide = "top_down",
+        *,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
         check_member("prior", prior, Prior)
         check_member("middle", middle, Likelihood)
         check_member("likelihood", likelihood, Likelihood)
         check_member("posterior1", posterior1, Posterior)
         check_member("posterior2", posterior2, Posterior)
         check_word("guide", guide, Guide)
-        self.top_down = guide == "top_down"
         if prior.latent_dim != posterior2.latent_dim:
             raise ValueError(f"z2 has {prior.latent_dim} dimensions in prior, {posterior2.latent_dim} in posterior2")
-        if self.top_down:
+        if guide == "top_down":
             _check_takes_z2(posterior1, prior.latent_dim)
+        check_shared(prior, posterior2)
+        super().__init__(name)
+        self.top_down = guide == "top_down"
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
-        check_shared(prior, posterior2)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.

@@ -26,6 +26,7 @@ class VAE(Autoencoder):
         prior: p(z), see `pyro_vae.priors`.
         posterior: q(z|x), see `pyro_vae.posteriors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
+        name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
         TypeError: a member of another family.
@@ -46,14 +47,14 @@ class VAE(Autoencoder):
         >>> loss = svi.step(torch.zeros(16, 1, 8, 8))   # minus the ELBO, summed over the batch
     """
 
-    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
-        super().__init__()
+    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood, *, name: str | None = None) -> None:
         check_member("prior", prior, Prior)
         check_member("posterior", posterior, Posterior)
         check_member("likelihood", likelihood, Likelihood)
+        check_shared(prior, posterior)
+        super().__init__(name)
         # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
-        check_shared(prior, posterior)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z ~ p(z) and x ~ p(x|z), or observes x.
