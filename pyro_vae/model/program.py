@@ -96,6 +96,7 @@ class Program(nn.Module):
         The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous, and train the
         copy). An entry that holds another tensor, because a member was replaced, gives way. A half that lists its own
         alone can be trained alone: `poutine.block(guide, hide_types=["param"])` then hides no parameter of the model.
+        What neither lists does not train under `pyro.infer.SVI`: a half that replaces another lists too, or calls it.
 
         Args:
             own: members that this half reads.
