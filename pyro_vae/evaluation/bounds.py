@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.estimators import Estimate, relative_error
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.trust.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 
@@ -99,9 +100,11 @@ def iwae_curve(
     """
     columns = draw_columns(vae, x, num_samples, y, seed, read_log_weights, first_block)
     curves = [curve_of(torch.cat([block.cpu() for block in blocks])) for _, blocks in columns]
+    data, jackknifed = fingerprint(x), _joined([curve.jackknife for curve in curves])
     bounds = {k: _joined([curve.bounds[k] for curve in curves]) for k in curves[0].bounds}
+    bounds = {k: of_data(bound, data, y, f"bound of {k} draws on log p(x)") for k, bound in bounds.items()}
     khat, effective = (torch.cat([getattr(curve, name) for curve in curves]) for name in ("khat", "effective"))
-    return IWAECurve(bounds, _joined([curve.jackknife for curve in curves]), khat, effective)
+    return IWAECurve(bounds, of_data(jackknifed, data, y, "log p(x)"), khat, effective)
 
 
 def curve_of(log_weights: Tensor) -> IWAECurve:

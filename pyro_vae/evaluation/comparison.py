@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pyro_vae.evaluation.estimators import Estimate, known
+from pyro_vae.evaluation.estimators import Estimate, known, without_labels
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.randomness import derive
 
 LEFT_OUT = "without the variance over training seeds"
@@ -129,7 +130,13 @@ class SeedDifference:
 
 
 def paired(
-    first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+    first: Estimate,
+    second: Estimate,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    force: bool = False,
 ) -> Difference:
     """Compares two estimates on the same data, datum by datum.
 
@@ -142,12 +149,15 @@ def paired(
         confidence: the confidence of the interval, within (0, 1).
         resamples: the number of resamples of the bootstrap.
         seed: the seed of the bootstrap; the global random state is neither read nor changed.
+        force: subtract whatever there is: estimates of other data, of other quantities, or bounds of other tightness.
 
     Returns:
-        The mean of first - second, with its errors and interval.
+        The mean of first - second, with its errors and interval. Its name says what was subtracted: log p(x|y) and
+        log p(x) of the same data may be.
 
     Raises:
-        ValueError: unequal numbers of data or units, a value that is not finite, confidence or resamples out of range.
+        ValueError: other data or quantities, importance-weighted bounds of other numbers of draws, unequal numbers of
+            data or units, a value that is not finite, confidence or resamples out of range.
 
     Reference:
         Efron, "Better Bootstrap Confidence Intervals", Journal of the American Statistical Association 82, 1987.
@@ -165,6 +175,8 @@ def paired(
             f"a paired difference needs the same data on both sides: got {len(a)} and {len(b)} values. "
             "Use unpaired for means over different data"
         )
+    if not force:
+        _check_alike([first, second], [without_labels(each.quantity or each.name) for each in (first, second)])
     d = a - b
     error = d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
     interval = _bootstrap((d,), lambda x, axis: x.mean(axis), confidence, resamples, seed)
@@ -201,7 +213,7 @@ def unpaired(
     return _difference(first, second, a.mean() - b.mean(), error, interval, confidence, is_paired=False)
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
+def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
     """Averages the estimates of several runs, datum by datum: what such a run gives on average over its training seeds.
 
     The standard error is that of the mean of the runs over other data. The Monte Carlo error takes the noise of the
@@ -210,9 +222,10 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 
     Args:
         estimates: one for each run, of the same data in the same order.
+        force: average estimates of other data or of other quantities too.
 
     Raises:
-        ValueError: no estimates, or unequal numbers of data, draws, or units.
+        ValueError: no estimates, other data or quantities, or unequal numbers of data, draws, or units.
 
     Example:
         >>> runs = [Estimate("log p(x)", torch.tensor(v), torch.full((2,), 0.1), num_samples=10)
@@ -224,10 +237,15 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     if len(kinds) != 1:
         listed = ", ".join(f"{n} data, K = {k}, {unit}" for n, k, unit in sorted(kinds)) or "none"
         raise ValueError(f"only estimates of the same data with the same draws can be pooled; got {listed}")
+    if not force:
+        _check_alike(estimates, [e.quantity or e.name for e in estimates])
     value = torch.stack([e.value for e in estimates]).mean(0)
     error = torch.stack([e.value_error for e in estimates]).square().sum(0).sqrt() / len(estimates)
     first = estimates[0]
-    return Estimate(first.name, value, error, first.num_samples, first.unit, first.kind)
+    data = next((e.fingerprint for e in estimates if len(e.fingerprint)), first.fingerprint)
+    return Estimate(
+        first.name, value, error, first.num_samples, first.unit, first.kind, quantity=first.quantity, fingerprint=data
+    )
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
@@ -281,6 +299,25 @@ def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
     return first.value.double().cpu().numpy(), second.value.double().cpu().numpy()
 
 
+def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
+    """Raises ValueError where the estimates are known to be of different things."""
+    cure = "`force=True` takes them all the same"
+    if len(set(quantities)) > 1:
+        raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}: {cure}")
+    first, *others = [e.fingerprint for e in estimates if len(e.fingerprint)] or [torch.empty(0)]
+    for other in others:
+        if not first.equal(other):
+            block = int((first != other).nonzero()[0]) if len(first) == len(other) else 0
+            raise ValueError(
+                f"these are estimates of different data, or of data in another order, from datum {DATA_BLOCK * block} "
+                f"to {DATA_BLOCK * (block + 1) - 1} on. `unpaired` compares means over different data; {cure}"
+            )
+    draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count otherwise
+    if len(draws) > 1 and quantities[0] == "log p(x)":
+        numbers = " and ".join(map(str, sorted(draws)))
+        raise ValueError(f"these are bounds of different tightness, by {numbers} draws: {cure}")
+
+
 def _bootstrap(
     samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], confidence: float, resamples: int, seed: int
 ) -> tuple[float, float]:
@@ -325,7 +362,8 @@ def _difference(
     *,
     is_paired: bool,
 ) -> Difference:
-    name = f"difference of {first.name}" if first.name == second.name else f"{first.name} - {second.name}"
+    names = [each.quantity if each.quantity != without_labels(each.quantity) else each.name for each in (first, second)]
+    name = f"difference of {names[0]}" if names[0] == names[1] else " - ".join(names)
     noise = math.hypot(first.monte_carlo_error, second.monte_carlo_error)
     sizes = first.num_data, second.num_data
     return Difference(name, float(mean), float(error), noise, interval, confidence, sizes, is_paired, first.unit)

@@ -7,12 +7,13 @@ Two errors are kept apart everywhere. For per-datum values v_i with Monte Carlo 
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.randomness import generator
@@ -30,6 +31,10 @@ class Estimate:
         unit: the unit of value and errors.
         kind: how the KL of each latent site was taken: "analytic", "sampled" or "infinite" (a guide without a density);
             empty for an estimate without a KL.
+        quantity: what is estimated, as far as it can be compared, such as "log p(x)" or "log p(x|y)"; empty where the
+            name says it.
+        fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty
+            where they are not known.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -42,6 +47,8 @@ class Estimate:
     num_samples: int
     unit: str = "nats"
     kind: dict[str, str] = field(default_factory=dict)
+    quantity: str = ""
+    fingerprint: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
 
     @property
     def num_data(self) -> int:
@@ -82,6 +89,38 @@ class Estimate:
             f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"{over_draws} Monte Carlo (K = {self.num_samples})"
         )
+
+
+E = TypeVar("E", bound=Estimate)
+
+
+def of_data(estimate: E, data: Tensor, y: Tensor | None, quantity: str = "") -> E:
+    """Returns the same estimate, which says what it is of.
+
+    Args:
+        estimate: of a program.
+        data: the fingerprint of the data.
+        y: their labels (N, C), where it is of x given y.
+        quantity: what is estimated; by default the name says it.
+
+    Example:
+        >>> bound = Estimate("log p(x)", torch.zeros(1), torch.zeros(1), num_samples=1)
+        >>> of_data(bound, fingerprint(torch.zeros(1, 4)), torch.eye(1)).quantity
+        'log p(x|y)'
+    """
+    quantity = quantity or estimate.name
+    given = quantity.replace("(x)", "(x|y)") if "(x)" in quantity else f"{quantity} given y"
+    return replace(estimate, quantity=quantity if y is None else given, fingerprint=data)
+
+
+def without_labels(quantity: str) -> str:
+    """Returns what a quantity is called that is not given y.
+
+    Example:
+        >>> without_labels("log p(x|y)"), without_labels("ELBO given y")
+        ('log p(x)', 'ELBO')
+    """
+    return quantity.replace("(x|y)", "(x)").removesuffix(" given y")
 
 
 class ELBOTerms(NamedTuple):
@@ -166,8 +205,11 @@ def elbo_terms(
     if "infinite" in kind.values():
         infinite, exact = torch.full_like(reconstructed.value, math.inf), torch.zeros_like(reconstructed.value)
         lowest = Estimate("ELBO", -infinite, exact, num_samples, kind=kind)
-        return ELBOTerms(lowest, reconstructed, Estimate("KL", infinite, exact, num_samples, kind=kind))
-    return ELBOTerms(elbo.estimate("ELBO", kind), reconstructed, kl.estimate("KL", kind))
+        parts = lowest, reconstructed, Estimate("KL", infinite, exact, num_samples, kind=kind)
+    else:
+        parts = elbo.estimate("ELBO", kind), reconstructed, kl.estimate("KL", kind)
+    seen = fingerprint(x)
+    return ELBOTerms(*(of_data(part, seen, y) for part in parts))
 
 
 def iwae(
@@ -216,7 +258,8 @@ def iwae(
             block = torch.logsumexp(power * log_weights, 0).cpu()
             total[data] = torch.logaddexp(total[data], block)
     error = _relative_error((second - 2 * first).exp(), num_samples)
-    return Estimate("log p(x)", first - math.log(num_samples), error, num_samples)
+    bound = Estimate("log p(x)", first - math.log(num_samples), error, num_samples)
+    return of_data(bound, fingerprint(x), y)
 
 
 def relative_error(log_weights: Tensor) -> Tensor:

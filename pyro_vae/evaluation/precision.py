@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.evaluation.estimators import Estimate, mean_and_error, read_terms
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import Estimate, mean_and_error, of_data, read_terms
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model.networks import in_precision, networks
 from pyro_vae.model.traces import Traces
@@ -58,7 +59,8 @@ def rounding_loss(
     with in_precision(vae, "float32"):
         exact, name = _draws(vae, x, num_samples, y, seed, first_block)
     lost = exact - _draws(vae, x, num_samples, y, seed, first_block)[0]
-    return Estimate(f"{name}, float32 - bfloat16", *mean_and_error(lost), num_samples)
+    loss = Estimate(f"{name}, float32 - bfloat16", *mean_and_error(lost), num_samples)
+    return of_data(loss, fingerprint(x), y)
 
 
 def rounding_summary(loss: Estimate) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae.graphs.allocation import sources_forgotten
 from pyro_vae.graphs.kernels import by_onednn, decompositions
 from pyro_vae.graphs.suitability import NoGraph
-from pyro_vae.model.program import store_kept
+from pyro_vae.model.parameter_store import store_kept
 from pyro_vae.randomness import preserved
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from pyro_vae.model.program import TAG
+from pyro_vae.model.parameter_store import TAG
 
 _flags = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))

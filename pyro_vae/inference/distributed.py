@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pyro_vae.evaluation import ELBOTerms, Estimate, elbo_terms
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import of_data
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.pyro_step import Attempt
@@ -132,9 +134,9 @@ def shared_elbo_terms(
             values[:, :, own] = torch.stack([torch.stack([term.value, term.value_error]) for term in terms])
             kind = terms.elbo.kind
     world.sum(values)
-    kind = json.loads(world.gather(json.dumps(kind))[0])
+    kind, data = json.loads(world.gather(json.dumps(kind))[0]), fingerprint(x)
     estimates = (
-        Estimate(name, value, error, num_samples, kind=kind)
+        of_data(Estimate(name, value, error, num_samples, kind=kind), data, y)
         for name, (value, error) in zip(("ELBO", "reconstruction", "KL"), values, strict=True)
     )
     return ELBOTerms(*estimates)

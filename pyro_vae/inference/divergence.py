@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_vae.model.program import store_kept
+from pyro_vae.model.parameter_store import store_kept
 from pyro_vae.randomness import go_to, position, preserved
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn, Self
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.graphs.capture import buffers_kept
 from pyro_vae.inference.divergence import Noise, first_gradient, first_site
 from pyro_vae.inference.objectives import weigh
-from pyro_vae.model.program import store_kept
+from pyro_vae.model.parameter_store import store_kept
 
 Make = Callable[..., tuple[Any, ...]]
 Halves = tuple[Callable[..., Any], Callable[..., Any]]
@@ -139,6 +140,8 @@ class PyroStep:
         with poutine.trace(param_only=True) as capture:
             loss = self._loss_and_grads(attempt)
         self.check_held(capture.trace)
+        for parameter in self.hidden(capture.trace):
+            parameter.grad = None
         self._check_finite(loss, attempt)
         self.optimizer.step()
         return loss
@@ -188,6 +191,12 @@ class PyroStep:
                     f"parameter {name} is not in the optimiser and would silently not train (was a member replaced?): "
                     "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
                 )
+
+    def hidden(self, trace: poutine.Trace) -> list[Tensor]:
+        """The optimiser's parameters that Pyro knows and this trace lacks: `poutine.block`, say, hides them."""
+        shown = {id(_unconstrained(site["value"])) for site in trace.nodes.values() if site["type"] == "param"}
+        listed = pyro.get_param_store()._param_to_name
+        return [parameter for parameter in self.held() if parameter in listed and id(parameter) not in shown]
 
     def check_loss(self, loss: float, attempt: Attempt) -> None:
         """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""

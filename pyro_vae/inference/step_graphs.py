@@ -34,7 +34,9 @@ from pyro_vae.inference.covered_losses import COVERED, is_covered, requiring_sup
 from pyro_vae.inference.fused_adam import Update
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
 from pyro_vae.inference.pyro_step import Call, PyroStep
+from pyro_vae.model import parameter_store
 from pyro_vae.model.conditions import collected
+from pyro_vae.model.program import Program
 from pyro_vae.randomness import preserved
 
 Compile = bool | Literal["auto"]
@@ -86,14 +88,17 @@ class StepGraph:
         check_hooks(step.modules(), step.held())
         with drawing_by_torch():
             seen = _rehearse(step, call)
+            self._hidden = set(map(id, step.hidden(seen)))
             self._settings = _settings(step)
-            self._watch = Watch([*step.modules(), step.loss], seen)
+            self._watch = Watch([*step.modules(), step.loss], seen.param_nodes)
+            self._entries = parameter_store.entries(seen.param_nodes)
             with setting_nothing(self._watch):
                 self._graph = self._captured(step)
 
     def is_current(self, step: PyroStep) -> bool:
         """Tells whether program and step are still what they were when they were captured."""
-        return self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
+        unchanged = self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
+        return unchanged and self._is_listed(step)
 
     def compile(self) -> None:
         """Puts compiled operations in place of the traced ones, which stay if the compiler fails."""
@@ -106,6 +111,14 @@ class StepGraph:
     def __call__(self, call: Call) -> Replayed:
         loss, sound, *gradients = self._graph(*self._given(call))
         return Replayed(loss.item(), bool(sound), gradients)
+
+    def _is_listed(self, step: PyroStep) -> bool:
+        """Whether Pyro's store holds what the programs list, which they do again where it was cleared."""
+        if not parameter_store.holds(self._entries) or parameter_store.has_strangers():
+            for program in step.modules():
+                if isinstance(program, Program):
+                    program.list_parameters()
+        return parameter_store.holds(self._entries)
 
     def _captured(self, step: PyroStep) -> Graph:
         given, validating = self._given(self._call), dist.is_validation_enabled()
@@ -132,7 +145,7 @@ class StepGraph:
             model, guide = step.weighted(call)
             model = requiring_support(model) if validating else model
             loss = step.loss.differentiable_loss(model, guide, *args, **kwargs)
-            trained = [parameter for parameter in step.held() if parameter.requires_grad]
+            trained = [p for p in step.held() if p.requires_grad and id(p) not in self._hidden]
             of_each = torch.autograd.grad(loss, trained, allow_unused=True)
         pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, of_each, strict=True) if g is not None]
         self.parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
@@ -259,8 +272,8 @@ def _weights(step: PyroStep, call: Call) -> list[str]:
     return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
 
 
-def _rehearse(step: PyroStep, call: Call) -> list[str]:
-    """Runs the step's loss by Pyro itself, checks and all, and returns the names of the parameters that it met."""
+def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
+    """Runs the step's loss by Pyro itself, checks and all, and returns the trace of the parameters that it met."""
     device = next((tensor.device for tensor in call.tensors()), None)
     with (
         preserved(device),
@@ -272,7 +285,7 @@ def _rehearse(step: PyroStep, call: Call) -> list[str]:
         args, kwargs = call.arguments()
         step.loss.loss(*step.weighted(call), *args, **kwargs)
     step.check_held(seen.trace)
-    return list(seen.trace.param_nodes)
+    return seen.trace
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -252,10 +252,11 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
     value = pyro.sample("x", p, obs=x)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
-        if value.shape != z.shape[:-1] + p.event_shape:
+        generated = torch.Size([plate_size(x, y)]) + p.event_shape
+        if value.shape[-len(generated) :] != generated:  # on the left there may be plates of draws
             raise ValueError(
                 f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
-                f"{tuple(z.shape[:-1] + p.event_shape)} is generated, so that data would share one z: "
+                f"{tuple(generated)} is generated, so that data would share one z: "
                 "pass the data as the argument, model(x)"
             )
         likelihood.check(value)

@@ -20,7 +20,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
 from pyro_vae.model.given_data import check_data
@@ -55,6 +55,7 @@ class HierarchicalVAE(Autoencoder):
             or (N, D2 + C); bottom-up q(z1|x).
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
+        name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
         TypeError: a member of another family.
@@ -96,23 +97,25 @@ class HierarchicalVAE(Autoencoder):
         posterior1: Posterior,
         posterior2: Posterior,
         guide: Guide = "top_down",
+        *,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
         check_member("prior", prior, Prior)
         check_member("middle", middle, Likelihood)
         check_member("likelihood", likelihood, Likelihood)
         check_member("posterior1", posterior1, Posterior)
         check_member("posterior2", posterior2, Posterior)
         check_word("guide", guide, Guide)
-        self.top_down = guide == "top_down"
         if prior.latent_dim != posterior2.latent_dim:
             raise ValueError(f"z2 has {prior.latent_dim} dimensions in prior, {posterior2.latent_dim} in posterior2")
-        if self.top_down:
+        if guide == "top_down":
             _check_takes_z2(posterior1, prior.latent_dim)
+        check_fit(prior, posterior2)
+        super().__init__(name)
+        self.top_down = guide == "top_down"
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
-        check_fit(prior, posterior2)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -131,7 +134,7 @@ class HierarchicalVAE(Autoencoder):
         """
         if x is not None:
             check_tensor(x)
-        self.list_parameters()
+        self.list_parameters(*self._of_model, others=self._of_guide)
         check_fit(self.prior, self.posterior2)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
@@ -149,7 +152,7 @@ class HierarchicalVAE(Autoencoder):
             z1 (B, D1) and z2 (B, D2).
         """
         check_data(x, y)
-        self.list_parameters()
+        self.list_parameters(*self._of_guide, others=self._of_model)
         with pyro.plate("data", len(x), dim=-1):
             if self.top_down:
                 z2 = pyro.sample("z2", self.posterior2(x, y))
@@ -180,6 +183,14 @@ class HierarchicalVAE(Autoencoder):
         """Puts likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
+
+    @property
+    def _of_model(self) -> list[nn.Module]:
+        return [self.prior, self.middle, self.likelihood]
+
+    @property
+    def _of_guide(self) -> list[nn.Module]:
+        return [self.posterior1, self.posterior2]
 
     def _p_of_z1(self, z2: Tensor, y: Tensor | None) -> TorchDistributionMixin:
         p = self.middle(z2, y)

@@ -8,9 +8,9 @@ together with the parameters of both, as one `torch.nn.Module`. This file holds 
 no member should know: how its parameters reach Pyro's parameter store, and how it runs without leaving a trace.
 """
 
-import itertools
+import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -18,18 +18,16 @@ from typing import Any, TypeVar
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.errors import UsageError
+from pyro_vae.model import parameter_store
+from pyro_vae.model.parameter_store import Listing
 from pyro_vae.randomness import preserved
 
 T = TypeVar("T")
-
-_serial = itertools.count()
-TAG = "pyro_vae:"  # begins the names of programs in Pyro's store
-_alive: set[str] = set()
 
 
 class Program(nn.Module):
@@ -39,6 +37,14 @@ class Program(nn.Module):
     which takes the place of stock Pyro's `pyro.module("name", self)`. Under a fixed name a second program of the same
     process would silently train the first one's tensors, and so would a copy, or a program whose prior was replaced.
     Here each instance lists its own tensors under a prefix of its own, and they leave the store when the instance dies.
+
+    Args:
+        name: of letters, digits and _, under which the store and the state of a `pyro.optim` optimiser know the
+            parameters in every process. Without it they know them by the number of the program in its process. A copy
+            gets a number.
+
+    Raises:
+        UsageError: the name is that of another program that is alive.
 
     Example:
         >>> import pyro.distributions as dist
@@ -62,9 +68,9 @@ class Program(nn.Module):
         tensor(True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
         super().__init__()
-        self._open_listing()
+        self._open_listing(name)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples p(x, z): the latent sites and the observed site `x`. Without x it generates.
@@ -84,23 +90,36 @@ class Program(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no guide")
 
-    def list_parameters(self) -> None:
-        """Shows Pyro every parameter that requires a gradient, as this module holds it at this moment.
+    def list_parameters(self, *own: nn.Module, others: Iterable[nn.Module] = ()) -> None:
+        """Shows Pyro the parameters of one half that require a gradient, as this module holds them at this moment.
 
         The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous, and train the
-        copy). An entry that holds another tensor, because a member was replaced, gives way.
+        copy). An entry that holds another tensor, because a member was replaced, gives way. A half that lists its own
+        alone can be trained alone: `poutine.block(guide, hide_types=["param"])` then hides no parameter of the model.
+        What neither lists does not train under `pyro.infer.SVI`: a half that replaces another lists too, or calls it.
+
+        Args:
+            own: members that this half reads.
+            others: members that only the other half reads, except for what they share with `own`. All that is left, all
+                parameters where no member is named, belongs to both halves.
+
+        Raises:
+            UsageError: the store holds values of the program that it did not put there, see `load_from_store`; or a
+                handler, as `poutine.lift`, gives a parameter another value than the module's own.
         """
-        store = pyro.get_param_store()
-        for name, parameter in self.named_parameters(prefix=self._prefix):
-            if not parameter.requires_grad:
+        left_out = _parameters_of(others) - _parameters_of(own)
+        self._listing.check()
+        for name, parameter in self.named_parameters(prefix=self._listing.prefix):
+            self._listing.clear_for(name, parameter)
+            if not parameter.requires_grad or id(parameter) in left_out:
                 continue
-            if name in store and store[name].unconstrained() is not parameter:  # type: ignore[attr-defined]
-                _unlist(name)
-            if name not in store:
-                store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
-            # A tensor that two programs share has one name at a time; it must not lose its last one.
-            store._param_to_name.setdefault(parameter, name)
-            pyro.param(name)
+            parameter_store.put(name, parameter)
+            if not _is(parameter, pyro.param(name)):
+                raise UsageError(
+                    f"a handler gives parameter {name} another value (poutine.lift and poutine.substitute do), while "
+                    "the modules go on reading their own: put values into them by `set_tensors`. A prior over weights "
+                    "needs a Pyro model of its own, over a PyroModule"
+                )
 
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
         """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
@@ -128,7 +147,6 @@ class Program(nn.Module):
             unique.setdefault(id(tensor), (name, tensor.detach()))
         return dict(unique.values())
 
-    @torch.no_grad()
     def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies the values of `tensors` into the program's own.
 
@@ -138,22 +156,66 @@ class Program(nn.Module):
         Raises:
             ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
         """
-        own = self.tensors()
-        if wrong := own.keys() ^ tensors.keys():
-            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise ValueError(
-                f"these tensors are on one side only: {sorted(wrong)[:10]}{more}. Was the program built otherwise?"
-            )
-        for name, tensor in own.items():
-            if tensor.shape != tensors[name].shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; got {tuple(tensors[name].shape)}")
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        _copy(tensors, self.tensors())
 
-    def _open_listing(self) -> None:
-        self._prefix = f"{TAG}{type(self).__name__}-{next(_serial)}"
-        _alive.add(self._prefix)
-        weakref.finalize(self, _close_listing, self._prefix).atexit = False
+    def load_from_store(self, name: str | None = None) -> None:
+        """Copies values that were loaded into Pyro's parameter store into the program.
+
+        This goes after `pyro.get_param_store().load(file)`, which alone has no effect on a program; the state of a
+        `pyro.optim` optimiser, loaded too, then finds its parameters. The store holds what is trained: neither buffers,
+        such as the statistics of a batch norm, nor frozen parameters; a warning names what stays as it is. `state_dict`
+        holds all.
+
+        Args:
+            name: of the program that was saved, where it had another name or number than this one, such as "left" or
+                "VAE-0", and the store holds several. A program without a name is known by a number alone, the order in
+                which programs of the process were built.
+
+        Raises:
+            UsageError: nothing was loaded that may be meant for this program, or several things.
+            ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
+
+        Example:
+            >>> import tempfile, pyro_vae as pv
+            >>> def build():
+            ...     return pv.VAE(pv.priors.StandardNormal(2),
+            ...                   pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+            ...                   pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))), name="left")
+            >>> vae, x = build(), torch.zeros(3, 4)
+            >>> model, guide = vae.model(x), vae.guide(x)    # as an SVI calls them
+            >>> before = pv.evaluation.iwae(vae, x, num_samples=10, seed=0).mean
+            >>> with tempfile.NamedTemporaryFile() as file:
+            ...     pyro.get_param_store().save(file.name)
+            ...     del vae
+            ...     vae = build()                            # in another process, say
+            ...     pyro.get_param_store().load(file.name)
+            >>> vae.load_from_store()
+            >>> pv.evaluation.iwae(vae, x, num_samples=10, seed=0).mean == before
+            True
+        """
+        prefix = self._listing.saved_under(name)
+        saved = {
+            entry.removeprefix(f"{prefix}."): tensor
+            for entry, tensor in pyro.get_param_store().named_parameters()
+            if entry.startswith(f"{prefix}.")
+        }
+        own = {n: p for n, p in self.named_parameters() if p.requires_grad or n in saved}
+        _copy(saved, own)
+        parameter_store.unlist_foreign(prefix)
+        if parameter_store.is_free(prefix.removeprefix(parameter_store.TAG)):
+            self._listing.move(prefix)  # which the state of an optimiser goes by
+        if stays := self.tensors().keys() - own.keys():
+            warnings.warn(f"Pyro's store held no values of {sorted(stays)}, which stay as they are", stacklevel=2)
+
+    def check_store(self) -> None:
+        """Raises UsageError where Pyro's store holds values of the program that it did not put there."""
+        self._listing.check()
+        for name, parameter in self.named_parameters(prefix=self._listing.prefix):
+            self._listing.clear_for(name, parameter)
+
+    def _open_listing(self, name: str | None) -> None:
+        self._listing = Listing(type(self).__name__, name)
+        weakref.finalize(self, self._listing.close).atexit = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and any(isinstance(module, PyroModule) for module in value.modules()):
@@ -167,31 +229,37 @@ class Program(nn.Module):
         # Pyro hangs a weak reference on every listed tensor; neither pickle nor copy can take it along.
         for parameter in self.parameters():
             parameter.__dict__.pop("unconstrained", None)
-        return {key: value for key, value in self.__dict__.items() if key != "_prefix"}
+        state = {key: value for key, value in self.__dict__.items() if key != "_listing"}
+        return {**state, "_name": self._listing.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._open_listing()
+        name = state.get("_name")
+        super().__setstate__({key: value for key, value in state.items() if key != "_name"})
+        # A copy gets a number, a program that was saved its name again.
+        self._open_listing(name if name and parameter_store.is_free(name) else None)
 
 
-def _unlist(name: str) -> None:
-    # `del store[name]` fails where two programs share a tensor: the store keeps one name for each tensor.
-    store = pyro.get_param_store()
-    parameter = store._params.pop(name)
-    store._constraints.pop(name)
-    if store._param_to_name.get(parameter) == name:
-        del store._param_to_name[parameter]
+def _is(parameter: Tensor, value: Any) -> bool:
+    # Pyro's tracking of provenance (`render_model`) wraps the tensor, which is then another object in its memory.
+    return value is parameter or (isinstance(value, Tensor) and value.data_ptr() == parameter.data_ptr())
 
 
-def _close_listing(prefix: str) -> None:
-    _alive.discard(prefix)
-    _unlist_dead()
+def _parameters_of(members: Iterable[nn.Module]) -> set[int]:
+    return {id(parameter) for member in members for parameter in member.parameters()}
 
 
-def _unlist_dead() -> None:
-    for name in [name for name in pyro.get_param_store() if name.startswith(TAG)]:
-        if name.partition(".")[0] not in _alive:
-            _unlist(name)
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    if wrong := own.keys() ^ values.keys():
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise ValueError(
+            f"these tensors are on one side only: {sorted(wrong)[:10]}{more}. Was the program built otherwise?"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != values[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; got {tuple(values[name].shape)}")
+    for name, tensor in own.items():
+        tensor.copy_(values[name])
 
 
 def _shape_table(title: str, trace: poutine.Trace) -> str:
@@ -277,22 +345,12 @@ def undisturbed(program: Any) -> Iterator[None]:
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
     try:
-        with store_kept():
+        with parameter_store.store_kept():
+            if isinstance(program, Program):
+                program.check_store()
             for module in modules:
                 module.training = False
             yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
-
-
-@contextmanager
-def store_kept() -> Iterator[None]:
-    """Leaves Pyro's parameter store as it was, whatever runs inside."""
-    store = pyro.get_param_store()
-    try:
-        with store.scope(store.get_state()):
-            yield
-    finally:
-        # A program that was collected inside the scope could not leave the store that has just come back.
-        _unlist_dead()

@@ -27,6 +27,7 @@ class VAE(Autoencoder):
         prior: p(z), see `pyro_vae.priors`.
         posterior: q(z|x), see `pyro_vae.posteriors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
+        name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
         TypeError: a member of another family.
@@ -47,14 +48,14 @@ class VAE(Autoencoder):
         >>> loss = svi.step(torch.zeros(16, 1, 8, 8))   # minus the ELBO, summed over the batch
     """
 
-    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood) -> None:
-        super().__init__()
+    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood, *, name: str | None = None) -> None:
         check_member("prior", prior, Prior)
         check_member("posterior", posterior, Posterior)
         check_member("likelihood", likelihood, Likelihood)
+        check_fit(prior, posterior)
+        super().__init__(name)
         # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
-        check_fit(prior, posterior)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z ~ p(z) and x ~ p(x|z), or observes x.
@@ -71,7 +72,7 @@ class VAE(Autoencoder):
         """
         if x is not None:
             check_tensor(x)
-        self.list_parameters()
+        self.list_parameters(self.prior, self.likelihood, others=[self.posterior])
         check_fit(self.prior, self.posterior)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
@@ -91,7 +92,7 @@ class VAE(Autoencoder):
             ValueError: there are no data.
         """
         check_data(x, y)
-        self.list_parameters()
+        self.list_parameters(self.posterior, others=[self.prior, self.likelihood])
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
 

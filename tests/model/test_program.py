@@ -118,7 +118,7 @@ def test_a_hundred_built_and_dropped_leave_nothing_in_the_store(x):
     for seed in range(100):
         vae = small_vae(seed=seed)
         vae.guide(x)
-        vae.model(x)
+        vae.model(x), vae.guide(x)
     shared = pv.VAE(vae.prior, vae.posterior, vae.likelihood)
     shared.model(x)
     del vae, shared
@@ -129,8 +129,8 @@ def test_a_hundred_built_and_dropped_leave_nothing_in_the_store(x):
 
 def test_a_program_that_dies_inside_an_evaluation_leaves_the_store(x):
     survivor, victim = small_vae(), small_vae()
-    survivor.model(x)
-    victim.model(x)
+    survivor.model(x), survivor.guide(x)
+    victim.model(x), victim.guide(x)
     with undisturbed(survivor):
         del victim
         gc.collect()
@@ -141,7 +141,7 @@ def test_one_programs_listing_is_not_anothers_by_prefix(x):
     """VAE-1 dies, VAE-10 ... VAE-19 live."""
     programs = [small_vae() for _ in range(25)]
     for vae in programs:
-        vae.model(x)
+        vae.model(x), vae.guide(x)
     kept = programs[1:]
     del programs, vae
     gc.collect()

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from pyro_vae.errors import unknown
 from pyro_vae.evaluation.annealing.hamiltonian import Path, Point, Steps, transition, tune
-from pyro_vae.evaluation.estimators import Estimate, relative_error
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.memory import SAMPLE_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
@@ -152,7 +153,7 @@ def ais(
     for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
         with undisturbed(vae), remembering(memory):
             blocks.append(_Block(Path(vae, start, x[data], *labels), settings, seed, i).forward())
-    return _estimate("log p(x), annealed", 1, blocks, settings)
+    return of_data(_estimate("log p(x), annealed", 1, blocks, settings), fingerprint(x), y, "log p(x)")
 
 
 def bdmc(
@@ -216,7 +217,9 @@ def bdmc(
             reverse.append(block.reverse(path.coordinates.read(simulated)))
     lower = _estimate("log p(x), forward", 1, forward, settings)
     upper = _estimate("log p(x), reverse", -1, reverse, settings)
-    return BidirectionalEstimate(lower, upper, torch.cat(xs))
+    x = torch.cat(xs)
+    lower, upper = (of_data(bound, fingerprint(x), y, "log p(x)") for bound in (lower, upper))
+    return BidirectionalEstimate(lower, upper, x)
 
 
 def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_leapfrog: int) -> tuple[Tensor, Tensor]:

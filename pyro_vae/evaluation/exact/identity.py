@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.estimators import read_terms
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import of_data, read_terms
 from pyro_vae.evaluation.exact.grid_search import search
 from pyro_vae.evaluation.exact.grids import Box, hermite_rule, legendre_rule, midpoint_rule, moments, pieces
 from pyro_vae.evaluation.exact.quadrature import (
@@ -121,7 +122,8 @@ def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float =
             gaps.append(_kl(block, guide_box, box, tolerance))
             smooth.append(by_hermite)
         kind = read_terms(block.at(block.guide_draws[:1], block.all)).kind
-    whole, elbo, kl = grid_estimate(evidence, block.dim), _joined(bounds), _joined(gaps)
+    whole = of_data(grid_estimate(evidence, block.dim), fingerprint(x), y)
+    elbo, kl = _joined(bounds), _joined(gaps)
     refinement, cost = torch.maximum(elbo.refinement, kl.refinement), elbo.evaluations + kl.evaluations
     return Identity(whole, elbo.value, kl.value, refinement, torch.cat(smooth).cpu(), cost + whole.evaluations, kind)
 

@@ -19,7 +19,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.evaluation.coordinates import Coordinates, check_real
-from pyro_vae.evaluation.estimators import Estimate
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import Estimate, of_data
 from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Integrals, LogDensity, fixed, search
 from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
 from pyro_vae.evaluation.weights import data_blocks
@@ -131,7 +132,7 @@ def quadrature(
                 integrals.append(search(block.joint, block.draws, tolerance)[0])
             else:
                 integrals.append(fixed(block.joint, block.draws, tolerance, support, n))
-    return grid_estimate(integrals, block.dim)
+    return of_data(grid_estimate(integrals, block.dim), fingerprint(x), y)
 
 
 def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 200) -> PosteriorGrid:

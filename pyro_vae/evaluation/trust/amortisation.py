@@ -10,7 +10,7 @@ a large approximation gap for a richer posterior; neither mends the other.
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.evaluation.estimators import Estimate, mean_and_error
+from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.estimators import Estimate, mean_and_error, of_data
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
@@ -111,7 +112,9 @@ def refine(
         before.append(torch.cat(weights))
         after.append(_log_weights(vae, normal, rest, num_samples, seed, block))
         normals.append(normal)
-    return _refinement(torch.cat(before, 1), torch.cat(after, 1), normals)
+    refinement = _refinement(torch.cat(before, 1), torch.cat(after, 1), normals)
+    seen, names = fingerprint(x), ("elbo", "refined", "gap")
+    return replace(refinement, **{name: of_data(getattr(refinement, name), seen, y) for name in names})
 
 
 def refinable(vae: Any, x: Tensor, y: Tensor | None = None) -> bool:

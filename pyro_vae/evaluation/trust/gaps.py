@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, elbo, known
 from pyro_vae.evaluation.trust.amortisation import refinable, refine
 from pyro_vae.randomness import derive
@@ -156,6 +157,8 @@ def gap_budget(
     """
     if reference.num_data != len(x):
         raise ValueError(f"the reference must be of the same data: it has {reference.num_data}, and x has {len(x)}")
+    if len(reference.fingerprint) and not reference.fingerprint.equal(fingerprint(x)):
+        raise ValueError("the reference must be of the same data: it is of as many others, or in another order")
     guides = elbos(vae, x, y, num_samples=num_samples, steps=steps, seed=seed)
     return budget(reference, guides, label or f"{reference.name}, K = {reference.num_samples}")
 
@@ -238,4 +241,7 @@ def train_test_gap(train: Estimate, test: Estimate) -> TrainTestGap:
 def _gap(name: str, upper: Estimate, lower: Estimate) -> Estimate:
     """upper - lower, from draws that share no noise."""
     error = (upper.value_error.square() + lower.value_error.square()).sqrt()
-    return Estimate(name, upper.value - lower.value, error, lower.num_samples, upper.unit, lower.kind)
+    about = upper.fingerprint if len(upper.fingerprint) else lower.fingerprint
+    return Estimate(
+        name, upper.value - lower.value, error, lower.num_samples, upper.unit, lower.kind, fingerprint=about
+    )

@@ -216,7 +216,9 @@ def _differences(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
     if pool is reference:
         return {"difference": None, "difference_over_seeds": None}
     is_same = pool.measured[0].images == reference.measured[0].images
-    over_data = (paired if is_same else unpaired)(pool.log_likelihood, reference.log_likelihood, seed=seed)
+    sides = pool.log_likelihood, reference.log_likelihood
+    # Whether these runs may be compared was asked before, see `comparable_runs`.
+    over_data = paired(*sides, seed=seed, force=True) if is_same else unpaired(*sides, seed=seed)
     has_seeds = min(len(pool.means), len(reference.means)) > 1
     over_seeds = between_seeds(pool.means, reference.means).to_dict() if has_seeds else None
     return {"difference": over_data.to_dict(), "difference_over_seeds": over_seeds}

@@ -89,7 +89,8 @@ class Look(Subject):
             bound: Estimate = self.part("log_likelihood")["log_likelihood"]
             return bound
         last = self.curve.bounds[self.plan.num_samples]
-        return Estimate("log p(x)", last.value, last.value_error, last.num_samples)
+        quantity = last.quantity.replace(f"bound of {last.num_samples} draws on ", "")
+        return replace(last, name="log p(x)", quantity=quantity)
 
     @contextmanager
     def step(self, name: str, sentence: str) -> Iterator[None]:

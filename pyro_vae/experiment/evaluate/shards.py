@@ -198,7 +198,8 @@ def _pack(block: str, part: Part, tensors: dict[str, Tensor]) -> dict[str, Any]:
     about: dict[str, Any] = {}
     for column, value in part.items():
         inside = block_tasks.tensors(value)
-        tensors.update({f"{block}/{column}/{name}": tensor for name, tensor in inside.items()})
+        # Estimates of the same data share its fingerprint, and safetensors takes each memory once.
+        tensors.update({f"{block}/{column}/{name}": tensor.clone() for name, tensor in inside.items()})
         about[column] = None if isinstance(value, Tensor) else _others(value, inside)
     return about
 

@@ -1,0 +1,231 @@
+"""What programs put into Pyro's parameter store, under which names, and how that is told from what others put there.
+
+A program lists its own tensors under a prefix of its own, `pyro_vae:left` by its name or `pyro_vae:VAE-0` by a number.
+
+    listed    by a program of this process: it gives way where a member was replaced, and leaves when the program dies
+    foreign   put under such a name by anyone else, as `pyro.get_param_store().load(file)` does: it stays, and programs
+              that it may have been meant for refuse to run beside it, since it would have no effect
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pyro_vae.errors import UsageError
+
+TAG = "pyro_vae:"  # begins the names of programs in Pyro's store
+
+_serial = itertools.count()
+_prefixes: set[str] = set()  # of programs that are alive
+_names: set[str] = set()  # under which they have listed tensors
+_listed: Any = WeakIdKeyDictionary()  # every tensor that was listed; the values say nothing
+
+
+class Listing:
+    """The place of one program in Pyro's store, from which its entries leave by `close`.
+
+    Args:
+        kind: the class of the program, which names it with a number where it has no name.
+        name: of the program, so that its entries have the same names in every process.
+
+    Attributes:
+        prefix: begins the names of its entries, before a dot.
+
+    Raises:
+        UsageError: the name is no identifier, or that of a program that is alive.
+
+    Example:
+        >>> listing = Listing("VAE", "left")
+        >>> listing.prefix
+        'pyro_vae:left'
+        >>> listing.close()
+    """
+
+    def __init__(self, kind: str, name: str | None = None) -> None:
+        if name is not None:
+            _check_name(name)
+        numbered = (f"{TAG}{kind}-{number}" for number in _serial)
+        self.prefix = next(p for p in numbered if p not in _prefixes) if name is None else TAG + name
+        _prefixes.add(self.prefix)
+
+    @property
+    def name(self) -> str | None:
+        """The name that the program was given, if it was."""
+        return self.prefix.removeprefix(TAG) if _is_named(self.prefix) else None
+
+    def close(self) -> None:
+        """Takes the program's entries out of the store."""
+        _prefixes.discard(self.prefix)
+        _names.difference_update([name for name in _names if _prefix_of(name) == self.prefix])
+        sweep()
+
+    def move(self, prefix: str) -> None:
+        """Takes another prefix, under which no program is alive."""
+        self.close()
+        self.prefix = prefix
+        _prefixes.add(prefix)
+
+    def check(self) -> None:
+        """Raises UsageError where the store holds what may have been meant for this program and is no program's."""
+        if not (strangers := _strangers()):
+            return
+        sweep()  # of a program that died inside of a scope
+        for name in strangers:
+            if name in _params() and self._may_mean(_prefix_of(name)):
+                raise _foreign(name, self.prefix)
+
+    def clear_for(self, name: str, parameter: Tensor) -> None:
+        """Makes way for a parameter under its name.
+
+        Args:
+            name: of the entry, with the prefix.
+            parameter: the program's own tensor.
+
+        Raises:
+            UsageError: a foreign entry has this name.
+        """
+        held = _params().get(name)
+        if held is None or held is parameter:
+            return
+        if held not in _listed:
+            raise _foreign(name, self.prefix)
+        unlist(name)
+
+    def saved_under(self, name: str | None) -> str:
+        """Returns the prefix of the foreign entries that belong to a program of this name, or else to this program.
+
+        Raises:
+            UsageError: there are none, or of several programs.
+        """
+        there = {_prefix_of(entry) for entry, tensor in _params().items() if _is_foreign(entry, tensor)}
+        if name is not None:
+            fitting = there & {TAG + name}
+        else:
+            fitting = there & {self.prefix} or {prefix for prefix in there if self._may_mean(prefix)}
+        if len(fitting) == 1:
+            return fitting.pop()
+        listed = ", ".join(sorted(prefix.removeprefix(TAG) for prefix in there))
+        wanted = f"of program {name!r}" if name else f"that may be meant for {self.prefix.removeprefix(TAG)}"
+        raise UsageError(
+            f"Pyro's parameter store has {'several programs' if fitting else 'nothing'} {wanted}; "
+            + (f"say which, `load_from_store(name)`, of {listed}" if there else "first load it: store.load(file)")
+        )
+
+    def _may_mean(self, prefix: str) -> bool:
+        """Whether entries of that prefix may be this program's: names tell programs apart, numbers do not."""
+        if prefix in _prefixes:
+            return prefix == self.prefix
+        return not (_is_named(prefix) and _is_named(self.prefix))
+
+
+def is_free(name: str) -> bool:
+    """Whether no program that is alive has this name."""
+    return TAG + name not in _prefixes
+
+
+def put(name: str, parameter: Tensor) -> None:
+    """Lists the tensor itself (`store[name] = p` would copy one that is not contiguous, and train the copy)."""
+    store = pyro.get_param_store()
+    if name not in store._params:
+        store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
+        _listed[parameter] = True
+        _names.add(name)
+    # A tensor that two programs share has one name at a time; it must not lose its last one.
+    store._param_to_name.setdefault(parameter, name)
+
+
+def unlist(name: str) -> None:
+    """Takes an entry out of the store."""
+    # `del store[name]` fails where two programs share a tensor: the store keeps one name for each tensor.
+    store = pyro.get_param_store()
+    parameter = store._params.pop(name)
+    store._constraints.pop(name)
+    if store._param_to_name.get(parameter) == name:
+        del store._param_to_name[parameter]
+
+
+def unlist_foreign(prefix: str) -> None:
+    """Takes the foreign entries of a prefix out of the store."""
+    for name, tensor in list(_params().items()):
+        if _prefix_of(name) == prefix and _is_foreign(name, tensor):
+            unlist(name)
+
+
+def sweep() -> None:
+    """Takes what programs that are dead have listed out of the store."""
+    for name in _strangers():
+        if _params()[name] in _listed and _prefix_of(name) not in _prefixes:
+            unlist(name)
+
+
+def entries(names: Iterable[str]) -> dict[str, Tensor]:
+    """What the store holds under those of these names that are names of programs."""
+    return {name: _params()[name] for name in names if name.startswith(TAG)}
+
+
+def holds(entries: dict[str, Tensor]) -> bool:
+    """Whether the store holds these entries."""
+    params = _params()
+    return all(params.get(name) is tensor for name, tensor in entries.items())
+
+
+def has_strangers() -> bool:
+    """Whether the store holds, under the name of a program, what no program that is alive has listed."""
+    return bool(_strangers())
+
+
+@contextmanager
+def store_kept() -> Iterator[None]:
+    """Leaves Pyro's parameter store as it was, whatever runs inside."""
+    store = pyro.get_param_store()
+    try:
+        with store.scope(store.get_state()):
+            yield
+    finally:
+        # A program that was collected inside the scope could not leave the store that has just come back.
+        sweep()
+
+
+def _params() -> dict[str, Tensor]:
+    return pyro.get_param_store()._params  # another dictionary, after the store was cleared
+
+
+def _strangers() -> list[str]:
+    # By sets, since this is asked at every call.
+    return [name for name in _params().keys() - _names if name.startswith(TAG)]
+
+
+def _prefix_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_named(prefix: str) -> bool:
+    return "-" not in prefix
+
+
+def _is_foreign(name: str, tensor: Tensor) -> bool:
+    return name.startswith(TAG) and tensor not in _listed
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier():
+        raise UsageError(f"the name of a program is made of letters, digits and _, such as 'left'; got {name!r}")
+    if not is_free(name):
+        raise UsageError(
+            f"a program of the name {name!r} is alive, and two would train each other's tensors: give this one "
+            "another name, or first delete that one and what holds it, such as an SVI"
+        )
+
+
+def _foreign(name: str, prefix: str) -> UsageError:
+    return UsageError(
+        f"Pyro's parameter store holds {name}, which no program of this process put there (was it loaded?), and "
+        f"which {prefix} would not use. `load_from_store()` of the program copies such values in; "
+        "`pyro.clear_param_store()` drops them. A whole program, with its buffers, is kept by `state_dict()`"
+    )
