@@ -102,8 +102,9 @@ def full():
             "num_data": 6, "taken": 1, "of": 2, "budget": "one datum, 20,000 draws, AIS",
             "mean_change": 0.0658, "mean_change_error": 0.02,
             "rows": [{
-                "datum": 2, "khat": 0.82, "iwae": -28.5014, "iwae_error": 0.1324, "iwae_more": -28.5495,
-                "iwae_more_error": 0.0281, "more_samples": 20000, "khat_more": 0.59, "ais": -28.4356, "ais_error": 0.06,
+                "datum": 2, "khat": 0.82, "iwae": -28.5014, "iwae_error": 0.1324, "iwae_anew": -28.61,
+                "iwae_anew_error": 0.05, "iwae_more": -28.5495, "iwae_more_error": 0.0281, "more_samples": 20000,
+                "khat_more": 0.59, "ais": -28.4356, "ais_error": 0.06,
             }],
         },
         "latent": {

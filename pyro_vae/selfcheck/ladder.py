@@ -100,6 +100,7 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     yield from curved(budget, seed)
     yield from simulated(budget, seed)
     yield from misleading_cases.spike(GRID)
+    yield from misleading_cases.chosen(4 * budget.num_data, seed)
 
 
 def linear_gaussian(latent_dim: int, budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:

@@ -1,9 +1,12 @@
 """Programs of known answers on which an estimate may mislead without a word.
 
-a spike     a mode of p(x, z) that is narrower than the spacing of any grid over the whole
+a spike       a mode of p(x, z) that is narrower than the spacing of any grid over the whole
+chosen data   those whose own draws gave a large k-hat, which draws a large weight, and so a high estimate, as well
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyro.distributions as dist
 import torch
@@ -12,11 +15,14 @@ from torch import Tensor, nn
 from pyro_vae import evaluation
 from pyro_vae.model.likelihoods import Normal
 from pyro_vae.model.posteriors import Posterior
-from pyro_vae.model.priors import Prior
+from pyro_vae.model.priors import Prior, StandardNormal
 from pyro_vae.model.vae import VAE
-from pyro_vae.selfcheck.verdicts import Row, judge_each
+from pyro_vae.randomness import derive, generator
+from pyro_vae.selfcheck.known_programs import LinearGaussian
+from pyro_vae.selfcheck.verdicts import ERRORS, Row, judge_below, judge_each
 
 _SPIKED = 2  # latent numbers of the program with a spike
+_NARROWED = 0.5
 
 
 def spike(tolerance: float) -> Iterator[Row]:
@@ -31,6 +37,37 @@ def spike(tolerance: float) -> Iterator[Row]:
         x = torch.tensor([[6.0, 6.0], [5.0, 6.5], [0.5, -1.0]], dtype=torch.float64)
         name = f"quadrature, a spike of width {width:g}"
         yield judge_each("a spike, D = 2", name, evaluation.quadrature(vae, x).value, prior.log_evidence(x), tolerance)
+
+
+def chosen(num_data: int, seed: int) -> Iterator[Row]:
+    """Yields what `escalate` says of data that were chosen by their draws, under a guide that is too narrow.
+
+    All data have the same distribution of weights, so that what K draws miss on average is known from many sets of K.
+
+    Args:
+        num_data: N.
+        seed: the seed of data and draws.
+    """
+    rung, K = "data chosen by their draws, D = 2", 100
+    truth = LinearGaussian(2, seed=seed)
+    x, vae = truth.sample(num_data, seed), VAE(StandardNormal(2), _Narrow(truth), truth.likelihood()).double()
+    taken = evaluation.escalate(
+        vae, x, num_samples=K, num_temperatures=20, num_chains=8, budget=10**9, seed=derive(seed, rung)
+    )
+    answers = torch.tensor([row.answer.value for row in taken.rows], dtype=torch.float64)
+    yield judge_below(rung, "escalate, answers", answers, truth.log_evidence(x[[row.datum for row in taken.rows]]))
+    missing = -_narrow_bias(K, seed) * len(taken.rows) / num_data
+    row = Row(rung, "escalate, change of the mean", missing, taken.mean_change, "<=", 0.0, taken.mean_change_error)
+    allowed = ERRORS * row.error
+    fault = f"the change is {row.estimate:+.5f}, where 0 to {missing:.5f} and {allowed:.5f} either way is allowed"
+    yield row if -allowed <= row.estimate <= missing + allowed else replace(row, faults=(fault,))
+
+
+def _narrow_bias(K: int, seed: int) -> float:
+    """The bias of IWAE_K under the narrow guide, the mean over many sets of K draws."""
+    u = torch.randn(2, K, 20_000, generator=generator(seed, "narrow"), dtype=torch.float64)
+    log_ratio = 2 * math.log(_NARROWED) + u.square().sum(0) * (1 - _NARROWED**2) / 2
+    return (log_ratio.logsumexp(0) - math.log(K)).mean().item()
 
 
 class SpikedNormal(Prior):
@@ -66,6 +103,17 @@ class SpikedNormal(Prior):
 class _AboutData(Posterior):
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return dist.Normal(x, 0.7).to_event(1)
+
+
+class _Narrow(Posterior):
+    """The exact posterior of a linear-Gaussian program, with half of its standard deviation."""
+
+    def __init__(self, truth: LinearGaussian) -> None:
+        super().__init__(nn.Identity(), truth.latent_dim)
+        self.truth = truth
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
+        return dist.MultivariateNormal(self.truth.posterior_mean(x), scale_tril=_NARROWED * self.truth.root)
 
 
 class _Unchanged(nn.Module):

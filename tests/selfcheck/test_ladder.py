@@ -150,6 +150,16 @@ def test_a_grid_that_misses_a_spike_is_found(monkeypatch):
     assert [bool(found.faults) for found in misleading_cases.spike(ladder.GRID)] == [True, True]
 
 
+def test_a_change_by_draws_that_chose_the_data_is_found(monkeypatch):
+    assert [found.faults for found in misleading_cases.chosen(500, 0)] == [(), ()]
+
+    def by_old_draws(taken):
+        return dataclasses.replace(taken, rows=[row._replace(anew=row.fixed) for row in taken.rows])
+
+    changed(monkeypatch, "escalate", by_old_draws)
+    assert [bool(found.faults) for found in misleading_cases.chosen(500, 0)] == [False, True]
+
+
 def test_the_caller_is_left_as_it_was():
     before = torch.random.get_rng_state()
     list(ladder.classes(TINY))
@@ -161,4 +171,4 @@ def test_the_caller_is_left_as_it_was():
 def test_nothing_is_off_on_the_whole_ladder(budget, seed):
     rows = list(ladder.check(budget, seed))
     assert [found for found in rows if found.faults] == []
-    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3", "a spik"}
+    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3", "a spik", "data c"}

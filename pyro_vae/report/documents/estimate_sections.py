@@ -279,7 +279,10 @@ def _khat(report: Report) -> Iterator[Entry]:
 def _escalation(report: Report) -> Iterator[Entry]:
     if (more := report.get("escalation")) is not None and more["taken"]:
         numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error")}
-        meaning = f"by {more['taken']} of the {more['of']} data above the threshold; {more['budget']}"
+        is_new = any("iwae_anew" in row for row in more.get("rows", ()))
+        against = "the same K drawn anew" if is_new else "the draws that chose the data, so that it is too low"
+        taken = f"by {more['taken']} of the {more['of']} data above the threshold"
+        meaning = f"{taken}, against {against}; {more['budget']}"
         label = f"change of the mean of log p({of_x(report)})"
         yield Entry("mean_change", label, {**numbers, "num_data": more["num_data"]}, "", meaning)
 

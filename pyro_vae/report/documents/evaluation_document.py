@@ -245,20 +245,23 @@ def _worst(khat: Mapping[str, Any]) -> Table:
 
 def _escalated(more: Mapping[str, Any]) -> Table:
     rows = more.get("rows", ())
-    draws = rows[0]["more_samples"] if rows else ""
-    heads = ("datum", "k-hat", "bound", f"with {draws} draws", "k-hat then", "AIS")
+    draws, is_new = (rows[0]["more_samples"], "iwae_anew" in rows[0]) if rows else ("", True)
+    anew = ("K anew", f"{draws} new draws") if is_new else (f"{draws} draws",)
+    heads = ("datum", "k-hat", "K draws", *anew, "k-hat then", "AIS")
+    stages = ("iwae", "iwae_anew", "iwae_more") if is_new else ("iwae", "iwae_more")
     cells = [
         (
             row["datum"],
             number(row["khat"], 2),
-            estimate(row["iwae"], row["iwae_error"]),
-            estimate(row["iwae_more"], row["iwae_more_error"]),
+            *(estimate(row[stage], row[f"{stage}_error"]) for stage in stages),
             number(row["khat_more"], 2),
             f"{estimate(row['ais'], row['ais_error'])}{' too low' if row.get('missed') else ''}",
         )
         for row in rows
     ]
-    return Table.of("escalated", heads, cells, "log p of the worst data, nats, ± Monte Carlo: all lower bounds")
+    bounds = "lower bounds by new draws" if is_new else "lower bounds"
+    title = f"log p of the worst data, nats, ± Monte Carlo: no bound by the K draws that chose them, then {bounds}"
+    return Table.of("escalated", heads, cells, title)
 
 
 def _active(latent: Mapping[str, Any]) -> Table:

@@ -64,10 +64,13 @@ _DISAGREE = "The chains did NOT agree: these draws can not be taken for the post
 def _escalated(more: Mapping[str, Any]) -> str:
     if more and not more["taken"]:
         return f"The budget was too small for any of the {more['of']} data above the threshold: {more['budget']}."
-    return (
+    said = (
         "What more draws and annealing give for the data above the threshold. One large weight raises k-hat and the "
-        "bound together, so that data chosen by it tend to fall with new draws."
+        "bound together, so that the draws that chose a datum lie high, and are no bound. "
     )
+    if any("iwae_anew" in row for row in more.get("rows", ())):
+        return f"{said}No such draw is in an answer, nor in the change of the mean, which is against the same K anew."
+    return f"{said}Here they are in the answers by more draws, and in the change of the mean, which is too low."
 
 
 _DRAWS = {
