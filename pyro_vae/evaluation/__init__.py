@@ -10,6 +10,7 @@ from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
 from pyro_vae.evaluation.latent.aggregate import (
     AggregateTerms,
+    Bracket,
     MutualInformation,
     aggregate_terms,
     marginal_kl,
@@ -45,6 +46,7 @@ __all__ = [
     "AggregateTerms",
     "AnnealedEstimate",
     "BidirectionalEstimate",
+    "Bracket",
     "Classification",
     "Comparison",
     "Difference",

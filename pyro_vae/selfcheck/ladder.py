@@ -100,6 +100,7 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     yield from curved(budget, seed)
     yield from simulated(budget, seed)
     yield from misleading_cases.spike(GRID)
+    yield from misleading_cases.meets_its_prior(3 * budget.num_data, seed)
     yield from misleading_cases.chosen(4 * budget.num_data, seed)
 
 

@@ -1,7 +1,10 @@
 """Programs of known answers on which an estimate may mislead without a word.
 
-a spike       a mode of p(x, z) that is narrower than the spacing of any grid over the whole
-chosen data   those whose own draws gave a large k-hat, which draws a large weight, and so a high estimate, as well
+    a spike       a mode of p(x, z) that is narrower than the spacing of any grid over the whole
+    its prior     an aggregate posterior that is the prior, which N data in ten dimensions hardly show
+    chosen data   those whose own draws gave a large k-hat, which draws a large weight, and so a high estimate, as well
+
+`ladder.check` holds the estimators to these too.
 """
 
 import math
@@ -33,10 +36,28 @@ def spike(tolerance: float) -> Iterator[Row]:
     """
     for width in (1e-2, 1e-3):
         prior = SpikedNormal(_SPIKED, at=6.0, width=width)
-        vae = VAE(prior, _AboutData(nn.Identity(), _SPIKED), Normal(_Unchanged(), scale=1.0)).double()
+        vae = VAE(prior, _AboutData(nn.Identity(), _SPIKED, 1.0, 0.7), Normal(_Unchanged(), scale=1.0)).double()
         x = torch.tensor([[6.0, 6.0], [5.0, 6.5], [0.5, -1.0]], dtype=torch.float64)
         name = f"quadrature, a spike of width {width:g}"
         yield judge_each("a spike, D = 2", name, evaluation.quadrature(vae, x).value, prior.log_evidence(x), tolerance)
+
+
+def meets_its_prior(num_data: int, seed: int) -> Iterator[Row]:
+    """Yields the ends of two measures of an aggregate posterior that are 0: q(z|x) = N(0.8 x, 0.36 I), x ~ N(0, I_10).
+
+    Args:
+        num_data: N.
+        seed: the seed of data and draws.
+    """
+    rung, D = "an aggregate posterior that is the prior, D = 10", 10
+    vae = VAE(StandardNormal(D), _AboutData(nn.Identity(), D, 0.8, 0.6), Normal(_Unchanged(), scale=1.0)).double()
+    x, zero = torch.randn(num_data, D, generator=generator(seed, rung), dtype=torch.float64), torch.zeros(num_data)
+    for measure in (evaluation.marginal_kl, evaluation.total_correlation):
+        ends = measure(vae, x, 4, seed=derive(seed, rung))
+        yield judge_below(rung, f"{ends.name}, leave-one-out", ends.leave_one_out.value, zero)
+        yield judge_below(rung, f"-{ends.name}, plug-in", -ends.value, zero)
+        row = Row(rung, f"{ends.name}, told from 0", 0.0, float(ends.is_above_zero))
+        yield replace(row, faults=("it is told apart from 0, which it is",)) if ends.is_above_zero else row
 
 
 def chosen(num_data: int, seed: int) -> Iterator[Row]:
@@ -101,8 +122,14 @@ class SpikedNormal(Prior):
 
 
 class _AboutData(Posterior):
+    """q(z|x) = N(shrink x, width^2 I)."""
+
+    def __init__(self, encoder: nn.Module, latent_dim: int, shrink: float, width: float) -> None:
+        super().__init__(encoder, latent_dim)
+        self.shrink, self.width = shrink, width
+
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return dist.Normal(x, 0.7).to_event(1)
+        return dist.Normal(self.shrink * x, self.width).to_event(1)
 
 
 class _Narrow(Posterior):

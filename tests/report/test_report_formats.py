@@ -103,11 +103,13 @@ def test_bounds_are_called_bounds():
         *(("reference", "ELBO"), ("reference", "IWAE"), ("reference", "AIS")),
         *(("simulated", "elbo"), ("simulated", "iwae"), ("simulated", "forward")),
         *(("gaps", "train_elbo"), ("gaps", "test_elbo")),
+        ("latent", "marginal_kl_leave_one_out"),
     }
     assert {key for key, bound in bounds.items() if bound == "lower"} == lower
     assert {key for key, bound in bounds.items() if bound == "upper"} == {
         ("test", "bits_per_dim"),
         ("simulated", "reverse"),
+        ("latent", "marginal_kl"),
     }
     none = {("jackknife", "jackknife"), ("reference", "grid"), ("classification", "log_p_of_true_class")}
     assert {key for key, bound in bounds.items() if bound == "no bound"} == none
@@ -396,3 +398,16 @@ def test_annealing_that_missed_what_samples_met_is_called_too_low():
     found = full()
     found["escalation"]["rows"][0] |= {"ais": -30.0, "ais_error": 0.1, "missed": True}
     assert "-30.00 ± 0.10 too low" in to_table(found)
+
+
+@pytest.mark.parametrize("name", ["marginal_kl", "total_correlation"])
+def test_a_measure_of_the_aggregate_posterior_has_two_ends_where_both_are_known(name):
+    new, old = full(), full()
+    lower = new["latent"][name]["leave_one_out"]
+    del old["latent"][name]["leave_one_out"]
+    rows = {row["name"]: row for row in read_csv(to_csv(new))}
+    assert float(rows[f"{name}_leave_one_out"]["mean"]) == lower["mean"]
+    assert float(rows[f"{name}_leave_one_out"]["standard_error"]) == lower["standard_error"]
+    rows = {row["name"]: row for row in read_csv(to_csv(old))}
+    assert f"{name}_leave_one_out" not in rows
+    assert rows[name]["bound"] == ""

@@ -150,6 +150,19 @@ def test_a_grid_that_misses_a_spike_is_found(monkeypatch):
     assert [bool(found.faults) for found in misleading_cases.spike(ladder.GRID)] == [True, True]
 
 
+def test_a_plug_in_value_that_is_told_apart_from_0_is_found(monkeypatch):
+    rows = list(misleading_cases.meets_its_prior(256, 0))
+    assert [found.faults for found in rows] == [()] * 6
+
+    def plug_in_alone(ends):
+        return dataclasses.replace(ends, leave_one_out=ends)
+
+    for name in ("marginal_kl", "total_correlation"):
+        changed(monkeypatch, name, plug_in_alone)
+    off = [found.estimator for found in misleading_cases.meets_its_prior(256, 0) if found.faults]
+    assert [name.split(", ")[1] for name in off] == ["leave-one-out", "told from 0"] * 2
+
+
 def test_a_change_by_draws_that_chose_the_data_is_found(monkeypatch):
     assert [found.faults for found in misleading_cases.chosen(500, 0)] == [(), ()]
 
@@ -171,4 +184,4 @@ def test_the_caller_is_left_as_it_was():
 def test_nothing_is_off_on_the_whole_ladder(budget, seed):
     rows = list(ladder.check(budget, seed))
     assert [found for found in rows if found.faults] == []
-    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3", "a spik", "data c"}
+    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3", "a spik", "an agg", "data c"}

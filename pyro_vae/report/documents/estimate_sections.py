@@ -289,15 +289,28 @@ def _escalation(report: Report) -> Iterator[Entry]:
 
 def _latent(report: Report) -> Iterator[Entry]:
     latent = report.get("latent", {})
-    at_most = {name: _at_most(numbers) for name, numbers in latent.items() if isinstance(numbers, Mapping)}
+    at_most = _at_most(latent.get("mutual_information") or {})
     labels = {
-        "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
-        "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
-        "mutual_information": ("mutual information I(x; z)", "which datum a code came from"),
-        "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
-        "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
+        "rate": ("rate, KL(q(z|x) || p(z))", "", "mutual information + marginal KL"),
+        "distortion": ("distortion, -E_q[log p(x|z)]", "", "-ELBO = rate + distortion"),
+        "mutual_information": ("mutual information I(x; z)", "", f"which datum a code came from{at_most}"),
+        "marginal_kl": ("marginal KL(q(z) || p(z))", "", "the codes of all data against the prior"),
+        "total_correlation": ("total correlation of q(z)", "", "dependence between the dimensions"),
     }
-    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in labels.items()})
+    for entry in _listed(latent, labels):
+        yield from _bracket(entry) if entry.numbers.get("leave_one_out") else (entry,)
+
+
+_BRACKETS = {"marginal_kl": ("marginal KL", "upper", "lower"), "total_correlation": ("total correlation", "", "")}
+
+
+def _bracket(plug_in: Entry) -> Iterator[Entry]:
+    """Yields both ends of a measure of the aggregate posterior, which are bounds where a theorem says so."""
+    name, upper, lower = _BRACKETS[plug_in.name]
+    yield plug_in._replace(bound=upper, meaning=f"{plug_in.meaning}; plug-in, the upper end")
+    meaning = "each datum left out of its own mixture, the lower end"
+    numbers = plug_in.numbers["leave_one_out"]
+    yield Entry(f"{plug_in.name}_leave_one_out", f"leave-one-out, {name}", numbers, lower, meaning)
 
 
 def _at_most(numbers: Mapping[str, Any]) -> str:

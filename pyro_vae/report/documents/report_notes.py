@@ -141,6 +141,14 @@ _NOTES = (
         "and lower the marginal KL.",
     ),
     (
+        "latent.marginal_kl.leave_one_out",
+        "marginal KL",
+        "N data are nearer to their own mixture than to that of all data that there could be: the plug-in value is too "
+        "high for the latter, and leaving each datum out of its own mixture too low, in expectation, by more than "
+        "either error tells where N is small for so many dimensions. The truth lies between, and is told apart from 0 "
+        "only where the lower end is. The same goes for the total correlation, where it is a rule and no theorem.",
+    ),
+    (
         "gaps.amortisation",
         "gaps",
         "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
