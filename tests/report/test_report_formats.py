@@ -181,7 +181,7 @@ def test_the_table_is_honest():
 
 
 def test_what_is_not_zero_does_not_read_as_zero():
-    assert re.search(r"bits/dim.*\| <0\.001 \|", to_markdown(full()).replace("\\", ""))
+    assert re.search(r"bits/dim.*\| <0\.001\* \|", to_markdown(full()).replace("\\", ""))
 
 
 def test_long_and_hostile_strings_neither_widen_nor_steer_the_terminal():
@@ -280,7 +280,7 @@ def test_the_latex_row_holds_the_numbers_below_their_heads():
         "reconstruction": r"$-17.511 \pm 0.200\ (0.004)$",
         "KL": r"$4.995 \pm 0.051\ (0.000)$",
         "ELBO": r"$-22.506 \pm 0.200\ (0.004)$",
-        r"$\log p(x) \ge$": r"$-22.148 \pm 0.191\ (0.002)$",
+        r"$\log p(x) \ge$": r"$-22.148 \pm 0.191\ (0.002*)$",
         r"AIS $\ge$": r"$-22.030 \pm 0.362\ (0.003)$",
         r"$\hat k > 0.7$": r"33 \%",
         "active": "2/3",
@@ -411,3 +411,40 @@ def test_a_measure_of_the_aggregate_posterior_has_two_ends_where_both_are_known(
     rows = {row["name"]: row for row in read_csv(to_csv(old))}
     assert f"{name}_leave_one_out" not in rows
     assert rows[name]["bound"] == ""
+
+
+class TestErrorsThatCannotBeTrusted:
+    """Where the weights of any datum have a heavy tail, errors of means of weights are marked, and no others."""
+
+    MARKED = ("log p(x), nats", "-log p(x), bits/dim", "k = 1000", "jackknife, K", "IWAE, K = 1000")
+    PLAIN = ("ELBO ", "reconstruction ", "k = 1,", "k = 5 ", "AIS from q", "grid, 64")
+
+    def lines(self, report, start):
+        return [line for line in to_table(report).splitlines() if line.startswith(start)]
+
+    @pytest.mark.parametrize("start", MARKED)
+    def test_they_are_marked(self, start):
+        (line, *_) = self.lines(full(), start)
+        assert re.search(r"0\.00\d\*", line)
+        light = full()
+        light["khat"]["above"] = 0.0
+        assert not [line for line in self.lines(light, start) if "*" in line]
+
+    @pytest.mark.parametrize("start", PLAIN)
+    def test_others_are_not(self, start):
+        assert not [line for line in self.lines(full(), start) if "*" in line]
+
+    def test_the_mark_is_explained_where_it_stands(self):
+        light = full()
+        light["khat"]["above"] = 0.0
+        for render in (to_table, to_markdown):
+            assert "whatever its draws have missed" in " ".join(render(full()).split())
+            assert "whatever its draws have missed" not in " ".join(render(light).split())
+        assert "*: too small, since the weights of some data have heavy tails" in to_latex(full())
+        assert "*" not in to_latex(light)
+
+    def test_a_csv_file_keeps_its_numbers_and_says_so_in_the_label(self):
+        rows = {(row["section"], row["name"]): row for row in read_csv(to_csv(full()))}
+        assert rows["test", "log_likelihood"]["label"] == "(Monte Carlo error too small) log p(x)"
+        assert float(rows["test", "log_likelihood"]["monte_carlo_error"]) == 0.00204
+        assert rows["test", "elbo"]["label"] == "ELBO"

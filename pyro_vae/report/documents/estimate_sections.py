@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyro_vae.report.cells import number, share
+from pyro_vae.report.cells import number, share, too_small
 from pyro_vae.report.document import Column, Table
 
 Report = Mapping[str, Any]
@@ -18,6 +18,7 @@ class Entry(NamedTuple):
         numbers: mean, standard_error, monte_carlo_error, num_samples, num_data, unit; what is unknown may be absent.
         bound: "lower" or "upper" for a bound in expectation, "no bound", or "" where the question does not arise.
         meaning: what it is, in a clause.
+        has_small_error: whether its Monte Carlo error is known to be too small, which a mark then says.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
     numbers: Mapping[str, Any]
     bound: str = ""
     meaning: str = ""
+    has_small_error: bool = False
 
 
 class Estimates(NamedTuple):
@@ -56,7 +58,8 @@ def _row(entry: Entry) -> tuple[Any, ...]:
     numbers, unit = entry.numbers, entry.numbers.get("unit", "nats")
     show = share if unit == "share" else number
     label = entry.label if unit in ("nats", "share") else f"{entry.label}, {unit}"
-    means = (show(numbers.get(name)) for name in ("mean", "standard_error", "monte_carlo_error"))
+    mean, over_data, over_draws = (show(numbers.get(n)) for n in ("mean", "standard_error", "monte_carlo_error"))
+    means = mean, over_data, too_small(over_draws) if entry.has_small_error else over_draws
     counts = (number(numbers.get(name), 0) for name in ("num_samples", "num_data"))
     return (label, entry.bound, *means, *counts, entry.meaning)
 
@@ -109,7 +112,7 @@ def estimate_rows(report: Report) -> Table:
             *(entry.numbers.get(name) for name in FILE_COLUMNS[2:7]),
             entry.numbers.get("unit", "nats"),
             entry.bound,
-            entry.label,
+            f"(Monte Carlo error too small) {entry.label}" if entry.has_small_error else entry.label,
         )
         for section in (*sections(report), *dimensions(report))
         for entry in section.entries
@@ -189,7 +192,13 @@ def headline_entries(report: Report) -> list[Entry]:
         "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
         "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
     }
-    return list(_listed(test, labels))
+    weighted = ("log_likelihood", "log_likelihood_of_levels", "bits_per_dim") if has_heavy_weights(report) else ()
+    return [entry._replace(has_small_error=entry.name in weighted) for entry in _listed(test, labels)]
+
+
+def has_heavy_weights(report: Report) -> bool:
+    """Whether any datum has a k-hat above the threshold, so that the error of a mean of weights is too small."""
+    return bool((report.get("khat") or {}).get("above"))
 
 
 def _listed(numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
@@ -213,16 +222,20 @@ def _test(report: Report) -> Iterator[Entry]:
 
 
 def _curve(report: Report) -> Iterator[Entry]:
-    for numbers in report.get("curve", ()):
+    curve, is_heavy = report.get("curve", ()), has_heavy_weights(report)
+    num_samples = max((numbers["num_samples"] for numbers in curve), default=0)
+    for numbers in curve:
         k = numbers["num_samples"]
         label = "k = 1, the ELBO, sampled" if k == 1 else f"k = {k}"
-        yield Entry(f"iwae_{k}", label, numbers, "lower", f"at most log p({of_x(report)}), in expectation")
+        meaning = f"at most log p({of_x(report)}), in expectation"
+        yield Entry(f"iwae_{k}", label, numbers, "lower", meaning, is_heavy and 2 * k > num_samples)
 
 
 def _jackknife(report: Report) -> Iterator[Entry]:
     if numbers := report.get("jackknife"):
         label = f"jackknife, K = {numbers['num_samples']}"
-        yield Entry("jackknife", label, numbers, "no bound", f"may lie above log p({of_x(report)})")
+        meaning = f"may lie above log p({of_x(report)})"
+        yield Entry("jackknife", label, numbers, "no bound", meaning, has_heavy_weights(report))
 
 
 def _reference(report: Report) -> Iterator[Entry]:
@@ -232,7 +245,8 @@ def _reference(report: Report) -> Iterator[Entry]:
         bound, meaning = bounds.get(row["name"], ("", ""))
         facts = (name for name in ("acceptance", "refinement", "boundary", "unreliable") if row.get(name) is not None)
         words = [meaning, *(f"{name} {row[name]:.2g}" for name in facts)]
-        yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)))
+        is_small = row["name"] == "IWAE" and has_heavy_weights(report)
+        yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)), is_small)
 
 
 def _reference_title(report: Report) -> str:

@@ -124,6 +124,13 @@ _NOTES = (
         "are effective the weights hardly differ, and a large k-hat does no harm.",
     ),
     (
+        "khat.above",
+        "± Monte Carlo *",
+        "Too small, since some k-hat is above {threshold:g}: the error of the logarithm of a mean of weights cannot "
+        "exceed 1 nat for a datum, whatever its draws have missed. It is about half of the true one where weights are "
+        "at their worst; that of the jackknife is two thirds to nine tenths.",
+    ),
+    (
         "escalation",
         "more work",
         "{escalated} Shown apart: all other numbers are at one K for all data, and stay as they are.",
