@@ -155,13 +155,16 @@ class TestBracket:
         assert abs(found.leave_one_out.mean - 0.25) < 4 * found.leave_one_out.standard_error
         assert found.leave_one_out.mean < found.mean
 
-    @pytest.mark.parametrize(("dim", "num_data"), [(1, 100), *thorough((10, 150))])
-    def test_both_errors_are_the_spread_over_data(self, dim, num_data):
-        """Of 100 data sets, or somewhat larger; the spread of a standard deviation is 7 %."""
+    @pytest.mark.parametrize(("dim", "num_data", "most"), [(1, 100, 1.2), *thorough((10, 600, 1.2), (10, 150, 1.4))])
+    def test_both_errors_are_the_spread_over_data(self, dim, num_data, most):
+        """Of 100 data sets, or somewhat larger; the spread of a standard deviation is 7 %.
+
+        They take the mixture as given, which is right to first order: at 150 data in ten dimensions it is not enough.
+        """
         runs = [marginal_kl(*meets_its_prior(dim, num_data, s), 4, seed=s) for s in range(100)]
         for ends in (runs, [run.leave_one_out for run in runs]):
             claimed = torch.tensor([end.standard_error for end in ends]).square().mean().sqrt()
-            assert 0.5 < torch.tensor([end.mean for end in ends]).std() / claimed < 1.2
+            assert 0.5 < torch.tensor([end.mean for end in ends]).std() / claimed < most
 
     @pytest.mark.parametrize("name", ["diagonal", "full", "top_down"])
     def test_each_datum_is_left_out_of_the_mixture_of_its_own_draws(self, name, monkeypatch):
