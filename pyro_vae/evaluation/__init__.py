@@ -8,9 +8,11 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
     ActiveUnits,
     AggregateTerms,
+    Bracket,
     KLPerDimension,
     MutualInformation,
     RateDistortion,
@@ -43,6 +45,7 @@ __all__ = [
     "AggregateTerms",
     "AnnealedEstimate",
     "BidirectionalEstimate",
+    "Bracket",
     "Classification",
     "Comparison",
     "Difference",
@@ -54,6 +57,7 @@ __all__ = [
     "GridEstimate",
     "IWAECurve",
     "Identity",
+    "JointDifference",
     "KLPerDimension",
     "Mixing",
     "MutualInformation",
@@ -85,6 +89,7 @@ __all__ = [
     "mixing",
     "mutual_information",
     "nuts",
+    "over_data_and_seeds",
     "paired",
     "pooled",
     "posterior_on_grid",

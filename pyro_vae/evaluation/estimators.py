@@ -227,7 +227,8 @@ def iwae(
 
     This is a lower bound on log p(x) in expectation (not in each run), and tight as K grows; how fast depends on how
     well the guide covers the posterior. The Monte Carlo error is that of the logarithm of a mean,
-    sd(w) / (sqrt(K) mean(w)). It does not contain the bias, and it is too small where few weights dominate.
+    sd(w) / (sqrt(K) mean(w)). It does not contain the bias. It cannot exceed 1 nat for a datum, and where few weights
+    dominate it is about half of the true spread: it means something only for data whose `psis_khat` is at most 0.7.
 
     A draw under which p(x, z) is 0 counts as a weight of 0. If all draws of a datum are such, its value is minus
     infinity and its error NaN. A weight that is not a number makes its own datum NaN and no other. The sum is streamed:

@@ -239,7 +239,7 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
         yield (
             "latent_cloud",
             "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often "
-            f"said{'; the marginal KL in the table measures it' if is_measured else ''}.",
+            f"said{'; the marginal KL in the table says between what it lies' if is_measured else ''}.",
         )
     if config.layers == 1 and is_plain:
         yield (

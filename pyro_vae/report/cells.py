@@ -79,8 +79,17 @@ def estimate(value: float | None, error: float | None, digits: int = 2) -> Cell:
     return Cell(value, UNKNOWN if value is None else f"{number(value, digits)} ± {number(error, digits)}")
 
 
-def both_errors(numbers: Mapping[str, Any] | None) -> Cell:
-    """Shows an estimate with its error over the data and, in brackets, its Monte Carlo error.
+def too_small(cell: Cell) -> Cell:
+    """Marks an error that is known to be too small.
+
+    >>> print(too_small(number(0.0021)), too_small(number(None)))
+    0.002* n/a
+    """
+    return cell if cell.value is None else Cell(cell.value, f"{cell}*")
+
+
+def both_errors(numbers: Mapping[str, Any] | None, mark: str = "") -> Cell:
+    """Shows an estimate with its error over the data and, in brackets, its Monte Carlo error and a mark of that.
 
     >>> print(both_errors({"mean": -22.5061, "standard_error": 0.2, "monte_carlo_error": None}))
     -22.506 ± 0.200 (?)
@@ -89,7 +98,7 @@ def both_errors(numbers: Mapping[str, Any] | None) -> Cell:
         return Cell(None, "")
     errors = (numbers.get(error) for error in ("standard_error", "monte_carlo_error"))
     over_data, over_draws = ("?" if error is None else number(error) for error in errors)
-    return Cell(numbers["mean"], f"{number(numbers['mean'])} ± {over_data} ({over_draws})")
+    return Cell(numbers["mean"], f"{number(numbers['mean'])} ± {over_data} ({over_draws}{mark})")
 
 
 def interval(ends: Sequence[float] | None) -> Cell:

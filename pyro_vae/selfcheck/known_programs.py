@@ -142,8 +142,11 @@ class LinearGaussian:
         if len(self.means):
             prior = ConditionalNormal(self.latent_dim, len(self.means))
             prior.means.data = self.means.clone()
-        likelihood = Normal(_Affine(self.weight, self.bias), scale=self.scale)
-        return VAE(prior, _Missed(self, mismatch), likelihood).double()
+        return VAE(prior, _Missed(self, mismatch), self.likelihood()).double()
+
+    def likelihood(self) -> Normal:
+        """Builds p(x|z) = N(W z + b, s^2 I)."""
+        return Normal(_Affine(self.weight, self.bias), scale=self.scale)
 
     def _mean(self, y: Tensor | None) -> Tensor:
         return torch.zeros(self.latent_dim, dtype=torch.float64) if y is None else y @ self.means

@@ -3,6 +3,7 @@
     rung 1   linear-Gaussian programs, D = 2 and D = 10     log p(x) in closed form
     rung 2   a decoder that is not linear, D = 2            log p(x) by quadrature
     rung 3   the same with D = 20, on simulated data        forward annealing <= log p(x) <= reverse annealing
+    cases    programs that may mislead an estimate          closed forms, see `misleading_cases`
 
 `verdicts` says when an estimator is off. On rung 1 the guide misses the posterior by `MISMATCH`, so that
 the bias of importance sampling has a closed form up to its second order; on rungs 2 and 3 no guide was ever fitted.
@@ -19,6 +20,7 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Estimate
 from pyro_vae.randomness import derive, stream
+from pyro_vae.selfcheck import misleading_cases
 from pyro_vae.selfcheck.known_programs import LinearGaussian, Mismatch, non_linear
 from pyro_vae.selfcheck.verdicts import Row, Runs, judge, judge_below, judge_each, judge_independent
 
@@ -97,6 +99,9 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     yield from classes(budget, seed)
     yield from curved(budget, seed)
     yield from simulated(budget, seed)
+    yield from misleading_cases.spike(GRID)
+    yield from misleading_cases.meets_its_prior(3 * budget.num_data, seed)
+    yield from misleading_cases.chosen(4 * budget.num_data, seed)
 
 
 def linear_gaussian(latent_dim: int, budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+from cases import thorough
 from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 from pyro import poutine
 from torch import nn
@@ -113,6 +114,90 @@ class TestTruth:
         exact = -0.5 * math.log(truth.covariance.item())  # I(x; z) of the linear-Gaussian model
         assert abs(terms.mutual_information.mean - exact) < 0.1
         assert exact > 1
+
+
+class Scaled(pv.posteriors.Posterior):
+    """N(0.8 x, 0.36 I): of x ~ N(0, I) the aggregate posterior is N(0, I)."""
+
+    def forward(self, x, y=None):
+        return dist.Normal(0.8 * x, 0.6).to_event(1)
+
+
+def meets_its_prior(dim, num_data, seed):
+    likelihood = pv.likelihoods.Normal(pv.networks.MLP((dim,), (dim,), (4,)))
+    vae = pv.VAE(pv.priors.StandardNormal(dim), Scaled(nn.Identity(), dim), likelihood).double()
+    noise = torch.Generator().manual_seed(seed)
+    return vae, torch.randn(num_data, dim, generator=noise, dtype=torch.float64)
+
+
+class TestBracket:
+    """Where q(z) of all data that there could be is p(z), both measures are 0."""
+
+    @pytest.mark.parametrize("measure", [marginal_kl, total_correlation])
+    def test_0_lies_between_in_ten_dimensions_and_cannot_be_told_apart(self, measure):
+        found = measure(*meets_its_prior(10, 600, 0), 4, seed=0)
+        assert found.leave_one_out.mean < -4 * found.leave_one_out.standard_error
+        assert found.mean > 4 * found.standard_error
+        assert not found.is_above_zero
+
+    @pytest.mark.parametrize("measure", [marginal_kl, total_correlation])
+    def test_the_ends_close_with_more_data(self, measure):
+        """As 1 / N where N data fill the space: 40 times narrower in 2 dimensions from 25 to 1,000."""
+        few, many = (measure(*meets_its_prior(2, size, 0), 40, seed=0) for size in (25, 1000))
+        assert few.mean - few.leave_one_out.mean > 10 * (many.mean - many.leave_one_out.mean)
+        assert abs(many.leave_one_out.mean) < 4 * many.leave_one_out.standard_error
+
+    def test_the_lower_end_tells_what_is_not_0(self):
+        """q(z) is N(0.5, I) against N(0, I): the KL is D / 8."""
+        vae, x = meets_its_prior(2, 1000, 0)
+        found = marginal_kl(vae, x + 0.5 / 0.8, 10, seed=0)
+        assert found.is_above_zero
+        assert abs(found.leave_one_out.mean - 0.25) < 4 * found.leave_one_out.standard_error
+        assert found.leave_one_out.mean < found.mean
+
+    @pytest.mark.parametrize(("dim", "num_data", "most"), [(1, 100, 1.2), *thorough((10, 600, 1.2), (10, 150, 1.4))])
+    def test_both_errors_are_the_spread_over_data(self, dim, num_data, most):
+        """Of 100 data sets, or somewhat larger; the spread of a standard deviation is 7 %.
+
+        They take the mixture as given, which is right to first order: at 150 data in ten dimensions it is not enough.
+        """
+        runs = [marginal_kl(*meets_its_prior(dim, num_data, s), 4, seed=s) for s in range(100)]
+        for ends in (runs, [run.leave_one_out for run in runs]):
+            claimed = torch.tensor([end.standard_error for end in ends]).square().mean().sqrt()
+            assert 0.5 < torch.tensor([end.mean for end in ends]).std() / claimed < most
+
+    @pytest.mark.parametrize("name", ["diagonal", "full", "top_down"])
+    def test_each_datum_is_left_out_of_the_mixture_of_its_own_draws(self, name, monkeypatch):
+        """By a loop over data, one mixture each; 7 data in blocks of 3, pools of 5 draws."""
+        monkeypatch.setattr(aggregate, "POOL", 5)
+        monkeypatch.setattr(aggregate, "DATA_BLOCK", 3)
+        vae, x = PROGRAMS[name](), binary_data(7)
+        draws = aggregate._draws(vae, x, 3, None, 0)
+        found = marginal_kl(vae, x, 3, seed=0).leave_one_out
+        for n in range(7):
+            others = torch.cat([x[:n], x[n + 1 :]])
+            z = {site: value.unflatten(0, (3, 7))[:, n] for site, value in draws.z.items()}
+            mixture, _ = aggregate._log_mixtures(vae, others, None, z, aggregate._joint)
+            assert found.value[n].item() == pytest.approx((mixture - draws.log_p[:, n]).mean().item(), abs=1e-9)
+
+    def test_codes_far_apart_leave_nothing_for_their_own_draws(self):
+        """log q(z_n) without datum n is that of the nearest others, 100 standard deviations away."""
+        vae, x = given([[100.0 * n] for n in range(5)], [[1.0]] * 5)
+        found = marginal_kl(vae, x, 3, seed=0)
+        gap = found.value - found.leave_one_out.value
+        assert ((gap > 4500) & (gap < 5500)).all()
+
+    def test_a_single_datum_has_no_lower_end(self):
+        found = marginal_kl(*given([[0.5]], [[0.4]]), 3, seed=0)
+        assert found.to_dict()["leave_one_out"]["mean"] is None
+        assert not found.is_above_zero
+
+    def test_it_prints_both_ends(self):
+        upper, lower = str(marginal_kl(*meets_its_prior(2, 50, 0), 4, seed=0)).splitlines()
+        assert upper.startswith("KL(q(z)||p(z)) ")
+        assert upper.endswith("at most")
+        assert lower.startswith("  leave-one-out ")
+        assert lower.endswith("at least")
 
 
 def test_the_claimed_monte_carlo_errors_are_the_true_spreads(line):

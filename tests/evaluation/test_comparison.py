@@ -136,11 +136,21 @@ def test_one_datum_tells_no_error(difference):
     assert (plain["standard_error"], plain["interval"], plain["monte_carlo_error"]) == (None, None, 0.0)
 
 
-@pytest.mark.parametrize("size", [2, 3, 5])
-def test_few_data_give_an_interval_within_them(size):
-    found = paired(estimate(np.arange(size)), estimate(np.zeros(size)))
-    low, high = found.interval
-    assert 0 <= low < found.mean < high <= size - 1
+@pytest.mark.parametrize("size", [2, 3, 5, 29])
+def test_few_data_give_the_interval_of_student(size):
+    """It is wider there than that of the bootstrap, which never leaves the data."""
+    values = np.arange(size, dtype=float)
+    found = paired(estimate(values), estimate(np.zeros(size)))
+    assert found.interval == pytest.approx(stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values)))
+    apart = unpaired(estimate(values), estimate(values[::-1] / 2))
+    welch = stats.ttest_ind(values, values / 2, equal_var=False).confidence_interval(0.95)
+    assert apart.interval == pytest.approx((welch.low, welch.high))
+
+
+def test_enough_data_give_the_interval_of_the_bootstrap():
+    values = np.random.default_rng(0).exponential(size=30)
+    low, high = paired(estimate(values), estimate(np.zeros(30))).interval
+    assert high - values.mean() > 1.1 * (values.mean() - low)
 
 
 @pytest.mark.parametrize(

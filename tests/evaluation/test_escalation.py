@@ -19,6 +19,8 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.evaluation import escalate, iwae, log_weights, psis_khat
 from pyro_vae.evaluation.annealing import annealed, hamiltonian
+from pyro_vae.evaluation.trust import escalation
+from pyro_vae.evaluation.trust.diagnostics import Datum
 from pyro_vae.evaluation.trust.escalation import EscalatedDatum, Escalation, Stage, annealing_cost
 
 SHORT = {"num_temperatures": 60, "num_chains": 16}
@@ -111,15 +113,39 @@ class TestTruth:
         assert off.std() < 0.2
         assert abs((off - bias).mean()) < 4 * off.std() / 140**0.5
 
-    def test_the_change_of_the_mean(self, case, found):
-        weights = case[2]
-        fixed = weights.logsumexp(0) - math.log(200)
-        replaced, errors = fixed.clone(), torch.zeros(60)
-        for row in found.rows:
-            replaced[row.datum] = row.answer.value
-            errors[row.datum] = row.answer.error**2 + row.fixed.error**2
-        assert found.mean_change == pytest.approx((replaced - fixed).mean().item(), abs=1e-12)
-        assert found.mean_change_error == pytest.approx(errors.sum().sqrt().item() / 60, rel=1e-6)
+    def test_draws_that_chose_the_data_are_in_no_answer(self, truth):
+        """Every datum has the same distribution of weights, whose bias at K = 100 is that of 20,000 sets of draws.
+
+        The fixed K of the chosen data lies above the truth, though its bias is below. By draws of their own the answers
+        are lower bounds, and the change of the mean has the sign of what is missing at K.
+        """
+        vae, x = truth.vae(widen=0.5), truth.data(1000)
+        u = torch.randn(2, 100, 20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        bias = (2 * math.log(0.5) + u.square().sum(0) * (1 - 0.5**2) / 2).logsumexp(0) - math.log(100)
+        found = escalate(vae, x, num_samples=100, num_temperatures=20, num_chains=8, budget=10**8, seed=0)
+        exact = truth.evidence().log_prob(x)
+
+        def off(rows, name):
+            values = torch.tensor([getattr(row, name).value for row in rows], dtype=torch.float64)
+            values = values - exact[[row.datum for row in rows]]
+            return values.mean(), values.std() / len(values) ** 0.5
+
+        hard = [row for row in found.rows if row.annealed]
+        assert min(len(hard), len(found.rows) - len(hard)) > 100
+        chose, chose_error = off(found.rows, "fixed")
+        anew, anew_error = off(hard, "anew")
+        answer, answer_error = off(found.rows, "answer")
+        assert chose > 4 * chose_error
+        assert abs(anew - bias.mean()) < 4 * anew_error
+        assert bias.mean() < answer < 4 * answer_error
+        assert (answer - chose) * len(found.rows) / 1000 < -4 * found.mean_change_error  # what it used to say
+        assert 3 * found.mean_change_error < found.mean_change < -bias.mean() * len(found.rows) / 1000
+
+    def test_the_change_of_the_mean(self, found):
+        errors = [error for row in found.rows for error in (row.answer.error, row.anew.error)]
+        change = sum(row.answer.value - row.anew.value for row in found.rows) / 60
+        assert found.mean_change == pytest.approx(change, abs=1e-12)
+        assert found.mean_change_error == pytest.approx(math.hypot(*errors) / 60, rel=1e-6)
 
     def test_each_stage_is_its_estimate(self, case, found):
         vae, x, weights = case
@@ -131,18 +157,27 @@ class TestTruth:
             assert (row.annealed is None) == (row.more.khat <= 0.7)
             assert row.answer is (row.annealed or row.more)
 
-    def test_more_samples_are_the_old_ones_and_new_ones(self, case):
-        """What the old weights hold can be told from the value: log of (old sum + new sum) / 2,000."""
+    @pytest.mark.parametrize("khat", [0.7, 99.0])
+    def test_more_samples_are_new(self, case, monkeypatch, khat):
+        """The draws of one datum are known; no value of a later stage holds any of the old weights."""
         vae, x, weights = case
-        raised = weights + 5.0
-        before = escalate(vae, x, weights=weights, **SHORTEST, budget=20 * in_full(), seed=0).rows[0]
-        after = escalate(vae, x, weights=raised, **SHORTEST, budget=20 * in_full(), seed=0).rows[0]
-        assert before.datum == after.datum
-        old = weights[:, before.datum].exp().sum()
-        new = 2000 * math.exp(before.more.value) - old
-        assert new > 0
-        assert after.more.value == pytest.approx(math.log((old * math.exp(5) + new) / 2000), abs=1e-9)
-        assert before.more.cost == 9 * 200
+        new = []
+        draw = escalation.log_weights
+        monkeypatch.setattr(escalation, "log_weights", lambda *args: new.append(draw(*args)) or new[-1])
+        monkeypatch.setattr(escalation, "worst_data", lambda *_: [Datum(7, 1.0)])
+        before, after = (
+            escalate(vae, x, weights=old, threshold=khat, **SHORTEST, budget=in_full(), seed=0).rows[0]
+            for old in (weights, weights + 5.0)
+        )
+        drawn = new[0][:, 0]
+        assert len(drawn) == before.more.cost == 9 * 200
+        assert after.fixed.value == pytest.approx(before.fixed.value + 5)
+        assert (after.more[:2], after.anew[:2]) == (before.more[:2], before.anew[:2])
+        assert before.more.value == pytest.approx((drawn[:1600].logsumexp(0) - math.log(1600)).item())
+        assert before.more.khat == psis_khat(torch.cat([weights[:, 7], drawn[:1600]])[:, None]).item()
+        blocks = drawn.reshape(9, 200).logsumexp(1) - math.log(200)
+        anew = blocks[-1] if before.annealed else blocks[:-1].mean()
+        assert before.anew.value == pytest.approx(anew.item())
 
     def test_without_weights_it_draws_those_of_the_headline(self, case):
         vae, x, weights = case
@@ -213,12 +248,25 @@ def test_report(case):
         assert row["datum"] == wanted.datum
         assert [row[name] for name in ("iwae", "iwae_error", "khat")] == list(wanted.fixed[:3])
         assert [row[name] for name in ("iwae_more", "iwae_more_error", "khat_more")] == list(wanted.more[:3])
+        assert [row[name] for name in ("iwae_anew", "iwae_anew_error")] == list(wanted.anew[:2])
         assert [row[name] for name in ("ais", "ais_error")] == list((wanted.annealed or (None, None))[:2])
-        assert row["more_samples"] == 2000
+        assert row["more_samples"] == 1600
         assert row["answer"] == ("AIS" if wanted.annealed else "more samples")
     lines = str(found).splitlines()
     assert [int(line.split()[0]) for line in lines[2:-1]] == [row.datum for row in found.rows]
     assert f"over 60 data by {found.mean_change:+.4f} nats" in lines[-1]
+
+
+def test_the_draws_that_chose_a_datum_do_not_mark_its_annealing():
+    high, low = Stage(-100.0, 0.1, 1.5, 10), Stage(-104.0, 0.1, 1.5, 10)
+    assert not EscalatedDatum(7, high, low, low).missed
+
+
+def test_without_new_draws_of_the_same_k_the_change_is_unknown():
+    stage = Stage(-100.0, 0.1, 1.5, 10)
+    change = Escalation([EscalatedDatum(7, stage, stage, None)], [], 40, 0.7, 1000, 5, 2)
+    assert change.to_dict()["mean_change"] is None
+    assert change.to_dict()["mean_change_error"] is None
 
 
 def test_annealing_far_below_the_samples_is_marked_and_long_tables_are_cut():

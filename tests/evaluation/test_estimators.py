@@ -162,3 +162,17 @@ def test_the_terms_of_an_autoencoder_are_its_reconstruction_and_two_infinities(a
     assert (terms.elbo.mean, terms.kl.mean) == (-math.inf, math.inf)
     assert {estimate.kind["z"] for estimate in terms} == {"infinite"}
     assert (terms.elbo.name, terms.kl.name) == ("ELBO", "KL")
+
+
+@pytest.mark.parametrize(("narrowed", "share"), [(0.3, 0.8), (1.3, 1.2)])
+def test_the_error_of_iwae_is_too_small_where_k_hat_says_so(narrowed, share):
+    """30 runs of 100 data; under a guide as wide as the posterior or wider it is the spread, and k-hat is low."""
+    truth = ProbabilisticPCA()
+    vae, x = truth.vae(widen=narrowed), truth.data(100)
+    runs = [pv.evaluation.iwae(vae, x, 500, seed=seed) for seed in range(30)]
+    spread = torch.stack([run.value for run in runs]).var(0).mean().sqrt()
+    stated = torch.stack([run.value_error for run in runs]).square().mean().sqrt()
+    heavy = (pv.evaluation.psis_khat(pv.evaluation.log_weights(vae, x, 500, seed=0)) > 0.7).double().mean()
+    assert (heavy > 0.5) == (narrowed < 1)
+    assert (0.3 if narrowed < 1 else 0.8) < stated / spread < share
+    assert max(run.value_error.max() for run in runs) <= 1

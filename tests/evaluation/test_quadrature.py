@@ -228,6 +228,98 @@ def test_two_layers_of_latents(guide):
         assert found.dim == 3
 
 
+class Spiked(pv.Program):
+    """z ~ 1/2 N(0, I) + 1/2 N(at, width^2 I), x ~ N(z, I), guided by N(x, 0.7)."""
+
+    def __init__(self, dim, at, width, dtype=torch.float64):
+        super().__init__()
+        self.zeros, self.at, self.width = torch.zeros(dim, dtype=dtype), at, width
+
+    def model(self, x=None, y=None):
+        means = torch.stack([self.zeros, self.zeros + self.at])
+        widths = torch.stack([self.zeros + 1, self.zeros + self.width])
+        parts = dist.Normal(means, widths).to_event(1)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=self.zeros.new_zeros(2)), parts))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y=None):
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(x, 0.7).to_event(1))
+
+    def evidence(self, x):
+        x = x.double()
+        parts = [(0.0, 2**0.5), (self.at, (1 + self.width**2) ** 0.5)]
+        logs = [dist.Normal(torch.full_like(x, m), s).to_event(1).log_prob(x) for m, s in parts]
+        return torch.stack(logs).logsumexp(0) - math.log(2)
+
+
+class TestSpikes:
+    """Modes that no grid over the whole meets, but a draw of the prior does."""
+
+    @pytest.mark.parametrize(
+        ("dim", "at", "width", "dtype"),
+        [
+            (2, 6.0, 0.01, torch.float64),
+            (2, 6.0, 0.01, torch.float32),
+            (2, 4.0, 0.01, torch.float64),
+            (1, 20.0, 0.01, torch.float64),
+            (2, 50.0, 0.001, torch.float64),
+            *thorough(
+                *(
+                    (dim, at, width, torch.float64)
+                    for dim in (1, 2)
+                    for at in (6.0, 20.0)
+                    for width in (0.1, 1e-3, 1e-4)
+                ),
+                (3, 6.0, 0.01, torch.float64),
+                (3, 20.0, 0.001, torch.float64),
+            ),
+        ],
+    )
+    def test_it_begins_again_at_the_draw(self, dim, at, width, dtype):
+        program, x = Spiked(dim, at, width, dtype), torch.full((1, dim), at, dtype=dtype)
+        found = quadrature(program, x)
+        assert found.reliable.all()
+        assert found.value.item() == pytest.approx(program.evidence(x).item(), abs=1e-4)
+
+    def test_of_some_data_the_mass_lies_at_the_spike_of_others_at_both(self):
+        """At x = 0.1 the spike holds 0.1 % of p(x), at 2.1 half of it, at 4 nearly all."""
+        program, x = Spiked(2, 4.0, 1e-3), torch.tensor([[0.1], [2.1], [4.0]]).double().expand(-1, 2)
+        found, exact = quadrature(program, x), program.evidence(x)
+        assert ((found.value - exact).abs() < 1e-3).all()
+        assert ((found.value - exact).abs() < 1e-4)[found.reliable].all()
+        assert found.reliable[-1]
+
+    def test_two_spikes_of_which_one_is_found_are_marked(self):
+        """A third of the mass is at each of -6 and 6."""
+        program = Spiked(1, 6.0, 1e-4)
+        means, widths = torch.tensor([[-6.0], [6.0], [0.0]]).double(), torch.tensor([[1e-4], [1e-4], [1.0]]).double()
+        parts = dist.Normal(means, widths).to_event(1)
+        other = Program(dist.MixtureSameFamily(dist.Categorical(logits=zeros(3)), parts), torch.zeros_like)
+        found = quadrature(other, zeros(1, 1))
+        assert not found.reliable.any()
+        assert quadrature(program, zeros(1, 1) + 6).reliable.all()
+
+    def test_a_support_without_the_spike_is_marked(self):
+        program, x = Spiked(1, 6.0, 0.01), torch.full((1, 1), 6.0).double()
+        assert not quadrature(program, x, support=[(-9, 5)], n=513).reliable.any()
+        assert not quadrature(program, x, support=[(-9, 9)], n=61).reliable.any()
+        assert quadrature(program, x, support=[(5.8, 6.2)], n=513).reliable.all()
+
+    def test_the_identity_holds_at_a_spike(self):
+        program, x = Spiked(1, 20.0, 0.01), torch.full((1, 1), 20.0).double()
+        terms = identity(program, x)
+        assert terms.evidence.value.item() == pytest.approx(program.evidence(x).item(), abs=1e-4)
+        assert terms.evidence.reliable.all()
+
+    def test_a_single_datum_prints_what_is_known(self):
+        line = str(quadrature(Spiked(1, 6.0, 0.001), torch.full((1, 1), 6.0).double()))
+        assert "   n/a over 1 data   " in line
+        assert "nan" not in line
+        assert "-0e+00" not in line
+
+
 # What a grid says of itself.
 
 

@@ -1,5 +1,6 @@
 """The comparison as text, Markdown, CSV and picture: it says what its numbers say, and what they leave out."""
 
+import copy
 import csv
 import io
 import json
@@ -285,3 +286,47 @@ def test_a_wider_interval_is_drawn_wider():
         return np.ptp(right[:, 1])
 
     assert blue([-1.4, -0.5]) > 2 * blue([-1.1, -0.95])
+
+
+def with_both(found, label, low, high):
+    """A copy that has the difference over data and seeds of one group."""
+    found = copy.deepcopy(found)
+    for each in found["groups"]:
+        is_it = each["label"] == label
+        both = {"mean": -0.307, "standard_error": 0.0777, "degrees_of_freedom": 4.2, "interval": [low, high]}
+        each["difference_over_both"] = both if is_it else None
+    found["notes"] = comparison_notes(found)
+    return found
+
+
+def test_the_headline_interval_is_that_over_data_and_seeds_where_there_are_several():
+    found = with_both(comparison(*SEEDS), "prior=standard", -0.55, -0.06)
+    text = to_text(found)
+    assert "± both" in text
+    main = next(line for line in text.splitlines() if line.startswith("2 prior=standard"))
+    assert "0.078" in main
+    assert "-0.550" in main
+    alone = text[text.index("over test data alone") :]
+    assert "-0.417" in alone.split("over training seeds")[0]
+    assert "This is the one that says which kind is better" in " ".join(text.split())
+    assert "†" not in text
+    (row,) = [r for r in csv.DictReader(io.StringIO(csv_file.to_csv(comparison_rows(found)))) if r["both_low"]]
+    assert (float(row["both_low"]), float(row["both_high"])) == (-0.55, -0.06)
+    assert float(row["difference_low"]) == pytest.approx(-0.417)
+    assert picture(found)
+
+
+def test_a_single_seed_beside_several_is_marked():
+    single = group("prior=flow", [-22.9], -0.75, prior="flow")
+    text = to_text(with_both(comparison(*SEEDS, single), "prior=standard", -0.55, -0.06))
+    main = next(line for line in text.splitlines() if line.startswith("3 prior=flow"))
+    assert "-0.750†" in main
+    assert "† over the data alone, since one of the two has a single seed" in " ".join(text.split())
+
+
+def test_a_comparison_of_an_older_version_is_shown_as_it_was():
+    found = comparison(*SEEDS)
+    assert "difference_over_both" not in found["groups"][1]
+    text = to_text(found)
+    assert "± both" not in text
+    assert "over test data alone" not in text

@@ -105,11 +105,13 @@ def test_bounds_are_called_bounds():
         *(("reference", "ELBO"), ("reference", "IWAE"), ("reference", "AIS")),
         *(("simulated", "elbo"), ("simulated", "iwae"), ("simulated", "forward")),
         *(("gaps", "train_elbo"), ("gaps", "test_elbo")),
+        ("latent", "marginal_kl_leave_one_out"),
     }
     assert {key for key, bound in bounds.items() if bound == "lower"} == lower
     assert {key for key, bound in bounds.items() if bound == "upper"} == {
         ("test", "bits_per_dim"),
         ("simulated", "reverse"),
+        ("latent", "marginal_kl"),
     }
     none = {("jackknife", "jackknife"), ("reference", "grid"), ("classification", "log_p_of_true_class")}
     assert {key for key, bound in bounds.items() if bound == "no bound"} == none
@@ -181,7 +183,7 @@ def test_the_table_is_honest():
 
 
 def test_what_is_not_zero_does_not_read_as_zero():
-    assert re.search(r"bits/dim.*\| <0\.001 \|", to_markdown(full()).replace("\\", ""))
+    assert re.search(r"bits/dim.*\| <0\.001\* \|", to_markdown(full()).replace("\\", ""))
 
 
 @pytest.mark.parametrize("digits", range(1, 8))
@@ -292,7 +294,7 @@ def test_the_latex_row_holds_the_numbers_below_their_heads():
         "reconstruction": r"$-17.511 \pm 0.200\ (0.004)$",
         "KL": r"$4.995 \pm 0.051\ (0.000)$",
         "ELBO": r"$-22.506 \pm 0.200\ (0.004)$",
-        r"$\log p(x) \ge$": r"$-22.148 \pm 0.191\ (0.002)$",
+        r"$\log p(x) \ge$": r"$-22.148 \pm 0.191\ (0.002*)$",
         r"AIS $\ge$": r"$-22.030 \pm 0.362\ (0.003)$",
         r"$\hat k > 0.7$": r"33 \%",
         "active": "2/3",
@@ -410,3 +412,53 @@ def test_annealing_that_missed_what_samples_met_is_called_too_low():
     found = full()
     found["escalation"]["rows"][0] |= {"ais": -30.0, "ais_error": 0.1, "missed": True}
     assert "-30.00 ± 0.10 too low" in to_table(found)
+
+
+@pytest.mark.parametrize("name", ["marginal_kl", "total_correlation"])
+def test_a_measure_of_the_aggregate_posterior_has_two_ends_where_both_are_known(name):
+    new, old = full(), full()
+    lower = new["latent"][name]["leave_one_out"]
+    del old["latent"][name]["leave_one_out"]
+    rows = {row["name"]: row for row in read_csv(to_csv(new))}
+    assert float(rows[f"{name}_leave_one_out"]["mean"]) == lower["mean"]
+    assert float(rows[f"{name}_leave_one_out"]["standard_error"]) == lower["standard_error"]
+    rows = {row["name"]: row for row in read_csv(to_csv(old))}
+    assert f"{name}_leave_one_out" not in rows
+    assert rows[name]["bound"] == ""
+
+
+class TestErrorsThatCannotBeTrusted:
+    """Where the weights of any datum have a heavy tail, errors of means of weights are marked, and no others."""
+
+    MARKED = ("log p(x), nats", "-log p(x), bits/dim", "k = 1000", "jackknife, K", "IWAE, K = 1000")
+    PLAIN = ("ELBO ", "reconstruction ", "k = 1,", "k = 5 ", "AIS from q", "grid, 64")
+
+    def lines(self, report, start):
+        return [line for line in to_table(report).splitlines() if line.startswith(start)]
+
+    @pytest.mark.parametrize("start", MARKED)
+    def test_they_are_marked(self, start):
+        (line, *_) = self.lines(full(), start)
+        assert re.search(r"0\.00\d\*", line)
+        light = full()
+        light["khat"]["above"] = 0.0
+        assert not [line for line in self.lines(light, start) if "*" in line]
+
+    @pytest.mark.parametrize("start", PLAIN)
+    def test_others_are_not(self, start):
+        assert not [line for line in self.lines(full(), start) if "*" in line]
+
+    def test_the_mark_is_explained_where_it_stands(self):
+        light = full()
+        light["khat"]["above"] = 0.0
+        for render in (to_table, to_markdown):
+            assert "whatever its draws have missed" in " ".join(render(full()).split())
+            assert "whatever its draws have missed" not in " ".join(render(light).split())
+        assert "*: too small, since the weights of some data have heavy tails" in to_latex(full())
+        assert "*" not in to_latex(light)
+
+    def test_a_csv_file_keeps_its_numbers_and_says_so_in_the_label(self):
+        rows = {(row["section"], row["name"]): row for row in read_csv(to_csv(full()))}
+        assert rows["test", "log_likelihood"]["label"] == "(Monte Carlo error too small) log p(x)"
+        assert float(rows["test", "log_likelihood"]["monte_carlo_error"]) == 0.00204
+        assert rows["test", "elbo"]["label"] == "ELBO"

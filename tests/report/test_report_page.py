@@ -204,7 +204,7 @@ def test_the_head_has_four_numbers_with_both_errors():
         ("log p(x)", "≥ -22.15"), ("ELBO", "-22.51"),
         ("right class, by Bayes' rule", "93.6 %"), ("k-hat above 0.7", "33 %"),
     ]  # fmt: skip
-    assert found[0].lines[:3] == ("± 0.19 over 6 test data", "± 0.002 Monte Carlo", "lower bound in expectation")
+    assert found[0].lines[:3] == ("± 0.19 over 6 test data", "± 0.002* Monte Carlo", "lower bound in expectation")
     assert "at most 0.499 bits/dim" in found[0].lines
     assert found[1].lines[-1] == "reconstruction -17.51, KL 5.00"
     without = full()

@@ -8,7 +8,8 @@ from shortened import few_pilots
 
 from pyro_vae import evaluation
 from pyro_vae.evaluation.annealing import annealed
-from pyro_vae.selfcheck import ladder
+from pyro_vae.evaluation.exact import grid_search
+from pyro_vae.selfcheck import ladder, misleading_cases
 from pyro_vae.selfcheck.known_programs import LinearGaussian
 from pyro_vae.selfcheck.ladder import FULL, MISMATCH, QUICK, Budget, Target
 
@@ -143,6 +144,35 @@ def test_the_second_rung_has_its_truth_from_a_grid(monkeypatch):
     assert [(r.estimator.split(",")[0], bool(r.faults)) for r in found] == [(n, n == "iwae") for n in names]
 
 
+def test_a_grid_that_misses_a_spike_is_found(monkeypatch):
+    assert [found.faults for found in misleading_cases.spike(ladder.GRID)] == [(), ()]
+    monkeypatch.setattr(grid_search, "_at_spikes", lambda density, draws, height, before, tolerance: before)
+    assert [bool(found.faults) for found in misleading_cases.spike(ladder.GRID)] == [True, True]
+
+
+def test_a_plug_in_value_that_is_told_apart_from_0_is_found(monkeypatch):
+    rows = list(misleading_cases.meets_its_prior(256, 0))
+    assert [found.faults for found in rows] == [()] * 6
+
+    def plug_in_alone(ends):
+        return dataclasses.replace(ends, leave_one_out=ends)
+
+    for name in ("marginal_kl", "total_correlation"):
+        changed(monkeypatch, name, plug_in_alone)
+    off = [found.estimator for found in misleading_cases.meets_its_prior(256, 0) if found.faults]
+    assert [name.split(", ")[1] for name in off] == ["leave-one-out", "told from 0"] * 2
+
+
+def test_a_change_by_draws_that_chose_the_data_is_found(monkeypatch):
+    assert [found.faults for found in misleading_cases.chosen(500, 0)] == [(), ()]
+
+    def by_old_draws(taken):
+        return dataclasses.replace(taken, rows=[row._replace(anew=row.fixed) for row in taken.rows])
+
+    changed(monkeypatch, "escalate", by_old_draws)
+    assert [bool(found.faults) for found in misleading_cases.chosen(500, 0)] == [False, True]
+
+
 def test_the_caller_is_left_as_it_was():
     before = torch.random.get_rng_state()
     list(ladder.classes(TINY))
@@ -154,4 +184,4 @@ def test_the_caller_is_left_as_it_was():
 def test_nothing_is_off_on_the_whole_ladder(budget, seed):
     rows = list(ladder.check(budget, seed))
     assert [found for found in rows if found.faults] == []
-    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3"}
+    assert {found.rung[:6] for found in rows} == {"rung 1", "rung 2", "rung 3", "a spik", "an agg", "data c"}

@@ -3,6 +3,10 @@
 The first grid spans draws, and reaches well beyond them; each next one is fitted to the density on the last. If points
 are too few to resolve the density, the fit is to a power of it, which keeps every mode that the grid has seen. The
 search ends when two grids in succession, and every second point of the last, agree; data that never do are marked.
+
+Grids may agree since all of them miss a spike. So the draws are a check: where the density at one of them is above the
+peak of the last grid, a second search begins at that draw. A datum is marked where a draw still stands above the peak,
+or near its height but off the grid.
 """
 
 import math
@@ -24,13 +28,19 @@ _LEAST = {1: 257, 2: 65, 3: 33}  # points along each axis of a last grid: fewer 
 _FIRST_REACH = 6.0
 _EDGE = 0.01  # beyond the outermost points of a polynomial tail lies many times what is in them
 _TAIL, _COARSE_TAIL = 22.0, 15.0  # a grid ends this many nats below its highest point
+_NEAR = 10.0  # nats below the peak, within which no draw may lie off the grid
+_WINDOW = 8.0  # widths of a spike
+_STEPS = 60  # halvings of the spread of the draws, down to the width of a spike
 _ORDER = 3  # 2^2 - 1, after Richardson: by how much an error that falls as 1/n^2 is less than its change on halving n
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]  # z (P, B, D), positions of the data (B,) -> (P, B)
 
 
 class Integrals(NamedTuple):
-    """The log integrals of B data, each after its last grid, and what is known of their errors, (B,) each."""
+    """The log integrals of B data, each after its last grid, and what is known of their errors, (B,) each.
+
+    `peak` is the highest log density on that grid; where it is reliable, the highest that may be between its points.
+    """
 
     value: Tensor
     refinement: Tensor
@@ -38,10 +48,15 @@ class Integrals(NamedTuple):
     reliable: Tensor
     points: Tensor
     evaluations: Tensor
+    peak: Tensor
 
     def put(self, index: Tensor, new: "Integrals") -> "Integrals":
         """Replaces the data at these positions."""
         return Integrals(*(a.index_copy(0, index, b) for a, b in zip(self, new, strict=True)))
+
+    def of(self, index: Tensor) -> "Integrals":
+        """Selects the data at these positions."""
+        return Integrals(*(array[index] for array in self))
 
 
 def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[Integrals, Box]:
@@ -53,26 +68,27 @@ def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[In
         tolerance: the largest refinement, in nats.
 
     Returns:
-        The log integrals, and the grids of the last of them.
+        The log integrals, and the last grid of each: that about a spike where only a draw had met it.
 
     Raises:
         ValueError: draws that are all the same or not finite, or a density that is 0 or NaN all over its grid.
     """
-    B, D = draws.shape[1:]
-    todo = torch.arange(B, device=draws.device)
-    fitted = used = _first_box(draws)
-    integrals, spent = _unknown(draws[0, :, 0]), 0
-    for n in SIZES[D]:
-        spent += n**D
-        used = used.put(todo, fitted.of(todo))
-        for data in pieces(todo, n**D):
-            now, box = _look(log_density, used.of(data), n, data, tolerance, integrals.value[data])
-            fitted, now = fitted.put(data, box), now._replace(evaluations=now.evaluations + spent)
-            integrals = integrals.put(data, now)
-        todo = (~integrals.reliable).nonzero()[:, 0]
-        if len(todo) == 0:
-            break
-    return integrals, used
+    every = torch.arange(draws.shape[1], device=draws.device)
+    integrals, box = _refine(log_density, _first_box(draws), tolerance)
+    height = log_density(draws, every)
+    missed = (height.amax(0) > integrals.peak).nonzero()[:, 0]
+    if len(missed) > 0:
+        at_spikes, boxes = _at_spikes(
+            lambda z, data: log_density(z, missed[data]),
+            draws[:, missed],
+            height[:, missed],
+            (integrals.of(missed), box.of(missed)),
+            tolerance,
+        )
+        integrals, box = integrals.put(missed, at_spikes), box.put(missed, boxes)
+    near = ~box.holds(draws) & (height > integrals.peak - _NEAR)
+    unseen = (near | (height > integrals.peak)).any(0)
+    return integrals._replace(reliable=integrals.reliable & ~unseen), box
 
 
 def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Support, n: int) -> Integrals:
@@ -92,16 +108,77 @@ def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Sup
     integrals = _unknown(draws[0, :, 0])
     z, log_weight = (array.to(draws.device) for array in flat(support).place(trapezoid_rule, n, stretch=False))
     for data in pieces(torch.arange(B, device=draws.device), n**D):
-        mass = log_density(z.expand(-1, len(data), -1), data) + log_weight
-        now = _measure(mass, n, D, tolerance)
-        coarse = _tempered(mass, n, D)[1]
-        integrals = integrals.put(data, now._replace(reliable=now.reliable & ~coarse, evaluations=now.points**D))
+        value = log_density(z.expand(-1, len(data), -1), data)
+        now = _measure(value + log_weight, n, D, tolerance)
+        coarse = _tempered(value + log_weight, n, D)[1]
+        now = now._replace(reliable=now.reliable & ~coarse, evaluations=now.points**D)
+        now = now._replace(peak=_peak(value, n, D, now.reliable))
+        unseen = (log_density(draws[:, data], data) > now.peak).any(0)
+        integrals = integrals.put(data, now._replace(reliable=now.reliable & ~unseen))
     return integrals
+
+
+def _refine(log_density: LogDensity, box: Box, tolerance: float) -> tuple[Integrals, Box]:
+    """Integrals on these grids, and on those that follow them until they are reliable; and the last grids."""
+    D, todo = box.low.shape[-1], torch.arange(len(box.low), device=box.low.device)
+    fitted = used = box
+    integrals, spent = _unknown(box.low[:, 0]), 0
+    for n in SIZES[D]:
+        spent += n**D
+        used = used.put(todo, fitted.of(todo))
+        for data in pieces(todo, n**D):
+            now, following = _look(log_density, used.of(data), n, data, tolerance, integrals.value[data])
+            fitted, now = fitted.put(data, following), now._replace(evaluations=now.evaluations + spent)
+            integrals = integrals.put(data, now)
+        todo = (~integrals.reliable).nonzero()[:, 0]
+        if len(todo) == 0:
+            break
+    return integrals, used
+
+
+def _at_spikes(
+    log_density: LogDensity, draws: Tensor, height: Tensor, before: tuple[Integrals, Box], tolerance: float
+) -> tuple[Integrals, Box]:
+    """Integrals in a window w about the highest draws, on new grids, and of the rest, 1 - w, on those before."""
+    whole, box = before
+    window = _box_at_highest(log_density, draws, height)
+    inside, boxes = _refine(lambda z, data: log_density(z, data) + _log_window(window.of(data), z), window, tolerance)
+    rest, D = _unknown(inside.value), draws.shape[-1]
+    for n in whole.points.unique().tolist():
+        for data in pieces((whole.points == n).nonzero()[:, 0], n**D):
+            z, log_weight = box.of(data).place(trapezoid_rule, n)
+            outside = (-torch.expm1(_log_window(window.of(data), z))).log()
+            rest = rest.put(data, _measure(log_density(z, data) + outside + log_weight, n, D, tolerance))
+    value = torch.logaddexp(inside.value, rest.value)
+    share = (rest.value - value).exp()
+    refinement = torch.lerp(inside.refinement, rest.refinement, share)
+    reliable = inside.reliable & (refinement <= tolerance) & (whole.reliable | (share <= tolerance))
+    evaluations = inside.evaluations + whole.evaluations + whole.points**D
+    return inside._replace(value=value, refinement=refinement, reliable=reliable, evaluations=evaluations), boxes
+
+
+def _box_at_highest(log_density: LogDensity, draws: Tensor, height: Tensor) -> Box:
+    """Grids about the highest of the draws (K, B, D), as wide as the density falls by a few nats along each axis."""
+    best, at = height.max(0)
+    centre = draws[at, torch.arange(len(at), device=at.device)]
+    every, (B, D) = torch.arange(len(at), device=at.device), centre.shape
+    step = draws.std(0) * 0.5 ** torch.arange(_STEPS, dtype=draws.dtype, device=draws.device)[:, None, None]
+    z = centre + torch.diag_embed(torch.stack([step, -step])).movedim(-2, 2)  # (2, steps, D, B, D), one axis moved
+    lower = log_density(z.flatten(0, 2), every).reshape(2, _STEPS, D, B).amax(0) < best - 2
+    width = step.gather(0, lower.sum(0).clamp(max=_STEPS - 1).mT[None])[0]
+    low = torch.full_like(centre, -2 * math.asinh(0.75 * _WINDOW))
+    return Box(centre, torch.diag_embed(width), low, -2 * low)
+
+
+def _log_window(box: Box, z: Tensor) -> Tensor:
+    """The logarithm of a smooth window at points (P, B, D): 1 about the centres of these grids, 0 far from them."""
+    t = torch.linalg.solve_triangular(box.root, (z - box.centre)[..., None], upper=False)[..., 0]
+    return -((t.square().sum(-1) / _WINDOW**2) ** 4)
 
 
 def _unknown(like: Tensor) -> Integrals:
     unknown, none = torch.full_like(like, math.nan), torch.zeros_like(like, dtype=torch.long)
-    return Integrals(unknown, unknown, unknown, none.bool(), none, none)
+    return Integrals(unknown, unknown, unknown, none.bool(), none, none, unknown)
 
 
 def _look(
@@ -109,11 +186,13 @@ def _look(
 ) -> tuple[Integrals, Box]:
     """The integrals on these grids, and the next grids of those that are not done."""
     z, log_weight = box.place(trapezoid_rule, n)
-    mass = log_density(z, data) + log_weight
+    value = log_density(z, data)
+    mass = value + log_weight
     now = _measure(mass, n, z.shape[-1], tolerance)
     tempered, coarse = _tempered(mass, n, z.shape[-1])
     agreed = (now.value - before).abs() <= tolerance
     now = now._replace(reliable=now.reliable & agreed & ~coarse & (n >= _LEAST[z.shape[-1]]))
+    now = now._replace(peak=_peak(value, n, z.shape[-1], now.reliable))
     again = (~now.reliable).nonzero()[:, 0]
     if len(again) == 0:
         return now, box
@@ -130,10 +209,10 @@ def _measure(mass: Tensor, n: int, D: int, tolerance: float) -> Integrals:
     grid = mass.unflatten(0, (n,) * D)
     half, inside = grid[(slice(None, None, 2),) * D].flatten(0, D - 1), grid[(slice(1, -1),) * D].flatten(0, D - 1)
     refinement = (torch.logsumexp(half, 0) + D * math.log(2) - value).abs() / _ORDER
-    boundary = (-torch.expm1(torch.logsumexp(inside, 0) - value)).clamp(min=0)
+    boundary = (-torch.expm1(torch.logsumexp(inside, 0) - value)).clamp(min=0).abs()
     good = (refinement <= tolerance) & (boundary <= _EDGE * tolerance)
     none = torch.zeros_like(good, dtype=torch.long)
-    return Integrals(value, refinement, boundary, good, none + n, none)
+    return Integrals(value, refinement, boundary, good, none + n, none, value)
 
 
 def _tempered(mass: Tensor, n: int, D: int) -> tuple[Tensor, Tensor]:
@@ -151,11 +230,25 @@ def _tempered(mass: Tensor, n: int, D: int) -> tuple[Tensor, Tensor]:
 
 def _hides_peaks(grid: Tensor, D: int) -> Tensor:
     """(B,): True where a peak that may count is narrower than half the spacing, by second differences of the log."""
+    bends = _bends(grid, D)
+    top = grid + bends.sum(0) / 8  # of a parabola whose three points are those
+    return ((top > grid.amax(tuple(range(D))) - _COARSE_TAIL) & (bends.amax(0) > 4)).flatten(0, D - 1).any(0)
+
+
+def _bends(grid: Tensor, D: int) -> Tensor:
+    """The size of the second differences along each axis, (D, *grid.shape)."""
     bends = torch.zeros(D, *grid.shape, dtype=grid.dtype, device=grid.device)
     for axis in range(D):
         bends[axis].narrow(axis, 1, len(grid) - 2).copy_(grid.diff(n=2, dim=axis).abs())
-    top = grid + bends.sum(0) / 8  # of a parabola whose three points are those
-    return ((top > grid.amax(tuple(range(D))) - _COARSE_TAIL) & (bends.amax(0) > 4)).flatten(0, D - 1).any(0)
+    return bends
+
+
+def _peak(value: Tensor, n: int, D: int, reliable: Tensor) -> Tensor:
+    """The highest of log densities (P, B); on a grid that resolves them, the highest that a kink may hide, (B,)."""
+    grid = value.clamp(min=-1e30).unflatten(0, (n,) * D)
+    bends = _bends(grid, D)
+    hidden = torch.where(bends.amax(0) > 4, 0.0, bends.sum(0) / 2)
+    return torch.where(reliable, (grid + hidden).amax(tuple(range(D))), value.amax(0))
 
 
 def _cell(box: Box, mass: Tensor, n: int) -> Tensor:

@@ -97,6 +97,12 @@ class Box(NamedTuple):
         volume = self.width.log().sum(-1) + self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return self.centre + torch.einsum("bij,pbj->pbi", self.root, t), log_weight + slope + volume
 
+    def holds(self, z: Tensor) -> Tensor:
+        """Tells which points (P, B, D) lie within the grid, (P, B)."""
+        t = torch.linalg.solve_triangular(self.root, (z - self.centre)[..., None], upper=False)[..., 0]
+        s = 2 * (t / 2).asinh()
+        return ((self.low <= s) & (s <= self.low + self.width)).all(-1)
+
     def axes(self, rule: Rule, n: int) -> tuple[Tensor, ...]:
         """Returns the coordinates s of the first datum's grid, (n,) for each of D axes."""
         points = rule(n)[0].to(self.low)

@@ -6,6 +6,7 @@ r"""log p(x) without a draw in the answer: integrals over one to three latent nu
 log densities are read from its traces at any z (`Densities`).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +44,9 @@ class GridEstimate(Estimate):
         boundary: (N,), the share of the integral that stands in the outermost points of the grid.
         points: (N,), n, the points along each axis of the last grid.
         evaluations: (N,), the evaluations of p(x, z) on all grids.
-        reliable: (N,), True where grids agreed, refinement and boundary are within the tolerance, and no peak that
-            counts was narrower than the spacing of the points.
+        reliable: (N,), True where grids agreed, refinement and boundary are within the tolerance, no peak that counts
+            was narrower than the spacing of the points, and no first draw of prior or guide has a log p(x, z) above the
+            peak of the last grid.
         dim: D.
         num_samples: the largest n^D.
     """
@@ -61,8 +63,9 @@ class GridEstimate(Estimate):
         return {**super().to_dict(), **worst, "unreliable": int((~self.reliable).sum())}
 
     def __str__(self) -> str:
+        over_data = "n/a" if math.isnan(self.standard_error) else f"±{self.standard_error:.3f}"
         line = (
-            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   ±{self.standard_error:.3f} over {self.num_data} data   "
+            f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"refinement {self.refinement.max():.0e}, boundary {self.boundary.max():.0e} at most "
             f"(n^D = {int(self.points.max())}^{self.dim} = {self.num_samples:,}; "
             f"{self.evaluations.double().mean():,.0f} evaluations a datum)"
@@ -99,8 +102,9 @@ def quadrature(
     .. math:: \log p(x) = \log \int p(x, z) \, dz
 
     Each datum's grid goes where p(x, z) is. It is refined until two grids in succession, and every second point of the
-    last, agree. The same call gives the same numbers. It cannot see a mode that is narrow and far from both prior and
-    guide, nor one that is much narrower than a grid on which nothing hints at it.
+    last, agree. Where p(x, z) at one of its first 64 draws of the prior or of the guide is above the peak of the grid,
+    the search begins again at that draw. The same call gives the same numbers. It cannot see a mode that is narrower
+    than the spacing of the grid and that none of these draws has met.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate and real latents.
@@ -184,7 +188,8 @@ def _seen(log_density: LogDensity, integral: Integrals, box: Box) -> Tensor:
 
 def grid_estimate(blocks: list[Integrals], dim: int) -> GridEstimate:
     """Joins the integrals of all blocks of data."""
-    value, refinement, boundary, reliable, points, evaluations = (torch.cat(a).cpu() for a in zip(*blocks, strict=True))
+    columns = zip(*blocks, strict=True)
+    value, refinement, boundary, reliable, points, evaluations, _ = (torch.cat(a).cpu() for a in columns)
     return GridEstimate(
         "log p(x)",
         value,

@@ -2,6 +2,7 @@
 
 from pyro_vae.evaluation.latent.aggregate import (
     AggregateTerms,
+    Bracket,
     MutualInformation,
     aggregate_terms,
     marginal_kl,
@@ -20,6 +21,7 @@ from pyro_vae.evaluation.latent.dimensions import (
 __all__ = [
     "ActiveUnits",
     "AggregateTerms",
+    "Bracket",
     "KLPerDimension",
     "MutualInformation",
     "RateDistortion",

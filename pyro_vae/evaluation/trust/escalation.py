@@ -1,17 +1,24 @@
 """More effort for the data whose importance weights cannot be trusted, apart from the estimate at a fixed K.
 
     1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
-    2. more samples from the guide       k-hat at or below 0.7: this is the answer
+    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: this is the answer
     3. annealing, with more temperatures                        this is, for what is left
 
-These answers must not replace the headline. The data were chosen by how their own draws came out: one large weight
-raises k-hat and the estimate alike, and another program would have other data escalated. They say by how much the
-headline's mean would change, up or down.
+The data were chosen by how their own draws came out. One large weight raises k-hat and the estimate alike, so that the
+fixed K of the chosen data is no lower bound, not even in expectation. The draws that chose a datum therefore take no
+part in its answer: both later stages have draws of their own. They still count for the k-hat of the second stage, since
+a large weight that has been seen is not forgotten. Large weights among the new samples reject these, and not the
+datum, which can only lower what is kept.
 
-Every value is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
-which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). So if annealing comes out 3 nats or more
-below the samples, its chains have missed what the samples have met. Such data are marked; their answer is most likely
-too low.
+Each answer is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
+which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). If annealing comes out 3 nats or more
+below the new samples, its chains have missed what the samples have met. Such data are marked; their answer is most
+likely too low.
+
+The answers must not replace the headline: another program would have other data escalated. They say by how much K draws
+fall short on these data, which is the change of the mean. The same K is drawn anew for it: K new samples are set aside
+for data that go on to annealing, which they took no part in choosing; data for which more samples are enough have
+their blocks of K.
 
 The unit of cost is one evaluation of the decoder for one z and one datum, with its gradient or without.
 """
@@ -32,7 +39,7 @@ from pyro_vae.randomness import derive
 
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
-MORE = 10  # times the draws of the fixed K
+MORE = 10  # times the draws of the fixed K, these among them
 
 
 class Stage(NamedTuple):
@@ -56,15 +63,18 @@ class EscalatedDatum(NamedTuple):
 
     Attributes:
         datum: the position of the datum.
-        fixed: the estimate at the fixed K.
-        more: the estimate with more samples, those of the fixed K among them.
+        fixed: the estimate at the fixed K, whose draws chose the datum: no bound.
+        more: the estimate with more samples, all of them new; its k-hat is that of these and the old ones together.
         annealed: the estimate by annealing.
+        anew: the estimate at the fixed K by new samples, which chose neither the datum nor its last stage; None if it
+            is not known.
     """
 
     datum: int
     fixed: Stage
     more: Stage
     annealed: Stage | None
+    anew: Stage | None = None
 
     @property
     def answer(self) -> Stage:
@@ -73,8 +83,13 @@ class EscalatedDatum(NamedTuple):
 
     @property
     def missed(self) -> bool:
-        """True where annealing lies 3 nats or more below the samples, so that it is most likely too low."""
-        return self.answer.value < max(self.fixed.value, self.more.value) - MISSED
+        """True where annealing lies 3 nats or more below the new samples, so that it is most likely too low."""
+        return self.answer.value < self.more.value - MISSED
+
+    @property
+    def change(self) -> float:
+        """The rise from the fixed K to the answer, by draws that did not choose the datum; NaN if it is not known."""
+        return self.answer.value - self.anew.value if self.anew else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain numbers for a report, with None for one that is unknown."""
@@ -82,20 +97,26 @@ class EscalatedDatum(NamedTuple):
             "khat": self.fixed.khat,
             "iwae": self.fixed.value,
             "iwae_error": self.fixed.error,
+            "iwae_anew": self.anew.value if self.anew else math.nan,
+            "iwae_anew_error": self.anew.error if self.anew else math.nan,
             "iwae_more": self.more.value,
             "iwae_more_error": self.more.error,
             "khat_more": self.more.khat,
             "ais": self.annealed.value if self.annealed else math.nan,
             "ais_error": self.annealed.error if self.annealed else math.nan,
         }
-        about = {"more_samples": self.fixed.cost + self.more.cost, "answer": "AIS" if self.annealed else "more samples"}
+        about = {
+            "more_samples": _kept(self.more.cost, self.fixed.cost),
+            "answer": "AIS" if self.annealed else "more samples",
+        }
         known_numbers = {name: known(number) for name, number in numbers.items()}
         return {"datum": self.datum, **known_numbers, **about, "missed": self.missed}
 
     def __str__(self) -> str:
-        ais = f"{self.annealed.value:>10.3f} ±{self.annealed.error:<6.3f}" if self.annealed else ""
-        stages = "".join(f"{s.value:>10.3f} ±{s.error:<6.3f}{s.khat:>6.2f}" for s in (self.fixed, self.more))
-        return f"{self.datum:>6}{stages}{ais}{'  too low' if self.missed else ''}".rstrip()
+        stages = self.fixed, self.anew, self.more, self.annealed
+        fixed, anew, more, ais = (f"{s.value:>10.3f} ±{s.error:<6.3f}" if s else f"{'':18}" for s in stages)
+        chose, then = f"{self.fixed.khat:>6.2f}", f"{self.more.khat:>6.2f}"
+        return f"{self.datum:>6}{fixed}{chose}{anew}{more}{then}{ais}{'  too low' if self.missed else ''}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -131,13 +152,13 @@ class Escalation:
 
     @property
     def mean_change(self) -> float:
-        """The rise of the mean over all N data if these answers stood in the headline."""
-        return sum(row.answer.value - row.fixed.value for row in self.rows) / self.num_data
+        """The rise of the mean over all N data from K draws to these answers, by draws that did not choose the data."""
+        return sum(row.change for row in self.rows) / self.num_data
 
     @property
     def mean_change_error(self) -> float:
-        """The Monte Carlo error of `mean_change`, too small, as that of the fixed K is for a k-hat above 0.7."""
-        errors = [error for row in self.rows for error in (row.answer.error, row.fixed.error)]
+        """The Monte Carlo error of `mean_change`, as if the answer shared no draws with the fixed K drawn anew."""
+        errors = [stage.error if stage else math.nan for row in self.rows for stage in (row.answer, row.anew)]
         return math.hypot(*errors) / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,8 +183,8 @@ class Escalation:
         if not self.rows:
             return about
         rows = [*map(str, self.rows[:ROWS]), *([f"and {left} more"] if (left := len(self.rows) - ROWS) > 0 else [])]
-        head = f"{'datum':>6}{'fixed K':>10}{'k-hat':>14}{'more':>10}{'k-hat':>14}{'AIS':>10}"
-        change = f"they would change the mean over {self.num_data} data by {self.mean_change:+.4f} nats"
+        head = f"{'datum':>6}{'fixed K':>10}{'k-hat':>14}{'K anew':>10}{'more':>18}{'k-hat':>14}{'AIS':>10}"
+        change = f"from K draws to these they change the mean over {self.num_data} data by {self.mean_change:+.4f} nats"
         return "\n".join([about, head, *rows, f"{change} ±{self.mean_change_error:.4f} Monte Carlo"])
 
 
@@ -184,8 +205,7 @@ def escalate(
     """Spends more samples, then annealing, on the data whose k-hat is above the threshold, the worst first.
 
     A datum is taken only if the budget still holds the cost of both stages. If more samples are enough for it, the cost
-    of annealing goes to the next data. The new samples join those of the fixed K: a large weight that has been seen is
-    not forgotten, and k-hat is that of all draws together.
+    of annealing goes to the next data. The draws of the fixed K choose the data, and take no part in the answers.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
@@ -195,7 +215,8 @@ def escalate(
             no budget counts, with the seed as it is: those of the headline, if that is its seed.
         num_samples: K, if the weights are drawn here.
         threshold: the k-hat above which a datum is taken, 0.7 in the paper.
-        more: the second stage has more * K samples, those of the fixed K among them.
+        more: the second stage has (more - 1) * K samples of its own, so that a datum gets more * K in all. K of these
+            are set aside for the change of the mean, which is not known at more = 2 where data are annealed.
         num_temperatures, num_chains: as for `ais`, from the guide.
         budget: the evaluations of the decoder for all data together. The default takes ten seconds for small programs,
             and half a minute for images of 28 x 20 pixels.
@@ -282,11 +303,17 @@ class _Stages:
         x, y = self._data(chosen)
         old = self.weights[:, chosen]
         new = log_weights(self.vae, x, self.new_samples, y, seed).cpu()
-        fixed, more = _weighed(old, len(old)), _weighed(torch.cat([old, new]), len(new))
+        K, size = len(old), _kept(len(new), len(old))
+        kept, aside = new[:size], new[size:]
+        khat = psis_khat(torch.cat([old, kept])).tolist()
+        more = [stage._replace(khat=k) for stage, k in zip(_weighed(kept, len(new)), khat, strict=True)]
+        fixed, blocks = _weighed(old, K), _at_fixed(kept, K)
         hard = [i for i, stage in zip(chosen, more, strict=True) if not stage.khat <= self.threshold]
         annealed = dict(zip(hard, self._annealed(hard, seed), strict=True))
-        stages = zip(chosen, fixed, more, strict=True)
-        return [EscalatedDatum(i, first, second, annealed.get(i)) for i, first, second in stages]
+        apart = _at_fixed(aside, K) if len(aside) else [None] * len(chosen)
+        anew = [other if i in annealed else block for i, block, other in zip(chosen, blocks, apart, strict=True)]
+        stages = zip(chosen, fixed, more, anew, strict=True)
+        return [EscalatedDatum(i, first, second, annealed.get(i), again) for i, first, second, again in stages]
 
     def _annealed(self, hard: list[int], seed: int | None) -> list[Stage]:
         if not hard:
@@ -301,6 +328,17 @@ class _Stages:
     def _data(self, chosen: list[int]) -> tuple[Tensor, Tensor | None]:
         at = torch.tensor(chosen, device=self.x.device)
         return self.x[at], None if self.y is None else self.y[at]
+
+
+def _kept(samples: int, K: int) -> int:
+    """The new samples of the second stage that are not set aside: all but K, or all K if there are no more."""
+    return max(samples - K, K)
+
+
+def _at_fixed(weights: Tensor, K: int) -> list[Stage]:
+    """The mean bound of blocks of K draws for each datum, at no further cost."""
+    numbers = (column.tolist() for column in block_bound(weights, K))
+    return [Stage(value, error, math.nan, 0) for value, error in zip(*numbers, strict=True)]
 
 
 def _weighed(weights: Tensor, cost: int) -> list[Stage]:

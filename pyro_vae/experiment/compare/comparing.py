@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import torch
 
 from pyro_vae.errors import UsageError, divergence, not_finite
-from pyro_vae.evaluation import Estimate, between_seeds, paired, pooled, psis_khat, share_above, unpaired
+from pyro_vae.evaluation import (
+    Estimate,
+    between_seeds,
+    over_data_and_seeds,
+    paired,
+    pooled,
+    psis_khat,
+    share_above,
+    unpaired,
+)
 from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
@@ -214,14 +223,15 @@ def _row(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
 
 def _differences(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
     if pool is reference:
-        return {"difference": None, "difference_over_seeds": None}
+        return {"difference": None, "difference_over_seeds": None, "difference_over_both": None}
     is_same = pool.measured[0].images == reference.measured[0].images
     sides = pool.log_likelihood, reference.log_likelihood
     # Whether these runs may be compared was asked before, see `comparable_runs`.
     over_data = paired(*sides, seed=seed, force=True) if is_same else unpaired(*sides, seed=seed)
     has_seeds = min(len(pool.means), len(reference.means)) > 1
     over_seeds = between_seeds(pool.means, reference.means).to_dict() if has_seeds else None
-    return {"difference": over_data.to_dict(), "difference_over_seeds": over_seeds}
+    both = over_data_and_seeds(over_data, pool.means, reference.means).to_dict() if has_seeds else None
+    return {"difference": over_data.to_dict(), "difference_over_seeds": over_seeds, "difference_over_both": both}
 
 
 def _run_row(run: Candidate, measured: Measured, label: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _escalated(look: Look) -> dict[str, str]:
     if "escalation" not in look.report:
         return {}
     more = look.report["escalation"]
-    draws = f"{more['rows'][0]['more_samples']:,} draws in all, then " if more["rows"] else ""
+    draws = f"{more['rows'][0]['more_samples']:,} new draws, then " if more["rows"] else ""
     return {
         "escalation": (
             f"test data with k-hat above {more['threshold']:g}: {draws}annealing with "

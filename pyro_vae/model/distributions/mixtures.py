@@ -49,8 +49,12 @@ class Mixture(TorchDistribution):
         return Mixture(self.log_weights, self.components, torch.Size(batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_prob = torch.logsumexp(self.log_weights + _log_prob(self.components, value), -1)
+        log_prob = torch.logsumexp(self.log_parts(value), -1)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def log_parts(self, value: Tensor) -> Tensor:
+        """Computes log(w_k c_k(z)) of each component at z (*, D): (*, m)."""
+        return self.log_weights + _log_prob(self.components, value)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = torch.Size(sample_shape) + self.batch_shape

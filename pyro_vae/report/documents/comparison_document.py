@@ -21,7 +21,7 @@ def comparison_document(comparison: Comparison) -> Document:
     Args:
         comparison: what comparison.json holds.
     """
-    makers = (_main, _seeds, _runs, _settings)
+    makers = (_main, _data, _seeds, _runs, _settings)
     tables = [table for table in (make(comparison) for make in makers) if table.rows]
     protocol = "; ".join(f"{label} {_shortened(value)}" for label, value in comparison["protocol"].items())
     figure = Picture("Means and differences", "", file="comparison.png")
@@ -42,8 +42,10 @@ def _caution(comparison: Comparison) -> Iterator[Caution]:
 def _main(comparison: Comparison) -> Table:
     quantities = comparison["quantities"]
     name = f"{quantities[0] if len(quantities) == 1 else 'log p'}, nats"
-    heads = (name, "mean", "± data", "difference", "± data", interval_head(comparison), _ABOVE)
-    return Table.of("main", heads, (_main_row(*group) for group in _numbered(comparison)), words=1)
+    error = "± both" if any(map(_over_both, comparison["groups"])) else "± data"
+    heads = (name, "mean", "± data", "difference", error, interval_head(comparison), _ABOVE)
+    rows = (_main_row(*group, of_data="" if error == "± data" else "†") for group in _numbered(comparison))
+    return Table.of("main", heads, rows, words=1)
 
 
 def _numbered(comparison: Comparison) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -58,13 +60,30 @@ def interval_head(comparison: Comparison) -> str:
     return f"{confidences[0] * 100:g} % interval" if confidences else "interval"
 
 
-def _main_row(label: str, group: Mapping[str, Any]) -> tuple[Any, ...]:
+def _main_row(label: str, group: Mapping[str, Any], of_data: str) -> tuple[Any, ...]:
     mean, gap = group["log_likelihood"], group["difference"]
     cells: tuple[Any, ...] = ("reference", "", "")
     if gap:
-        mark = "" if gap["is_paired"] else "*"
-        cells = (f"{nats(gap['mean'], '+')}{mark}", nats(gap["standard_error"]), interval(gap["interval"]))
+        both = _over_both(group)
+        mark, ends = ("" if gap["is_paired"] else "*") + ("" if both else of_data), both or gap
+        cells = (f"{nats(gap['mean'], '+')}{mark}", nats(ends["standard_error"]), interval(ends["interval"]))
     return (label, nats(mean["mean"]), nats(mean["standard_error"]), *cells, share(group["khat_above"]))
+
+
+def _over_both(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The difference over data and seeds; None for single runs, and in comparisons of older versions."""
+    return group.get("difference_over_both")
+
+
+def _data(comparison: Comparison) -> Table:
+    """The differences over the data alone, of which the main table has those over data and seeds."""
+    heads = ("over test data alone", "difference", "± data", interval_head(comparison))
+    rows = [
+        (label, nats(gap["mean"], "+"), nats(gap["standard_error"]), interval(gap["interval"]))
+        for label, group in _numbered(comparison)
+        if _over_both(group) and (gap := group["difference"])
+    ]
+    return Table.of("data", heads, rows, words=1)
 
 
 def _seeds(comparison: Comparison) -> Table:
@@ -141,6 +160,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     notes = [_bound_note(comparison), *_tightness_notes(groups)]
     if differences:
         notes += _difference_notes(differences, reference)
+    notes += _joint_notes(groups)
     return [*notes, *_seed_notes(groups)]
 
 
@@ -178,8 +198,9 @@ def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mappi
     pairing = ", paired datum by datum" if any(difference["is_paired"] for difference in differences) else ""
     yield (
         f"difference: to {reference['label']}{pairing}; {first['confidence'] * 100:g} % interval by the BCa bootstrap "
-        "over the data, for one difference at a time. It leaves out the variance over training seeds: it holds for "
-        f"these trained programs. The Monte Carlo error of the differences is {noise}."
+        "over the data, or by Student's t where that is wider and data are below 30, for one difference at a time. It "
+        "leaves out the variance over training seeds: it holds for these trained programs. The Monte Carlo error of "
+        f"the differences is {noise}."
     )
     if (reference["is_best_of"] or 0) > 2:
         yield (
@@ -191,6 +212,17 @@ def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mappi
             "* unpaired, since the test data are not the same: the standard error is that of two independent means, "
             "the interval from the bootstrap over both sets of data; a part of the difference is one of the data."
         )
+
+
+def _joint_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if any(map(_over_both, groups)):
+        yield (
+            "± both, and the interval beside it: over other test data and other training seeds together, by Student's "
+            "t. This is the one that says which kind is better; that over the data alone, in the next table, holds for "
+            "these trained programs."
+        )
+        if any(group["difference"] and not _over_both(group) for group in groups):
+            yield "† over the data alone, since one of the two has a single seed."
 
 
 def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -219,6 +251,7 @@ def comparison_rows(comparison: Comparison) -> Table:
 
 def _flat(group: Mapping[str, Any], reference: str) -> dict[str, Any]:
     mean, gap, welch = group["log_likelihood"], group["difference"] or {}, group["difference_over_seeds"] or {}
+    both = _over_both(group) or {}
     return {
         "group": group["label"],
         "runs": " ".join(group["runs"]),
@@ -241,4 +274,6 @@ def _flat(group: Mapping[str, Any], reference: str) -> dict[str, Any]:
         **dict(
             zip(("seed_difference_low", "seed_difference_high"), welch.get("interval") or (None, None), strict=True)
         ),
+        "both_standard_error": both.get("standard_error"),
+        **dict(zip(("both_low", "both_high"), both.get("interval") or (None, None), strict=True)),
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyro_vae.report.cells import number, share
+from pyro_vae.report.cells import number, share, too_small
 from pyro_vae.report.document import Column, Table
 
 Report = Mapping[str, Any]
@@ -18,6 +18,7 @@ class Entry(NamedTuple):
         numbers: mean, standard_error, monte_carlo_error, num_samples, num_data, unit; what is unknown may be absent.
         bound: "lower" or "upper" for a bound in expectation, "no bound", or "" where the question does not arise.
         meaning: what it is, in a clause.
+        has_small_error: whether its Monte Carlo error is known to be too small, which a mark then says.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
     numbers: Mapping[str, Any]
     bound: str = ""
     meaning: str = ""
+    has_small_error: bool = False
 
 
 class Estimates(NamedTuple):
@@ -56,7 +58,8 @@ def _row(entry: Entry) -> tuple[Any, ...]:
     numbers, unit = entry.numbers, entry.numbers.get("unit", "nats")
     show = share if unit == "share" else number
     label = entry.label if unit in ("nats", "share") else f"{entry.label}, {unit}"
-    means = (show(numbers.get(name)) for name in ("mean", "standard_error", "monte_carlo_error"))
+    mean, over_data, over_draws = (show(numbers.get(n)) for n in ("mean", "standard_error", "monte_carlo_error"))
+    means = mean, over_data, too_small(over_draws) if entry.has_small_error else over_draws
     counts = (number(numbers.get(name), 0) for name in ("num_samples", "num_data"))
     return (label, entry.bound, *means, *counts, entry.meaning)
 
@@ -109,7 +112,7 @@ def estimate_rows(report: Report) -> Table:
             *(entry.numbers.get(name) for name in FILE_COLUMNS[2:7]),
             entry.numbers.get("unit", "nats"),
             entry.bound,
-            entry.label,
+            f"(Monte Carlo error too small) {entry.label}" if entry.has_small_error else entry.label,
         )
         for section in (*sections(report), *dimensions(report))
         for entry in section.entries
@@ -189,7 +192,13 @@ def headline_entries(report: Report) -> list[Entry]:
         "bits_per_dim": (f"-log p({coded})", "upper", "the bound above, in bits per dimension"),
         "rmse": ("RMSE", "", "of the mean of p(x|z), for one z"),
     }
-    return list(_listed(test, labels))
+    weighted = ("log_likelihood", "log_likelihood_of_levels", "bits_per_dim") if has_heavy_weights(report) else ()
+    return [entry._replace(has_small_error=entry.name in weighted) for entry in _listed(test, labels)]
+
+
+def has_heavy_weights(report: Report) -> bool:
+    """Whether any datum has a k-hat above the threshold, so that the error of a mean of weights is too small."""
+    return bool((report.get("khat") or {}).get("above"))
 
 
 def _listed(numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str, str]]) -> Iterator[Entry]:
@@ -213,16 +222,20 @@ def _test(report: Report) -> Iterator[Entry]:
 
 
 def _curve(report: Report) -> Iterator[Entry]:
-    for numbers in report.get("curve", ()):
+    curve, is_heavy = report.get("curve", ()), has_heavy_weights(report)
+    num_samples = max((numbers["num_samples"] for numbers in curve), default=0)
+    for numbers in curve:
         k = numbers["num_samples"]
         label = "k = 1, the ELBO, sampled" if k == 1 else f"k = {k}"
-        yield Entry(f"iwae_{k}", label, numbers, "lower", f"at most log p({of_x(report)}), in expectation")
+        meaning = f"at most log p({of_x(report)}), in expectation"
+        yield Entry(f"iwae_{k}", label, numbers, "lower", meaning, is_heavy and 2 * k > num_samples)
 
 
 def _jackknife(report: Report) -> Iterator[Entry]:
     if numbers := report.get("jackknife"):
         label = f"jackknife, K = {numbers['num_samples']}"
-        yield Entry("jackknife", label, numbers, "no bound", f"may lie above log p({of_x(report)})")
+        meaning = f"may lie above log p({of_x(report)})"
+        yield Entry("jackknife", label, numbers, "no bound", meaning, has_heavy_weights(report))
 
 
 def _reference(report: Report) -> Iterator[Entry]:
@@ -232,7 +245,8 @@ def _reference(report: Report) -> Iterator[Entry]:
         bound, meaning = bounds.get(row["name"], ("", ""))
         facts = (name for name in ("acceptance", "refinement", "boundary", "unreliable") if row.get(name) is not None)
         words = [meaning, *(f"{name} {row[name]:.2g}" for name in facts)]
-        yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)))
+        is_small = row["name"] == "IWAE" and has_heavy_weights(report)
+        yield Entry(row["name"], row.get("label") or row["name"], row, bound, ", ".join(filter(None, words)), is_small)
 
 
 def _reference_title(report: Report) -> str:
@@ -279,22 +293,38 @@ def _khat(report: Report) -> Iterator[Entry]:
 def _escalation(report: Report) -> Iterator[Entry]:
     if (more := report.get("escalation")) is not None and more["taken"]:
         numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error")}
-        meaning = f"by {more['taken']} of the {more['of']} data above the threshold; {more['budget']}"
+        is_new = any("iwae_anew" in row for row in more.get("rows", ()))
+        against = "the same K drawn anew" if is_new else "the draws that chose the data, so that it is too low"
+        taken = f"by {more['taken']} of the {more['of']} data above the threshold"
+        meaning = f"{taken}, against {against}; {more['budget']}"
         label = f"change of the mean of log p({of_x(report)})"
         yield Entry("mean_change", label, {**numbers, "num_data": more["num_data"]}, "", meaning)
 
 
 def _latent(report: Report) -> Iterator[Entry]:
     latent = report.get("latent", {})
-    at_most = {name: _at_most(numbers) for name, numbers in latent.items() if isinstance(numbers, Mapping)}
+    at_most = _at_most(latent.get("mutual_information") or {})
     labels = {
-        "rate": ("rate, KL(q(z|x) || p(z))", "mutual information + marginal KL"),
-        "distortion": ("distortion, -E_q[log p(x|z)]", "-ELBO = rate + distortion"),
-        "mutual_information": ("mutual information I(x; z)", "which datum a code came from"),
-        "marginal_kl": ("marginal KL(q(z) || p(z))", "the codes of all data against the prior"),
-        "total_correlation": ("total correlation of q(z)", "dependence between the dimensions"),
+        "rate": ("rate, KL(q(z|x) || p(z))", "", "mutual information + marginal KL"),
+        "distortion": ("distortion, -E_q[log p(x|z)]", "", "-ELBO = rate + distortion"),
+        "mutual_information": ("mutual information I(x; z)", "", f"which datum a code came from{at_most}"),
+        "marginal_kl": ("marginal KL(q(z) || p(z))", "", "the codes of all data against the prior"),
+        "total_correlation": ("total correlation of q(z)", "", "dependence between the dimensions"),
     }
-    return _listed(latent, {n: (label, "", f"{words}{at_most.get(n, '')}") for n, (label, words) in labels.items()})
+    for entry in _listed(latent, labels):
+        yield from _bracket(entry) if entry.numbers.get("leave_one_out") else (entry,)
+
+
+_BRACKETS = {"marginal_kl": ("marginal KL", "upper", "lower"), "total_correlation": ("total correlation", "", "")}
+
+
+def _bracket(plug_in: Entry) -> Iterator[Entry]:
+    """Yields both ends of a measure of the aggregate posterior, which are bounds where a theorem says so."""
+    name, upper, lower = _BRACKETS[plug_in.name]
+    yield plug_in._replace(bound=upper, meaning=f"{plug_in.meaning}; plug-in, the upper end")
+    meaning = "each datum left out of its own mixture, the lower end"
+    numbers = plug_in.numbers["leave_one_out"]
+    yield Entry(f"{plug_in.name}_leave_one_out", f"leave-one-out, {name}", numbers, lower, meaning)
 
 
 def _at_most(numbers: Mapping[str, Any]) -> str:

@@ -6,7 +6,15 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
-from pyro_vae.report.documents.estimate_sections import Report, commands, num_test, of_x, run_name, sections
+from pyro_vae.report.documents.estimate_sections import (
+    Report,
+    commands,
+    has_heavy_weights,
+    num_test,
+    of_x,
+    run_name,
+    sections,
+)
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
@@ -67,7 +75,7 @@ def latex_row(report: Report) -> tuple[Table, list[str]]:
         "reconstruction": both_errors(test.get("reconstruction")),
         "KL": both_errors(test.get("kl")),
         "ELBO": both_errors(test.get("elbo")),
-        rf"$\log p({given}) \ge$": both_errors(test.get("log_likelihood")),
+        rf"$\log p({given}) \ge$": both_errors(test.get("log_likelihood"), "*" if has_heavy_weights(report) else ""),
         r"AIS $\ge$": both_errors(_ais(report)),
         r"$\hat k > 0.7$": "" if khat is None else share(khat),
         "active": ", ".join(f"{active['count']}/{active['of']}" for active in sites),
@@ -90,6 +98,8 @@ def _latex_comments(report: Report) -> Iterator[str]:
         yield f"ELBO, log p({of}), AIS: lower bounds in expectation; log p({of}) by {draws} i.i.d. draws from q(z|x)"
     if ais is not None and ais["num_data"] != num_test(report):
         yield f"AIS: {ais['num_data']} test data only, drawn at random; not to be compared with means over all"
+    if has_heavy_weights(report):
+        yield "*: too small, since the weights of some data have heavy tails"
     if "khat" in report:
         yield f"k-hat: share of the data above {report['khat']['threshold']:g}, whose log p({of}) may be too low"
     if "rmse" in test:
@@ -119,7 +129,8 @@ def _bounds(report: Report) -> Iterator[Headline]:
         lines = ["lower bound in expectation", f"K = {bound['num_samples']:,} draws from q(z|x)"]
         if (bits := test.get("bits_per_dim")) is not None:
             lines.append(f"at most {number(bits['mean'])} bits/dim")
-        yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines)
+        mark = "*" if has_heavy_weights(report) else ""
+        yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines, mark)
     if (elbo := test.get("elbo")) is not None:
         digits = _digits(elbo.get("standard_error"))
         terms = {"reconstruction": "reconstruction", "kl": "KL"}
@@ -151,13 +162,15 @@ def _shares(report: Report) -> Iterator[Headline]:
         yield Headline("active dimensions", counts, "", (about,))
 
 
-def _headline(label: str, numbers: Mapping[str, Any], sign: str = "", remarks: Sequence[str] = ()) -> Headline:
+def _headline(
+    label: str, numbers: Mapping[str, Any], sign: str = "", remarks: Sequence[str] = (), mark: str = ""
+) -> Headline:
     over_data, over_draws = numbers.get("standard_error"), numbers.get("monte_carlo_error")
     errors = []
     if over_data is not None:
         errors.append(f"± {number(over_data, _digits(over_data))} over {numbers['num_data']:,} test data")
     if over_draws:  # 0 where nothing is drawn
-        errors.append(f"± {number(over_draws, _digits(over_draws))} Monte Carlo")
+        errors.append(f"± {number(over_draws, _digits(over_draws))}{mark} Monte Carlo")
     value = sign + _typeset(numbers.get("mean"), _digits(over_data))
     return Headline(label, value, numbers.get("unit", "nats"), (*errors, *remarks))
 
@@ -245,20 +258,23 @@ def _worst(khat: Mapping[str, Any]) -> Table:
 
 def _escalated(more: Mapping[str, Any]) -> Table:
     rows = more.get("rows", ())
-    draws = rows[0]["more_samples"] if rows else ""
-    heads = ("datum", "k-hat", "bound", f"with {draws} draws", "k-hat then", "AIS")
+    draws, is_new = (rows[0]["more_samples"], "iwae_anew" in rows[0]) if rows else ("", True)
+    anew = ("K anew", f"{draws} new draws") if is_new else (f"{draws} draws",)
+    heads = ("datum", "k-hat", "K draws", *anew, "k-hat then", "AIS")
+    stages = ("iwae", "iwae_anew", "iwae_more") if is_new else ("iwae", "iwae_more")
     cells = [
         (
             row["datum"],
             number(row["khat"], 2),
-            estimate(row["iwae"], row["iwae_error"]),
-            estimate(row["iwae_more"], row["iwae_more_error"]),
+            *(estimate(row[stage], row[f"{stage}_error"]) for stage in stages),
             number(row["khat_more"], 2),
             f"{estimate(row['ais'], row['ais_error'])}{' too low' if row.get('missed') else ''}",
         )
         for row in rows
     ]
-    return Table.of("escalated", heads, cells, "log p of the worst data, nats, ± Monte Carlo: all lower bounds")
+    bounds = "lower bounds by new draws" if is_new else "lower bounds"
+    title = f"log p of the worst data, nats, ± Monte Carlo: no bound by the K draws that chose them, then {bounds}"
+    return Table.of("escalated", heads, cells, title)
 
 
 def _active(latent: Mapping[str, Any]) -> Table:

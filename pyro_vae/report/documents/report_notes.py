@@ -64,10 +64,13 @@ _DISAGREE = "The chains did NOT agree: these draws can not be taken for the post
 def _escalated(more: Mapping[str, Any]) -> str:
     if more and not more["taken"]:
         return f"The budget was too small for any of the {more['of']} data above the threshold: {more['budget']}."
-    return (
+    said = (
         "What more draws and annealing give for the data above the threshold. One large weight raises k-hat and the "
-        "bound together, so that data chosen by it tend to fall with new draws."
+        "bound together, so that the draws that chose a datum lie high, and are no bound. "
     )
+    if any("iwae_anew" in row for row in more.get("rows", ())):
+        return f"{said}No such draw is in an answer, nor in the change of the mean, which is against the same K anew."
+    return f"{said}Here they are in the answers by more draws, and in the change of the mean, which is too low."
 
 
 _DRAWS = {
@@ -121,6 +124,13 @@ _NOTES = (
         "are effective the weights hardly differ, and a large k-hat does no harm.",
     ),
     (
+        "khat.above",
+        "± Monte Carlo *",
+        "Too small, since some k-hat is above {threshold:g}: the error of the logarithm of a mean of weights cannot "
+        "exceed 1 nat for a datum, whatever its draws have missed. It is about half of the true one where weights are "
+        "at their worst; that of the jackknife is two thirds to nine tenths.",
+    ),
+    (
         "escalation",
         "more work",
         "{escalated} Shown apart: all other numbers are at one K for all data, and stay as they are.",
@@ -136,6 +146,14 @@ _NOTES = (
         "mutual information",
         "Exact mixtures over these training data, at most log N. More data would raise it as long as it is near log N, "
         "and lower the marginal KL.",
+    ),
+    (
+        "latent.marginal_kl.leave_one_out",
+        "marginal KL",
+        "N data are nearer to their own mixture than to that of all data that there could be: the plug-in value is too "
+        "high for the latter, and leaving each datum out of its own mixture too low, in expectation, by more than "
+        "either error tells where N is small for so many dimensions. The truth lies between, and is told apart from 0 "
+        "only where the lower end is. The same goes for the total correlation, where it is a rule and no theorem.",
     ),
     (
         "gaps.amortisation",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyro_vae.report.cells import fixed, plain
+from pyro_vae.report.cells import fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
@@ -34,7 +34,8 @@ def headline_section(report: Report) -> Section:
 
 
 def _numbers(entry: Entry) -> Iterator[Any]:
-    yield from (fixed(entry.numbers[name]) for name in ("mean", "standard_error", "monte_carlo_error"))
+    mean, over_data, over_draws = (fixed(entry.numbers[n]) for n in ("mean", "standard_error", "monte_carlo_error"))
+    yield from (mean, over_data, too_small(over_draws) if entry.has_small_error else over_draws)
     yield from (entry.numbers[name] for name in ("num_samples", "num_data"))
 
 

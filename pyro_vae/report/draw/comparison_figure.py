@@ -30,7 +30,7 @@ def picture(comparison: Mapping[str, Any]) -> bytes:
     _draw_means(axes[0], comparison)
     if has_differences:
         handles = _draw_differences(axes[1], comparison)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=4, frameon=False, fontsize=9)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=5, frameon=False, fontsize=9)
     for ax in axes:
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -85,10 +85,13 @@ def _draw_intervals(ax: Any, place: int, group: Mapping[str, Any]) -> dict[str, 
         ax.plot(0.0, place, "o", ms=6, color="C3")
         return {}
     low, high = difference["interval"] or (difference["mean"],) * 2
-    handles["over the data (bootstrap)"] = ax.hlines(place, low, high, color="C0", lw=2)
+    handles["over the data"] = ax.hlines(place, low, high, color="C0", lw=2)
     (dot,) = ax.plot(difference["mean"], place, "o" if difference["is_paired"] else "X", ms=6, color="C0")
     if not difference["is_paired"]:
         handles["unpaired: other test data"] = dot
+    if both := group.get("difference_over_both"):
+        low, high = both["interval"] or (both["mean"],) * 2
+        handles["over data and seeds"] = ax.hlines(place + 0.1, low, high, color="C2", lw=4)
     if seeds:
         handles["over training seeds (Welch)"] = ax.hlines(place + 0.2, *seeds["interval"], color="C1", lw=2)
     return handles

@@ -241,18 +241,21 @@ LISTED = 20  # data: more make a picture that is longer than the page
 def escalation(numbers: Numbers) -> bytes:
     """Draws what more draws and annealing change for the data above the threshold, against the bound at K draws.
 
+    These are K new draws where they are known: those that chose the data lie high.
+
     It shows at most `LISTED` of them, the largest k-hat first.
 
     Args:
         numbers: "escalation" of a report.
     """
     rows = numbers["rows"][:LISTED]
+    first, draws = ("iwae_anew", "K new draws") if "iwae_anew" in rows[0] else ("iwae", "the K draws that chose them")
     with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
         axes = drawn.subplots()
         axes.axvline(0, color=INK, lw=0.8)
         for i, row in enumerate(rows):
-            base = known(row["iwae"])
-            axes.errorbar(0, i, xerr=error(row["iwae_error"]), color=PALE, lw=6, zorder=1)
+            base = known(row[first])
+            axes.errorbar(0, i, xerr=error(row[f"{first}_error"]), color=PALE, lw=6, zorder=1)
             for name, mark, color, shift in (("iwae_more", "o", BLUE, -0.13), ("ais", "s", RED, 0.13)):
                 change, bar = known(row[name]) - base, error(row[f"{name}_error"])
                 axes.errorbar(change, i + shift, xerr=bar, fmt=mark, color=color, ms=4.5, lw=1.2, capsize=2)
@@ -260,7 +263,7 @@ def escalation(numbers: Numbers) -> bytes:
             axes.errorbar([], [], xerr=[], fmt="o", color=BLUE, ms=4.5, label=f"{rows[0]['more_samples']:,} draws"),
             axes.errorbar([], [], xerr=[], fmt="s", color=RED, ms=4.5, label="AIS"),
         ]
-        handles.append(Patch(color=PALE, label="± Monte Carlo of the bound at K draws"))
+        handles.append(Patch(color=PALE, label=f"± Monte Carlo of the bound at {draws}"))
         drawn.legend(handles=handles, loc="outside upper left", ncols=3)
         labels = [f"datum {row['datum']}, k-hat {known(row['khat']):.2f}" for row in rows]
         _list(
@@ -269,7 +272,7 @@ def escalation(numbers: Numbers) -> bytes:
             ["n/a" if row["khat_more"] is None else f"{row['khat_more']:.2f}" for row in rows],
             "k-hat then",
         )
-        axes.set_xlabel("change against the bound at K draws, nats, ± Monte Carlo")
+        axes.set_xlabel(f"change against the bound at {draws}, nats, ± Monte Carlo")
     return svg.getvalue()
 
 

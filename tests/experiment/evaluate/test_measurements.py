@@ -276,7 +276,7 @@ class TestFiles:
         card = report_files.card(Look(trained, replace(QUICK, escalated_draws=12345), report=report))
         assert card["ELBO"] == "20 draws; KL z analytic, w sampled"
         assert card["annealing"].endswith("; 6 test data chosen at random")
-        assert card["escalation"].startswith("test data with k-hat above 0.7: 600 draws in all, then annealing")
+        assert card["escalation"].startswith("test data with k-hat above 0.7: 600 new draws, then annealing")
         assert card["escalation"].endswith("T = 500 temperatures, 16 chains; budget 12,345 evaluations of the decoder")
         report["reference"]["num_data"] = 16
         assert report_files.card(Look(trained, QUICK, report=report))["annealing"].endswith("; all 16 test data")

@@ -95,7 +95,7 @@ def test_the_report_is_text_numbers_and_a_picture(trained):
     assert (trained / "ablation.txt").read_text() == text + "\n"
     found = json.loads((trained / "ablation.json").read_text())
     assert list(found) == sorted(loss_ablation.WEIGHTS)
-    assert (trained / "ablation.csv").read_text().count("\n") == 1 + 3 * 13
+    assert (trained / "ablation.csv").read_text().count("\n") == 1 + 3 * 14
     assert (trained / "ablation.png").read_bytes().startswith(b"\x89PNG")
     picture = (trained / "ablation.png").read_bytes()
     assert loss_ablation.report(trained, PLAN) == text
