@@ -56,8 +56,9 @@ def _check_rows(network: Any, output: Any, number: int) -> None:
     name = getattr(network, "__name__", type(network).__name__)
     if not isinstance(output, Tensor):
         raise TypeError(
-            f"{name} must return one tensor; got a {type(output).__name__}. Where it gives several numbers or vectors, "
-            "they go side by side into one, e.g. torch.cat([loc, scale.log()], -1)"
+            f"{name} must return one tensor; got a {type(output).__name__}. What an encoder gives stands side by side "
+            "in it, torch.cat([loc, scale.log()], -1); what a decoder gives for each pixel in an axis of its own, "
+            "torch.stack([loc, scale.log()], 1)"
         )
     if output.dim() == 0 or len(output) != number:
         raise ValueError(
