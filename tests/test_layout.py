@@ -20,7 +20,7 @@ ORDER = [
     ["data"],
     ["model.networks", "model.program", "model.traces", "model.conditions"],
     ["model.distributions", "model.paths", "model.folding"],
-    ["model.squashed_logits"],
+    ["model.squashed_logits", "model.given_data"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
     ["model.checks"],

@@ -23,7 +23,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.choices import Guide, check_word
-from pyro_vae.model.autoencoder import Autoencoder, check_data, check_fit, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
+from pyro_vae.model.given_data import check_data
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
@@ -147,7 +148,7 @@ class HierarchicalVAE(Autoencoder):
         Returns:
             z1 (B, D1) and z2 (B, D2).
         """
-        check_data(x)
+        check_data(x, y)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
             if self.top_down:

@@ -10,7 +10,8 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder, check_data, check_fit, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
+from pyro_vae.model.given_data import check_data
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
@@ -89,7 +90,7 @@ class VAE(Autoencoder):
         Raises:
             ValueError: there are no data.
         """
-        check_data(x)
+        check_data(x, y)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))
