@@ -18,7 +18,7 @@ MODULES = {
 ORDER = [
     ["errors", "quiet_matplotlib", "randomness", "system", "choices", "command_lines"],
     ["data"],
-    ["model.networks", "model.program", "model.traces", "model.conditions"],
+    ["model.networks", "model.program", "model.traces", "model.conditions", "model.constants"],
     ["model.distributions", "model.paths", "model.folding"],
     ["model.squashed_logits", "model.given_data"],
     ["model.posteriors", "model.likelihoods"],

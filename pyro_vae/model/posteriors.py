@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
 from pyro_vae.choices import EncoderPredicts, check_word
 from pyro_vae.model import distributions
+from pyro_vae.model.constants import Constants
 from pyro_vae.model.distributions import flows
 from pyro_vae.model.folding import folded
 
@@ -148,7 +149,7 @@ class DiagonalNormal(Posterior):
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(1)
 
 
-class FullNormal(Posterior):
+class FullNormal(Posterior, Constants):
     r"""A normal posterior with a full covariance.
 
     .. math:: q(z|x) = N(z; \mu(x), L(x) L(x)'), \qquad L \text{ lower triangular}, \qquad
@@ -184,7 +185,10 @@ class FullNormal(Posterior):
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, floor: float = 1e-4) -> None:
         super().__init__(encoder, latent_dim)
         self.floor = _checked(floor)
-        self.register_buffer("layout", _triangle(latent_dim), persistent=False)
+        self.register_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        return {"layout": _triangle(self.latent_dim)}
 
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:
