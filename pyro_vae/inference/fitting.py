@@ -18,6 +18,7 @@ from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
 from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
 from pyro_vae.inference.objectives import (
@@ -31,6 +32,7 @@ from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
 from pyro_vae.loss_requirements import check_no_warm_up, check_point_guide
 from pyro_vae.model.program import Program
+from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
 from pyro_vae.randomness import derive, go_to, position, stream
 
 
@@ -56,6 +58,9 @@ def fit(
     or stops it, has the state reached in the program, and the best one in `progress`. The caller's random state is left
     alone. The schedule multiplies the rate that each parameter group of the optimiser had at its first fit
     (`initial_lr`, as in torch's schedulers).
+
+    After the first epoch a warning says so where all logits of the program lie in [0, 1], as under a decoder that ends
+    in a Sigmoid.
 
     Args:
         program: what is trained; it stays on the device where it is.
@@ -172,6 +177,8 @@ class _Training:
     def record(self, part: Part, rate: float, progress: Progress) -> Record:
         """Validates after a whole epoch, which the progress counts."""
         terms, bound = self._terms(progress), self._bound()
+        if progress.epoch == 0 and self.world.first:
+            warn_of_squashed_logits_in(self.program, *(array[:DATA_BLOCK] for array in self.held_out))
         score = _score(terms, self.schedule) if bound is None else bound
         best = progress.finish_epoch(score, self.program.tensors())
         return Record(

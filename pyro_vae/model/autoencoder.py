@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
-from pyro_vae.model.conditions import require
+from pyro_vae.model.given_data import check_ends, check_labels
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
@@ -95,6 +95,7 @@ class Autoencoder(Program):
             (torch.Size([3, 4]), torch.Size([5, 3, 4]), torch.Size([8, 1, 4]))
         """
         size = number_to_generate(num_data, y)
+        check_labels(y, size)
         with undisturbed(self):
             return self._decoded(self.from_prior(size, y), y, mean)
 
@@ -112,6 +113,7 @@ class Autoencoder(Program):
             (num_samples, B, *x_shape).
         """
         check_tensor(x)
+        check_labels(y, len(x))
         with undisturbed(self):
             return self._decoded(self.from_guide(x, num_samples, y), y, mean)
 
@@ -143,6 +145,7 @@ class Autoencoder(Program):
         Raises:
             UsageError: the path is unknown, or it is "base" and the prior is no flow.
         """
+        _check_paths(start, end, y, y_end)
         labels = labels_along(y, y_end, steps)
         z = self.latent_path(start, end, steps, y, path=path, y_end=y_end)
         with undisturbed(self):
@@ -160,7 +163,7 @@ class Autoencoder(Program):
         y_end: Tensor | None = None,
     ) -> Tensor:
         """Returns the points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
-        _check_ends(start, end)
+        _check_paths(start, end, y, y_end)
         with undisturbed(self):
             ends = self.centre(start, y), self.centre(end, y if y_end is None else y_end)
             return paths.path(path, *ends, steps, self.prior_of_codes(y) if path == "base" else None)
@@ -171,8 +174,16 @@ class Autoencoder(Program):
         return p.mean if mean else p.sample()
 
 
-def check_shared(prior: Prior, posterior: Posterior) -> None:
-    """Raises ValueError where the prior holds a posterior, as VampPrior does, that is not the program's."""
+def check_fit(prior: Prior, posterior: Posterior) -> None:
+    """Raises ValueError where prior and posterior are over z of different dimension.
+
+    And where the prior holds a posterior, as VampPrior does, that is not the program's.
+    """
+    if prior.latent_dim != posterior.latent_dim:
+        raise ValueError(
+            f"prior and posterior are over the same z; got {type(prior).__name__}(latent_dim={prior.latent_dim}) and "
+            f"{type(posterior).__name__}(latent_dim={posterior.latent_dim})"
+        )
     if getattr(prior, "posterior", posterior) is not posterior:
         raise ValueError(
             f"{type(prior).__name__} is made of another posterior than the program's: build the prior from the "
@@ -180,39 +191,21 @@ def check_shared(prior: Prior, posterior: Posterior) -> None:
         )
 
 
-def check_data(x: Tensor | None) -> None:
-    """Checks the data that a guide is given.
-
-    Args:
-        x: (B, *x_shape), or None.
-
-    Raises:
-        TypeError: x is no tensor.
-        ValueError: there are no data.
-        DataError: a number is not finite.
-    """
-    if x is None:
-        raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
-    check_tensor(x)
-    require(torch.isfinite(x).all(), lambda: _not_finite(x))
-
-
-def _not_finite(x: Tensor) -> DataError:
-    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
-    return DataError(f"x holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
-
-
-def _check_ends(start: Tensor, end: Tensor) -> None:
-    """Raises unless start and end are tensors of one shape."""
+def _check_paths(start: Tensor, end: Tensor, y: Tensor | None, y_end: Tensor | None) -> None:
+    """Raises unless start and end are tensors of one shape, with as many labels."""
     check_tensor(start)
     check_tensor(end)
     if start.shape != end.shape:
         raise ValueError(f"each line needs two ends: start has shape {tuple(start.shape)}, end {tuple(end.shape)}")
+    check_labels(y, len(start))
+    check_labels(y_end, len(end))
 
 
 def plate_size(x: Tensor | None, y: Tensor | None) -> int:
-    """Returns B: the number of data, or else that of labels, or else 1."""
-    return len(x) if x is not None else len(y) if y is not None else 1
+    """Returns B, the number of data, or else that of labels, or else 1, and checks the labels."""
+    size = len(x) if x is not None else len(y) if y is not None else 1
+    check_labels(y, size)
+    return size
 
 
 def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
@@ -248,13 +241,14 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
         The value of the site.
 
     Raises:
-        DataError: x has another shape, or lies outside the support.
+        DataError: x has another shape, lies outside the support, or at an end of it where the density is not finite.
         ValueError: the site was conditioned from outside on several data, which would share one z.
     """
     p = likelihood(z, y)
     if x is not None:
         _check_shape(x, p.event_shape)
         likelihood.check(x)
+        check_ends(p, x)
     value = pyro.sample("x", p, obs=x)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.

@@ -15,12 +15,15 @@ Under the bottom-up guide z1 is drawn before the z2 on which p(z1|z2) depends. T
 an analytic KL do not apply.
 """
 
+from typing import Any
+
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
+from pyro_vae.model.given_data import check_data
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
@@ -48,8 +51,9 @@ class HierarchicalVAE(Autoencoder):
             `Normal(network, learn_scale="predicted")` with a network (D2,) -> (2, D1).
         likelihood: p(x|z1), see `pyro_vae.likelihoods`.
         posterior1: top-down q(z1|x, z2), whose encoder takes x (B, *x_shape) and z2 (*, B, D2), or [z2, y]
-            (*, B, D2 + C), and broadcasts them, as networks with y_dim = D2 or D2 + C do; bottom-up q(z1|x).
-        posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1).
+            (*, B, D2 + C), as networks with y_dim = D2 or D2 + C do, one of your own as rows (N, *x_shape) and (N, D2)
+            or (N, D2 + C); bottom-up q(z1|x).
+        posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
 
     Raises:
@@ -108,7 +112,12 @@ class HierarchicalVAE(Autoencoder):
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
-        check_shared(prior, posterior2)
+        check_fit(prior, posterior2)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "posterior2" and not self.top_down:
+            value.event_dim = 1  # it encodes z1, not data
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.
@@ -123,7 +132,7 @@ class HierarchicalVAE(Autoencoder):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
-        check_shared(self.prior, self.posterior2)
+        check_fit(self.prior, self.posterior2)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
             z1 = pyro.sample("z1", self._p_of_z1(z2, y))
@@ -139,7 +148,7 @@ class HierarchicalVAE(Autoencoder):
         Returns:
             z1 (B, D1) and z2 (B, D2).
         """
-        check_data(x)
+        check_data(x, y)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
             if self.top_down:

@@ -11,8 +11,8 @@ which `output_bias` is added in float32. So densities, KL and log-weights never 
 of either precision is one of the other. As autocast leaves float64 alone, a program after `.double()` computes in
 float64 whatever its `precision` says.
 
-For a network of your own any `nn.Module` with such a `forward` will do; `output_bias` is needed only by
-`Likelihood.start_at`.
+For a network of your own any `nn.Module` will do that maps rows `(N, *in_shape)`, and labels `(N, C)` if there are any,
+to `(N, *out_shape)`: members fold leading dimensions before it. `output_bias` is needed only by `Likelihood.start_at`.
 """
 
 import math

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
 from pyro_vae.model import distributions
+from pyro_vae.model.constants import Constants
 from pyro_vae.model.distributions import flows
+from pyro_vae.model.folding import folded
 from pyro_vae.option_words import EncoderPredicts, check_word
 
 
@@ -27,9 +29,13 @@ class Posterior(nn.Module):
     """Base class of q(z|x).
 
     Args:
-        encoder: maps x `(B, *x_shape)` (and labels `(B, C)`, where given) to `(B, *encoder_shape(latent_dim))`.
+        encoder: maps x `(N, *x_shape)` (and labels `(N, C)`, where given) to `(N, *encoder_shape(latent_dim))`.
         latent_dim: D.
         options: what else `encoder_shape` depends on.
+
+    Attributes:
+        event_dim: the number of dimensions of what is encoded; None where they are all but the first, as those of data
+            (B, *x_shape). `HierarchicalVAE` sets it to 1 where a posterior encodes latents (*, B, D).
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -44,6 +50,8 @@ class Posterior(nn.Module):
         torch.Size([20])
     """
 
+    event_dim: int | None = None
+
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, **options: Any) -> None:
         super().__init__()
         self.encoder, self.latent_dim, self._options = encoder, latent_dim, options
@@ -56,17 +64,22 @@ class Posterior(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Calls the encoder and checks what comes out.
 
+        An encoder of your own sees rows, x as (N, *x_shape) and y as (N, C), as a decoder does (`Likelihood.decode`).
+        So batch norm in training takes its statistics over all of them, and the pseudo-inputs of a `VampPrior`, a batch
+        of their own, move its running statistics too.
+
         Args:
-            x: data (B, *x_shape).
-            y: one-hot labels (B, C).
+            x: data (B, *x_shape); latents (*, B, D) where `event_dim` is 1.
+            y: one-hot labels (*, B, C), broadcast against x.
 
         Returns:
-            (B, *encoder_shape).
+            (*, B, *encoder_shape).
 
         Raises:
+            TypeError: the encoder returns no tensor.
             ValueError: the output has another shape.
         """
-        output = self.encoder(x) if y is None else self.encoder(x, y)
+        output = folded(self.encoder, x, y, x.dim() - 1 if self.event_dim is None else self.event_dim)
         wanted = self.encoder_shape(self.latent_dim, **self._options)
         if output.dim() <= len(wanted) or output.shape[-len(wanted) :] != wanted:
             raise ValueError(
@@ -136,7 +149,7 @@ class DiagonalNormal(Posterior):
         return dist.Normal(loc, self.floor + log_scale.exp()).to_event(1)
 
 
-class FullNormal(Posterior):
+class FullNormal(Posterior, Constants):
     r"""A normal posterior with a full covariance.
 
     .. math:: q(z|x) = N(z; \mu(x), L(x) L(x)'), \qquad L \text{ lower triangular}, \qquad
@@ -172,7 +185,10 @@ class FullNormal(Posterior):
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, floor: float = 1e-4) -> None:
         super().__init__(encoder, latent_dim)
         self.floor = _checked(floor)
-        self.register_buffer("layout", _triangle(latent_dim), persistent=False)
+        self.register_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        return {"layout": _triangle(self.latent_dim)}
 
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:

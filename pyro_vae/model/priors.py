@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.model import distributions
+from pyro_vae.model.constants import Constants
 from pyro_vae.model.distributions import flows
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.posteriors import Delta, Posterior
@@ -25,7 +26,7 @@ from pyro_vae.model.program import once
 from pyro_vae.option_words import Flow, PseudoInputs, check_word
 
 
-class Prior(nn.Module):
+class Prior(Constants):
     """Base class of p(z). It keeps the buffers `loc` (zeros) and `scale` (ones), both `(D,)`, for its members.
 
     Args:
@@ -50,8 +51,10 @@ class Prior(nn.Module):
         if latent_dim < 1:
             raise ValueError(f"a latent space needs at least one dimension; got latent_dim={latent_dim}")
         self.latent_dim = latent_dim
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        self.register_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        return {"loc": torch.zeros(self.latent_dim), "scale": torch.ones(self.latent_dim)}
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
         """Builds p(z), or p(z|y) for labels y (B, C)."""

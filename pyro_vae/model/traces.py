@@ -39,7 +39,7 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
 
     Raises:
-        ValueError: a site is outside the data plate, or a latent site is in one of the two alone.
+        ValueError: a site is outside the data plate, or a latent site is in one of the two alone or of another shape.
 
     Example:
         >>> import pyro.distributions as dist
@@ -60,6 +60,7 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
     model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
     for site in (*_samples(model_trace), *_samples(guide_trace)):
         _check_in_data_plate(site)
+    _check_same_shapes(latent_sites(model_trace), latent_sites(guide_trace))
     missing = set(latent_sites(guide_trace)) ^ set(latent_sites(model_trace))
     if missing:
         raise ValueError(f"model and guide must have the same latent sites; only one of them has {sorted(missing)}")
@@ -177,6 +178,16 @@ def _log_prob(site: Site) -> Tensor:
             "itself. Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights"
         )
     return site["log_prob"]
+
+
+def _check_same_shapes(of_model: dict[str, Site], of_guide: dict[str, Site]) -> None:
+    for name in of_model.keys() & of_guide.keys():
+        shape, drawn = of_model[name]["fn"].event_shape, of_guide[name]["fn"].event_shape
+        if shape != drawn:
+            raise ValueError(
+                f"site {name} has event shape {tuple(shape)} in the model and {tuple(drawn)} in the guide, which would "
+                "be broadcast: prior and posterior must be over the same latents"
+            )
 
 
 def _check_in_data_plate(site: Site) -> None:

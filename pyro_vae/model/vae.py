@@ -10,7 +10,8 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder, check_data, check_shared, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
+from pyro_vae.model.given_data import check_data
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
@@ -29,7 +30,7 @@ class VAE(Autoencoder):
 
     Raises:
         TypeError: a member of another family.
-        ValueError: the prior holds another posterior than the program's.
+        ValueError: prior and posterior differ in latent_dim, or the prior holds another posterior than the program's.
 
     Reference:
         Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
@@ -53,7 +54,7 @@ class VAE(Autoencoder):
         check_member("likelihood", likelihood, Likelihood)
         # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
-        check_shared(prior, posterior)
+        check_fit(prior, posterior)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z ~ p(z) and x ~ p(x|z), or observes x.
@@ -71,7 +72,7 @@ class VAE(Autoencoder):
         if x is not None:
             check_tensor(x)
         self.list_parameters()
-        check_shared(self.prior, self.posterior)
+        check_fit(self.prior, self.posterior)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
             return observe(self.likelihood, z, x, y)
@@ -89,7 +90,7 @@ class VAE(Autoencoder):
         Raises:
             ValueError: there are no data.
         """
-        check_data(x)
+        check_data(x, y)
         self.list_parameters()
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))

@@ -237,6 +237,38 @@ class TestAnyProgram:
             pv.evaluation.log_weights(program, torch.zeros(2, 1).double(), 3)
 
 
+class Broadcast:
+    """z of `of_model` numbers in the model, of `of_guide` in the guide."""
+
+    def __init__(self, of_model, of_guide):
+        self.of_model, self.of_guide = of_model, of_guide
+
+    def model(self, x=None, y=None):
+        with pyro.plate("data", 1 if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.of_model), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(self, x, y=None):
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(x[:, None].expand(-1, self.of_guide), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1)])
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        lambda program, x: pv.evaluation.log_weights(program, x, 3),
+        lambda program, x: pv.evaluation.elbo(program, x, 3),
+        lambda program, x: pv.evaluation.iwae(program, x, 3),
+        lambda program, x: pv.evaluation.ais(program, x, 4),
+        lambda program, x: pv.inference.ImportanceWeightedELBO(3).loss(program.model, program.guide, x),
+    ],
+)
+def test_latents_of_another_shape_are_not_broadcast(sizes, estimate):
+    with pytest.raises(ValueError, match=rf"site z has event shape \({sizes[0]},\) in the model and \({sizes[1]},\)"):
+        estimate(Broadcast(*sizes), torch.zeros(4))
+
+
 @pytest.mark.parametrize(("size", "K", "message"), [(0, 3, "no data"), (2, 0, "at least 1; got 0")])
 def test_nothing_to_do_is_refused(size, K, message):
     for estimate in (pv.evaluation.log_weights, pv.evaluation.elbo, pv.evaluation.iwae):

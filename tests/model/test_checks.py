@@ -394,12 +394,18 @@ class OneBatchDimension(BadLikelihood):
         return super().forward(z.reshape(-1, z.shape[-1]))
 
 
+class DataForDimensions(BadLikelihood):
+    def forward(self, z, y=None):
+        return super().forward(z.softmax(1))
+
+
 BAD_LIKELIHOODS = [
     (Grey, {"support"}),
     (WidePixels, {"sampler"}),
     (BrightPixels, {"integral"}),
     (WrongMean, {"mean"}),
     (OneBatchDimension, {"shapes"}),
+    (DataForDimensions, {"slices"}),
 ]
 
 

@@ -22,6 +22,8 @@ from pyro_vae.model.distributions import (
     GreyLevels,
     LowRankNormal,
     NegativeBinomial,
+    Poisson,
+    StudentT,
     continuous_bernoulli_logits,
 )
 
@@ -504,3 +506,52 @@ def test_values_and_gradients_are_finite_at_the_extremes(name, dtype):
         if name != "NegativeBinomial":  # whose mean r e^logits is infinite at logits of 1e4
             assert p.mean.isfinite().all()
             assert (p.variance >= 0).all()
+
+
+# --- parameters of integers, which must not truncate
+
+
+INTEGERS = {  # parameters, a value, and log p of it
+    "Poisson": (lambda m: Poisson(m), (5,), 1.0, -3.3905620875659),
+    "StudentT": (lambda df: StudentT(df), (5,), 0.0, -0.9686195890547),
+    "StudentT df": (lambda loc: StudentT(5.5, loc, 1.0), (0,), 0.5, scipy.stats.t.logpdf(0.5, 5.5)),
+    "StudentT scale": (lambda loc, s: StudentT(5.0, loc, s), (1, 2), 0.0, scipy.stats.t.logpdf(0, 5, 1, 2)),
+    "NegativeBinomial": (
+        lambda r, logits: NegativeBinomial(r, logits=logits),
+        (5, 1),
+        1.0,
+        scipy.stats.nbinom.logpmf(1, 5, 1 / (1 + math.e)),
+    ),
+    "ContinuousBernoulli": (ContinuousBernoulli, (3,), 0.5, 1.5 - math.log(math.expm1(3) / 3)),
+    "DiscretizedLogistic": (
+        lambda loc: DiscretizedLogistic(loc, 0.5, 9),
+        (5,),
+        5.0,
+        math.log(scipy.stats.logistic.cdf(1) - scipy.stats.logistic.cdf(-1)),
+    ),
+    "GreyLevels": (GreyLevels, ([1, 2, 3],), 1.0, 2 - math.log(math.e + math.e**2 + math.e**3)),
+    "ExponentialNorm": (lambda loc: ExponentialNorm(loc, 0.7, 1), ([3],), [5.0], math.log(0.35) - 1.4),
+    "LowRankNormal": (
+        lambda loc, factor, diag: LowRankNormal(loc, factor, diag, (2,)),
+        ([1, 2], [[1], [2]], [1, 2]),
+        [1.5, 4.25],
+        scipy.stats.multivariate_normal.logpdf([1.5, 4.25], [1, 2], [[2, 2], [2, 6]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_parameters_of_integers_are_numbers(name):
+    build, parameters, value, log_prob = INTEGERS[name]
+    p = build(*map(torch.tensor, parameters))
+    assert p.log_prob(torch.tensor(value)).item() == pytest.approx(log_prob, abs=1e-5)
+    exact, noise = build(*map(f64, parameters)), f64(value)
+    assert exact.log_prob(noise).item() == pytest.approx(log_prob, abs=1e-12)
+    assert p.expand(torch.Size([2, *p.batch_shape])).sample().dtype == torch.float32
+    for moment in ("mean", "variance"):
+        torch.testing.assert_close(getattr(p, moment).double(), getattr(exact, moment), rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_of_two_types_have_the_finer_one():
+    p = StudentT(torch.tensor(5.0), f64(0.1), torch.tensor(2))
+    assert p.log_prob(f64(0.3)).item() == pytest.approx(scipy.stats.t.logpdf(0.3, 5, 0.1, 2), abs=1e-14)

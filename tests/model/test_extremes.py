@@ -144,7 +144,7 @@ def of_row(row):
 
 def at(member, output, shape):
     """p(x|z) where the decoder has given this output (V, n, channels size)."""
-    member.decoder = lambda z: output.unflatten(-1, shape)
+    member.decoder = lambda z: output.flatten(0, -2).unflatten(-1, shape)
     return member(output[..., :1])
 
 

@@ -188,3 +188,21 @@ def test_expand_leaves_the_components_alone(kind):
         assert torch.equal(found, p.log_prob(z).expand(found.shape))
     with pyro.plate("draws", 6, dim=-2), pyro.plate("data", 4, dim=-1):
         assert pyro.sample("z", p).shape == (6, 4, D)
+
+
+@pytest.mark.parametrize("kind", ["normal", "full"])
+def test_values_that_are_integers_have_the_density_of_those_numbers(kind):
+    parts, z = components(kind), torch.tensor([[0, 1, -2], [3, 0, 1]])
+    p = Mixture(weights(), parts)
+    torch.testing.assert_close(p.log_prob(z), p.log_prob(z.double()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("centre", [300.0, -1e6])
+@pytest.mark.parametrize("number", [1, M])
+def test_the_variance_does_not_cancel_far_from_0(centre, number):
+    """Components at `centre` + i / 4 with sigma 0.05: their variance plus that of their means."""
+    w, apart = weights(number).float(), torch.arange(number)[:, None] / 4
+    p = Mixture(w, dist.Normal(centre + apart, 0.05).to_event(1))
+    share = (w.double().exp() / w.double().exp().sum())[:, None]
+    expected = 0.05**2 + (share * (apart - (share * apart).sum(0)).square()).sum(0)
+    torch.testing.assert_close(p.variance, expected.float(), rtol=1e-5, atol=0)

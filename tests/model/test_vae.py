@@ -171,6 +171,17 @@ def test_swapped_members_and_classes_are_refused(members, message):
         pv.VAE(*(parts[i] for i in members))
 
 
+@pytest.mark.parametrize(("of_prior", "of_posterior"), [(1, 3), (3, 1), (2, 3)])
+def test_a_prior_and_a_posterior_of_other_latents_are_refused(of_prior, of_posterior, x):
+    vae = small_vae(of_posterior)
+    with pytest.raises(ValueError, match=rf"latent_dim={of_prior}\) and DiagonalNormal\(latent_dim={of_posterior}"):
+        pv.VAE(pv.priors.StandardNormal(of_prior), vae.posterior, vae.likelihood)
+    vae.prior = pv.priors.StandardNormal(of_prior).double()  # a hot swap
+    for use in (pv.evaluation.elbo, pv.evaluation.iwae):
+        with pytest.raises(ValueError, match="over the same z"):
+            use(vae, x, 3)
+
+
 def test_arrays_that_are_no_tensors_are_refused_with_the_cure(x):
     vae = small_vae()
     calls = [
@@ -256,7 +267,7 @@ def test_the_two_halves_of_a_reconstruction_see_the_same_labels():
     vae.reconstruct(torch.zeros(2, 4).double(), y, num_samples=3)
     vae.interpolate(torch.zeros(2, 4).double(), torch.ones(2, 4).double(), y=y)
     assert len(seen) == 5
-    assert all(torch.equal(labels, y) for labels in seen)
+    assert all(torch.equal(labels, y.repeat(len(labels) // 2, 1)) for labels in seen)
 
 
 def test_interpolation_keeps_the_class_along_the_line():

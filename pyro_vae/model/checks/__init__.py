@@ -23,6 +23,7 @@ from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior, StandardNormal
 from pyro_vae.model.program import check_member, check_tensor, undisturbed
+from pyro_vae.model.squashed_logits import warn_of_squashed_logits
 from pyro_vae.randomness import stream
 
 
@@ -154,7 +155,8 @@ def check_likelihood(
 ) -> Report:
     """Checks a likelihood p(x|z) against its contract; power and false alarms as for `check_prior`.
 
-    Density and mean are checked for the first 2 latents.
+    Density and mean are checked for the first 2 latents. A warning, and no failed line, tells of logits that all lie in
+    [0, 1], as those of a decoder that ends in a Sigmoid do.
 
     Args:
         likelihood: the member.
@@ -175,7 +177,14 @@ def check_likelihood(
     check_member("likelihood", likelihood, Likelihood)
     check_tensor(z)
     event = None if x is None else x.shape[1:]
-    return _report(contract.Case(likelihood, (z, y), event, seed, x=x), contract.LIKELIHOOD)
+    case = contract.Case(likelihood, (z, y), event, seed, x=x)
+    report = _report(case, contract.LIKELIHOOD)
+    if not {"distribution", "shapes"} & {*report.failed}:
+        wide = contract.Case(likelihood, (torch.stack([z, -z, 10 * z]), y), event, seed)
+        with undisturbed(None), stream(seed, "checks", "logits"), torch.no_grad():
+            p = wide.p()
+        warn_of_squashed_logits(type(likelihood).__name__, p)
+    return report
 
 
 def _report(case: contract.Case, lines: dict[str, contract.Check]) -> Report:

@@ -406,12 +406,44 @@ def batch_order(case: Case) -> Outcome:
 
 
 @torch.no_grad()
-def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
-    if is_point(p):
-        expected, actual = value[rows], other.sample()
-    else:
-        expected, actual = p.log_prob(value)[rows], other.log_prob(value[rows])
+def slices(case: Case) -> Outcome:
+    """With more leading dimensions, as draws and paths have, it is at each index of them what it is there alone."""
+    place = _stacked_place(case)
+    if place is None:
+        return None, "does not apply: data (B, *x_shape) without labels have no more leading dimensions"
+    a, member = _to(case.arguments[place], torch.float64), case.copy().eval()
+    stacked = torch.stack([a, a.flip(0), a.roll(1, 0)])
+
+    def at(argument: Tensor) -> Any:
+        arguments = (*case.arguments[:place], argument, *case.arguments[place + 1 :])
+        return Case(member, arguments, case.event, case.seed).call(member)
+
+    p = at(stacked)
+    if p.batch_shape != torch.Size([3, *case.batch]):
+        return False, f"(3, B) in front give batch_shape {tuple(p.batch_shape)} where {(3, *case.batch)} is needed"
+    value = p.sample()
+    gaps = [_relative(row, _values(at(z), v)) for row, z, v in zip(_values(p, value), stacked, value, strict=True)]
+    return max(gaps) < 1e-6, f"(3, B) in front and each of the 3 alone: they differ by {max(gaps):.2g} (relative)"
+
+
+def _stacked_place(case: Case) -> int | None:
+    """Returns which argument may have more leading dimensions: latents, or else the labels beside data."""
+    if isinstance(case.member, Likelihood) or case.member.event_dim is not None:
+        return 0
+    return None if case.arguments[1] is None else 1
+
+
+def _values(p: Any, value: Tensor) -> Tensor:
+    return p.sample() if is_point(p) else p.log_prob(value)
+
+
+def _relative(expected: Tensor, actual: Tensor) -> float:
     return float(((expected - actual).abs() / (1 + expected.abs())).max())
+
+
+@torch.no_grad()
+def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
+    return _relative(_values(p, value)[rows], _values(other, value[rows]))
 
 
 PRIOR: dict[str, Check] = {
@@ -427,6 +459,11 @@ PRIOR: dict[str, Check] = {
     "saves": saves,
     "batch order": batch_order,
 }
-POSTERIOR: dict[str, Check] = {**PRIOR, "reparametrised": reparametrised, "analytic KL": analytic_kl}
-LIKELIHOOD: dict[str, Check] = {**PRIOR, "mean": mean}
+POSTERIOR: dict[str, Check] = {
+    **PRIOR,
+    "slices": slices,
+    "reparametrised": reparametrised,
+    "analytic KL": analytic_kl,
+}
+LIKELIHOOD: dict[str, Check] = {**PRIOR, "slices": slices, "mean": mean}
 NEEDED_FIRST = ("distribution", "support", "shapes")  # without which the other lines mean nothing

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_vae.model.distributions.expandable import Expandable, invert, uniform
+from pyro_vae.model.distributions.expandable import Expandable, in_one_type, invert, uniform
 
 # B_2n / (2n (2n)!), n = 1..9, with the Bernoulli numbers B: the series of log(sinh(l/2) / (l/2)) in l^2.
 _BERNOULLI_NUMBERS = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798)
@@ -42,7 +42,7 @@ class ContinuousBernoulli(Expandable):
     support = constraints.unit_interval
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits
+        (self.logits,) = in_one_type(logits)
         super().__init__(logits.shape, validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Expandable, the base class of our distributions, and what they share."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -25,6 +26,39 @@ class Expandable(TorchDistribution):
     def _check(self, value: Tensor) -> None:
         if self._validate_args:
             self._validate_sample(value)
+
+
+class InOneType:
+    """Goes before a distribution of Pyro's, and gives it parameters `in_one_type`."""
+
+    def __init__(self, *parameters: Any, **options: Any) -> None:
+        values = in_one_type(*parameters, *options.values())
+        super().__init__(*values[: len(parameters)], **dict(zip(options, values[len(parameters) :], strict=True)))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        return super().expand(batch_shape, _instance=new)  # type: ignore[misc]
+
+
+def in_one_type(*parameters: Any) -> tuple[Any, ...]:
+    """Returns parameters with all tensors among them of one floating type; others stay as they are.
+
+    A density is of the type of a parameter, and one of integers would truncate it; so would torch a number that stands
+    beside a tensor of integers.
+
+    Example:
+        >>> in_one_type(torch.tensor(5), torch.tensor(0.5, dtype=torch.float64), 2.0)
+        (tensor(5., dtype=torch.float64), tensor(0.5000, dtype=torch.float64), 2.0)
+    """
+    types = [parameter.dtype for parameter in parameters if isinstance(parameter, Tensor)]
+    common = floating(*types) if types else None
+    return tuple(p.to(common) if isinstance(p, Tensor) and p.dtype != common else p for p in parameters)
+
+
+def floating(*types: torch.dtype) -> torch.dtype:
+    """Returns the floating type that numbers of these types have together; the default one for integers alone."""
+    common = reduce(torch.promote_types, types)
+    return common if common.is_floating_point else torch.get_default_dtype()
 
 
 def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:

@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.model.distributions.expandable import Expandable, as_tensor, uniform
+from pyro_vae.model.distributions.expandable import Expandable, as_tensor, in_one_type, uniform
 
 
 class DiscretizedLogistic(Expandable):
@@ -42,6 +42,7 @@ class DiscretizedLogistic(Expandable):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
     def __init__(self, loc: Tensor, scale: Tensor | float, num_levels: int, validate_args: bool | None = None) -> None:
+        loc, scale = in_one_type(loc, scale)
         self.loc, self.scale = torch.broadcast_tensors(loc, as_tensor(scale, loc))
         self.num_levels = num_levels
         super().__init__(self.loc.shape, validate_args=validate_args)
@@ -107,7 +108,7 @@ class GreyLevels(Expandable):
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits
+        (self.logits,) = in_one_type(logits)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @property

@@ -15,6 +15,8 @@ from pyro.distributions import constraints as support
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from pyro_vae.model.distributions.expandable import floating
+
 
 class Mixture(TorchDistribution):
     """A mixture whose components are one batched distribution, which is never expanded.
@@ -64,9 +66,13 @@ class Mixture(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        second = self.components.variance + self.components.mean.square()
-        variance = (self.log_weights.exp()[:, None] * second).sum(-2) - self.mean.square()
-        return variance.expand(self.batch_shape + self.event_shape)
+        weights, means = self.log_weights.exp()[:, None], self.components.mean
+        # From one component, not from 0: weights sum to 1 but for rounding, which far from 0 is more than a variance.
+        apart = means - means[:1]
+        apart = apart - (weights * apart).sum(-2)
+        return (
+            (weights * (self.components.variance + apart.square())).sum(-2).expand(self.batch_shape + self.event_shape)
+        )
 
 
 def _turns(chosen: Tensor, number: int) -> tuple[Tensor, int]:
@@ -93,4 +99,4 @@ def _log_prob_of_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     mean, precision, value = loc.double(), scale.double().pow(-2), z.double()
     square = value.square() @ precision.T - 2 * value @ (mean * precision).T + (mean.square() * precision).sum(-1)
     constant = scale.double().log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-    return (-0.5 * square - constant).to(z.dtype)
+    return (-0.5 * square - constant).to(floating(z.dtype, loc.dtype))

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.model.distributions.expandable import log_rising
+from pyro_vae.model.distributions.expandable import InOneType, log_rising
 
 # From here on torch's sampler, which counts in integers of 64 bits, comes near their end.
 _LARGEST_RATE = 2.0**53
 
 
-class Poisson(dist.Poisson):
+class Poisson(InOneType, dist.Poisson):
     r"""The Poisson distribution.
 
     .. math:: \log P(x) = x \log m - m - \log x!
@@ -40,7 +40,7 @@ class Poisson(dist.Poisson):
             return _counts(self.rate.expand(self._extended_shape(torch.Size(sample_shape))))
 
 
-class NegativeBinomial(dist.NegativeBinomial):
+class NegativeBinomial(InOneType, dist.NegativeBinomial):
     r"""The negative binomial on 0, 1, 2, ..., with r = total_count and mean m = r e^logits.
 
     .. math:: \log P(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} - r \log(1 + m / r) + x \log \frac{m}{r + m}

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_vae.model.distributions.expandable import Expandable, as_tensor
+from pyro_vae.model.distributions.expandable import Expandable, as_tensor, in_one_type
 
 
 class ExponentialNorm(Expandable):
@@ -39,6 +39,7 @@ class ExponentialNorm(Expandable):
 
     def __init__(self, loc: Tensor, rate: Tensor | float, event_dim: int, validate_args: bool | None = None) -> None:
         split = loc.dim() - event_dim
+        loc, rate = in_one_type(loc, rate)
         rate = as_tensor(rate, loc)
         batch_shape = torch.broadcast_shapes(loc.shape[:split], rate.shape)
         self.loc, self.rate = loc.expand(*batch_shape, *loc.shape[split:]), rate.expand(batch_shape)
@@ -130,6 +131,7 @@ class LowRankNormal(Expandable):
                 f"d = {math.prod(event_shape)}; got {tuple(loc.shape)}, {tuple(cov_factor.shape)}, "
                 f"{tuple(cov_diag.shape)}"
             )
+        loc, cov_factor, cov_diag = in_one_type(loc, cov_factor, cov_diag)
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         self.loc, self.cov_diag = loc.expand(*batch_shape, d), cov_diag.expand(*batch_shape, d)
         self.cov_factor = cov_factor.expand(*batch_shape, d, rank)

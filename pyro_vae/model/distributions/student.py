@@ -6,10 +6,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.model.distributions.expandable import log_rising
+from pyro_vae.model.distributions.expandable import InOneType, log_rising
 
 
-class StudentT(dist.StudentT):
+class StudentT(InOneType, dist.StudentT):
     r"""Student's t, of any finite number of degrees of freedom.
 
     .. math:: \log p(x) = -\frac{\nu + 1}{2} \log \left( 1 + \frac{y^2}{\nu} \right)

@@ -41,7 +41,7 @@ class Poisson(Likelihood):
     advice = "For measurements that are not counts, use a density (`likelihood='normal'`)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z)
+        return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z, y)
 
     def start(self, x: Tensor) -> Tensor:
         return _start_of_counts(x)
@@ -82,7 +82,7 @@ class NegativeBinomial(Likelihood):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         mean, total_count = _mean_of_counts(self.decode(z, y)), self.total_count()
-        return over_pixels(distributions.NegativeBinomial(total_count, logits=mean.log() - total_count.log()), z)
+        return over_pixels(distributions.NegativeBinomial(total_count, logits=mean.log() - total_count.log()), z, y)
 
     def start(self, x: Tensor) -> Tensor:
         return _start_of_counts(x)

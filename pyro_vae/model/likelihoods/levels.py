@@ -72,7 +72,7 @@ class DiscretizedLogistic(LocationScale):
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         top = self.num_levels - 1
         loc, scale = self.location_and_scale(z, y)
-        return over_pixels(distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels), z)
+        return over_pixels(distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels), z, y)
 
     def start_location(self, x: Tensor) -> Tensor:
         top, scale = self.num_levels - 1, self.scale
@@ -127,7 +127,7 @@ class Categorical(Likelihood):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         logits = self.decode_parts(z, y, self.num_levels).movedim(0, -1)
-        return over_pixels(distributions.GreyLevels(logits), z)
+        return over_pixels(distributions.GreyLevels(logits), z, y)
 
     def start(self, x: Tensor) -> Tensor:
         # The frequency of each level at each pixel, with one datum more that is spread evenly over the levels.

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
 from pyro_vae.model.conditions import require
+from pyro_vae.model.folding import folded
 
 
 class Likelihood(nn.Module):
     """Base class of p(x|z). Members set `support`, the constraint on one pixel, and `advice`, the cure for other data.
 
     Args:
-        decoder: maps z `(*, D)` (and labels `(B, C)`, where given) to `(*, *decoder_shape(x_shape))`.
+        decoder: maps z `(N, D)` (and labels `(N, C)`, where given) to `(N, *decoder_shape(x_shape))`.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -48,15 +49,26 @@ class Likelihood(nn.Module):
         return tuple(x_shape)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Calls the decoder at z (*, D): (*, *decoder_shape)."""
-        return self.decoder(z) if y is None else self.decoder(z, y)
+        """Calls the decoder at latents z (*, D) and labels y (*, C), broadcast against each other.
+
+        A decoder of your own sees them as (N, D) and (N, C): draws, particles and data are its rows. So batch norm in
+        training takes its statistics over all of them, K B rows under K vectorised particles.
+
+        Returns:
+            (*, *decoder_shape).
+
+        Raises:
+            TypeError: the decoder returns no tensor.
+            ValueError: it returns another number of rows than it was given.
+        """
+        return folded(self.decoder, z, y, event_dim=1)
 
     def decode_parts(self, z: Tensor, y: Tensor | None, count: int) -> Tensor:
         """Calls the decoder and moves its axis of several numbers a pixel to the front.
 
         Args:
             z: latents (*, D).
-            y: one-hot labels (B, C).
+            y: one-hot labels (*, C).
             count: how many numbers a pixel there are.
 
         Returns:
@@ -65,7 +77,7 @@ class Likelihood(nn.Module):
         Raises:
             ValueError: the decoder's output has no such axis.
         """
-        output, axis = self.decode(z, y), z.dim() - 1
+        output, axis = self.decode(z, y), leading_dims(z, y)
         if output.dim() <= axis or output.shape[axis] != count:
             raise ValueError(
                 f"{type(self).__name__} needs a decoder whose output has shape (*, {count}, *x_shape), {count} numbers "
@@ -130,9 +142,14 @@ class Likelihood(nn.Module):
         )
 
 
-def over_pixels(p: TorchDistributionMixin, z: Tensor) -> dist.Distribution:
-    """Declares all batch dimensions of p beyond those of z (*, D) an event."""
-    return p.to_event(len(p.batch_shape) - z.dim() + 1)
+def leading_dims(z: Tensor, y: Tensor | None) -> int:
+    """Counts the leading dimensions of latents z (*, D) and labels y (*, C), broadcast against each other."""
+    return max(z.dim(), 0 if y is None else y.dim()) - 1
+
+
+def over_pixels(p: TorchDistributionMixin, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+    """Declares all batch dimensions of p beyond those of z (*, D) and labels y (*, C) an event."""
+    return p.to_event(len(p.batch_shape) - leading_dims(z, y))
 
 
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:

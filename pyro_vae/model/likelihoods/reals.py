@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model import distributions
-from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
+from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, over_pixels
 from pyro_vae.model.likelihoods.scales import (
     Learned,
     LocationScale,
@@ -69,7 +69,7 @@ class Normal(LocationScale):
     advice = "Remove such data, or replace the missing values."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(dist.Normal(*self.location_and_scale(z, y)), z)
+        return over_pixels(dist.Normal(*self.location_and_scale(z, y)), z, y)
 
 
 class Laplace(LocationScale):
@@ -101,7 +101,7 @@ class Laplace(LocationScale):
     symbol = "b"
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(dist.Laplace(*self.location_and_scale(z, y)), z)
+        return over_pixels(dist.Laplace(*self.location_and_scale(z, y)), z, y)
 
 
 class LowRankNormal(Likelihood):
@@ -150,9 +150,10 @@ class LowRankNormal(Likelihood):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         parts = self.decode_parts(z, y, 2 + self.rank)
-        loc, raw, *columns = parts.flatten(z.dim())
+        first = 1 + leading_dims(z, y)
+        loc, raw, *columns = parts.flatten(first)
         variance = above(self.scale_floor, raw).square()
-        return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[z.dim() :])
+        return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[first:])
 
     def start(self, x: Tensor) -> Tensor:
         mean = x.mean(0)
@@ -214,8 +215,8 @@ class ExponentialNorm(Likelihood):
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         loc = self.decode(z, y)
         if self.x_shape is not None:
-            check_shape(self, loc, z, self.x_shape)
-        return distributions.ExponentialNorm(loc, self._rate(), event_dim=loc.dim() - z.dim() + 1)
+            check_shape(self, loc, leading_dims(z, y), self.x_shape)
+        return distributions.ExponentialNorm(loc, self._rate(), event_dim=loc.dim() - leading_dims(z, y))
 
     @torch.no_grad()
     def scales(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.model.likelihoods.likelihood import Likelihood
+from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims
 from pyro_vae.option_words import LearnScale, words
 
 # exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
@@ -55,7 +55,7 @@ class LocationScale(Likelihood):
             return loc, self.scale
         scale = self.learned_scale()
         if scale.dim():
-            check_shape(self, loc, z, scale.shape)
+            check_shape(self, loc, leading_dims(z, y), scale.shape)
         return loc, scale
 
     def start(self, x: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ def needed_shape(member: Likelihood, x_shape: Sequence[int] | None, learn_scale:
     return tuple(x_shape)
 
 
-def check_shape(member: Likelihood, loc: Tensor, z: Tensor, x_shape: Sequence[int]) -> None:
-    """Raises ValueError where the decoder's loc for z (*, D) does not have the shape that the member was built for."""
-    if loc.shape[z.dim() - 1 :] != tuple(x_shape):
+def check_shape(member: Likelihood, loc: Tensor, lead: int, x_shape: Sequence[int]) -> None:
+    """Raises ValueError where loc, after `lead` dimensions, does not have the shape that the member was built for."""
+    if loc.shape[lead:] != tuple(x_shape):
         raise ValueError(
             f"{type(member).__name__} was built for x_shape={tuple(x_shape)}; its decoder gives "
-            f"{tuple(loc.shape[z.dim() - 1 :])}"
+            f"{tuple(loc.shape[lead:])}"
         )

@@ -40,7 +40,7 @@ class Bernoulli(Likelihood):
     )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(dist.Bernoulli(logits=self.decode(z, y)), z)
+        return over_pixels(dist.Bernoulli(logits=self.decode(z, y)), z, y)
 
     def start(self, x: Tensor) -> Tensor:
         return torch.logit(mean_with_one_more(x, 0.5))
@@ -77,7 +77,7 @@ class ContinuousBernoulli(Likelihood):
     advice = "Scale the data to [0, 1], or use a density of all real numbers (`likelihood='normal'`)."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(distributions.ContinuousBernoulli(self.decode(z, y)), z)
+        return over_pixels(distributions.ContinuousBernoulli(self.decode(z, y)), z, y)
 
     def start(self, x: Tensor) -> Tensor:
         # Half a grey level from the ends: logits of thousands, as a black pixel asks for, would not come back.

@@ -1,0 +1,55 @@
+"""Constants: buffers that follow from a module's arguments, and that a state dict leaves out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Constants(nn.Module):
+    """Base class of modules with constants: buffers that move with `.to()` and that no checkpoint holds.
+
+    A module that is built on the device "meta", or that `to_empty` takes to another, has whatever its new memory held,
+    and no state dict brings the constants back. So they are filled anew wherever a module is moved; one that was set to
+    other values keeps them.
+
+    A member implements `constants`, and calls `register_constants` once its arguments are there.
+
+    Example:
+        >>> class Ones(Constants):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.size = size
+        ...         self.register_constants()
+        ...     def constants(self):
+        ...         return {"one": torch.ones(self.size)}
+        >>> Ones(2).to("meta").to_empty(device="cpu").one
+        tensor([1., 1.])
+    """
+
+    def constants(self) -> dict[str, Tensor]:
+        """Returns the values, by name."""
+        raise NotImplementedError(f"{type(self).__name__} has no constants()")
+
+    def register_constants(self) -> None:
+        """Makes a buffer of each."""
+        for name, value in self.constants().items():
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        with torch.device("cpu"):
+            values = {name: value for name, value in self.constants().items() if _is(self._buffers.get(name), value)}
+        super()._apply(fn, recurse)
+        for name, value in values.items():
+            buffer = getattr(self, name)
+            if not buffer.is_meta:
+                buffer.copy_(value)
+        return self
+
+
+def _is(buffer: Tensor | None, value: Tensor) -> bool:
+    """Whether a buffer holds these values; one on "meta", which holds none, is taken to be what its shape is."""
+    if buffer is None or buffer.shape != value.shape:
+        return False
+    return buffer.is_meta or torch.equal(buffer.cpu(), value.to(buffer.dtype))

@@ -1,0 +1,62 @@
+"""Probabilities given where logits belong, as by a decoder that ends in a Sigmoid: a warning, for no density is wrong.
+
+With all logits in [0, 1] every probability lies in [0.5, 0.73], and training goes on at a value far from the right one.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Binomial
+from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
+
+from pyro_vae.model import traces
+from pyro_vae.model.distributions import ContinuousBernoulli, GreyLevels
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import preserved
+
+
+def warn_of_squashed_logits(name: str, p: Any) -> None:
+    """Warns where p is made of logits that all lie in [0, 1] and are not all the same.
+
+    Args:
+        name: what p belongs to, for the message.
+        p: a distribution, perhaps with batch dimensions declared an event.
+
+    Example:
+        >>> warn_of_squashed_logits("p(x|z)", Bernoulli(logits=torch.linspace(-1, 1, 5)))
+    """
+    logits = _logits(p)
+    if logits is None or not 0 <= logits.min() < logits.max() <= 1:
+        return
+    warnings.warn(
+        f"{name} is a distribution of logits, and all {logits.numel()} of them lie in [0, 1], as probabilities do: "
+        "a decoder of logits must not end in a Sigmoid, Softmax or clamp",
+        stacklevel=3,
+    )
+
+
+@torch.no_grad()
+def warn_of_squashed_logits_in(program: Any, *args: Tensor) -> None:
+    """Warns, once for each observed site, of such logits of a program at one draw of the guide.
+
+    Args:
+        program: anything with `.model` and `.guide` over one data plate.
+        args: x (B, *x_shape), and labels (B, C) if there are any.
+    """
+    with undisturbed(program), preserved(args[0].device):
+        pair = traces.run(program.model, program.guide, 1, *args)
+    for name, site in traces.observed_sites(pair.model).items():
+        warn_of_squashed_logits(f"site {name}", site["fn"])
+
+
+def _logits(p: Any) -> Tensor | None:
+    """Returns the logits that p was made of, None for any other distribution."""
+    while hasattr(p, "base_dist"):
+        p = p.base_dist
+    if isinstance(p, ContinuousBernoulli | GreyLevels):
+        return p.logits
+    if isinstance(p, Bernoulli | Binomial | TorchContinuousBernoulli):
+        return vars(p)["logits"] if p._param is vars(p).get("logits") else None
+    return None
