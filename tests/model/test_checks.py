@@ -103,6 +103,36 @@ def test_likelihoods_pass(name):
     assert all(f.passed for f in report.findings)
 
 
+class ZeroInflated(pv.likelihoods.Likelihood):
+    """One number of three, the gate or its logits, with Pyro's own distributions, whose batch shape is a tuple."""
+
+    support = constraints.nonnegative_integer
+
+    def __init__(self, decoder, make):
+        super().__init__(decoder)
+        self.make = make
+
+    def forward(self, z, y=None):
+        return self.make(*self.decode(z, y).unbind(-2)).to_event(1)
+
+
+ZERO_INFLATED = {
+    "Poisson, gate": lambda rate, gate: dist.ZeroInflatedPoisson(rate.exp(), gate=gate.sigmoid()),
+    "Poisson, logits": lambda rate, gate: dist.ZeroInflatedPoisson(rate.exp(), gate_logits=gate),
+    "negative binomial": lambda logits, gate: dist.ZeroInflatedNegativeBinomial(
+        torch.tensor(3.0).to(logits), logits=logits, gate_logits=gate
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZERO_INFLATED)
+def test_zero_inflated_counts_pass(name):
+    likelihood = ZeroInflated(mlp((3,), (2, 4)), ZERO_INFLATED[name])
+    report = pv.check_likelihood(likelihood, torch.randn(5, 3))
+    report.raise_if_failed()
+    assert all(f.passed for f in report.findings)
+
+
 class StudentPrior(pv.priors.Prior):
     def forward(self, y=None):
         return dist.StudentT(5.0, self.loc, self.scale).to_event(1)

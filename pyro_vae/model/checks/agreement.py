@@ -136,7 +136,7 @@ class _Factors:
     def of(cls, p: Any) -> "_Factors":
         while type(p) in (Independent, dist.Independent):  # a subclass may have a density of its own
             p = p.base_dist
-        return cls(p, p.batch_shape.numel(), p.event_shape.numel())
+        return cls(p, math.prod(p.batch_shape), math.prod(p.event_shape))  # Pyro's `expand` leaves tuples
 
     @property
     def is_discrete(self) -> bool:

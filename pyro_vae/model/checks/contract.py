@@ -35,6 +35,7 @@ _SLOPE_TOLERANCE = 1e-4
 _STEPS = 8  # steps of Adam within which a gradient must have reached every parameter
 _FEW = slice(0, 2)  # data whose densities are integrated
 _DRAWS = 4000
+_ROUNDING = 1e-10  # relative; a lazy value of Pyro's, filled by sampling, changes the last digits of log_prob
 _A_POINT: Outcome = (None, "does not apply: a point has no density")
 
 
@@ -344,7 +345,7 @@ def moves(case: Case) -> Outcome:
     if exact.dtype != torch.float64:
         return False, f"log_prob is {exact.dtype} after .double()"
     gap = (exact - rounded).abs()
-    passed = bool((gap <= 1e-3 * (double.event_shape.numel() + exact.abs())).all())
+    passed = bool((gap <= 1e-3 * (math.prod(double.event_shape) + exact.abs())).all())
     return passed, f"log_prob is float64 after .double() and differs from float32's by {gap.max():.2g} nats"
 
 
@@ -377,7 +378,7 @@ def saves(case: Case) -> Outcome:
     twin.load_state_dict(state)
     before, after = case.call(trained.eval()), case.call(twin.eval())
     gap = _distance(before, after, before.sample())
-    return gap == 0, f"{len(state)} tensors; log_prob differs by {gap:.2g} (relative) after save and load"
+    return gap < _ROUNDING, f"{len(state)} tensors; log_prob differs by {gap:.2g} (relative) after save and load"
 
 
 def _moved(member: Any) -> Any:
