@@ -207,6 +207,37 @@ class Unbounded(Bad):
         return Spliced(dist.HalfNormal(self.shift.exp()).to_event(1), p)
 
 
+class CopulaOfNormals(dist.TorchDistribution):
+    """Right, but for tails in which cdf is 0 or 1, icdf infinite and infinity less infinity no number."""
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.real, 1)
+    has_rsample = False
+
+    def __init__(self, loc, batch_shape=()):
+        correlation = 0.5 + 0.5 * torch.eye(len(loc)).to(loc)
+        self.loc, self.joint = loc, dist.MultivariateNormal(torch.zeros_like(loc), correlation)
+        super().__init__(torch.Size(batch_shape), loc.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return CopulaOfNormals(self.loc, batch_shape)
+
+    def log_prob(self, value):
+        one = dist.Normal(torch.zeros_like(self.loc), 1.0)
+        w = one.icdf(one.cdf(value - self.loc))
+        log_prob = self.joint.log_prob(w) - one.log_prob(w).sum(-1) + one.log_prob(value - self.loc).sum(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def sample(self, sample_shape=()):
+        with torch.no_grad():
+            return self.loc + self.joint.sample(torch.Size(sample_shape) + self.batch_shape)
+
+
+class NoTails(Bad):
+    def forward(self, y=None):
+        return CopulaOfNormals(self.shift)
+
+
 class Raises(Bad):
     def forward(self, y=None):
         raise RuntimeError("no such thing")
@@ -257,6 +288,7 @@ BAD_PRIORS = [
     (NeedlessBatch, {"shapes"}),
     (NotExpandable, {"plates"}),
     (Unbounded, {"support"}),
+    (NoTails, {"support"}),
     (Raises, {"distribution"}),
     (Detached, {"gradients", "slopes"}),
     (HalfDetached, {"slopes"}),
@@ -460,6 +492,10 @@ def test_a_mean_that_is_infinite_is_not_checked():
         kind = dist.Cauchy
 
     pv.check_likelihood(Cauchy(mlp((3,), SHAPE)), torch.randn(5, 3)).raise_if_failed()
+
+
+def test_where_a_tail_is_not_finite_is_said():
+    assert "log_prob is nan at (" in str(pv.check_prior(NoTails(2)))
 
 
 def test_every_line_is_broken_by_a_member():

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributions import Beta, Dirichlet, FisherSnedecor, Gamma, StudentT
 
-from pyro_vae.model.checks import agreement
+from pyro_vae.model.checks import agreement, far_tails
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.traces import is_point
@@ -108,7 +108,7 @@ def distribution(case: Case) -> Outcome:
 
 
 def support(case: Case) -> Outcome:
-    """Draws are finite and in the support, and a likelihood accepts them, and the given data, as data."""
+    """Draws are in the support, which a likelihood accepts, like the given data; log_prob is finite, also far out."""
     p = case.p()
     draws = p.sample((200,))
     if not torch.isfinite(draws).all():
@@ -120,7 +120,23 @@ def support(case: Case) -> Outcome:
         case.copy().check(case.data())
     if not torch.isfinite(p.log_prob(draws)).all():
         return False, "log_prob is not finite at some of 200 draws"
-    return True, "200 draws lie in the support, with finite log_prob"
+    if is_point(p):
+        return True, "200 draws lie in the support"
+    return _far_out(case)
+
+
+def _far_out(case: Case) -> Outcome:
+    for dtype in (torch.float64, torch.float32):
+        p = case.p(dtype=dtype)
+        if place := far_tails.not_finite_at(p, p.sample((200,))):
+            return False, (
+                f"in {str(dtype).removeprefix('torch.')} log_prob is {place} and in the support: the guide of an "
+                "untrained network, or a far datum, may reach it"
+            )
+    return (
+        True,
+        f"200 draws lie in the support, with finite log_prob, also up to {far_tails.DISTANCES[-1]} sd from them",
+    )
 
 
 def shapes(case: Case) -> Outcome:
