@@ -69,12 +69,11 @@ _REFUSED = re.compile(
 
 
 @contextmanager
-def divergence(what: str, cure: str = "") -> Iterator[None]:
+def divergence(what: str) -> Iterator[None]:
     """Turns numbers that a distribution or a factorisation refuses inside into a DivergenceError, and no other error.
 
     Args:
         what: what is computed inside.
-        cure: what to do about it, as a sentence.
 
     Raises:
         DivergenceError: it cannot be computed; the error says what was refused.
@@ -96,16 +95,16 @@ def divergence(what: str, cure: str = "") -> Iterator[None]:
         refused = _REFUSED.search(str(error))
         if not refused and not isinstance(error, LinAlgError):
             raise
-        raise not_finite(what, refused[0] if refused else str(error).splitlines()[0], cure) from error
+        raise not_finite(what, refused[0] if refused else str(error).splitlines()[0]) from error
 
 
-def not_finite(what: str, reason: str, cure: str = "") -> DivergenceError:
+def not_finite(what: str, reason: str) -> DivergenceError:
     """The error for a number that is not finite.
 
-    >>> print(not_finite("the validation ELBO", "it is nan", "Use a smaller learning rate (`lr`)"))
-    the validation ELBO is not finite (it is nan). Use a smaller learning rate (`lr`)
+    >>> print(not_finite("the validation ELBO", "it is nan"))
+    the validation ELBO is not finite (it is nan)
     """
-    return DivergenceError(f"{what} is not finite ({reason})" + (f". {cure}" if cure else ""))
+    return DivergenceError(f"{what} is not finite ({reason})")
 
 
 class StorageError(PyroVAEError, OSError):

@@ -1,23 +1,28 @@
-"""Where a step diverged: the first site, or parameter, whose numbers are not finite.
+"""Where and why a step diverged: the first site, or parameter, whose numbers are not finite.
 
 A step is looked at again on its own draws, since what happens at one draw of many may not happen at the next.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 
+from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.parameter_store import store_kept
-from pyro_vae.randomness import go_to, position, preserved
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import go_to, position, preserved, stream
 
 
 class Noise:
@@ -46,15 +51,106 @@ class Noise:
             yield
 
 
+class Fault(NamedTuple):
+    """The first site whose value or log-probability is not finite.
+
+    Attributes:
+        where: the site, in parentheses; '' where there is none.
+        cause: what of it is not finite, and what else is known of the cause.
+        cure: what to do about it, as a sentence.
+    """
+
+    where: str
+    cause: str
+    cure: str
+
+    def after(self, sentence: str) -> str:
+        """A sentence without its full stop, the cause and the cure."""
+        return f"{sentence}{self.cause and f': {self.cause}'}. {self.cure}"
+
+
+STEP_TOO_LARGE = (
+    "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
+)
+NO_SITE = Fault("", "", STEP_TOO_LARGE)
+_ORDINARY = 10.0  # size of data up to which they are not the cause
+
+
+def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> Fault:
+    """Finds the first site that is not finite while the loss is computed, and why; `NO_SITE` where all are.
+
+    The cause is the data where the site is finite once they are cut to [-1, 1]; the density, where it is not finite at
+    a finite value under finite parameters; and the step size otherwise.
+
+    Args:
+        loss: one of Pyro's ELBOs.
+        model, guide: the two halves.
+        args, kwargs: what they take.
+    """
+    broken = _first_broken(loss, model, guide, *args, **kwargs)
+    if broken is None:
+        return NO_SITE
+    where = f" (first at site {broken.name} of the {broken.half})"
+    x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+    if x is not None and x.dim() and x.is_floating_point() and (size := x.abs().max()) > _ORDINARY:
+        cut = [value.clamp(-1, 1) if value is x else value for value in args]
+        named = {name: value.clamp(-1, 1) if value is x else value for name, value in kwargs.items()}
+        if _is_sound(loss, model, guide, *cut, **named):
+            datum = int(x.abs().reshape(len(x), -1).amax(1).argmax())
+            place = f" at datum {datum} of the batch" if len(x) > 1 else ""
+            cause = f"{broken.what}, since the data reach {size:.3g}{place}"
+            return Fault(where, cause, "Scale the data to about 1, or give the encoder the logarithm of counts (log1p)")
+    if broken.is_of_density:
+        cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"
+        cure = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
+        return Fault(where, cause, cure)
+    return Fault(where, broken.what, STEP_TOO_LARGE)
+
+
+def fault_on_data(program: Any, num_samples: int, x: Tensor, y: Tensor | None = None) -> Fault:
+    """Finds the first site that is not finite at draws of the guide for data, and the datum; `NO_SITE` for none.
+
+    Args:
+        program: anything with `.model` and `.guide` over one data plate.
+        num_samples: draws for each datum.
+        x: data (B, *x_shape).
+        y: labels (B, C), where there are any.
+    """
+    loss = Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=True)
+
+    def at(data: slice) -> Fault:
+        return first_fault(loss, program.model, program.guide, *(part[data] for part in (x, y) if part is not None))
+
+    with undisturbed(program), stream(0, "divergence"):
+        for block, _ in data_blocks(len(x), y):
+            if (fault := at(block)) is not NO_SITE:
+                alone = ((n, at(slice(n, n + 1))) for n in range(block.start, min(block.stop, len(x))))
+                n, fault = next(((n, one) for n, one in alone if one is not NO_SITE), (None, fault))
+                return fault if n is None else fault._replace(where=f"{fault.where[:-1]}, datum {n})")
+    return NO_SITE
+
+
+def _first_broken(*call: Any, **kwargs: Any) -> _Broken | None:
+    broken: list[_Broken] = []
+    with suppress(ValueError, RuntimeError):  # over numbers that are none; the sites before count
+        _run(broken, *call, **kwargs)
+    return broken[0] if broken else None
+
+
+def _is_sound(*call: Any, **kwargs: Any) -> bool:
+    broken: list[_Broken] = []
+    try:
+        _run(broken, *call, **kwargs)
+    except (ValueError, RuntimeError):
+        return False
+    return not broken
+
+
 @torch.no_grad()
-def first_site(loss: Any, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Names the first site whose value or log-probability is not finite while the loss is computed; '' for none."""
-    broken: list[str] = []
+def _run(broken: list[_Broken], loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> None:
     with warnings.catch_warnings(), store_kept(), pyro.validation_enabled(False):
         warnings.simplefilter("ignore")
-        with suppress(ValueError, RuntimeError):  # over numbers that are none; the sites before count
-            loss.loss(_Finite("model", broken)(model), _Finite("guide", broken)(guide), *args, **kwargs)
-    return f" (first at site {broken[0]})" if broken else ""
+        loss.loss(_Finite("model", broken)(model), _Finite("guide", broken)(guide), *args, **kwargs)
 
 
 def first_gradient(modules: Iterable[nn.Module]) -> str:
@@ -65,18 +161,64 @@ def first_gradient(modules: Iterable[nn.Module]) -> str:
     return f" (first at parameter {bad})" if bad else ""
 
 
+class _Broken(NamedTuple):
+    """A site that is not finite, of which half, and what of it is not; whether that is the density alone."""
+
+    name: str
+    half: str
+    what: str
+    is_of_density: bool
+
+
 class _Finite(Messenger):
     """Lists the sites of one half that are not finite, where none was listed before."""
 
-    def __init__(self, half: str, broken: list[str]) -> None:
+    def __init__(self, half: str, broken: list[_Broken]) -> None:
         super().__init__()
         self.half, self.broken = half, broken
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.broken or site_is_subsample(msg):
             return
-        if not _all_finite(msg["value"]) or not _all_finite(msg["fn"].log_prob(msg["value"])):
-            self.broken.append(f"{msg['name']} of the {self.half}")
+        what, is_of_density = _not_finite(msg["name"], msg["fn"], msg["value"])
+        if what:
+            self.broken.append(_Broken(msg["name"], self.half, what, is_of_density))
+
+
+def _not_finite(name: str, p: Any, value: Any) -> tuple[str, bool]:
+    """Says what of a site is not finite, and whether it is its density alone; '' for nothing."""
+    log_prob = p.log_prob(value)
+    if _all_finite(value) and _all_finite(log_prob):
+        return "", False
+    for parameter, tensor in _parameters(p):
+        if not _all_finite(tensor):
+            return f"the {parameter} of site {name} is {tensor[~tensor.isfinite()][0]:g}", False
+    if not _all_finite(value):
+        return f"the value of site {name} is {value[~value.isfinite()][0]:g}", False
+    place = (~log_prob.isfinite()).nonzero()[0]
+    at = value.expand(*log_prob.shape, *p.event_shape)[tuple(place)].flatten()
+    shown = ", ".join(f"{number:.3g}" for number in at[:4].tolist()) + ", ..." * (len(at) > 4)
+    too_large = math.sqrt(torch.finfo(log_prob.dtype).max)  # to be squared
+    ordinary = all((tensor.abs() < too_large).all() for tensor in (at, *(tensor for _, tensor in _parameters(p))))
+    return f"log p of site {name} ({_kind(p)}) is {log_prob[tuple(place)]:g} at ({shown})", ordinary
+
+
+def _kind(p: Any) -> str:
+    while hasattr(p, "base_dist"):
+        p = p.base_dist
+    return type(p).__name__
+
+
+def _parameters(p: Any, depth: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a distribution is made of, in those that it is made of too."""
+    for name, held in vars(p).items():
+        for each in held if isinstance(held, list | tuple) else (held,):
+            if isinstance(each, Tensor) and each.is_floating_point():
+                yield name.lstrip("_"), each
+            elif depth and isinstance(each, Distribution | Transform):
+                yield from _parameters(each, depth - 1)
+            elif isinstance(each, nn.Module):
+                yield from each.named_parameters()
 
 
 def _all_finite(value: Any) -> bool:

@@ -20,6 +20,7 @@ from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.distributed import shared_elbo_terms
+from pyro_vae.inference.divergence import fault_on_data
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
 from pyro_vae.inference.objectives import (
     ImportanceWeightedELBO,
@@ -198,20 +199,21 @@ class _Training:
         x, *y = self.held_out
         seed = derive(self.seed, "validation")
         try:
-            what, cure = f"epoch {progress.epoch + 1}: the validation ELBO", "Use a smaller learning rate (`lr`)"
-            with divergence(what, cure):
+            what = f"epoch {progress.epoch + 1}: the validation ELBO"
+            with divergence(what):
                 terms = shared_elbo_terms(
                     self.world, self.program, x, self.schedule.valid_samples, y[0] if y else None, seed
                 )
                 # A plain autoencoder has no finite ELBO; its reconstruction must be.
                 worth = terms.reconstruction if _is_of_a_point(terms) else terms.elbo
                 if not math.isfinite(worth.mean):
-                    raise not_finite(what, f"it is {worth.mean}", cure)
+                    raise not_finite(what, f"it is {worth.mean}")
                 return terms
-        except DivergenceError:
+        except DivergenceError as error:
+            fault = fault_on_data(self.program, self.schedule.valid_samples, x, *y)
             if progress.best_tensors:
                 self.program.set_tensors(progress.best_tensors)
-            raise
+            raise DivergenceError(fault.after(f"{error}{fault.where}")) from error
 
     def _bound(self) -> float | None:
         loss = self.svi.loss

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import DivergenceError, PyroVAEError
 from pyro_vae.graphs.capture import buffers_kept
-from pyro_vae.inference.divergence import Noise, first_gradient, first_site
+from pyro_vae.inference.divergence import NO_SITE, Fault, Noise, first_fault, first_gradient
 from pyro_vae.inference.objectives import weigh
 from pyro_vae.model.parameter_store import store_kept
 
@@ -166,7 +166,7 @@ class PyroStep:
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
         # What rounds otherwise here may be finite.
-        raise self._diverged("gradient is not finite" if math.isfinite(loss) else f"loss is {loss}", "")
+        raise self._diverged("gradient is not finite" if math.isfinite(loss) else f"loss is {loss}", NO_SITE)
 
     @contextmanager
     def explaining(self, attempt: Attempt) -> Iterator[None]:
@@ -177,10 +177,10 @@ class PyroStep:
                 yield
         except (ValueError, torch.linalg.LinAlgError) as error:
             # Pyro validates the parameters of distributions: a diverged network surfaces there first.
-            site = "" if isinstance(error, PyroVAEError) else self._first_site(attempt)
-            if isinstance(error, ValueError) and not site:
+            fault = NO_SITE if isinstance(error, PyroVAEError) else self._first_fault(attempt)
+            if isinstance(error, ValueError) and fault is NO_SITE:
                 raise
-            raise self._diverged("loss is not finite", site) from error
+            raise self._diverged("loss is not finite", fault) from error
 
     def check_held(self, trace: poutine.Trace) -> None:
         """Raises ValueError where a parameter of this trace is none of the optimiser's."""
@@ -201,26 +201,25 @@ class PyroStep:
     def check_loss(self, loss: float, attempt: Attempt) -> None:
         """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""
         if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}", self._first_site(attempt))
+            raise self._diverged(f"loss is {loss}", self._first_fault(attempt))
 
     def _check_finite(self, loss: float, attempt: Attempt) -> None:
         self.check_loss(loss, attempt)
         norm = nn.utils.get_total_norm([p.grad for p in self.held() if p.grad is not None])
         if not math.isfinite(norm.item()):
-            raise self._diverged("gradient is not finite", first_gradient(self.modules()))
+            raise self._diverged("gradient is not finite", NO_SITE._replace(where=first_gradient(self.modules())))
         if norm > (limit := self.largest_norm(attempt.args, attempt.kwargs)):
             nn.utils.clip_grads_with_norm_(self.held(), limit, norm)
 
-    def _diverged(self, what: str, where: str) -> DivergenceError:
+    def _diverged(self, what: str, fault: Fault) -> DivergenceError:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
-            f"step {self.num_steps + 1}: the {what}{where}; the step was not applied. "
-            "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
+            fault.after(f"step {self.num_steps + 1}: the {what}{fault.where}; the step was not applied")
         )
 
-    def _first_site(self, attempt: Attempt) -> str:
+    def _first_fault(self, attempt: Attempt) -> Fault:
         with attempt.noise.again(), buffers_kept(self.modules()):
-            return first_site(self.loss, *self.weighted(attempt.call), *attempt.args, **attempt.kwargs)
+            return first_fault(self.loss, *self.weighted(attempt.call), *attempt.args, **attempt.kwargs)
 
 
 def _unconstrained(value: Any) -> Tensor:

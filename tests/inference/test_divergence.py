@@ -27,6 +27,7 @@ from pyro_vae.data import Split, Splits
 from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Schedule, fit
+from pyro_vae.inference.divergence import NO_SITE, fault_on_data
 
 MODES = ["by Pyro", "traced", "steady", pytest.param("compiled", marks=pytest.mark.slow)]
 OBJECTIVES = {
@@ -305,6 +306,101 @@ def test_one_particle_of_many_is_enough_and_is_the_one_that_is_named(mode, loss,
             assert not told or state(vae, svi)[:3] == before[:3]
     assert 0 < refused < 12
     assert all(p.isfinite().all() for p in vae.parameters())
+
+
+# Its cause.
+
+
+class NoTail(dist.Normal):
+    """A normal whose log_prob is written as the logarithm of what is 0 in float32 beyond 14 standard deviations."""
+
+    def log_prob(self, value):
+        return super().log_prob(value).exp().log()
+
+
+class NoTailPrior(pv.priors.Prior):
+    def forward(self, y=None):
+        return NoTail(self.loc, self.scale).to_event(1)
+
+
+def counting(prior):
+    """Counts, with an encoder whose scale is the exponential of what it makes of them."""
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(4, 4), pv.networks.MLP((2,), (4,), hidden=(8,))
+    nn.init.constant_(encoder.weight, 1e-3)
+    return pv.VAE(prior, pv.posteriors.DiagonalNormal(encoder, 2), pv.likelihoods.Poisson(decoder)).float()
+
+
+def move_far(vae):
+    vae.posterior.encoder.bias[:2] = -20.0
+
+
+def break_decoder(vae):
+    vae.likelihood.decoder.output_bias[0] = math.inf
+
+
+CAUSES = {
+    "density": (
+        NoTailPrior,
+        move_far,
+        1.0,
+        r"at site z of the model.* not applied: log p of site z \(NoTail\) is -inf at \(-[12]\d.*Mend log_prob",
+        "learning rate",
+    ),
+    "data": (
+        pv.priors.StandardNormal,
+        lambda vae: None,
+        1e9,
+        r"site z of the guide.* the scale of site z is inf, since the data reach 1e\+09 at datum 1 of .*Scale",
+        "learning rate",
+    ),
+    "step size": (
+        pv.priors.StandardNormal,
+        break_decoder,
+        1.0,
+        r"at site x of the model.* the [a-z_]+ of site x is (inf|nan). Use a smaller learning rate",
+        "datum",
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_cause_is_named_and_no_other(name, mode):
+    prior, breaks, largest, message, other = CAUSES[name]
+    vae, x = counting(prior(2)), torch.tensor([[0.0, 2, 0, 1], [1, 0, largest, 0]])
+    svi = ours(vae, mode)
+    svi.step(x.clamp(max=1))
+    with torch.no_grad():
+        breaks(vae)
+    with pytest.raises(DivergenceError, match=message) as caught:
+        svi.step(x)
+    assert other not in str(caught.value)
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_the_datum_is_named_where_a_density_is_not_finite_in_validation(far):
+    """The encoder takes the first number for the mean, and only the datum 7 lies where the prior has no tail."""
+    vae, x = counting(NoTailPrior(2)), torch.zeros(12, 4)
+    x[7] = 9.0 if far else 0.0
+    with torch.no_grad():
+        vae.posterior.encoder.weight[:2], vae.posterior.encoder.bias[:] = -1.0, 0.0
+    fault = fault_on_data(vae, 5, x)
+    assert ("site z of the model, datum 7)" in fault.where) == far == ("is -inf at (" in fault.cause)
+    assert (fault == NO_SITE) != far
+
+
+def test_data_that_are_refused_when_cut_are_not_the_cause():
+    class Large(pv.likelihoods.Poisson):
+        support = dist.constraints.integer_interval(5, 10**9)
+
+    vae = counting(pv.priors.StandardNormal(2))
+    vae.likelihood = Large(vae.likelihood.decoder)
+    svi = ours(vae)
+    with torch.no_grad():
+        break_decoder(vae)
+    with pytest.raises(DivergenceError, match="Use a smaller learning rate"):
+        svi.step(torch.full((2, 4), 20.0))
 
 
 # What is the user's mistake stays it; what a diverged network does is divergence.

@@ -103,6 +103,36 @@ def test_likelihoods_pass(name):
     assert all(f.passed for f in report.findings)
 
 
+class ZeroInflated(pv.likelihoods.Likelihood):
+    """One number of three, the gate or its logits, with Pyro's own distributions, whose batch shape is a tuple."""
+
+    support = constraints.nonnegative_integer
+
+    def __init__(self, decoder, make):
+        super().__init__(decoder)
+        self.make = make
+
+    def forward(self, z, y=None):
+        return self.make(*self.decode(z, y).unbind(-2)).to_event(1)
+
+
+ZERO_INFLATED = {
+    "Poisson, gate": lambda rate, gate: dist.ZeroInflatedPoisson(rate.exp(), gate=gate.sigmoid()),
+    "Poisson, logits": lambda rate, gate: dist.ZeroInflatedPoisson(rate.exp(), gate_logits=gate),
+    "negative binomial": lambda logits, gate: dist.ZeroInflatedNegativeBinomial(
+        torch.tensor(3.0).to(logits), logits=logits, gate_logits=gate
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZERO_INFLATED)
+def test_zero_inflated_counts_pass(name):
+    likelihood = ZeroInflated(mlp((3,), (2, 4)), ZERO_INFLATED[name])
+    report = pv.check_likelihood(likelihood, torch.randn(5, 3))
+    report.raise_if_failed()
+    assert all(f.passed for f in report.findings)
+
+
 class StudentPrior(pv.priors.Prior):
     def forward(self, y=None):
         return dist.StudentT(5.0, self.loc, self.scale).to_event(1)
@@ -177,6 +207,37 @@ class Unbounded(Bad):
         return Spliced(dist.HalfNormal(self.shift.exp()).to_event(1), p)
 
 
+class CopulaOfNormals(dist.TorchDistribution):
+    """Right, but for tails in which cdf is 0 or 1, icdf infinite and infinity less infinity no number."""
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.real, 1)
+    has_rsample = False
+
+    def __init__(self, loc, batch_shape=()):
+        correlation = 0.5 + 0.5 * torch.eye(len(loc)).to(loc)
+        self.loc, self.joint = loc, dist.MultivariateNormal(torch.zeros_like(loc), correlation)
+        super().__init__(torch.Size(batch_shape), loc.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return CopulaOfNormals(self.loc, batch_shape)
+
+    def log_prob(self, value):
+        one = dist.Normal(torch.zeros_like(self.loc), 1.0)
+        w = one.icdf(one.cdf(value - self.loc))
+        log_prob = self.joint.log_prob(w) - one.log_prob(w).sum(-1) + one.log_prob(value - self.loc).sum(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def sample(self, sample_shape=()):
+        with torch.no_grad():
+            return self.loc + self.joint.sample(torch.Size(sample_shape) + self.batch_shape)
+
+
+class NoTails(Bad):
+    def forward(self, y=None):
+        return CopulaOfNormals(self.shift)
+
+
 class Raises(Bad):
     def forward(self, y=None):
         raise RuntimeError("no such thing")
@@ -227,6 +288,7 @@ BAD_PRIORS = [
     (NeedlessBatch, {"shapes"}),
     (NotExpandable, {"plates"}),
     (Unbounded, {"support"}),
+    (NoTails, {"support"}),
     (Raises, {"distribution"}),
     (Detached, {"gradients", "slopes"}),
     (HalfDetached, {"slopes"}),
@@ -430,6 +492,10 @@ def test_a_mean_that_is_infinite_is_not_checked():
         kind = dist.Cauchy
 
     pv.check_likelihood(Cauchy(mlp((3,), SHAPE)), torch.randn(5, 3)).raise_if_failed()
+
+
+def test_where_a_tail_is_not_finite_is_said():
+    assert "log_prob is nan at (" in str(pv.check_prior(NoTails(2)))
 
 
 def test_every_line_is_broken_by_a_member():

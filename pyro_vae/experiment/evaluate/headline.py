@@ -1,7 +1,7 @@
 """The numbers that every report begins with: what report.json says of the test data, and how they came about."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -81,8 +81,12 @@ def numbers(
     }
 
 
-def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+def finite(estimates: dict[str, Estimate], cause: Callable[[int], str]) -> dict[str, Estimate]:
     """Checks the means of estimates, and returns the estimates.
+
+    Args:
+        estimates: by name.
+        cause: why an estimate is not finite at a datum; '' where that is not known.
 
     Raises:
         DivergenceError: a mean is not finite.
@@ -90,7 +94,8 @@ def finite(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
     for estimate in estimates.values():
         if not math.isfinite(estimate.mean):
             worst = int((~estimate.value.isfinite()).nonzero()[0])
-            raise not_finite(ON_TEST_DATA, f"{estimate.name} is {estimate.mean}, first at datum {worst}")
+            reason = f"{estimate.name} is {estimate.mean}, first at datum {worst}"
+            raise not_finite(ON_TEST_DATA, ": ".join(filter(None, (reason, cause(worst)))))
     return estimates
 
 

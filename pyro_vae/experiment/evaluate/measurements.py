@@ -30,6 +30,7 @@ from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.inference.divergence import fault_on_data
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -146,11 +147,15 @@ def evaluate(
 
 
 def _headline(look: Look) -> dict[str, Estimate]:
+    def cause(datum: int) -> str:
+        given = look.test.at(torch.tensor([datum]))
+        return fault_on_data(look.trained.vae, look.plan.num_samples, *given).cause
+
     with divergence(headline.ON_TEST_DATA):
         if look.is_autoencoder:
-            estimates = headline.finite(look.part("reconstruction"))
+            estimates = headline.finite(look.part("reconstruction"), cause)
         else:
-            estimates = headline.finite({**look.terms._asdict(), "log_likelihood": look.log_likelihood})
+            estimates = headline.finite({**look.terms._asdict(), "log_likelihood": look.log_likelihood}, cause)
     look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look))
     return estimates
 

@@ -6,6 +6,7 @@
     contract.py    the contract, one short function a line
     agreement.py   a density and the draws of its sampler, held against each other
     cubature.py    integrals over one to three numbers
+    far_tails.py   densities far from their draws
     __main__.py    the command line
 
 The member itself is never called, only copies of it, and the random state and Pyro's parameter store stay as they were.

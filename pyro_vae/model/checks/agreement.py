@@ -89,7 +89,7 @@ def measure(p: Any) -> Measurement:
         ('quadrature', array([1., 1.]), True)
     """
     f = _Factors.of(p)
-    return _measure_discrete(f) if f.is_discrete else _measure_continuous(f)
+    return _measure_discrete(f) if is_discrete(f.p) else _measure_continuous(f)
 
 
 def threshold(comparisons: int) -> float:
@@ -117,6 +117,11 @@ def in_support(p: Any, value: Tensor) -> Tensor:
     return inside.reshape(*value.shape[: value.dim() - len(p.event_shape)], -1).all(-1)
 
 
+def is_discrete(p: Any) -> bool:
+    """Returns whether the support of p, where it names one, is discrete."""
+    return bool(getattr(_support(p), "is_discrete", False))
+
+
 def _support(p: Any) -> Any:
     try:
         return p.support
@@ -136,11 +141,7 @@ class _Factors:
     def of(cls, p: Any) -> "_Factors":
         while type(p) in (Independent, dist.Independent):  # a subclass may have a density of its own
             p = p.base_dist
-        return cls(p, p.batch_shape.numel(), p.event_shape.numel())
-
-    @property
-    def is_discrete(self) -> bool:
-        return bool(getattr(_support(self.p), "is_discrete", False))
+        return cls(p, math.prod(p.batch_shape), math.prod(p.event_shape))  # Pyro's `expand` leaves tuples
 
     def bound(self, name: str, otherwise: float) -> float:
         """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
