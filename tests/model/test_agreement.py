@@ -72,6 +72,26 @@ def test_integrals_against_closed_forms():
     assert (error < 5e-5).all()
 
 
+POLES = {
+    "Beta(0.5, 0.5)": lambda: dist.Beta(zeros(1) + 0.5, zeros(1) + 0.5),
+    "Beta(0.3, 0.4)": lambda: dist.Beta(zeros(1) + 0.3, zeros(1) + 0.4),
+    "Beta(0.1, 0.3)": lambda: dist.Beta(zeros(1) + 0.1, zeros(1) + 0.3),
+    "Gamma(0.1)": lambda: dist.Gamma(zeros(1) + 0.1, 1.0),
+    "chi2(1)": lambda: dist.Chi2(zeros(1) + 1.0),
+    "Weibull(0.5)": lambda: dist.Weibull(zeros(1) + 1.0, zeros(1) + 0.5),
+}
+
+
+@pytest.mark.parametrize("name", POLES)
+@pytest.mark.parametrize("seed", range(4))
+def test_poles_at_the_ends_of_a_support_are_integrated(name, seed):
+    torch.manual_seed(seed)
+    measured = agreement.measure(POLES[name]())
+    assert measured.how == "quadrature"
+    assert measured.integrates
+    assert abs(measured.integral - 1) < 1e-4
+
+
 def test_each_factor_is_a_factor():
     found = agreement.measure(dist.Normal(zeros(2, 3, 5), 1.0).to_event(2))
     assert found.integral.shape == (30,)
