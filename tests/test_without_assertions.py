@@ -19,7 +19,7 @@ import test_data_at_the_door as door  # noqa: E402
 import test_data_refused as refused  # noqa: E402
 
 DOORS = ["check", "model", "step"]
-CASES = refused.CASES[::4]
+CASES = refused.CASES[::8]
 DIVERGING = [
     *("--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--batch-size", "8"),
     *("--epochs", "3", "--lr", "1e6"),

@@ -140,7 +140,7 @@ class TestBracket:
         assert found.mean > 4 * found.standard_error
         assert not found.is_above_zero
 
-    @pytest.mark.parametrize("measure", [marginal_kl, total_correlation])
+    @pytest.mark.parametrize("measure", [marginal_kl, *thorough(total_correlation)])
     def test_the_ends_close_with_more_data(self, measure):
         """As 1 / N where N data fill the space: 40 times narrower in 2 dimensions from 25 to 1,000."""
         few, many = (measure(*meets_its_prior(2, size, 0), 40, seed=0) for size in (25, 1000))

@@ -136,6 +136,7 @@ def losses(compiled, loss):
     return [svi.step(x(8)) for _ in range(4)], program
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", [pv.inference.MeanFieldELBO, lambda: pv.inference.ImportanceWeightedELBO(3)])
 def test_compiled_steps_are_those_of_pyro(loss):
     (eager, one), (compiled, other) = losses(False, loss()), losses(True, loss())

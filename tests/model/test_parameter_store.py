@@ -350,6 +350,7 @@ print(pv.evaluation.iwae(vae, x, 100, seed=0).mean)
 """
 
 
+@pytest.mark.thorough
 def test_another_process_of_the_same_script_has_the_same_log_likelihood(file):
     printed = [
         subprocess.run([sys.executable, "-c", SCRIPT, what, file], capture_output=True, text=True, check=True).stdout

@@ -1,5 +1,6 @@
 """Each cure that a sentence names is followed, and works, in whatever command says it."""
 
+import itertools
 import json
 import runpy
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import all_but, covering
 from finished import finished_run, images
 from scripted import exit_code
 
@@ -71,8 +73,7 @@ WRONG = {
 NOT_READ = {("share", "history.jsonl"), ("share", "lines"), ("share", "data"), ("compare", "lines")}
 
 
-@pytest.mark.parametrize("what", WRONG)
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(("name", "what"), all_but(covering(READERS, WRONG), itertools.product(READERS, WRONG)))
 def test_a_run_that_is_read_is_put_back_or_trained_anew(runs, capsys, name, what):
     damage, cure = WRONG[what]
     damage()

@@ -163,6 +163,7 @@ def test_a_plug_in_value_that_is_told_apart_from_0_is_found(monkeypatch):
     assert [name.split(", ")[1] for name in off] == ["leave-one-out", "told from 0"] * 2
 
 
+@pytest.mark.thorough
 def test_a_change_by_draws_that_chose_the_data_is_found(monkeypatch):
     assert [found.faults for found in misleading_cases.chosen(500, 0)] == [(), ()]
 
