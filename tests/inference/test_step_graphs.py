@@ -140,7 +140,7 @@ def check_compiled(config, dtype, tolerance):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), *thorough((torch.float32, 2e-4))], ids=["float64", "float32"]
+    ("dtype", "tolerance"), thorough((torch.float64, 1e-12), (torch.float32, 2e-4)), ids=["float64", "float32"]
 )
 def test_compiled_steps_agree(dtype, tolerance):
     # float32: 50 steps of Adam, which divides by the root of small squares, make 1e-7 at most a thousand times larger.

@@ -144,6 +144,7 @@ def test_compiled_steps_are_those_of_pyro(loss):
     torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
+@pytest.mark.thorough
 def test_compiled_blocks_of_draws_are_those_of_pyro():
     program = vae(seeded(normalising))
     eager = pv.evaluation.log_weights(program, x(), 256, seed=0)

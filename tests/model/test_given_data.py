@@ -54,7 +54,7 @@ def uses(vae, x, *y, compiled=False):
 
 
 @pytest.mark.parametrize(("end", "place"), [(0.0, 1), (1.0, 3)])
-def test_data_at_the_end_of_a_beta_are_refused_everywhere(end, place):
+def test_data_at_the_end_of_a_beta_are_refused_everywhere(end, place, traced_only):
     vae, x = of_own(dist.Beta), torch.full((5, X), 0.3)
     for use in uses(vae, x, compiled=end == 0):
         use()
@@ -117,7 +117,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", ["NaN", "one row", "too many", "classes"])
-def test_labels_that_would_be_wrong_without_a_word_are_refused_everywhere(name):
+def test_labels_that_would_be_wrong_without_a_word_are_refused_everywhere(name, traced_only):
     y, error, message = BAD[name]
     vae, x = of_own(dist.Normal, C), torch.zeros(5, X)
     for use in uses(vae, x, labels()):
