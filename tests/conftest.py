@@ -1,6 +1,7 @@
 import atexit
 import gc
 import os
+import pathlib
 import shutil
 import site
 import tempfile
@@ -34,6 +35,11 @@ import pyro
 import torch
 
 from pyro_vae.graphs.capture import Graph
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of whole processes come first: a worker that has them last ends after the other."""
+    items.sort(key=lambda item: item.path.parent != pathlib.Path(__file__).parent)
 
 
 def pytest_collection_finish():

@@ -65,6 +65,7 @@ def many():
     return answer("held", json.dumps(MANY))
 
 
+@pytest.mark.thorough
 def test_steps_leave_neither_memory_nor_objects_nor_threads_nor_files():
     for mode, found in few("steps").items():
         check_steps(found, NUMBERS["steps"][mode])

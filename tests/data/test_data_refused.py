@@ -184,6 +184,7 @@ def check_refused(answers, name, is_mapped):
     assert named(Path(), name, content).name in sentence
 
 
+@pytest.mark.thorough
 def test_data_that_never_vary_train(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     from train_svi import main
