@@ -7,6 +7,7 @@ A program lists its own tensors under a prefix of its own, `pyro_vae:left` by it
               that it may have been meant for refuse to run beside it, since it would have no effect
 """
 
+import gc
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -216,6 +217,8 @@ def _is_foreign(name: str, tensor: Tensor) -> bool:
 def _check_name(name: str) -> None:
     if not name.isidentifier():
         raise UsageError(f"the name of a program is made of letters, digits and _, such as 'left'; got {name!r}")
+    if not is_free(name):
+        gc.collect()  # one that nobody has, but that a circle of references keeps, such as a traceback's
     if not is_free(name):
         raise UsageError(
             f"a program of the name {name!r} is alive, and two would train each other's tensors: give this one "

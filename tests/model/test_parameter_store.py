@@ -287,6 +287,13 @@ def test_two_programs_of_one_name_are_refused_and_a_copy_gets_another(x):
     build(name="left").model(x)
 
 
+def test_a_program_that_only_a_circle_of_references_keeps_leaves_its_name():
+    vae = build(name="left")
+    vae.itself = [vae]
+    del vae
+    assert build(name="left")
+
+
 def test_a_program_that_was_pickled_has_its_name_again(x):
     vae, file = build(name="left"), io.BytesIO()
     torch.save(vae, file)
