@@ -9,6 +9,7 @@ from functools import partial
 import numpy
 import pytest
 import torch
+from cases import thorough
 from torch import nn
 
 import pyro_vae as pv
@@ -83,7 +84,7 @@ def check_going_on(made, data, schedule, **options):
     [
         ("dynamic", False, range(7)),
         ("static", False, [4]),
-        ("dynamic", "auto", [2, 4]),  # with the short batch to come, and within an epoch
+        *thorough(("dynamic", "auto", [2, 4])),  # with the short batch to come, and within an epoch
         pytest.param("dynamic", True, range(7), marks=pytest.mark.slow),
     ],
 )

@@ -183,6 +183,7 @@ def pixels(**options):
     return imread(io.BytesIO(ablation_picture({name: panel(**options) for name in NAMES})))
 
 
+@pytest.mark.thorough
 def test_the_picture_shows_what_there_is():
     whole, cloud = pixels(), pixels(images=False)
     assert whole.shape[0] > 2 * cloud.shape[0]

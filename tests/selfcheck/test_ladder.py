@@ -137,6 +137,7 @@ def test_classes_by_a_wrong_rule_are_found(monkeypatch):
     assert [bool(found.faults) for found in ladder.classes(TINY)] == [False, True]
 
 
+@pytest.mark.thorough
 def test_the_second_rung_has_its_truth_from_a_grid(monkeypatch):
     changed(monkeypatch, "iwae", higher)
     found = [r for r, _ in zip(ladder.curved(dataclasses.replace(TINY, num_data=32)), range(6), strict=False)]
