@@ -68,7 +68,7 @@ class Difference:
             "mean": self.mean,
             "standard_error": known(self.standard_error),
             "monte_carlo_error": known(self.monte_carlo_error),
-            "interval": _known_interval(self.interval),
+            "interval": known_interval(self.interval),
             "confidence": self.confidence,
             "num_data": list(self.num_data),
             "is_paired": self.is_paired,
@@ -285,11 +285,8 @@ def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence
     a, b = (np.asarray(means, dtype=float) for means in (first, second))
     mean, squares = a.mean() - b.mean(), [v.var(ddof=1) / len(v) for v in (a, b)]
     error = math.sqrt(sum(squares))
-    if error == 0:
-        return SeedDifference(float(mean), 0.0, math.nan, (float(mean),) * 2, confidence, counts)
-    freedom = sum(squares) ** 2 / sum(square**2 / (n - 1) for square, n in zip(squares, counts, strict=True))
-    low, high = stats.t.interval(confidence, freedom, mean, error)
-    return SeedDifference(float(mean), error, float(freedom), (float(low), float(high)), confidence, counts)
+    freedom, interval = satterthwaite(float(mean), squares, [n - 1 for n in counts], confidence)
+    return SeedDifference(float(mean), error, freedom, interval, confidence, counts)
 
 
 def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
@@ -358,11 +355,33 @@ def _bootstrap(
 def _student(samples: tuple[np.ndarray, ...], middle: float, confidence: float) -> tuple[float, float]:
     """Student's t interval of a mean, or Welch's of the difference of two, about the middle."""
     squares = [sample.var(ddof=1) / len(sample) for sample in samples]
-    if (square := sum(squares)) == 0:  # of equal numbers, or of such as 1e-200, whose squares are 0
-        return middle, middle
-    degrees = 1 / sum((v / square) ** 2 / (len(sample) - 1) for v, sample in zip(squares, samples, strict=True))
-    low, high = stats.t.interval(confidence, degrees, middle, math.sqrt(square))
-    return float(low), float(high)
+    return satterthwaite(middle, squares, [len(sample) - 1 for sample in samples], confidence)[1]
+
+
+def satterthwaite(
+    middle: float, squares: Sequence[float], degrees: Sequence[float], confidence: float
+) -> tuple[float, tuple[float, float]]:
+    """Returns the degrees of freedom of a sum of squared errors, and Student's t interval with as many.
+
+    Args:
+        middle: of the interval.
+        squares: of independent errors.
+        degrees: the degrees of freedom of each.
+        confidence: within (0, 1).
+
+    Returns:
+        NaN and no width where nothing varies, or by so little, 1e-200, that its squares are 0.
+
+    Example:
+        >>> freedom, (low, high) = satterthwaite(1.0, [0.5, 0.5], [2, 2], 0.95)
+        >>> round(freedom, 3), round(high - low, 3)
+        (4.0, 5.553)
+    """
+    if (square := sum(squares)) == 0:
+        return math.nan, (middle, middle)
+    freedom = 1 / sum((part / square) ** 2 / n for part, n in zip(squares, degrees, strict=True) if part)
+    low, high = stats.t.interval(confidence, freedom, middle, math.sqrt(square))
+    return float(freedom), (float(low), float(high))
 
 
 def _check(confidence: float, resamples: int = _FEWEST) -> None:
@@ -389,5 +408,6 @@ def _difference(
     return Difference(name, float(mean), float(error), noise, interval, confidence, sizes, is_paired, first.unit)
 
 
-def _known_interval(interval: tuple[float, float]) -> list[float] | None:
+def known_interval(interval: tuple[float, float]) -> list[float] | None:
+    """Converts an interval for a report, None where it is unknown."""
     return list(interval) if all(map(math.isfinite, interval)) else None

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
-from pyro_vae.evaluation.comparison import Difference, between_seeds
+from pyro_vae.evaluation.comparison import Difference, between_seeds, known_interval, satterthwaite
 from pyro_vae.evaluation.estimators import known
 
 
@@ -50,12 +48,11 @@ class JointDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain numbers for a report, with None for one that is unknown."""
-        is_known = all(map(math.isfinite, self.interval))
         return {
             "mean": self.mean,
             "standard_error": known(self.standard_error),
             "degrees_of_freedom": known(self.degrees_of_freedom),
-            "interval": list(self.interval) if is_known else None,
+            "interval": known_interval(self.interval),
             "confidence": self.confidence,
             "num_data": list(self.num_data),
             "num_seeds": list(self.num_seeds),
@@ -100,28 +97,11 @@ def over_data_and_seeds(over_data: Difference, first: Sequence[float], second: S
     """
     seeds = between_seeds(first, second, confidence=over_data.confidence)
     squares = over_data.standard_error**2, seeds.standard_error**2
-    variance, counts = sum(squares), (over_data.num_data, seeds.num_seeds)
-    if not variance > 0:
-        return JointDifference(
-            over_data.mean,
-            math.sqrt(variance),
-            math.nan,
-            over_data.interval,
-            over_data.confidence,
-            *counts,
-            over_data.unit,
-        )
-    freedom = variance**2 / sum(
-        square**2 / degrees
-        for square, degrees in zip(squares, (_degrees(over_data), seeds.degrees_of_freedom), strict=True)
-        if square
-    )
-    low, high = stats.t.interval(over_data.confidence, freedom, over_data.mean, math.sqrt(variance))
-    interval = max((float(low), float(high)), over_data.interval, key=lambda ends: ends[1] - ends[0])
-    error = math.sqrt(variance)
+    error, freedom, interval = math.sqrt(sum(squares)), math.nan, over_data.interval
+    if error > 0:
+        # Over the data they are those of the smaller set.
+        degrees = min(over_data.num_data) - 1, seeds.degrees_of_freedom
+        freedom, joint = satterthwaite(over_data.mean, squares, degrees, over_data.confidence)
+        interval = max(joint, interval, key=lambda ends: ends[1] - ends[0])
+    counts = over_data.num_data, seeds.num_seeds
     return JointDifference(over_data.mean, error, freedom, interval, over_data.confidence, *counts, over_data.unit)
-
-
-def _degrees(over_data: Difference) -> int:
-    """The degrees of freedom of the error over the data: those of the smaller set."""
-    return min(over_data.num_data) - 1

@@ -198,8 +198,8 @@ def guide_draws(
 
     Arguments and errors as there; first_block is the number of blocks of 128 data that stand before these.
     """
-    found = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws, first_block))
-    drawn = {group: {name: each.transpose(0, 1) for name, each in sites.items()} for group, sites in found.items()}
+    gathered = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws, first_block))
+    drawn = {group: {name: each.transpose(0, 1) for name, each in sites.items()} for group, sites in gathered.items()}
     return {**drawn, "observed_data": _observed(vae, x, y)}
 
 
@@ -279,8 +279,8 @@ def _observed(vae: Any, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         return {"observed": {name: _values(site, site["log_prob"].shape) for name, site in observed}}
 
     with preserved(x.device):
-        found = _gathered(draw_columns(vae, x, 1, y, None, read))
-    return {name: value[0] for name, value in found["observed"].items()}
+        gathered = _gathered(draw_columns(vae, x, 1, y, None, read))
+    return {name: value[0] for name, value in gathered["observed"].items()}
 
 
 def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
