@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fenced
 import pytest
+from cases import thorough
 
 from pyro_vae.cli.parser import config_from, config_parser
 from pyro_vae.experiment import build
@@ -14,9 +15,12 @@ from pyro_vae.experiment import build
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_library_code_runs_in_a_fresh_process(tmp_path):
+@pytest.mark.parametrize("epochs", [2, *thorough(60)])
+def test_the_library_code_runs_in_a_fresh_process(epochs, tmp_path):
     """The example and the prior of one's own that is swapped in: as a reader would run them, in an empty folder."""
     code = "\n".join(fenced.blocks(README, "python"))
+    assert code.count("range(60)") == 1
+    code = code.replace("range(60)", f"range({epochs})")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     elbo, log_p, kind, passed = done.stdout.strip().splitlines()

@@ -659,16 +659,18 @@ def two(value):
     ("kind", "attributes", "change"),
     [
         (Shaped, {"shape": torch.sin}, lambda q: setattr(q, "shape", torch.tanh)),
-        (Shaped, {}, lambda q: setattr(q, "shape", torch.sin)),
-        (Scaled, {}, lambda q: setattr(q, "factor", 2.0)),
         (Scaled, {"factor": 1.0}, lambda q: setattr(q, "factor", two([1.0, 2.0, 3.0]))),
-        (Scaled, {"factor": two(1.0)}, lambda q: setattr(q, "factor", two(2.0))),
         (Listed, {"factors": [1.0]}, lambda q: q.factors.__setitem__(0, 2.0)),
-        (Listed, {"factors": [1.0]}, lambda q: setattr(q, "factors", [2.0])),
-        (Listed, {"factors": {0: 1.0}}, lambda q: setattr(q, "factors", {0: 2.0})),
-        (Listed, {"factors": (two([1.0]),)}, lambda q: setattr(q, "factors", (two([2.0]),))),
         (Configured, {"options": SimpleNamespace(factor=1.0)}, lambda q: setattr(q.options, "factor", 2.0)),
         (Shaped, {}, lambda q: setattr(q, "forward", lambda x, y=None: pinned())),
+        *thorough(
+            (Shaped, {}, lambda q: setattr(q, "shape", torch.sin)),
+            (Scaled, {}, lambda q: setattr(q, "factor", 2.0)),
+            (Scaled, {"factor": two(1.0)}, lambda q: setattr(q, "factor", two(2.0))),
+            (Listed, {"factors": [1.0]}, lambda q: setattr(q, "factors", [2.0])),
+            (Listed, {"factors": {0: 1.0}}, lambda q: setattr(q, "factors", {0: 2.0})),
+            (Listed, {"factors": (two([1.0]),)}, lambda q: setattr(q, "factors", (two([2.0]),))),
+        ),
     ],
 )  # fmt: skip
 def test_every_kind_of_attribute_is_seen(kind, attributes, change, traced_only):

@@ -128,7 +128,7 @@ def finished(process):
     assert process.exitcode == 0, Path("log.txt").read_text()[-2000:]
 
 
-@pytest.mark.parametrize("moments", [4, *thorough(10), pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [2, *thorough(10), pytest.param(50, marks=pytest.mark.slow)])
 def test_training_killed_at_random_moments_loses_nothing(folder, temporary, moments):
     acknowledged = folder / "acknowledged"
     process = start("train_svi", TRAIN, str(acknowledged), temporary)
@@ -184,7 +184,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed
 
 
 @pytest.mark.parametrize("temporary", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)], indirect=True)
-@pytest.mark.parametrize("moments", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_an_evaluation_killed_at_random_moments_leaves_whole_files(folder, temporary, moments):
     acknowledged = folder / "acknowledged"
     finished(start("train_svi", TRAIN, str(acknowledged), temporary))

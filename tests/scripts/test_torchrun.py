@@ -127,6 +127,7 @@ def wait_for(happened):
         time.sleep(0.005)
 
 
+@pytest.mark.thorough
 def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(undisturbed):
     for epoch, killed in ((2, 1), (6, 0)):
         started = start(2, *FLAGS, "--out", "run")

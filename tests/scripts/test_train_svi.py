@@ -169,6 +169,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tiny, tmp_path
     assert result(tmp_path / "cut") == result(tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_killed_goes_on_in_another(tmp_path):
     flags = [*SMALL, "--epochs", 30, "--kl-warmup", 20, "--out"]
     cut = start(*flags, "cut")

@@ -116,6 +116,7 @@ def test_a_run_repeats_whatever_ran_before_in_the_process(first, grey, tmp_path,
     assert found(train(grey, tmp_path / "run")) == found(first)
 
 
+@pytest.mark.thorough
 def test_a_run_repeats_in_another_process_with_other_hashes_and_in_another_folder(first, grey, tmp_path):
     threads = str(torch.get_num_threads())
     surroundings = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": threads}

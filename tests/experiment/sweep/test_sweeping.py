@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import thorough
 from scripted import save_tiny
 
 from pyro_vae.cli.parser import config_parser
@@ -337,7 +336,8 @@ def test_a_search_that_was_cut_ends_as_one_that_was_not():
     assert min(values, key=lambda lr: abs(lr / 0.1 - 1)) == values[0]
 
 
-@pytest.mark.parametrize("cuts", [[("ask", 13), ("tell", 12)], *thorough([("ask", 14), ("tell", 11)])])
+@pytest.mark.thorough
+@pytest.mark.parametrize("cuts", [[("ask", 13), ("tell", 12)], [("ask", 14), ("tell", 11)]])
 def test_a_search_that_was_cut_between_two_settings_goes_on_as_one_that_was_not(cuts, monkeypatch):
     """Both while a team of settings is chosen and while it is told what they are worth."""
     optuna = pytest.importorskip("optuna")
