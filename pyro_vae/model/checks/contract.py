@@ -286,7 +286,8 @@ def gradients(case: Case) -> Outcome:
         optimizer.zero_grad()
         torch.stack([*routes.values()]).sum().backward()
         optimizer.step()
-    return False, "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
+    missed = "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
+    return False, f"{missed}: a mistake, unless it is there for another member that uses it"
 
 
 def slopes(case: Case) -> Outcome:
