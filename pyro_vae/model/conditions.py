@@ -40,3 +40,18 @@ def collected() -> Iterator[list[Tensor]]:
         yield conditions
     finally:
         _conditions.reset(token)
+
+
+def in_words(value: Tensor) -> str:
+    """Writes a number, or the first four of several, for a message.
+
+    Args:
+        value: (*).
+
+    Example:
+        >>> import torch
+        >>> in_words(torch.tensor(0.25)), in_words(torch.arange(6.0))
+        ('0.25', '(0, 1, 2, 3, ...)')
+    """
+    numbers = [f"{number:.6g}" for number in value.flatten()[:4].tolist()]
+    return f"({', '.join(numbers)}{', ...' if value.numel() > 4 else ''})" if value.dim() else numbers[0]

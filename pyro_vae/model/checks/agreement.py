@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
@@ -34,10 +35,12 @@ from pyro_vae.model.checks import cubature
 
 _TOLERANCE = 1e-4  # of an integral, beside its error
 _COARSE = 0.018  # largest relative error with which an integral is reported
+_TINY = 1e-290
 _NUMBERS = 2_000_000  # numbers in one evaluation of a density, at most
 _FITTED = 64  # numbers up to which mixtures of normals are fitted
 _CLUSTERS = 8
 _BRIDGE = "bridge sampling"
+_SURFACES = (constraints.sphere, constraints.corr_cholesky, constraints.corr_matrix, constraints.positive_definite)
 
 
 class Measurement(NamedTuple):
@@ -89,6 +92,8 @@ def measure(p: Any) -> Measurement:
         ('quadrature', array([1., 1.]), True)
     """
     f = _Factors.of(p)
+    if _on_a_surface(f.p):
+        return Measurement("its values lie on a surface", None, torch.ones(f.n), 0.0, "nothing", 0)
     return _measure_discrete(f) if is_discrete(f.p) else _measure_continuous(f)
 
 
@@ -122,6 +127,14 @@ def is_discrete(p: Any) -> bool:
     return bool(getattr(_support(p), "is_discrete", False))
 
 
+def _on_a_simplex(p: Any) -> bool:
+    return _support(p) is constraints.simplex
+
+
+def _on_a_surface(p: Any) -> bool:
+    return _support(p) in _SURFACES
+
+
 def _support(p: Any) -> Any:
     try:
         return p.support
@@ -131,7 +144,7 @@ def _support(p: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Factors:
-    """n independent factors over d numbers each, every one of every datum."""
+    """n independent factors over d numbers each, every one of every datum; on a simplex these are its `_sticks`."""
 
     p: Any
     n: int
@@ -141,17 +154,21 @@ class _Factors:
     def of(cls, p: Any) -> "_Factors":
         while type(p) in (Independent, dist.Independent):  # a subclass may have a density of its own
             p = p.base_dist
-        return cls(p, math.prod(p.batch_shape), math.prod(p.event_shape))  # Pyro's `expand` leaves tuples
+        d = math.prod(p.event_shape)
+        return cls(p, math.prod(p.batch_shape), d - _on_a_simplex(p))  # Pyro's `expand` leaves tuples
 
     def bound(self, name: str, otherwise: float) -> float:
         """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
-        bound = torch.as_tensor(getattr(_support(self.p), name, otherwise))
-        return float(bound) if bound.numel() == 1 else otherwise
+        if _on_a_simplex(self.p):
+            return float(name == "upper_bound")
+        bound = torch.as_tensor(getattr(_support(self.p), name, otherwise)).flatten()
+        return float(bound[0]) if (bound == bound[0]).all() else otherwise
 
     def draw(self) -> Tensor:
         """(N, n, d), N from 1000 to 10,000."""
         size = max(1000, min(10_000, _NUMBERS // (4 * self.n * self.d)))
-        return self.p.sample((size,)).reshape(size, self.n, self.d).double()
+        draws = self.p.sample((size,)).reshape(size, self.n, -1).double()
+        return _sticks(draws) if _on_a_simplex(self.p) else draws
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(N, n, d) -> (N, n): minus infinity outside the support, where many distributions give numbers too."""
@@ -159,10 +176,25 @@ class _Factors:
         return torch.cat([self._log_prob(part) for part in value.split(rows)])
 
     def _log_prob(self, value: Tensor) -> Tensor:
+        log_slope: Tensor | float = 0.0
+        if _on_a_simplex(self.p):
+            value, log_slope = _from_sticks(value)
         shaped = value.reshape(len(value), *self.p.batch_shape, *self.p.event_shape)
         inside = in_support(self.p, shaped)
         known = torch.where(inside.reshape(*inside.shape, *[1] * len(self.p.event_shape)), shaped, self.p.sample())
-        return torch.where(inside, self.p.log_prob(known).double(), -torch.inf).reshape(len(value), self.n)
+        return torch.where(inside, self.p.log_prob(known).double(), -torch.inf).reshape(len(value), self.n) + log_slope
+
+
+def _sticks(z: Tensor) -> Tensor:
+    """What each coordinate takes of what those before it left: a simplex (*, d + 1) onto a cube (*, d)."""
+    left = 1 - z.cumsum(-1) + z
+    return (z / left)[..., :-1].nan_to_num(0.5).clamp(0.0, 1.0)
+
+
+def _from_sticks(v: Tensor) -> tuple[Tensor, Tensor]:
+    """z (*, d + 1) of sticks v (*, d), and log |dz / dv| (*) of its first d coordinates, those of the density."""
+    left = torch.cat([torch.ones_like(v[..., :1]), (1 - v).cumprod(-1)], -1)
+    return left * torch.cat([v, torch.ones_like(v[..., :1])], -1), left[..., :-1].clamp_min(_TINY).log().sum(-1)
 
 
 # Discrete values: a sum, and frequencies

@@ -7,7 +7,7 @@ line that it checks. `pyro_vae.model.checks` runs them, and reports what a membe
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -213,6 +213,8 @@ def sampler(case: Case) -> Outcome:
     if is_point(case.p()):
         return _A_POINT
     measured = case.measured
+    if not measured.draws:
+        return None, f"not measured: {measured.how}"
     draws, gap, agrees = measured.draws, measured.gap, measured.gap <= 1
     detail = f"{draws} draws and density differ by {gap:.2f} of what is allowed, held against {measured.against}"
     if measured.integral is None and agrees:
@@ -276,7 +278,7 @@ def gradients(case: Case) -> Outcome:
     for _ in range(_STEPS):
         routes = _losses(case, member)
         for route, loss in routes.items():
-            derivatives = torch.autograd.grad(loss, [*named.values()], retain_graph=True, allow_unused=True)
+            derivatives = _derivatives(loss, [*named.values()])
             by_name = {name: g for name, g in zip(named, derivatives, strict=True) if g is not None}
             if bad := [name for name, g in by_name.items() if not torch.isfinite(g).all()]:
                 return False, f"the gradient of {route} is not finite at {', '.join(bad)}"
@@ -284,8 +286,9 @@ def gradients(case: Case) -> Outcome:
         if not any(dry.values()):
             return True, f"reaches all {len(named)} parameters through {' and '.join(routes)}"
         optimizer.zero_grad()
-        torch.stack([*routes.values()]).sum().backward()
-        optimizer.step()
+        if (total := torch.stack([*routes.values()]).sum()).requires_grad:
+            total.backward()
+            optimizer.step()
     missed = "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
     return False, f"{missed}: a mistake, unless it is there for another member that uses it"
 
@@ -312,11 +315,18 @@ def slopes(case: Case) -> Outcome:
     routes = [route for route in here if route != "rsample" or not _draws_by_rejection(case.p())]
     for route in routes:
         slope = ((above[route] - below[route]) / (2 * _STEP)).item()
-        derivatives = torch.autograd.grad(here[route], parameters, allow_unused=True, retain_graph=True)
+        derivatives = _derivatives(here[route], parameters)
         gradient = sum((g * d).sum().item() for g, d in zip(derivatives, direction, strict=True) if g is not None)
         if not abs(slope - gradient) <= _SLOPE_TOLERANCE * (1 + abs(slope)):
             return False, f"{route} has the slope {slope:.5g} in a random direction, its gradient says {gradient:.5g}"
     return True, f"the gradient of {' and '.join(routes)} is its slope in a random direction"
+
+
+def _derivatives(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Returns the gradient, None where a parameter has no part in the loss."""
+    if not loss.requires_grad:
+        return [None] * len(parameters)
+    return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
 
 
 def _draws_by_rejection(p: Any) -> bool:

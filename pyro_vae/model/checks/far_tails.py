@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model.checks.agreement import in_support, is_discrete
+from pyro_vae.model.conditions import in_words
 
 DISTANCES = (10, 20, 40)  # standard deviations
 _SIGNS = 8  # directions in which each distance is gone: all up, all down, and at random
@@ -38,10 +39,5 @@ def not_finite_at(p: Any, draws: Tensor) -> str:
         log_prob = p.log_prob(torch.where(inside[event], value, draws[0]))
         if (bad := inside & ~log_prob.isfinite()).any():
             place = tuple(bad.nonzero()[0])
-            return f"{log_prob[place]:g} at {_shown(value[place])}, {distance} standard deviations from its draws"
+            return f"{log_prob[place]:g} at {in_words(value[place])}, {distance} standard deviations from its draws"
     return ""
-
-
-def _shown(value: Tensor) -> str:
-    numbers = [f"{number:.3g}" for number in value.flatten()[:4].tolist()]
-    return f"({', '.join(numbers)}{', ...' if value.numel() > 4 else ''})"

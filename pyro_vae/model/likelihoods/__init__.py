@@ -18,7 +18,8 @@ To add a member:
 - subclass `Likelihood`, say in `decoder_shape` how many numbers it needs, and return a distribution from `forward`;
 - build it from `self.decode(z, y)`, which calls the decoder on rows (N, D), whatever leading dimensions z and y have;
   several numbers a pixel stand in a leading axis, `(2, *x_shape)`, and `self.decode_parts(z, y, 2)` takes them apart;
-- set `support` to the constraint on one pixel, and `advice` to what a user with other data should do;
+- set `support` to the constraint on one pixel, or on a vector as a whole, and `advice` to what a user with other data
+  should do;
 - say in `start` which decoder output has the mean of the training data as its mean, and in `scales` what its scales
   are.
 """

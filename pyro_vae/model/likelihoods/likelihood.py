@@ -10,12 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
-from pyro_vae.model.conditions import require
+from pyro_vae.model.conditions import in_words, require
 from pyro_vae.model.folding import folded
 
 
 class Likelihood(nn.Module):
-    """Base class of p(x|z). Members set `support`, the constraint on one pixel, and `advice`, the cure for other data.
+    """Base class of p(x|z). Members set `support`, a constraint on a pixel or a vector, and `advice` for other data.
 
     Args:
         decoder: maps z `(N, D)` (and labels `(N, C)`, where given) to `(N, *decoder_shape(x_shape))`.
@@ -130,15 +130,16 @@ class Likelihood(nn.Module):
         """
         if x.is_complex():
             raise DataError(f"{type(self).__name__} needs x to be real; got {x.dtype}: pass x.real")
-        inside = self.support.check(x) & torch.isfinite(x)
+        inside = self.support.check(x)  # of each number, or of each vector, as of probabilities that add up to 1
+        inside = inside & torch.isfinite(x).reshape(*inside.shape, -1).all(-1)
         require(inside.all(), lambda: self._outside(x, inside, first))
 
     def _outside(self, x: Tensor, inside: Tensor, first: int) -> DataError:
         place = (~inside).nonzero()[0].tolist()
-        value = x[tuple(place)].item()
+        where = f"datum {first + place[0]}" + (f", position {tuple(place[1:])}" if place[1:] else "")
         return DataError(
-            f"{type(self).__name__} needs x {_describe(self.support)}; got {value:.6g} at datum {first + place[0]}, "
-            f"position {tuple(place[1:])}. {self.advice}".rstrip()
+            f"{type(self).__name__} needs x {_describe(self.support)}; got {in_words(x[tuple(place)])} at {where}. "
+            f"{self.advice}".rstrip()
         )
 
 
@@ -173,5 +174,7 @@ def _describe(support: constraints.Constraint) -> str:
         constraints.real: "to be finite",
         constraints.nonnegative_integer: "to be a whole number, 0 or more",
         constraints.positive: "above 0",
+        constraints.simplex: "to be probabilities that add up to 1",
+        constraints.one_hot: "to be one-hot",
     }
     return known.get(support, f"in the support {support}")
