@@ -147,6 +147,22 @@ def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: 
     return replace(row, faults=tuple(_bias_fault(row, leading)))
 
 
+def judge_number(rung: str, name: str, value: float, truth: float, stated: float, error: float) -> Row:
+    """Judges one number: it may be 4 errors from its truth and the stated bias.
+
+    Args:
+        rung, name: the names of the row.
+        value, truth, stated: the number, its truth and its bias.
+        error: its standard error.
+
+    Example:
+        >>> judge_number("rung", "low", 0.5, truth=1.0, stated=0.0, error=0.1).faults
+        ('its mean is -0.50000 nats from the truth, where theory states +0.00000 and 0.40000 either way is allowed',)
+    """
+    row = Row(rung, name, truth, value, "=", stated, error)
+    return replace(row, faults=tuple(_bias_fault(row, 0.0)))
+
+
 def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: float) -> Row:
     """Judges numbers without noise: none may be further from its truth than the tolerance.
 

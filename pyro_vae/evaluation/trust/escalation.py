@@ -1,14 +1,14 @@
 """More effort for the data whose importance weights cannot be trusted, apart from the estimate at a fixed K.
 
     1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
-    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: this is the answer
-    3. annealing, with more temperatures                        this is, for what is left
+    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: samples answer
+    3. annealing, with more temperatures                        this answers for what is left
 
 The data were chosen by how their own draws came out. One large weight raises k-hat and the estimate alike, so that the
-fixed K of the chosen data is no lower bound, not even in expectation. The draws that chose a datum therefore take no
-part in its answer: both later stages have draws of their own. They still count for the k-hat of the second stage, since
-a large weight that has been seen is not forgotten. Large weights among the new samples reject these, and not the
-datum, which can only lower what is kept.
+fixed K of the chosen data is no lower bound, not even in expectation. Draws that choose therefore take no part in an
+answer. The new samples choose between the stages, together with the fixed K, since a large weight that has been seen is
+not forgotten. Where they say that samples are enough, as many again answer. Among those that choose, few weights are
+large wherever samples are enough: their own mean would lie below that of K draws.
 
 Each answer is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
 which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). If annealing comes out 3 nats or more
@@ -16,9 +16,8 @@ below the new samples, its chains have missed what the samples have met. Such da
 likely too low.
 
 The answers must not replace the headline: another program would have other data escalated. They say by how much K draws
-fall short on these data, which is the change of the mean. The same K is drawn anew for it: K new samples are set aside
-for data that go on to annealing, which they took no part in choosing; data for which more samples are enough have
-their blocks of K.
+fall short on these data, which is the change of the mean. The same K is drawn anew for it, by samples that chose
+neither the datum nor its stage: the blocks of K of those that answer, or K more for data that are annealed.
 
 The unit of cost is one evaluation of the decoder for one z and one datum, with its gradient or without.
 """
@@ -64,17 +63,17 @@ class EscalatedDatum(NamedTuple):
     Attributes:
         datum: the position of the datum.
         fixed: the estimate at the fixed K, whose draws chose the datum: no bound.
-        more: the estimate with more samples, all of them new; its k-hat is that of these and the old ones together.
+        more: the estimate with more samples, all of them new: by those that answer, or for data that are annealed by
+            those that chose. Its k-hat is that of the ones that chose, with the old ones.
         annealed: the estimate by annealing.
-        anew: the estimate at the fixed K by new samples, which chose neither the datum nor its last stage; None if it
-            is not known.
+        anew: the estimate at the fixed K by new samples, which chose neither the datum nor its last stage.
     """
 
     datum: int
     fixed: Stage
     more: Stage
     annealed: Stage | None
-    anew: Stage | None = None
+    anew: Stage
 
     @property
     def answer(self) -> Stage:
@@ -88,8 +87,8 @@ class EscalatedDatum(NamedTuple):
 
     @property
     def change(self) -> float:
-        """The rise from the fixed K to the answer, by draws that did not choose the datum; NaN if it is not known."""
-        return self.answer.value - self.anew.value if self.anew else math.nan
+        """The rise from the fixed K to the answer, by draws that did not choose the datum."""
+        return self.answer.value - self.anew.value
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain numbers for a report, with None for one that is unknown."""
@@ -97,8 +96,8 @@ class EscalatedDatum(NamedTuple):
             "khat": self.fixed.khat,
             "iwae": self.fixed.value,
             "iwae_error": self.fixed.error,
-            "iwae_anew": self.anew.value if self.anew else math.nan,
-            "iwae_anew_error": self.anew.error if self.anew else math.nan,
+            "iwae_anew": self.anew.value,
+            "iwae_anew_error": self.anew.error,
             "iwae_more": self.more.value,
             "iwae_more_error": self.more.error,
             "khat_more": self.more.khat,
@@ -106,7 +105,7 @@ class EscalatedDatum(NamedTuple):
             "ais_error": self.annealed.error if self.annealed else math.nan,
         }
         about = {
-            "more_samples": _kept(self.more.cost, self.fixed.cost),
+            "more_samples": self.more.cost if self.annealed else self.more.cost // 2,  # half of them chose
             "answer": "AIS" if self.annealed else "more samples",
         }
         known_numbers = {name: known(number) for name, number in numbers.items()}
@@ -158,7 +157,7 @@ class Escalation:
     @property
     def mean_change_error(self) -> float:
         """The Monte Carlo error of `mean_change`, as if the answer shared no draws with the fixed K drawn anew."""
-        errors = [stage.error if stage else math.nan for row in self.rows for stage in (row.answer, row.anew)]
+        errors = [stage.error for row in self.rows for stage in (row.answer, row.anew)]
         return math.hypot(*errors) / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def escalate(
 ) -> Escalation:
     """Spends more samples, then annealing, on the data whose k-hat is above the threshold, the worst first.
 
-    A datum is taken only if the budget still holds the cost of both stages. If more samples are enough for it, the cost
+    A datum is taken only if the budget still holds its largest cost. If more samples are enough for it, the cost
     of annealing goes to the next data. The draws of the fixed K choose the data, and take no part in the answers.
 
     Args:
@@ -215,8 +214,8 @@ def escalate(
             no budget counts, with the seed as it is: those of the headline, if that is its seed.
         num_samples: K, if the weights are drawn here.
         threshold: the k-hat above which a datum is taken, 0.7 in the paper.
-        more: the second stage has (more - 1) * K samples of its own, so that a datum gets more * K in all. K of these
-            are set aside for the change of the mean, which is not known at more = 2 where data are annealed.
+        more: (more - 1) * K new samples choose the stage, with those of the fixed K, and as many again answer where
+            samples are enough.
         num_temperatures, num_chains: as for `ais`, from the guide.
         budget: the evaluations of the decoder for all data together. The default takes ten seconds for small programs,
             and half a minute for images of 28 x 20 pixels.
@@ -274,7 +273,7 @@ def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5
 
 
 def _spent(rows: list[EscalatedDatum]) -> int:
-    return sum(stage.cost for row in rows for stage in (row.more, row.annealed) if stage is not None)
+    return sum(stage.cost for row in rows for stage in (row.more, row.annealed, row.anew) if stage)
 
 
 @dataclass(frozen=True)
@@ -296,53 +295,57 @@ class _Stages:
 
     @property
     def cost(self) -> int:
-        """The largest cost of a datum: that of both stages."""
-        return self.new_samples + annealing_cost(self.num_temperatures, self.num_chains)
+        """The largest cost of a datum: whether more samples answer or annealing does."""
+        annealing = len(self.weights) + annealing_cost(self.num_temperatures, self.num_chains)
+        return self.new_samples + max(self.new_samples, annealing)
 
     def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
-        x, y = self._data(chosen)
-        old = self.weights[:, chosen]
-        new = log_weights(self.vae, x, self.new_samples, y, seed).cpu()
-        K, size = len(old), _kept(len(new), len(old))
-        kept, aside = new[:size], new[size:]
-        khat = psis_khat(torch.cat([old, kept])).tolist()
-        more = [stage._replace(khat=k) for stage, k in zip(_weighed(kept, len(new)), khat, strict=True)]
-        fixed, blocks = _weighed(old, K), _at_fixed(kept, K)
-        hard = [i for i, stage in zip(chosen, more, strict=True) if not stage.khat <= self.threshold]
-        annealed = dict(zip(hard, self._annealed(hard, seed), strict=True))
-        apart = _at_fixed(aside, K) if len(aside) else [None] * len(chosen)
-        anew = [other if i in annealed else block for i, block, other in zip(chosen, blocks, apart, strict=True)]
-        stages = zip(chosen, fixed, more, anew, strict=True)
-        return [EscalatedDatum(i, first, second, annealed.get(i), again) for i, first, second, again in stages]
+        old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
+        K, khat = len(old), dict(zip(chosen, psis_khat(torch.cat([old, new])).tolist(), strict=True))
+        hard = [i for i in chosen if not khat[i] <= self.threshold]
+        easy = [i for i in chosen if i not in hard]
+        answering = self._drawn(easy, self.new_samples, None if seed is None else derive(seed, "answering"))
+        apart = self._drawn(hard, K, None if seed is None else derive(seed, "apart"))
+        fixed, more = _weighed(chosen, old, K), _weighed(chosen, new, len(new))
+        more |= _weighed(easy, answering, 2 * len(new))
+        anew = _at_fixed(easy, answering, K, 0) | _at_fixed(hard, apart, K, K)
+        annealed = self._annealed(hard, seed)
+        return [EscalatedDatum(i, fixed[i], more[i]._replace(khat=khat[i]), annealed.get(i), anew[i]) for i in chosen]
 
-    def _annealed(self, hard: list[int], seed: int | None) -> list[Stage]:
+    def _drawn(self, data: list[int], samples: int, seed: int | None) -> Tensor:
+        """So many weights of each of these data, (samples, B)."""
+        if not data:
+            return torch.empty(samples, 0, dtype=torch.float64)
+        x, y = self._data(data)
+        return log_weights(self.vae, x, samples, y, seed).cpu()
+
+    def _annealed(self, hard: list[int], seed: int | None) -> dict[int, Stage]:
         if not hard:
-            return []
+            return {}
         x, y = self._data(hard)
         seed = None if seed is None else derive(seed, "annealed")
         estimate = annealed.ais(self.vae, x, self.num_temperatures, self.num_chains, y, seed)
         cost = annealing_cost(self.num_temperatures, self.num_chains)
-        numbers = zip(estimate.value.tolist(), estimate.value_error.tolist(), strict=True)
-        return [Stage(value, error, math.nan, cost) for value, error in numbers]
+        numbers = zip(hard, estimate.value.tolist(), estimate.value_error.tolist(), strict=True)
+        return {i: Stage(value, error, math.nan, cost) for i, value, error in numbers}
 
     def _data(self, chosen: list[int]) -> tuple[Tensor, Tensor | None]:
         at = torch.tensor(chosen, device=self.x.device)
         return self.x[at], None if self.y is None else self.y[at]
 
 
-def _kept(samples: int, K: int) -> int:
-    """The new samples of the second stage that are not set aside: all but K, or all K if there are no more."""
-    return max(samples - K, K)
+def _at_fixed(data: list[int], weights: Tensor, K: int, cost: int) -> dict[int, Stage]:
+    """The mean bound of blocks of K draws for each of these data, from weights (L, B)."""
+    if not data:
+        return {}
+    numbers = zip(data, *(column.tolist() for column in block_bound(weights, K)), strict=True)
+    return {i: Stage(value, error, math.nan, cost) for i, value, error in numbers}
 
 
-def _at_fixed(weights: Tensor, K: int) -> list[Stage]:
-    """The mean bound of blocks of K draws for each datum, at no further cost."""
-    numbers = (column.tolist() for column in block_bound(weights, K))
-    return [Stage(value, error, math.nan, 0) for value, error in zip(*numbers, strict=True)]
-
-
-def _weighed(weights: Tensor, cost: int) -> list[Stage]:
-    """One stage for each datum, from weights (K, B)."""
-    bound, khat = block_bound(weights, len(weights)), psis_khat(weights)
-    numbers = zip(bound.value.tolist(), bound.error.tolist(), khat.tolist(), strict=True)
-    return [Stage(value, error, k, cost) for value, error, k in numbers]
+def _weighed(data: list[int], weights: Tensor, cost: int) -> dict[int, Stage]:
+    """The bound of all draws for each of these data, with its k-hat, from weights (L, B)."""
+    if not data:
+        return {}
+    bound = block_bound(weights, len(weights))
+    numbers = zip(data, bound.value.tolist(), bound.error.tolist(), psis_khat(weights).tolist(), strict=True)
+    return {i: Stage(value, error, khat, cost) for i, value, error, khat in numbers}
