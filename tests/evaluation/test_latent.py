@@ -66,6 +66,10 @@ class TestActiveUnits:
         gain = [(variance / x.var().item()) ** 0.5 for variance in (0.0099, 0.0101)]
         assert active_units(coded(gain), x).active["z"].tolist() == [False, True]
 
+    def test_a_variance_at_the_threshold_is_not_above_it(self):
+        at = {"z": torch.tensor([0.01, 0.02])}
+        assert pv.evaluation.ActiveUnits(at, at, at, at["z"][0].item(), 50).count == {"z": 1}
+
     def test_beside_a_prior_of_another_scale_the_ratio_is_to_its_variance(self, x):
         """Variance 4 puts the gain of 0.15 below the threshold; the mean of the prior does not matter."""
         found = active_units(coded(self.GAIN, prior=Scaled), x)

@@ -15,7 +15,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data import Split, Splits
 from pyro_vae.errors import DataError, DivergenceError
-from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Progress, Trace_ELBO, fit
+from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Part, Progress, Trace_ELBO, fit
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.randomness import derive, stream
 
@@ -114,6 +114,14 @@ def test_a_fit_stopped_after_any_step_goes_on_as_if_it_had_not_been(recipe, mode
         assert found == records
         assert svi.graphs.largest == 500  # though 257 may be the first it saw
         assert all(torch.equal(a, b) for a, b in zip(tensors(vae, svi), tensors(*whole[:2]), strict=True))
+
+
+def test_a_fit_that_goes_on_says_how_many_steps_are_done(data, monkeypatch):
+    said = []
+    monkeypatch.setattr(SVI, "expect", lambda svi, steps, **about: said.append((steps, about)))
+    schedule, progress = Schedule(epochs=2, batch_size=500), Progress(epoch=1, part=Part(2, 0.0, {}))
+    assert list(fit(*build(), data, schedule, progress=progress, stop=lambda: True)) == []
+    assert said == [(2 * 3, {"largest": 500, "done": 3 + 2})]
 
 
 def has_made(svi, steps):

@@ -653,3 +653,24 @@ def test_sizes_must_be_sizes(capsys):
 def test_built_in_members_pass_from_the_command_line(arguments, capsys):
     assert main(arguments) == 0
     assert ": passed" in capsys.readouterr().out
+
+
+def test_data_of_another_shape_than_the_likelihoods_are_found():
+    likelihood = pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (3, 4)))
+    z = torch.randn(5, 2)
+    pv.check_likelihood(likelihood, z, x=torch.ones(5, 3, 4)).raise_if_failed()
+    assert pv.check_likelihood(likelihood, z, x=torch.ones(5, 2, 4)).failed
+
+
+def test_the_factor_whose_integral_is_furthest_from_1_is_shown():
+    class Uneven(dist.Normal):
+        def log_prob(self, value):
+            return super().log_prob(value) + torch.tensor([0.0, 1.1, 1.0]).to(value).clamp(min=1).log()
+
+    class UnevenPrior(pv.priors.Prior):
+        def forward(self, y=None):
+            return Uneven(self.loc, self.scale).to_event(1)
+
+    report = pv.check_prior(UnevenPrior(3))
+    (integral,) = [finding.detail for finding in report.findings if finding.name == "integral"]
+    assert integral.startswith("1.10000 +- ")

@@ -346,3 +346,11 @@ def test_labels_with_signs_of_mathematics_are_drawn_as_they_are():
     found["reference"]["differences"][0]["label"] = "a$b$c"
     assert "$\\frac" in words(draw("reference", found))
     assert "a$b$c" in words(draw("reference", found))
+
+
+@pytest.mark.parametrize(
+    ("k", "labels"),
+    [((1, 10, 100, 1000, 2000), ["1", "10", "100", "", "2,000"]), ((1, 5, 10, 1000), ["1", "", "10", "1,000"])],
+)
+def test_no_label_of_a_power_of_ten_stands_in_the_way_of_the_last(k, labels):
+    assert estimate_figures._round_numbers(k) == labels

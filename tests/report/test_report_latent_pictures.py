@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import all_but
 from matplotlib.colors import rgb_to_hsv, to_rgb
+from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
@@ -296,3 +297,9 @@ def test_the_highest_level_is_shown_white(name):
     shown = {"start", "end", "x", "reconstruction", "mean"} & set(made._fields)
     louder = made._replace(**{field: 64 * getattr(made, field) for field in shown})
     assert draw(louder, 64.0) == draw(made, 1.0) != draw(louder, 1.0)
+
+
+def test_the_axes_of_a_cloud_say_what_they_are():
+    axes = Figure().subplots()
+    latent_pictures._name_axes(axes, latent_views.cloud(plain(), torch.rand(5, 1, 4, 4), 0))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_0$", "$z_1$")

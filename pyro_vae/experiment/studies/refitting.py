@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_vae import evaluation
 from pyro_vae.errors import UsageError
-from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation import Bracket, Estimate
 from pyro_vae.evaluation.estimators import read_terms
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
@@ -117,7 +117,7 @@ class Terms(NamedTuple):
     reconstruction: Estimate
     rate: Estimate
     mutual_information: Estimate
-    marginal_kl: Estimate
+    marginal_kl: Bracket
 
 
 def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
@@ -133,7 +133,7 @@ def terms(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> Terms:
         The terms. The ELBO is the mean log-weight, computed apart from the others.
     """
     by_label = [_terms(vae, *rows, num_samples, derive(seed, "terms", i)) for i, rows in enumerate(_by_label(data))]
-    whole = Terms(*(_joined(estimates) for estimates in zip(*by_label, strict=True)))
+    whole = Terms(*(cast(Any, _joined(estimates)) for estimates in zip(*by_label, strict=True)))
     names = {"mutual_information": f"mutual information, log N = {math.log(len(data.x)):.3f}"}
     if data.y is not None:
         names = {
@@ -193,7 +193,7 @@ class Swap:
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain values for JSON."""
-        rows = {name: [before.to_dict(), after.to_dict()] for name, before, after in self._rows()}
+        rows = {name.strip(): [before.to_dict(), after.to_dict()] for name, before, after in self._rows()}
         largest = {name: self._change(name).abs().max().item() for name in ("reconstruction", "mutual_information")}
         gap, error = self.gap
         return {
@@ -222,7 +222,8 @@ class Swap:
     def _rows(self) -> list[tuple[str, Estimate, Estimate]]:
         old, new = self.log_likelihood
         terms = [(before.name, before, after) for before, after in zip(self.before, self.after, strict=True)]
-        return [*terms, (f"{old.name}, K = {old.num_samples}", old, new)]
+        lower = self.before.marginal_kl.leave_one_out, self.after.marginal_kl.leave_one_out
+        return [*terms, ("  leave-one-out, its lower end", *lower), (f"{old.name}, K = {old.num_samples}", old, new)]
 
     def _change(self, name: str) -> Tensor:
         return getattr(self.after, name).value - getattr(self.before, name).value
@@ -358,4 +359,6 @@ def _by_label(data: DataInMemory) -> list[tuple[Tensor, Tensor | None]]:
 
 def _joined(estimates: Sequence[Estimate]) -> Estimate:
     values, errors = (torch.cat([getattr(e, what) for e in estimates]) for what in ("value", "value_error"))
-    return Estimate(estimates[0].name, values, errors, estimates[0].num_samples)
+    about = estimates[0].name, values, errors, estimates[0].num_samples
+    lower = [e.leave_one_out for e in estimates if isinstance(e, Bracket)]
+    return Bracket(*about, leave_one_out=_joined(lower)) if lower else Estimate(*about)
