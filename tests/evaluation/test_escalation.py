@@ -228,6 +228,11 @@ class TestBudget:
         assert len(found.rows) >= data
         assert found.above == (psis_khat(weights) > 0.7).sum()
 
+    def test_with_none_nothing_is_taken(self, case):
+        found = escalate(*case[:2], weights=case[2], budget=0, seed=0)
+        assert (found.rows, len(found.left_out)) == ([], found.above)
+        assert found.above > 0
+
     def test_what_easy_data_save_goes_to_the_next_with_noise_of_their_own(self, truth):
         """Eight times one datum: old weights have heavy tails, but are lost among new ones. 3 rounds."""
         vae, x = truth.vae(widen=1.2), truth.data(1).expand(8, -1)

@@ -243,7 +243,7 @@ def test_the_curve_has_the_values_on_a_logarithmic_axis_where_they_span_a_decade
     assert pictures.curve(grid(vamp={1: -21.0, 2: -23.0})).startswith(b"\x89PNG")
     logarithmic, linear = drawn
     assert (logarithmic.get_xscale(), linear.get_xscale()) == ("log", "linear")
-    assert logarithmic.get_xlabel() == "w"
+    assert (logarithmic.get_xlabel(), logarithmic.get_ylabel()) == ("w", "validation ELBO, nats per datum")
     assert curves(logarithmic)["prior=vamp"] == [[0.1, -23.0], [1.0, -21.0], [10.0, -25.0]]
     (bars, _) = logarithmic.get_legend_handles_labels()[0]
     (segments,) = [found.get_segments() for found in bars.lines[2] if np.ptp(found.get_segments()[0][:, 1])]
