@@ -561,6 +561,7 @@ def test_the_three_line_prior_of_the_readme_is_a_prior():
     np.testing.assert_allclose(ours.numpy(), scipy.stats.t.logpdf(z.numpy(), 5).sum(-1), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_flow_leaves_the_validation_of_distributions_as_it_was():
     """In a fresh process, whether validation was on or off before zuko is first imported."""
     code = """

@@ -7,8 +7,6 @@ import runpy
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -360,10 +358,10 @@ def test_a_missing_accelerator_is_a_usage_error(capsys):
 
 
 def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
-    command = [sys.executable, SCRIPT, *SMALL, "--binarize", "none", "--out", "run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert done.stderr.startswith("error: digits, valid data: Bernoulli needs x in {0, 1}")
+    process = start(*SMALL, "--binarize", "none", "--out", "run")
+    out, err = process.communicate()
+    assert (process.returncode, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("error: digits, valid data: Bernoulli needs x in {0, 1}")
 
 
 def test_a_diverged_run_keeps_its_last_good_state(tiny, tmp_path, capsys, monkeypatch):
