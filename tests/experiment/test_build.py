@@ -1,5 +1,6 @@
 """The tables: every row is there, every field of the config reaches what it should."""
 
+import inspect
 import math
 import re
 from dataclasses import fields, replace
@@ -513,3 +514,13 @@ def test_members_of_the_other_number_of_layers_are_refused():
 def test_settings_of_the_second_layer_are_named_where_there_is_none():
     assert build.unused(Config(latent_dim2=3, guide="bottom_up")) == ["latent_dim2", "guide"]
     assert build.unused(Config(**TWO)) == []
+
+
+def test_a_members_defaults_are_those_of_the_settings():
+    settings = {field.name: field.default for field in fields(Config)}
+    named = [getattr(room, name) for room in (pv.priors, pv.posteriors, pv.likelihoods) for name in dir(room)]
+    members = [each for each in named if inspect.isclass(each) and issubclass(each, nn.Module)]
+    options = [option for member in members for option in inspect.signature(member).parameters.values()]
+    shared = [option for option in options if option.name in settings and option.default is not option.empty]
+    assert len(shared) > 20
+    assert [option for option in shared if option.default != settings[option.name]] == []
