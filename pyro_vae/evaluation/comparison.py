@@ -27,6 +27,7 @@ from pyro_vae.randomness import derive
 
 LEFT_OUT = "without the variance over training seeds"
 _FEWEST = 100
+_FORCE = "`force=True` takes them all the same"
 _FEW = 30  # data: below them BCa covers less than it says
 _AT_ONCE = 1 << 22  # numbers resampled at a time: 32 MiB, whatever N is
 
@@ -188,7 +189,13 @@ def paired(
 
 
 def unpaired(
-    first: Estimate, second: Estimate, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+    first: Estimate,
+    second: Estimate,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    force: bool = False,
 ) -> Difference:
     """Compares the means of two estimates over data that they do not share.
 
@@ -199,12 +206,13 @@ def unpaired(
     Args:
         first, second: values of N_1 and N_2 data.
         confidence, resamples, seed: as for `paired`.
+        force: subtract whatever there is: estimates of other quantities, or bounds of other tightness.
 
     Returns:
         The mean of the first - the mean of the second, with its errors and interval.
 
     Raises:
-        ValueError: as for `paired`, except that the numbers of data may differ.
+        ValueError: as for `paired`, except that the data may differ.
 
     Example:
         >>> first, second = (Estimate("log p(x)", torch.tensor(v), torch.zeros(len(v)), num_samples=10)
@@ -213,6 +221,8 @@ def unpaired(
         (5.0, (2, 3))
     """
     a, b = _values(first, second)
+    if not force:
+        _check_quantities([first, second], [without_labels(each.quantity or each.name) for each in (first, second)])
     error = math.hypot(first.standard_error, second.standard_error)
     interval = _bootstrap((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), confidence, resamples, seed)
     return _difference(first, second, a.mean() - b.mean(), error, interval, confidence, is_paired=False)
@@ -247,10 +257,11 @@ def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
     value = torch.stack([e.value for e in estimates]).mean(0)
     error = torch.stack([e.value_error for e in estimates]).square().sum(0).sqrt() / len(estimates)
     first = estimates[0]
-    data = next((e.fingerprint for e in estimates if len(e.fingerprint)), first.fingerprint)
-    return Estimate(
-        first.name, value, error, first.num_samples, first.unit, first.kind, quantity=first.quantity, fingerprint=data
+    data, labels = (
+        next((known for e in estimates if len(known := getattr(e, name))), getattr(first, name))
+        for name in ("fingerprint", "labels")
     )
+    return Estimate(first.name, value, error, first.num_samples, first.unit, first.kind, first.quantity, data, labels)
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
@@ -303,21 +314,25 @@ def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
     """Raises ValueError where the estimates are known to be of different things."""
-    cure = "`force=True` takes them all the same"
+    _check_quantities(estimates, quantities)
+    for name, words in (("fingerprint", "data, or of data"), ("labels", "labels, or of labels")):
+        first, *others = [known for e in estimates if len(known := getattr(e, name))] or [torch.empty(0)]
+        for other in others:
+            if not first.equal(other):
+                block = int((first != other).nonzero()[0]) if len(first) == len(other) else 0
+                raise ValueError(
+                    f"these are estimates of different {words} in another order, from datum {DATA_BLOCK * block} "
+                    f"to {DATA_BLOCK * (block + 1) - 1} on. `unpaired` compares means over different data; {_FORCE}"
+                )
+
+
+def _check_quantities(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
     if len(set(quantities)) > 1:
-        raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}: {cure}")
-    first, *others = [e.fingerprint for e in estimates if len(e.fingerprint)] or [torch.empty(0)]
-    for other in others:
-        if not first.equal(other):
-            block = int((first != other).nonzero()[0]) if len(first) == len(other) else 0
-            raise ValueError(
-                f"these are estimates of different data, or of data in another order, from datum {DATA_BLOCK * block} "
-                f"to {DATA_BLOCK * (block + 1) - 1} on. `unpaired` compares means over different data; {cure}"
-            )
+        raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}: {_FORCE}")
     draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count otherwise
     if len(draws) > 1 and quantities[0] == "log p(x)":
         numbers = " and ".join(map(str, sorted(draws)))
-        raise ValueError(f"these are bounds of different tightness, by {numbers} draws: {cure}")
+        raise ValueError(f"these are bounds of different tightness, by {numbers} draws: {_FORCE}")
 
 
 def _bootstrap(

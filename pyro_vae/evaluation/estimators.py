@@ -35,6 +35,7 @@ class Estimate:
             name says it.
         fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty
             where they are not known.
+        labels: the fingerprint of the labels, where it is of x given y.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -49,6 +50,7 @@ class Estimate:
     kind: dict[str, str] = field(default_factory=dict)
     quantity: str = ""
     fingerprint: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
 
     @property
     def num_data(self) -> int:
@@ -109,8 +111,10 @@ def of_data(estimate: E, data: Tensor, y: Tensor | None, quantity: str = "") -> 
         'log p(x|y)'
     """
     quantity = quantity or estimate.name
+    if y is None:
+        return replace(estimate, quantity=quantity, fingerprint=data)
     given = quantity.replace("(x)", "(x|y)") if "(x)" in quantity else f"{quantity} given y"
-    return replace(estimate, quantity=quantity if y is None else given, fingerprint=data)
+    return replace(estimate, quantity=given, fingerprint=data, labels=fingerprint(y))
 
 
 def without_labels(quantity: str) -> str:

@@ -73,6 +73,7 @@ STEP_TOO_LARGE = (
     "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
 )
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
+_MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
 _ORDINARY = 10.0  # size of data up to which they are not the cause
 
 
@@ -99,11 +100,11 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
             datum = int(x.abs().reshape(len(x), -1).amax(1).argmax())
             place = f" at datum {datum} of the batch" if len(x) > 1 else ""
             cause = f"{broken.what}, since the data reach {size:.3g}{place}"
-            return Fault(where, cause, "Scale the data to about 1, or give the encoder the logarithm of counts (log1p)")
+            cure = "Scale the data to about 1, or give the encoder the logarithm of counts (log1p)"
+            return Fault(where, cause, f"{cure}. {_MEND}" if broken.is_of_density else cure)
     if broken.is_of_density:
         cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"
-        cure = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
-        return Fault(where, cause, cure)
+        return Fault(where, cause, _MEND)
     return Fault(where, broken.what, STEP_TOO_LARGE)
 
 

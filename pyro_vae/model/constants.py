@@ -47,6 +47,20 @@ class Constants(nn.Module):
                 buffer.copy_(value)
         return self
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Fills those that are on "meta" still where `load_state_dict(..., assign=True)` brings all other tensors."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if not local_metadata.get("assign_to_params_buffers", False):
+            return
+        devices = (tensor.device for tensor in state_dict.values() if isinstance(tensor, Tensor))
+        device = next(devices, torch.get_default_device())
+        for name, value in self.constants().items():
+            buffer = self._buffers.get(name)
+            if buffer is not None and buffer.is_meta:
+                self._buffers[name] = value.to(device)
+
 
 def _is(buffer: Tensor | None, value: Tensor) -> bool:
     """Whether a buffer holds these values; one on "meta", which holds none, is taken to be what its shape is."""

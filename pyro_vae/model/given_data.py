@@ -117,6 +117,6 @@ def _at_an_end(p: Any, x: Tensor, bad: Tensor) -> DataError:
     datum, *place = bad.nonzero()[0].tolist()
     return DataError(
         f"the density of {type(p).__name__} is not finite at {x[datum][tuple(place)].item():g}, an end of its support, "
-        f"where x is at datum {datum}, position {tuple(place)}. Move the data off the ends, e.g. by `dequantize`, or "
-        "use a distribution that is finite there, e.g. likelihoods.ContinuousBernoulli"
+        f"where x is at datum {datum}, position {tuple(place)}. Move the data off the ends, or use a distribution that "
+        "is finite there, as likelihoods.ContinuousBernoulli is on [0, 1]"
     )

@@ -9,6 +9,7 @@ A program lists its own tensors under a prefix of its own, `pyro_vae:left` by it
 
 import gc
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ TAG = "pyro_vae:"  # begins the names of programs in Pyro's store
 _serial = itertools.count()
 _prefixes: set[str] = set()  # of programs that are alive
 _names: set[str] = set()  # under which they have listed tensors
+_warned_of: set[str] = set()
 _listed: Any = WeakIdKeyDictionary()  # every tensor that was listed; the values say nothing
 
 
@@ -80,6 +82,18 @@ class Listing:
         for name in strangers:
             if name in _params() and self._may_mean(_prefix_of(name)):
                 raise _foreign(name, self.prefix)
+        self._warn_of({_prefix_of(name) for name in strangers if name in _params()} - _prefixes)
+
+    def _warn_of(self, others: set[str]) -> None:
+        """Warns, once for each, of names in the store that no program that is alive has: is this program meant?"""
+        for prefix in sorted(others - _warned_of):
+            _warned_of.add(prefix)
+            name = prefix.removeprefix(TAG)
+            warnings.warn(
+                f"Pyro's parameter store holds values for a program {name!r}, and none that is alive has this name: "
+                f"{self.prefix.removeprefix(TAG)!r} does not use them. `load_from_store({name!r})` copies them in",
+                stacklevel=2,
+            )
 
     def clear_for(self, name: str, parameter: Tensor) -> None:
         """Makes way for a parameter under its name.

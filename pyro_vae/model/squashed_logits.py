@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Binomial
-from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 
 from pyro_vae.model import traces
 from pyro_vae.model.distributions import ContinuousBernoulli, GreyLevels
@@ -25,7 +23,7 @@ def warn_of_squashed_logits(name: str, p: Any) -> None:
         p: a distribution, perhaps with batch dimensions declared an event.
 
     Example:
-        >>> warn_of_squashed_logits("p(x|z)", Bernoulli(logits=torch.linspace(-1, 1, 5)))
+        >>> warn_of_squashed_logits("p(x|z)", torch.distributions.Bernoulli(logits=torch.linspace(-1, 1, 5)))
     """
     logits = _logits(p)
     if logits is None or not 0 <= logits.min() < logits.max() <= 1:
@@ -53,10 +51,10 @@ def warn_of_squashed_logits_in(program: Any, *args: Tensor) -> None:
 
 def _logits(p: Any) -> Tensor | None:
     """Returns the logits that p was made of, None for any other distribution."""
-    while hasattr(p, "base_dist"):
-        p = p.base_dist
     if isinstance(p, ContinuousBernoulli | GreyLevels):
         return p.logits
-    if isinstance(p, Bernoulli | Binomial | TorchContinuousBernoulli):
-        return vars(p)["logits"] if p._param is vars(p).get("logits") else None
-    return None
+    held = vars(p)  # both names of a parameter may be there, once the other was asked for
+    if "logits" in held and held.get("_param", held["logits"] if "probs" not in held else None) is held["logits"]:
+        return held["logits"]
+    part = held.get("base_dist", held.get("_component_distribution"))
+    return None if part is None else _logits(part)

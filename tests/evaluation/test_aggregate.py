@@ -320,3 +320,20 @@ def test_it_prints_n_and_log_n():
 
 def test_one_draw_does_not_know_its_error():
     assert math.isnan(marginal_kl(small_vae(), binary_data(4), 1, seed=0).monte_carlo_error)
+
+
+def test_of_the_total_correlation_no_end_is_claimed():
+    """Ten copies of one number: a normal with a correlation close to 1, of which both values fall short by far."""
+    D, scale = 10, 0.1
+    truth = (D * math.log1p(scale**2) - (D - 1) * math.log(scale**2) - math.log(scale**2 + D)) / 2
+    noise = torch.Generator().manual_seed(0)
+    ends = []
+    for _ in range(20):
+        loc = torch.randn(50, 1, generator=noise).expand(-1, D)
+        ends.append(total_correlation(*given(loc.tolist(), torch.full((50, D), scale).tolist()), 2, seed=0))
+    for means in ([end.mean for end in ends], [end.leave_one_out.mean for end in ends]):
+        assert np.mean(means) < truth - 1.5 * np.std(means, ddof=1) / 20**0.5
+    assert np.mean([end.mean for end in ends]) < truth - 4 * np.std([end.mean for end in ends], ddof=1) / 20**0.5
+    assert "at most" not in str(ends[0])
+    assert "at least" not in str(ends[0])
+    assert "at most" in str(marginal_kl(*given(LOC, SCALE), 2, seed=0))

@@ -7,7 +7,7 @@ import torch
 from exact import ProbabilisticPCA, binary_data, small_vae
 
 import pyro_vae as pv
-from pyro_vae.evaluation import paired, pooled
+from pyro_vae.evaluation import paired, pooled, unpaired
 from pyro_vae.evaluation.data_fingerprint import fingerprint
 
 iwae = pv.evaluation.iwae
@@ -188,3 +188,23 @@ def test_estimates_that_say_nothing_of_their_data_are_compared_as_ever():
     first, second = (pv.evaluation.Estimate("log p(x)", torch.tensor(v), torch.zeros(2), 10)
                      for v in ([1.0, 2.0], [0.0, 0.0]))  # fmt: skip
     assert paired(first, second).mean == 1.5
+
+
+def test_other_labels_of_the_same_data_are_refused():
+    x, y = torch.randn(4).double(), torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1]]
+    right, wrong = (iwae(ByClass(), x, 4, labels, seed=0) for labels in (y, y.flip(1)))
+    for compare in (lambda: paired(right, wrong), lambda: pooled([right, wrong])):
+        with pytest.raises(ValueError, match="different labels, or of labels in another order, from datum 0 to 127"):
+            compare()
+    assert torch.equal(pooled([right, right]).labels, right.labels)
+    paired(right, wrong, force=True)
+
+
+def test_unpaired_means_are_of_one_quantity(x, vaes):
+    terms, bound = pv.evaluation.elbo_terms(vaes[0], x, 10, seed=0), iwae(vaes[0], x, 10, seed=0)
+    unpaired(bound, iwae(vaes[1], x[:7], 10, seed=0))
+    with pytest.raises(ValueError, match="of different quantities"):
+        unpaired(bound, terms.elbo)
+    with pytest.raises(ValueError, match="different tightness"):
+        unpaired(bound, iwae(vaes[1], x[:7], 20, seed=0))
+    unpaired(bound, terms.elbo, force=True)

@@ -674,3 +674,23 @@ def test_the_factor_whose_integral_is_furthest_from_1_is_shown():
     report = pv.check_prior(UnevenPrior(3))
     (integral,) = [finding.detail for finding in report.findings if finding.name == "integral"]
     assert integral.startswith("1.10000 +- ")
+
+
+def test_a_density_that_its_registered_kl_does_not_know_is_found():
+    class Wide(dist.Normal):
+        """Twice as wide as torch's KL of a normal takes it to be."""
+
+        def log_prob(self, value):
+            return dist.Normal(self.loc, 2 * self.scale).log_prob(value)
+
+        def rsample(self, sample_shape=()):
+            return dist.Normal(self.loc, 2 * self.scale).rsample(sample_shape)
+
+        def sample(self, sample_shape=()):
+            return self.rsample(sample_shape).detach()
+
+    class WidePrior(pv.priors.Prior):
+        def forward(self, y=None):
+            return Wide(self.loc, self.scale).to_event(1)
+
+    assert pv.check_prior(WidePrior(3)).failed == ("analytic KL",)

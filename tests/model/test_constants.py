@@ -109,3 +109,16 @@ class Longer(Constants):
 def test_a_buffer_of_another_shape_is_left_alone():
     assert Longer().double().one.eq(2).all()
     assert Longer().double().one.shape == (3,)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_program_on_meta_that_is_assigned_a_state_has_its_constants():
+    def build():
+        return pv.VAE(prior("StandardNormal"), posterior("FullNormal"), pv.likelihoods.Bernoulli(mlp((D,), (X,))))
+
+    vae, x = build(), torch.ones(2, X)
+    with torch.device("meta"):
+        other = build()
+    other.load_state_dict(vae.state_dict(), assign=True)
+    first, second = (pv.evaluation.iwae(program, x, 5, seed=0).value for program in (vae, other))
+    assert torch.equal(first, second)

@@ -149,3 +149,20 @@ def test_fit_tells_once(last, times):
     assert len(records) == 3
     assert [str(warning.message)[:6] for warning in told] == ["site x"] * times
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: dist.NegativeBinomial(3.0, logits=p),
+        lambda p: dist.Geometric(logits=p),
+        lambda p: dist.RelaxedBernoulli(torch.tensor(0.5), logits=p),
+        lambda p: dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), dist.Bernoulli(logits=p)),
+    ],
+)
+def test_it_tells_of_every_distribution_of_logits(make):
+    with pytest.warns(UserWarning, match="x is a distribution of logits, and all 3"):
+        warn_of_squashed_logits("x", make(torch.tensor([0.2, 0.5, 0.7])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_squashed_logits("x", make(torch.tensor([0.2, 0.5, -0.7])))

@@ -70,6 +70,7 @@ class Bracket(Estimate):
 
     Attributes:
         leave_one_out: the same with each datum left out of its own mixture, the lower end; NaN for a single datum.
+        are_ends: False where no theorem says that the truth lies between, as of the total correlation.
 
     Example:
         >>> value, error = torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.1])
@@ -80,6 +81,7 @@ class Bracket(Estimate):
     """
 
     leave_one_out: Estimate
+    are_ends: bool = True
 
     @property
     def is_above_zero(self) -> bool:
@@ -91,7 +93,8 @@ class Bracket(Estimate):
 
     def __str__(self) -> str:
         lower = replace(self.leave_one_out, name="  leave-one-out")
-        return f"{super().__str__()}   at most\n{lower}   at least"
+        most, least = ("   at most", "   at least") if self.are_ends else ("   plug-in", "")
+        return f"{super().__str__()}{most}\n{lower}{least}"
 
 
 class AggregateTerms(NamedTuple):
@@ -207,9 +210,10 @@ def total_correlation(
 
     .. math:: \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \qquad q(z_j) = \frac{1}{N} \sum_{n=1}^{N} q(z_j|x_n)
 
-    Both q(z) and every q(z_j) are the exact mixtures over the N data, where the paper has minibatches. As a rule the
-    value exceeds that of the mixture of all data that there could be, since N data fill a space of one dimension far
-    better than one of many; `leave_one_out`, with each datum left out of all its mixtures, falls short of it.
+    Both q(z) and every q(z_j) are the exact mixtures over the N data, where the paper has minibatches. Where the
+    dimensions depend on each other little, the value exceeds that of the mixture of all data that there could be, since
+    N data fill a space of one dimension far better than one of many, and `leave_one_out`, with each datum left out of
+    all its mixtures, falls short of it. Where they copy each other both fall short: these are no bounds.
 
     Args:
         vae, x, num_samples, y, seed: as for `aggregate_terms`.
@@ -227,7 +231,8 @@ def total_correlation(
     if len(draws.z) > 1:
         raise ValueError(f"total correlation is that of one latent site; the program has {sorted(draws.z)}")
     mixtures = _log_mixtures(vae, x, y, draws.z, _joint_and_factors)
-    return _bracket("total correlation", *(_joint_less_factors(each).reshape(draws.log_q.shape) for each in mixtures))
+    both = _bracket("total correlation", *(_joint_less_factors(each).reshape(draws.log_q.shape) for each in mixtures))
+    return replace(both, are_ends=False)
 
 
 def _joint_less_factors(mixture: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """More effort for the data whose importance weights cannot be trusted, apart from the estimate at a fixed K.
 
     1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
-    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: samples answer
-    3. annealing, with more temperatures                        this answers for what is left
+    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: as many again answer
+    3. annealing, with more temperatures                        the answer for what is left
 
 The data were chosen by how their own draws came out. One large weight raises k-hat and the estimate alike, so that the
-fixed K of the chosen data is no lower bound, not even in expectation. Draws that choose therefore take no part in an
-answer. The new samples choose between the stages, together with the fixed K, since a large weight that has been seen is
-not forgotten. Where they say that samples are enough, as many again answer. Among those that choose, few weights are
-large wherever samples are enough: their own mean would lie below that of K draws.
+fixed K of the chosen data is no lower bound, not even in expectation. So no draw that chooses takes part in an answer.
+The new samples choose between the stages, together with the fixed K, since a large weight that has been seen is not
+forgotten. Where they say that samples are enough, as many again answer: the mean of those that chose would lie below
+that of K draws, since samples are enough where few weights are large.
 
 Each answer is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
 which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). If annealing comes out 3 nats or more
@@ -302,8 +302,7 @@ class _Stages:
     def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
         old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
         K, khat = len(old), dict(zip(chosen, psis_khat(torch.cat([old, new])).tolist(), strict=True))
-        hard = [i for i in chosen if not khat[i] <= self.threshold]
-        easy = [i for i in chosen if i not in hard]
+        easy, hard = ([i for i in chosen if (khat[i] <= self.threshold) is enough] for enough in (True, False))
         answering = self._drawn(easy, self.new_samples, None if seed is None else derive(seed, "answering"))
         apart = self._drawn(hard, K, None if seed is None else derive(seed, "apart"))
         fixed, more = _weighed(chosen, old, K), _weighed(chosen, new, len(new))

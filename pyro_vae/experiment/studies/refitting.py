@@ -193,7 +193,7 @@ class Swap:
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain values for JSON."""
-        rows = {name.strip(): [before.to_dict(), after.to_dict()] for name, before, after in self._rows()}
+        rows = {name: [before.to_dict(), after.to_dict()] for name, before, after in self._rows()}
         largest = {name: self._change(name).abs().max().item() for name in ("reconstruction", "mutual_information")}
         gap, error = self.gap
         return {
@@ -223,7 +223,7 @@ class Swap:
         old, new = self.log_likelihood
         terms = [(before.name, before, after) for before, after in zip(self.before, self.after, strict=True)]
         lower = self.before.marginal_kl.leave_one_out, self.after.marginal_kl.leave_one_out
-        return [*terms, ("  leave-one-out, its lower end", *lower), (f"{old.name}, K = {old.num_samples}", old, new)]
+        return [*terms, ("leave-one-out, its lower end", *lower), (f"{old.name}, K = {old.num_samples}", old, new)]
 
     def _change(self, name: str) -> Tensor:
         return getattr(self.after, name).value - getattr(self.before, name).value

@@ -36,6 +36,7 @@ from pyro_vae.model.checks import cubature
 _TOLERANCE = 1e-4  # of an integral, beside its error
 _COARSE = 0.018  # largest relative error with which an integral is reported
 _TINY = 1e-290
+_ROUNDED = 1e-10
 _NUMBERS = 2_000_000  # numbers in one evaluation of a density, at most
 _FITTED = 64  # numbers up to which mixtures of normals are fitted
 _CLUSTERS = 8
@@ -92,7 +93,7 @@ def measure(p: Any) -> Measurement:
         ('quadrature', array([1., 1.]), True)
     """
     f = _Factors.of(p)
-    if _on_a_surface(f.p):
+    if _constraint(f.p) in _SURFACES:
         return Measurement("its values lie on a surface", None, torch.ones(f.n), 0.0, "nothing", 0)
     return _measure_discrete(f) if is_discrete(f.p) else _measure_continuous(f)
 
@@ -127,12 +128,16 @@ def is_discrete(p: Any) -> bool:
     return bool(getattr(_support(p), "is_discrete", False))
 
 
+def _constraint(p: Any) -> Any:
+    """The support, without what makes it one of a mixture or of an event."""
+    support = _support(p)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
 def _on_a_simplex(p: Any) -> bool:
-    return _support(p) is constraints.simplex
-
-
-def _on_a_surface(p: Any) -> bool:
-    return _support(p) in _SURFACES
+    return _constraint(p) is constraints.simplex
 
 
 def _support(p: Any) -> Any:
@@ -161,7 +166,7 @@ class _Factors:
         """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
         if _on_a_simplex(self.p):
             return float(name == "upper_bound")
-        bound = torch.as_tensor(getattr(_support(self.p), name, otherwise)).flatten()
+        bound = torch.as_tensor(getattr(_constraint(self.p), name, otherwise)).flatten()
         return float(bound[0]) if (bound == bound[0]).all() else otherwise
 
     def draw(self) -> Tensor:
@@ -249,6 +254,8 @@ def _measure_continuous(f: _Factors) -> Measurement:
     if f.d <= cubature.LARGEST_DIM:
         ends = f.bound("lower_bound", -math.inf), f.bound("upper_bound", math.inf)
         integral, error = cubature.integrate(f.log_prob, fit, *ends)
+        if _on_a_simplex(f.p):  # where 1 - v is rounded, so is a pole at v = 1
+            error = error + (draws > 1 - _ROUNDED).any(-1).double().mean(0)
     if _is_coarse(integral, error):
         how = _BRIDGE
         estimates = [c.integral() for c in compared if not c.moved]

@@ -49,7 +49,7 @@ class Case:
         event: the event_shape that it must have; None where the member decides.
         seed: of the draws that more than one line looks at.
         x: data of a likelihood; by default draws of its own.
-        prior: p(z) for the analytic KL of a posterior.
+        prior: p(z) for the analytic KL of a posterior; that of a prior is the KL of a normal to it.
     """
 
     member: Any
@@ -242,25 +242,30 @@ def mean(case: Case) -> Outcome:
 @torch.no_grad()
 def analytic_kl(case: Case) -> Outcome:
     """A registered KL(q || p) is the mean of log q - log p over draws, also where parameters have left their start."""
-    y = case.arguments[1]
-    q = case.call(_moved(case.copy()))
-    p = copy.deepcopy(case.prior).cpu().double()(None if y is None else _to(y, torch.float64))
-    if is_point(q):
+    y, moved = case.arguments[-1], case.call(_moved(case.copy()))
+    if case.prior is None:
+        loc = torch.full((*moved.batch_shape, case.member.latent_dim), 0.3, dtype=torch.float64)
+        q, p = dist.Normal(loc, 0.7).to_event(1), moved
+    else:
+        q, p = moved, copy.deepcopy(case.prior).cpu().double()(None if y is None else _to(y, torch.float64))
+    if is_point(moved):
         return _A_POINT
     try:
         analytic = torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
         return None, f"does not apply: none is registered for {type(q).__name__} and {type(p).__name__}"
-    if analytic.shape != case.batch:
-        return False, f"the registered KL has shape {tuple(analytic.shape)} where {tuple(case.batch)} is needed"
+    if analytic.isinf().any():
+        return None, "does not apply: it is infinite"
+    if analytic.shape != q.batch_shape:
+        return False, f"the registered KL has shape {tuple(analytic.shape)} where {tuple(q.batch_shape)} is needed"
     z = q.sample((_DRAWS,))
     gap = analytic - (q.log_prob(z) - p.log_prob(z))
-    error = gap.std(0) / math.sqrt(_DRAWS)
-    passed = bool((gap.mean(0).abs() <= agreement.threshold(len(error)) * error + 1e-9).all())
-    worst = (gap.mean(0).abs() / (error + 1e-9)).argmax()
+    analytic, off, error = (each.flatten() for each in (analytic, gap.mean(0), gap.std(0) / math.sqrt(_DRAWS)))
+    passed = bool((off.abs() <= agreement.threshold(len(error)) * error + 1e-9).all())
+    worst = (off.abs() / (error + 1e-9)).argmax()
     return (
         passed,
-        f"{analytic[worst]:.4f} nats where the draws say {(analytic - gap.mean(0))[worst]:.4f} +- {error[worst]:.1g}",
+        f"{analytic[worst]:.4f} nats where the draws say {(analytic - off)[worst]:.4f} +- {error[worst]:.1g}",
     )
 
 
@@ -474,7 +479,7 @@ def _distance(p: Any, other: Any, value: Tensor, rows: Any = ...) -> float:
     return _relative(_values(p, value)[rows], _values(other, value[rows]))
 
 
-PRIOR: dict[str, Check] = {
+_EVERY: dict[str, Check] = {
     "distribution": distribution,
     "support": support,
     "shapes": shapes,
@@ -487,11 +492,12 @@ PRIOR: dict[str, Check] = {
     "saves": saves,
     "batch order": batch_order,
 }
+PRIOR: dict[str, Check] = {**_EVERY, "analytic KL": analytic_kl}
 POSTERIOR: dict[str, Check] = {
-    **PRIOR,
+    **_EVERY,
     "slices": slices,
     "reparametrised": reparametrised,
     "analytic KL": analytic_kl,
 }
-LIKELIHOOD: dict[str, Check] = {**PRIOR, "slices": slices, "mean": mean}
+LIKELIHOOD: dict[str, Check] = {**_EVERY, "slices": slices, "mean": mean}
 NEEDED_FIRST = ("distribution", "support", "shapes")  # without which the other lines mean nothing

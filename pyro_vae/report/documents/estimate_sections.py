@@ -321,8 +321,9 @@ _BRACKETS = {"marginal_kl": ("marginal KL", "upper", "lower"), "total_correlatio
 def _bracket(plug_in: Entry) -> Iterator[Entry]:
     """Yields both ends of a measure of the aggregate posterior, which are bounds where a theorem says so."""
     name, upper, lower = _BRACKETS[plug_in.name]
-    yield plug_in._replace(bound=upper, meaning=f"{plug_in.meaning}; plug-in, the upper end")
-    meaning = "each datum left out of its own mixture, the lower end"
+    high, low = (f", the {bound} end" if bound else "" for bound in (upper, lower))
+    yield plug_in._replace(bound=upper, meaning=f"{plug_in.meaning}; plug-in{high}")
+    meaning = f"each datum left out of its own mixture{low}"
     numbers = plug_in.numbers["leave_one_out"]
     yield Entry(f"{plug_in.name}_leave_one_out", f"leave-one-out, {name}", numbers, lower, meaning)
 

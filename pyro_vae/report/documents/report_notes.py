@@ -153,7 +153,8 @@ _NOTES = (
         "N data are nearer to their own mixture than to that of all data that there could be: the plug-in value is too "
         "high for the latter, and leaving each datum out of its own mixture too low, in expectation, by more than "
         "either error tells where N is small for so many dimensions. The truth lies between, and is told apart from 0 "
-        "only where the lower end is. The same goes for the total correlation, where it is a rule and no theorem.",
+        "only where the lower end is. Of the total correlation these are no ends: where dimensions copy each other "
+        "both values lie below the truth.",
     ),
     (
         "gaps.amortisation",

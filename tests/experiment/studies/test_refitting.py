@@ -155,7 +155,7 @@ def test_the_new_run_says_what_it_is(tmp_path, capsys):
     upper, lower = (ends[name] for name in ("KL(q(z)||p(z))", "leave-one-out, its lower end"))
     assert [end["leave_one_out"]["mean"] for end in upper] == [end["mean"] for end in lower]
     assert all(low["mean"] < high["mean"] for low, high in zip(lower, upper, strict=True))
-    assert text.count("\n  leave-one-out, its lower end ") == 2
+    assert text.count("\nleave-one-out, its lower end ") == 2
     assert "change of ELBO + change of KL(q(z)||p(z))" in text
 
 
