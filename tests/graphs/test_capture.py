@@ -1,5 +1,7 @@
 """A captured function gives what the function gives, leaves nothing behind, and is not used once its module changed."""
 
+import logging
+
 import pyro
 import pyro.distributions as dist
 import pyro.infer.trace_elbo as trace_elbo
@@ -9,6 +11,7 @@ from exact import binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.graphs import capture as graph_capture
 from pyro_vae.graphs.capture import Graph, capture
 from pyro_vae.graphs.watch import Watch
 from pyro_vae.model.conditions import collected, require
@@ -208,3 +211,11 @@ def test_a_program_in_evaluation_is_captured_as_such():
     still = capture(lambda x: [vae.posterior(x).mean], [x], [vae])
     assert "bernoulli" in in_training.code
     assert torch.equal(still(x)[0], vae.posterior(x).mean)
+
+
+def test_the_compilers_logger_is_left_as_it_was():
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    with graph_capture._quiet():
+        assert logger.level == logging.ERROR
+    assert logger.level == before != logging.ERROR

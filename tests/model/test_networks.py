@@ -320,3 +320,9 @@ def test_a_module_without_networks_has_no_precision_to_set():
         in_precision(nn.Linear(2, 2), "float32"),
     ):
         pass
+
+
+def test_every_layer_but_the_last_of_a_decoder_has_a_bias():
+    decoder = ConvDecoder((3,), (1, 6, 5), hidden=(4, 3, 2))
+    layers = [layer for layer in decoder.modules() if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert [layer.bias is not None for layer in layers] == [True, True, False]

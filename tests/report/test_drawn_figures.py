@@ -1,0 +1,97 @@
+"""Every figure of every report has on it what it had when it was looked at, in tests/golden/figures.json.
+
+Where a figure is meant to change, look at it, and write that file anew with tests and tests/report in PYTHONPATH:
+python tests/report/test_drawn_figures.py
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import described_figures
+import pytest
+import test_ablation_document
+import test_report_comparison
+import test_report_figures
+import test_report_latent_pictures as latent
+import test_report_sweep
+import torch
+from evaluated import full
+
+from pyro_vae.report.draw import images, sweep_figures
+from pyro_vae.report.draw.ablation_figure import ablation_picture
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
+TOLERANCE = 2e-3  # relative; matplotlib may place a tick or a margin elsewhere in its last digits
+
+
+def records(epochs=6):
+    return [
+        {
+            "epoch": epoch, "loss": 30 - epoch, "kl_weight": 1.0, "learning_rate": 1e-3, "valid_elbo": epoch - 30.5,
+            "valid_standard_error": 0.1, "valid_reconstruction": epoch - 28.0, "valid_kl": 2.5, "best": True,
+        }
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def compared():
+    """Two kinds of program, over data, over seeds and over both."""
+    comparison = copy.deepcopy(test_report_comparison.comparison(*test_report_comparison.SEEDS))
+    comparison["groups"][1]["difference_over_both"] = {"mean": -0.307, "interval": [-0.5, -0.1]}
+    return comparison
+
+
+GREYS = latent.in_grey(0.1, 0.9, 0.4, 0.7)
+FIGURES = {
+    **{name: lambda draw=draw: draw(full()) for name, draw in test_report_figures.DRAWN.items()},
+    "rate_distortion": lambda: sweep_figures.rate_distortion(test_report_sweep.GRID),
+    "sweep curve": lambda: sweep_figures.curve(test_report_sweep.GRID),
+    "comparison": lambda: test_report_comparison.picture(compared()),
+    "training": lambda: images.training(records()),
+    "interpolation": lambda: latent.interpolation(latent.plain(), GREYS[:2], GREYS[2:], steps=3),
+    "traversal": lambda: latent.traversal(latent.plain(), GREYS, 0, steps=3),
+    "latent cloud": lambda: latent.latent_cloud(latent.plain(), GREYS, 0),
+    "latent cloud with labels": lambda: latent.latent_cloud(
+        latent.plain(), GREYS, 0, labels=torch.tensor([0, 1, 1, 0])
+    ),
+    "ablation": lambda: ablation_picture({name: test_ablation_document.panel() for name in ("both", "reconstruction")}),
+    "latent grid": lambda: latent.latent_grid(latent.plain(), 0, side=5),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def drawn(name, monkeypatch):
+    figures = described_figures.kept(monkeypatch)
+    FIGURES[name]()
+    return json.loads(json.dumps(figures))
+
+
+def alike(one, other, place=""):
+    """Where two descriptions differ, if they do."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [each for key in one for each in alike(one[key], other[key], f"{place}/{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [each for i, pair in enumerate(zip(one, other, strict=True)) for each in alike(*pair, f"{place}/{i}")]
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return [] if one == pytest.approx(other, rel=TOLERANCE, abs=1e-5) else [f"{place}: {one} for {other}"]
+    return [] if one == other else [f"{place}: {one!r} for {other!r}"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_on_it_what_it_had(name, monkeypatch):
+    assert alike(drawn(name, monkeypatch), json.loads(GOLDEN.read_text())[name]) == []
+
+
+if __name__ == "__main__":
+    found = {}
+    for each in FIGURES:
+        with pytest.MonkeyPatch.context() as patch:
+            torch.manual_seed(0)
+            found[each] = drawn(each, patch)
+    lines = (f"{json.dumps(name)}:{json.dumps(axes, separators=(',', ':'))}" for name, axes in found.items())
+    GOLDEN.write_text("{" + ",\n".join(lines) + "}\n")
