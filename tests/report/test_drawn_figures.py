@@ -4,14 +4,13 @@ Where a figure is meant to change, look at it, and write that file anew with tes
 python tests/report/test_drawn_figures.py
 """
 
-import copy
 import json
 from pathlib import Path
 
 import described_figures
 import pytest
 import test_ablation_document
-import test_report_comparison
+import test_report_comparison as comparisons
 import test_report_figures
 import test_report_latent_pictures as latent
 import test_report_sweep
@@ -35,19 +34,14 @@ def records(epochs=6):
     ]  # fmt: skip
 
 
-def compared():
-    """Two kinds of program, over data, over seeds and over both."""
-    comparison = copy.deepcopy(test_report_comparison.comparison(*test_report_comparison.SEEDS))
-    comparison["groups"][1]["difference_over_both"] = {"mean": -0.307, "interval": [-0.5, -0.1]}
-    return comparison
-
-
 GREYS = latent.in_grey(0.1, 0.9, 0.4, 0.7)
 FIGURES = {
     **{name: lambda draw=draw: draw(full()) for name, draw in test_report_figures.DRAWN.items()},
     "rate_distortion": lambda: sweep_figures.rate_distortion(test_report_sweep.GRID),
     "sweep curve": lambda: sweep_figures.curve(test_report_sweep.GRID),
-    "comparison": lambda: test_report_comparison.picture(compared()),
+    "comparison": lambda: comparisons.picture(
+        comparisons.with_both(comparisons.comparison(*comparisons.SEEDS), "prior=standard", -0.5, -0.1)
+    ),
     "training": lambda: images.training(records()),
     "interpolation": lambda: latent.interpolation(latent.plain(), GREYS[:2], GREYS[2:], steps=3),
     "traversal": lambda: latent.traversal(latent.plain(), GREYS, 0, steps=3),
