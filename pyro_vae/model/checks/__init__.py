@@ -98,6 +98,9 @@ def check_prior(prior: Prior, y: Tensor | None = None, *, seed: int = 0) -> Repo
     a density off by a factor of 1.1, a sampler 1.1 times too wide, and whole vectors mixed in the density but single
     dimensions in the sampler, or the reverse, are seen up to D = 20 (tests, for normals, Student-t and mixtures).
 
+    A KL of a normal to it that torch has registered is compared with draws: that of a base class knows nothing of a
+    density that a subclass has of its own.
+
     It cannot see a mode where neither the draws nor the boxes of the quadrature come, draws that depend on each other,
     or a wrong gradient through samples that are drawn by rejection (Gamma, Student-t). Above some tens of dependent
     numbers it reports the integral as not measured.
