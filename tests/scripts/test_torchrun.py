@@ -146,6 +146,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_to_the_same_bytes(
     assert len(Run(Path("run"), None).history.records()) == 12
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_on(undisturbed):
     assert codes(start(2, *FLAGS, "--out", "run", signalled=5)) == [143, 143]
     assert said(0).splitlines()[-1].startswith("interrupted: what was reached is kept")
