@@ -17,6 +17,7 @@ import test_report_sweep
 import torch
 from evaluated import full
 
+import pyro_vae as pv
 from pyro_vae.report.draw import images, sweep_figures
 from pyro_vae.report.draw.ablation_figure import ablation_picture
 
@@ -34,6 +35,19 @@ def records(epochs=6):
     ]  # fmt: skip
 
 
+class Encoder(torch.nn.Module):
+    """Codes of three numbers, of which the first varies most."""
+
+    def forward(self, x, y=None):
+        code = torch.stack([3 * x[:, 0, 0, 0], x[:, 0, 0, 0].square(), torch.zeros(len(x))], -1)
+        return torch.cat([code, torch.full_like(code, -3.0)], -1)
+
+
+def in_space():
+    likelihood = pv.likelihoods.Normal(latent.Plain(), scale=0.1)
+    return pv.VAE(pv.priors.StandardNormal(3), pv.posteriors.DiagonalNormal(Encoder(), 3), likelihood)
+
+
 GREYS = latent.in_grey(0.1, 0.9, 0.4, 0.7)
 FIGURES = {
     **{name: lambda draw=draw: draw(full()) for name, draw in test_report_figures.DRAWN.items()},
@@ -46,6 +60,7 @@ FIGURES = {
     "interpolation": lambda: latent.interpolation(latent.plain(), GREYS[:2], GREYS[2:], steps=3),
     "traversal": lambda: latent.traversal(latent.plain(), GREYS, 0, steps=3),
     "latent cloud": lambda: latent.latent_cloud(latent.plain(), GREYS, 0),
+    "latent cloud of three": lambda: latent.latent_cloud(in_space(), GREYS, 0),
     "latent cloud with labels": lambda: latent.latent_cloud(
         latent.plain(), GREYS, 0, labels=torch.tensor([0, 1, 1, 0])
     ),
