@@ -694,3 +694,7 @@ def test_a_density_that_its_registered_kl_does_not_know_is_found():
             return Wide(self.loc, self.scale).to_event(1)
 
     assert pv.check_prior(WidePrior(3)).failed == ("analytic KL",)
+
+
+def test_a_network_of_a_single_weight_passes():
+    pv.check_likelihood(pv.likelihoods.Normal(nn.Linear(1, 1)), torch.randn(5, 1)).raise_if_failed()
