@@ -42,9 +42,9 @@ class Call(NamedTuple):
 
     make: Make | None
     values: tuple[Any, ...]
-    names: tuple[str, ...] = ()
-    reconstruction_weight: float = 1.0
-    kl_weight: float = 1.0
+    names: tuple[str, ...]
+    reconstruction_weight: float
+    kl_weight: float
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What model and guide take, by place and by name."""
