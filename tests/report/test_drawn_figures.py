@@ -1,4 +1,4 @@
-"""Every figure of every report has on it what it had when it was looked at, in tests/golden/figures.json.
+"""Every figure of every report has on it what it had when it was looked at, in drawn_figures.json.
 
 Where a figure is meant to change, look at it, and write that file anew with tests and tests/report in PYTHONPATH:
 python tests/report/test_drawn_figures.py
@@ -21,7 +21,7 @@ import pyro_vae as pv
 from pyro_vae.report.draw import images, sweep_figures
 from pyro_vae.report.draw.ablation_figure import ablation_picture
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "figures.json"
+GOLDEN = Path(__file__).with_name("drawn_figures.json")
 TOLERANCE = 2e-3  # relative; matplotlib may place a tick or a margin elsewhere in its last digits
 
 
