@@ -242,6 +242,7 @@ class TestBudget:
         assert len(found.rows) == 3
         assert found.spent == 3 * 3600
         assert len({row.more.value for row in found.rows}) == 3
+        assert [row.to_dict()["more_samples"] for row in found.rows] == [1800] * 3
 
 
 def test_nothing_above_the_threshold(truth):

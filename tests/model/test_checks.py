@@ -698,3 +698,18 @@ def test_a_density_that_its_registered_kl_does_not_know_is_found():
 
 def test_a_network_of_a_single_weight_passes():
     pv.check_likelihood(pv.likelihoods.Normal(nn.Linear(1, 1)), torch.randn(5, 1)).raise_if_failed()
+
+
+def test_of_a_discrete_density_off_by_a_factor_the_draws_are_not_at_fault():
+    class Off(dist.Bernoulli):
+        def log_prob(self, value):
+            return super().log_prob(value) + 0.5
+
+    class OffLikelihood(pv.likelihoods.Likelihood):
+        support = constraints.boolean
+
+        def forward(self, z, y=None):
+            return Off(logits=self.decode(z, y)).to_event(1)
+
+    report = pv.check_likelihood(OffLikelihood(pv.networks.MLP((2,), (3,))), torch.randn(5, 2))
+    assert report.failed == ("integral",)
