@@ -47,6 +47,16 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(digest[: _BITS // 8], "little")
 
 
+def derive_if_given(seed: int | None, *names: str | int) -> int | None:
+    """Derives a seed as `derive` does; None, which goes on in the caller's random stream, stays None.
+
+    Example:
+        >>> derive_if_given(None, "order"), derive_if_given(0, "order") == derive(0, "order")
+        (None, True)
+    """
+    return None if seed is None else derive(seed, *names)
+
+
 def block_seed(seed: int, data_block: int, sample_block: int) -> int:
     """Derives the seed of one (block of data, block of samples), distinct for distinct blocks by construction.
 

@@ -181,7 +181,7 @@ def paired(
             "Use unpaired for means over different data"
         )
     if not force:
-        _check_alike([first, second], [without_labels(each.quantity or each.name) for each in (first, second)])
+        _check_alike([first, second], _without_labels(first, second))
     d = a - b
     error = d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
     interval = _bootstrap((d,), lambda x, axis: x.mean(axis), confidence, resamples, seed)
@@ -222,7 +222,7 @@ def unpaired(
     """
     a, b = _values(first, second)
     if not force:
-        _check_quantities([first, second], [without_labels(each.quantity or each.name) for each in (first, second)])
+        _check_quantities([first, second], _without_labels(first, second))
     error = math.hypot(first.standard_error, second.standard_error)
     interval = _bootstrap((a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), confidence, resamples, seed)
     return _difference(first, second, a.mean() - b.mean(), error, interval, confidence, is_paired=False)
@@ -310,6 +310,11 @@ def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
             worst = int((~estimate.value.isfinite()).nonzero()[0])
             raise ValueError(f"the {side} {estimate.name} is {estimate.value[worst].item()} at datum {worst}")
     return first.value.double().cpu().numpy(), second.value.double().cpu().numpy()
+
+
+def _without_labels(*estimates: Estimate) -> list[str]:
+    """What is estimated, where x and x given y may be subtracted."""
+    return [without_labels(each.quantity or each.name) for each in estimates]
 
 
 def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.model import traces
+from pyro_vae.model.conditions import base_constraint
 
 
 class Coordinates:
@@ -51,9 +52,7 @@ def check_real(name: str, distribution: Any, work: str) -> None:
     """
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
-    support = distribution.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = base_constraint(distribution.support)
     if support not in (constraints.real, constraints.real_vector):
         raise ValueError(
             f"site {name} is a {type(distribution).__name__} over {support}: {work} needs latents over all real numbers"

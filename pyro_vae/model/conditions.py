@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from torch import Tensor
 
@@ -40,6 +41,19 @@ def collected() -> Iterator[list[Tensor]]:
         yield conditions
     finally:
         _conditions.reset(token)
+
+
+def base_constraint(support: Any) -> Any:
+    """Returns the constraint of a support without what makes it one of an event or of a mixture.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> base_constraint(constraints.real_vector)
+        Real()
+    """
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def in_words(value: Tensor) -> str:

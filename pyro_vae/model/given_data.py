@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.errors import DataError
-from pyro_vae.model.conditions import require
+from pyro_vae.model.conditions import base_constraint, require
 from pyro_vae.model.distributions import ContinuousBernoulli
 from pyro_vae.model.program import check_tensor
 
@@ -101,11 +101,9 @@ def check_ends(p: Any, x: Tensor) -> None:
 def _ends(p: Any) -> list[float | Tensor]:
     """Returns the ends of a closed support of real numbers; none for open ones, and for those of whole numbers."""
     try:
-        support = p.support
+        support = base_constraint(p.support)
     except NotImplementedError:
         return []
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
     if support is constraints.simplex:
         return [0.0]
     if support.is_discrete or not isinstance(support, _CLOSED):

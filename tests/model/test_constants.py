@@ -69,14 +69,20 @@ def test_an_emptied_posterior_is_the_same_density(name):
     torch.testing.assert_close(emptied(member)(x).log_prob(z), member(x).log_prob(z), rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("poisoned")
-def test_a_program_that_was_built_on_meta_is_the_one_whose_state_it_loads():
+def built_twice():
+    """A program, and another of the same kind on "meta"."""
+
     def build():
         return pv.VAE(prior("StandardNormal"), posterior("FullNormal"), pv.likelihoods.Bernoulli(mlp((D,), (X,))))
 
-    vae, x = build(), torch.ones(2, X)
+    vae = build()
     with torch.device("meta"):
-        other = build()
+        return vae, build()
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_program_that_was_built_on_meta_is_the_one_whose_state_it_loads():
+    vae, other, x = *built_twice(), torch.ones(2, X)
     other.to_empty(device="cpu").load_state_dict(vae.state_dict())
     for value in ("value", "monte_carlo_error"):
         estimates = [getattr(pv.evaluation.iwae(program, x, 5, seed=0), value) for program in (vae, other)]
@@ -113,12 +119,7 @@ def test_a_buffer_of_another_shape_is_left_alone():
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_program_on_meta_that_is_assigned_a_state_has_its_constants():
-    def build():
-        return pv.VAE(prior("StandardNormal"), posterior("FullNormal"), pv.likelihoods.Bernoulli(mlp((D,), (X,))))
-
-    vae, x = build(), torch.ones(2, X)
-    with torch.device("meta"):
-        other = build()
+    vae, other, x = *built_twice(), torch.ones(2, X)
     other.load_state_dict(vae.state_dict(), assign=True)
     first, second = (pv.evaluation.iwae(program, x, 5, seed=0).value for program in (vae, other))
     assert torch.equal(first, second)

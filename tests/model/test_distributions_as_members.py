@@ -293,23 +293,9 @@ def test_pixels_pass(name):
     check(Pixels, *PIXELS[name]).raise_if_failed()
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", PIXELS_THAT_FAIL)
-def test_pixels_fail_at_this_line(name):
-    *member, line = PIXELS_THAT_FAIL[name]
-    assert line in check(Pixels, *member).failed
-
-
 @pytest.mark.parametrize("name", all_but(("Dirichlet", "OneHotCategorical"), VECTORS))
 def test_vectors_pass(name):
     check(Vector, *VECTORS[name]).raise_if_failed()
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", VECTORS_THAT_FAIL)
-def test_vectors_fail_at_this_line(name):
-    *member, line = VECTORS_THAT_FAIL[name]
-    assert line in check(Vector, *member).failed
 
 
 @pytest.mark.parametrize("name", unhurried([*LATENTS, *PRIORS_ONLY]))
@@ -326,10 +312,18 @@ def test_posteriors_pass_where_their_draws_have_gradients(name):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", LATENTS_THAT_FAIL)
-def test_priors_fail_at_this_line(name):
-    *member, line = LATENTS_THAT_FAIL[name]
-    assert line in check(Prior, *member).failed
+@pytest.mark.parametrize(
+    ("kind", "table", "name"),
+    [
+        (kind, table, name)
+        for kind, table in ((Pixels, PIXELS_THAT_FAIL), (Vector, VECTORS_THAT_FAIL), (Prior, LATENTS_THAT_FAIL))
+        for name in table
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_it_fails_at_this_line(kind, table, name):
+    *member, line = table[name]
+    assert line in check(kind, *member).failed
 
 
 @pytest.mark.thorough

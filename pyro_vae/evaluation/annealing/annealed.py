@@ -30,7 +30,7 @@ from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.memory import SAMPLE_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
-from pyro_vae.randomness import block_stream, derive
+from pyro_vae.randomness import block_stream, derive_if_given
 
 STARTS = ("guide", "prior")
 STEEPNESS = 4.0  # of the schedule
@@ -208,7 +208,7 @@ def bdmc(
     forward, reverse, xs = [], [], []
     for i, (data, labels) in enumerate(data_blocks(size, y), start=first_block):
         with undisturbed(vae), remembering(memory):
-            simulated = _simulate(vae, data.stop - data.start, labels, _named(seed, "simulated"), i)
+            simulated = _simulate(vae, data.stop - data.start, labels, derive_if_given(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])
             xs.append(simulated.nodes["_RETURN"]["value"])
             path = Path(vae, start, xs[-1], *labels)
@@ -292,7 +292,7 @@ class _Block:
         self.path, self.settings, self.seed, self.i = path, settings, seed, i
         self.levels, self.steps = schedule(settings.num_temperatures), Steps(torch.empty(0), torch.empty(0))
         if settings.num_temperatures:
-            with self._noise(_named(seed, "pilots"), 0):
+            with self._noise(derive_if_given(seed, "pilots"), 0):
                 self.steps = tune(path, self.levels[1:-1], settings.num_leapfrog)
 
     def forward(self) -> _Chains:
@@ -301,7 +301,7 @@ class _Block:
     def reverse(self, z: Tensor) -> _Chains:
         """From z (B, D), a draw from the posterior of each datum. A Hamiltonian transition is its own reverse."""
         backwards = Steps(self.steps.width, self.steps.size.flip(0))
-        seed = _named(self.seed, "reverse")
+        seed = derive_if_given(self.seed, "reverse")
         return self._walk(lambda k: self.path.at(z.expand(k, -1, -1)), self.levels[::-1], backwards, seed)
 
     def _walk(self, begin: Callable[[int], Point], levels: list[float], steps: Steps, seed: int | None) -> _Chains:
@@ -344,7 +344,3 @@ def _simulate(vae: Any, size: int, labels: tuple[Tensor, ...], seed: int | None,
         if isinstance(value := node.get("value"), Tensor) and value.shape[:2] == (size, 1):
             node["value"] = value[:, 0]
     return trace
-
-
-def _named(seed: int | None, name: str) -> int | None:
-    return None if seed is None else derive(seed, name)

@@ -34,7 +34,7 @@ from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, psis_khat, worst_data
 from pyro_vae.evaluation.weights import log_weights
-from pyro_vae.randomness import derive
+from pyro_vae.randomness import derive_if_given
 
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
@@ -252,7 +252,7 @@ def escalate(
     rows: list[EscalatedDatum] = []
     while taken := waiting[: (budget - _spent(rows)) // stages.cost]:
         waiting = waiting[len(taken) :]
-        rows += stages.run(taken, None if seed is None else derive(seed, "escalation", len(rows)))
+        rows += stages.run(taken, derive_if_given(seed, "escalation", len(rows)))
     return Escalation(rows, waiting, len(x), threshold, budget, num_temperatures, num_chains)
 
 
@@ -303,8 +303,8 @@ class _Stages:
         old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
         K, khat = len(old), dict(zip(chosen, psis_khat(torch.cat([old, new])).tolist(), strict=True))
         easy, hard = ([i for i in chosen if (khat[i] <= self.threshold) is enough] for enough in (True, False))
-        answering = self._drawn(easy, self.new_samples, None if seed is None else derive(seed, "answering"))
-        apart = self._drawn(hard, K, None if seed is None else derive(seed, "apart"))
+        answering = self._drawn(easy, self.new_samples, derive_if_given(seed, "answering"))
+        apart = self._drawn(hard, K, derive_if_given(seed, "apart"))
         fixed, more = _weighed(chosen, old, K), _weighed(chosen, new, len(new))
         more |= _weighed(easy, answering, 2 * len(new))
         anew = _at_fixed(easy, answering, K, 0) | _at_fixed(hard, apart, K, K)
@@ -322,7 +322,7 @@ class _Stages:
         if not hard:
             return {}
         x, y = self._data(hard)
-        seed = None if seed is None else derive(seed, "annealed")
+        seed = derive_if_given(seed, "annealed")
         estimate = annealed.ais(self.vae, x, self.num_temperatures, self.num_chains, y, seed)
         cost = annealing_cost(self.num_temperatures, self.num_chains)
         numbers = zip(hard, estimate.value.tolist(), estimate.value_error.tolist(), strict=True)

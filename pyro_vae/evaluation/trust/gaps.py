@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, elbo, known
 from pyro_vae.evaluation.trust.amortisation import refinable, refine
-from pyro_vae.randomness import derive
+from pyro_vae.randomness import derive_if_given
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def elbos(
         DataError: data outside the support of the likelihood.
         ValueError: no data, numbers out of range, or a guide without a density.
     """
-    seed = None if seed is None else derive(seed, "gaps")
+    seed = derive_if_given(seed, "gaps")
     if refinable(vae, x, y):
         refinement = refine(vae, x, y, steps=steps, num_samples=num_samples, seed=seed, first_block=first_block)
         return ELBOs(refinement.elbo, refinement.refined, refinement.gap)

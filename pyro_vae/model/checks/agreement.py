@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
 
 from pyro_vae.model.checks import cubature
+from pyro_vae.model.conditions import base_constraint
 
 _TOLERANCE = 1e-4  # of an integral, beside its error
 _COARSE = 0.018  # largest relative error with which an integral is reported
@@ -93,7 +94,7 @@ def measure(p: Any) -> Measurement:
         ('quadrature', array([1., 1.]), True)
     """
     f = _Factors.of(p)
-    if _constraint(f.p) in _SURFACES:
+    if base_constraint(_support(f.p)) in _SURFACES:
         return Measurement("its values lie on a surface", None, torch.ones(f.n), 0.0, "nothing", 0)
     return _measure_discrete(f) if is_discrete(f.p) else _measure_continuous(f)
 
@@ -128,16 +129,8 @@ def is_discrete(p: Any) -> bool:
     return bool(getattr(_support(p), "is_discrete", False))
 
 
-def _constraint(p: Any) -> Any:
-    """The support, without what makes it one of a mixture or of an event."""
-    support = _support(p)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
 def _on_a_simplex(p: Any) -> bool:
-    return _constraint(p) is constraints.simplex
+    return base_constraint(_support(p)) is constraints.simplex
 
 
 def _support(p: Any) -> Any:
@@ -166,7 +159,7 @@ class _Factors:
         """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
         if _on_a_simplex(self.p):
             return float(name == "upper_bound")
-        bound = torch.as_tensor(getattr(_constraint(self.p), name, otherwise)).flatten()
+        bound = torch.as_tensor(getattr(base_constraint(_support(self.p)), name, otherwise)).flatten()
         return float(bound[0]) if (bound == bound[0]).all() else otherwise
 
     def draw(self) -> Tensor:
