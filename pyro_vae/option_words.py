@@ -21,6 +21,10 @@ EncoderPredicts = Literal["log_sigma", "log_variance"]
 LearnScale = Literal["no", "one", "pixel", "predicted"]
 PathKind = Literal["straight", "spherical", "base"]
 LearningRates = Literal["constant", "cosine", "step"]
+Channels = Literal["first", "last"]
+Colour = Literal["as_stored", "grey", "rgb"]
+Standardize = Literal["auto", "yes", "no"]
+Missing = Literal["no", "nan"]
 
 
 def words(choice: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data import formats
+from pyro_vae.data.reading import Reading
 from pyro_vae.errors import DataError
 
 
@@ -26,12 +27,14 @@ class Request:
         data_dir: the folder to search.
         download: allows the network.
         map_above: a user's file of more bytes is mapped, not read.
+        reading: how a user's own file is to be read.
     """
 
     dataset: str
     data_dir: Path = Path("data")
     download: bool = False
     map_above: int = formats.MAP_ABOVE
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +42,20 @@ class Part:
     """Images that are cut into splits together.
 
     Args:
-        levels: (N, *x_shape) uint8 or float32; a `np.memmap` where the file is mapped, not read.
+        levels: (N, *x_shape) uint8, int32, float32 or float64; a `np.memmap` where the file is mapped, not read.
         labels: (N,) integers, or None.
         cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
+        mask: (N, *x_shape) bool, True where a number was observed; None where all were.
+        groups: (N,); data of equal values stay in one split; None where each datum is a group.
+        ids: (N,) names of the rows; None where the file has none.
     """
 
     levels: np.ndarray
     labels: np.ndarray | None
     cut: dict[str, int]
+    mask: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,8 @@ class Raw:
         num_classes: number of classes of the labels, 0 without labels.
         files: file name -> SHA-256 of the bytes on disk.
         notes: what a reader of a number measured on these data must know, in sentences.
+        columns: the names of the D numbers of a row, where the data are a table.
+        classes: the names of the classes 0, 1, ...; empty where they are their own numbers.
     """
 
     name: str
@@ -70,6 +81,8 @@ class Raw:
     num_classes: int
     files: dict[str, str]
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def seven_one_two(size: int) -> dict[str, int]:

@@ -1,0 +1,71 @@
+"""What a user says of a file of their own, and what a reader finds in it.
+
+    Reading     how the file is to be read: which column is the label, where the channels are, how many levels there are
+    Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyro_vae.option_words import Channels, Colour
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a user's own file is to be read. The defaults let the file speak for itself.
+
+    Args:
+        label: the column of a table, or the array of an archive, that holds the classes; "" finds it by common names.
+        id: the column of a table that names its rows.
+        group: the column of a table (or array of an archive) whose equal values stay in one split.
+        columns: the columns of a table that are x; none named takes all columns of numbers.
+        image_size: height and width to which the images of a folder are resized; 0 leaves them as they are.
+        colour: "grey" or "rgb" turns the images of a folder into that; "as_stored" leaves them as they are.
+        channels: "first", images are (N, C, H, W); or "last", (N, H, W, C).
+        num_levels: L of whole numbers 0..L-1; 0 finds it.
+        counts: whole numbers are counts without an upper end, not levels.
+        missing: NaN is a missing number, and no error.
+    """
+
+    label: str = ""
+    id: str = ""
+    group: str = ""
+    columns: tuple[str, ...] = ()
+    image_size: int = 0
+    colour: Colour = "as_stored"
+    channels: Channels = "first"
+    num_levels: int = 0
+    counts: bool = False
+    missing: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The arrays of one file or of one user's memory, not yet checked.
+
+    Args:
+        name: a file name, or what else the data are called; never a path.
+        source: one sentence: where the data come from.
+        x: "x" alone, or "x_train", "x_test" and perhaps "x_valid" -> (N, ...).
+        y: the key of x -> its labels (N,), of any plain type; empty without labels.
+        mask: the key of x -> boolean, True where a number was observed, of the shape of x; empty where all were.
+        groups: the key of x -> (N,); data of equal values stay in one split.
+        ids: the key of x -> (N,) names of the rows.
+        columns: the names of the D numbers of a row, where x is a table.
+        classes: the names of the classes 0, 1, ... where y holds their numbers; empty to find them.
+        files: file name -> SHA-256 of the bytes on disk.
+        notes: what a reader of a number measured on these data must know, in sentences.
+    """
+
+    name: str
+    source: str
+    x: dict[str, np.ndarray]
+    y: dict[str, np.ndarray] = field(default_factory=dict)
+    mask: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
