@@ -28,6 +28,7 @@ from pyro_vae.experiment.config import Config
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTINGS = frozenset(field.name for field in fields(Config))
+_CALLED = {"num_levels": "levels"}  # arguments whose flags have another name
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
     """
 
     def flag(said: re.Match[str]) -> str:
-        name, value = place if said[1] == "folder" else said[1], said[2]
+        name, value = place if said[1] == "folder" else _CALLED.get(said[1], said[1]), said[2]
         if name not in _SETTINGS and name not in arguments:
             return said[0]
         words, of = name.replace("_", "-"), "" if name in arguments else f" of {script('train')}"

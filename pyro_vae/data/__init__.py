@@ -4,21 +4,26 @@
 
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
-    arrays.py    a user's own `.npy` or `.npz` file, as one more source
+    reading.py   what a user says of a file of their own, and what a reader finds in it
+    own/         a user's own data, as one more source: arrays, archives, tables, folders of images
+    cutting.py   which datum goes to which split
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
-    loading.py   load: source -> cut -> Splits, with the protocol
+    protocol.py  the record of all that
+    loading.py   load: source -> cut -> Splits, with the protocol; from_arrays: the same of arrays in memory
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.option_words import Binarize, SplitKind, words
 
 if TYPE_CHECKING:
-    from pyro_vae.data.loading import load
+    from pyro_vae.data.loading import from_arrays, load
+    from pyro_vae.data.reading import Reading
     from pyro_vae.data.sources import Part, Raw, Request
     from pyro_vae.data.splits import Batch, Form, Split, Splits, one_hot
 
@@ -35,9 +40,14 @@ SOURCES: dict[str, str] = {
 
 BINARIZE: tuple[str, ...] = words(Binarize)
 SPLITS: tuple[str, ...] = words(SplitKind)
+ARRAY_ENDINGS = (".npy", ".npz")
+TABLE_ENDINGS = (".csv", ".tsv", ".txt")
+PATHS = "a path that ends in .npy, .npz or .csv, or a folder of images"
 
 _HOMES = {
+    "from_arrays": "loading",
     "load": "loading",
+    "Reading": "reading",
     "Part": "sources",
     "Raw": "sources",
     "Request": "sources",
@@ -49,19 +59,35 @@ _HOMES = {
 }
 
 __all__ = [
+    "ARRAY_ENDINGS",
     "BINARIZE",
+    "PATHS",
     "SOURCES",
     "SPLITS",
+    "TABLE_ENDINGS",
     "Batch",
     "Form",
     "Part",
     "Raw",
+    "Reading",
     "Request",
     "Split",
     "Splits",
+    "from_arrays",
+    "is_path",
     "load",
     "one_hot",
 ]
+
+
+def is_path(dataset: str) -> bool:
+    """Returns whether this is the path of a file or folder, there or not, and no name of a data set.
+
+    Example:
+        >>> is_path("digits"), is_path("own.csv")
+        (False, True)
+    """
+    return dataset not in SOURCES and (bool(Path(dataset).suffix) or Path(dataset).is_dir())
 
 
 def __getattr__(name: str) -> Any:

@@ -221,7 +221,13 @@ def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     return ((first, x[first : first + step]) for first in range(0, len(x), step))
 
 
-def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
+class Archive(dict[str, np.ndarray]):
+    """The arrays of a file by name, and the names of those that are made of Python objects, which are never loaded."""
+
+    objects: tuple[str, ...] = ()
+
+
+def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> Archive:
     """Reads the arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
 
     Its first bytes, not its name, say which of the two it is.
@@ -243,13 +249,14 @@ def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> dict[str, np.ndarray]:
                 return _archived(path, file)
             if start and start != b"\x93NUM":
                 raise DataError(f"{path}: is not a numpy file. Write it with np.save or np.savez.")
-            return {"x": _mapped(path) if path.stat().st_size > map_above else _array(path, file)}
+            return Archive(x=_mapped(path) if path.stat().st_size > map_above else _array(path, file))
     except DataError:
         raise
     except Exception as error:  # headers of damaged files raise almost anything in there
         raise DataError(
-            f"{path}: cannot be read as a numpy file ({_said(error)}). Write it with np.save or np.savez "
-            "from numeric arrays; arrays of Python objects need pickle, which can run code, and are never loaded."
+            f"{path}: cannot be read as a numpy file ({_said(error)}). Write it with np.save or np.savez from numeric "
+            "arrays, such as np.stack(images); arrays of Python objects need pickle, which can run code, and are never "
+            "loaded."
         ) from error
 
 
@@ -267,11 +274,11 @@ def _left_over(path: Path, x: np.ndarray) -> DataError:
 def _mapped(path: Path) -> np.ndarray:
     # Read-only: Linux counts a private writable map as memory promised, and refuses one that exceeds it.
     x = np.lib.format.open_memmap(path, mode="r")
-    if x.dtype.str not in ("|u1", "|b1", "<f4") or not x.flags.c_contiguous:
+    if x.dtype.str not in ("|u1", "|b1", "<f4", "<i4") or not x.flags.c_contiguous:
         order = "C" if x.flags.c_contiguous else "Fortran"
         raise DataError(
             f"{path}: holds {x.dtype.str} ({x.dtype}) in {order} order. A file of this size is not read into memory "
-            "but mapped as it is, and must hold uint8, bool or little-endian float32 in C order: "
+            "but mapped as it is, and must hold uint8, bool, or little-endian float32 or int32, in C order: "
             "np.save(path, np.ascontiguousarray(x, dtype)) writes it so."
         )
     if x.offset + x.nbytes < path.stat().st_size:
@@ -279,15 +286,31 @@ def _mapped(path: Path) -> np.ndarray:
     return x
 
 
-def _archived(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
+def _archived(path: Path, file: IO[bytes]) -> Archive:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         _check_archive(path, members)
-        arrays = {}
+        arrays, objects = Archive(), []
         for member in members:
+            name = member.filename.removesuffix(".npy")
+            if _holds_objects(archive, member):
+                objects.append(name)
+                continue
             with archive.open(member) as content:
-                arrays[member.filename.removesuffix(".npy")] = _array(path, content)
+                arrays[name] = _array(path, content)
+        arrays.objects = tuple(objects)
         return arrays
+
+
+def _holds_objects(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Looks at the header alone; one that cannot be read is for the reader of the array to complain of."""
+    with archive.open(member) as content:
+        try:
+            version = np.lib.format.read_magic(content)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return bool(read(content)[2].hasobject)
+        except ValueError:
+            return False
 
 
 def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:

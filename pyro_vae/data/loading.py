@@ -1,9 +1,9 @@
-"""load: a name or a path -> Splits with their protocol."""
+"""load and from_arrays: a name, a path or arrays -> Splits with their protocol."""
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.data import SOURCES, formats
+from pyro_vae.data import PATHS, SOURCES, formats, is_path
+from pyro_vae.data.cutting import Pieces, cut, equal_rows
+from pyro_vae.data.own import columns
+from pyro_vae.data.protocol import description, protocol
+from pyro_vae.data.reading import Reading
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown
-from pyro_vae.option_words import Binarize, SplitKind, check_word
-from pyro_vae.randomness import generator
+from pyro_vae.option_words import Binarize, SplitKind, Standardize, check_word
 
-NAMES = ("train", "valid", "test")
-_USER_FILE = "pyro_vae.data.arrays:user_file"
+_USER_FILE = "pyro_vae.data.own.arrays:user_file"
 
 
 def load(
@@ -30,25 +32,32 @@ def load(
     binarize: str = "none",
     dequantize: bool = False,
     levels: bool = False,
+    standardize: str = "auto",
     split: str = "random",
     data_seed: int = 0,
     map_above: int = formats.MAP_ABOVE,
+    **reading: Any,
 ) -> Splits:
     """Loads a data set and cuts it into three disjoint splits.
 
     A user's `.npy` file that is too large for memory stays on disk: it is mapped, and batches are read as they are
-    needed, with the same numbers as from memory. It must hold uint8, bool or little-endian float32 in C order.
+    needed, with the same numbers as from memory. It must hold uint8, bool, or little-endian float32 or int32, in C
+    order.
 
     Args:
-        dataset: a name in `SOURCES`, or the path of a `.npy` or `.npz` file.
+        dataset: a name in `SOURCES`, or the path of a `.npy`, `.npz` or `.csv` file, or of a folder of images.
         data_dir: the folder that holds the data sets.
         download: allows the network, where torchvision knows the data set.
         binarize: "dynamic", "static", "threshold" or "none"; data of only 0 and 1 stay as they are.
         dequantize: adds uniform noise within a level; see `Split.log_jacobian`.
         levels: x is the level 0..L-1 itself, or the count, as likelihoods over whole numbers need it.
+        standardize: "auto" prepares tables of reals for a program that standardises their columns, "yes" images of
+            reals too, "no" none: `Splits.scaling` says what came of it. The numbers stay in their own units.
         split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
         data_seed: fixes the split and the draw that evaluation sees.
         map_above: a `.npy` file of more bytes is mapped, not read.
+        reading: how a user's own file is to be read: `label`, `id`, `group`, `columns`, `channels`, `num_levels`,
+            `counts`, `missing` ..., see `Reading`.
 
     Raises:
         UsageError: an unknown name or choice, or choices that exclude each other.
@@ -62,31 +71,161 @@ def load(
         >>> x.shape, x.unique().tolist()
         (torch.Size([100, 1, 8, 8]), [0.0, 1.0])
     """
-    check_word("binarize", binarize, Binarize)
-    check_word("split", split, SplitKind)
-    if levels and (dequantize or binarize != "none"):
+    if not isinstance(dataset, str | os.PathLike):
         raise UsageError(
-            "a likelihood of whole numbers takes the levels as they are: leave `binarize`, `dequantize` out"
+            f"`dataset` is a name or a path; got a {type(dataset).__name__}: from_arrays(x, y) takes arrays"
         )
+    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
     source = _resolve(os.fspath(dataset))
-    raw = source(Request(os.fspath(dataset), Path(data_dir), download, map_above))
-    recipe = "levels" if levels else _recipe(raw, binarize, dequantize)
-    pieces = _cut(raw, split, data_seed)
-    splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
-    x_shape = tuple(splits["train"].levels.shape[1:])
-    protocol = _protocol(raw, splits, recipe, split, data_seed, {k: index for k, (_, index) in pieces.items()})
-    return Splits(**splits, x_shape=x_shape, num_classes=raw.num_classes, protocol=protocol)
+    made = source(Request(os.fspath(dataset), Path(data_dir), download, map_above, reading_of(reading)))
+    return assemble(made, choices, reading_of(reading))
+
+
+def from_arrays(
+    x: Any,
+    y: Any = None,
+    *,
+    valid: Any = None,
+    test: Any = None,
+    name: str = "arrays",
+    binarize: str = "none",
+    dequantize: bool = False,
+    levels: bool = False,
+    standardize: str = "auto",
+    split: str = "random",
+    data_seed: int = 0,
+    **reading: Any,
+) -> Splits:
+    """Makes three disjoint splits of arrays in memory, with their protocol.
+
+    Args:
+        x: (N, D), (N, H, W) or (N, C, H, W): a NumPy array, a tensor, or a pandas frame. NaN is a missing number where
+            `missing=True`.
+        y: (N,) labels of any plain type; the name of a column where x is a frame; None for none.
+        valid, test: data of these splits, x or a pair (x, y); without them x is cut by 70, 10 and 20 per cent, and
+            without `valid` alone one training datum in ten is held out.
+        name: what the data are called in reports.
+        binarize, dequantize, levels, standardize, split, data_seed: as for `load`.
+        reading: as for `load`; `mask` and `group` may be arrays as well.
+
+    Raises:
+        UsageError, DataError: as for `load`.
+
+    Example:
+        >>> splits = from_arrays(np.random.default_rng(0).normal(size=(100, 5)), np.arange(100) % 3)
+        >>> splits.x_shape, splits.num_classes, len(splits.train)
+        ((5,), 3, 70)
+    """
+    from pyro_vae.data.own.arrays import raw
+    from pyro_vae.data.own.in_memory import found
+
+    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
+    arrays, options = found(name, x, y, valid, test, reading)
+    return assemble(raw(arrays, reading_of(options)), choices, reading_of(options))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `load` and `from_arrays` are told of splits and of x; their arguments say what each is."""
+
+    binarize: str = "none"
+    dequantize: bool = False
+    levels: bool = False
+    standardize: str = "auto"
+    split: str = "random"
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_word("binarize", self.binarize, Binarize)
+        check_word("split", self.split, SplitKind)
+        check_word("standardize", self.standardize, Standardize)
+        if self.levels and (self.dequantize or self.binarize != "none"):
+            raise UsageError(
+                "a likelihood of whole numbers takes the levels as they are: leave `binarize`, `dequantize` out"
+            )
+
+
+def reading_of(options: dict[str, Any]) -> Reading:
+    """Makes a `Reading` of keyword arguments.
+
+    Raises:
+        UsageError: it has no such field.
+    """
+    known = [field.name for field in fields(Reading)]
+    for option in options:
+        if option not in known:
+            raise unknown("argument", option, known)
+    return Reading(**options)
+
+
+def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
+    """Cuts a data set and makes its splits, with their protocol.
+
+    Args:
+        raw: the data set.
+        choices: what is made of it.
+        reading: how it was read.
+
+    Raises:
+        UsageError, DataError: as for `load`.
+    """
+    recipe = "levels" if choices.levels or reading.counts else _recipe(raw, choices.binarize, choices.dequantize)
+    pieces = cut(raw, choices.split, choices.data_seed)
+    scaling = _scaling(raw, choices, reading)
+    if scaling == "standardized" and raw.parts[0].levels.ndim == 2:
+        raw, pieces = _with_columns(raw, pieces)
+    if raw.source.startswith("The user's own"):
+        raw = replace(raw, notes=(*raw.notes, *equal_rows(pieces)))
+    splits = {name: _split(name, *piece, raw.num_levels, recipe, choices, reading) for name, piece in pieces.items()}
+    more: dict[str, Any] = {
+        **({"classes": list(raw.classes)} if raw.classes else {}),
+        **({"columns": list(raw.columns)} if raw.columns else {}),
+        **({"scaling": scaling} if scaling != "as_stored" else {}),
+        **({"missing": _share_missing(splits)} if reading.missing else {}),
+    }
+    return Splits(
+        **splits,
+        x_shape=tuple(splits["train"].levels.shape[1:]),
+        num_classes=raw.num_classes,
+        protocol=protocol(raw, splits, recipe, choices.split, choices.data_seed, pieces, more),
+        classes=raw.classes or tuple(map(str, range(raw.num_classes))),
+        columns=raw.columns,
+        about=description(raw, splits),
+        scaling=scaling,
+    )
 
 
 def _resolve(dataset: str) -> Callable[[Request], Raw]:
     if dataset in SOURCES:
         address = SOURCES[dataset]
-    elif dataset.endswith((".npy", ".npz")):
+    elif is_path(dataset):
         address = _USER_FILE
     else:
-        raise unknown("dataset", dataset, SOURCES, also=", or a path that ends in .npy or .npz")
+        raise unknown("dataset", dataset, SOURCES, also=f", or {PATHS}")
     module, function = address.split(":")
     return getattr(import_module(module), function)
+
+
+def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
+    """Says how a program is to see the numbers: as they are stored, standardised, or as counts."""
+    if reading.counts:
+        return "counts"
+    are_reals = raw.num_levels is None
+    if choices.standardize == "yes" and not are_reals:
+        raise UsageError(f"`standardize='yes'` is for reals; {raw.name} holds {raw.num_levels} levels. Leave it out.")
+    is_table = raw.parts[0].levels.ndim == 2
+    wanted = choices.standardize == "yes" or (choices.standardize == "auto" and is_table)
+    return "standardized" if wanted and are_reals and choices.binarize == "none" else "as_stored"
+
+
+def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces]:
+    part, index = pieces["train"]
+    if isinstance(part.levels, np.memmap):
+        return raw, pieces
+    done = columns.fitted(raw, part.levels[index])
+    parts = {id(old): new for old, new in zip(raw.parts, done.raw.parts, strict=True)}
+    notes = (*done.raw.notes, *done.notes)
+    return replace(done.raw, notes=notes), {name: (parts[id(part)], i) for name, (part, i) in pieces.items()}
 
 
 def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
@@ -108,36 +247,39 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
             raise DataError(
-                f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]} at "
-                f"datum {first + where[0]} of {'/'.join(part.cut)}. Use `binarize='none'`, or scale the data."
+                f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]:g} at row "
+                f"{first + where[0]} of {'/'.join(part.cut)}. {_cure_of_intensities(raw)}"
             )
 
 
-def _cut(raw: Raw, split: str, data_seed: int) -> dict[str, tuple[Part, np.ndarray]]:
-    """Maps a split's name to its part and its indices into that part. A random split keeps its random order."""
-    pieces = {}
-    for part in raw.parts:
-        if min(part.cut.values()) < 1:
-            sizes = " / ".join(f"{name} {size}" for name, size in part.cut.items())
-            raise DataError(f"{raw.name}: {len(part.levels)} data are too few to split ({sizes}).")
-        shuffled = split == "random" and len(part.cut) > 1
-        order = _shuffle(len(part.levels), data_seed) if shuffled else np.arange(len(part.levels))
-        ends = np.cumsum(list(part.cut.values()))[:-1]
-        pieces.update({name: (part, index) for name, index in zip(part.cut, np.split(order, ends), strict=True)})
-    return pieces
+def _cure_of_intensities(raw: Raw) -> str:
+    low, high = min(np.nanmin(p.levels) for p in raw.parts), max(np.nanmax(p.levels) for p in raw.parts)
+    if low >= 0:
+        scaled = 255 if 1 < high <= 255 and all((np.floor(p.levels) == p.levels).all() for p in raw.parts) else high
+        return f"Save x / {scaled:g}, or use a density (`likelihood='normal'`)."
+    return f"Save (x - {low:g}) / {high - low:g}, or use a density (`likelihood='normal'`)."
 
 
-def _shuffle(size: int, data_seed: int) -> np.ndarray:
-    return torch.randperm(size, generator=generator(data_seed, "split")).numpy()
-
-
-def _split(name: str, part: Part, index: np.ndarray, num_levels: int | None, recipe: str, data_seed: int) -> Split:
+def _split(
+    name: str,
+    part: Part,
+    index: np.ndarray,
+    num_levels: int | None,
+    recipe: str,
+    choices: Choices,
+    reading: Reading,
+) -> Split:
     labels = None if part.labels is None else torch.from_numpy(part.labels[index].astype(np.int64))
-    if isinstance(part.levels, np.memmap):
-        rows = torch.from_numpy(index)
-        return Split.make(name, _tensor_of_map(part.levels), labels, num_levels, recipe, data_seed, rows)
-    levels = torch.from_numpy(np.ascontiguousarray(part.levels[index]))
-    return Split.make(name, levels, labels, num_levels, recipe, data_seed)
+    rows = torch.from_numpy(index)
+    is_mapped = isinstance(part.levels, np.memmap)
+    levels = _tensor_of_map(part.levels) if isinstance(part.levels, np.memmap) else _in_memory(part.levels[index])
+    seed = choices.data_seed
+    split = Split.make(name, levels, labels, num_levels, recipe, seed, rows if is_mapped else None, reading.missing)
+    return replace(split, file_rows=rows, ids=None if part.ids is None else part.ids[index])
+
+
+def _in_memory(levels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(levels, np.float32 if levels.dtype.itemsize == 8 else None))
 
 
 def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
@@ -146,93 +288,10 @@ def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
         return torch.from_numpy(levels)
 
 
-_SENTENCES = {
-    "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
-    "already binary": "The data are already binary and stay as they are.",
-    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity, "
-    "anew in every training epoch; evaluation sees one draw, fixed by the data seed.",
-    "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
-    "intensity, by the data seed; training and evaluation see that draw.",
-    "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
-    "levels": "x is the level 0 ... L-1, or the count, as stored.",
-    "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
-    "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
-    "log-density on the scale of the levels, whose mean over u bounds the log-probability of the discrete image "
-    "from below (Theis et al. 2016).",
-}
-
-
-def _protocol(
-    raw: Raw, splits: dict[str, Split], recipe: str, split: str, seed: int, indices: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Writes the record: JSON, no absolute path, the same on every machine."""
-    cut = any(len(part.cut) > 1 for part in raw.parts)
-    kind = split if cut else "given"
-    levels = hashlib.sha256()
-    for name in NAMES:
-        for block in splits[name].slices():
-            levels.update(splits[name].levels_at(block).numpy().data)
-    return {
-        "name": raw.name,
-        "source": raw.source,
-        "files": raw.files,
-        "sha256": levels.hexdigest(),
-        "shape": list(splits["train"].levels.shape[1:]),
-        "num_levels": raw.num_levels,
-        "num_classes": raw.num_classes,
-        "split": {
-            "kind": kind,
-            "seed": seed if kind == "random" else None,
-            "given": [name for part in raw.parts if len(part.cut) == 1 for name in part.cut],
-            "sizes": {name: len(splits[name]) for name in NAMES},
-            "index_sha256": {name: _index_hash(indices[name]) for name in NAMES},
-        },
-        "binarization": _binarization(raw, recipe, seed),
-        "dequantized": _dequantization(splits["train"], recipe, seed),
-        "notes": [*raw.notes, *_notes(raw, recipe, kind), *_sampled(splits["valid"])],
-    }
-
-
-def _index_hash(index: np.ndarray) -> str:
-    return hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
-
-
-def _binarization(raw: Raw, recipe: str, seed: int) -> dict[str, Any]:
-    kind = "none" if recipe == "dequantize" else "already binary" if raw.num_levels == 2 else recipe
-    drawn = kind in ("dynamic", "static")
-    return {"kind": kind, "seed": seed if drawn else None, "sentence": _SENTENCES[kind]}
-
-
-def _dequantization(split: Split, recipe: str, seed: int) -> dict[str, Any] | None:
-    if recipe != "dequantize":
-        return None
-    return {
-        "num_levels": split.num_levels,
-        "seed": seed,
-        "log_jacobian": split.log_jacobian,
-        "sentence": _SENTENCES[recipe],
-    }
-
-
-def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
-    notes = []
-    if raw.name == "frey_faces" and kind == "random":
-        notes.append(
-            "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
-            "the test data; a contiguous split avoids it."
-        )
-    if raw.name == "frey_faces" and kind == "contiguous":
-        notes.append(
-            "Neighbouring frames of the film are nearly alike, so the standard error over the data, which takes "
-            "them for independent, is too small."
-        )
-    if recipe in ("dynamic", "static"):
-        other = "static" if recipe == "dynamic" else "dynamic"
-        notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
-    return notes
-
-
-def _sampled(valid: Split) -> tuple[str, ...]:
-    if valid.sample_size == len(valid):
-        return ()
-    return (f"During training, validation looks at a random {valid.sample_size} of the {len(valid)} validation data.",)
+def _share_missing(splits: dict[str, Split]) -> dict[str, float]:
+    """Returns the share of numbers that are missing, by split."""
+    shares = {}
+    for name, split in splits.items():
+        missing = sum(int(split.levels_at(block).isnan().sum()) for block in split.slices())
+        shares[name] = missing / (len(split) * split.levels[0].numel())
+    return shares

@@ -1,7 +1,7 @@
 """What a user says of a file of their own, and what a reader finds in it.
 
-    Reading     how the file is to be read: which column is the label, where the channels are, how many levels there are
-    Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
+Reading     how the file is to be read: which column is the label, where the channels are, how many levels there are
+Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
 """
 
 from dataclasses import dataclass, field
@@ -22,10 +22,14 @@ class Reading:
         columns: the columns of a table that are x; none named takes all columns of numbers.
         image_size: height and width to which the images of a folder are resized; 0 leaves them as they are.
         colour: "grey" or "rgb" turns the images of a folder into that; "as_stored" leaves them as they are.
-        channels: "first", images are (N, C, H, W); or "last", (N, H, W, C).
+        channels: "first", images are (N, C, H, W); "last", (N, H, W, C); "auto" is first, and refuses what looks like
+            last.
         num_levels: L of whole numbers 0..L-1; 0 finds it.
         counts: whole numbers are counts without an upper end, not levels.
+        reals: whole numbers of a table are measurements, not levels.
         missing: NaN is a missing number, and no error.
+        needs_labels: labels that cannot be classes are an error; else they are left out, with a note.
+        version: 2; 1 reads a file as the first version of this package did, for runs of that time.
     """
 
     label: str = ""
@@ -34,10 +38,13 @@ class Reading:
     columns: tuple[str, ...] = ()
     image_size: int = 0
     colour: Colour = "as_stored"
-    channels: Channels = "first"
+    channels: Channels = "auto"
     num_levels: int = 0
     counts: bool = False
+    reals: bool = False
     missing: bool = False
+    needs_labels: bool = False
+    version: int = 2
 
 
 @dataclass(frozen=True, eq=False)

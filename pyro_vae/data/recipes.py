@@ -14,6 +14,8 @@ Exactly v of the L - 1 equally likely integers u are below v, so that P(x = 1) =
 draw costs one random byte. Floats are drawn alike, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
 always at p = 1.
 
+A missing number is NaN among the floats, and is NaN in x under every recipe.
+
 `make` is a pure function of tensors, without data-dependent Python, so that a larger graph, with levels and noise as
 inputs, can trace it. To add a recipe, write `noise` and `make` and name it in `RECIPES`.
 """
@@ -24,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-_HALF_STEPS = 1 << 15
+_CELLS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Recipe:
 
     Args:
         num_levels: L; None for floats.
+        missing: whether levels, floats then, may be NaN.
 
     Attributes:
         stream: names the stream of the noise; empty where nothing is drawn.
@@ -45,6 +48,7 @@ class Recipe:
     """
 
     num_levels: int | None
+    missing: bool = False
     stream: ClassVar[str] = ""
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
@@ -54,6 +58,10 @@ class Recipe:
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
         """Makes x, float32, of the shape of the levels (B, *x_shape): a function of both arguments alone."""
         raise NotImplementedError
+
+    def _bits(self, levels: Tensor, bits: Tensor) -> Tensor:
+        """Returns bits as float32, NaN where a level is missing."""
+        return torch.where(levels.isnan(), torch.nan, bits.float()) if self.missing else bits.float()
 
 
 class Intensity(Recipe):
@@ -78,14 +86,14 @@ class Bernoulli(Recipe):
         return torch.randint(self.num_levels - 1, shape, generator=generator, dtype=whole, device=generator.device)
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        return (noise < levels).float()  # type: ignore[operator]  # of these draws, never None
+        return self._bits(levels, noise < levels)  # type: ignore[operator]  # of these draws, never None
 
 
 class Threshold(Recipe):
     """The recipe x = 1 where v / (L - 1) >= 1/2, which is v >= L // 2 in whole numbers."""
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        return (levels >= (0.5 if self.num_levels is None else self.num_levels // 2)).float()
+        return self._bits(levels, levels >= (0.5 if self.num_levels is None else self.num_levels // 2))
 
 
 class Levels(Recipe):
@@ -96,18 +104,22 @@ class Levels(Recipe):
 
 
 class Dequantized(Recipe):
-    """The recipe x = (v + u) / L with u on the midpoints of 2**15 cells.
+    """The recipe x = (v + u) / L with u on the midpoints of 2**15 cells, of fewer where L is above 256.
 
-    v + u is exact in float32 for v < 256, so that no x rounds to the next level.
+    v + u is exact in float32, so that no x rounds to the next level.
     """
 
     stream = "dequantise"
 
+    @property
+    def _cells(self) -> int:
+        return min(_CELLS, 1 << 23 - ((self.num_levels or 1) - 1).bit_length())
+
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
-        return torch.randint(_HALF_STEPS, shape, generator=generator, dtype=torch.int32, device=generator.device)
+        return torch.randint(self._cells, shape, generator=generator, dtype=torch.int32, device=generator.device)
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        u = (noise.float() + 0.5) / _HALF_STEPS  # type: ignore[union-attr]  # of these draws, never None
+        u = (noise.float() + 0.5) / self._cells  # type: ignore[union-attr]  # of these draws, never None
         return (levels.float() + u) / (self.num_levels or 1)
 
 

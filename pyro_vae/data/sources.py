@@ -7,7 +7,7 @@ scales nothing: levels stay the integers that were published. To add one, write 
 
 import hashlib
 import urllib.error
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Request:
     data_dir: Path = Path("data")
     download: bool = False
     map_above: int = formats.MAP_ABOVE
-    reading: Reading = Reading()
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,6 @@ class Part:
         levels: (N, *x_shape) uint8, int32, float32 or float64; a `np.memmap` where the file is mapped, not read.
         labels: (N,) integers, or None.
         cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
-        mask: (N, *x_shape) bool, True where a number was observed; None where all were.
         groups: (N,); data of equal values stay in one split; None where each datum is a group.
         ids: (N,) names of the rows; None where the file has none.
     """
@@ -53,7 +52,6 @@ class Part:
     levels: np.ndarray
     labels: np.ndarray | None
     cut: dict[str, int]
-    mask: np.ndarray | None = None
     groups: np.ndarray | None = None
     ids: np.ndarray | None = None
 

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from pyro_vae.data.recipes import RECIPES, Intensity, Levels, Recipe
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator
 
+NAMES = ("train", "valid", "test")
 _BLOCK_NUMBERS = 1 << 20  # per block of a fixed draw, 4 MiB of floats; part of what a fixed draw is
 # Of a mapped split, what a mean or a validation needs: at 2**17 data the error of a mean is 0.3 % of the spread of one
 # datum, far below that between epochs; and no more than 1 GiB of floats.
@@ -45,7 +47,8 @@ class Split:
 
     Args:
         name: "train", "valid" or "test"; names the stream of the fixed draw.
-        levels: (N, *x_shape), uint8 with values 0..L-1, or float32 for a user's floats; with `rows`, the mapped file.
+        levels: (N, *x_shape), uint8 or int32 with values 0..L-1 or counts, or float32 for a user's floats and where
+            numbers are missing, NaN; with `rows`, the mapped file.
         labels: (N,) int64, or None.
         num_levels: L; None for floats.
         recipe: a key of `RECIPES`.
@@ -53,6 +56,10 @@ class Split:
         drawn: (N, *x_shape) uint8, the draw of the static recipe; `Split.make` fills it in.
         rows: (N,) int64, where the data of the split lie in a mapped file; None for levels in memory.
         target: the device that batches of a mapped file go to; None for the CPU.
+        missing: whether numbers may be missing, NaN.
+        file_rows: (N,) int64, the row of the user's file (or the array of a given split) in which each datum is; None
+            where that is its position.
+        ids: (N,) the names of the rows, where the file has any.
 
     Example:
         >>> split = Split.make("test", torch.tensor([[0], [255]], dtype=torch.uint8), None, 256, "threshold", 0)
@@ -69,6 +76,9 @@ class Split:
     drawn: Tensor | None = field(default=None, repr=False)
     rows: Tensor | None = field(default=None, repr=False)
     target: torch.device | None = None
+    missing: bool = False
+    file_rows: Tensor | None = field(default=None, repr=False)
+    ids: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def make(
@@ -80,17 +90,18 @@ class Split:
         recipe: str,
         seed: int,
         rows: Tensor | None = None,
+        missing: bool = False,
     ) -> "Split":
         """Makes a split, with its static draw where the recipe is static.
 
         Args:
-            name, levels, labels, num_levels, recipe, rows: as for `Split`.
+            name, levels, labels, num_levels, recipe, rows, missing: as for `Split`.
             seed: its `data_seed`.
 
         Raises:
             UsageError: a static draw of a mapped file.
         """
-        split = cls(name, levels, labels, num_levels, recipe, seed, rows=rows)
+        split = cls(name, levels, labels, num_levels, recipe, seed, rows=rows, missing=missing)
         if recipe != "static":
             return split
         if rows is not None:
@@ -98,10 +109,21 @@ class Split:
                 "`binarize='static'` keeps its draw in memory, and a file of this size is not read into memory: use "
                 "`binarize='dynamic'`, or draw once yourself and save 0 and 1 as uint8"
             )
-        return replace(split, drawn=split._whole(torch.uint8))
+        return replace(split, drawn=split._whole(torch.float32 if levels.is_floating_point() else torch.uint8))
 
     def __len__(self) -> int:
         return len(self.levels if self.rows is None else self.rows)
+
+    def row(self, position: int) -> int:
+        """Returns the row of the file in which the datum at a position of the split is."""
+        return position if self.file_rows is None else int(self.file_rows[position])
+
+    @property
+    def values(self) -> str:
+        """What the numbers are, in words: "17 levels", "0 or 1", "reals"."""
+        if self.num_levels is None:
+            return "whole numbers" if self.recipe == "levels" else "reals"
+        return "0 or 1" if self.num_levels == 2 else f"{self.num_levels} levels"
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +162,11 @@ class Split:
         order = torch.randperm(len(self), generator=generator(self.data_seed, "sample", self.name))
         chosen = order[: self.sample_size].sort().values
         labels = None if self.labels is None else self.labels[chosen.to(self.labels.device)]
-        return replace(self, levels=self.levels_at(chosen), labels=labels, rows=None, target=None)
+        file_rows = chosen if self.file_rows is None else self.file_rows[chosen]
+        ids = None if self.ids is None else self.ids[chosen.numpy()]
+        return replace(
+            self, levels=self.levels_at(chosen), labels=labels, rows=None, target=None, file_rows=file_rows, ids=ids
+        )
 
     def one_hot(self, num_classes: int) -> Tensor:
         """Returns the labels as a conditional program takes them: (N, num_classes) float32.
@@ -239,7 +265,9 @@ class Split:
         if self.rows is None:
             return _at(self.levels, index)
         levels = self.levels.index_select(0, self.rows[index])
-        return (levels if self.num_levels is None else levels.to(torch.uint8)).to(self.device)
+        return (levels.to(torch.uint8) if self.num_levels is not None and self.num_levels <= 256 else levels).to(
+            self.device
+        )
 
     def _stored(self, index: slice | Tensor) -> Tensor:
         return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)
@@ -297,7 +325,7 @@ class Split:
     @property
     def recipe_of_x(self) -> Recipe:
         """The recipe that makes x of stored levels: a value, equal for equal recipes."""
-        return RECIPES[self.recipe](self.num_levels) if self.drawn is None else Levels(self.num_levels)
+        return RECIPES[self.recipe](self.num_levels, self.missing) if self.drawn is None else Levels(self.num_levels)
 
     def _draws(self, seed: int, name: int | str, device: torch.device | None = None) -> torch.Generator | None:
         stream = self.recipe_of_x.stream
@@ -346,6 +374,9 @@ class Splits:
         x_shape: the shape of one datum, (C, H, W) for images, (D,) for vectors.
         num_classes: C of the labels; 0 where there are none.
         protocol: what a reader must know to repeat or compare a number; JSON, the same on every machine.
+        classes: the names of the C classes.
+        columns: the names of the D numbers of a row of a table; empty for all other data.
+        about: what the data are, in a line.
     """
 
     train: Split
@@ -354,6 +385,10 @@ class Splits:
     x_shape: tuple[int, ...]
     num_classes: int
     protocol: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    about: str = ""
+    scaling: str = "as_stored"
 
     @property
     def form(self) -> Form:

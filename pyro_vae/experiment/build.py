@@ -110,10 +110,10 @@ def check_name(table: str, name: str) -> str:
         pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
     """
     names = globals()[table]
-    is_path = table == "DATASETS" and Path(name).suffix in (".npy", ".npz")
+    is_path = table == "DATASETS" and data_room.is_path(name)
     if name in names or is_path or (table == "PRESETS" and not name):
         return name
-    also = ", or a path that ends in .npy or .npz" if table == "DATASETS" else ""
+    also = f", or {data_room.PATHS}" if table == "DATASETS" else ""
     raise unknown(table.removesuffix("S").lower(), name, names, also)
 
 
@@ -187,12 +187,37 @@ def data(config: Config) -> Splits:
         binarize=binarize,
         dequantize=config.dequantize,
         levels=_takes_levels(likelihood),
+        standardize=_standardize(config, likelihood),
         split=config.split,
         data_seed=config.data_seed,
+        **reading(config),
     )
     if config.conditional and not splits.num_classes:
         raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
     return splits
+
+
+def reading(config: Config) -> Values:
+    """Returns what is said of a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
+    from pyro.distributions import constraints
+
+    support = _find("LIKELIHOODS", config.likelihood).support
+    is_first = config.reader == 1
+    return {
+        **{name: getattr(config, name) for name in ("label", "id", "group", "columns", "image_size", "colour", "channels")},
+        "num_levels": config.levels,
+        "counts": support is constraints.nonnegative_integer and not is_first,
+        "reals": support is constraints.real,
+        "missing": config.missing == "nan",
+        "needs_labels": config.conditional,
+        "version": config.reader,
+    }
+
+
+def _standardize(config: Config, likelihood: Any) -> str:
+    """Leaves tables as they are under likelihoods that have no scale of their own for each column."""
+    can = "column_scale" in inspect.signature(likelihood).parameters
+    return config.standardize if can or config.standardize == "yes" else "no"
 
 
 def vae(

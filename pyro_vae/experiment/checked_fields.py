@@ -105,6 +105,10 @@ def _check_one(setting: Field[Any], value: Any) -> None:
 
 
 def _check_several(setting: Field[Any], values: Any) -> None:
+    if kind_of(setting) is str:
+        if not isinstance(values, list | tuple) or any(type(value) is not str for value in values):
+            raise UsageError(f"`{setting.name}` must be a list of names; got {values!r:.80}")
+        return
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
         raise UsageError(f"`{setting.name}` must be a list of whole numbers; got {values!r:.80}")
     if not 0 < len(values) <= MOST_LAYERS:

@@ -9,6 +9,8 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment.checked_fields import MOST_LAYERS, check, flag
 from pyro_vae.option_words import (
     Binarize,
+    Channels,
+    Colour,
     EncoderPredicts,
     Flow,
     Guide,
@@ -44,7 +46,8 @@ class Config:
     )
     dataset: str = flag(
         "digits",
-        "name of a data set, or path of an .npy/.npz file; digits comes with scikit-learn and needs no download",
+        "name of a data set, or path of an .npy, .npz or .csv file or of a folder of images; digits comes with "
+        "scikit-learn and needs no download",
         table="DATASETS",
     )
     data_dir: str = flag(
@@ -60,6 +63,31 @@ class Config:
     )
     dequantize: bool = flag(
         False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
+    )
+    label: str = flag("", "column of a table, or array of an archive, that holds the classes; none given is found by name")
+    id: str = flag("", "column of a table that names its rows; not a number that x could use")
+    group: str = flag(
+        "", "column whose equal values stay in one split: one patient, film or speaker must not be trained and tested on"
+    )
+    columns: tuple[str, ...] = flag((), "columns of a table that are x; by default all columns of numbers")
+    channels: Channels = flag(
+        "auto",
+        "where the channels of images are: first, (N, C, H, W), or last, (N, H, W, C); auto is first, and refuses what "
+        "looks like last",
+        before="first",
+    )
+    levels: int = flag(
+        0,
+        "levels of whole numbers 0, 1, ...; 0 is 256 for bytes, and the largest level + 1 where that is 128 or less",
+        least=0,
+        most=1 << 16,
+    )
+    image_size: int = flag(
+        0, "height and width to which the images of a folder are brought; 0 leaves them, since a size is a choice", least=0
+    )
+    colour: Colour = flag("as_stored", "make the images of a folder grey or rgb; as_stored leaves them as they are")
+    reader: int = flag(
+        2, "how files of your own are read; 1 is how the first version read them, for its runs", least=1, most=2, before=1
     )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(

@@ -1,0 +1,95 @@
+"""How the data of a source are cut into splits: at random or in order, groups whole, and which row went where."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from pyro_vae.data.sources import Part, Raw
+from pyro_vae.errors import DataError
+from pyro_vae.randomness import generator
+
+Pieces = dict[str, tuple[Part, np.ndarray]]
+_MOST_COMPARED = 1 << 20  # data in which equal ones are looked for
+
+
+def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
+    """Maps a split's name to its part and its indices into that part. A random split keeps its random order.
+
+    Data of one group stay in one split, so that the sizes are met as nearly as whole groups allow.
+
+    Args:
+        raw: the data set.
+        split: "random" by the data seed, or "contiguous" in the order of the file.
+        data_seed: of the random order.
+
+    Raises:
+        DataError: there are too few data, or too few groups, for three splits.
+    """
+    pieces: Pieces = {}
+    for part in raw.parts:
+        _check_sizes(raw.name, part)
+        shuffled = split == "random" and len(part.cut) > 1
+        if part.groups is not None and len(part.cut) > 1:
+            indices = _whole_groups(raw.name, part, data_seed if shuffled else None)
+        else:
+            order = _shuffle(len(part.levels), data_seed) if shuffled else np.arange(len(part.levels))
+            indices = np.split(order, np.cumsum(list(part.cut.values()))[:-1])
+        pieces.update({name: (part, index) for name, index in zip(part.cut, indices, strict=True)})
+    return pieces
+
+
+def _check_sizes(name: str, part: Part) -> None:
+    if min(part.cut.values()) < 1:
+        sizes = " / ".join(f"{split} {size}" for split, size in part.cut.items())
+        raise DataError(f"{name}: {len(part.levels)} data are too few to split ({sizes}).")
+
+
+def _shuffle(size: int, data_seed: int) -> np.ndarray:
+    return torch.randperm(size, generator=generator(data_seed, "split")).numpy()
+
+
+def _whole_groups(name: str, part: Part, data_seed: int | None) -> list[np.ndarray]:
+    """Deals groups out, in random order or that of their first rows, to one split until it is full, then the next."""
+    _, first, group_of = np.unique(np.asarray(part.groups), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    if len(order) < len(part.cut):
+        raise DataError(f"{name}: {len(order)} group(s) cannot fill {len(part.cut)} splits: leave `group` out.")
+    if data_seed is not None:
+        order = order[_shuffle(len(order), data_seed)]
+    ends = np.cumsum(np.bincount(group_of)[order])
+    split_of = np.searchsorted(np.cumsum(list(part.cut.values())) - 0.5, ends - 0.5 * np.bincount(group_of)[order])
+    split_of = _none_empty(np.minimum(split_of, len(part.cut) - 1), len(part.cut))
+    rows = np.argsort(np.argsort(order)[group_of], kind="stable")
+    return [rows[split_of[np.argsort(order)[group_of[rows]]] == i] for i in range(len(part.cut))]
+
+
+def _none_empty(split_of: np.ndarray, number: int) -> np.ndarray:
+    """Gives each split at least one of the groups, which are in order: the first and last ones where need be."""
+    size = len(split_of)
+    least = np.maximum(split_of, np.arange(size) - size + number)
+    return np.minimum(least, np.arange(size))
+
+
+def equal_rows(pieces: Pieces) -> list[str]:
+    """Says how many validation and test data are equal to a training datum, where the data are in memory."""
+    arrays = {name: part.levels for name, (part, _) in pieces.items()}
+    if (
+        any(isinstance(a, np.memmap) for a in arrays.values())
+        or sum(len(i) for _, i in pieces.values()) > _MOST_COMPARED
+    ):
+        return []
+    seen = set(_hashes(arrays["train"], pieces["train"][1]))
+    notes = []
+    for name, word in (("valid", "validation"), ("test", "test")):
+        index = pieces[name][1]
+        if again := sum(row in seen for row in _hashes(arrays[name], index)):
+            notes.append(
+                f"{again:,} of the {len(index):,} {word} data are equal to a training datum, number by number, so that "
+                "numbers measured on them are not those of new data."
+            )
+    return notes
+
+
+def _hashes(levels: np.ndarray, index: np.ndarray) -> Iterable[int]:
+    return (hash(levels[i].tobytes()) for i in index)

@@ -1,0 +1,131 @@
+"""`.npy` and `.npz` files -> `Found`: which array of an archive is what, by its name.
+
+A name is made of words: one for what it is (x, data, images ... or y, labels, target ...), and one for its split
+(train, valid, test), in any order, so that x_train, train_images and X_val are understood.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.data import formats
+from pyro_vae.data.reading import Found, Reading
+from pyro_vae.errors import DataError, unknown
+
+_X = ("x", "data", "images", "image", "imgs", "features", "samples", "inputs")
+_Y = ("y", "labels", "label", "targets", "target", "classes", "class")
+_MASK = ("mask", "observed")
+_GROUP = ("group", "groups")
+_ID = ("id", "ids")
+_KINDS = {
+    word: kind
+    for kind, words in {"x": _X, "y": _Y, "mask": _MASK, "group": _GROUP, "id": _ID}.items()
+    for word in words
+}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
+    "test": "test",
+}
+_SPARSE = {"indices", "indptr", "format", "shape", "data"}
+_CURE = "Name the data x and their labels y, or x_train, x_valid and x_test."
+
+
+def read_archive(path: Path, reading: Reading, map_above: int = formats.MAP_ABOVE) -> Found:
+    """Reads a `.npy` file, or a `.npz` file by the names of its arrays; those that are not used are named in a note.
+
+    Args:
+        path: of the file.
+        reading: `label` and `group` name arrays.
+        map_above: a `.npy` file of more bytes is mapped, not read.
+
+    Raises:
+        DataError: no such file, a damaged one, or one whose names do not say which array is x.
+        UsageError: it has no array of the name that `label` or `group` gives.
+    """
+    arrays = formats.read_numpy(path, map_above)
+    if set(arrays) >= _SPARSE - {"format"} or ({"row", "col", "data"} <= set(arrays)):
+        raise DataError(
+            f"{path}: holds a scipy.sparse matrix. Save it dense: "
+            f"np.save('{path.stem}.npy', scipy.sparse.load_npz('{path.name}').toarray())."
+        )
+    given = {"y": reading.label, "group": reading.group}
+    for option, name in zip(("array for `label`", "array for `group`"), given.values(), strict=True):
+        if name and name not in arrays:
+            raise unknown(option, name, arrays)
+    by_kind = _sorted_out(path, arrays, {name: kind for kind, name in given.items() if name})
+    used = [name for names in by_kind.values() for name in names.values()]
+
+    def named(kind: str) -> dict[str, np.ndarray]:
+        return {_key(split): arrays[name] for split, name in by_kind[kind].items()}
+
+    return Found(
+        name=path.name,
+        source=f"The user's own file {path.name}.",
+        x=named("x"),
+        y=named("y"),
+        mask=named("mask"),
+        groups=named("group"),
+        ids=named("id"),
+        files={path.name: formats.digest(path)},
+        notes=tuple(_left_out(arrays, used)),
+    )
+
+
+def _sorted_out(path: Path, arrays: formats.Archive, given: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Returns kind -> split ("" for all data) -> the name of the array."""
+    by_kind: dict[str, dict[str, str]] = {kind: {} for kind in ("x", "y", "mask", "group", "id")}
+    for name in arrays:
+        kind, split = (given[name], "") if name in given else _meaning(name)
+        if not kind or (kind in given.values() and name not in given):
+            continue
+        if split in by_kind[kind]:
+            raise DataError(f"{path}: both {by_kind[kind][split]} and {name} could be {_key(split, kind)}. {_CURE}")
+        by_kind[kind][split] = name
+    if not by_kind["x"]:
+        others = [name for name in arrays if name not in {n for names in by_kind.values() for n in names.values()}]
+        if len(others) != 1:
+            raise _no_x(path, arrays)
+        by_kind["x"][""] = others[0]
+    if len(by_kind["x"]) > 1:
+        by_kind["x"].pop("", None)
+        if missing := [split for split in ("train", "test") if split not in by_kind["x"]]:
+            held = ", ".join(by_kind["x"].values())
+            raise DataError(f"{path}: holds {held} but no x_{missing[0]}; given splits need both ends. {_CURE}")
+    elif "" not in by_kind["x"]:
+        by_kind = {kind: dict(zip([""], names.values(), strict=False)) for kind, names in by_kind.items()}
+    return {kind: {split: n for split, n in names.items() if split in by_kind["x"]} for kind, names in by_kind.items()}
+
+
+def _meaning(name: str) -> tuple[str, str]:
+    """Returns what an array of this name is, "" where that is not known, and its split, "" for none.
+
+    >>> _meaning("x_val"), _meaning("train_images"), _meaning("Y"), _meaning("arr_0")
+    (('x', 'valid'), ('x', 'train'), ('y', ''), ('', ''))
+    """
+    words = name.lower().split("_")
+    split = [_SPLITS[word] for word in words if word in _SPLITS]
+    kinds = [_KINDS[word] for word in words if word in _KINDS]
+    if len(split) + len(kinds) != len(words) or len(split) > 1 or len(kinds) > 1:
+        return "", ""
+    return (kinds or ["x"])[0], (split or [""])[0]
+
+
+def _key(split: str, kind: str = "x") -> str:
+    return f"{kind}_{split}" if split else kind
+
+
+def _no_x(path: Path, arrays: formats.Archive) -> DataError:
+    held = ", ".join(arrays) or "none"
+    objects = (
+        f" and arrays of Python objects, which are never loaded: {', '.join(arrays.objects)}" if arrays.objects else ""
+    )
+    return DataError(f"{path}: holds the arrays {held}{objects}. {_CURE}")
+
+
+def _left_out(arrays: formats.Archive, used: list[str]) -> list[str]:
+    names = [name for name in arrays if name not in used]
+    notes = [f"Arrays of the file that were not used: {', '.join(names)}."] if names else []
+    if arrays.objects:
+        notes.append(f"Arrays of Python objects are never loaded, and were left out: {', '.join(arrays.objects)}.")
+    return notes

@@ -1,0 +1,122 @@
+"""`Found` -> `Raw`: a user's own data, wherever they were found, as one more source.
+
+    (N, D)        -> x_shape (D,)            rows of a table
+    (N, H, W)     -> x_shape (1, H, W)       grey images
+    (N, C, H, W)  -> x_shape (C, H, W)       images
+
+What the numbers are is for `numbers` to say, and what the labels are for `labels`. A large `.npy` file is mapped: its
+checks go through it in blocks, and its splits hold positions in place of a copy.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pyro_vae.data import ARRAY_ENDINGS, TABLE_ENDINGS
+from pyro_vae.data.own import labels as label_names
+from pyro_vae.data.own.layout import laid_out
+from pyro_vae.data.own.numbers import numbers
+from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.sources import Part, Raw, Request, hold_out, seven_one_two
+from pyro_vae.errors import DataError
+
+
+def user_file(request: Request) -> Raw:
+    """Reads the file or folder at a path.
+
+    Args:
+        request: whose `dataset` is the path, and whose `reading` says how.
+
+    Raises:
+        DataError: there is no such file, or something in it is wrong; with the place and the cure.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(Path(folder, "own.npy"), np.zeros((50, 28, 28), np.float32))
+        ...     made = user_file(Request(f"{folder}/own.npy"))
+        >>> made.parts[0].levels.shape, made.parts[0].cut
+        ((50, 1, 28, 28), {'train': 35, 'valid': 5, 'test': 10})
+    """
+    return raw(_found(Path(request.dataset), request), request.reading)
+
+
+def _found(path: Path, request: Request) -> Found:
+    if path.suffix in ARRAY_ENDINGS:
+        from pyro_vae.data.own.archives import read_archive
+
+        return read_archive(path, request.reading, request.map_above)
+    if path.suffix in TABLE_ENDINGS:
+        from pyro_vae.data.own.tables import read_csv
+
+        return read_csv(path, request.reading)
+    if path.is_dir():
+        from pyro_vae.data.own.image_folder import read_folder
+
+        return read_folder(path, request.reading)
+    raise DataError(f"{path}: is of no known form")
+
+
+def raw(found: Found, reading: Reading) -> Raw:
+    """Checks what a reader found, and says how it is to be cut into splits.
+
+    Without `x_valid` one training datum in ten is held out for it.
+
+    Args:
+        found: the arrays.
+        reading: what the user says of them.
+
+    Raises:
+        DataError: an array is no data set, or labels or masks are none of these data.
+    """
+    if found.mask and not reading.missing:
+        raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing='nan'`, or leave the mask out.")
+    placed, of_layout = laid_out(found, reading)
+    masks = {key: placed[f"mask of {key}"] for key in found.mask}
+    x = numbers(found.name, {key: placed[key] for key in found.x}, masks, reading)
+    for what, named in (("group", found.groups), ("id", found.ids)):
+        _check_column(found.name, what, found.x, named)
+    classes = _classes(found, reading)
+    return Raw(
+        name=found.name,
+        source=found.source,
+        parts=tuple(
+            Part(
+                array,
+                classes.labels.get(key),
+                _cut(key, len(array), x.x),
+                groups=found.groups.get(key),
+                ids=found.ids.get(key),
+            )
+            for key, array in x.x.items()
+        ),
+        num_levels=x.num_levels,
+        num_classes=classes.num_classes,
+        files=found.files,
+        notes=(*found.notes, *of_layout, *x.notes, *classes.notes),
+        columns=found.columns,
+        classes=classes.names,
+    )
+
+
+def _classes(found: Found, reading: Reading) -> label_names.Classes:
+    if found.classes:
+        return label_names.Classes(found.y, found.classes, len(found.classes))
+    return label_names.classes(found.name, found.x, found.y, needed=reading.needs_labels, version=reading.version)
+
+
+def _check_column(name: str, what: str, x: dict[str, np.ndarray], named: dict[str, np.ndarray]) -> None:
+    for key, column in named.items():
+        if column.shape != (len(x[key]),):
+            raise DataError(
+                f"{name}: the {what}s of {key} have shape {column.shape}; expected one for each of the {len(x[key])} "
+                "data."
+            )
+
+
+def _cut(key: str, size: int, x: dict[str, np.ndarray]) -> dict[str, int]:
+    if key == "x":
+        return seven_one_two(size)
+    if key == "x_train" and "x_valid" not in x:
+        return hold_out(size, 10)
+    return {key.removeprefix("x_"): size}

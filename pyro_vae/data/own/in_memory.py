@@ -1,0 +1,81 @@
+"""Arrays, tensors and frames in memory -> `Found`."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.data.reading import Found
+from pyro_vae.errors import DataError, UsageError
+
+Options = dict[str, Any]
+_KEYS = {"x": "x", "valid": "x_valid", "test": "x_test"}
+
+
+def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) -> tuple[Found, Options]:
+    """Brings what a user passes to `from_arrays` to arrays by key, and takes arrays out of the options of its reading.
+
+    Raises:
+        UsageError: `valid` is given without `test`, or something is no array.
+    """
+    if valid is not None and test is None:
+        raise UsageError("`valid` goes with `test`: give both, or only `test`, or none")
+    options = dict(reading)
+    if hasattr(x, "columns"):
+        return _of_frames(name, x, y, valid, test, options)
+    given = {"x" if test is None else "x_train": (x, y)}
+    given |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
+    extra = {what: options.pop(what) for what in ("mask", "group") if not isinstance(options.get(what, ""), str)}
+    arrays = {key: _array("x", data) for key, (data, _) in given.items()}
+    labels = {key: _array("y", data) for key, (_, data) in given.items() if data is not None}
+    beside = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
+    about = Found(
+        name=name,
+        source="The user's own arrays.",
+        x=arrays,
+        y=labels,
+        mask=beside.get("mask", {}),
+        groups=beside.get("group", {}),
+        files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
+    )
+    return about, options
+
+
+def digest(array: np.ndarray) -> str:
+    """Computes the SHA-256 of an array's numbers in C order, in hexadecimal."""
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    return data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+
+
+def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Options) -> tuple[Found, Options]:
+    from pyro_vae.data.own.tables import of_frames
+
+    if valid is not None or test is not None:
+        raise UsageError(
+            "splits of a frame: pass arrays, from_arrays(train.to_numpy(), y, test=(test.to_numpy(), y_test))"
+        )
+    if isinstance(y, str):
+        options["label"] = y
+        y = None
+    return of_frames(name, x, y, options), options
+
+
+def _array(what: str, data: Any) -> np.ndarray:
+    if hasattr(data, "detach"):
+        data = data.detach().cpu()
+        data = data.float() if str(data.dtype) == "torch.bfloat16" else data
+    if hasattr(data, "toarray"):
+        raise DataError(f"`{what}` is a sparse matrix: pass {what}.toarray()")
+    if isinstance(data, str | bytes | dict):
+        raise UsageError(f"`{what}` must be an array; got {type(data).__name__}")
+    array = np.asarray(data)
+    if array.dtype == object:
+        array = np.asarray(array.tolist()) if what == "y" else array
+    if array.dtype == object:
+        raise DataError(
+            f"`{what}` is made of Python objects (of unequal shapes?); make it np.stack(...) or .astype(float)"
+        )
+    return array

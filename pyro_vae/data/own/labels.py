@@ -1,0 +1,146 @@
+"""Labels of any plain type -> classes 0, 1, ... and their names, numbers in the order of numbers (2 before 10)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pyro_vae.errors import DataError
+
+_MOST_CLASSES = 1000
+Arrays = dict[str, np.ndarray]
+
+
+class Classes(NamedTuple):
+    """Classes by number.
+
+    Attributes:
+        labels: by the key of their data, (N,) int64 in 0..C-1; empty without labels.
+        names: of the C classes; empty where a class is called by its number.
+        num_classes: C.
+        notes: sentences.
+    """
+
+    labels: Arrays
+    names: tuple[str, ...] = ()
+    num_classes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def classes(name: str, x: Arrays, y: Arrays, *, needed: bool, version: int = 2) -> Classes:
+    """Maps labels to classes.
+
+    Strings, whole numbers, floats, booleans, columns (N, 1) and one-hot rows (N, C) are taken.
+
+    Args:
+        name: of the file, for messages.
+        x: the data, by key.
+        y: their labels, by the same keys; empty without labels.
+        needed: whether labels are used; where not, labels that cannot be classes are left out, with a note.
+        version: 1 takes whole numbers for the classes themselves, as the first version of this package did.
+
+    Raises:
+        DataError: labels are needed and are none, with the place and the cure.
+
+    Example:
+        >>> found = classes("own", {"x": np.zeros((4, 2))}, {"x": np.array(["10", "2", "2", "9"])}, needed=True)
+        >>> found.labels["x"].tolist(), found.names
+        ([2, 0, 0, 1], ('2', '9', '10'))
+    """
+    if not y:
+        return Classes({})
+    try:
+        return _classes(name, x, y, version)
+    except DataError as error:
+        if needed:
+            raise
+        return Classes({}, notes=(f"The labels were left out, since nothing needs them. ({error})",))
+
+
+def _classes(name: str, x: Arrays, y: Arrays, version: int) -> Classes:
+    if y.keys() != x.keys():
+        raise DataError(f"{name}: labels only for {', '.join(y)}; give them for every split, or for none.")
+    plain = {key: _plain(name, key, labels, len(x[key])) for key, labels in y.items()}
+    found = np.unique(np.concatenate([labels.astype(str) if _mixed(plain) else labels for labels in plain.values()]))
+    if version < 2:
+        return _numbered(name, plain)
+    ordered = np.array(sorted(found.tolist(), key=_as_number))
+    if len(ordered) > _MOST_CLASSES:
+        raise DataError(
+            f"{name}: the labels have {len(ordered)} different values, and at most {_MOST_CLASSES} classes are taken. "
+            "Are they measurements? Put them into x, or leave them out."
+        )
+    numbers = {value: i for i, value in enumerate(ordered.tolist())}
+    codes = {
+        key: np.array([numbers[v] for v in labels.astype(ordered.dtype).tolist()], np.int64)
+        for key, labels in plain.items()
+    }
+    names = tuple(_named(value) for value in ordered.tolist())
+    return Classes(codes, () if names == tuple(map(str, range(len(names)))) else names, len(names))
+
+
+def _numbered(name: str, y: Arrays) -> Classes:
+    """Whole numbers 0..C-1 as the classes that they name."""
+    for key, labels in y.items():
+        if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+            raise DataError(f"{name}: the labels of {key} are no whole numbers below {_MOST_CLASSES}.")
+    return Classes(y, (), 1 + max(int(labels.max()) for labels in y.values()))
+
+
+def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
+    """Returns labels (N,) of bool, whole numbers, floats or strings, of one-hot rows and columns too."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    elif y.ndim == 2 and y.dtype.kind in "buif" and _is_one_hot(y):
+        y = y.argmax(1)
+    if y.shape != (size,):
+        raise DataError(
+            f"{name}: the labels of {key} are {y.dtype} {y.shape}; expected one for each of the {size} data, "
+            f"({size},), or one-hot rows ({size}, C)."
+        )
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8", "replace")
+    if y.dtype.kind not in "buifUT":
+        raise DataError(
+            f"{name}: the labels of {key} are of type {y.dtype}; save strings or whole numbers: y.astype(str)."
+        )
+    empty = np.isnan(y) if y.dtype.kind == "f" else y == "" if y.dtype.kind in "UT" else np.zeros(size, bool)
+    if empty.any():
+        raise DataError(
+            f"{name}: the label of row {empty.argmax()} of {key} is missing. Leave such rows out, or give them a class "
+            "of their own."
+        )
+    whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and np.abs(y).max() < 1 << 53
+    return y.astype(np.int64) if whole or y.dtype.kind in "bi" else y
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    return bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all())
+
+
+def _mixed(y: Arrays) -> bool:
+    return len({labels.dtype.kind in "UT" for labels in y.values()}) > 1
+
+
+def _as_number(value: str | float) -> tuple[bool, float, str]:
+    """A key that sorts numbers, also written out, by size and before all other words."""
+    try:
+        return False, float(value), ""
+    except ValueError:
+        return True, 0.0, str(value)
+
+
+def _named(value: str | float) -> str:
+    return "".join(c for c in str(value) if c.isprintable())[:60] or "(blank)"
+
+
+def in_words(names: tuple[str, ...], num_classes: int) -> str:
+    """Says which labels there are.
+
+    Example:
+        >>> in_words(("zero", "one", "two"), 3), in_words((), 10), in_words((), 0)
+        ('labels zero ... two', 'labels 0 ... 9', 'no labels')
+    """
+    names = names or tuple(map(str, range(num_classes)))
+    if not names:
+        return "no labels"
+    return f"label {names[0]} alone" if len(names) == 1 else f"labels {names[0]} ... {names[-1]}"

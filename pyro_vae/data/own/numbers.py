@@ -1,0 +1,191 @@
+"""Which numbers x holds: bits, levels 0..L-1, counts, or reals. Each is checked, and the first wrong one is named.
+
+    type              values                    x
+    bool, any         0 and 1 alone             bits: two levels
+    uint8             0..255                    levels; L is 256, or the largest + 1 where that is 128 or less
+    other integers    0..65535                  levels alike, up to 65,536
+    any               whole, 0 or more          counts, where the likelihood is one of counts; to 2^24
+    other integers    any, in a table           reals, where the likelihood is a density of reals
+    floats            finite                    reals
+
+A number may be missing, NaN, where the reading says so; levels are then kept as floats.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pyro_vae.data import formats
+from pyro_vae.data.reading import Reading
+from pyro_vae.errors import DataError
+
+MOST_COUNTED = 1 << 24  # float32 holds every whole number up to it
+_MOST_LEVELS = 1 << 16
+_BYTE, _FAR_OFF = 256, 128
+
+Arrays = dict[str, np.ndarray]
+
+
+class Numbers(NamedTuple):
+    """The numbers of x as they are stored.
+
+    Attributes:
+        x: by key, (N, *x_shape) uint8, int32, float32 or float64.
+        num_levels: L of levels; None for counts and reals.
+        notes: sentences.
+    """
+
+    x: Arrays
+    num_levels: int | None
+    notes: tuple[str, ...] = ()
+
+
+def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
+    """Finds out which numbers these are, checks them, and brings them to the type of their storage.
+
+    Args:
+        name: of the file, for messages.
+        x: by key, (N, *x_shape), of one type.
+        masks: by key, True where a number was observed; where a key is there, the others are missing.
+        reading: `counts`, `reals`, `num_levels`, `missing` and `version` are read.
+
+    Raises:
+        DataError: a type is none of numbers; a number is missing, not finite, or outside what it must be; with its row.
+    """
+    dtype = next(iter(x.values())).dtype
+    if dtype.kind not in "buif":
+        raise DataError(f"{name}: type {dtype} is not supported; save bool, integers or floating-point numbers.")
+    found = _Checked(name, reading).numbers(x, dtype)
+    return found._replace(x={key: _masked(array, masks.get(key)) for key, array in found.x.items()})
+
+
+def _masked(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    if mask is None or mask.all():
+        return x
+    return np.where(mask, x, np.nan).astype(np.float32 if x.dtype.itemsize < 8 else np.float64)
+
+
+class _Checked:
+    """The checks, with the name of the file and what the user says of it."""
+
+    def __init__(self, name: str, reading: Reading) -> None:
+        self.name, self.reading = name, reading
+
+    def numbers(self, x: Arrays, dtype: np.dtype) -> Numbers:
+        if self.reading.counts:
+            return self._counts(x, dtype)
+        if dtype.kind == "f":
+            return self._reals(x)
+        if dtype.kind == "b":
+            bits = {key: array.view(np.uint8) for key, array in x.items()}
+            self._within(bits, 1, "a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
+            return Numbers(bits, 2)
+        if self.reading.reals and self._are_measured(x, dtype) and not _are_bits(x):
+            return self._reals({key: array.astype(np.float64) for key, array in x.items()})
+        return self._levels(x, dtype)
+
+    def _are_measured(self, x: Arrays, dtype: np.dtype) -> bool:
+        """Integers that are no levels of grey: those of a table, and where some are below 0."""
+        if self.reading.num_levels or self.reading.version < 2 or dtype == np.uint8:
+            return False
+        return next(iter(x.values())).ndim == 2 or min(array.min() for array in x.values()) < 0
+
+    def _reals(self, x: Arrays) -> Numbers:
+        missing = self.reading.missing
+        cure = "which is not a finite float32. " + (
+            "Remove or replace such values." if missing else "Remove or replace such values, or use `missing='nan'`."
+        )
+        self._refuse(x, lambda rows: ~(_finite(rows) | (np.isnan(rows) & missing)), cure)
+        if _are_bits(x):
+            whole = all(np.isfinite(rows).all() for array in x.values() for _, rows in formats.blocks(array))
+            stored = np.uint8 if whole else np.float32
+            return Numbers({key: _as(array, stored) for key, array in x.items()}, 2)
+        # The digits of a float64 table are needed until its columns have been looked at.
+        kept = {
+            key: array if array.ndim == 2 and array.dtype.itemsize == 8 else _as(array, np.float32)
+            for key, array in x.items()
+        }
+        return Numbers(kept, None, tuple(_advice(x)))
+
+    def _counts(self, x: Arrays, dtype: np.dtype) -> Numbers:
+        advice = "counts are whole numbers, 0 or more. For measurements that are not counts, use `likelihood='normal'`."
+        missing = self.reading.missing
+        if dtype.kind == "f":
+            self._refuse(x, lambda rows: np.isnan(rows) & (not missing), "which is not a count: " + advice)
+            self._refuse(x, lambda rows: (rows < 0) | (np.floor(rows) != rows) & ~np.isnan(rows), advice)
+        else:
+            self._refuse(x, lambda rows: rows < 0, advice)
+        limit = f"float32, in which x is computed, holds every count up to {MOST_COUNTED:,}. Count in larger units."
+        self._refuse(x, lambda rows: rows > MOST_COUNTED, limit)
+        if dtype.kind == "f":
+            return Numbers({key: _as(array, np.float32) for key, array in x.items()}, None)
+        small = max(int(array.max()) for array in x.values()) < _BYTE
+        return Numbers({key: _as(array, np.uint8 if small else np.int32) for key, array in x.items()}, None)
+
+    def _levels(self, x: Arrays, dtype: np.dtype) -> Numbers:
+        cure = (
+            "integers are read as levels 0, 1, ... Where they are counts, use a likelihood of counts "
+            "(`likelihood='negative_binomial'`); where they are measured, save them as floats."
+        )
+        given = self.reading.num_levels if self.reading.version > 1 else _BYTE
+        if given:
+            cure = f"`num_levels={given}` means whole numbers 0 ... {given - 1}. Give more, or leave `num_levels` out."
+        self._within(x, (given or _MOST_LEVELS) - 1, cure)
+        largest = max(int(array.max()) for array in x.values())
+        if largest <= 1 and not self.reading.num_levels:
+            return Numbers({key: _as(array, np.uint8) for key, array in x.items()}, 2)
+        num_levels, notes = (given, ()) if given else _found_levels(dtype, largest)
+        stored = np.uint8 if num_levels <= _BYTE else np.int32
+        return Numbers({key: _as(array, stored) for key, array in x.items()}, num_levels, notes)
+
+    def _within(self, x: Arrays, most: int, cure: str) -> None:
+        self._refuse(x, lambda rows: (rows < 0) | (rows > most), cure)
+
+    def _refuse(self, x: Arrays, wrong: Callable[[np.ndarray], np.ndarray], cure: str) -> None:
+        for key, array in x.items():
+            for first, rows in formats.blocks(array):
+                if (at := wrong(rows)).any():
+                    raise DataError(f"{self.name}: array {key} has {_place(rows, at, first)}; {cure}")
+
+
+def _found_levels(dtype: np.dtype, largest: int) -> tuple[int, tuple[str, ...]]:
+    """Returns L by the type and the largest level, and a note where L is not that of the type."""
+    if _FAR_OFF <= largest < _BYTE:
+        note = f"Integers of type {dtype} were read as 256 levels."
+        return _BYTE, () if dtype == np.uint8 else (note,)
+    if dtype == np.uint16 and 2 * largest >= _MOST_LEVELS:
+        return _MOST_LEVELS, ()
+    note = (
+        f"The largest level is {largest}: read as {largest + 1} levels, 0 ... {largest}; `num_levels` says otherwise."
+    )
+    return largest + 1, (note,)
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.isfinite(rows.astype(np.float32, copy=False))
+
+
+def _are_bits(x: Arrays) -> bool:
+    return all(((rows == 0) | (rows == 1) | (rows != rows)).all() for a in x.values() for _, rows in formats.blocks(a))
+
+
+def _as(x: np.ndarray, dtype: type) -> np.ndarray:
+    return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
+
+
+def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
+    where = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
+    return f"{rows[where]} at row {first + where[0]}, position {where[1:]}"
+
+
+def _advice(x: Arrays) -> list[str]:
+    """Notes on floats that look like levels of grey."""
+    first = next(iter(x.values()))
+    if first.ndim != 4:
+        return []
+    low, high = min(np.nanmin(a) for a in x.values()), max(np.nanmax(a) for a in x.values())
+    if low >= 0 and 2 < high <= 255:
+        return [f"The floats run from {low:g} to {high:g}: to read them as intensities in [0, 1], save x / {high:g}."]
+    return []

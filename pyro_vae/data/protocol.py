@@ -1,0 +1,152 @@
+"""The protocol of splits: what a reader must know to repeat or compare a number measured on them."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.data.cutting import Pieces
+from pyro_vae.data.own import labels
+from pyro_vae.data.own.layout import in_words
+from pyro_vae.data.sources import Raw
+from pyro_vae.data.splits import NAMES, Split
+
+_SENTENCES = {
+    "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
+    "already binary": "The data are already binary and stay as they are.",
+    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity, "
+    "anew in every training epoch; evaluation sees one draw, fixed by the data seed.",
+    "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
+    "intensity, by the data seed; training and evaluation see that draw.",
+    "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
+    "levels": "x is the level 0 ... L-1, or the count, as stored.",
+    "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
+    "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
+    "log-density on the scale of the levels, whose mean over u bounds the log-probability of the discrete image "
+    "from below (Theis et al. 2016).",
+}
+
+
+def protocol(
+    raw: Raw, splits: dict[str, Split], recipe: str, split: str, seed: int, pieces: Pieces, more: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the record: JSON, no absolute path, the same on every machine.
+
+    Args:
+        raw: the data set.
+        splits: what was made of it.
+        recipe: a key of `RECIPES`.
+        split: "random" or "contiguous".
+        seed: the data seed.
+        pieces: which data went where.
+        more: what only some data have, such as the names of columns.
+    """
+    cut = any(len(part.cut) > 1 for part in raw.parts)
+    kind = split if cut else "given"
+    return {
+        "name": raw.name,
+        "source": raw.source,
+        "files": raw.files,
+        "sha256": _digest(splits),
+        "shape": list(splits["train"].levels.shape[1:]),
+        "num_levels": raw.num_levels,
+        "num_classes": raw.num_classes,
+        **more,
+        "split": {
+            "kind": kind,
+            "seed": seed if kind == "random" else None,
+            "given": [name for part in raw.parts if len(part.cut) == 1 for name in part.cut],
+            "sizes": {name: len(splits[name]) for name in NAMES},
+            "index_sha256": {name: _index_hash(pieces[name][1]) for name in NAMES},
+        },
+        "binarization": _binarization(raw, recipe, seed),
+        "dequantized": _dequantization(splits["train"], recipe, seed),
+        "notes": [
+            *raw.notes,
+            *_notes(raw, recipe, kind),
+            *_untrained(splits, raw.classes),
+            *_sampled(splits["valid"]),
+        ],
+    }
+
+
+def description(raw: Raw, splits: dict[str, Split]) -> str:
+    """Says what the data are: the first line of a run.
+
+    Args:
+        raw: the data set.
+        splits: what was made of it.
+    """
+    x_shape = tuple(splits["train"].levels.shape[1:])
+    values = splits["train"].values
+    what = in_words(x_shape, sum(map(len, splits.values())))
+    return f"{what}, {values}, {labels.in_words(raw.classes, raw.num_classes)}"
+
+
+def _digest(splits: dict[str, Split]) -> str:
+    levels = hashlib.sha256()
+    for name in NAMES:
+        for block in splits[name].slices():
+            levels.update(splits[name].levels_at(block).numpy().data)
+    return levels.hexdigest()
+
+
+def _index_hash(index: np.ndarray) -> str:
+    return hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
+
+
+def _binarization(raw: Raw, recipe: str, seed: int) -> dict[str, Any]:
+    kind = "none" if recipe == "dequantize" else "already binary" if raw.num_levels == 2 else recipe
+    drawn = kind in ("dynamic", "static")
+    return {"kind": kind, "seed": seed if drawn else None, "sentence": _SENTENCES[kind]}
+
+
+def _dequantization(split: Split, recipe: str, seed: int) -> dict[str, Any] | None:
+    if recipe != "dequantize":
+        return None
+    return {
+        "num_levels": split.num_levels,
+        "seed": seed,
+        "log_jacobian": split.log_jacobian,
+        "sentence": _SENTENCES[recipe],
+    }
+
+
+def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
+    notes = []
+    if raw.name == "frey_faces" and kind == "random":
+        notes.append(
+            "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
+            "the test data; a contiguous split avoids it."
+        )
+    if raw.name == "frey_faces" and kind == "contiguous":
+        notes.append(
+            "Neighbouring frames of the film are nearly alike, so the standard error over the data, which takes "
+            "them for independent, is too small."
+        )
+    if recipe in ("dynamic", "static"):
+        other = "static" if recipe == "dynamic" else "dynamic"
+        notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
+    return notes
+
+
+def _untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
+    """Warns of classes that are tested on and were never trained on."""
+    trained, tested = (splits[name].labels for name in ("train", "test"))
+    if trained is None or tested is None:
+        return []
+    missing = sorted(set(tested.tolist()) - set(trained.tolist()))
+    if not missing:
+        return []
+    called = ", ".join(names[i] if names else str(i) for i in missing[:10])
+    share = sum(label in set(missing) for label in tested.tolist())
+    return [
+        f"No training datum has the label {called}, which {share} of the {len(tested)} test data have. Where a file is "
+        "sorted by label, a random split mends it."
+    ]
+
+
+def _sampled(valid: Split) -> tuple[str, ...]:
+    if valid.sample_size == len(valid):
+        return ()
+    return (f"During training, validation looks at a random {valid.sample_size} of the {len(valid)} validation data.",)
