@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae import data, evaluation, experiment, inference, report
     from pyro_vae.experiment.share.sharing import load, share
-    from pyro_vae.model import likelihoods, networks, posteriors, priors
+    from pyro_vae.model import likelihoods, networks, posteriors, priors, scaling
     from pyro_vae.model.checks import check_likelihood, check_posterior, check_prior
     from pyro_vae.model.hierarchical import HierarchicalVAE
     from pyro_vae.model.program import Program
@@ -43,6 +43,7 @@ _PLACES = {
     "priors": "pyro_vae.model.priors",
     "posteriors": "pyro_vae.model.posteriors",
     "likelihoods": "pyro_vae.model.likelihoods",
+    "scaling": "pyro_vae.model.scaling",
     "data": "pyro_vae.data",
     "inference": "pyro_vae.inference",
     "evaluation": "pyro_vae.evaluation",
@@ -63,6 +64,7 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "priors",
     "posteriors",
     "likelihoods",
+    "scaling",
     "data",
     "inference",
     "evaluation",

@@ -60,6 +60,8 @@ class Autoencoder(Program):
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
         """Puts, before training, the decoder at the mean of the data, and lets the prior start from their codes.
 
+        Scalings of columns, see `pyro_vae.scaling`, are fitted to the data first.
+
         Args:
             expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
             x: some of the data (N, *x_shape).

@@ -29,6 +29,7 @@ from pyro_vae.model.networks import Network
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import check_member, check_tensor
+from pyro_vae.model.scaling import Rescaled, fit_scalings
 from pyro_vae.option_words import Guide, check_word
 
 
@@ -180,7 +181,8 @@ class HierarchicalVAE(Autoencoder):
 
     @torch.no_grad()
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
+        """Puts scalings, likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
+        fit_scalings(self, expected)
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
 
@@ -214,6 +216,7 @@ def _joined(z2: Tensor, y: Tensor | None) -> Tensor:
 
 def _check_takes_z2(posterior1: Posterior, latent_dim: int) -> None:
     encoder = posterior1.encoder
+    encoder = encoder.network if isinstance(encoder, Rescaled) else encoder
     if isinstance(encoder, Network) and encoder.y_dim < latent_dim:
         raise ValueError(
             f"the top-down q(z1|x, z2) takes z2 as the second argument of its encoder: build posterior1's "

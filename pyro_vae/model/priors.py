@@ -23,6 +23,7 @@ from pyro_vae.model.distributions import flows
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.posteriors import Delta, Posterior
 from pyro_vae.model.program import once
+from pyro_vae.model.scaling import Scaling
 from pyro_vae.option_words import Flow, PseudoInputs, check_word
 
 
@@ -302,6 +303,8 @@ class VampPrior(Prior):
             takes from the data, and p(z) does not depend on y.
         pseudo_inputs: where `start_at` puts the u_k: "data", on random training data, or "random", uniform over the
             range of the data. Before that they are uniform in [0, 1].
+        data_scale: the scaling through which the encoder sees data. The u_k are kept as the encoder sees them, so that
+            the steps of an optimiser suit columns of any unit, and the posterior gets x_k = undo(u_k).
 
     Raises:
         ValueError: K is below 1, the posterior is a `Delta`, or `pseudo_inputs` is another word.
@@ -326,6 +329,7 @@ class VampPrior(Prior):
         num_components: int = 100,
         y_dim: int = 0,
         pseudo_inputs: PseudoInputs = "data",
+        data_scale: Scaling | None = None,
     ) -> None:
         super().__init__(posterior.latent_dim)
         _check_components(num_components)
@@ -334,7 +338,7 @@ class VampPrior(Prior):
             raise ValueError(
                 "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none: use another prior"
             )
-        self.posterior, self.pseudo_inputs = posterior, pseudo_inputs
+        self.posterior, self.pseudo_inputs, self.data_scale = posterior, pseudo_inputs, data_scale
         self.pseudo_x = nn.Parameter(torch.rand(num_components, *x_shape))
         classes = torch.eye(y_dim)[torch.arange(num_components) % y_dim] if y_dim else None
         self.register_buffer("pseudo_y", classes)
@@ -344,11 +348,13 @@ class VampPrior(Prior):
 
     def _components(self) -> tuple[Tensor, dist.Distribution]:
         weights = self.pseudo_x.new_full((len(self.pseudo_x),), -math.log(len(self.pseudo_x)))
-        return weights, self.posterior(self.pseudo_x, self.pseudo_y)
+        x = self.pseudo_x if self.data_scale is None else self.data_scale.undo(self.pseudo_x)
+        return weights, self.posterior(x, self.pseudo_y)
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
         """Puts the pseudo-inputs and their labels on random data, or the inputs at random in the range of the data."""
+        x = x if self.data_scale is None else self.data_scale.see(x)
         if self.pseudo_inputs == "random":
             self.pseudo_x.uniform_(x.min().item(), x.max().item())
             return

@@ -16,6 +16,7 @@ from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import check_member, check_tensor
+from pyro_vae.model.scaling import fit_scalings
 
 
 class VAE(Autoencoder):
@@ -109,7 +110,8 @@ class VAE(Autoencoder):
         return self.posterior.centre(x, y)
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts likelihood and prior where `Autoencoder.start_at` says."""
+        """Puts scalings, likelihood and prior where `Autoencoder.start_at` says."""
+        fit_scalings(self, expected)
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior, x, y)
 

@@ -1,5 +1,6 @@
 """Likelihoods of counts 0, 1, 2, ..."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn.functional import softplus
 from pyro_vae.model import distributions
 from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
 from pyro_vae.model.likelihoods.scales import Learned
+from pyro_vae.model.scaling import ColumnMean
 
 # Rates and means stay above it: softplus underflows to 0, where log p of a count is minus infinity.
 _SMALLEST_MEAN = 1e-6
@@ -25,8 +27,16 @@ class Poisson(Likelihood):
 
     In nats. Mean and variance are the same; for counts that vary more use `NegativeBinomial`.
 
+    To reach counts of hundreds this softplus needs outputs of hundreds, which take a network long. With `column_mean`
+    outputs are relative to the mean M_i of each column, 0 is that mean, and counts of any size train alike:
+
+    .. math:: m_i = M_i \, \frac{\mathrm{softplus}(\mathrm{decoder}(z)_i)}{\log 2} + 10^{-6}
+
+    Give the encoder such counts through `Rescaled(encoder, LogCounts())`, see `pyro_vae.scaling`.
+
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
+        column_mean: M, the mean of each column.
 
     Raises:
         DataError: from `check`, for values that are not counts.
@@ -40,11 +50,15 @@ class Poisson(Likelihood):
     support: constraints.Constraint = constraints.nonnegative_integer
     advice = "For measurements that are not counts, use a density (`likelihood='normal'`)."
 
+    def __init__(self, decoder: Callable[..., Tensor], column_mean: ColumnMean | None = None) -> None:
+        super().__init__(decoder)
+        self.column_mean = column_mean
+
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y))), z, y)
+        return over_pixels(distributions.Poisson(_mean_of_counts(self.decode(z, y), self.column_mean)), z, y)
 
     def start(self, x: Tensor) -> Tensor:
-        return _start_of_counts(x)
+        return _start_of_counts(x, self.column_mean)
 
 
 class NegativeBinomial(Likelihood):
@@ -58,6 +72,7 @@ class NegativeBinomial(Likelihood):
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
         total_count: where r starts; it stays above 1e-3.
+        column_mean: the mean of each column, to which outputs are relative as in `Poisson`.
 
     Raises:
         ValueError: a total_count that would start below its floor.
@@ -76,26 +91,34 @@ class NegativeBinomial(Likelihood):
     support: constraints.Constraint = constraints.nonnegative_integer
     advice = Poisson.advice
 
-    def __init__(self, decoder: Callable[..., Tensor], total_count: float = 10.0) -> None:
+    def __init__(
+        self, decoder: Callable[..., Tensor], total_count: float = 10.0, column_mean: ColumnMean | None = None
+    ) -> None:
         super().__init__(decoder)
+        self.column_mean = column_mean
         self.total_count = Learned("total_count", total_count, floor=1e-3)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-        mean, total_count = _mean_of_counts(self.decode(z, y)), self.total_count()
+        mean, total_count = _mean_of_counts(self.decode(z, y), self.column_mean), self.total_count()
         return over_pixels(distributions.NegativeBinomial(total_count, logits=mean.log() - total_count.log()), z, y)
 
     def start(self, x: Tensor) -> Tensor:
-        return _start_of_counts(x)
+        return _start_of_counts(x, self.column_mean)
 
     def scales(self) -> dict[str, Any]:
         return {"total_count": self.total_count.summary(), **self.total_count.how()}
 
 
-def _mean_of_counts(output: Tensor) -> Tensor:
-    return softplus(output) + _SMALLEST_MEAN
+def _mean_of_counts(output: Tensor, column_mean: ColumnMean | None) -> Tensor:
+    if column_mean is None:
+        return softplus(output) + _SMALLEST_MEAN
+    return column_mean.undo(softplus(output) / math.log(2)) + _SMALLEST_MEAN
 
 
-def _start_of_counts(x: Tensor) -> Tensor:
+def _start_of_counts(x: Tensor, column_mean: ColumnMean | None) -> Tensor:
     # Half a count more keeps a pixel without counts at a finite start; then the inverse of softplus.
-    mean = x.mean(0) + 0.5 / len(x)
+    if column_mean is None:
+        mean = x.mean(0) + 0.5 / len(x)
+    else:
+        mean = column_mean.see(x.mean(0, dtype=torch.float64) + 0.5 / len(x)) * math.log(2)
     return mean + torch.log(-torch.expm1(-mean))

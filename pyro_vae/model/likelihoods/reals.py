@@ -15,11 +15,14 @@ from pyro_vae.model.likelihoods.scales import (
     LocationScale,
     above,
     check_shape,
+    in_own_units,
     known_mode,
+    mean_seen,
     needed_shape,
     positive,
     raw_for,
 )
+from pyro_vae.model.scaling import ColumnScale
 
 
 class Normal(LocationScale):
@@ -41,6 +44,13 @@ class Normal(LocationScale):
     Where sigma is learned, a pixel that never changes drives its sigma to 0, and the density of 8-bit data grows
     without limit: dequantise the data (`dequantize`), and report the floor beside the number.
 
+    Columns of a table come in units of any size. With a `column_scale`, of centre c and spread s, decoder, `scale` and
+    `scale_floor` speak of columns in units of their spread, and x stays as it is:
+
+    .. math:: x_i \sim N(c_i + s_i m_i, \; s_i^2 \sigma_i^2)
+
+    A learned sigma then starts well at 1, which is what it would be under a decoder that ignores z.
+
     Args:
         decoder: z (*, D) -> means (*, *x_shape), or means and raw scales (*, 2, *x_shape) for "predicted".
         scale: sigma, or where a learned sigma starts.
@@ -48,6 +58,7 @@ class Normal(LocationScale):
             "predicted", from z by the decoder.
         scale_floor: smallest sigma that is not fixed: sigma = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
+        column_scale: units of the columns, see `pyro_vae.scaling`; None leaves them as they are.
 
     Raises:
         ValueError: learn_scale is unknown, a learned scale would start below its floor, or "pixel" has no x_shape.
@@ -87,6 +98,7 @@ class Laplace(LocationScale):
         learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
         scale_floor: smallest b that is not fixed: b = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
+        column_scale: units of the columns, as for `Normal`: location c + s m and b times s.
 
     Raises:
         ValueError, DataError: as for `Normal`.
@@ -121,6 +133,7 @@ class LowRankNormal(Likelihood):
         rank: number of columns of W.
         scale: where sigma starts; W starts around 0.
         scale_floor: smallest sigma = scale_floor + exp(raw).
+        column_scale: units of the columns, as for `Normal`: mean c + s m, and sigma and the rows of W times s.
 
     Raises:
         ValueError: the rank is below 1, or the scale would start below its floor.
@@ -136,12 +149,17 @@ class LowRankNormal(Likelihood):
     advice = Normal.advice
 
     def __init__(
-        self, decoder: Callable[..., Tensor], rank: int = 2, scale: float = 0.1, scale_floor: float = 1e-3
+        self,
+        decoder: Callable[..., Tensor],
+        rank: int = 2,
+        scale: float = 0.1,
+        scale_floor: float = 1e-3,
+        column_scale: ColumnScale | None = None,
     ) -> None:
         super().__init__(decoder)
         if rank < 1:
             raise ValueError(f'rank must be at least 1; got {rank}. Without W this is Normal(learn_scale="predicted")')
-        self.rank, self.scale_floor = rank, scale_floor
+        self.rank, self.scale_floor, self.column_scale = rank, scale_floor, column_scale
         self.start_raw = raw_for("scale", scale, scale_floor)
 
     @staticmethod
@@ -151,16 +169,22 @@ class LowRankNormal(Likelihood):
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         parts = self.decode_parts(z, y, 2 + self.rank)
         first = 1 + leading_dims(z, y)
-        loc, raw, *columns = parts.flatten(first)
-        variance = above(self.scale_floor, raw).square()
-        return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[first:])
+        loc, raw, *columns = parts
+        sigma = above(self.scale_floor, raw)
+        if self.column_scale is not None:
+            loc, spread = self.column_scale.undo(loc), self.column_scale.spread
+            sigma, columns = spread * sigma, [spread * column for column in columns]
+        flat = first - 1
+        factor = torch.stack([column.flatten(flat) for column in columns], -1)
+        return distributions.LowRankNormal(loc.flatten(flat), factor, sigma.flatten(flat).square(), parts.shape[first:])
 
     def start(self, x: Tensor) -> Tensor:
-        mean = x.mean(0)
+        mean = mean_seen(x, self.column_scale)
         return torch.stack([mean, torch.full_like(mean, self.start_raw), *[torch.zeros_like(mean)] * self.rank])
 
     def scales(self) -> dict[str, Any]:
-        return {"sigma": "predicted from z", "floor": self.scale_floor, "rank": self.rank}
+        predicted = {"sigma": "predicted from z", "floor": self.scale_floor, "rank": self.rank}
+        return in_own_units(predicted, self.column_scale)
 
 
 class ExponentialNorm(Likelihood):

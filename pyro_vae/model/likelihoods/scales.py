@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims
+from pyro_vae.model.scaling import ColumnScale
 from pyro_vae.option_words import LearnScale, words
 
 # exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
@@ -29,8 +30,10 @@ class LocationScale(Likelihood):
         learn_scale: LearnScale = "no",
         scale_floor: float = 1e-3,
         x_shape: Sequence[int] | None = None,
+        column_scale: ColumnScale | None = None,
     ) -> None:
         super().__init__(decoder)
+        self.column_scale = column_scale
         # A number, not a buffer: a float32 buffer would stay rounded after .double().
         self.scale, self.scale_floor = positive("scale", scale), positive("scale_floor", scale_floor)
         self.learn_scale = known_mode(self, learn_scale, words(LearnScale))
@@ -47,6 +50,12 @@ class LocationScale(Likelihood):
 
     def location_and_scale(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
         """Returns the location (*, *x_shape) at latents z (*, D), and the scale, which broadcasts to it."""
+        loc, scale = self._decoded(z, y)
+        if self.column_scale is None:
+            return loc, scale
+        return self.column_scale.undo(loc), self.column_scale.spread * scale
+
+    def _decoded(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | float]:
         if self.learn_scale == "predicted":
             loc, raw = self.decode_parts(z, y, 2)
             return loc, above(self.scale_floor, raw)
@@ -64,14 +73,16 @@ class LocationScale(Likelihood):
 
     def start_location(self, x: Tensor) -> Tensor:
         """Returns the location (*x_shape) under which x has the mean of the data x (N, *x_shape)."""
-        return x.mean(0)
+        return mean_seen(x, self.column_scale)
 
+    @torch.no_grad()
     def scales(self) -> dict[str, Any]:
         if self.learn_scale == "no":
-            return {self.symbol: self.scale}
+            return in_own_units({self.symbol: self.scale}, self.column_scale)
         if self.learn_scale == "predicted":
-            return {self.symbol: "predicted from z", "floor": self.scale_floor}
-        return {self.symbol: self.learned_scale.summary(), **self.learned_scale.how()}
+            predicted = {self.symbol: "predicted from z", "floor": self.scale_floor}
+            return in_own_units(predicted, self.column_scale)
+        return in_own_units({self.symbol: self.learned_scale(), **self.learned_scale.how()}, self.column_scale)
 
 
 class Learned(nn.Module):
@@ -99,16 +110,42 @@ class Learned(nn.Module):
     def forward(self) -> Tensor:
         return above(self.floor, self.raw)
 
+    @torch.no_grad()
     def summary(self) -> float | dict[str, float]:
         """Returns the number, or the least, the median and the largest of many."""
-        values = self().detach()
-        if not values.dim():
-            return values.item()
-        return {"min": values.min().item(), "median": values.median().item(), "max": values.max().item()}
+        return summary(self())
 
     def how(self) -> dict[str, Any]:
         """Returns the floor, and in words how many values there are."""
         return {"floor": self.floor, "learned": "per pixel" if self.raw.dim() else "one number"}
+
+
+def summary(values: Tensor) -> float | dict[str, float]:
+    """Returns the number, or the least, the median and the largest of many."""
+    if not values.dim():
+        return values.item()
+    return {"min": values.min().item(), "median": values.median().item(), "max": values.max().item()}
+
+
+def in_own_units(scales: dict[str, Any], column_scale: ColumnScale | None) -> dict[str, Any]:
+    """Returns what `Likelihood.scales` says, with numbers in units of each column's spread put into the data's own.
+
+    Args:
+        scales: by name, a number, a tensor or words; the rank is no scale.
+        column_scale: the units; None where they are the data's own.
+    """
+    spread: Tensor | float = 1.0 if column_scale is None else column_scale.spread
+    numbers = {name: value for name, value in scales.items() if not isinstance(value, str) and name != "rank"}
+    own = {name: value * spread for name, value in numbers.items()}
+    told = {name: summary(value) if isinstance(value, Tensor) else value for name, value in own.items()}
+    return {**scales, **told, **({} if column_scale is None else {"unit": "that of each column"})}
+
+
+def mean_seen(x: Tensor, column_scale: ColumnScale | None) -> Tensor:
+    """Returns the mean (*x_shape) of data x (N, *x_shape), in units of the scale where there is one."""
+    if column_scale is None:
+        return x.mean(0)
+    return column_scale.see(x.mean(0, dtype=torch.float64)).to(x.dtype)
 
 
 def above(floor: float, raw: Tensor) -> Tensor:
