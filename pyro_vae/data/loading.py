@@ -172,14 +172,16 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
     recipe = "levels" if choices.levels or reading.counts else _recipe(raw, choices.binarize, choices.dequantize)
     pieces = cut(raw, choices.split, choices.data_seed)
     scaling = _scaling(raw, choices, reading)
+    changed: dict[str, Any] = {}
     if scaling == "standardized" and raw.parts[0].levels.ndim == 2:
-        raw, pieces = _with_columns(raw, pieces)
+        raw, pieces, changed = _with_columns(raw, pieces)
     if raw.source.startswith("The user's own"):
         raw = replace(raw, notes=(*raw.notes, *equal_rows(pieces)))
     splits = {name: _split(name, *piece, raw.num_levels, recipe, choices, reading) for name, piece in pieces.items()}
     more: dict[str, Any] = {
         **({"classes": list(raw.classes)} if raw.classes else {}),
         **({"columns": list(raw.columns)} if raw.columns else {}),
+        **changed,
         **({"scaling": scaling} if scaling != "as_stored" else {}),
         **({"missing": _share_missing(splits)} if reading.missing else {}),
     }
@@ -218,14 +220,16 @@ def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
     return "standardized" if wanted and are_reals and choices.binarize == "none" else "as_stored"
 
 
-def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces]:
+def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces, dict[str, Any]]:
+    """Looks at the columns of a table, see `columns.fitted`; returns what the protocol says of a change, too."""
     part, index = pieces["train"]
     if isinstance(part.levels, np.memmap):
-        return raw, pieces
+        return raw, pieces, {}
     done = columns.fitted(raw, part.levels[index])
     parts = {id(old): new for old, new in zip(raw.parts, done.raw.parts, strict=True)}
     notes = (*done.raw.notes, *done.notes)
-    return replace(done.raw, notes=notes), {name: (parts[id(part)], i) for name, (part, i) in pieces.items()}
+    changed = {} if done.raw is raw else {"kept": done.kept.tolist(), "origin": done.origin.tolist()}
+    return replace(done.raw, notes=notes), {name: (parts[id(part)], i) for name, (part, i) in pieces.items()}, changed
 
 
 def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:

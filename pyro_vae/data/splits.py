@@ -363,6 +363,7 @@ class Form(NamedTuple):
     x_shape: tuple[int, ...]
     num_levels: int | None = None
     num_classes: int = 0
+    scaling: str = "as_stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,6 +378,7 @@ class Splits:
         classes: the names of the C classes.
         columns: the names of the D numbers of a row of a table; empty for all other data.
         about: what the data are, in a line.
+        scaling: how a program's networks see x, see `Form`; x itself stays in its own units.
     """
 
     train: Split
@@ -393,7 +395,7 @@ class Splits:
     @property
     def form(self) -> Form:
         """The facts of these data that a program must know."""
-        return Form(self.x_shape, self.train.num_levels, self.num_classes)
+        return Form(self.x_shape, self.train.num_levels, self.num_classes, self.scaling)
 
     def to(self, device: torch.device | str) -> "Splits":
         """Moves the three splits to a device, see `Split.to`."""

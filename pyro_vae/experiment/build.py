@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae import data as data_room
@@ -204,11 +203,14 @@ def reading(config: Config) -> Values:
     support = _find("LIKELIHOODS", config.likelihood).support
     is_first = config.reader == 1
     return {
-        **{name: getattr(config, name) for name in ("label", "id", "group", "columns", "image_size", "colour", "channels")},
+        **{
+            name: getattr(config, name)
+            for name in ("label", "id", "group", "columns", "image_size", "colour", "channels")
+        },
         "num_levels": config.levels,
         "counts": support is constraints.nonnegative_integer and not is_first,
         "reals": support is constraints.real,
-        "missing": config.missing == "nan",
+        "missing": getattr(config, "missing", "no") == "nan",
         "needs_labels": config.conditional,
         "version": config.reader,
     }
@@ -217,7 +219,8 @@ def reading(config: Config) -> Values:
 def _standardize(config: Config, likelihood: Any) -> str:
     """Leaves tables as they are under likelihoods that have no scale of their own for each column."""
     can = "column_scale" in inspect.signature(likelihood).parameters
-    return config.standardize if can or config.standardize == "yes" else "no"
+    wanted = getattr(config, "standardize", "auto")
+    return wanted if can or wanted == "yes" else "no"
 
 
 def vae(
@@ -225,6 +228,7 @@ def vae(
     x_shape: tuple[int, ...],
     num_levels: int | None = None,
     num_classes: int = 0,
+    scaling: str = "as_stored",
     **members: Any,
 ) -> Autoencoder:
     """Builds the program that the config names, with parameters drawn from the stream (seed, "init").

@@ -64,10 +64,13 @@ class Config:
     dequantize: bool = flag(
         False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
     )
-    label: str = flag("", "column of a table, or array of an archive, that holds the classes; none given is found by name")
+    label: str = flag(
+        "", "column of a table, or array of an archive, that holds the classes; none given is found by name"
+    )
     id: str = flag("", "column of a table that names its rows; not a number that x could use")
     group: str = flag(
-        "", "column whose equal values stay in one split: one patient, film or speaker must not be trained and tested on"
+        "",
+        "column whose equal values stay in one split: one patient, film or speaker must not be trained and tested on",
     )
     columns: tuple[str, ...] = flag((), "columns of a table that are x; by default all columns of numbers")
     channels: Channels = flag(
@@ -83,11 +86,17 @@ class Config:
         most=1 << 16,
     )
     image_size: int = flag(
-        0, "height and width to which the images of a folder are brought; 0 leaves them, since a size is a choice", least=0
+        0,
+        "height and width to which the images of a folder are brought; 0 leaves them, since a size is a choice",
+        least=0,
     )
     colour: Colour = flag("as_stored", "make the images of a folder grey or rgb; as_stored leaves them as they are")
     reader: int = flag(
-        2, "how files of your own are read; 1 is how the first version read them, for its runs", least=1, most=2, before=1
+        2,
+        "how files of your own are read; 1 is how the first version read them, for its runs",
+        least=1,
+        most=2,
+        before=1,
     )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(

@@ -15,7 +15,21 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run, saved_config
 
 _FREE = (*Config.within("place"), *Config.within("report"))
-_WHAT_THE_MODEL_SEES = ("sha256", "split", "binarization", "dequantized")
+# What a protocol says of that, and what one means that does not say it: it is older, or of data without any of it.
+_WHAT_THE_MODEL_SEES = {
+    "sha256": "nothing",
+    "num_levels": "nothing",
+    "num_classes": "nothing",
+    "classes": None,
+    "columns": None,
+    "kept": None,
+    "origin": None,
+    "scaling": None,
+    "missing": None,
+    "split": "nothing",
+    "binarization": "nothing",
+    "dequantized": "nothing",
+}
 
 
 def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
@@ -80,7 +94,7 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     before = run.status.read().get("protocol", protocol)
     now = json.loads(files.to_json(protocol))
     known = before if isinstance(before, dict) else {}
-    changed = [key for key in _WHAT_THE_MODEL_SEES if known.get(key, "nothing") != now[key]]
+    changed = [key for key, absent in _WHAT_THE_MODEL_SEES.items() if known.get(key, absent) != now.get(key)]
     if changed:
         raise CheckpointError(
             f"{run.path} was trained on other data: {changed} differ. Put those back, or train anew in another folder"

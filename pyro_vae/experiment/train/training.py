@@ -116,6 +116,8 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
         if config.compile != "no":
             _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
         svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
+    for note in data.protocol["notes"] if config.dataset not in build.DATASETS else []:
+        print(f"note: {note}", file=sys.stderr)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
     return data, vae, svi
@@ -148,7 +150,8 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     for complaint in session.complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
-    print(f"{run.config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
+    print(f"{data.protocol['name']}: {data.about}")
+    print(f"{len(data.train):,} of them to train on; run folder {run.path}{again}", flush=True)
     return session
 
 
