@@ -25,7 +25,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Form, Splits
+    from pyro_vae.data import Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -344,9 +344,10 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        with _named(f"{data.protocol['name']}, {split.name} data"):
+        of = f" of the {split.name} data" if split.name in data.protocol["split"]["given"] else ""
+        with _named(data.protocol["name"]):
             for first, x in split.blocks():
-                program.likelihood.check(x, first)
+                program.likelihood.check(x, first, lambda i, split=split, of=of: f"{split.place(i)}{of}")
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
@@ -363,15 +364,15 @@ def is_discrete(config: Config) -> bool:
     return _find("LIKELIHOODS", config.likelihood).support.is_discrete
 
 
-def white(config: Config, form: Form) -> float:
-    """Returns the value of x that a picture shows white: the highest level, or 1.
+def shown_range(config: Config, data: Splits) -> tuple[float, float]:
+    """Returns the values of x that a picture shows black and white: 0 and the highest level, else the data's own.
 
     Args:
         config: the settings of the program.
-        form: what must be known of the data.
+        data: the splits.
     """
-    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
-    return float(levels - 1) if levels else 1.0
+    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and data.form.num_levels
+    return (0.0, float(levels - 1)) if levels else data.shown_range
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.report.document import Picture
+from pyro_vae.report.documents.estimate_sections import class_name
 from pyro_vae.report.draw import image_views, images, latent_figures, latent_pictures, latent_views
 from pyro_vae.report.draw.report_figures import of_report
 
@@ -60,16 +61,27 @@ class Source:
         return images.can_show(self.trained.data.x_shape)
 
     @cached_property
-    def white(self) -> float:
-        """The value of x that is shown white."""
-        return build.white(self.trained.config, self.trained.data.form)
+    def key(self) -> images.Key:
+        """What shades and labels stand for."""
+        data = self.trained.data
+        return images.Key(*build.shown_range(self.trained.config, data), data.classes)
 
     @cached_property
     def y(self) -> Tensor | None:
         """One-hot labels of what a conditional run samples, (N, C)."""
         config, data = self.trained.config, self.trained.data
         num_classes = data.num_classes if config.conditional else 0
-        return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(config.device))
+        device = torch.device(config.device)
+        return images.labels_to_draw(num_classes, SIDE, self.label, device, data.trained_classes)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Positions of the test data that a program has learned to take, in order: of a class that it was trained on."""
+        every, labels = torch.arange(len(self.test)), self.test.labels
+        if not self.trained.config.conditional or labels is None:
+            return every
+        known = every[torch.isin(labels, torch.tensor(self.trained.data.trained_classes))]
+        return known if len(known) > 1 else every
 
     @cached_property
     def shown(self) -> Tensor:
@@ -109,7 +121,7 @@ class Source:
             The bytes of a PNG file.
         """
         row = PICTURES[name]
-        return row.draw(row.view(self) if view is None else view, self.white)
+        return row.draw(row.view(self) if view is None else view, self.key)
 
 
 class RunPicture(NamedTuple):
@@ -119,13 +131,13 @@ class RunPicture(NamedTuple):
         title: what the picture is called.
         group: where on the page it stands.
         view: makes what it shows, of a `Source`.
-        draw: draws that, with the value that is shown white.
+        draw: draws that, with what shades and labels stand for.
     """
 
     title: str
     group: str
     view: Callable[[Any], Any]
-    draw: Callable[[Any, float], bytes]
+    draw: Callable[[Any, images.Key], bytes]
 
 
 def _samples(source: Source) -> image_views.Samples:
@@ -160,7 +172,7 @@ def _latent_grid(source: Source) -> latent_views.Grid:
     return latent_views.grid(source.trained.one_layer, source.seed, side=side, y=y)
 
 
-def _posterior_draws(posterior: PosteriorDraws, white: float) -> bytes:
+def _posterior_draws(posterior: PosteriorDraws, key: images.Key) -> bytes:
     sizes = {site: draws.shape[2:].numel() for site, draws in posterior.draws.items()}
 
     def side_by_side(sites: Mapping[str, Tensor]) -> Tensor:
@@ -177,7 +189,7 @@ PICTURES = {
         "Training",
         "training",
         lambda source: source.trained.run.history.records(),
-        lambda view, white: images.training(view),
+        lambda view, key: images.training(view),
     ),
     "latent_cloud": RunPicture("Latent cloud", "latent", _latent_cloud, latent_pictures.draw_latent_cloud),
     "traversal": RunPicture("Traversal", "latent", _traversal, latent_pictures.draw_traversal),
@@ -186,7 +198,7 @@ PICTURES = {
         "On a grid",
         "posterior",
         lambda source: source.posterior,
-        lambda view, white: latent_figures.posterior_grid(view.axes, view.posterior, view.guide),
+        lambda view, key: latent_figures.posterior_grid(view.axes, view.posterior, view.guide),
     ),
     "posterior_draws": RunPicture("By NUTS", "posterior", lambda source: source.posterior, _posterior_draws),
 }
@@ -254,7 +266,8 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
 
 def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mapping[str, Any]) -> tuple[str, str]:
     about = report["posterior"]
-    datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
+    place = f"Row {about['row']} of the data" if "row" in about else f"Test datum {about['datum']}"
+    datum = place + ("" if about["label"] is None else f" (label {class_name(report, about['label'])})")
     if any(khat is not None for khat in report["khat"]["values"]):
         datum += ", whose k-hat is the middle one"
     if isinstance(posterior, PosteriorGrid):

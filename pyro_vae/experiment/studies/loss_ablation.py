@@ -35,7 +35,7 @@ from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.documents.ablation_document import ablation_document, ablation_rows
 from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
-from pyro_vae.report.draw.images import can_show
+from pyro_vae.report.draw.images import Key, can_show
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
 
@@ -161,8 +161,7 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
     files.write(folder / "ablation.txt", (text + "\n").encode())
     files.write(folder / "ablation.json", files.to_json(numbers))
     files.write(folder / "ablation.csv", to_csv(ablation_rows(numbers)).encode())
-    white = build.white(both.config, both.data.form)
-    files.write(folder / "ablation.png", ablation_picture(views, white))
+    files.write(folder / "ablation.png", ablation_picture(views, Key(*build.shown_range(both.config, both.data), both.data.classes)))
     return text
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro_vae.report.cells import fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
-from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
+from pyro_vae.report.documents.estimate_sections import Entry, Report, class_name, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
 
@@ -48,7 +48,7 @@ def _notes(report: Report) -> Iterator[str]:
     if report.get("likelihood"):
         yield f"likelihood: {plain(report['likelihood'])}."
     if report.get("classification"):
-        yield _classes(report["classification"])
+        yield _classes(report)
     yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
     if "loss" in report["objective"] and "elbo" in report["test"]:
         yield _weights(report["objective"])
@@ -56,7 +56,8 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"preset: {preset_sentence(report['preset'])}"
     split = _split(protocol, report["test"]["reconstruction"]["num_data"])
     # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
-    yield f"data: {protocol['name']}, {split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
+    about = f", {report['about']}; " if report.get("about") else ", "
+    yield f"data: {protocol['name']}{about}{split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
     yield from protocol["notes"]
 
 
@@ -117,14 +118,19 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _classes(classes: Mapping[str, Any]) -> str:
-    khat = classes["khat_above_0.7"]
+def _classes(report: Report) -> str:
+    classes = report["classification"]
+    khat, majority = classes["khat_above_0.7"], classes.get("majority")
     shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
+    beside = ""
+    if majority:
+        name = class_name(report, majority["label"])
+        beside = f" The commonest class of the training data, {name}, would be right for {majority['share']:.1%}."
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
-        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. PSIS k-hat is "
-        f"above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
-        "those for the others, whose bounds are looser; that flatters the accuracy."
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}.{beside} PSIS "
+        f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
+        f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
 
 
