@@ -18,9 +18,9 @@ _FAR = 2.0  # the widths of the middle 99 % of the numbers, beyond which the end
 def shown_range(train: Split) -> tuple[float, float]:
     """Returns the values shown black and white, black the smaller.
 
-    It is (0, 1) for levels, for x drawn as 0 and 1, and for floats that stay in [0, 1] and fill half of it. Counts begin
-    at 0, and end where 99.5 % of those above 0 do. Other floats are shown from their smallest to their largest number,
-    or between the quantiles of 0.5 % and 99.5 % where the ends lie far outside. Missing numbers do not count.
+    It is (0, 1) for levels, for x drawn as 0 and 1, and for floats that stay in [0, 1] and fill half of it. Counts
+    begin at 0, and end where 99.5 % of those above 0 do. Other floats are shown from their smallest to their largest
+    number, or between the quantiles of 0.5 % and 99.5 % where the ends lie far outside. Missing numbers do not count.
 
     Args:
         train: the training data, of images.

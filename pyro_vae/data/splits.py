@@ -123,7 +123,8 @@ class Split:
 
         Example:
             >>> split = Split.make("test", torch.zeros(3, 2), None, None, "none", 0)
-            >>> split.place(1), replace(split, file_rows=torch.tensor([7, 1, 4]), ids=np.array(["a", "b", "c"])).place(2)
+            >>> named = replace(split, file_rows=torch.tensor([7, 1, 4]), ids=np.array(["a", "b", "c"]))
+            >>> split.place(1), named.place(2)
             ('row 1', "row 4 ('c')")
         """
         return f"row {self.row(position)}" + ("" if self.ids is None else f" ({str(self.ids[position])!r})")

@@ -9,9 +9,10 @@ an option needs no code here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Splits
+    from pyro_vae.data import Split, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -344,14 +345,18 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        of = f" of the {split.name} data" if split.name in data.protocol["split"]["given"] else ""
         with _named(data.protocol["name"]):
             for first, x in split.blocks():
-                program.likelihood.check(x, first, lambda i, split=split, of=of: f"{split.place(i)}{of}")
+                program.likelihood.check(x, first, partial(_place, split, data.protocol["split"]["given"]))
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
         program.start_at(train.expected(), train.fixed(), y)
+
+
+def _place(split: Split, given: Collection[str], position: int) -> str:
+    """Names a datum by its row in the array that was cut, or in that of its split."""
+    return split.place(position) + (f" of the {split.name} data" if split.name in given else "")
 
 
 def is_discrete(config: Config) -> bool:

@@ -18,14 +18,24 @@ from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.report.document import Picture
 from pyro_vae.report.documents.estimate_sections import class_name
-from pyro_vae.report.draw import image_views, images, latent_figures, latent_pictures, latent_views
+from pyro_vae.report.documents.training_document import MOST_COLUMNS
+from pyro_vae.report.draw import (
+    column_pictures,
+    column_views,
+    image_views,
+    images,
+    latent_figures,
+    latent_pictures,
+    latent_views,
+)
 from pyro_vae.report.draw.report_figures import of_report
 
 SHOWN = 12  # data that are reconstructed
 SIDE = 8  # rows and columns of a panel of samples
 PAIRS = 3  # pairs of data to go between
 CLOUD = 2000  # codes in the cloud
-KEPT = ("training", "reconstructions", "samples")  # files in the folder of a run
+ROWS = 2000  # of a table
+KEPT = ("training", "reconstructions", "samples", "columns")  # files in the folder of a run
 
 
 @dataclass(eq=False)
@@ -61,6 +71,17 @@ class Source:
         return images.can_show(self.trained.data.x_shape)
 
     @cached_property
+    def has_columns(self) -> bool:
+        """True where the data are rows of a table, of few enough columns for a picture."""
+        x_shape = self.trained.data.x_shape
+        return len(x_shape) == 1 and x_shape[0] <= MOST_COLUMNS
+
+    @cached_property
+    def shown_rows(self) -> Tensor:
+        """Positions of the test data whose columns are shown, (N,)."""
+        return subset(len(self.test), ROWS, self.trained.config.data_seed)
+
+    @cached_property
     def key(self) -> images.Key:
         """What shades and labels stand for."""
         data = self.trained.data
@@ -76,7 +97,7 @@ class Source:
 
     @cached_property
     def known(self) -> Tensor:
-        """Positions of the test data that a program has learned to take, in order: of a class that it was trained on."""
+        """Positions of the test data whose class a conditional program was trained on, in order."""
         every, labels = torch.arange(len(self.test)), self.test.labels
         if not self.trained.config.conditional or labels is None:
             return every
@@ -150,6 +171,13 @@ def _reconstructions(source: Source) -> image_views.Reconstructions:
     return image_views.reconstructions(source.trained.vae, x, source.seed, y=y, num_draws=source.num_draws)
 
 
+def _columns(source: Source) -> column_views.Columns:
+    data = source.trained.data
+    x, y, _ = source.at(source.shown_rows)
+    origin = data.protocol.get("origin", ())
+    return column_views.columns(source.trained.vae, x, source.seed, y, data.columns, origin)
+
+
 def _interpolation(source: Source) -> latent_views.Interpolation:
     (start, y, _), (end, y_end, _) = map(source.at, source.ends)
     return latent_views.interpolation(source.trained.vae, start, end, paths=source.paths, y=y, y_end=y_end)
@@ -184,6 +212,7 @@ def _posterior_draws(posterior: PosteriorDraws, key: images.Key) -> bytes:
 PICTURES = {
     "reconstructions": RunPicture("Reconstructions", "data", _reconstructions, images.draw_reconstructions),
     "samples": RunPicture("Samples", "data", _samples, images.draw_samples),
+    "columns": RunPicture("Columns", "data", _columns, column_pictures.draw_columns),
     "interpolation": RunPicture("Interpolation", "data", _interpolation, latent_pictures.draw_interpolation),
     "training": RunPicture(
         "Training",
@@ -206,7 +235,13 @@ PICTURES = {
 
 def kept(source: Source) -> Iterator[tuple[str, bytes]]:
     """Draws the pictures that the folder of a run keeps. Yields the names and contents of their files."""
-    return ((f"{name}.png", source.draw(name)) for name in KEPT if source.shows or name == "training")
+    return ((f"{name}.png", source.draw(name)) for name in KEPT if _is_kept(name, source))
+
+
+def _is_kept(name: str, source: Source) -> bool:
+    if name == "training":
+        return True
+    return source.has_columns if name == "columns" else source.shows
 
 
 def of_page(source: Source) -> list[Picture]:
@@ -235,6 +270,12 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
         yield (
             "samples",
             f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",
+        )
+    if source.has_columns:
+        yield (
+            "columns",
+            "Each column of the test data beside draws from the program, in the data's own units; and the correlation "
+            "of each pair of columns, on the diagonal where the program has it right.",
         )
     if is_plain:
         yield (

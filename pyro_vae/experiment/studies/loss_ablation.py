@@ -29,7 +29,7 @@ from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.studies.ablated_losses import WEIGHTS, ablated
 from pyro_vae.experiment.train import training
-from pyro_vae.experiment.train.epoch_display import Display, nothing
+from pyro_vae.experiment.train.epoch_display import Display, Speak, nothing, to_stderr
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
@@ -91,7 +91,15 @@ class Ablated:
         return {name: (gap.mean, gap.standard_error) for name, gap in gaps.items()}
 
 
-def train(folder: Path, config: Config, given: set[str], *, resume: bool = False, display: Display = nothing) -> None:
+def train(
+    folder: Path,
+    config: Config,
+    given: set[str],
+    *,
+    resume: bool = False,
+    display: Display = nothing,
+    speak: Speak = to_stderr,
+) -> None:
     """Trains the three runs below a folder, each in one of its own. A finished run is left as it is.
 
     Args:
@@ -100,6 +108,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         given: the names of the settings that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be such runs.
         display: how epochs are shown.
+        speak: how notes on data and settings are printed.
 
     Raises:
         UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
@@ -119,7 +128,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(run, display=display)
+            training.train(run, display=display, speak=speak)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -161,7 +170,8 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
     files.write(folder / "ablation.txt", (text + "\n").encode())
     files.write(folder / "ablation.json", files.to_json(numbers))
     files.write(folder / "ablation.csv", to_csv(ablation_rows(numbers)).encode())
-    files.write(folder / "ablation.png", ablation_picture(views, Key(*build.shown_range(both.config, both.data), both.data.classes)))
+    key = Key(*build.shown_range(both.config, both.data), both.data.classes)
+    files.write(folder / "ablation.png", ablation_picture(views, key))
     return text
 
 

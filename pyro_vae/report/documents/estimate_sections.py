@@ -142,7 +142,7 @@ def place(row: Mapping[str, Any]) -> str:
 
 
 def datum_rows(report: Report) -> Table:
-    """Lists a row for each test datum: its row in the file, estimates, k-hat and effective sample size: what data.csv holds.
+    """Lists a row for each test datum, with its row in the file, estimates, k-hat and effective sample size: data.csv.
 
     The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """

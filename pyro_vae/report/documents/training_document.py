@@ -8,6 +8,7 @@ from pyro_vae.report.document import Column, Document, Notes, Section, Table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, class_name, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
+MOST_COLUMNS = 20  # of a table that have a picture
 
 
 def training_document(report: Report) -> Document:
@@ -59,6 +60,8 @@ def _notes(report: Report) -> Iterator[str]:
     about = f", {report['about']}; " if report.get("about") else ", "
     yield f"data: {protocol['name']}{about}{split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
     yield from protocol["notes"]
+    if pictures := _pictures(report):
+        yield pictures
 
 
 def _estimation(report: Report) -> str:
@@ -132,6 +135,15 @@ def _classes(report: Report) -> str:
         f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
         f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
+
+
+def _pictures(report: Report) -> str:
+    """Says why there are no pictures of data. Of images it is said where they are read."""
+    shape = report["protocol"]["shape"]
+    if len(shape) != 1:
+        return ""
+    instead = "their columns are in columns.png" if shape[0] <= MOST_COLUMNS else "nor of more than 20 columns"
+    return f"pictures: rows of a table have no pictures of samples and reconstructions; {instead}."
 
 
 def _weights(objective: Mapping[str, Any]) -> str:

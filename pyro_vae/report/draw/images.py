@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
     Example:
         >>> key = Key(-1.0, 1.0, ("cat", "dog"))
-        >>> key.shades(torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)).flatten().tolist(), key.name(1), Key().name(1)
+        >>> key.shades(torch.tensor([[[[-1.0, 0.0, 1.0]]]])).flatten().tolist(), key.name(1), Key().name(1)
         ([0.0, 0.5, 1.0], 'dog', '1')
     """
 
