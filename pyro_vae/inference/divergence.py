@@ -64,13 +64,18 @@ class Fault(NamedTuple):
     cause: str
     cure: str
 
-    def after(self, sentence: str) -> str:
-        """A sentence without its full stop, the cause and the cure."""
-        return f"{sentence}{self.cause and f': {self.cause}'}. {self.cure}"
+    def after(self, sentence: str, num_steps: int = 1) -> str:
+        """A sentence without its full stop, the cause, and what to do about it after so many steps."""
+        cure = NO_STEP_YET if self.cure == STEP_TOO_LARGE and not num_steps else self.cure
+        return f"{sentence}{self.cause and f': {self.cause}'}. {cure}"
 
 
 STEP_TOO_LARGE = (
     "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
+)
+NO_STEP_YET = (
+    "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, and "
+    "at the first parameters"
 )
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
 _MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
