@@ -75,7 +75,7 @@ def load(
     splits = {name: _split(name, *pieces[name], raw.num_levels, recipe, data_seed) for name in NAMES}
     x_shape = tuple(splits["train"].levels.shape[1:])
     protocol = _protocol(raw, splits, recipe, split, data_seed, {k: index for k, (_, index) in pieces.items()})
-    return Splits(**splits, x_shape=x_shape, num_classes=raw.num_classes, protocol=protocol)
+    return Splits(splits["train"], splits["valid"], splits["test"], x_shape, raw.num_classes, protocol)
 
 
 def _resolve(dataset: str) -> Callable[[Request], Raw]:

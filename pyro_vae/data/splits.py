@@ -330,11 +330,20 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 class Form(NamedTuple):
-    """The facts of data that a program must know: the shape of one, L where they are levels, the number of classes."""
+    """The facts of data that a program must know.
+
+    Attributes:
+        x_shape: the shape of one datum.
+        num_levels: L where they are levels; None for floats.
+        num_classes: of the labels; 0 where there are none.
+        scaling: how networks see them, a word of `pyro_vae.option_words.Scaling`: "as_stored"; "standardized", each
+            column in units of its spread; or "counts", through log(1 + x), with rates relative to the column's mean.
+    """
 
     x_shape: tuple[int, ...]
     num_levels: int | None = None
     num_classes: int = 0
+    scaling: str = "as_stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,6 +355,7 @@ class Splits:
         x_shape: the shape of one datum, (C, H, W) for images, (D,) for vectors.
         num_classes: C of the labels; 0 where there are none.
         protocol: what a reader must know to repeat or compare a number; JSON, the same on every machine.
+        scaling: how a program's networks see x, see `Form`; x itself stays in its own units.
     """
 
     train: Split
@@ -354,11 +364,12 @@ class Splits:
     x_shape: tuple[int, ...]
     num_classes: int
     protocol: dict[str, Any]
+    scaling: str = "as_stored"
 
     @property
     def form(self) -> Form:
         """The facts of these data that a program must know."""
-        return Form(self.x_shape, self.train.num_levels, self.num_classes)
+        return Form(self.x_shape, self.train.num_levels, self.num_classes, self.scaling)
 
     def to(self, device: torch.device | str) -> "Splits":
         """Moves the three splits to a device, see `Split.to`."""

@@ -48,7 +48,7 @@ class Limits:
         return ", ".join(f"{words} {limit}" for words, limit in named.items() if limit is not None)
 
 
-def flag(default: Any, reason: str, *, table: str = "", scope: str = "", **limits: Any) -> Any:
+def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before: Any = None, **limits: Any) -> Any:
     """Makes a dataclass field that is a flag. One of a `Literal` type takes the words of that type.
 
     Args:
@@ -57,12 +57,15 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", **limit
         table: the table of `build` that has its names.
         scope: "place" for a field of `Config` that says where to compute, and not what; "report" for one that changes
             the report on test data, and no training.
+        before: what a saved config means that has no such setting, being older than it; None is the default.
         limits: `above`, `least`, `most`, `finite` of a number, or of each of several, see `Limits`.
 
     Returns:
         What stands behind `name: type =` in the dataclass.
     """
-    return field(default=default, metadata={"help": reason, "table": table, "scope": scope, "limits": Limits(**limits)})
+    before = default if before is None else before
+    told = {"help": reason, "table": table, "scope": scope, "before": before, "limits": Limits(**limits)}
+    return field(default=default, metadata=told)
 
 
 def words_of(setting: Field[Any]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, rebuilt_program
@@ -253,7 +254,7 @@ def _card(
 
 def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
     config, progress = trained.config, trained.progress
-    more = {}
+    more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
     return {
@@ -262,7 +263,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
         "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
         f"{config.kl_weight:g}, num_particles {config.num_particles}",
-        "training": f"{progress.epoch} epochs of batches of {config.batch_size}; epoch {progress.best_epoch} is kept, "
+        "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
         "the best on validation data",
         "seeds": f"training {config.seed}, data {config.data_seed}",
         **more,

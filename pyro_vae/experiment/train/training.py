@@ -118,7 +118,16 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
         svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
+    if world.first:
+        _note_of_batches(config, len(data.train))
     return data, vae, svi
+
+
+def _note_of_batches(config: Config, num_train: int) -> None:
+    wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
+    if size < wanted:
+        steps = -(-num_train // size)
+        print(f"note: batches of {size} data, not of {wanted}, so that an epoch has {steps} steps", file=sys.stderr)
 
 
 def _new_folder(config: Config, world: World) -> Path:
