@@ -19,7 +19,7 @@ from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.world import ALONE
 from pyro_vae.randomness import block_stream, derive
 
-SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0.01, "compile": "no"}
+SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0.01, "compile": "no", "fewest_steps": 1}
 SLOWEST = 60  # seconds until processes that wait for each other count as hanging
 
 

@@ -44,6 +44,7 @@ PICTURES = tuple(model_card.PICTURES)
 FILES = (TENSORS, CONFIG, CARD, *PICTURES)
 _LARGEST_PICTURE = 1 << 24  # bytes
 _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}
+_NEWER_KEYS = {"scaling"}  # that a share of an older version lacks
 
 
 def load(source: str | Path, **overrides: Any) -> Autoencoder:
@@ -151,8 +152,8 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
     path = folder / CONFIG
     body = manifest_file.read(path)
     with manifest_file.well_formed(path):
-        if body.keys() != _KEYS:
-            raise ValueError(f"{sorted(body.keys() ^ _KEYS)[:9]} are too many, or missing")
+        if wrong := (body.keys() - _NEWER_KEYS) ^ _KEYS:
+            raise ValueError(f"{sorted(wrong)[:9]} are too many, or missing")
         tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
         checkpoint.check_types(list(tensors.values()))
         shared = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})

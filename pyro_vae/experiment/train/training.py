@@ -118,16 +118,7 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
         svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
-    if world.first:
-        _note_of_batches(config, len(data.train))
     return data, vae, svi
-
-
-def _note_of_batches(config: Config, num_train: int) -> None:
-    wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
-    if size < wanted:
-        steps = -(-num_train // size)
-        print(f"note: batches of {size} data, not of {wanted}, so that an epoch has {steps} steps", file=sys.stderr)
 
 
 def _new_folder(config: Config, world: World) -> Path:
@@ -158,7 +149,16 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
     print(f"{run.config.dataset}: {len(data.train):,} data to train on; run folder {run.path}{again}", flush=True)
+    print(_batches(run.config, len(data.train)), end="", flush=True)
     return session
+
+
+def _batches(config: Config, num_train: int) -> str:
+    """Says that batches are smaller than was asked for, where they are."""
+    wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
+    if size == wanted:
+        return ""
+    return f"batches of {size} data, and not of {wanted}, so that an epoch has {-(-num_train // size)} steps\n"
 
 
 def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
