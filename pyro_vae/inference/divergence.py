@@ -74,8 +74,8 @@ STEP_TOO_LARGE = (
     "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
 )
 NO_STEP_YET = (
-    "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, and "
-    "at the first parameters"
+    "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, "
+    "and at the first parameters"
 )
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
 _MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
