@@ -228,15 +228,16 @@ def vae(
     if others := sorted(set(members) - set(names)):
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
+    facts["missing"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
         facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
         values = {**_values(config), **facts}
         made: Autoencoder
         if config.layers == 1:
-            made = VAE(**_members(values, members))
+            made = VAE(**_members(values, members), missing=missing)
         else:
-            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide)
+            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide, missing=missing)
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
 
@@ -293,7 +294,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
+    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -317,7 +318,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     for split in (data.valid, data.test, data.train):
         with _named(f"{data.protocol['name']}, {split.name} data"):
             for first, x in split.blocks():
-                program.likelihood.check(x, first)
+                program.check_data(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
@@ -438,7 +439,7 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0}
+    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0, "missing": False}
     made = dict(given)
     if values["guide"] == "top_down":
         encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
@@ -453,14 +454,24 @@ def _two_layers(values: Values, given: Values) -> Values:
     if "middle" not in made:
         made["middle"] = _middle(between, values["latent_dim"])
     if "prior" not in made:
-        made["prior"] = _prior({**of_z2, "posterior": made["posterior2"], "x_shape": encoded})
+        made["prior"] = _prior({**encoder2, "posterior": made["posterior2"], "x_shape": encoded})
     return made
 
 
 def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
     member = _find("POSTERIORS", values["posterior"])
     shape = member.encoder_shape(**_options(member.encoder_shape, values))
-    return member(_network("NETWORKS", encoded, shape, values), **_options(member, values))
+    return member(_encoder(encoded, shape, values), **_options(member, values))
+
+
+def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -> Any:
+    """The network from data, or from z1; of data with missing numbers it sees which they are."""
+    if not values["missing"]:
+        return _network("NETWORKS", encoded, shape, values)
+    from pyro_vae.model.networks import WithMask
+
+    network = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
+    return WithMask(network, values["input_scale"])
 
 
 def _likelihood(values: Values) -> Likelihood:

@@ -14,6 +14,7 @@ from pyro_vae.option_words import (
     Guide,
     LearningRates,
     LearnScale,
+    Missing,
     Precision,
     PseudoInputs,
     SplitKind,
@@ -60,6 +61,11 @@ class Config:
     )
     dequantize: bool = flag(
         False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
+    )
+    missing: Missing = flag(
+        "no",
+        "what NaN in the data is: nan takes it as a missing number, for log p of the observed ones, which is right where "
+        "gaps depend on observed values alone; no refuses it, since a NaN that nobody expects is an error",
     )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(

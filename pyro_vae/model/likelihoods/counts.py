@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_vae.model import distributions
-from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
+from pyro_vae.model.likelihoods.likelihood import Likelihood, observed_mean, over_pixels
 from pyro_vae.model.likelihoods.scales import Learned
 
 # Rates and means stay above it: softplus underflows to 0, where log p of a count is minus infinity.
@@ -97,5 +97,5 @@ def _mean_of_counts(output: Tensor) -> Tensor:
 
 def _start_of_counts(x: Tensor) -> Tensor:
     # Half a count more keeps a pixel without counts at a finite start; then the inverse of softplus.
-    mean = x.mean(0) + 0.5 / len(x)
+    mean = observed_mean(x) + 0.5 / (~x.isnan()).sum(0).clamp(min=1)
     return mean + torch.log(-torch.expm1(-mean))

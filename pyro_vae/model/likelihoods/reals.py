@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model import distributions
-from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, over_pixels
+from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, observed_mean, over_pixels
 from pyro_vae.model.likelihoods.scales import (
     Learned,
     LocationScale,
@@ -66,7 +66,7 @@ class Normal(LocationScale):
         {'sigma': 'predicted from z', 'floor': 0.001}
     """
 
-    advice = "Remove such data, or replace the missing values."
+    advice = "Remove such data."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return over_pixels(dist.Normal(*self.location_and_scale(z, y)), z, y)
@@ -155,8 +155,11 @@ class LowRankNormal(Likelihood):
         variance = above(self.scale_floor, raw).square()
         return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[first:])
 
+    def observed_part(self, p: Any, mask: Tensor) -> Any:
+        return distributions.MaskedLowRankNormal(p, mask)
+
     def start(self, x: Tensor) -> Tensor:
-        mean = x.mean(0)
+        mean = observed_mean(x)
         return torch.stack([mean, torch.full_like(mean, self.start_raw), *[torch.zeros_like(mean)] * self.rank])
 
     def scales(self) -> dict[str, Any]:
@@ -217,6 +220,12 @@ class ExponentialNorm(Likelihood):
         if self.x_shape is not None:
             check_shape(self, loc, leading_dims(z, y), self.x_shape)
         return distributions.ExponentialNorm(loc, self._rate(), event_dim=loc.dim() - leading_dims(z, y))
+
+    def check_missing(self) -> None:
+        raise ValueError(
+            "ExponentialNorm takes all numbers of a datum into one norm, and has no density of some of them in closed "
+            "form: with `missing=True` use Laplace, Normal or LowRankNormal"
+        )
 
     @torch.no_grad()
     def scales(self) -> dict[str, Any]:

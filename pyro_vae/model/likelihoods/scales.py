@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims
+from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, observed_mean
 from pyro_vae.option_words import LearnScale, words
 
 # exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
@@ -64,7 +64,7 @@ class LocationScale(Likelihood):
 
     def start_location(self, x: Tensor) -> Tensor:
         """Returns the location (*x_shape) under which x has the mean of the data x (N, *x_shape)."""
-        return x.mean(0)
+        return observed_mean(x)
 
     def scales(self) -> dict[str, Any]:
         if self.learn_scale == "no":
