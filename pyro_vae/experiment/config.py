@@ -64,8 +64,8 @@ class Config:
     )
     missing: Missing = flag(
         "no",
-        "what NaN in the data is: nan takes it as a missing number, for log p of the observed ones, which is right where "
-        "gaps depend on observed values alone; no refuses it, since a NaN that nobody expects is an error",
+        "what NaN in the data is: nan, a missing number, for log p of the observed ones, which is right where gaps "
+        "depend on observed values alone; no, an error, since nobody may have expected it",
     )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(

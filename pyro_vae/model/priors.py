@@ -361,9 +361,7 @@ class VampPrior(Prior):
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
         """Puts the pseudo-inputs and their labels on random data, or the inputs at random in the range of the data."""
         if (gaps := x.isnan()).any() and self.pseudo_observed is None:
-            raise ValueError(
-                "x has missing numbers (NaN), which pseudo-inputs on data have too: VampPrior(missing=True)"
-            )
+            raise ValueError("x has missing numbers (NaN), and so have pseudo-inputs on data: VampPrior(missing=True)")
         if self.pseudo_inputs == "random":
             self.pseudo_x.uniform_(x[~gaps].min().item(), x[~gaps].max().item())
             return

@@ -71,6 +71,14 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
     return Traces(model_trace, guide_trace)
 
 
+def run_at(
+    model: Callable[..., Any], guide: Callable[..., Any], values: dict[str, Tensor], *args: Any, **kwargs: Any
+) -> Traces:
+    """Runs a program as `run` does, at given values (K, B, *event) of its latent sites."""
+    num_samples = len(next(iter(values.values())))
+    return run(model, poutine.replay(guide, trace=holding(values)), num_samples, *args, **kwargs)
+
+
 def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
     """Returns the sites that are not observed, by name, in the order in which they were sampled."""
     return {site["name"]: site for site in _samples(trace) if not site["is_observed"]}

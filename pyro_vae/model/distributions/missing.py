@@ -142,7 +142,7 @@ def completed(p: Any, value: Tensor) -> Tensor:
     """Draws the missing numbers given the observed ones, which stay as they are.
 
     Args:
-        p: p(x_obs|z), as `Likelihood.observed_part` gives it; one of your own has `observed` and `completed`, see `Likelihood.observed_part`.
+        p: p(x_obs|z), as `Likelihood.observed_part` gives it.
         value: x (*, *event_shape); any number stands where one is missing.
 
     Returns:
