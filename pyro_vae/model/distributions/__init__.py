@@ -7,7 +7,8 @@
     StudentT                    Pyro's, exact for many degrees of freedom in float32 too
     ExponentialNorm             exp(-rate * RMSE), with its constant
     LowRankNormal               N(m, W W' + diag), over an event of any shape
-    MaskedLowRankNormal         the same, of which some numbers are missing
+
+What some numbers of x are distributed like, where others are missing, is in `missing`.
 
 Log-probabilities are in nats and include every constant. They and their gradients stay finite at the extremes that
 training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.
@@ -16,7 +17,6 @@ training meets (logits of 1e4, scales at their floor, x on the location), in flo
 from pyro_vae.model.distributions.continuous_bernoulli import ContinuousBernoulli, continuous_bernoulli_logits
 from pyro_vae.model.distributions.expandable import invert
 from pyro_vae.model.distributions.grey_levels import DiscretizedLogistic, GreyLevels
-from pyro_vae.model.distributions.missing import MaskedLowRankNormal
 from pyro_vae.model.distributions.poisson import NegativeBinomial, Poisson
 from pyro_vae.model.distributions.real_vectors import ExponentialNorm, LowRankNormal
 from pyro_vae.model.distributions.student import StudentT
@@ -27,7 +27,6 @@ __all__ = [
     "ExponentialNorm",
     "GreyLevels",
     "LowRankNormal",
-    "MaskedLowRankNormal",
     "NegativeBinomial",
     "Poisson",
     "StudentT",

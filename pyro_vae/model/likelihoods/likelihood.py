@@ -169,11 +169,18 @@ class Likelihood(nn.Module):
         place = (~inside).nonzero()[0].tolist()
         where = f"datum {first + place[0]}" + (f", position {tuple(place[1:])}" if place[1:] else "")
         found = x[tuple(place)]
-        advice = IF_MISSING if found.isnan().any() else self.advice
+        advice = IF_MISSING if found.isnan().any() and self._takes_missing() else self.advice
         return DataError(
             f"{type(self).__name__} needs x {_describe(self.support)}; got {in_words(found)} at {where}. "
             f"{advice}".rstrip()
         )
+
+    def _takes_missing(self) -> bool:
+        try:
+            self.check_missing()
+        except ValueError:
+            return False
+        return True
 
 
 def leading_dims(z: Tensor, y: Tensor | None) -> int:
@@ -193,9 +200,13 @@ def observed_mean(x: Tensor, otherwise: float = 0.0) -> Tensor:
         >>> observed_mean(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]]))
         tensor([1., 0.])
     """
-    if not (missing := x.isnan()).any():
-        return x.mean(0)
-    return x.nanmean(0).masked_fill(missing.all(0), otherwise)
+    total, number = _observed(x)
+    return torch.where(number > 0, total / number.clamp(min=1), otherwise)
+
+
+def _observed(x: Tensor) -> tuple[Tensor, Tensor]:
+    missing = x.isnan()
+    return torch.where(missing, 0.0, x).sum(0), (~missing).sum(0)
 
 
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:
@@ -207,9 +218,8 @@ def mean_with_one_more(x: Tensor, value: float) -> Tensor:
         Krichevsky & Trofimov, "The Performance of Universal Encoding", IEEE Transactions on Information Theory 27,
         1981.
     """
-    if not (missing := x.isnan()).any():
-        return (x.sum(0) + value) / (len(x) + 1)
-    return (x.nansum(0) + value) / ((~missing).sum(0) + 1)
+    total, number = _observed(x)
+    return (total + value) / (number + 1)
 
 
 def _describe(support: constraints.Constraint) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model import distributions
+from pyro_vae.model.distributions.missing import MaskedLowRankNormal
 from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, observed_mean, over_pixels
 from pyro_vae.model.likelihoods.scales import (
     Learned,
@@ -156,7 +157,7 @@ class LowRankNormal(Likelihood):
         return distributions.LowRankNormal(loc, torch.stack(columns, -1), variance, parts.shape[first:])
 
     def observed_part(self, p: Any, mask: Tensor) -> Any:
-        return distributions.MaskedLowRankNormal(p, mask)
+        return MaskedLowRankNormal(p, mask)
 
     def start(self, x: Tensor) -> Tensor:
         mean = observed_mean(x)
