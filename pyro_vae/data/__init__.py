@@ -5,6 +5,8 @@
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
     arrays.py    a user's own `.npy` or `.npz` file, as one more source
+    tables.py    a table in a text file -> Found; table_text.py: its lines and delimiter
+    frames.py    a table in memory -> Found; cells.py: the cells of a column
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
