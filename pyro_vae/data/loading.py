@@ -19,6 +19,7 @@ from pyro_vae.option_words import Binarize, SplitKind, check_word
 from pyro_vae.randomness import generator
 
 NAMES = ("train", "valid", "test")
+_FEW = 30  # data: below them an interval that is called 95 % may cover less
 _USER_FILE = "pyro_vae.data.arrays:user_file"
 
 
@@ -189,7 +190,7 @@ def _protocol(
         },
         "binarization": _binarization(raw, recipe, seed),
         "dequantized": _dequantization(splits["train"], recipe, seed),
-        "notes": [*raw.notes, *_notes(raw, recipe, kind), *_sampled(splits["valid"])],
+        "notes": [*raw.notes, *_notes(raw, recipe, kind), *_few(splits), *_sampled(splits["valid"])],
     }
 
 
@@ -230,6 +231,21 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
         other = "static" if recipe == "dynamic" else "dynamic"
         notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
     return notes
+
+
+def _few(splits: dict[str, Split]) -> list[str]:
+    """Says which splits have so few data that hardly anything can be told of them."""
+    about = {
+        "train": "hardly anything can be learned from so few",
+        "valid": "the choice of the best epoch is mostly chance",
+        "test": "intervals over so few are rough, and a difference must be large to show",
+    }
+    words = {"train": "training", "valid": "validation", "test": "test"}
+    sizes = {name: len(splits[name]) for name in NAMES if len(splits[name]) < _FEW}
+    return [
+        f"There {'is' if size == 1 else 'are'} {size} {words[name]} {'datum' if size == 1 else 'data'}: {about[name]}."
+        for name, size in sizes.items()
+    ]
 
 
 def _sampled(valid: Split) -> tuple[str, ...]:

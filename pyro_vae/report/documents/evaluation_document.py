@@ -19,7 +19,8 @@ from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
 # What the headline section says of them already.
-_SAID = ("autoencoder", "classification", "objective", "precision", "protocol")
+_SHOWN = ("test", "baselines", "classification")
+_SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:
@@ -46,7 +47,7 @@ def terminal_document(report: Report) -> Document:
         report: what report.json holds; every key that an evaluation adds may be absent.
     """
     head = Notes.of((run_name(report), *commands(report)))
-    added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
+    added = [_narrow(table) for table in _tables(report) if table.name not in _SHOWN]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
 
@@ -129,6 +130,7 @@ def _bounds(report: Report) -> Iterator[Headline]:
         lines = ["lower bound in expectation", f"K = {bound['num_samples']:,} draws from q(z|x)"]
         if (bits := test.get("bits_per_dim")) is not None:
             lines.append(f"at most {number(bits['mean'])} bits/dim")
+        lines.extend(_best_baseline(report))
         mark = "*" if has_heavy_weights(report) else ""
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines, mark)
     if (elbo := test.get("elbo")) is not None:
@@ -136,6 +138,14 @@ def _bounds(report: Report) -> Iterator[Headline]:
         terms = {"reconstruction": "reconstruction", "kl": "KL"}
         parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in terms.items() if key in test]
         yield _headline("ELBO", elbo, "", [", ".join(parts)] if parts else [])
+
+
+def _best_baseline(report: Report) -> Iterator[str]:
+    rows = (report.get("baselines") or {}).get("rows", ())
+    if row := max(rows, key=lambda row: row["mean"], default=None):
+        difference = _typeset(row["difference"]["mean"], _digits(row["difference"]["standard_error"]))
+        sign = "" if difference.startswith(MINUS) else "+"
+        yield f"{sign}{difference} over {row['name']}: {row['verdict']}"
 
 
 def _codes(report: Report) -> Iterator[Headline]:
@@ -151,8 +161,10 @@ def _codes(report: Report) -> Iterator[Headline]:
 
 def _shares(report: Report) -> Iterator[Headline]:
     if (classes := report.get("classification")) is not None:
-        line = f"± {share(classes['standard_error'])} over {classes['num_data']} test data"
-        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", (line,))
+        about = [f"± {share(classes['standard_error'])} over {classes['num_data']} test data"]
+        if (majority := classes.get("majority_share")) is not None:
+            about.append(f"{share(majority)} by always guessing the commonest class")
+        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", tuple(about))
     if (khat := report.get("khat")) is not None and khat.get("above") is not None:
         lines = f"of {len(khat['values']):,} test data; their log p may be too low", f"K = {khat['num_samples']:,}"
         yield Headline(f"k-hat above {khat['threshold']:g}", str(share(khat["above"])), "", lines)
