@@ -131,7 +131,7 @@ def compared(program: Estimate, found: Baselines) -> dict[str, Any]:
         ...                     for v in ([5.0, 6.0, 7.0], [2.0, 2.0, 1.0]))
         >>> row = compared(program, Baselines({"independent normals": normals}, (), 90))["rows"][0]
         >>> row["name"], round(row["difference"]["mean"], 3), row["verdict"]
-        ('independent normals', 4.333, 'no difference shown')
+        ('independent normals', 4.333, 'better')
     """
     rows = []
     for name, estimate in found.estimates.items():

@@ -238,27 +238,6 @@ def _baselines_title(report: Report) -> str:
     return f"beside log p({of_x(report)}): simple densities fitted to the training data alone{of_class}"
 
 
-def baseline_sentence(report: Report) -> str:
-    """Says what the baselines are, what their differences are, and which of them there are not.
-
-    Example:
-        >>> found = {"rows": [], "notes": ["independent normals: no density."], "num_fitted": 90}
-        >>> print(baseline_sentence({"baselines": found}))
-        independent normals: no density.
-    """
-    found = report["baselines"]
-    if not found["rows"]:
-        return " ".join(found["notes"])
-    return " ".join(
-        (
-            f"simple densities of the same x, fitted to {found['num_fitted']:,} training data. Differences are paired, "
-            f"over the same test data; better and worse are said only where the interval excludes 0. The program's "
-            f"log p({of_x(report)}) is a lower bound in expectation, and so are its differences.",
-            *found["notes"],
-        )
-    )
-
-
 def _num_draws(report: Report) -> int | None:
     return (report.get("test", {}).get("log_likelihood") or {}).get("num_samples")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
+from pyro_vae.report.documents.baseline_section import best_baseline
 from pyro_vae.report.documents.estimate_sections import (
     Report,
     commands,
@@ -130,7 +131,7 @@ def _bounds(report: Report) -> Iterator[Headline]:
         lines = ["lower bound in expectation", f"K = {bound['num_samples']:,} draws from q(z|x)"]
         if (bits := test.get("bits_per_dim")) is not None:
             lines.append(f"at most {number(bits['mean'])} bits/dim")
-        lines.extend(_best_baseline(report))
+        lines.extend(best_baseline(report))
         mark = "*" if has_heavy_weights(report) else ""
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines, mark)
     if (elbo := test.get("elbo")) is not None:
@@ -138,14 +139,6 @@ def _bounds(report: Report) -> Iterator[Headline]:
         terms = {"reconstruction": "reconstruction", "kl": "KL"}
         parts = [f"{word} {_typeset(test[key]['mean'], digits)}" for key, word in terms.items() if key in test]
         yield _headline("ELBO", elbo, "", [", ".join(parts)] if parts else [])
-
-
-def _best_baseline(report: Report) -> Iterator[str]:
-    rows = (report.get("baselines") or {}).get("rows", ())
-    if row := max(rows, key=lambda row: row["mean"], default=None):
-        difference = _typeset(row["difference"]["mean"], _digits(row["difference"]["standard_error"]))
-        sign = "" if difference.startswith(MINUS) else "+"
-        yield f"{sign}{difference} over {row['name']}: {row['verdict']}"
 
 
 def _codes(report: Report) -> Iterator[Headline]:
@@ -161,10 +154,10 @@ def _codes(report: Report) -> Iterator[Headline]:
 
 def _shares(report: Report) -> Iterator[Headline]:
     if (classes := report.get("classification")) is not None:
-        about = [f"± {share(classes['standard_error'])} over {classes['num_data']} test data"]
+        remarks = [f"± {share(classes['standard_error'])} over {classes['num_data']} test data"]
         if (majority := classes.get("majority_share")) is not None:
-            about.append(f"{share(majority)} by always guessing the commonest class")
-        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", tuple(about))
+            remarks.append(f"{share(majority)} by always guessing the commonest class")
+        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", tuple(remarks))
     if (khat := report.get("khat")) is not None and khat.get("above") is not None:
         lines = f"of {len(khat['values']):,} test data; their log p may be too low", f"K = {khat['num_samples']:,}"
         yield Headline(f"k-hat above {khat['threshold']:g}", str(share(khat["above"])), "", lines)

@@ -5,7 +5,8 @@ from typing import Any
 
 from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
-from pyro_vae.report.documents.estimate_sections import Report, baseline_sentence, of_x
+from pyro_vae.report.documents.baseline_section import baseline_sentence
+from pyro_vae.report.documents.estimate_sections import Report, of_x
 from pyro_vae.report.documents.training_document import preset_sentence, rounding_sentence
 
 

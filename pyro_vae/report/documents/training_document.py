@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyro_vae.report.cells import fixed, interval, nats, plain, too_small
+from pyro_vae.report.cells import fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
-from pyro_vae.report.documents.estimate_sections import Entry, Report, baseline_sentence, headline_entries, of_x
+from pyro_vae.report.documents.baseline_section import baseline_sentence, baseline_table
+from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
 
@@ -30,32 +31,8 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    beside = [table for table in (_baselines(report),) if table.rows]
+    beside = [table for table in (baseline_table(report),) if table.rows]
     return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
-
-
-def _baselines(report: Report) -> Table:
-    """Makes the table of the baselines, with the verdict on each difference."""
-    found = report.get("baselines") or {}
-    heads = (
-        f"baseline{', by class' if found.get('by_class') else ''}",
-        f"log p({of_x(report)})",
-        "program - it",
-        "95 % interval",
-    )
-    rows = [
-        (
-            row["name"],
-            fixed(row["mean"]),
-            nats(difference["mean"], "+"),
-            interval(difference["interval"]),
-            row["verdict"],
-        )
-        for row in found.get("rows", ())
-        for difference in (row["difference"],)
-    ]
-    table = Table.of("beside", (*heads, ""), rows, words=1)
-    return table._replace(columns=(*table.columns[:-1], Column("")))
 
 
 def _numbers(entry: Entry) -> Iterator[Any]:
@@ -151,9 +128,9 @@ def _classes(classes: Mapping[str, Any]) -> str:
     guess = "" if majority is None else f"Always the commonest class of the training data: {majority:.1%} right. "
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
-        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}PSIS k-hat "
-        f"is above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
-        "those for the others, whose bounds are looser; that flatters the accuracy."
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}PSIS "
+        f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
+        f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
 
 
