@@ -162,7 +162,8 @@ def full():
         },
         "classification": {
             "accuracy": 0.9361, "standard_error": 0.0129, "log_p_of_true_class": -0.2135, "num_data": 6,
-            "majority_class": 4, "majority_share": 0.1667, "num_samples": 100, "khat_above_0.7": {"true_class": 0.06, "other_classes": 0.18},
+            "majority_class": 4, "majority_share": 0.1667, "num_samples": 100,
+            "khat_above_0.7": {"true_class": 0.06, "other_classes": 0.18},
         },
         "timings": {"ais": 34.0, "bdmc": 47.98},
     }  # fmt: skip
