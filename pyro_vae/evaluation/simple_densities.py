@@ -9,7 +9,7 @@ r"""Simple densities of vectors, each fitted to rows (N, D) by a formula: what a
 
 Each maker takes rows, float32 or float64, and returns x (B, D) float64 -> log p(x) (B,), in nats, summed over columns.
 All compute in float64. A number that is NaN is missing: N is then that of the numbers of the column, and log p is that
-of the numbers that are there. The full covariance needs all of them.
+of the numbers that are there.
 """
 
 import math
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+from pyro_vae.evaluation.normal_with_gaps import fit_with_gaps, log_density_of_the_rest
 
 MOST_COLUMNS = 500  # of a full covariance: beyond, it takes longer than it tells
 _BLOCK_NUMBERS = 1 << 22  # that are float64 at a time
@@ -124,42 +126,51 @@ def full_normal(rows: Tensor) -> LogDensity:
 
     .. math:: \log N(x; \mu, S C S) = \log N(S^{-1} (x - \mu); 0, C) - \sum_j \log s_j
 
+    C is that of Ledoit and Wolf; by EM where numbers are missing, see `normal_with_gaps`.
+
     Raises:
-        NoFitError: a column is constant, there are more than 500, or numbers are missing, here or later.
+        NoFitError: a column is constant, there are more than 500, or numbers are missing in rows of many columns.
 
     Reference:
         Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", Journal of Multivariate
-        Analysis 88, 2004, for C. https://doi.org/10.1016/S0047-259X(03)00096-4
+        Analysis 88, 2004. https://doi.org/10.1016/S0047-259X(03)00096-4
 
     Example:
         >>> noise = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
-        >>> log_p = full_normal(torch.cat([noise, noise], 1))
-        >>> bool(log_p(torch.zeros(1, 2).double()) > 1)   # the columns are alike, so that the density is high
+        >>> rows, x = noise.expand(-1, 2), torch.zeros(1, 2).double()
+        >>> bool(full_normal(rows)(x) > normals(rows)(x))   # the columns are alike
         True
     """
-    from sklearn.covariance import ledoit_wolf
-
     if rows.shape[1] > MOST_COLUMNS:
         raise NoFitError(f"left out, since {rows.shape[1]:,} columns are more than {MOST_COLUMNS}")
-    _check_whole(rows)
     mean, scale = _moments(rows)
-    covariance, _ = ledoit_wolf(((rows - mean) / scale).numpy(), assume_centered=True)
-    lower, info = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
+    centre, covariance = _correlations((rows - mean) / scale)
+    lower, info = torch.linalg.cholesky_ex(covariance)
     if info:
         raise NoFitError("left out, since its covariance is singular")
     constant = lower.diagonal().log().sum() + scale.log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
 
     def log_p(x: Tensor) -> Tensor:
-        _check_whole(x)
-        white = torch.linalg.solve_triangular(lower, ((x - mean) / scale).T, upper=False)
+        r = (x - mean) / scale
+        if (missing := x.isnan()).any():
+            jacobian = scale.log().expand_as(x).masked_fill(missing, 0.0).sum(1)
+            return log_density_of_the_rest(r, centre, covariance) - jacobian
+        white = torch.linalg.solve_triangular(lower, (r - centre).T, upper=False)
         return -0.5 * white.square().sum(0) - constant
 
     return log_p
 
 
-def _check_whole(x: Tensor) -> None:
-    if x.isnan().any():
-        raise NoFitError("left out, since values are missing")
+def _correlations(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Fits mean (D,) and covariance (D, D) to rows in units of their columns' spread."""
+    if rows.isnan().any():
+        if (fit := fit_with_gaps(rows)) is None:
+            raise NoFitError(f"left out, since values are missing, and {rows.shape[1]} columns are too many for EM")
+        return fit
+    from sklearn.covariance import ledoit_wolf
+
+    covariance, _ = ledoit_wolf(rows.numpy(), assume_centered=True)
+    return rows.new_zeros(rows.shape[1]), torch.from_numpy(covariance)
 
 
 def _of_columns(terms: Callable[[Tensor], Tensor]) -> LogDensity:

@@ -15,6 +15,7 @@ from pyro_vae.evaluation import Baselines, Estimate, baselines, paired
 from pyro_vae.evaluation import simple_densities as simple
 from pyro_vae.evaluation.baseline import baselines_of, compared, verdict
 from pyro_vae.evaluation.data_fingerprint import fingerprint
+from pyro_vae.evaluation.normal_with_gaps import fit_with_gaps, log_density_of_the_rest
 
 UNITS = np.array([1e-4, 1.0, 1e4])
 NAN = math.nan
@@ -168,13 +169,77 @@ def test_a_constant_column_gives_a_sentence_and_no_number(column):
     )
 
 
-@pytest.mark.parametrize("where", ["train", "test"])
-def test_a_full_covariance_is_left_out_where_values_are_missing(where):
-    rows = {"train": noise().standard_normal((20, 3)), "test": noise(1).standard_normal((5, 3))}
-    rows[where][4, 1] = NAN
-    found = baselines(split(rows["train"]), torch.tensor(rows["test"]).float(), support=constraints.real)
+def with_gaps(rows, share, seed):
+    return rows.masked_fill(torch.tensor(noise(seed).random(tuple(rows.shape)) < share), NAN)
+
+
+def test_log_p_of_what_is_there_is_the_marginal_normal():
+    rows, x = correlated(60), with_gaps(correlated(12, seed=1), 0.4, 2)
+    x[0] = NAN
+    units = rows.std(0)
+    centred = (rows - rows.mean(0)) / units
+    shrunk = LedoitWolf(assume_centered=True).fit(centred.numpy()).covariance_
+    found = simple.full_normal(rows)(x)
+    assert found[0] == 0
+    for row, value in zip(x[1:], found[1:], strict=True):
+        at = ~row.isnan().numpy()
+        r = ((row - rows.mean(0)) / units)[at].numpy()
+        expected = stats.multivariate_normal.logpdf(r, np.zeros(at.sum()), shrunk[np.ix_(at, at)]) if at.any() else 0
+        assert value.item() == pytest.approx(expected - units[at].log().sum().item(), rel=1e-9)
+
+
+def penalised(rows, mean, covariance):
+    """What EM raises: log p of what is there, plus that of D rows of independent columns, up to a constant."""
+    total = 0.0
+    for row in rows:
+        at = ~np.isnan(row)
+        total += stats.multivariate_normal.logpdf(row[at], mean[at], covariance[np.ix_(at, at)]) if at.any() else 0
+    return total - 0.5 * len(mean) * (np.linalg.slogdet(covariance)[1] + np.trace(np.linalg.inv(covariance)))
+
+
+def test_em_ends_where_no_step_raises_the_likelihood():
+    """Against the likelihood of what is there by scipy: it is stationary in means and covariances."""
+    rows = with_gaps(correlated(200) / torch.tensor(UNITS), 0.4, 2)
+    rows = (rows - rows.nanmean(0)) / 1.0
+    mean, covariance = (part.numpy() for part in fit_with_gaps(rows))
+    best, step = penalised(rows.numpy(), mean, covariance), 0.02
+    for i in range(3):
+        moved = np.eye(3)[i] * step
+        for sign in (1, -1):
+            assert penalised(rows.numpy(), mean + sign * moved, covariance) < best
+            for j in range(3):
+                change = sign * step * (np.outer(np.eye(3)[i], np.eye(3)[j]) + np.outer(np.eye(3)[j], np.eye(3)[i]))
+                assert penalised(rows.numpy(), mean, covariance + change) < best
+
+
+def test_without_gaps_em_is_the_shrunk_sample_covariance():
+    rows = correlated(100) / torch.tensor(UNITS)
+    mean, covariance = fit_with_gaps(rows)
+    about = rows - rows.mean(0)
+    assert torch.allclose(mean, rows.mean(0), atol=1e-3)
+    assert torch.allclose(covariance, (about.T @ about + 3 * torch.eye(3).double()) / 103, atol=1e-3)
+
+
+def test_with_gaps_the_full_normal_is_near_the_truth():
+    """A marginal of the true normal for each row: 9 parameters of 4,000 rows with 40 % gaps cost some 2e-3."""
+    rows, x = with_gaps(correlated(4_000), 0.4, 2), with_gaps(correlated(1_000, seed=1), 0.4, 3)
+    mixing = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [-0.5, 0.5, 0.7]], dtype=torch.float64)
+    units = torch.tensor(UNITS)
+    jacobian = units.log().expand_as(x).masked_fill(x.isnan(), 0).sum(1)
+    truth = log_density_of_the_rest(x / units, torch.arange(1.0, 4).double(), mixing @ mixing.T) - jacobian
+    full, independent = ((truth - make(rows)(x)).mean().item() for make in (simple.full_normal, simple.normals))
+    assert abs(full) < 0.02
+    assert independent > 0.1
+
+
+def test_gaps_in_many_columns_leave_the_full_covariance_out():
+    x = torch.randn(200, 80, generator=torch.Generator().manual_seed(0))
+    x[3, 4] = NAN
+    found = baselines(split(x), x, support=constraints.real)
     assert list(found.estimates) == ["independent normals"]
-    assert found.notes == ("full-covariance normal: left out, since values are missing.",)
+    assert found.notes == (
+        "full-covariance normal: left out, since values are missing, and 80 columns are too many for EM.",
+    )
     assert all(estimate.value.isfinite().all() for estimate in found.estimates.values())
 
 
