@@ -82,10 +82,17 @@ def reconstructions(
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
-        vae.likelihood.check(x)
-        view = Reconstructions(x, z, p.mean, p.log_prob(x))
+        vae.check_data(x)
+        view = Reconstructions(x, z, p.mean, _log_prob(vae, p, x))
     more = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
     return view._replace(log_likelihood_of_draws=more)
+
+
+def _log_prob(vae: Autoencoder, p: Any, x: Tensor) -> Tensor:
+    """Evaluates log p(x|z), of the numbers that are there."""
+    if not vae.missing:
+        return p.log_prob(x)
+    return vae.likelihood.observed_part(p, ~x.isnan()).log_prob(vae.likelihood.filled(x))
 
 
 def log_likelihood_of_draws(vae: Any, x: Tensor, num_samples: int, seed: int, y: Tensor | None = None) -> Tensor:
