@@ -49,8 +49,10 @@ def _named(name: str, origin: float) -> str:
 def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     x, drawn = x[np.isfinite(x)], drawn[np.isfinite(drawn)]
     edges = _edges(x, drawn)
-    axes.hist(x, edges, density=True, color=BLUE, alpha=0.45, label=f"{len(x):,} test data")
-    axes.hist(drawn, edges, density=True, histtype="step", color=RED, lw=1.3, label=f"{len(drawn):,} draws from the program")
+    axes.hist(x, edges, density=len(x) > 0, color=BLUE, alpha=0.45, label=f"{len(x):,} test data")
+    axes.hist(
+        drawn, edges, density=True, histtype="step", color=RED, lw=1.3, label=f"{len(drawn):,} draws from the program"
+    )
     axes.set(yticks=[], xlim=(edges[0], edges[-1]))
     axes.tick_params(labelsize=7)
     axes.locator_params(axis="x", nbins=4)
@@ -72,7 +74,8 @@ def _edges(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 def _correlations(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     """Shows a point for each pair of columns: its correlation among the data, and among the draws."""
     axes.plot([-1, 1], [-1, 1], color=PALE, lw=1)
-    axes.plot(_pairs(x), _pairs(drawn), "o", color=INK, ms=2.5, mew=0, alpha=0.7)
+    pairs = np.stack([_pairs(x), _pairs(drawn)])
+    axes.plot(*pairs[:, np.isfinite(pairs).all(0)], "o", color=INK, ms=2.5, mew=0, alpha=0.7)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     axes.set_xlabel("correlation of two columns,\ndata (across) and draws (up)", fontsize=8)
     axes.tick_params(labelsize=7)
