@@ -18,6 +18,8 @@ from pyro_vae.experiment.evaluate import report_files
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.measurements import evaluate
 from pyro_vae.experiment.run.trained_run import open_run
+from pyro_vae.report.documents.evaluation_document import terminal_document
+from pyro_vae.report.render.plain_text import to_text
 
 SIZE = 120
 NAMES = np.array(["ant", "bee", "cat"])
@@ -94,9 +96,6 @@ def test_the_data_line_says_what_the_file_holds(written):
 
 def test_a_report_of_earlier_without_rows_is_still_read(written):
     look, _, _ = written
-    from pyro_vae.report.documents.evaluation_document import terminal_document
-    from pyro_vae.report.render.plain_text import to_text
-
     khat = look.report["khat"]
     old = {key: value for key, value in look.report.items() if key != "about"}
     old["khat"] = {**khat, "worst": [{k: v for k, v in row.items() if k not in ("row", "id")} for row in khat["worst"]]}
