@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         "--pictures",
         action=ActionYesNo(no_prefix="no-"),
         default=True,
-        help="take along samples.png and reconstructions.png, which shows test data",
+        help="take along samples.png, and reconstructions.png or columns.png, which show test data",
     )
     parser.add_argument(
         "--push", type=str, default="", help="send it to user/name on the hub, made private if it is new"

@@ -21,6 +21,7 @@ import pyro_vae as pv
 from pyro_vae.report.draw import (
     column_pictures,
     column_views,
+    estimate_figures,
     image_views,
     images,
     latent_pictures,
@@ -68,6 +69,10 @@ IN_COLOUR = torch.linspace(-1, 1, 12).reshape(4, 3, 1, 1).expand(4, 3, 5, 5)
 GREYS = latent.in_grey(0.1, 0.9, 0.4, 0.7)
 FIGURES = {
     **{name: lambda draw=draw: draw(full()) for name, draw in test_report_figures.DRAWN.items()},
+    "khat of rows": lambda: estimate_figures.khat(
+        {**full()["khat"], "worst": [{"datum": 3, "row": 123, "label": 1, "khat": 0.9}, {"datum": 0, "row": 7}]},
+        ("cat", "dog"),
+    ),
     "rate_distortion": lambda: sweep_figures.rate_distortion(test_report_sweep.GRID),
     "sweep curve": lambda: sweep_figures.curve(test_report_sweep.GRID),
     "comparison": lambda: comparisons.picture(

@@ -4,7 +4,7 @@
     config.json         schema, settings, what must be known of the data, the classes of the members, versions, SHA-256
                         and size of the file above, and the SHA-256 of all this
     README.md           the model card: what was measured, on what, and what that does not say
-    samples.png, reconstructions.png
+    samples.png, reconstructions.png, columns.png
 
 config.json is written first. If the rest is cut short, its hashes refuse what is there, and the same command writes all
 of it anew. It is checked as the manifest of a checkpoint is, see `manifest`.

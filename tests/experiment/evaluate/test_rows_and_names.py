@@ -85,6 +85,14 @@ def test_tables_name_data_by_row_id_and_class(written):
     assert "datum" not in [line.split()[0] for line in text.splitlines() if line]
 
 
+def test_a_picture_of_one_datum_names_its_row_and_its_class(written):
+    look, _, folder = written
+    about = look.report["posterior"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"Row {about['row']} of the data (label {NAMES[about['label']]})" in page
+    assert "Each column of the test data beside draws from the program" in page
+
+
 def test_the_data_line_says_what_the_file_holds(written):
     look, text, _ = written
     assert look.report["about"] == "120 rows of 3 numbers, reals, labels ant ... cat"
