@@ -7,6 +7,8 @@
     arrays.py    a user's own `.npy` or `.npz` file, as one more source
     tables.py    a table in a text file -> Found; table_text.py: its lines and delimiter
     frames.py    a table in memory -> Found; cells.py: the cells of a column
+    image_folder.py  a folder of images -> Found; folder_layout.py: its splits and classes, image_files.py: one image,
+                 image_cache.py: many images, decoded once and mapped
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
