@@ -9,6 +9,7 @@
     frames.py    a table in memory -> Found; cells.py: the cells of a column
     image_folder.py  a folder of images -> Found; folder_layout.py: its splits and classes, image_files.py: one image,
                  image_cache.py: many images, decoded once and mapped
+    conversions.py  files of other formats: the two lines that make one that is read
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
