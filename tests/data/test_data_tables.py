@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from cases import thorough
 
-from pyro_vae.data.own.frames import of_frame
 from pyro_vae.data.own.reading import Reading
-from pyro_vae.data.own.tables import read_csv
+from pyro_vae.data.tables.frames import of_frame
+from pyro_vae.data.tables.table_file import read_csv
 from pyro_vae.errors import DataError, UsageError
 
 NAN = float("nan")
@@ -215,7 +215,7 @@ def test_sizes_are_bounded_before_anything_is_parsed(read, tmp_path, monkeypatch
         file.truncate((1 << 31) + 1)
     with pytest.raises(DataError, match="more than 2,147,483,648 bytes"):
         read_csv(tmp_path / "large.csv")
-    monkeypatch.setattr("pyro_vae.data.own.table_text._LONGEST_LINE", 100)
+    monkeypatch.setattr("pyro_vae.data.tables.table_text._LONGEST_LINE", 100)
     with pytest.raises(DataError, match="line 2 has 100 characters or more"):
         read("a,b\n" + "1" * 200 + ",2\n")
 

@@ -53,7 +53,7 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Options) -> tuple[Found, Options]:
     """Makes one `Found` of the frames of all splits, which have the same columns."""
-    from pyro_vae.data.own.frames import of_frame
+    from pyro_vae.data.tables.frames import of_frame
 
     if isinstance(y, str):
         options["label"], y = y, None

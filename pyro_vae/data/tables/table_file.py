@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 from pandas.api import types
 
-from pyro_vae.data.own.cells import MISSING, has_decimal_comma
-from pyro_vae.data.own.frames import LABELS, of_frame
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.own.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
+from pyro_vae.data.tables.cells import MISSING, has_decimal_comma
+from pyro_vae.data.tables.frames import LABELS, of_frame
+from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".txt")
