@@ -277,11 +277,7 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
     p = likelihood(z, y)
     given = x
     if x is not None:
-        _check_shape(x, p.event_shape)
-        likelihood.check(likelihood.filled(x) if missing else x)
-        given = _with_numbers(p, likelihood, x) if missing else x
-        check_ends(p, given)
-        p = likelihood.observed_part(p, ~x.isnan()) if missing else p
+        p, given = of_observed(likelihood, p, x, missing)
     value = pyro.sample("x", p, obs=given)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
@@ -294,6 +290,26 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
             )
         likelihood.check(value)
     return value
+
+
+def of_observed(likelihood: Likelihood, p: Any, x: Tensor, missing: bool) -> tuple[Any, Tensor]:
+    """Checks data, and returns p(x_obs|z) with the numbers at which its density is log p(x_obs|z).
+
+    Args:
+        likelihood: the member that made p.
+        p: p(x|z).
+        x: data (B, *x_shape).
+        missing: whether NaN is a missing number.
+
+    Raises:
+        DataError: as `observe`.
+        ValueError: p(x_obs|z) is not known.
+    """
+    _check_shape(x, p.event_shape)
+    likelihood.check(likelihood.filled(x) if missing else x)
+    given = _with_numbers(p, likelihood, x) if missing else x
+    check_ends(p, given)
+    return likelihood.observed_part(p, ~x.isnan()) if missing else p, given
 
 
 def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from pyro_vae.data.tables.frames import LABELS, of_frame
 from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError
 
-TABLE_ENDINGS = (".csv", ".tsv", ".txt")
 _DEFAULT = Reading()
 # The default is exact from 3.1 on, and naming it is deprecated.
 _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}

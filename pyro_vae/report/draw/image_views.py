@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
-from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder, of_observed
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 
@@ -80,8 +80,8 @@ def reconstructions(
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
-        vae.likelihood.check(x)
-        view = Reconstructions(x, z, p.mean, p.log_prob(x))
+        observed, given = of_observed(vae.likelihood, p, x, vae.missing)
+        view = Reconstructions(x, z, p.mean, observed.log_prob(given))
     more = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
     return view._replace(log_likelihood_of_draws=more)
 
