@@ -89,7 +89,8 @@ def _width(path: Path, line: int, record: list[str], form: Form) -> DataError:
     delimiter = "white space" if form.delimiter == " " else repr(form.delimiter)
     return DataError(
         f"{path}: line {line} has {len(record):,} of {len(form.names):,} cells, with {delimiter} between cells. "
-        "Write a missing number as an empty cell or as NA, and text that holds the delimiter within quotation marks."
+        "Write a missing number as an empty cell or as NA, text that holds the delimiter within quotation marks, and "
+        "nothing above the names of the columns."
     )
 
 
