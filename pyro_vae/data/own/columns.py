@@ -46,7 +46,7 @@ def fitted(raw: Raw, train: np.ndarray) -> Columns:
         size = np.maximum(observed.sum(0), 1)
         mean = np.where(observed, rows, 0).sum(0) / size
         spread = np.sqrt(np.where(observed, (rows - mean) ** 2, 0).sum(0) / size)
-    constant = spread <= 1e-12 * np.abs(mean)
+    constant = spread <= np.maximum(1e-12 * np.abs(mean), np.finfo(np.float32).tiny)
     kept = np.flatnonzero(~constant)
     far = np.abs(mean) * 2.0**-24 > _LOST * spread
     origin = np.where(far, mean.astype(np.float32).astype(np.float64), 0.0)[kept]
