@@ -60,19 +60,17 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
     if y.keys() != x.keys():
         raise DataError(f"{name}: labels only for {', '.join(y)}; give them for every split, or for none.")
     plain = {key: _plain(name, key, labels, len(x[key])) for key, labels in y.items()}
-    found = np.unique(np.concatenate([labels.astype(str) if _mixed(plain) else labels for labels in plain.values()]))
-    ordered = np.array(sorted(found.tolist(), key=_as_number))
+    are_words = any(labels.dtype.kind in "UT" for labels in plain.values())
+    values = {key: (labels.astype(str) if are_words else labels).tolist() for key, labels in plain.items()}
+    ordered = sorted(set().union(*values.values()), key=_as_number)
     if len(ordered) > _MOST_CLASSES:
         raise DataError(
             f"{name}: the labels have {len(ordered)} different values, and at most {_MOST_CLASSES} classes are taken. "
             "Are they measurements? Put them into x, or leave them out."
         )
-    numbers = {value: i for i, value in enumerate(ordered.tolist())}
-    codes = {
-        key: np.array([numbers[v] for v in labels.astype(ordered.dtype).tolist()], np.int64)
-        for key, labels in plain.items()
-    }
-    names = tuple(_named(value) for value in ordered.tolist())
+    numbers = {value: i for i, value in enumerate(ordered)}
+    codes = {key: np.array([numbers[value] for value in labels], np.int64) for key, labels in values.items()}
+    names = tuple(_named(value) for value in ordered)
     return Classes(codes, () if names == tuple(map(str, range(len(names)))) else names, len(names))
 
 
@@ -99,16 +97,12 @@ def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
             f"{name}: the label of row {empty.argmax()} of {key} is missing. Leave such rows out, or give them a class "
             "of their own."
         )
-    whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and np.abs(y).max() < 1 << 53
+    whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and float(np.abs(y).max()) < 1 << 53
     return y.astype(np.int64) if whole or y.dtype.kind in "bi" else y
 
 
 def _is_one_hot(y: np.ndarray) -> bool:
     return bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all())
-
-
-def _mixed(y: Arrays) -> bool:
-    return len({labels.dtype.kind in "UT" for labels in y.values()}) > 1
 
 
 def _as_number(value: str | float) -> tuple[bool, float, str]:
