@@ -21,16 +21,16 @@ MODULES = {
 ORDER = [
     ["errors", "quiet_matplotlib", "randomness", "system", "option_words", "command_lines", "loss_requirements"],
     ["data"],
+    ["model.encoder_inputs"],
     [
         "model.networks",
         "model.scaling",
         "model.parameter_store",
         "model.program",
-        "model.traces",
         "model.conditions",
         "model.constants",
     ],
-    ["model.distributions", "model.paths", "model.folding"],
+    ["model.distributions", "model.traces", "model.paths", "model.folding"],
     ["model.squashed_logits", "model.given_data"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],

@@ -11,6 +11,8 @@ from pyro_vae.data.own.layout import in_words
 from pyro_vae.data.sources import Raw
 from pyro_vae.data.splits import NAMES, Split
 
+_FEW = 30  # data: below them an interval that is called 95 % may cover less
+
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
@@ -65,6 +67,7 @@ def protocol(
             *raw.notes,
             *_notes(raw, recipe, kind),
             *_untrained(splits, raw.classes),
+            *_few(splits),
             *_sampled(splits["valid"]),
         ],
     }
@@ -150,3 +153,18 @@ def _sampled(valid: Split) -> tuple[str, ...]:
     if valid.sample_size == len(valid):
         return ()
     return (f"During training, validation looks at a random {valid.sample_size} of the {len(valid)} validation data.",)
+
+
+def _few(splits: dict[str, Split]) -> list[str]:
+    """Says which splits have so few data that hardly anything can be told of them."""
+    about = {
+        "train": "hardly anything can be learned from so few",
+        "valid": "the choice of the best epoch is mostly chance",
+        "test": "intervals over so few are rough, and a difference must be large to show",
+    }
+    words = {"train": "training", "valid": "validation", "test": "test"}
+    sizes = {name: len(splits[name]) for name in NAMES if len(splits[name]) < _FEW}
+    return [
+        f"There {'is' if size == 1 else 'are'} {size} {words[name]} {'datum' if size == 1 else 'data'}: {about[name]}."
+        for name, size in sizes.items()
+    ]

@@ -1,6 +1,7 @@
 """How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
 
 from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
+from pyro_vae.evaluation.baseline import Baselines, baselines
 from pyro_vae.evaluation.block_graphs import compiled
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
@@ -8,6 +9,7 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
     ActiveUnits,
@@ -44,6 +46,7 @@ __all__ = [
     "ActiveUnits",
     "AggregateTerms",
     "AnnealedEstimate",
+    "Baselines",
     "BidirectionalEstimate",
     "Bracket",
     "Classification",
@@ -57,6 +60,7 @@ __all__ = [
     "GridEstimate",
     "IWAECurve",
     "Identity",
+    "Imputation",
     "JointDifference",
     "KLPerDimension",
     "Mixing",
@@ -70,6 +74,7 @@ __all__ = [
     "active_units",
     "aggregate_terms",
     "ais",
+    "baselines",
     "bdmc",
     "between_seeds",
     "classify",
@@ -80,6 +85,7 @@ __all__ = [
     "escalate",
     "gap_budget",
     "identity",
+    "impute",
     "is_rounded",
     "iwae",
     "iwae_curve",

@@ -212,7 +212,7 @@ def reading(config: Config) -> Values:
         "num_levels": config.levels,
         "counts": likelihood.support is constraints.nonnegative_integer and not has_end and not is_first,
         "reals": likelihood.support is constraints.real,
-        "missing": getattr(config, "missing", "no") == "nan",
+        "missing": config.missing == "nan",
         "needs_labels": config.conditional,
         "version": config.reader,
     }
@@ -260,6 +260,7 @@ def vae(
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
+    facts["missing"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(likelihood):
         facts |= {"num_levels": num_levels}
         if scaling == "as_stored":
@@ -270,9 +271,9 @@ def vae(
             _check_scaling(config, scaling)
         made: Autoencoder
         if config.layers == 1:
-            made = VAE(**_members(values, members))
+            made = VAE(**_members(values, members), missing=missing)
         else:
-            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide)
+            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide, missing=missing)
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
 
@@ -329,7 +330,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
+    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -355,7 +356,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     for split in (data.valid, data.test, data.train):
         with _at_rows(data.protocol["name"], split):
             for first, x in split.blocks():
-                program.likelihood.check(x, first)
+                program.check_data(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
@@ -498,7 +499,8 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0, "data_scale": None}
+    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "missing": False}
+    between = {**of_z2, "hidden": values["hidden2"], **apart}
     made = dict(given)
     if values["guide"] == "top_down":
         encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
@@ -524,10 +526,16 @@ def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
 
 
 def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -> Any:
+    """The network from data, or from z1: it sees data as they are scaled, and which numbers are missing."""
+    from pyro_vae.model.networks import WithMask
     from pyro_vae.model.scaling import Rescaled
 
-    network, scale = _network("NETWORKS", encoded, shape, values), values["data_scale"]
-    return network if scale is None else Rescaled(network, scale)
+    if values["missing"]:
+        inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
+        network = WithMask(inner, values["input_scale"])
+    else:
+        network = _network("NETWORKS", encoded, shape, values)
+    return network if values["data_scale"] is None else Rescaled(network, values["data_scale"])
 
 
 def _likelihood(values: Values) -> Likelihood:

@@ -16,6 +16,7 @@ from pyro_vae.option_words import (
     Guide,
     LearningRates,
     LearnScale,
+    Missing,
     Precision,
     PseudoInputs,
     SplitKind,
@@ -104,6 +105,11 @@ class Config:
         "show the networks each column of a table in units of its spread, while x and log p(x) stay in the data's own "
         "units; auto is yes for floats that are no images, under normal, laplace and low_rank_normal",
         before="no",
+    )
+    missing: Missing = flag(
+        "no",
+        "what NaN in the data is: nan, a missing number, for log p of the observed ones, which is right where gaps "
+        "depend on observed values alone; no, an error, since nobody may have expected it",
     )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data import ARRAY_ENDINGS, TABLE_ENDINGS
+from pyro_vae.data import ARRAY_ENDINGS, PATHS, TABLE_ENDINGS
 from pyro_vae.data.own import first_version
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.numbers import numbers
-from pyro_vae.data.own.other_forms import other_form
-from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.sources import Part, Raw, Request, hold_out, seven_one_two
 from pyro_vae.errors import DataError
 
@@ -47,19 +46,21 @@ def user_file(request: Request) -> Raw:
 
 
 def _found(path: Path, request: Request) -> Found:
-    if path.suffix in ARRAY_ENDINGS:
+    if path.suffix.lower() in ARRAY_ENDINGS:
         from pyro_vae.data.own.archives import read_archive
 
         return read_archive(path, request.reading, request.map_above)
-    if path.suffix in TABLE_ENDINGS:
-        from pyro_vae.data.own.tables import read_csv
+    if path.suffix.lower() in TABLE_ENDINGS:
+        from pyro_vae.data.tables.table_file import read_csv
 
         return read_csv(path, request.reading)
     if path.is_dir():
-        from pyro_vae.data.own.image_folder import read_folder
+        from pyro_vae.data.images.image_folder import read_folder
 
-        return read_folder(path, request.reading)
-    raise other_form(path)
+        return read_folder(path, request.reading, map_above=request.map_above)
+    from pyro_vae.data.own.conversions import other_format
+
+    raise DataError(other_format(path) or f"{path}: is of no form that is read: give {PATHS}.")
 
 
 def raw(found: Found, reading: Reading) -> Raw:

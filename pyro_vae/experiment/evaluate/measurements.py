@@ -20,8 +20,10 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
+from pyro_vae.evaluation.baseline import baselines_of, compared
 from pyro_vae.evaluation.bounds import steps
 from pyro_vae.evaluation.estimators import known
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.precision import rounding_summary
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
@@ -36,6 +38,7 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 PICTURE_DIM = 2
+_AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
 @dataclass(eq=False)
@@ -157,14 +160,26 @@ def _headline(look: Look) -> dict[str, Estimate]:
         else:
             estimates = headline.finite({**look.terms._asdict(), "log_likelihood": look.log_likelihood}, cause)
     look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look))
+    if not look.is_autoencoder:
+        look.unless_refused("baselines", partial(_baselines, look))
     return estimates
+
+
+def _baselines(look: Look) -> None:
+    trained, size = look.trained, len(look.test)
+    classes = trained.data.num_classes if trained.config.conditional else 0
+    with look.step("baselines", "simple densities fitted to the training data"):
+        pieces = look.test.pieces(torch.arange(size).split(_AT_ONCE))
+        found = baselines_of(pieces, trained.data.train, classes, support=trained.vae.likelihood.support)
+        look.report["baselines"] = compared(look.log_likelihood, found)
 
 
 def _classes(look: Look) -> dict[str, Any] | None:
     if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
     columns = {name: column.T for name, column in look.part("classes").items()}
-    return evaluation.Classification(**columns, num_samples=look.plan.elbo_samples).summary(look.test.labels)
+    classes = evaluation.Classification(**columns, num_samples=look.plan.elbo_samples)
+    return classes.summary(look.test.labels, look.trained.data.train.labels)
 
 
 def _rounding(look: Look) -> dict[str, Any] | None:

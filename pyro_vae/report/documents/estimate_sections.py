@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyro_vae.report.cells import number, share, too_small
+from pyro_vae.report.cells import interval, number, share, too_small
 from pyro_vae.report.document import Column, Table
 
 Report = Mapping[str, Any]
@@ -78,6 +78,7 @@ def sections(report: Report) -> list[Estimates]:
     """
     makers = (
         ("test", "test data, per datum", _test),
+        ("baselines", _baselines_title(report), _baselines),
         ("curve", "importance-weighted bounds: at every k the same draws, in groups of k", _curve),
         ("jackknife", "beside them: the jackknife, no bound", _jackknife),
         ("reference", _reference_title(report), _reference),
@@ -221,6 +222,26 @@ def _test(report: Report) -> Iterator[Entry]:
         yield Entry("rounding_size", "mean absolute value", size, "", meaning)
 
 
+def _baselines(report: Report) -> Iterator[Entry]:
+    """Yields each baseline, and the difference to it with the verdict."""
+    for row in (report.get("baselines") or {}).get("rows", ()):
+        name, difference = row["name"], row["difference"]
+        yield Entry(name, name, row)
+        counts = {"num_data": row["num_data"], "num_samples": _num_draws(report)}
+        meaning = f"{100 * difference['confidence']:g} % in {interval(difference['interval'])}: {row['verdict']}"
+        is_heavy = has_heavy_weights(report)
+        yield Entry(f"program - {name}", f"program - {name}", {**difference, **counts}, "lower", meaning, is_heavy)
+
+
+def _baselines_title(report: Report) -> str:
+    of_class = ", one for each class" if (report.get("baselines") or {}).get("by_class") else ""
+    return f"beside log p({of_x(report)}): simple densities fitted to the training data alone{of_class}"
+
+
+def _num_draws(report: Report) -> int | None:
+    return (report.get("test", {}).get("log_likelihood") or {}).get("num_samples")
+
+
 def _curve(report: Report) -> Iterator[Entry]:
     curve, is_heavy = report.get("curve", ()), has_heavy_weights(report)
     num_samples = max((numbers["num_samples"] for numbers in curve), default=0)
@@ -361,6 +382,11 @@ def _classification(report: Report) -> Iterator[Entry]:
     counts = {"num_samples": classes["num_samples"], "num_data": classes["num_data"]}
     numbers = {"mean": classes["accuracy"], "standard_error": classes["standard_error"], **counts, "unit": "share"}
     yield Entry("accuracy", "right class", numbers, "", "from bounds of log p(x|y) and the frequencies of the classes")
+    if classes.get("majority_share") is not None:
+        numbers = {"mean": classes["majority_share"], "num_data": classes["num_data"], "unit": "share"}
+        yield Entry(
+            "majority_share", "right class, by guessing", numbers, "", "always the commonest class of the training data"
+        )
     if classes.get("log_p_of_true_class") is not None:
         numbers = {"mean": classes["log_p_of_true_class"], **counts}
         yield Entry("log_p_of_true_class", "log p(true class|x)", numbers, "no bound", "a ratio of bounds")

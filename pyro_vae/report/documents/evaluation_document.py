@@ -6,6 +6,7 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
+from pyro_vae.report.documents.baseline_section import best_baseline
 from pyro_vae.report.documents.estimate_sections import (
     Report,
     commands,
@@ -19,7 +20,8 @@ from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
 # What the headline section says of them already.
-_SAID = ("autoencoder", "classification", "objective", "precision", "protocol")
+_SHOWN = ("test", "baselines", "classification")
+_SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:
@@ -46,7 +48,7 @@ def terminal_document(report: Report) -> Document:
         report: what report.json holds; every key that an evaluation adds may be absent.
     """
     head = Notes.of((run_name(report), *commands(report)))
-    added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
+    added = [_narrow(table) for table in _tables(report) if table.name not in _SHOWN]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
 
@@ -129,6 +131,7 @@ def _bounds(report: Report) -> Iterator[Headline]:
         lines = ["lower bound in expectation", f"K = {bound['num_samples']:,} draws from q(z|x)"]
         if (bits := test.get("bits_per_dim")) is not None:
             lines.append(f"at most {number(bits['mean'])} bits/dim")
+        lines.extend(best_baseline(report))
         mark = "*" if has_heavy_weights(report) else ""
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines, mark)
     if (elbo := test.get("elbo")) is not None:
@@ -151,8 +154,10 @@ def _codes(report: Report) -> Iterator[Headline]:
 
 def _shares(report: Report) -> Iterator[Headline]:
     if (classes := report.get("classification")) is not None:
-        line = f"± {share(classes['standard_error'])} over {classes['num_data']} test data"
-        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", (line,))
+        remarks = [f"± {share(classes['standard_error'])} over {classes['num_data']} test data"]
+        if (majority := classes.get("majority_share")) is not None:
+            remarks.append(f"{share(majority)} by always guessing the commonest class")
+        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", tuple(remarks))
     if (khat := report.get("khat")) is not None and khat.get("above") is not None:
         lines = f"of {len(khat['values']):,} test data; their log p may be too low", f"K = {khat['num_samples']:,}"
         yield Headline(f"k-hat above {khat['threshold']:g}", str(share(khat["above"])), "", lines)

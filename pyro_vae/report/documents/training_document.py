@@ -5,6 +5,7 @@ from typing import Any
 
 from pyro_vae.report.cells import fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
+from pyro_vae.report.documents.baseline_section import baseline_sentence, baseline_table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
@@ -30,7 +31,8 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    return Section("", (Table("headline", columns, rows), Notes.of(_notes(report), _WIDTH)))
+    beside = [table for table in (baseline_table(report),) if table.rows]
+    return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
 
 
 def _numbers(entry: Entry) -> Iterator[Any]:
@@ -43,6 +45,8 @@ def _notes(report: Report) -> Iterator[str]:
     protocol, training = report["protocol"], report["training"]
     yield "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z."
     yield _estimation(report)
+    if report.get("baselines"):
+        yield f"baselines: {baseline_sentence(report)}"
     if "precision" in report:
         yield f"precision: {rounding_sentence(report['precision'])}"
     if report.get("likelihood"):
@@ -120,11 +124,13 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
 def _classes(classes: Mapping[str, Any]) -> str:
     khat = classes["khat_above_0.7"]
     shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
+    majority = classes.get("majority_share")
+    guess = "" if majority is None else f"Always the commonest class of the training data: {majority:.1%} right. "
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
-        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. PSIS k-hat is "
-        f"above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
-        "those for the others, whose bounds are looser; that flatters the accuracy."
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}PSIS "
+        f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
+        f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
 
 
