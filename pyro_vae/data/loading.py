@@ -216,7 +216,7 @@ def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
     if choices.standardize == "yes" and not are_reals:
         raise UsageError(f"`standardize='yes'` is for reals; {raw.name} holds {raw.num_levels} levels. Leave it out.")
     is_table = raw.parts[0].levels.ndim == 2
-    wanted = choices.standardize == "yes" or (choices.standardize == "auto" and is_table)
+    wanted = choices.standardize == "yes" or (choices.standardize == "auto" and is_table and reading.version > 1)
     return "standardized" if wanted and are_reals and choices.binarize == "none" else "as_stored"
 
 
@@ -250,18 +250,23 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
         outside = (rows < 0) | (rows > 1)
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
+            of = "" if len(raw.parts) == 1 else f" of x_{next(iter(part.cut))}"
             raise DataError(
                 f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]:g} at row "
-                f"{first + where[0]} of {'/'.join(part.cut)}. {_cure_of_intensities(raw)}"
+                f"{first + where[0]}{of}. {_cure_of_intensities(raw)}"
             )
 
 
 def _cure_of_intensities(raw: Raw) -> str:
-    low, high = min(np.nanmin(p.levels) for p in raw.parts), max(np.nanmax(p.levels) for p in raw.parts)
-    if low >= 0:
-        scaled = 255 if 1 < high <= 255 and all((np.floor(p.levels) == p.levels).all() for p in raw.parts) else high
-        return f"Save x / {scaled:g}, or use a density (`likelihood='normal'`)."
-    return f"Save (x - {low:g}) / {high - low:g}, or use a density (`likelihood='normal'`)."
+    low = min(float(np.nanmin(part.levels)) for part in raw.parts)
+    high = max(float(np.nanmax(part.levels)) for part in raw.parts)
+    gaps = any(np.isnan(p.levels).any() for p in raw.parts)
+    least, most = ("np.nanmin(x)", "np.nanmax(x)") if gaps else ("x.min()", "x.max()")
+    if len(raw.parts) > 1:
+        least, most = f"({low!r})", f"{high!r}"
+    if low < 0:
+        return f"Save (x - {least}) / ({most} - {least}), or use a density (`likelihood='normal'`)."
+    return f"Save x / {255 if 128 <= high <= 255 else most}, or use a density (`likelihood='normal'`)."
 
 
 def _split(

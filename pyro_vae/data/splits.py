@@ -265,9 +265,9 @@ class Split:
         if self.rows is None:
             return _at(self.levels, index)
         levels = self.levels.index_select(0, self.rows[index])
-        return (levels.to(torch.uint8) if self.num_levels is not None and self.num_levels <= 256 else levels).to(
-            self.device
-        )
+        are_bytes = self.num_levels is not None and self.num_levels <= 256
+        has_gaps = self.missing and levels.is_floating_point()
+        return (levels.to(torch.uint8) if are_bytes and not has_gaps else levels).to(self.device)
 
     def _stored(self, index: slice | Tensor) -> Tensor:
         return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)

@@ -9,6 +9,7 @@ data, and `posterior` is that of the program. So a member with an option needs n
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -25,7 +26,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Form, Splits
+    from pyro_vae.data import Form, Split, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -200,7 +201,8 @@ def reading(config: Config) -> Values:
     """Returns what is said of a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
     from pyro.distributions import constraints
 
-    support = _find("LIKELIHOODS", config.likelihood).support
+    likelihood = _find("LIKELIHOODS", config.likelihood)
+    has_end = "num_levels" in inspect.signature(likelihood).parameters
     is_first = config.reader == 1
     return {
         **{
@@ -208,8 +210,8 @@ def reading(config: Config) -> Values:
             for name in ("label", "id", "group", "columns", "image_size", "colour", "channels")
         },
         "num_levels": config.levels,
-        "counts": support is constraints.nonnegative_integer and not is_first,
-        "reals": support is constraints.real,
+        "counts": likelihood.support is constraints.nonnegative_integer and not has_end and not is_first,
+        "reals": likelihood.support is constraints.real,
         "missing": config.missing == "nan",
         "needs_labels": config.conditional,
         "version": config.reader,
@@ -352,7 +354,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        with _named(f"{data.protocol['name']}, {split.name} data"):
+        with _at_rows(data.protocol["name"], split):
             for first, x in split.blocks():
                 program.check_data(x, first)
     train = data.train.in_memory()
@@ -461,11 +463,13 @@ def batch_size(config: Config, num_train: int) -> int:
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
+def _at_rows(name: str, split: Split) -> Iterator[None]:
+    # A likelihood counts the data of a split, its user the rows of a file.
     try:
         yield
     except DataError as error:
-        raise DataError(f"{what}: {error}") from error
+        said = re.sub(r"\bdatum (\d+)", lambda found: f"row {split.row(int(found[1]))}", str(error), count=1)
+        raise DataError(f"{name}, {split.name} data: {said}") from error
 
 
 @contextmanager

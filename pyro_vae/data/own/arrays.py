@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae.data import ARRAY_ENDINGS, PATHS, TABLE_ENDINGS
+from pyro_vae.data.own import first_version
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.numbers import numbers
@@ -38,7 +39,10 @@ def user_file(request: Request) -> Raw:
         >>> made.parts[0].levels.shape, made.parts[0].cut
         ((50, 1, 28, 28), {'train': 35, 'valid': 5, 'test': 10})
     """
-    return raw(_found(Path(request.dataset), request), request.reading)
+    path = Path(request.dataset)
+    if request.reading.version < 2 and path.suffix in ARRAY_ENDINGS:
+        return first_version.user_file(request)
+    return raw(_found(path, request), request.reading)
 
 
 def _found(path: Path, request: Request) -> Found:
@@ -72,7 +76,7 @@ def raw(found: Found, reading: Reading) -> Raw:
         DataError: an array is no data set, or labels or masks are none of these data.
     """
     if found.mask and not reading.missing:
-        raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing='nan'`, or leave the mask out.")
+        raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing=True`, or leave the mask out.")
     placed, of_layout = laid_out(found, reading)
     masks = {key: placed[f"mask of {key}"] for key in found.mask}
     x = numbers(found.name, {key: placed[key] for key in found.x}, masks, reading)
@@ -104,7 +108,7 @@ def raw(found: Found, reading: Reading) -> Raw:
 def _classes(found: Found, reading: Reading) -> label_names.Classes:
     if found.classes:
         return label_names.Classes(found.y, found.classes, len(found.classes))
-    return label_names.classes(found.name, found.x, found.y, needed=reading.needs_labels, version=reading.version)
+    return label_names.classes(found.name, found.x, found.y, needed=reading.needs_labels)
 
 
 def _check_column(name: str, what: str, x: dict[str, np.ndarray], named: dict[str, np.ndarray]) -> None:

@@ -21,7 +21,7 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
     """
     if valid is not None and test is None:
         raise UsageError("`valid` goes with `test`: give both, or only `test`, or none")
-    options = dict(reading)
+    options = {option: value for option, value in reading.items() if value is not None}
     if hasattr(x, "columns"):
         return _of_frames(name, x, y, valid, test, options)
     given = {"x" if test is None else "x_train": (x, y)}

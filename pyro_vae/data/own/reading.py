@@ -29,7 +29,7 @@ class Reading:
         reals: whole numbers of a table are measurements, not levels.
         missing: NaN is a missing number, and no error.
         needs_labels: labels that cannot be classes are an error; else they are left out, with a note.
-        version: 2; 1 reads a file as the first version of this package did, for runs of that time.
+        version: 2; 1 reads a `.npy` or `.npz` file as the first version of this package did, for runs of that time.
     """
 
     label: str = ""
