@@ -453,13 +453,9 @@ def batch_size(config: Config, num_train: int) -> int:
 
     Example:
         >>> batch_size(Config(), 1257), batch_size(Config(), 124), batch_size(Config(fewest_steps=1), 124)
-        (128, 15, 128)
+        (128, 15, 124)
     """
-    return (
-        config.batch_size
-        if config.fewest_steps == 1
-        else min(config.batch_size, max(1, num_train // config.fewest_steps))
-    )
+    return min(config.batch_size, max(1, num_train // config.fewest_steps))
 
 
 @contextmanager
