@@ -228,7 +228,7 @@ def vae(
     if others := sorted(set(members) - set(names)):
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
-    facts["missing"] = missing = config.missing == "nan"
+    facts["masks"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
         facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
@@ -294,7 +294,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
+    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -439,7 +439,7 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0, "missing": False}
+    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0, "masks": False}
     made = dict(given)
     if values["guide"] == "top_down":
         encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
@@ -466,7 +466,7 @@ def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
 
 def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -> Any:
     """The network from data, or from z1; of data with missing numbers it sees which they are."""
-    if not values["missing"]:
+    if not values["masks"]:
         return _network("NETWORKS", encoded, shape, values)
     from pyro_vae.model.networks import WithMask
 
