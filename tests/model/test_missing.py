@@ -12,14 +12,14 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from cases import needs_compiler
+from exact import binary_data, small_vae
 from pyro.distributions import constraints
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.inference import ImportanceWeightedELBO, MeanFieldELBO, Trace_ELBO
-from tests.cases import needs_compiler
-from tests.exact import binary_data, small_vae
 
 D, X, LEVELS = 3, 6, 5
 WithMask, MLP = pv.networks.WithMask, pv.networks.MLP
