@@ -260,7 +260,7 @@ def vae(
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
-    facts["missing"] = missing = config.missing == "nan"
+    facts["masks"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(likelihood):
         facts |= {"num_levels": num_levels}
         if scaling == "as_stored":
@@ -330,7 +330,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
+    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -495,7 +495,7 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "missing": False}
+    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "masks": False}
     between = {**of_z2, "hidden": values["hidden2"], **apart}
     made = dict(given)
     if values["guide"] == "top_down":
@@ -526,7 +526,7 @@ def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -
     from pyro_vae.model.networks import WithMask
     from pyro_vae.model.scaling import Rescaled
 
-    if values["missing"]:
+    if values["masks"]:
         inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
         network = WithMask(inner, values["input_scale"])
     else:
