@@ -67,7 +67,7 @@ def protocol(
             *raw.notes,
             *_notes(raw, recipe, kind),
             *_missing(more),
-            *_untrained(splits, raw.classes),
+            *untrained(splits, raw.classes),
             *_few(splits),
             *_sampled(splits["valid"]),
         ],
@@ -145,19 +145,30 @@ def _missing(more: dict[str, Any]) -> list[str]:
     ]
 
 
-def _untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
-    """Warns of classes that are tested on and were never trained on."""
-    trained, tested = (splits[name].labels for name in ("train", "test"))
-    if trained is None or tested is None:
+def untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
+    """Warns of classes that validation or test data have, and no training datum.
+
+    Args:
+        splits: the three splits.
+        names: of the classes; empty where a class is called by its number.
+    """
+    if splits["train"].labels is None:
         return []
-    missing = sorted(set(tested.tolist()) - set(trained.tolist()))
+    trained = set(splits["train"].labels.tolist())
+    seen = {name: [] if (y := splits[name].labels) is None else y.tolist() for name in ("test", "valid")}
+    missing = sorted({label for labels in seen.values() for label in labels} - trained)
     if not missing:
         return []
     called = ", ".join(names[i] if names else str(i) for i in missing[:10])
-    share = sum(label in set(missing) for label in tested.tolist())
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    share, word = next(
+        (f"{sum(label in missing for label in labels)} of the {len(labels)}", word)
+        for (name, labels), word in zip(seen.items(), ("test", "validation"), strict=True)
+        if set(labels) & set(missing)
+    )
     return [
-        f"No training datum has the label {called}, which {share} of the {len(tested)} test data have. Where a file is "
-        "sorted by label, a random split mends it."
+        f"No training datum has the label {called}{more}, which {share} {word} data have. Where a file is sorted by "
+        "label, a random split mends it."
     ]
 
 

@@ -7,6 +7,7 @@
 Each of these switches the program to evaluation, and leaves it as it was.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -47,7 +48,7 @@ class Autoencoder(Program):
             value.missing = self.missing
         super().__setattr__(name, value)
 
-    def check_data(self, x: Tensor, first: int = 0) -> None:
+    def check_data(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
         """Refuses data that the likelihood does not take, and names the first such datum.
 
         NaN is refused too, unless `missing` is set.
@@ -55,11 +56,12 @@ class Autoencoder(Program):
         Args:
             x: data (N, *x_shape).
             first: the position of x[0] among the data, where x is a block of them.
+            place: turns a position among the data into words.
 
         Raises:
             DataError: with the value, its place and the cure.
         """
-        self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first)
+        self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first, place)
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
         """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""

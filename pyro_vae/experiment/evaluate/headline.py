@@ -42,6 +42,8 @@ def headline(
         observed=observed,
         more={"likelihood": likelihood.scales(), "classification": classes, "precision": precision},
     )
+    if trained.data.about:
+        report["about"] = trained.data.about
     verdict = _verdict(trained, report["test"], estimates["reconstruction"].num_data)
     return report if verdict is None else {**report, "preset": verdict}
 
@@ -88,12 +90,15 @@ def numbers(
     }
 
 
-def finite(estimates: dict[str, Estimate], cause: Callable[[int], str]) -> dict[str, Estimate]:
+def finite(
+    estimates: dict[str, Estimate], cause: Callable[[int], str], place: Callable[[int], str] = "datum {}".format
+) -> dict[str, Estimate]:
     """Checks the means of estimates, and returns the estimates.
 
     Args:
         estimates: by name.
         cause: why an estimate is not finite at a datum; '' where that is not known.
+        place: names that datum.
 
     Raises:
         DivergenceError: a mean is not finite.
@@ -101,7 +106,7 @@ def finite(estimates: dict[str, Estimate], cause: Callable[[int], str]) -> dict[
     for estimate in estimates.values():
         if not math.isfinite(estimate.mean):
             worst = int((~estimate.value.isfinite()).nonzero()[0])
-            reason = f"{estimate.name} is {estimate.mean}, first at datum {worst}"
+            reason = f"{estimate.name} is {estimate.mean}, first at {place(worst)}"
             raise not_finite(ON_TEST_DATA, ": ".join(filter(None, (reason, cause(worst)))))
     return estimates
 

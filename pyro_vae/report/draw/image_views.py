@@ -22,11 +22,13 @@ class Samples(NamedTuple):
         z: draws from p(z), (N, D).
         mean: means of p(x|z), (N, *x_shape).
         x: draws from p(x|z), (N, *x_shape).
+        labels: of the classes that were wanted, (N,), for a conditional program.
     """
 
     z: Tensor
     mean: Tensor
     x: Tensor
+    labels: Tensor | None = None
 
 
 @torch.no_grad()
@@ -42,7 +44,7 @@ def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None)
     with stream(seed, "samples", device=vae.prior.loc.device), undisturbed(vae):
         z = vae.from_prior(num_data, y)
         p = vae.likelihood(z, y)
-        return Samples(z, p.mean, p.sample())
+        return Samples(z, p.mean, p.sample(), None if y is None else y.argmax(-1))
 
 
 class Reconstructions(NamedTuple):
