@@ -171,19 +171,14 @@ def data(config: Config) -> Splits:
         DataError: the data are not there, damaged, or do not go with the settings.
         UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
     """
-    from pyro.distributions import constraints
-
     from pyro_vae.data import load
 
     likelihood = _find("LIKELIHOODS", config.likelihood)
-    binarize = config.binarize
-    if binarize == "auto":
-        binarize = "dynamic" if likelihood.support is constraints.boolean else "none"
     splits = load(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
-        binarize=binarize,
+        binarize=_binarize(config),
         dequantize=config.dequantize,
         levels=_takes_levels(likelihood),
         standardize=_standardize(config, likelihood),
@@ -194,6 +189,30 @@ def data(config: Config) -> Splits:
     if config.conditional and not splits.num_classes:
         raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
     return splits
+
+
+def recipe(config: Config, num_levels: int | None) -> str:
+    """Returns the recipe of x that the settings name, a key of `pyro_vae.data.recipes.RECIPES`.
+
+    Args:
+        config: the settings.
+        num_levels: L of the data; None for counts and reals.
+
+    Example:
+        >>> recipe(Config(), 17), recipe(Config(likelihood="normal"), 17), recipe(Config(), 2)
+        ('dynamic', 'none', 'none')
+    """
+    if _takes_levels(_find("LIKELIHOODS", config.likelihood)):
+        return "levels"
+    return "dequantize" if config.dequantize else "none" if num_levels == 2 else _binarize(config)
+
+
+def _binarize(config: Config) -> str:
+    from pyro.distributions import constraints
+
+    if config.binarize != "auto":
+        return config.binarize
+    return "dynamic" if _find("LIKELIHOODS", config.likelihood).support is constraints.boolean else "none"
 
 
 def reading(config: Config) -> Values:

@@ -57,18 +57,18 @@ class Source:
     @cached_property
     def shows(self) -> bool:
         """True where the data are images."""
-        return images.can_show(self.trained.data.x_shape)
+        return images.can_show(self.trained.form.x_shape)
 
     @cached_property
     def white(self) -> float:
         """The value of x that is shown white."""
-        return build.white(self.trained.config, self.trained.data.form)
+        return build.white(self.trained.config, self.trained.form)
 
     @cached_property
     def y(self) -> Tensor | None:
         """One-hot labels of what a conditional run samples, (N, C)."""
-        config, data = self.trained.config, self.trained.data
-        num_classes = data.num_classes if config.conditional else 0
+        config, form = self.trained.config, self.trained.form
+        num_classes = form.num_classes if config.conditional else 0
         return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(config.device))
 
     @cached_property

@@ -68,7 +68,8 @@ class Chosen(Source):
 
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         kinds = wanted.paths or _kinds(trained)
-        super().__init__(trained, trained.reader("test", 0), label=wanted.y, paths=kinds, num_draws=DRAWS)
+        test: Any = trained.reader("test", 0) if needs_data(wanted) else None  # which nothing looks at then
+        super().__init__(trained, test, label=wanted.y, paths=kinds, num_draws=DRAWS)
         self.wanted = wanted
 
     @property
@@ -115,10 +116,11 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     _check(trained, wanted)
     source = Chosen(trained, wanted)
     names = _names(source)
-    _ = source.ends
+    if source.test is not None:
+        _ = source.ends
     files.make_folder(folder)
     if not source.shows:
-        yield f"data of shape {trained.data.x_shape} are no images: arrays, and the picture of the latent cloud, only"
+        yield f"data of shape {trained.form.x_shape} are no images: arrays, and the picture of the latent cloud, only"
     for name in names:
         view = PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
@@ -126,6 +128,11 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
         if source.shows or name == "latent_cloud":
             files.write(folder / f"{name}.png", source.draw(name, view))
         yield f"{name}: {sentence}"
+
+
+def needs_data(wanted: Wanted) -> bool:
+    """Returns whether something is wanted that shows data, and not only draws."""
+    return not set(wanted.only or ABOUT) <= set(_OF_DRAWS)
 
 
 def to_npz(arrays: dict[str, Any]) -> bytes:
@@ -143,7 +150,7 @@ About = tuple[dict[str, Any], str]
 
 def _samples(view: image_views.Samples, source: Chosen) -> About:
     labels = None if source.y is None else source.y.argmax(-1)
-    wanted, number = source.wanted.y, source.trained.data.num_classes
+    wanted, number = source.wanted.y, source.trained.form.num_classes
     of = "" if labels is None else f" of {number} classes" if wanted is None else f" of class {wanted}"
     return {"labels": labels}, f"{len(view.z)} data{of} from the prior: means of p(x|z), and draws"
 
@@ -190,6 +197,7 @@ ABOUT: dict[str, Callable[[Any, Chosen], About]] = {
 }
 
 
+_OF_DRAWS = ("samples", "latent_grid")  # the others show data
 _OF_TWO_LAYERS = ("samples", "reconstructions", "interpolation")  # the others are about the z of one
 
 
@@ -226,15 +234,14 @@ def _check_class(trained: TrainedRun, y: int | None) -> None:
         return
     if not trained.config.conditional:
         raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
-    if not 0 <= y < trained.data.num_classes:
-        raise UsageError(
-            f"`y={y}` is none of the {trained.data.num_classes} classes 0 ... {trained.data.num_classes - 1}"
-        )
+    number = trained.form.num_classes
+    if not 0 <= y < number:
+        raise UsageError(f"`y={y}` is none of the {number} classes 0 ... {number - 1}")
 
 
 def _kinds(trained: TrainedRun) -> tuple[str, ...]:
     """The kinds of path that this prior allows."""
-    y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
+    y = torch.eye(trained.form.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
         flow = paths.base_maps(trained.vae.prior_of_codes(y)) is not None
     return paths.PATHS if flow else paths.PATHS[:-1]
