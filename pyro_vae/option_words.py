@@ -24,6 +24,7 @@ LearningRates = Literal["constant", "cosine", "step"]
 Channels = Literal["auto", "first", "last"]
 Colour = Literal["as_stored", "grey", "rgb"]
 Standardize = Literal["auto", "yes", "no"]
+Scaling = Literal["as_stored", "standardized", "counts"]
 Missing = Literal["no", "nan"]
 
 

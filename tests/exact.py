@@ -4,9 +4,13 @@
 
     z ~ N(0, I_D),   x | z ~ N(W z + b, s^2 I_d)
     x ~ N(b, W W' + s^2 I),     z | x ~ N(S W'(x - b) / s^2, S),   S = (I + W'W / s^2)^-1
+
+Of x with missing numbers (NaN) all of this holds with the rows of W and b that belong to the observed ones.
 """
 
+import numpy as np
 import pyro.distributions as dist
+import scipy.stats
 import torch
 from torch import nn
 
@@ -29,19 +33,54 @@ class ProbabilisticPCA:
         return torch.distributions.MultivariateNormal(self.b, marginal)
 
     def posterior(self, x):
+        if x.isnan().any():
+            return self._posterior_of_observed(x)
         mean = (x - self.b) @ self.W @ self.covariance / self.scale**2
         return dist.MultivariateNormal(mean, self.covariance)
+
+    def _posterior_of_observed(self, x):
+        rows = (~x.isnan()).double().unsqueeze(-1) * self.W  # (B, d, D)
+        covariance = torch.linalg.inv(torch.eye(self.latent_dim, dtype=torch.float64) + rows.mT @ rows / self.scale**2)
+        error = (x - self.b).nan_to_num(0.0).unsqueeze(-1)
+        return dist.MultivariateNormal((covariance @ rows.mT @ error).squeeze(-1) / self.scale**2, covariance)
+
+    def log_evidence(self, x):
+        """log p(x_obs) of each datum, by scipy."""
+        law = self.evidence()
+        mean, covariance = law.mean.numpy(), law.covariance_matrix.numpy()
+        found = []
+        for row in x.numpy():
+            seen = ~np.isnan(row)
+            part = scipy.stats.multivariate_normal(mean[seen], covariance[np.ix_(seen, seen)]) if seen.any() else None
+            found.append(part.logpdf(row[seen]) if part else 0.0)
+        return torch.tensor(np.array(found), dtype=torch.float64)
+
+    def missing_given_observed(self, row):
+        """Mean and covariance of x_mis | x_obs of one datum (d,)."""
+        law, gaps = self.evidence(), row.isnan()
+        S, seen = law.covariance_matrix, ~row.isnan()
+        gain = torch.linalg.solve(S[seen][:, seen], S[seen][:, gaps]).T
+        return law.mean[gaps] + gain @ (row[seen] - law.mean[seen]), S[gaps][:, gaps] - gain @ S[seen][:, gaps]
+
+    def gappy(self, size, share=0.4, seed=1):
+        """Data with random gaps; the first has none, the second nothing else."""
+        x, noise = self.data(size, seed), torch.Generator().manual_seed(seed)
+        x[torch.rand(x.shape, generator=noise) < share] = torch.nan
+        x[0] = self.data(1, seed + 1)[0]
+        x[1] = torch.nan
+        return x
 
     def data(self, size, seed=1):
         with stream(seed, "data"):
             return self.evidence().sample((size,))
 
-    def vae(self, widen=1.0, shift=0.0):
+    def vae(self, widen=1.0, shift=0.0, missing=False):
         """The program of this model. widen = 1, shift = 0 is the exact posterior; anything else a mismatched guide."""
         return pv.VAE(
             pv.priors.StandardNormal(self.latent_dim),
             _ExactPosterior(self, widen, shift),
             pv.likelihoods.Normal(_Affine(self.W, self.b), scale=self.scale),
+            missing=missing,
         ).double()
 
 

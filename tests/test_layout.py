@@ -21,8 +21,16 @@ MODULES = {
 ORDER = [
     ["errors", "quiet_matplotlib", "randomness", "system", "option_words", "command_lines", "loss_requirements"],
     ["data"],
-    ["model.networks", "model.parameter_store", "model.program", "model.traces", "model.conditions", "model.constants"],
-    ["model.distributions", "model.paths", "model.folding"],
+    ["model.encoder_inputs"],
+    [
+        "model.networks",
+        "model.scaling",
+        "model.parameter_store",
+        "model.program",
+        "model.conditions",
+        "model.constants",
+    ],
+    ["model.distributions", "model.traces", "model.paths", "model.folding"],
     ["model.squashed_logits", "model.given_data"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],

@@ -86,6 +86,7 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
         name, value = place if said[1] == "folder" else _CALLED.get(said[1], said[1]), said[2]
         if name not in _SETTINGS and name not in arguments:
             return said[0]
+        value = "nan" if said[0] == "`missing=True`" else value  # a word to a command, which may take others
         words, of = name.replace("_", "-"), "" if name in arguments else f" of {script('train')}"
         if value in (None, "True", "False"):
             return f"--no-{words}{of}" if value == "False" else f"--{words}{of}"

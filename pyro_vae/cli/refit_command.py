@@ -10,8 +10,8 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 
 FLAGS = (
-    "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "optimizer",
-    "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
+    "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "fewest_steps",
+    "optimizer", "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
 )  # fmt: skip
 
 

@@ -4,7 +4,6 @@
 
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
-    reading.py   what a user says of a file of their own, and what a reader finds in it
     own/         a user's own data, as one more source: arrays, archives, tables, folders of images
     cutting.py   which datum goes to which split
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
@@ -23,7 +22,7 @@ from pyro_vae.option_words import Binarize, SplitKind, words
 
 if TYPE_CHECKING:
     from pyro_vae.data.loading import from_arrays, load
-    from pyro_vae.data.reading import Reading
+    from pyro_vae.data.own.reading import Reading
     from pyro_vae.data.sources import Part, Raw, Request
     from pyro_vae.data.splits import Batch, Form, Split, Splits, one_hot
 
@@ -47,7 +46,7 @@ PATHS = "a path that ends in .npy, .npz or .csv, or a folder of images"
 _HOMES = {
     "from_arrays": "loading",
     "load": "loading",
-    "Reading": "reading",
+    "Reading": "own.reading",
     "Part": "sources",
     "Raw": "sources",
     "Request": "sources",

@@ -14,8 +14,8 @@ import torch
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
 from pyro_vae.data.cutting import Pieces, cut, equal_rows
 from pyro_vae.data.own import columns
+from pyro_vae.data.own.reading import Reading
 from pyro_vae.data.protocol import description, protocol
-from pyro_vae.data.reading import Reading
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data import formats
-from pyro_vae.data.reading import Reading
+from pyro_vae.data.own.reading import Reading
 from pyro_vae.errors import DataError
 
 

@@ -358,7 +358,15 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 class Form(NamedTuple):
-    """The facts of data that a program must know: the shape of one, L where they are levels, the number of classes."""
+    """The facts of data that a program must know.
+
+    Attributes:
+        x_shape: the shape of one datum.
+        num_levels: L where they are levels; None for floats.
+        num_classes: of the labels; 0 where there are none.
+        scaling: how networks see them, a word of `pyro_vae.option_words.Scaling`: "as_stored"; "standardized", each
+            column in units of its spread; or "counts", through log(1 + x), with rates relative to the column's mean.
+    """
 
     x_shape: tuple[int, ...]
     num_levels: int | None = None

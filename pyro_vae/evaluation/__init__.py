@@ -8,6 +8,7 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
     ActiveUnits,
@@ -58,6 +59,7 @@ __all__ = [
     "GridEstimate",
     "IWAECurve",
     "Identity",
+    "Imputation",
     "JointDifference",
     "KLPerDimension",
     "Mixing",
@@ -82,6 +84,7 @@ __all__ = [
     "escalate",
     "gap_budget",
     "identity",
+    "impute",
     "is_rounded",
     "iwae",
     "iwae_curve",

@@ -2,8 +2,8 @@
 
 Each table maps a name of the command line to "module:attribute"; nothing is imported until a name is used. To offer a
 new member, add its row. An argument of its constructor that has the name of a `Config` field gets the value of that
-field; `x_shape`, `num_levels` and `y_dim` come from the data, and `posterior` is that of the program. So a member with
-an option needs no code here.
+field; `x_shape`, `num_levels`, `y_dim` and the scalings (`column_scale`, `column_mean`, `data_scale`) come from the
+data, and `posterior` is that of the program. So a member with an option needs no code here.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def reading(config: Config) -> Values:
         "num_levels": config.levels,
         "counts": support is constraints.nonnegative_integer and not is_first,
         "reals": support is constraints.real,
-        "missing": getattr(config, "missing", "no") == "nan",
+        "missing": config.missing == "nan",
         "needs_labels": config.conditional,
         "version": config.reader,
     }
@@ -238,7 +238,7 @@ def reading(config: Config) -> Values:
 def _standardize(config: Config, likelihood: Any) -> str:
     """Leaves tables as they are under likelihoods that have no scale of their own for each column."""
     can = "column_scale" in inspect.signature(likelihood).parameters
-    wanted = getattr(config, "standardize", "auto")
+    wanted = config.standardize
     return wanted if can or wanted == "yes" else "no"
 
 
@@ -254,7 +254,7 @@ def vae(
 
     Args:
         config: the names and sizes.
-        x_shape, num_levels, num_classes: what must be known of the data, see `pyro_vae.data.Form`.
+        x_shape, num_levels, num_classes, scaling: what must be known of the data, see `pyro_vae.data.Form`.
         members: `prior`, `posterior` or `likelihood` to use instead of the ones that the config names; of two layers
             `prior`, `middle`, `likelihood`, `posterior1` or `posterior2`.
 
@@ -275,16 +275,22 @@ def vae(
     names = members_of(config)
     if others := sorted(set(members) - set(names)):
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
+    likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
-    if num_levels is not None and _takes_levels(members.get("likelihood", _find("LIKELIHOODS", config.likelihood))):
-        facts |= {"num_levels": num_levels, "input_scale": 1 / (num_levels - 1)}
+    facts["missing"] = missing = config.missing == "nan"
+    if num_levels is not None and _takes_levels(likelihood):
+        facts |= {"num_levels": num_levels}
+        if scaling == "as_stored":
+            facts |= {"input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
-        values = {**_values(config), **facts}
+        values = {**_values(config), **_resolved(config, scaling), **_scalings(scaling, x_shape, members), **facts}
+        if "likelihood" not in members:
+            _check_scaling(config, scaling)
         made: Autoencoder
         if config.layers == 1:
-            made = VAE(**_members(values, members))
+            made = VAE(**_members(values, members), missing=missing)
         else:
-            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide)
+            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide, missing=missing)
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
 
@@ -305,7 +311,7 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
 
     Args:
         config: as for `vae`.
-        form: x_shape, num_levels and num_classes, as for `vae`.
+        form: x_shape and what else must be known of the data, as for `vae`.
         members: as for `vae`; they are moved away from their device.
 
     Raises:
@@ -341,7 +347,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
+    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -349,6 +355,8 @@ def unused(config: Config) -> list[str]:
 
 def start(config: Config, program: Autoencoder, data: Splits) -> None:
     """Prepares training: the decoder starts at the mean of the training data, and a prior may start among their codes.
+
+    Scalings of columns are fitted to the training data first.
 
     Data in a mapped file are checked block by block, and mean and prior are those of a sample, see `Split.in_memory`.
 
@@ -365,7 +373,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     for split in (data.valid, data.test, data.train):
         with _named(f"{data.protocol['name']}, {split.name} data"):
             for first, x in split.blocks():
-                program.likelihood.check(x, first)
+                program.check_data(x, first)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
@@ -444,11 +452,31 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
         yield
 
 
-def schedule(config: Config) -> Schedule:
-    """Returns what `fit` needs to know of the config: epochs, batches, weights, ..."""
+def schedule(config: Config, num_train: int) -> Schedule:
+    """Returns what `fit` needs to know of the config: epochs, batches, weights, ...
+
+    Args:
+        config: the settings.
+        num_train: how many data there are to train on, on which the size of batches depends.
+    """
     from pyro_vae.inference.fitting import Schedule
 
-    return Schedule(**{f.name: getattr(config, f.name) for f in fields(Schedule)})
+    settings = {f.name: getattr(config, f.name) for f in fields(Schedule)}
+    return Schedule(**{**settings, "batch_size": batch_size(config, num_train)})
+
+
+def batch_size(config: Config, num_train: int) -> int:
+    """Returns the data per step: `batch_size`, or fewer where an epoch would have fewer than `fewest_steps` steps.
+
+    Example:
+        >>> batch_size(Config(), 1257), batch_size(Config(), 124), batch_size(Config(fewest_steps=1), 124)
+        (128, 15, 128)
+    """
+    return (
+        config.batch_size
+        if config.fewest_steps == 1
+        else min(config.batch_size, max(1, num_train // config.fewest_steps))
+    )
 
 
 @contextmanager
@@ -486,7 +514,8 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    between = {**of_z2, "hidden": values["hidden2"], "network": network, "input_scale": 1.0}
+    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "missing": False}
+    between = {**of_z2, "hidden": values["hidden2"], **apart}
     made = dict(given)
     if values["guide"] == "top_down":
         encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
@@ -501,14 +530,27 @@ def _two_layers(values: Values, given: Values) -> Values:
     if "middle" not in made:
         made["middle"] = _middle(between, values["latent_dim"])
     if "prior" not in made:
-        made["prior"] = _prior({**of_z2, "posterior": made["posterior2"], "x_shape": encoded})
+        made["prior"] = _prior({**encoder2, "posterior": made["posterior2"], "x_shape": encoded})
     return made
 
 
 def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
     member = _find("POSTERIORS", values["posterior"])
     shape = member.encoder_shape(**_options(member.encoder_shape, values))
-    return member(_network("NETWORKS", encoded, shape, values), **_options(member, values))
+    return member(_encoder(encoded, shape, values), **_options(member, values))
+
+
+def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -> Any:
+    """The network from data, or from z1: it sees data as they are scaled, and which numbers are missing."""
+    from pyro_vae.model.networks import WithMask
+    from pyro_vae.model.scaling import Rescaled
+
+    if values["missing"]:
+        inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
+        network = WithMask(inner, values["input_scale"])
+    else:
+        network = _network("NETWORKS", encoded, shape, values)
+    return network if values["data_scale"] is None else Rescaled(network, values["data_scale"])
 
 
 def _likelihood(values: Values) -> Likelihood:
@@ -541,6 +583,48 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
         precision=values["precision"],
         **scale,
     )
+
+
+def _scalings(scaling: str, x_shape: tuple[int, ...], given: Values) -> Values:
+    """The scalings that members take by name: of networks that see x, of rates, and of a density's columns."""
+    from pyro_vae.model.scaling import ColumnMean, ColumnScale, LogCounts
+    from pyro_vae.option_words import Scaling, check_word
+
+    check_word("scaling", scaling, Scaling)
+    if scaling == "counts":
+        return {"data_scale": LogCounts(), "column_mean": ColumnMean(x_shape)}
+    if scaling == "as_stored":
+        return {"data_scale": None}
+    # One for all members, those that are given among them: they share its numbers.
+    parts = (part for member in given.values() for part in member.modules())
+    scale = next((part for part in parts if isinstance(part, ColumnScale)), None) or ColumnScale(x_shape)
+    return {"data_scale": scale, "column_scale": scale}
+
+
+def _resolved(config: Config, scaling: str) -> Values:
+    """The settings whose default depends on how networks see the data."""
+    standardized = scaling == "standardized"
+    learn_scale = ("pixel" if standardized else "no") if config.learn_scale == "auto" else config.learn_scale
+    return {"learn_scale": learn_scale, "scale": config.scale or (1.0 if standardized else 0.1)}
+
+
+def _check_scaling(config: Config, scaling: str) -> None:
+    if scaling == "standardized" and not takes_column_scale(config):
+        able = [name for name in LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
+        raise UsageError(
+            f"`likelihood={config.likelihood!r}` is no density of columns in units of their own: use "
+            f"`standardize='no'`, or `likelihood={able[0]!r}` ({', '.join(able)})"
+        )
+
+
+def takes_column_scale(config: Config) -> bool:
+    """Returns whether the likelihood of a config is a density that data can be standardised for.
+
+    Example:
+        >>> takes_column_scale(Config(likelihood="normal")), takes_column_scale(Config(likelihood="poisson"))
+        (True, False)
+    """
+    return "column_scale" in _takes("LIKELIHOODS", config.likelihood)
 
 
 def _takes_levels(likelihood: Any) -> bool:

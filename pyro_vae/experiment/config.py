@@ -16,9 +16,11 @@ from pyro_vae.option_words import (
     Guide,
     LearningRates,
     LearnScale,
+    Missing,
     Precision,
     PseudoInputs,
     SplitKind,
+    Standardize,
 )
 from pyro_vae.randomness import MOST_SAMPLES
 
@@ -98,6 +100,17 @@ class Config:
         most=2,
         before=1,
     )
+    standardize: Standardize = flag(
+        "auto",
+        "show the networks each column of a table in units of its spread, while x and log p(x) stay in the data's own "
+        "units; auto is yes for floats that are no images, under normal, laplace and low_rank_normal",
+        before="no",
+    )
+    missing: Missing = flag(
+        "no",
+        "what NaN in the data is: nan, a missing number, for log p of the observed ones, which is right where gaps "
+        "depend on observed values alone; no, an error, since nobody may have expected it",
+    )
     split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
     data_seed: int = flag(
         0,
@@ -153,16 +166,23 @@ class Config:
         above=0,
     )
     scale: float = flag(
-        0.1,
-        "sigma of a normal likelihood, or where a learned one starts; at 1, on [0, 1], nearly all latents collapse",
+        0.0,
+        "sigma of a normal likelihood, or where a learned one starts, in units of each column's spread where data are "
+        "standardised; 0 is 1 there, and 0.1 elsewhere: at 1, on [0, 1], nearly all latents collapse",
+        least=0,
+    )
+    learn_scale: Literal["auto", LearnScale] = flag(
+        "auto",
+        "learn the likelihood's sigma (or rate): one number, one a pixel (or column), or predicted from z; auto is "
+        "pixel where data are standardised, and no elsewhere, since on data that are not dequantised a learned sigma "
+        "shrinks to its floor",
+    )
+    scale_floor: float = flag(
+        1e-3,
+        "smallest learned sigma, a quarter of a grey level, or a thousandth of a column's spread where data are "
+        "standardised; the report shows it",
         above=0,
     )
-    learn_scale: LearnScale = flag(
-        "no",
-        "learn the likelihood's sigma (or rate): one number, one a pixel, or predicted from z; no, since on data that "
-        "are not dequantised a learned sigma shrinks to its floor",
-    )
-    scale_floor: float = flag(1e-3, "smallest learned sigma, a quarter of a grey level; the report shows it", above=0)
     rate: float = flag(
         1000.0,
         "rate on the RMSE of `likelihood='exponential_norm'`; the best is d / RMSE, thousands on images",
@@ -183,6 +203,13 @@ class Config:
         above=0,
     )
     batch_size: int = flag(128, "data per step; ten steps make an epoch of digits", above=0)
+    fewest_steps: int = flag(
+        8,
+        "steps that an epoch has at least: `batch_size` is at most this share of the training data; 8, since an epoch "
+        "of one step is a poor unit of training",
+        above=0,
+        before=1,
+    )
     optimizer: str = flag("adam", "Adam, fused into one kernel over all parameters", table="OPTIMIZERS")
     lr: float = flag(3e-3, "learning rate at the start; the largest that trains smoothly on digits", above=0)
     lr_schedule: LearningRates = flag(
@@ -267,7 +294,9 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """Makes the config of the values in a file, as `to_dict` wrote them.
+        """Makes the config of the values in a saved file, as `to_dict` wrote them, perhaps in an older version.
+
+        A setting that the file lacks, being newer than it, means what was done before there was one.
 
         Raises:
             UsageError: a setting is unknown, or a value out of range.
@@ -276,8 +305,9 @@ class Config:
         if unknown := sorted(set(values) - known):
             raise UsageError(f"unknown settings {unknown}: written by another version?")
         floats = {f.name for f in fields(cls) if f.type is float}
+        older = {f.name: f.metadata["before"] for f in fields(cls)}
         plain: dict[str, Any] = {k: math.inf if v == "inf" and k in floats else v for k, v in values.items()}
         try:
-            return cls(**plain)
+            return cls(**{**older, **plain})
         except UsageError as error:
             raise UsageError(str(error).replace("`", "")) from None  # in a file it is a name, and no argument

@@ -64,13 +64,18 @@ class Fault(NamedTuple):
     cause: str
     cure: str
 
-    def after(self, sentence: str) -> str:
-        """A sentence without its full stop, the cause and the cure."""
-        return f"{sentence}{self.cause and f': {self.cause}'}. {self.cure}"
+    def after(self, sentence: str, num_steps: int = 1) -> str:
+        """A sentence without its full stop, the cause, and what to do about it after so many steps."""
+        cure = NO_STEP_YET if self.cure == STEP_TOO_LARGE and not num_steps else self.cure
+        return f"{sentence}{self.cause and f': {self.cause}'}. {cure}"
 
 
 STEP_TOO_LARGE = (
     "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
+)
+NO_STEP_YET = (
+    "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, "
+    "and at the first parameters"
 )
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
 _MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
@@ -93,11 +98,11 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
         return NO_SITE
     where = f" (first at site {broken.name} of the {broken.half})"
     x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-    if x is not None and x.dim() and x.is_floating_point() and (size := x.abs().max()) > _ORDINARY:
+    if x is not None and x.dim() and x.is_floating_point() and (size := (sizes := _sizes(x)).max()) > _ORDINARY:
         cut = [value.clamp(-1, 1) if value is x else value for value in args]
         named = {name: value.clamp(-1, 1) if value is x else value for name, value in kwargs.items()}
         if _is_sound(loss, model, guide, *cut, **named):
-            datum = int(x.abs().reshape(len(x), -1).amax(1).argmax())
+            datum = int(sizes.argmax())
             place = f" at datum {datum} of the batch" if len(x) > 1 else ""
             cause = f"{broken.what}, since the data reach {size:.3g}{place}"
             cure = "Scale the data to about 1, or give the encoder the logarithm of counts (log1p)"
@@ -106,6 +111,11 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
         cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"
         return Fault(where, cause, _MEND)
     return Fault(where, broken.what, STEP_TOO_LARGE)
+
+
+def _sizes(x: Tensor) -> Tensor:
+    # Of the largest number of each datum; NaN may be a missing one.
+    return x.abs().nan_to_num(nan=0.0, posinf=math.inf).reshape(len(x), -1).amax(1)
 
 
 def fault_on_data(program: Any, num_samples: int, x: Tensor, y: Tensor | None = None) -> Fault:

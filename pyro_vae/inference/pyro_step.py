@@ -214,7 +214,7 @@ class PyroStep:
     def _diverged(self, what: str, fault: Fault) -> DivergenceError:
         self.optimizer.zero_grad(set_to_none=True)
         return DivergenceError(
-            fault.after(f"step {self.num_steps + 1}: the {what}{fault.where}; the step was not applied")
+            fault.after(f"step {self.num_steps + 1}: the {what}{fault.where}; the step was not applied", self.num_steps)
         )
 
     def _first_fault(self, attempt: Attempt) -> Fault:

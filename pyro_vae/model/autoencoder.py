@@ -17,6 +17,8 @@ from torch import Tensor
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
+from pyro_vae.model.conditions import base_constraint
+from pyro_vae.model.distributions.missing import inside
 from pyro_vae.model.given_data import check_ends, check_labels
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
@@ -49,11 +51,34 @@ class Autoencoder(Program):
         prior: of the topmost layer, see `pyro_vae.priors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
         intake: how raw data become x; `pyro_vae.load` sets it, and it is None for a program built by hand.
+        missing: whether NaN in x is a missing number; log p(x) is then that of the observed numbers.
     """
 
     prior: Prior
     likelihood: Likelihood
     intake: Intake | None = None
+    missing: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "likelihood" and self.missing:
+            value.check_missing()
+        if isinstance(value, Posterior):
+            value.missing = self.missing
+        super().__setattr__(name, value)
+
+    def check_data(self, x: Tensor, first: int = 0) -> None:
+        """Refuses data that the likelihood does not take, and names the first such datum.
+
+        NaN is refused too, unless `missing` is set.
+
+        Args:
+            x: data (N, *x_shape).
+            first: the position of x[0] among the data, where x is a block of them.
+
+        Raises:
+            DataError: with the value, its place and the cure.
+        """
+        self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first)
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
         """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""
@@ -303,7 +328,7 @@ def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor |
     return paths.straight(y, y_end, steps)
 
 
-def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
+def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None, missing: bool = False) -> Tensor:
     """Samples the site x ~ p(x|z), inside the data plate: observed where x is given, else drawn.
 
     Args:
@@ -311,20 +336,26 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
         z: (*, B, D).
         x: data (B, *x_shape).
         y: one-hot labels (B, C).
+        missing: whether NaN is a missing number. The site then is x ~ p(x_obs|z), its value x with numbers inside the
+            support for those that are missing, which count nothing.
 
     Returns:
         The value of the site.
 
     Raises:
         DataError: x has another shape, lies outside the support, or at an end of it where the density is not finite.
-        ValueError: the site was conditioned from outside on several data, which would share one z.
+        ValueError: the site was conditioned from outside on several data, which would share one z; or numbers may be
+            missing, and p(x_obs|z) is not known.
     """
     p = likelihood(z, y)
+    given = x
     if x is not None:
         _check_shape(x, p.event_shape)
-        likelihood.check(x)
-        check_ends(p, x)
-    value = pyro.sample("x", p, obs=x)
+        likelihood.check(likelihood.filled(x) if missing else x)
+        given = _with_numbers(p, likelihood, x) if missing else x
+        check_ends(p, given)
+        p = likelihood.observed_part(p, ~x.isnan()) if missing else p
+    value = pyro.sample("x", p, obs=given)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
         generated = torch.Size([plate_size(x, y)]) + p.event_shape
@@ -336,6 +367,15 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
             )
         likelihood.check(value)
     return value
+
+
+def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:
+    # A mask alone would not do: the gradient of what it hides is 0 times NaN.
+    try:
+        support = p.support
+    except NotImplementedError:
+        support = likelihood.support
+    return torch.where(x.isnan(), inside(base_constraint(support)), x) if x.is_floating_point() else x
 
 
 def _check_shape(x: Tensor, event_shape: torch.Size) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+IF_MISSING = "If NaN stands for a missing number, build the program with `missing=True`; else leave such data out."
+
 _conditions: ContextVar[list[Tensor] | None] = ContextVar("conditions", default=None)
 
 

@@ -1,5 +1,6 @@
 """What models and guides are given, checked at the door: data, labels, and densities at the ends of their support."""
 
+import math
 from functools import reduce
 from typing import Any
 
@@ -9,29 +10,31 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.errors import DataError
-from pyro_vae.model.conditions import base_constraint, require
+from pyro_vae.model.conditions import IF_MISSING, base_constraint, require
 from pyro_vae.model.distributions import ContinuousBernoulli
 from pyro_vae.model.program import check_tensor
 
 _CLOSED = (constraints.interval, constraints.greater_than_eq, constraints.half_open_interval)
 
 
-def check_data(x: Tensor | None, y: Tensor | None = None) -> None:
+def check_data(x: Tensor | None, y: Tensor | None = None, missing: bool = False) -> None:
     """Checks the data that a guide is given.
 
     Args:
         x: (B, *x_shape), or None.
         y: one-hot labels (B, C), or None.
+        missing: whether NaN is a missing number, and let through.
 
     Raises:
         TypeError: x or y is no tensor.
         ValueError: there are no data, or labels of another shape or number.
-        DataError: a number is not finite.
+        DataError: a number is not finite, and no missing one.
     """
     if x is None:
         raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
     check_tensor(x)
-    require(torch.isfinite(x).all(), lambda: _not_finite("x", x))
+    right = ~x.isinf() if missing else torch.isfinite(x)
+    require(right.all(), lambda: _not_finite("x", x, right))
     check_labels(y, len(x))
 
 
@@ -57,12 +60,15 @@ def check_labels(y: Tensor | None, number: int) -> None:
         )
     if len(y) != number:
         raise ValueError(f"each datum needs its label: there are {number} data and {len(y)} labels")
-    require(torch.isfinite(y).all(), lambda: _not_finite("y", y))
+    right = torch.isfinite(y)
+    require(right.all(), lambda: _not_finite("y", y, right))
 
 
-def _not_finite(name: str, x: Tensor) -> DataError:
-    datum, *place = (~torch.isfinite(x)).nonzero()[0].tolist()
-    return DataError(f"{name} holds {x[datum][tuple(place)].item()} at datum {datum}, position {tuple(place)}")
+def _not_finite(name: str, x: Tensor, right: Tensor) -> DataError:
+    datum, *place = (~right).nonzero()[0].tolist()
+    number = x[datum][tuple(place)].item()
+    cure = f". {IF_MISSING}" if math.isnan(number) and name == "x" else ""
+    return DataError(f"{name} holds {number} at datum {datum}, position {tuple(place)}{cure}")
 
 
 def check_ends(p: Any, x: Tensor) -> None:

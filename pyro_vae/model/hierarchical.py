@@ -56,6 +56,7 @@ class HierarchicalVAE(Autoencoder):
             or (N, D2 + C); bottom-up q(z1|x).
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
+        missing: True takes NaN in x as a missing number, see `VAE`.
         name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
@@ -99,6 +100,7 @@ class HierarchicalVAE(Autoencoder):
         posterior2: Posterior,
         guide: Guide = "top_down",
         *,
+        missing: bool = False,
         name: str | None = None,
     ) -> None:
         check_member("prior", prior, Prior)
@@ -113,7 +115,7 @@ class HierarchicalVAE(Autoencoder):
             _check_takes_z2(posterior1, prior.latent_dim)
         check_fit(prior, posterior2)
         super().__init__(name)
-        self.top_down = guide == "top_down"
+        self.top_down, self.missing = guide == "top_down", missing
         # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
@@ -121,7 +123,7 @@ class HierarchicalVAE(Autoencoder):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "posterior2" and not self.top_down:
-            value.event_dim = 1  # it encodes z1, not data
+            value.event_dim, value.missing = 1, False  # it encodes z1, not data
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.
@@ -140,7 +142,7 @@ class HierarchicalVAE(Autoencoder):
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z2 = pyro.sample("z2", self.prior(y))
             z1 = pyro.sample("z1", self._p_of_z1(z2, y))
-            return observe(self.likelihood, z1, x, y)
+            return observe(self.likelihood, z1, x, y, self.missing)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Samples z1 and z2 given data.
@@ -152,7 +154,7 @@ class HierarchicalVAE(Autoencoder):
         Returns:
             z1 (B, D1) and z2 (B, D2).
         """
-        check_data(x, y)
+        check_data(x, y, self.missing)
         self.list_parameters(*self._of_guide, others=self._of_model)
         with pyro.plate("data", len(x), dim=-1):
             if self.top_down:

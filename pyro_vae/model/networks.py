@@ -13,6 +13,8 @@ float64 whatever its `precision` says.
 
 For a network of your own any `nn.Module` will do that maps rows `(N, *in_shape)`, and labels `(N, C)` if there are any,
 to `(N, *out_shape)`: members fold leading dimensions before it. `output_bias` is needed only by `Likelihood.start_at`.
+
+An encoder of data with missing numbers is `WithMask(network)`.
 """
 
 import math
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.model.encoder_inputs import WithMask as WithMask
 from pyro_vae.option_words import Precision, check_word
 
 Activation = Callable[[], nn.Module]

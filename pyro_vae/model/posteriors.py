@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 import pyro_vae.model.distributions.gaussian_kl  # noqa: F401 - registers the KLs of these members to normal priors
 from pyro_vae.model import distributions
+from pyro_vae.model.conditions import require
 from pyro_vae.model.constants import Constants
 from pyro_vae.model.distributions import flows
+from pyro_vae.model.encoder_inputs import WithMask
 from pyro_vae.model.folding import folded
 from pyro_vae.option_words import EncoderPredicts, check_word
 
@@ -36,6 +38,7 @@ class Posterior(nn.Module):
     Attributes:
         event_dim: the number of dimensions of what is encoded; None where they are all but the first, as those of data
             (B, *x_shape). `HierarchicalVAE` sets it to 1 where a posterior encodes latents (*, B, D).
+        missing: whether NaN in x is a missing number; the program sets it.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -51,6 +54,7 @@ class Posterior(nn.Module):
     """
 
     event_dim: int | None = None
+    missing: bool = False
 
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, **options: Any) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class Posterior(nn.Module):
 
         Raises:
             TypeError: the encoder returns no tensor.
-            ValueError: the output has another shape.
+            ValueError: the output has another shape, or is NaN for data that hold NaN.
         """
         output = folded(self.encoder, x, y, x.dim() - 1 if self.event_dim is None else self.event_dim)
         wanted = self.encoder_shape(self.latent_dim, **self._options)
@@ -87,7 +91,20 @@ class Posterior(nn.Module):
                 f"(B, {', '.join(map(str, wanted))}); got {tuple(output.shape)}. "
                 "A single datum needs a batch dimension, x[None]"
             )
+        if self.missing and not any(isinstance(part, WithMask) for part in self._parts()):
+            require(~(output.isnan().any() & x.isnan().any()), self._does_not_take_gaps)
         return output
+
+    def _parts(self) -> list[nn.Module]:
+        return list(self.encoder.modules()) if isinstance(self.encoder, nn.Module) else []
+
+    def _does_not_take_gaps(self) -> ValueError:
+        name = getattr(self.encoder, "__name__", type(self.encoder).__name__)
+        return ValueError(
+            f"the codes of {name} are NaN where x has missing numbers, which are NaN: put it into "
+            "networks.WithMask(network), whose network is built with in_shape=WithMask.in_shape(x_shape), or let your "
+            "own encoder take NaN"
+        )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dist.Distribution:
         """Builds q(z|x) for data x (B, *x_shape), or q(z|x, y) for labels y (B, C)."""

@@ -20,6 +20,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae.model.distributions.missing import mask_of
+
 Site = Any  # a message of pyro.poutine: name, fn, value, log_prob, scale, mask, ...
 
 
@@ -69,6 +71,14 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
     return Traces(model_trace, guide_trace)
 
 
+def run_at(
+    model: Callable[..., Any], guide: Callable[..., Any], values: dict[str, Tensor], *args: Any, **kwargs: Any
+) -> Traces:
+    """Runs a program as `run` does, at given values (K, B, *event) of its latent sites."""
+    num_samples = len(next(iter(values.values())))
+    return run(model, poutine.replay(guide, trace=holding(values)), num_samples, *args, **kwargs)
+
+
 def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
     """Returns the sites that are not observed, by name, in the order in which they were sampled."""
     return {site["name"]: site for site in _samples(trace) if not site["is_observed"]}
@@ -77,6 +87,15 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
 def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
     """Returns the sites that are observed, by name."""
     return {site["name"]: site for site in _samples(trace) if site["is_observed"]}
+
+
+def value_of(site: Site) -> Tensor:
+    """Returns the value of a site, with NaN again for each missing number of an observed one."""
+    mask = mask_of(site["fn"]) if site["is_observed"] else None
+    if mask is None:
+        return site["value"]
+    of_one_draw = mask[(0,) * (mask.dim() - site["value"].dim())]  # every draw has the same gaps
+    return torch.where(of_one_draw, site["value"], math.nan)
 
 
 def log_weights(traces: Traces) -> Tensor:

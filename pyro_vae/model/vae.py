@@ -28,14 +28,20 @@ class VAE(Autoencoder):
         prior: p(z), see `pyro_vae.priors`.
         posterior: q(z|x), see `pyro_vae.posteriors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
+        missing: True takes NaN in x as a missing number. log p(x), and all that is made of it, is then log p(x_obs),
+            that of the observed numbers; the encoder must take NaN, as `networks.WithMask` does.
         name: of the program in Pyro's parameter store, see `Program`.
 
     Raises:
         TypeError: a member of another family.
-        ValueError: prior and posterior differ in latent_dim, or the prior holds another posterior than the program's.
+        ValueError: prior and posterior differ in latent_dim, or the prior holds another posterior than the program's;
+            or `missing=True` with a likelihood whose p(x_obs|z) is not known, as that of ExponentialNorm.
 
     Reference:
         Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
+
+        Missing numbers: eq. 3 of Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
+        Sets", ICML 2019. https://arxiv.org/abs/1812.02633
 
     Example:
         >>> import torch
@@ -49,12 +55,21 @@ class VAE(Autoencoder):
         >>> loss = svi.step(torch.zeros(16, 1, 8, 8))   # minus the ELBO, summed over the batch
     """
 
-    def __init__(self, prior: Prior, posterior: Posterior, likelihood: Likelihood, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        prior: Prior,
+        posterior: Posterior,
+        likelihood: Likelihood,
+        *,
+        missing: bool = False,
+        name: str | None = None,
+    ) -> None:
         check_member("prior", prior, Prior)
         check_member("posterior", posterior, Posterior)
         check_member("likelihood", likelihood, Likelihood)
         check_fit(prior, posterior)
         super().__init__(name)
+        self.missing = missing
         # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
 
@@ -77,7 +92,7 @@ class VAE(Autoencoder):
         check_fit(self.prior, self.posterior)
         with pyro.plate("data", plate_size(x, y), dim=-1):
             z = pyro.sample("z", self.prior(y))
-            return observe(self.likelihood, z, x, y)
+            return observe(self.likelihood, z, x, y, self.missing)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Samples z ~ q(z|x).
@@ -92,7 +107,7 @@ class VAE(Autoencoder):
         Raises:
             ValueError: there are no data.
         """
-        check_data(x, y)
+        check_data(x, y, self.missing)
         self.list_parameters(self.posterior, others=[self.prior, self.likelihood])
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, y))

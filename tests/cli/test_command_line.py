@@ -57,7 +57,7 @@ FLAGS = {
     "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
     "--device": "meta", "--download": True, "--dequantize": True,
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
-    "--guide": "bottom_up",
+    "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
 }  # fmt: skip
 
 

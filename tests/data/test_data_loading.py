@@ -101,7 +101,7 @@ def test_levels_of_digits_are_scikit_learns_own_numbers():
     x, labels = (torch.cat([part(s) for s in parts(splits)]) for part in (lambda s: s.fixed(), lambda s: s.labels))
     assert pairs(x.flatten(1), labels) == pairs(truth.data, truth.target)
     assert x.dtype == torch.float32
-    assert splits.form == ((1, 8, 8), 17, 10)
+    assert splits.form == ((1, 8, 8), 17, 10, "as_stored")
     protocol = splits.protocol
     assert protocol["binarization"]["kind"] == "levels"
     assert protocol["binarization"]["sentence"] == "x is the level 0 ... L-1, or the count, as stored."
@@ -119,13 +119,13 @@ def test_counts_beyond_eight_bits_are_levels_without_a_number_of_them(tmp_path):
     np.save(tmp_path / "x.npy", x)
     splits = load(tmp_path / "x.npy", levels=True, split="contiguous")
     np.testing.assert_array_equal(torch.cat([s.fixed() for s in parts(splits)]).numpy(), x)
-    assert splits.form == ((2,), None, 0)
+    assert splits.form == ((2,), None, 0, "as_stored")
 
 
 def test_the_form_counts_the_classes_of_a_file(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.arange(30, dtype=np.uint8)[:, None], y=np.arange(30) % 4)
     splits = load(tmp_path / "x.npz", levels=True)
-    assert splits.form == ((1,), 256, 4)
+    assert splits.form == ((1,), 256, 4, "as_stored")
     for split in parts(splits):
         assert torch.equal(split.one_hot(4).argmax(1), split.fixed()[:, 0].long() % 4)
 

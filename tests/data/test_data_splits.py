@@ -215,7 +215,7 @@ def test_the_form_is_what_a_program_must_know(num_levels, classes):
     parts = {name: make("none", num_levels=num_levels, name=name) for name in ("train", "valid", "test")}
     splits = Splits(**parts, x_shape=(8,), num_classes=classes, protocol={})
     assert splits.form == Form(x_shape=(8,), num_levels=num_levels, num_classes=classes)
-    assert Form((8,)) == ((8,), None, 0)
+    assert Form((8,)) == ((8,), None, 0, "as_stored")
 
 
 def on_three(recipe, **options):

@@ -35,7 +35,7 @@ def trained(config, tmp_path):
 
     made = Trained()
     made.folder.mkdir()
-    epochs = fit(made.vae, made.svi, made.data, build.schedule(config), progress=made.progress)
+    epochs = fit(made.vae, made.svi, made.data, build.schedule(config, len(made.data.train)), progress=made.progress)
     for _ in range(config.epochs):  # not to the generator's end, which puts the best state into the program
         next(epochs)
         made.save(made.folder)

@@ -170,7 +170,7 @@ def test_the_schedule_takes_all_that_it_has_from_the_config():
         "epochs": 9, "batch_size": 8, "lr_schedule": "step", "kl_weight": 0.5, "reconstruction_weight": 2.0,
         "kl_warmup": 3, "patience": 4, "valid_samples": 6,
     }  # fmt: skip
-    assert vars(build.schedule(Config(**wanted))) == wanted
+    assert vars(build.schedule(Config(**wanted), 1000)) == wanted
     assert set(wanted) == {f.name for f in fields(Schedule)}
 
 
@@ -517,7 +517,7 @@ def test_settings_of_the_second_layer_are_named_where_there_is_none():
 
 
 def test_a_members_defaults_are_those_of_the_settings():
-    settings = {field.name: field.default for field in fields(Config)}
+    settings = {**{field.name: field.default for field in fields(Config)}, "learn_scale": "no", "scale": 0.1}
     named = [getattr(room, name) for room in (pv.priors, pv.posteriors, pv.likelihoods) for name in dir(room)]
     members = [each for each in named if inspect.isclass(each) and issubclass(each, nn.Module)]
     options = [option for member in members for option in inspect.signature(member).parameters.values()]

@@ -19,7 +19,7 @@ from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.world import ALONE
 from pyro_vae.randomness import block_stream, derive
 
-SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0.01, "compile": "no"}
+SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0.01, "compile": "no", "fewest_steps": 1}
 SLOWEST = 60  # seconds until processes that wait for each other count as hanging
 
 
@@ -77,7 +77,7 @@ def trained(world, config):
     """The records of a training and the parameters at its end."""
     data, vae, svi = made(config, world)
     options = {"conditional": config.conditional, "seed": config.seed, "world": world}
-    records = [record.to_dict() for record in fit(vae, svi, data, build.schedule(config), **options)]
+    records = [record.to_dict() for record in fit(vae, svi, data, build.schedule(config, len(data.train)), **options)]
     return records, {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 
 
@@ -243,7 +243,7 @@ def test_what_one_process_raises_all_raise(tmp_path, kind, told):
 
 def strayed(world, config):
     data, vae, svi = made(config, world)
-    for record in fit(vae, svi, data, build.schedule(config), world=world):
+    for record in fit(vae, svi, data, build.schedule(config, len(data.train)), world=world):
         if record.epoch == 2 and world.rank == 1:
             with torch.no_grad():
                 next(vae.parameters()).flatten()[0].mul_(1 + 1e-15)
@@ -266,9 +266,9 @@ def stopping(world, config):
         return world.largest(int(world.rank == 1 and len(asked) == 6)) > 0
 
     options = {"progress": progress, "world": world, "seed": config.seed}
-    records = list(fit(vae, svi, data, build.schedule(config), **options, stop=stop))
+    records = list(fit(vae, svi, data, build.schedule(config, len(data.train)), **options, stop=stop))
     stopped = progress.epoch, progress.steps
-    records += fit(vae, svi, data, build.schedule(config), **options)
+    records += fit(vae, svi, data, build.schedule(config, len(data.train)), **options)
     return stopped, [record.to_dict() for record in records], {n: t.tolist() for n, t in vae.tensors().items()}
 
 

@@ -19,7 +19,7 @@ from pyro_vae.data.intake import Intake
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.archives import read_rows
 from pyro_vae.data.own.layout import laid_out
-from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.splits import Split
 from pyro_vae.errors import DataError, UsageError
 

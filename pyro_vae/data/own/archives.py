@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae.data import formats
-from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.errors import DataError, UsageError, unknown
 
 _X = ("x", "data", "images", "image", "imgs", "features", "samples", "inputs")

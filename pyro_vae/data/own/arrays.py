@@ -16,7 +16,7 @@ from pyro_vae.data import ARRAY_ENDINGS, TABLE_ENDINGS
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.numbers import numbers
-from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.sources import Part, Raw, Request, hold_out, seven_one_two
 from pyro_vae.errors import DataError
 

@@ -1,11 +1,12 @@
 """Arrays, tensors and frames in memory -> `Found`."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.reading import Found
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.errors import DataError, UsageError
 
 Options = dict[str, Any]
@@ -51,16 +52,32 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 
 def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Options) -> tuple[Found, Options]:
-    from pyro_vae.data.own.tables import of_frames
+    """Makes one `Found` of the frames of all splits, which have the same columns."""
+    from pyro_vae.data.own.frames import of_frame
 
-    if valid is not None or test is not None:
-        raise UsageError(
-            "splits of a frame: pass arrays, from_arrays(train.to_numpy(), y, test=(test.to_numpy(), y_test))"
-        )
     if isinstance(y, str):
-        options["label"] = y
-        y = None
-    return of_frames(name, x, y, options), options
+        options["label"], y = y, None
+    reading = Reading(**options)
+    frames = {"x" if test is None else "x_train": (x, y)}
+    frames |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
+    found = {key: of_frame(frame, reading, name) for key, (frame, _) in frames.items()}
+    first = next(iter(found.values()))
+    for key, other in found.items():
+        if other.columns != first.columns:
+            raise DataError(f"{name}: the columns of {key} are {other.columns}; those before are {first.columns}")
+    arrays = {key: part.x["x"] for key, part in found.items()}
+    labels = {key: part.y["x"] for key, part in found.items() if "x" in part.y}
+    labels |= {key: _array("y", column) for key, (_, column) in frames.items() if column is not None}
+    about = replace(
+        first,
+        source="The user's own frame.",
+        x=arrays,
+        y=labels,
+        groups={key: part.groups["x"] for key, part in found.items() if "x" in part.groups},
+        ids={key: part.ids["x"] for key, part in found.items() if "x" in part.ids},
+        files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
+    )
+    return about, options
 
 
 def _array(what: str, data: Any) -> np.ndarray:

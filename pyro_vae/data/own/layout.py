@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pyro_vae.data.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.errors import DataError
 
 _CHANNELS = (1, 3, 4)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_vae.data import formats
-from pyro_vae.data.reading import Reading
+from pyro_vae.data.own.reading import Reading
 from pyro_vae.errors import DataError
 
 MOST_COUNTED = 1 << 24  # float32 holds every whole number up to it

@@ -167,6 +167,7 @@ def bdmc(
     start: str = "guide",
     num_leapfrog: int = 5,
     first_block: int = 0,
+    mask: Tensor | None = None,
 ) -> BidirectionalEstimate:
     """Bounds log p(x) from below and from above by bidirectional Monte Carlo, for data that the program simulates.
 
@@ -182,12 +183,14 @@ def bdmc(
         num_data: N; with labels it is their number.
         y: one-hot labels (N, C).
         num_temperatures, num_chains, seed, start, num_leapfrog, first_block: as for `ais`.
+        mask: boolean (N, *x_shape), of a program with `missing=True`: the simulated numbers where it is False are
+            taken away. z is a draw from the posterior of what is left, as the gaps do not depend on x.
 
     Returns:
         Both bounds, the gap between them, and the simulated data.
 
     Raises:
-        ValueError: as for `ais`, and for num_data that is not the number of labels.
+        ValueError: as for `ais`, for num_data that is not the number of labels, and for a mask of another shape.
 
     Reference:
         Grosse, Ghahramani & Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015.
@@ -210,7 +213,7 @@ def bdmc(
         with undisturbed(vae), remembering(memory):
             simulated = _simulate(vae, data.stop - data.start, labels, derive_if_given(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])
-            xs.append(simulated.nodes["_RETURN"]["value"])
+            xs.append(_with_gaps(simulated.nodes["_RETURN"]["value"], mask, data))
             path = Path(vae, start, xs[-1], *labels)
             block = _Block(path, settings, seed, i)
             forward.append(block.forward())
@@ -319,6 +322,14 @@ class _Block:
         # A trajectory may run into NaN. It is refused, and must not stop all the others.
         with block_stream(seed, self.i, j, self.path.data[0].device), pyro.validation_enabled(False):
             yield
+
+
+def _with_gaps(x: Tensor, mask: Tensor | None, data: slice) -> Tensor:
+    if mask is None:
+        return x
+    if mask[data].shape != x.shape:
+        raise ValueError(f"mask {tuple(mask.shape)} is not that of the simulated data, (N, *{tuple(x.shape[1:])})")
+    return torch.where(mask[data].to(x.device), x, math.nan)
 
 
 def _estimate(name: str, sign: int, blocks: list[_Chains], settings: _Settings) -> AnnealedEstimate:

@@ -284,7 +284,7 @@ def _observed(vae: Any, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
 
 
 def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
-    return site["value"].expand(batch_shape + site["fn"].event_shape)
+    return traces.value_of(site).expand(batch_shape + site["fn"].event_shape)
 
 
 def _gathered(drawn: Iterable[tuple[slice, list[dict[str, dict[str, Tensor]]]]]) -> dict[str, dict[str, Tensor]]:

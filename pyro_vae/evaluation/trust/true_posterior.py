@@ -318,7 +318,7 @@ def _posterior_draws(beside: traces.Traces, chains: list[_Chain], num_warmup: in
         draws,
         {name: guide[name]["value"][:, 0] for name in draws},
         torch.stack([chain.diverging for chain in chains]),
-        {name: site["value"][0] for name, site in traces.observed_sites(beside.model).items()},
+        {name: traces.value_of(site)[0] for name, site in traces.observed_sites(beside.model).items()},
         {name: mixing(values) for name, values in draws.items()},
         num_warmup,
     )

@@ -109,7 +109,9 @@ def _simulated(subject: Subject, block: Block) -> Part:
     vae, plan, seed = subject.trained.vae, subject.plan, derive(subject.seed, "simulated")
     y, first = _drawn_labels(subject, seed, block.positions), block.number
     size = None if y is not None else len(block.positions)
-    bounds = evaluation.bdmc(vae, size, plan.num_temperatures, plan.num_chains, y, seed, first_block=first)
+    bounds = evaluation.bdmc(
+        vae, size, plan.num_temperatures, plan.num_chains, y, seed, first_block=first, mask=_copied_mask(subject, block)
+    )
     return {
         "forward": bounds.forward,
         "reverse": bounds.reverse,
@@ -122,6 +124,15 @@ def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
     """Draws labels for simulated data, as frequent as among the training data."""
     draws = generator(seed, "labels")
     return subject.train.y(torch.randint(len(subject.train), (subject.plan.annealed_data,), generator=draws)[index])
+
+
+def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
+    """Which numbers of simulated data are observed: as among the test data that are annealed, in turn."""
+    if not subject.trained.vae.missing:
+        return None
+    order = subject.chosen[block.positions % len(subject.chosen)]
+    wanted, back = order.unique(return_inverse=True)  # readers take ascending positions
+    return ~torch.cat([x for x, _ in subject.test.pieces([wanted])])[back].isnan()
 
 
 def _guides(subject: Subject, block: Block) -> Part:
@@ -140,7 +151,7 @@ def _reconstruction(subject: Subject, block: Block) -> Part:
     reconstruction: Any = _elbo(subject, block)["reconstruction"]
     with stream(subject.seed, "rmse", device=x.device):
         means = vae.reconstruct(x, y)[0]
-    value = (means - x).double().flatten(1).square().mean(1).sqrt().cpu()
+    value = (means - x).double().flatten(1).square().nanmean(1).sqrt().cpu()  # over the observed numbers
     is_exact = set(reconstruction.kind.values()) == {"infinite"}  # every latent is a point: draws are all the same
     error = torch.full_like(value, 0.0 if is_exact else math.nan)
     return {"reconstruction": reconstruction, "rmse": Estimate("RMSE", value, error, 1, unit="per number")}

@@ -28,6 +28,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.inference.fitting import Part, Progress
 from pyro_vae.model.program import Program
+from pyro_vae.option_words import Scaling, words
 
 KEEP = 3
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
@@ -219,7 +220,14 @@ def form_of(body: dict[str, Any]) -> Form:
         tuple(map(_count, body["x_shape"])),
         None if levels is None else _count(levels),
         _count(body.get("num_classes", 0)),
+        _known_scaling(body.get("scaling", "as_stored")),
     )
+
+
+def _known_scaling(word: Any) -> str:
+    if word not in words(Scaling):
+        raise ValueError(f"the networks see data {', '.join(words(Scaling))}; got {word!r:.40}")
+    return str(word)
 
 
 def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:

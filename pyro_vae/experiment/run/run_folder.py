@@ -57,7 +57,7 @@ class Run:
 
 
 def saved_config(folder: Path) -> Config:
-    """Reads the config of a run folder, with the default of every setting that is newer than the run.
+    """Reads the config of a run folder, in which a setting that is newer than the run means what was done before.
 
     Raises:
         CheckpointError: config.json is damaged, missing, or of another version.

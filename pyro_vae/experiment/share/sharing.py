@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
@@ -44,7 +45,7 @@ PICTURES = tuple(model_card.PICTURES)
 FILES = (TENSORS, CONFIG, CARD, *PICTURES)
 _LARGEST_PICTURE = 1 << 24  # bytes
 _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}
-_LATER = {"scaling", "intake"}  # which older folders lack
+_NEWER_KEYS = {"scaling", "intake"}  # that a share of an older version lacks
 
 
 def load(source: str | Path, **overrides: Any) -> Autoencoder:
@@ -163,8 +164,8 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], Intake]:
     path = folder / CONFIG
     body = manifest_file.read(path)
     with manifest_file.well_formed(path):
-        if body.keys() - _LATER != _KEYS:
-            raise ValueError(f"{sorted((body.keys() - _LATER) ^ _KEYS)[:9]} are too many, or missing")
+        if wrong := (body.keys() - _NEWER_KEYS) ^ _KEYS:
+            raise ValueError(f"{sorted(wrong)[:9]} are too many, or missing")
         tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
         checkpoint.check_types(list(tensors.values()))
         shared = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
@@ -269,7 +270,7 @@ def _card(
 
 def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
     config, progress = trained.config, trained.progress
-    more = {}
+    more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
     return {
@@ -278,7 +279,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
         "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
         f"{config.kl_weight:g}, num_particles {config.num_particles}",
-        "training": f"{progress.epoch} epochs of batches of {config.batch_size}; epoch {progress.best_epoch} is kept, "
+        "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
         "the best on validation data",
         "seeds": f"training {config.seed}, data {config.data_seed}",
         **more,

@@ -152,7 +152,16 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
     print(f"{data.protocol['name']}: {data.about}")
     print(f"{len(data.train):,} of them to train on; run folder {run.path}{again}", flush=True)
+    print(_batches(run.config, len(data.train)), end="", flush=True)
     return session
+
+
+def _batches(config: Config, num_train: int) -> str:
+    """Says that batches are smaller than was asked for, where they are."""
+    wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
+    if size == wanted:
+        return ""
+    return f"batches of {size} data, and not of {wanted}, so that an epoch has {-(-num_train // size)} steps\n"
 
 
 def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:

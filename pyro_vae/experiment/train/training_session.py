@@ -60,7 +60,7 @@ class Session:
         """Trains to the last epoch of the config, or until `stop` returns True; see `inference.fit`."""
         config = self.run.config
         return fit(
-            self.vae, self.svi, self.data, build.schedule(config),
+            self.vae, self.svi, self.data, build.schedule(config, len(self.data.train)),
             conditional=config.conditional, seed=config.seed, progress=self.progress, stop=stop, world=self.world,
         )  # fmt: skip
 

@@ -165,7 +165,8 @@ def check_likelihood(
     Args:
         likelihood: the member.
         z: latents (B, D), two or more.
-        x: data (B, *x_shape), for support and gradients; by default a draw of the member itself.
+        x: data (B, *x_shape), for support and gradients; by default a draw of the member itself. For NaN, a missing
+            number, it takes one inside the support.
         y: labels (B, C), where it takes them.
         seed: of the draws.
 
@@ -181,6 +182,7 @@ def check_likelihood(
     check_member("likelihood", likelihood, Likelihood)
     check_tensor(z)
     event = None if x is None else x.shape[1:]
+    x = likelihood.filled(x) if x is not None and x.isnan().any() else x
     case = contract.Case(likelihood, (z, y), event, seed, x=x)
     report = _report(case, contract.LIKELIHOOD)
     if not {"distribution", "shapes"} & {*report.failed}:

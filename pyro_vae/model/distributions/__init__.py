@@ -8,6 +8,8 @@
     ExponentialNorm             exp(-rate * RMSE), with its constant
     LowRankNormal               N(m, W W' + diag), over an event of any shape
 
+What some numbers of x are distributed like, where others are missing, is in `missing`.
+
 Log-probabilities are in nats and include every constant. They and their gradients stay finite at the extremes that
 training meets (logits of 1e4, scales at their floor, x on the location), in float32 too.
 """

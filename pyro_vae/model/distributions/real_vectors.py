@@ -143,7 +143,7 @@ class LowRankNormal(Expandable):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        quadratic, log_det = self._eliminated(_flat(value, self.event_dim) - self.loc)
+        quadratic, log_det = self._eliminated(_flat(value, self.event_dim) - self.loc, self.cov_factor, self.cov_diag)
         return (-0.5 * (quadratic + log_det + self.loc.shape[-1] * math.log(2 * math.pi))).to(self.loc)
 
     @property
@@ -160,7 +160,7 @@ class LowRankNormal(Expandable):
         return self.cov_factor @ self.cov_factor.mT + self.cov_diag.diag_embed()
 
     def entropy(self) -> Tensor:
-        _, log_det = self._eliminated(torch.zeros_like(self.loc))
+        _, log_det = self._eliminated(torch.zeros_like(self.loc), self.cov_factor, self.cov_diag)
         return (0.5 * (log_det + self.loc.shape[-1] * (1 + math.log(2 * math.pi)))).to(self.loc)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -169,10 +169,10 @@ class LowRankNormal(Expandable):
         own = torch.randn(*lead, self.loc.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
         return self._shaped(self.loc + (self.cov_factor @ common).squeeze(-1) + self.cov_diag.sqrt() * own)
 
-    def _eliminated(self, error: Tensor) -> tuple[Tensor, Tensor]:
+    def _eliminated(self, error: Tensor, factor: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         # Quadratic form and log-determinant of the covariance.
-        scale = self.cov_diag.double().sqrt()
-        quadratic, log_det = _eliminate(self.cov_factor.double() / scale.unsqueeze(-1), error.double() / scale)
+        scale = variance.double().sqrt()
+        quadratic, log_det = _eliminate(factor.double() / scale.unsqueeze(-1), error.double() / scale)
         return quadratic, log_det + 2 * scale.log().sum(-1)
 
     def _shaped(self, flat: Tensor) -> Tensor:

@@ -131,13 +131,15 @@ class Categorical(Likelihood):
 
     def start(self, x: Tensor) -> Tensor:
         # The frequency of each level at each pixel, with one datum more that is spread evenly over the levels.
+        observed = ~x.isnan()
         pixels = torch.arange(x[0].numel(), device=x.device) * self.num_levels
         size = x[0].numel() * self.num_levels
         counts = x.new_full((size,), 1 / self.num_levels)
-        for block in x.split(1000):
-            counts += torch.bincount((block.flatten(1).long() + pixels).flatten(), minlength=size)
-        frequencies = counts / (len(x) + 1)
-        return frequencies.reshape(*x.shape[1:], self.num_levels).movedim(-1, 0).log()
+        for block, seen in zip(x.split(1000), observed.split(1000), strict=True):
+            places = block.nan_to_num(0.0).flatten(1).long() + pixels
+            counts += torch.bincount(places[seen.flatten(1)], minlength=size)
+        frequencies = counts.reshape(*x.shape[1:], self.num_levels) / (observed.sum(0) + 1).unsqueeze(-1)
+        return frequencies.movedim(-1, 0).log()
 
 
 def _levels(num_levels: int) -> constraints.Constraint:

@@ -10,7 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
-from pyro_vae.model.conditions import in_words, require
+from pyro_vae.model.conditions import IF_MISSING, base_constraint, in_words, require
+from pyro_vae.model.distributions.missing import inside, observed_numbers
 from pyro_vae.model.folding import folded
 
 
@@ -95,7 +96,7 @@ class Likelihood(nn.Module):
 
     def start(self, x: Tensor) -> Tensor:
         """Returns the decoder output (*decoder_shape) under which x has the mean of the data x (N, *x_shape)."""
-        return x.mean(0)
+        return observed_mean(x)
 
     @torch.no_grad()
     def start_at(self, x: Tensor) -> None:
@@ -103,7 +104,7 @@ class Likelihood(nn.Module):
 
         Args:
             x: data (N, *x_shape); where they are binarised anew in each epoch, their grey levels, the means of the
-                draws.
+                draws. NaN is a missing number, and left out.
 
         Raises:
             ValueError: the decoder has no `output_bias` of the right shape.
@@ -118,8 +119,38 @@ class Likelihood(nn.Module):
             )
         bias.copy_(wanted)
 
+    def check_missing(self) -> None:
+        """Raises ValueError where p(x_obs|z) of some numbers of x cannot be had from p(x|z), see `observed_part`."""
+        if getattr(self.support, "event_dim", 0):
+            raise ValueError(
+                f"{type(self).__name__} is over whole vectors ({_describe(self.support)}), of which single numbers "
+                "cannot be missing (`missing=True`)"
+            )
+
+    def observed_part(self, p: Any, mask: Tensor) -> Any:
+        """Returns p(x_obs|z), whose log p of x counts the observed numbers alone.
+
+        By default the mask of independent numbers. A member whose numbers depend on each other integrates the missing
+        ones out, and returns a distribution with an attribute `observed`, the mask, and a method `completed(x)`, which
+        draws the missing numbers given the observed ones.
+
+        Args:
+            p: p(x|z), what `forward` returned.
+            mask: boolean (B, *x_shape), True where a number was observed.
+
+        Raises:
+            ValueError: p(x|z) is no product over single numbers.
+        """
+        return observed_numbers(p, mask)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Returns data x (N, *x_shape) with a number inside the support for each NaN, which is a missing number."""
+        return torch.where(x.isnan(), inside(base_constraint(self.support)), x) if x.is_floating_point() else x
+
     def check(self, x: Tensor, first: int = 0) -> None:
         """Refuses data that are outside the support or not finite, and names the first such datum.
+
+        NaN is refused as well: a program with `missing=True` checks what `filled` makes of its data.
 
         Args:
             x: data (N, *x_shape).
@@ -137,10 +168,19 @@ class Likelihood(nn.Module):
     def _outside(self, x: Tensor, inside: Tensor, first: int) -> DataError:
         place = (~inside).nonzero()[0].tolist()
         where = f"datum {first + place[0]}" + (f", position {tuple(place[1:])}" if place[1:] else "")
+        found = x[tuple(place)]
+        advice = IF_MISSING if found.isnan().any() and self._takes_missing() else self.advice
         return DataError(
-            f"{type(self).__name__} needs x {_describe(self.support)}; got {in_words(x[tuple(place)])} at {where}. "
-            f"{self.advice}".rstrip()
+            f"{type(self).__name__} needs x {_describe(self.support)}; got {in_words(found)} at {where}. "
+            f"{advice}".rstrip()
         )
+
+    def _takes_missing(self) -> bool:
+        try:
+            self.check_missing()
+        except ValueError:
+            return False
+        return True
 
 
 def leading_dims(z: Tensor, y: Tensor | None) -> int:
@@ -153,16 +193,33 @@ def over_pixels(p: TorchDistributionMixin, z: Tensor, y: Tensor | None = None) -
     return p.to_event(len(p.batch_shape) - leading_dims(z, y))
 
 
+def observed_mean(x: Tensor, otherwise: float = 0.0) -> Tensor:
+    """Returns the mean of data x (N, *x_shape) over those that are not NaN; `otherwise` where all of them are.
+
+    Example:
+        >>> observed_mean(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]]))
+        tensor([1., 0.])
+    """
+    total, number = _observed(x)
+    return torch.where(number > 0, total / number.clamp(min=1), otherwise)
+
+
+def _observed(x: Tensor) -> tuple[Tensor, Tensor]:
+    missing = x.isnan()
+    return torch.where(missing, 0.0, x).sum(0), (~missing).sum(0)
+
+
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:
     """Returns the mean of data x (N, *x_shape) and one datum more, `value`, in the middle of their range.
 
-    It keeps a pixel that never changes at a finite start.
+    It keeps a pixel that never changes at a finite start, and so one that was never observed. NaN is left out.
 
     Reference:
         Krichevsky & Trofimov, "The Performance of Universal Encoding", IEEE Transactions on Information Theory 27,
         1981.
     """
-    return (x.sum(0) + value) / (len(x) + 1)
+    total, number = _observed(x)
+    return (total + value) / (number + 1)
 
 
 def _describe(support: constraints.Constraint) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.model import distributions
+from pyro_vae.model.distributions.missing import MaskedLowRankNormal
 from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, over_pixels
 from pyro_vae.model.likelihoods.scales import (
     Learned,
@@ -77,7 +78,7 @@ class Normal(LocationScale):
         {'sigma': 'predicted from z', 'floor': 0.001}
     """
 
-    advice = "Remove such data, or replace the missing values."
+    advice = "Remove such data."
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
         return over_pixels(dist.Normal(*self.location_and_scale(z, y)), z, y)
@@ -178,6 +179,9 @@ class LowRankNormal(Likelihood):
         factor = torch.stack([column.flatten(flat) for column in columns], -1)
         return distributions.LowRankNormal(loc.flatten(flat), factor, sigma.flatten(flat).square(), parts.shape[first:])
 
+    def observed_part(self, p: Any, mask: Tensor) -> Any:
+        return MaskedLowRankNormal(p, mask)
+
     def start(self, x: Tensor) -> Tensor:
         mean = mean_seen(x, self.column_scale)
         return torch.stack([mean, torch.full_like(mean, self.start_raw), *[torch.zeros_like(mean)] * self.rank])
@@ -241,6 +245,12 @@ class ExponentialNorm(Likelihood):
         if self.x_shape is not None:
             check_shape(self, loc, leading_dims(z, y), self.x_shape)
         return distributions.ExponentialNorm(loc, self._rate(), event_dim=loc.dim() - leading_dims(z, y))
+
+    def check_missing(self) -> None:
+        raise ValueError(
+            "ExponentialNorm takes all numbers of a datum into one norm, and has no density of some of them in closed "
+            "form: with `missing=True` use Laplace, Normal or LowRankNormal"
+        )
 
     @torch.no_grad()
     def scales(self) -> dict[str, Any]:

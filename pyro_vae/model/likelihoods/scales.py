@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims
+from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, observed_mean
 from pyro_vae.model.scaling import ColumnScale
 from pyro_vae.option_words import LearnScale, words
 
@@ -144,8 +144,8 @@ def in_own_units(scales: dict[str, Any], column_scale: ColumnScale | None) -> di
 def mean_seen(x: Tensor, column_scale: ColumnScale | None) -> Tensor:
     """Returns the mean (*x_shape) of data x (N, *x_shape), in units of the scale where there is one."""
     if column_scale is None:
-        return x.mean(0)
-    return column_scale.see(x.mean(0, dtype=torch.float64)).to(x.dtype)
+        return observed_mean(x)
+    return column_scale.see(observed_mean(x.double())).to(x.dtype)
 
 
 def above(floor: float, raw: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae.model import distributions
-from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, over_pixels
+from pyro_vae.model.likelihoods.likelihood import Likelihood, mean_with_one_more, observed_mean, over_pixels
 
 
 class Bernoulli(Likelihood):
@@ -81,4 +81,4 @@ class ContinuousBernoulli(Likelihood):
 
     def start(self, x: Tensor) -> Tensor:
         # Half a grey level from the ends: logits of thousands, as a black pixel asks for, would not come back.
-        return distributions.continuous_bernoulli_logits(x.mean(0).clamp(1 / 512, 511 / 512))
+        return distributions.continuous_bernoulli_logits(observed_mean(x, 0.5).clamp(1 / 512, 511 / 512))

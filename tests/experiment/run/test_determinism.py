@@ -159,7 +159,7 @@ def tensors(dataset, look):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)
-    for _ in fit(vae, build.svi(config, vae), data, build.schedule(config)):
+    for _ in fit(vae, build.svi(config, vae), data, build.schedule(config, len(data.train))):
         look(vae, data.valid.fixed())
     return {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 

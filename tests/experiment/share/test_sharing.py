@@ -179,7 +179,7 @@ def test_the_card_says_on_what_data_from_which_command_and_with_which_limits(run
         f"| split | random 56 / 8 / 16, test {protocol['split']['index_sha256']['test']} |",
         "| binarisation | dynamic |",
         "| seeds | training 0, data 0 |",
-        "| training | 2 epochs of batches of 50; epoch ",
+        "| training | 2 epochs of batches of 7; epoch ",
         f"| torch | {about['versions']['torch']} |",
     ]
     assert [row for row in rows if row not in text] == []
@@ -399,7 +399,7 @@ def test_one_flipped_bit_of_the_settings_is_refused_wherever_it_is(shared):
         flip(path, bit)
         assert "config.json" in complaint(shared)
         path.write_bytes(before)
-    path.write_bytes(before.replace(b'"scale": 0.1', b'"scale": 0.2'))
+    path.write_bytes(before.replace(b'"rate": 1000.0', b'"rate": 2000.0'))
     assert re.search(r"config.json was altered: its content should have SHA-256 \w{64}, has \w{64}", complaint(shared))
 
 

@@ -70,7 +70,7 @@ def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path):
     data = dataclasses.replace(
         trained.data, valid=trained.data.train
     )  # so that the epoch kept is the best on what is looked at
-    list(fit(new, build.svi(config, new), data, build.schedule(config)))
+    list(fit(new, build.svi(config, new), data, build.schedule(config, len(trained.data.train))))
     train = refitting.swap("training", trained.vae, new, trained.training(), 4, config)
     x = trained.training().x
     with torch.no_grad():
@@ -192,7 +192,7 @@ def fitted(folder, prior):
     trained = make_run(folder, likelihood="normal", epochs=20, lr=0.01)
     config = refitting.refitted_config(trained.config, prior, {"epochs": 40, "lr": 0.05, "num_components": 5})
     new = refitting.with_prior(trained, config)
-    list(fit(new, build.svi(config, new), trained.data, build.schedule(config)))
+    list(fit(new, build.svi(config, new), trained.data, build.schedule(config, len(trained.data.train))))
     return trained.vae, new, trained.training(40), config
 
 

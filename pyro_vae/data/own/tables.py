@@ -1,0 +1,148 @@
+"""A table in a text file -> `Found`: any delimiter, a header line or none, a point or a comma as the decimal sign.
+
+The file is read once for its hash and its encoding, once to hold each line to the number of columns, and once by
+pandas. Nothing is unpacked, fetched or evaluated, and no date is parsed.
+"""
+
+import csv
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.api import types
+
+from pyro_vae.data.own.cells import MISSING, has_decimal_comma
+from pyro_vae.data.own.frames import LABELS, of_frame
+from pyro_vae.data.own.reading import Found, Reading
+from pyro_vae.data.own.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
+from pyro_vae.errors import DataError
+
+TABLE_ENDINGS = (".csv", ".tsv", ".txt")
+_DEFAULT = Reading()
+# The default is exact from 3.1 on, and naming it is deprecated.
+_EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+
+
+def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found:
+    """Reads a table from a text file in UTF-8.
+
+    The first line holds the names of the columns unless it is all numbers. Cells that are empty, or NA, NaN, null, None
+    or ?, are NaN. See `frames.of_frame` for what becomes of the columns.
+
+    Args:
+        path: of the file, of at most 2 GiB and 20,000 columns.
+        reading: whose `label`, `id`, `group` and `columns` name columns.
+
+    Raises:
+        UsageError: a name that is no column, or two uses of one column.
+        DataError: a remote, missing, empty or too large file; bytes that are no UTF-8; a line with more or fewer cells
+            than the others; and what `frames.of_frame` refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "own.csv")
+        ...     _ = path.write_text("name;a;b;class\\nu;1,5;2;x\\nv;2,5;;y\\n")
+        ...     found = read_csv(path, Reading(id="name"))
+        >>> found.x["x"].tolist(), found.columns, found.y["x"].tolist(), found.ids["x"].tolist()
+        ([[1.5, 2.0], [2.5, nan]], ('a', 'b'), ['x', 'y'], ['u', 'v'])
+    """
+    if re.match(r"\w[\w+.-]+:/", os.fspath(path)):
+        raise DataError(f"{os.fspath(path)}: is an address. Download the file first; tables are read from disk alone.")
+    path = Path(path)
+    digest = checked_bytes(path)
+    form = form_of_file(path)
+    rows, blank = _count_rows(path, form)
+    frame = _parsed(path, form, rows, reading)
+    found = of_frame(frame, reading, path.name)
+    skipped = (f"Blank lines that were skipped: {blank}.",) if blank else ()
+    source = f"The user's own file {path.name}."
+    return replace(found, source=source, files={path.name: digest}, notes=(*form.notes, *skipped, *found.notes))
+
+
+def _count_rows(path: Path, form: Form) -> tuple[int, int]:
+    """Holds each row to the width of the first; the number of rows, and of blank lines among them."""
+    rows = blank = pending = 0
+    with opened(path) as file:
+        reader = records_of(lines_of(file, path), form.delimiter)
+        try:
+            for record in reader:
+                if reader.line_num <= form.header:
+                    continue
+                if is_blank(record):
+                    pending += 1
+                    continue
+                if len(record) != len(form.names):
+                    raise _width(path, reader.line_num, record, form)
+                rows, blank, pending = rows + 1, blank + pending, 0
+        except csv.Error as error:
+            cure = "A quotation mark within a quoted cell is written twice."
+            raise DataError(f"{path}: line {reader.line_num} cannot be read ({error}). {cure}") from error
+    if not rows:
+        raise DataError(f"{path}: holds a line of column names and no row of data.")
+    return rows, blank
+
+
+def _width(path: Path, line: int, record: list[str], form: Form) -> DataError:
+    delimiter = "white space" if form.delimiter == " " else repr(form.delimiter)
+    return DataError(
+        f"{path}: line {line} has {len(record):,} of {len(form.names):,} cells, with {delimiter} between cells. "
+        "Write a missing number as an empty cell or as NA, and text that holds the delimiter within quotation marks."
+    )
+
+
+def _parsed(path: Path, form: Form, rows: int, reading: Reading) -> pd.DataFrame:
+    plain = {i for i, n in enumerate(form.names) if n in (reading.label, reading.id, reading.group)}
+    plain |= {i for i, name in enumerate(form.names) if name.lower() in LABELS}
+    missing = {i: [""] if i in plain else list(MISSING) for i in range(len(form.names))}
+    text = {i: str for i, name in enumerate(form.names) if reading.id and name == reading.id}  # 007 stays 007
+    frame = _pandas(path, form, na_values=missing, dtype=text)
+    if len(frame) != rows:
+        raise DataError(
+            f"{path}: has {rows} rows for one parser and {len(frame)} for another. Write it anew, by pandas."
+        )
+    commas = [i for i in frame.columns if has_decimal_comma(frame[i])]
+    if commas:
+        _check_points(path, form, frame, commas[0])
+    return frame.set_axis(form.names, axis=1)
+
+
+def _pandas(path: Path, form: Form, **options: Any) -> pd.DataFrame:
+    with opened(path) as file:
+        for _ in range(form.header):
+            file.readline()
+        try:
+            return pd.read_csv(
+                file,
+                sep=r"\s+" if form.delimiter == " " else form.delimiter,
+                header=None,
+                names=range(len(form.names)),
+                index_col=False,
+                skipinitialspace=True,
+                keep_default_na=False,
+                **_EXACT,
+                low_memory=False,
+                **options,
+            )
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{path}: cannot be read as a table ({str(error).splitlines()[0][:160]}).") from error
+
+
+def _check_points(path: Path, form: Form, frame: pd.DataFrame, comma: int) -> None:
+    """Where one column has a decimal comma, a point in another may separate thousands."""
+    floats = [i for i in frame.columns if types.is_float_dtype(frame[i].dtype)]
+    if not floats:
+        return
+    text = _pandas(path, form, usecols=floats, dtype=str)
+    for i in floats:
+        point = text[i].str.contains(".", regex=False).fillna(False).to_numpy(bool)
+        if point.any():
+            row = int(point.argmax())
+            raise DataError(
+                f"{path}: column {form.names[comma]!r} has a decimal comma, and column {form.names[i]!r} a point, "
+                f"{text[i].iloc[row]!r} in row {row}. Write one sign in all columns, and none for thousands: "
+                "pandas.read_csv(path, sep=..., decimal=',', thousands='.').to_csv('plain.csv', index=False)"
+            )

@@ -1,0 +1,192 @@
+r"""p(x_obs|z), the part of p(x|z) that is about the numbers of x that were observed.
+
+.. math:: p(x_{obs}|z) = \int p(x|z) \, dx_{mis}
+
+Of independent numbers it is the product over those that were observed, a mask (`observed_numbers`). Of a normal it is
+normal again (`MaskedLowRankNormal`). `mask_of` finds the mask of such a distribution, and `completed` draws what is
+missing.
+"""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae.model.distributions.real_vectors import LowRankNormal
+
+
+class MaskedLowRankNormal(LowRankNormal):
+    r"""A `LowRankNormal` of whose d numbers only some were observed: its density is that of those.
+
+    .. math:: \log p(x_{obs}) = \log N(x_{obs}; m_{obs}, W_{obs} W_{obs}' + \mathrm{diag}(v_{obs}))
+
+    Rows of W that belong to missing numbers count as 0, their variances as 1, their errors as 0, and the constant
+    -d/2 log(2 pi) has the number of observed ones for d. Draws, mean and variance are those of all numbers.
+
+    Args:
+        whole: the distribution of all numbers.
+        observed: boolean (*, *event_shape), True where a number was observed; broadcast against the batch.
+
+    Example:
+        >>> whole = LowRankNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3), event_shape=(3,))
+        >>> p = MaskedLowRankNormal(whole, torch.tensor([True, False, False]))
+        >>> p.log_prob(torch.zeros(3)), dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(0.0))
+        (tensor(-1.2655), tensor(-1.2655))
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        **LowRankNormal.arg_constraints,
+        "seen": constraints.independent(constraints.boolean, 1),
+    }
+
+    def __init__(self, whole: LowRankNormal, observed: Tensor, validate_args: bool | None = None) -> None:
+        flat = observed.reshape(*observed.shape[: observed.dim() - whole.event_dim], -1)
+        batch_shape = torch.broadcast_shapes(whole.batch_shape, flat.shape[:-1])
+        whole = whole.expand(batch_shape)
+        self.seen = flat.expand(*batch_shape, -1)
+        super().__init__(whole.loc, whole.cov_factor, whole.cov_diag, whole.event_shape, validate_args)
+
+    @property
+    def observed(self) -> Tensor:
+        """Where a number was observed, (*, *event_shape)."""
+        return self._shaped(self.seen)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._check(value)
+        error, factor, variance = self._counted(value)
+        quadratic, log_det = self._eliminated(error, factor, variance)
+        constant = self.seen.sum(-1).double() * math.log(2 * math.pi)
+        return (-0.5 * (quadratic + log_det + constant)).to(self.loc)
+
+    def completed(self, value: Tensor) -> Tensor:
+        r"""Draws what is missing from its normal given what was observed.
+
+        .. math:: c \sim N(M^{-1} V' e, M^{-1}), \quad M = I + V'V, \quad x_{mis} = m + W c + \sqrt{v} \, \epsilon
+
+        V and e are the observed rows of W and of x - m, both divided by the standard deviations.
+
+        Args:
+            value: x (*, *event_shape); any number stands where one is missing.
+
+        Returns:
+            x with the missing numbers drawn, (*batch_shape, *event_shape).
+        """
+        error, factor, variance = (part.double() for part in self._counted(value))
+        scale = variance.sqrt()
+        V = factor / scale.unsqueeze(-1)
+        root = torch.linalg.cholesky(V.mT @ V + torch.eye(V.shape[-1], dtype=V.dtype, device=V.device))
+        c = torch.cholesky_solve(V.mT @ (error / scale).unsqueeze(-1), root)
+        c = c + torch.linalg.solve_triangular(root.mT, torch.randn_like(c), upper=True)
+        drawn = self.loc + (self.cov_factor.double() @ c).squeeze(-1)
+        drawn = drawn + self.cov_diag.double().sqrt() * torch.randn_like(drawn)
+        return torch.where(self.observed, value, self._shaped(drawn).to(self.loc))
+
+    def _counted(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Error, factor and variance as they count.
+        flat = value.reshape(*value.shape[: value.dim() - self.event_dim], -1)
+        error = torch.where(self.seen, flat - self.loc, 0.0)
+        factor = torch.where(self.seen.unsqueeze(-1), self.cov_factor, 0.0)
+        return error, factor, torch.where(self.seen, self.cov_diag, 1.0)
+
+
+def observed_numbers(p: Any, mask: Tensor) -> Any:
+    """Masks a distribution of independent numbers: those that are missing add nothing to log p.
+
+    Args:
+        p: perhaps with batch dimensions declared an event.
+        mask: boolean, broadcast against the numbers of p; True where one was observed.
+
+    Raises:
+        ValueError: p does not factorise over single numbers, as far as can be seen.
+
+    Example:
+        >>> p = observed_numbers(dist.Normal(torch.zeros(3), 1.0).to_event(1), torch.tensor([True, False, False]))
+        >>> p.log_prob(torch.zeros(3)) == dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.0))
+        tensor(True)
+    """
+    base = p
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if base.event_shape:
+        raise ValueError(
+            f"p(x|z) is a {type(base).__name__} over a whole event {tuple(base.event_shape)}, which is no product over "
+            "single numbers, so that log p of the observed ones alone is not known (`missing=True`). Use a likelihood "
+            "of independent numbers, as likelihoods.Normal, or LowRankNormal; or say in observed_part() of your own "
+            "what p(x_obs|z) is"
+        )
+    return base.mask(mask).to_event(len(p.event_shape))
+
+
+def mask_of(p: Any) -> Tensor | None:
+    """Returns the mask of a distribution of observed numbers, broadcast to its shape; None where it has none.
+
+    Example:
+        >>> mask = torch.tensor([True, False, False])
+        >>> mask_of(observed_numbers(dist.Normal(torch.zeros(3), 1.0).to_event(1), mask)) is None
+        False
+        >>> mask_of(dist.Normal(0.0, 1.0)) is None
+        True
+    """
+    while isinstance(p, Independent):
+        p = p.base_dist
+    if isinstance(p, dist.MaskedDistribution):
+        return p._mask if isinstance(p._mask, Tensor) else None
+    return getattr(p, "observed", None) if hasattr(p, "completed") else None
+
+
+def completed(p: Any, value: Tensor) -> Tensor:
+    """Draws the missing numbers given the observed ones, which stay as they are.
+
+    Args:
+        p: p(x_obs|z), as `Likelihood.observed_part` gives it.
+        value: x (*, *event_shape); any number stands where one is missing.
+
+    Returns:
+        (*batch_shape, *event_shape).
+
+    Raises:
+        ValueError: p has no mask.
+
+    Example:
+        >>> p = observed_numbers(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([True, False]))
+        >>> completed(p, torch.tensor([5.0, torch.nan])).isfinite()
+        tensor([True, True])
+    """
+    if hasattr(p, "completed"):
+        return p.completed(value)
+    mask = mask_of(p)
+    if mask is None:
+        raise ValueError(f"p(x|z) is a {type(p).__name__} without a mask: build the program with `missing=True`")
+    return torch.where(mask, value, p.sample())
+
+
+def inside(support: Any) -> Any:
+    """Returns a number inside a support of single numbers, and at no end of a continuous one: what stands for a gap.
+
+    Args:
+        support: a constraint on one number, perhaps with bounds that are tensors.
+
+    Raises:
+        ValueError: a support of vectors, or one that is not known.
+
+    Example:
+        >>> inside(constraints.unit_interval), inside(constraints.positive), inside(constraints.boolean)
+        (0.5, 1.0, 0.0)
+    """
+    if support is constraints.real or support is constraints.boolean:
+        return 0.0
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if low is not None and support.is_discrete:
+        return low * 1.0
+    if low is not None:
+        return low + 1.0 if high is None else (low + high) / 2
+    if high is not None:
+        return high - 1.0
+    raise ValueError(
+        f"no number inside the support {support} is known that could stand for a missing one (`missing=True`): use a "
+        "likelihood of independent numbers"
+    )

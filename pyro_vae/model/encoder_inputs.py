@@ -1,0 +1,54 @@
+"""What an encoder is given of x where numbers of it may be missing."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class WithMask(nn.Module):
+    r"""An encoder that takes NaN in x as missing numbers: it sees zeros in their place, and which they are.
+
+    .. math:: \mathrm{network}([\mathrm{scale} \cdot x_0, \, m]), \qquad
+              m_i = 1 \text{ where } x_i \text{ was observed, else } 0
+
+    x_0 is x with zeros for missing numbers. Zeros alone would leave the encoder in doubt whether a number is 0 or
+    missing. It goes with `missing=True` of the program.
+
+    Args:
+        network: maps rows (N, 2 C, ...), for x_shape (C, ...), and labels (N, Y) where given, to codes. Twice as many
+            numbers or channels go in: (2 D,) for vectors (D,), (2 C, H, W) for images (C, H, W), see `in_shape`.
+        input_scale: factor on x alone, e.g. 1 / 255 for grey levels, in place of the network's own `input_scale`.
+
+    Reference:
+        Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", ICML 2019, who
+        give the encoder zeros. https://arxiv.org/abs/1812.02633
+
+        Collier, Nazabal & Williams, "VAEs in the Presence of Missing Data", 2020, who give it the mask too.
+        https://arxiv.org/abs/2006.05301
+
+    Example:
+        >>> from pyro_vae.model.networks import MLP
+        >>> encoder = WithMask(MLP(WithMask.in_shape((3,)), (4,)))
+        >>> encoder(torch.tensor([[0.5, torch.nan, 2.0]])).isfinite().all()
+        tensor(True)
+    """
+
+    def __init__(self, network: Callable[..., Tensor], input_scale: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.input_scale = network, input_scale
+
+    @staticmethod
+    def in_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of what the inner network takes, for data of shape x_shape.
+
+        Example:
+            >>> WithMask.in_shape((5,)), WithMask.in_shape((3, 28, 28))
+            ((10,), (6, 28, 28))
+        """
+        return (2 * x_shape[0], *x_shape[1:])
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        missing = x.isnan()
+        given = torch.cat([torch.where(missing, 0.0, x) * self.input_scale, (~missing).to(x)], 1)
+        return self.network(given) if y is None else self.network(given, y)

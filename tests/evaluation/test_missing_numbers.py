@@ -1,0 +1,188 @@
+"""Estimates of log p(x_obs), and imputations, where x has gaps: against the closed form of probabilistic PCA."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import evaluation
+from tests.exact import ProbabilisticPCA, small_vae, two_layers
+
+TRUTH = ProbabilisticPCA()
+X = TRUTH.gappy(6)
+WRONG = {"widen": 1.4, "shift": 0.3}
+
+
+def off(estimate, truth):
+    """The largest distance in Monte Carlo errors."""
+    return ((estimate.value - truth).abs() / estimate.value_error).max()
+
+
+def test_log_weights_of_the_exact_posterior_are_log_p_of_the_observed_numbers():
+    for K in (1, 7):
+        weights = evaluation.log_weights(TRUTH.vae(missing=True), X, K, seed=0)
+        torch.testing.assert_close(weights, TRUTH.log_evidence(X).expand(K, -1), rtol=0, atol=1e-10)
+    assert TRUTH.log_evidence(X)[1] == 0
+
+
+def test_a_wrong_posterior_given_the_mask_has_no_constant_weights():
+    assert evaluation.log_weights(TRUTH.vae(**WRONG, missing=True), X, 50, seed=0).std(0).min() > 0.01
+
+
+def test_estimates_agree_with_the_closed_form():
+    vae, truth = TRUTH.vae(**WRONG, missing=True), TRUTH.log_evidence(X)
+    assert off(evaluation.iwae(vae, X, 10_000, seed=0), truth) < 4
+    assert off(evaluation.ais(vae, X, 20, 64, seed=0), truth) < 4
+    torch.testing.assert_close(evaluation.quadrature(vae, X).value, truth, rtol=0, atol=1e-4)
+
+
+def test_every_estimator_takes_gaps():
+    vae = TRUTH.vae(**WRONG, missing=True)
+    truth, x = TRUTH.log_evidence(X), X[2:]
+    curve = evaluation.iwae_curve(vae, X, 2000, seed=0)
+    assert off(curve.bounds[2000], truth) < 4
+    assert (evaluation.elbo(vae, X, 100, seed=0).value <= truth + 0.1).all()
+    assert evaluation.identity(vae, x[:2]).residual.abs().max() < 1e-3
+    evaluation.posterior_on_grid(vae, x[:1])
+    weights = evaluation.log_weights(vae, X, 100, seed=0)
+    assert evaluation.psis_khat(weights).shape == (6,)
+    assert evaluation.active_units(vae, x, seed=0) is not None
+    assert evaluation.kl_per_dimension(vae, x, 20, seed=0) is not None
+    assert evaluation.aggregate_terms(vae, x, seed=0) is not None
+    data = evaluation.to_inference_data(vae, X, 30, seed=0)
+    np.testing.assert_array_equal(data.observed_data["x"].values, X.numpy())
+
+
+def test_a_guide_is_refined_given_the_observed_numbers():
+    truth = ProbabilisticPCA(latent_dim=1)
+    x, program = (
+        truth.gappy(4),
+        pv.VAE(
+            pv.priors.StandardNormal(1),
+            pv.posteriors.DiagonalNormal(pv.networks.WithMask(pv.networks.MLP((10,), (2,), (8,))), 1),
+            truth.vae().likelihood,
+            missing=True,
+        ).double(),
+    )
+    refined = evaluation.refine(program, x, steps=300, num_samples=100, seed=0).refined.value
+    torch.testing.assert_close(refined, truth.log_evidence(x), rtol=0, atol=0.02)  # q* is exact in one dimension
+
+
+@pytest.mark.thorough
+def test_nuts_finds_the_posterior_given_the_observed_numbers():
+    x = X[3]
+    drawn = evaluation.nuts(TRUTH.vae(missing=True), X, 3, num_draws=300, num_chains=2, seed=0)
+    z = drawn.draws["z"].flatten(0, 1)
+    exact, error = TRUTH.posterior(x[None]), evaluation.mixing(drawn.draws["z"]).error
+    assert ((z.mean(0) - exact.mean[0]).abs() < 4 * error).all()
+    assert torch.equal(drawn.observed["x"].isnan(), x.isnan())
+
+
+def test_simulated_data_take_the_gaps_that_they_are_given():
+    mask = ~X.isnan()
+    bounds = evaluation.bdmc(TRUTH.vae(**WRONG, missing=True), 6, 20, 16, seed=0, mask=mask)
+    assert torch.equal(bounds.x.isnan(), ~mask)
+    truth = TRUTH.log_evidence(bounds.x)
+    assert off(bounds.forward, truth) < 4
+    assert (bounds.reverse.value - truth).mean() > -4 * bounds.reverse.monte_carlo_error
+    assert abs(bounds.gap) < 0.1
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="mask"):
+        evaluation.bdmc(TRUTH.vae(missing=True), 3, 2, 2, mask=torch.ones(3, 4, dtype=torch.bool))
+
+
+# Imputations
+
+
+def moments(vae, truth, row, seed=0, M=4000):
+    found = evaluation.impute(vae, row[None].expand(2, -1), M, num_samples=4000, seed=seed)
+    return found.draws[:, 0, row.isnan()]
+
+
+@pytest.mark.parametrize("datum", [3, 4])
+def test_imputations_have_the_mean_and_covariance_of_the_closed_form(datum):
+    row = X[datum]
+    mean, covariance = TRUTH.missing_given_observed(row)
+    draws = moments(TRUTH.vae(missing=True), TRUTH, row)
+    n, d = draws.shape
+    assert ((draws.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
+    spread = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance.square()) / n
+    assert ((draws.T.cov().reshape(d, d) - covariance).abs() < 4 * spread.sqrt()).all()
+
+
+def test_weights_mend_a_wrong_guide():
+    row = X[3]
+    mean, covariance = TRUTH.missing_given_observed(row)
+    by_weights = moments(TRUTH.vae(**WRONG, missing=True), TRUTH, row)
+    # The weights cost some of the draws: an effective half.
+    assert ((by_weights.mean(0) - mean).abs() < 4 * (2 * covariance.diagonal() / len(by_weights)).sqrt()).all()
+
+
+def test_observed_numbers_stay_and_all_others_are_drawn():
+    found = evaluation.impute(TRUTH.vae(missing=True), X, 3, num_samples=50, seed=0)
+    seen = ~X.isnan()
+    assert torch.equal(found.draws[:, seen], X[seen].expand(3, -1))
+    assert found.draws.isfinite().all()
+    assert found.draws.shape == (3, *X.shape)
+    assert (found.draws[0] != found.draws[1])[~seen].all()
+    assert (found.khat.shape, found.num_samples) == ((6,), 50)
+    assert torch.equal(found.mean, found.draws.mean(0))
+    assert (
+        str(found)
+        == "imputation           36.7% of the numbers of 6 data, 3 times   k-hat above 0.7 for 0% of the data (K = 50)"
+    )
+
+
+def test_imputations_are_keyed_by_the_block_of_data():
+    vae, x = TRUTH.vae(**WRONG, missing=True), TRUTH.gappy(300)
+    whole = evaluation.impute(vae, x, 4, num_samples=40, seed=3)
+    later = evaluation.impute(vae, x[128:], 4, num_samples=40, seed=3, first_block=1)
+    assert torch.equal(whole.draws[:, 128:], later.draws)
+    assert not torch.equal(whole.draws, evaluation.impute(vae, x, 4, num_samples=40, seed=4).draws)
+    before = torch.get_rng_state()
+    evaluation.impute(vae, x[:2], 4, num_samples=40, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_program_without_missing_is_refused():
+    with pytest.raises(ValueError, match="missing=True"):
+        evaluation.impute(TRUTH.vae(), X[:1], 2)
+
+
+def test_two_layers_are_imputed():
+    vae = two_layers()
+    vae = pv.HierarchicalVAE(
+        vae.prior,
+        vae.middle,
+        vae.likelihood,
+        pv.posteriors.DiagonalNormal(pv.networks.WithMask(pv.networks.MLP((12,), (6,), y_dim=2)), 3),
+        pv.posteriors.DiagonalNormal(pv.networks.WithMask(pv.networks.MLP((12,), (4,))), 2),
+        missing=True,
+    ).double()
+    x = torch.tensor([[1.0, 0.0, math.nan, math.nan, 1.0, 0.0]], dtype=torch.float64)
+    found = evaluation.impute(vae, x, 200, num_samples=100, seed=0)
+    assert set(found.draws[:, 0, 2:4].unique().tolist()) == {0.0, 1.0}
+    assert evaluation.iwae(vae, x, 50, seed=0).value.isfinite().all()
+
+
+def test_an_imputation_by_a_low_rank_normal_is_conditional():
+    vae = small_vae(likelihood=pv.likelihoods.LowRankNormal, x_shape=(3,), scale=0.3)
+    vae.missing = True
+    vae.posterior.encoder = pv.networks.WithMask(pv.networks.MLP((6,), (6,), hidden=(4,))).double()
+    with torch.no_grad():
+        vae.likelihood.decoder.head.weight.zero_()  # z does not matter, so that all is in W
+        vae.likelihood.decoder.output_bias.copy_(
+            torch.tensor([[0.0] * 3, [-1.0] * 3, [1.0, 2.0, -1.0], [0.5, 0.0, 1.0]])
+        )
+    whole = vae.likelihood(torch.zeros(1, 3, dtype=torch.float64))
+    S = whole.covariance_matrix[0].detach()
+    x = torch.tensor([[1.5, math.nan, math.nan]], dtype=torch.float64)
+    draws = evaluation.impute(vae, x, 4000, num_samples=50, seed=0).draws[:, 0, 1:]
+    mean, covariance = S[1:, 0] / S[0, 0] * 1.5, S[1:, 1:] - torch.outer(S[1:, 0], S[0, 1:]) / S[0, 0]
+    assert ((draws.mean(0) - mean).abs() < 4 * (covariance.diagonal() / 4000).sqrt()).all()
+    spread = (covariance.diagonal()[:, None] * covariance.diagonal() + covariance.square()) / 4000
+    assert ((draws.T.cov() - covariance).abs() < 4 * spread.sqrt()).all()
