@@ -173,7 +173,7 @@ class Intake:
         """
         if len(self.x_shape) == 1 and x.ndim == 2:
             if columns and self.columns:
-                return x[:, self._by_name(name, columns)]
+                return x[:, self.by_name(name, columns)]
             if self.kept and x.shape[1] != len(self.kept) and x.shape[1] > max(self.kept):
                 return x[:, list(self.kept)]
         if x.shape[1:] != self.x_shape:
@@ -212,7 +212,16 @@ class Intake:
             return self._levels(x, check)
         return self._counts(x, check) if self.counts else self._reals(x, check)
 
-    def _by_name(self, name: str, columns: tuple[str, ...]) -> list[int]:
+    def by_name(self, name: str, columns: tuple[str, ...]) -> list[int]:
+        """Finds the places of the run's columns among those of a file.
+
+        Args:
+            name: of the file, for messages.
+            columns: their names, in the order of the file.
+
+        Raises:
+            DataError: one is missing.
+        """
         if missing := [column for column in self.columns if column not in columns]:
             listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
             raise DataError(f"{name}: lacks columns that the run was trained on: {listed}.")

@@ -1,6 +1,5 @@
 """Scores: all that a program says of single data, side by side and in one pass over blocks of 128."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -211,5 +210,5 @@ def _read_latents(pair: traces.Traces) -> Tensor:
 
 
 def _joined(parts: list[Scores]) -> Scores:
-    columns: Iterator[str] = iter(parts[0].columns())
-    return replace(parts[0], **{name: torch.cat([part.columns()[name] for part in parts]) for name in columns})
+    whole: dict[str, Any] = {name: torch.cat([part.columns()[name] for part in parts]) for name in parts[0].columns()}
+    return replace(parts[0], **whole)

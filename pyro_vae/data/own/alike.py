@@ -97,7 +97,7 @@ def rows_alike(
 
 def _found(data: Any, intake: Intake, reading: Reading, y: Any, array: str, map_above: int) -> Found:
     if not isinstance(data, str | os.PathLike):
-        return _in_memory(data, y)
+        return _in_memory(data, intake, y)
     path = Path(data)
     if path.suffix in ARRAY_ENDINGS:
         return read_rows(path, reading, array, map_above)
@@ -112,12 +112,13 @@ def _found(data: Any, intake: Intake, reading: Reading, y: Any, array: str, map_
     raise DataError(f"{path}: there is no such file: name a .npy, .npz or .csv file, or a folder of images.")
 
 
-def _in_memory(data: Any, y: Any) -> Found:
+def _in_memory(data: Any, intake: Intake, y: Any) -> Found:
     from pyro_vae.data.own.in_memory import found
 
-    if hasattr(data, "columns"):
-        data, columns = data.to_numpy(), tuple(map(str, data.columns))
-        return replace(found("the frame", data, y, None, None, {})[0], columns=columns)
+    if hasattr(data, "columns") and intake.columns:
+        intake.by_name("the frame", tuple(map(str, data.columns)))  # names those that are missing
+        numbers = data[list(intake.columns)].to_numpy()
+        return replace(found("the frame", numbers, y, None, None, {})[0], columns=intake.columns)
     return found("the array", data, y, None, None, {})[0]
 
 
@@ -132,7 +133,7 @@ def _table(path: Path, intake: Intake, reading: Reading) -> Found:
     there = {what: name for what in ("label", "id") if (name := getattr(reading, what)) in names}
     wanted = replace(reading, label=there.get("label", ""), id=there.get("id", ""), group="", columns=())
     if intake.columns:
-        intake.chosen(np.empty((0, len(names))), path.name, tuple(names))  # names those that are missing
+        intake.by_name(path.name, tuple(names))  # names those that are missing
         wanted = replace(wanted, columns=intake.columns)
     found = read_csv(path, wanted)
     used = {*found.columns, *there.values()}

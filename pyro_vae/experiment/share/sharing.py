@@ -76,7 +76,7 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     """
     on_hub = str(source).startswith(hub.SCHEME)
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
-    if not on_hub and not _is_shared(folder):
+    if not on_hub and not is_shared(folder):
         return rebuilt_program.load(folder, **overrides)
     shared, members, intake = _read(folder)
     try:
@@ -146,7 +146,8 @@ def share(
     return folder
 
 
-def _is_shared(path: Path) -> bool:
+def is_shared(path: Path) -> bool:
+    """Returns whether this is a folder that `share` wrote, and no run."""
     is_run = (path / "checkpoints").exists() or (path / "run.json").exists()
     return not is_run and ((path / CONFIG).exists() or (path / TENSORS).exists())
 
