@@ -10,6 +10,7 @@
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
     protocol.py  the record of all that
+    shown_range.py  which values of x a picture shows black and white
     loading.py   load: source -> cut -> Splits, with the protocol; from_arrays: the same of arrays in memory
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.

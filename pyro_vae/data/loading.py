@@ -15,7 +15,8 @@ from pyro_vae.data import PATHS, SOURCES, formats, is_path
 from pyro_vae.data.cutting import Pieces, cut, equal_rows
 from pyro_vae.data.own import columns
 from pyro_vae.data.own.reading import Reading
-from pyro_vae.data.protocol import description, protocol
+from pyro_vae.data.protocol import description, protocol, untrained
+from pyro_vae.data.shown_range import UNIT, shown_range
 from pyro_vae.data.sources import Part, Raw, Request
 from pyro_vae.data.splits import Split, Splits
 from pyro_vae.errors import DataError, UsageError, unknown
@@ -184,6 +185,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         **changed,
         **({"scaling": scaling} if scaling != "as_stored" else {}),
         **({"missing": _share_missing(splits)} if reading.missing else {}),
+        **_range(splits["train"]),
     }
     return Splits(
         **splits,
@@ -194,7 +196,14 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         columns=raw.columns,
         about=description(raw, splits),
         scaling=scaling,
+        warnings=tuple(untrained(splits, raw.classes)),
     )
+
+
+def _range(train: Split) -> dict[str, Any]:
+    """The range of images, where it is not [0, 1]."""
+    found = UNIT if train.levels.ndim != 4 else shown_range(train)
+    return {} if found == UNIT else {"range": list(found)}
 
 
 def _resolve(dataset: str) -> Callable[[Request], Raw]:

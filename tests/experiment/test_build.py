@@ -524,3 +524,45 @@ def test_a_members_defaults_are_those_of_the_settings():
     shared = [option for option in options if option.name in settings and option.default is not option.empty]
     assert len(shared) > 20
     assert [option for option in shared if option.default != settings[option.name]] == []
+
+
+# Missing numbers
+
+
+@pytest.mark.parametrize("settings", [{}, {"prior": "vamp", "num_components": 3}, {"network": "conv"}], ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_missing_reaches_program_encoders_and_pseudo_inputs(settings, layers):
+    vae = program(missing="nan", layers=layers, latent_dim2=2, **settings)
+    x = torch.zeros(4, *IMAGE)
+    x[:, :, 2:] = math.nan
+    assert vae.missing
+    if "prior" in settings:
+        assert vae.prior.pseudo_observed.shape == (3, *IMAGE)
+    vae.start_at(x, x)
+    assert pv.evaluation.iwae(vae, x, 5, seed=0).value.isfinite().all()
+    assert not program().missing
+
+
+def test_a_bottom_up_guide_masks_data_and_no_latents():
+    vae = program(missing="nan", layers=2, latent_dim2=2, guide="bottom_up", prior="vamp", num_components=3)
+    x = torch.full((4, *IMAGE), math.nan)
+    assert pv.evaluation.iwae(vae, x, 5, seed=0).value.isfinite().all()
+    assert vae.prior.pseudo_observed is None
+    assert isinstance(vae.posterior2.encoder, pv.networks.MLP)
+
+
+def test_levels_are_scaled_and_the_mask_is_not():
+    vae = build.vae(Config(likelihood="categorical", latent_dim=3, hidden=(4,), missing="nan"), IMAGE, 17)
+    encoder = vae.posterior.encoder
+    assert (encoder.input_scale, encoder.network.input_scale) == (1 / 16, 1.0)
+
+
+def test_a_likelihood_that_cannot_take_gaps_is_a_usage_error():
+    with pytest.raises(UsageError, match="ExponentialNorm"):
+        program(missing="nan", likelihood="exponential_norm")
+
+
+def test_an_old_config_takes_no_gaps():
+    values = Config().to_dict()
+    del values["missing"]
+    assert Config.from_dict(values).missing == "no"

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Splits
-from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, rebuilt_program
@@ -117,8 +117,9 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if not data_dir:
-        return config
     if config.dataset in build.DATASETS:
-        return replace(config, data_dir=data_dir)
-    return replace(config, dataset=str(Path(data_dir) / Path(config.dataset).name))
+        return replace(config, data_dir=data_dir or config.data_dir)
+    path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
+    return replace(config, dataset=str(path))

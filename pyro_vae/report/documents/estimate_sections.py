@@ -121,8 +121,29 @@ def estimate_rows(report: Report) -> Table:
     return Table.of("estimates", (*FILE_COLUMNS, "bound", "label"), rows)
 
 
+def class_name(report: Report, label: Any) -> str:
+    """Names a class as its data do, "" where there is none.
+
+    Example:
+        >>> class_name({"protocol": {"classes": ["cat", "dog"]}}, 1), class_name({}, 1), class_name({}, None)
+        ('dog', '1', '')
+    """
+    names = report.get("protocol", {}).get("classes") or ()
+    return "" if label is None else str(names[label] if label < len(names) else label)
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Names a datum by its row in the file, or, in an older report, by its place among the test data.
+
+    Example:
+        >>> place({"datum": 17, "row": 123}), place({"datum": 17})
+        ('row 123', 'datum 17')
+    """
+    return f"row {row['row']}" if "row" in row else f"datum {row['datum']}"
+
+
 def datum_rows(report: Report) -> Table:
-    """Lists a row for each test datum: position, estimates, k-hat and effective sample size: what data.csv holds.
+    """Lists a row for each test datum, with its row in the file, estimates, k-hat and effective sample size: data.csv.
 
     The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """

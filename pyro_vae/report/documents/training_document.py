@@ -9,6 +9,7 @@ from pyro_vae.report.documents.baseline_section import baseline_sentence, baseli
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
+MOST_COLUMNS = 20  # of a table that have a picture
 
 
 def training_document(report: Report) -> Document:
@@ -60,8 +61,11 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"preset: {preset_sentence(report['preset'])}"
     split = _split(protocol, report["test"]["reconstruction"]["num_data"])
     # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
-    yield f"data: {protocol['name']}, {split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
+    about = f", {report['about']}; " if report.get("about") else ", "
+    yield f"data: {protocol['name']}{about}{split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
     yield from protocol["notes"]
+    if pictures := _pictures(report):
+        yield pictures
 
 
 def _estimation(report: Report) -> str:
@@ -132,6 +136,15 @@ def _classes(classes: Mapping[str, Any]) -> str:
         f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
         f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
+
+
+def _pictures(report: Report) -> str:
+    """Says why there are no pictures of data. Of images it is said where they are read."""
+    shape = report["protocol"]["shape"]
+    if len(shape) != 1:
+        return ""
+    instead = "their columns are in columns.png" if shape[0] <= MOST_COLUMNS else "nor of more than 20 columns"
+    return f"pictures: rows of a table have no pictures of samples and reconstructions; {instead}."
 
 
 def _weights(objective: Mapping[str, Any]) -> str:

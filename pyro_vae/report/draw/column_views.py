@@ -1,0 +1,52 @@
+"""Computes what a picture of a table shows: its columns, test data beside draws from the program."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import stream
+
+
+class Columns(NamedTuple):
+    """Rows of a table, and as many that the program draws.
+
+    Attributes:
+        x: data (N, D), NaN where a number is missing.
+        drawn: draws of x from the program, (N, D).
+        names: of the D columns.
+        origin: (D,) what was taken away from each column of the file.
+    """
+
+    x: Tensor
+    drawn: Tensor
+    names: tuple[str, ...]
+    origin: tuple[float, ...]
+
+
+@torch.no_grad()
+def columns(
+    vae: Autoencoder,
+    x: Tensor,
+    seed: int,
+    y: Tensor | None = None,
+    names: Sequence[str] = (),
+    origin: Sequence[float] = (),
+) -> Columns:
+    """Draws z from the prior and x from p(x|z), a row for each row of data, under the stream ("columns") of this seed.
+
+    Args:
+        vae: the program.
+        x: data (N, D).
+        seed: the seed of the draws.
+        y: one-hot labels (N, C) of the data, for a conditional program, which draws rows of the same labels.
+        names: of the D columns; by default their numbers.
+        origin: what was taken away from each column of the file; by default nothing.
+    """
+    with stream(seed, "columns", device=x.device), undisturbed(vae):
+        drawn = vae.likelihood(vae.from_prior(len(x), y), y).sample()
+    D = x.shape[1]
+    return Columns(x, drawn, tuple(names) or tuple(f"column {i}" for i in range(D)), tuple(origin) or (0.0,) * D)
