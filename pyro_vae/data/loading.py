@@ -14,7 +14,7 @@ import torch
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
 from pyro_vae.data.cutting import Pieces, cut, equal_rows
 from pyro_vae.data.own import columns
-from pyro_vae.data.own.reading import Reading
+from pyro_vae.data.own.reading import Reading, without_effect
 from pyro_vae.data.protocol import description, protocol, untrained
 from pyro_vae.data.shown_range import UNIT, shown_range
 from pyro_vae.data.sources import Part, Raw, Request
@@ -79,6 +79,9 @@ def load(
     choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
     source = _resolve(os.fspath(dataset))
     made = source(Request(os.fspath(dataset), Path(data_dir), download, map_above, reading_of(reading)))
+    if os.fspath(dataset) in SOURCES:
+        ignored = without_effect(reading_of(reading), "a data set that has a name")
+        made = replace(made, notes=(*ignored, *made.notes))
     return assemble(made, choices, reading_of(reading))
 
 

@@ -8,6 +8,7 @@ What the numbers are is for `numbers` to say, and what the labels are for `label
 checks go through it in blocks, and its splits hold positions in place of a copy.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pyro_vae.data.own import first_version
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.numbers import numbers
-from pyro_vae.data.own.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading, without_effect
 from pyro_vae.data.sources import Part, Raw, Request, hold_out, seven_one_two
 from pyro_vae.errors import DataError
 
@@ -42,7 +43,13 @@ def user_file(request: Request) -> Raw:
     path = Path(request.dataset)
     if request.reading.version < 2 and path.suffix in ARRAY_ENDINGS:
         return first_version.user_file(request)
-    return raw(_found(path, request), request.reading)
+    made = raw(_found(path, request), request.reading)
+    return replace(made, notes=(*without_effect(request.reading, _kind(path)), *made.notes))
+
+
+def _kind(path: Path) -> str:
+    kinds = {".npy": "an array", ".npz": "an archive"}
+    return "a folder of images" if path.is_dir() else kinds.get(path.suffix.lower(), "a table")
 
 
 def _found(path: Path, request: Request) -> Found:
