@@ -13,7 +13,7 @@ there if the data have them, numbers of `classes` where these have names. Means 
                          z (R, S, D); mean (R, S, *x_shape); labels, positions, ... (1,)
     latent_cloud.npz     z (N, D), centres of q(z|x); points (N, 2) in the plane; prior (N, 2), draws of p(z) seen the
                          same way; share (D,) of the variance; covariance (N, 2, 2) for D = 2; labels, ...
-    columns.npz          of tables: x and drawn (N, D); names and origin (D,) of its columns; labels, ...
+    columns.npz          of tables: x (N, D), drawn (M, D); names and origin (D,) of its columns; labels, ...
     latent_grid.npz      D = 2: levels (S,); z (P, S, S, 2); mean (P, S, S, *x_shape); labels (P,)
 
 See `pyro_vae.report.draw.image_views` and `latent_views` for what each of them is.
@@ -222,7 +222,7 @@ def _latent_grid(view: latent_views.Grid, source: Chosen) -> About:
 
 def _columns(view: column_views.Columns, source: Chosen) -> About:
     more = {"names": np.array(view.names), "origin": np.array(view.origin), **source.named(source.shown_rows)}
-    return more, f"{view.x.shape[1]} columns of {len(view.x)} test data, and as many draws from the program"
+    return more, f"{view.x.shape[1]} columns of {len(view.x)} test data, and {len(view.drawn)} draws from the program"
 
 
 ABOUT: dict[str, Callable[[Any, Chosen], About]] = {

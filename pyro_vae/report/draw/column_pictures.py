@@ -11,7 +11,7 @@ from pyro_vae.report.draw.column_views import Columns
 from pyro_vae.report.draw.images import PLAIN, Key, png
 from pyro_vae.report.draw.style import BLUE, INK, PALE, RED
 
-_BINS = 24
+_BINS = 24  # at most
 _SIDE = 5  # panels in a row
 
 
@@ -50,7 +50,7 @@ def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     x, drawn = x[np.isfinite(x)], drawn[np.isfinite(drawn)]
     edges = _edges(x, drawn)
     axes.hist(x, edges, density=True, color=BLUE, alpha=0.45, label=f"{len(x):,} test data")
-    axes.hist(drawn, edges, density=True, histtype="step", color=RED, lw=1.3, label="as many draws from the program")
+    axes.hist(drawn, edges, density=True, histtype="step", color=RED, lw=1.3, label=f"{len(drawn):,} draws from the program")
     axes.set(yticks=[], xlim=(edges[0], edges[-1]))
     axes.tick_params(labelsize=7)
     axes.locator_params(axis="x", nbins=4)
@@ -65,7 +65,8 @@ def _edges(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     low, high = min(x.min(), inner[0]), max(x.max(), inner[-1])
     if (np.floor(x) == x).all() and high - low <= _BINS:
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
-    return np.linspace(low, high, _BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    bins = min(_BINS, max(6, 2 * math.isqrt(len(x))))
+    return np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, low + 0.5])
 
 
 def _correlations(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.report.cells import clipped
 from pyro_vae.report.draw.image_views import Reconstructions, Samples
 
-MISSING = (0.97, 0.78, 0.74)  # a pale red, which no grey image has; the gaps between images are grey
+MISSING = (0.90, 0.55, 0.50)  # a dull red, which no grey image has; the gaps between images are grey
 _LONGEST = 20  # characters of the name of a class
 _MOST_CLASSES = 30  # with samples: a picture has so many rows
 
