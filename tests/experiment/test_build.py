@@ -20,6 +20,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.model.scaling import LogCounts
 from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 
 TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
@@ -248,9 +249,12 @@ def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     assert {split.recipe for split in (data.train, data.valid, data.test)} == {recipe}
     vae = build.vae(config, *data.form)
     # Sixteen is the highest of the 17 levels of digits: the encoder sees numbers up to 1, whatever it is given.
-    assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
+    # Counts have no highest one: it sees log(1 + x).
+    if likelihood in ("poisson", "negative_binomial"):
+        assert isinstance(vae.posterior.encoder.scale, LogCounts)
+    else:
+        assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
     assert data.train.fixed().max() == (16 if likelihood in whole else 1)
-    assert build.white(config, data.form) == (16 if likelihood in whole else 1)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
@@ -260,10 +264,9 @@ def test_the_number_of_levels_reaches_the_likelihood(likelihood):
     assert (support.lower_bound, support.upper_bound) == (0, 22)
 
 
-def test_counts_without_a_number_of_levels_are_neither_scaled_nor_white():
+def test_counts_without_a_number_of_levels_are_not_scaled_in_an_old_program():
     config, form = Config(likelihood="poisson", latent_dim=2, hidden=(4,)), Form((5,))
     assert build.vae(config, *form).posterior.encoder.input_scale == 1.0
-    assert build.white(config, form) == 1.0
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -339,8 +342,9 @@ def started(**settings):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     with torch.no_grad():
-        vae.posterior.encoder.output_bias[3:] = -20.0
-        vae.posterior.encoder.head.weight[3:] = 0.0
+        encoder = getattr(vae.posterior.encoder, "network", vae.posterior.encoder)
+        encoder.output_bias[3:] = -20.0
+        encoder.head.weight[3:] = 0.0
         vae.likelihood.decoder.head.weight.zero_()
     build.start(config, vae, data)
     return vae, data
@@ -419,7 +423,7 @@ def test_data_outside_the_support_are_refused_in_every_split(name):
     config = Config(latent_dim=2, hidden=(4,), binarize="threshold")
     data = build.data(config)
     grey = Split.make(name, torch.full((3, 1, 8, 8), 0.5), None, None, "none", 0)
-    with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at datum 0"):
+    with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at row 0"):
         build.start(config, build.vae(config, *data.form), replace(data, **{name: grey}))
 
 
