@@ -184,6 +184,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         **({"columns": list(raw.columns)} if raw.columns else {}),
         **changed,
         **({"scaling": scaling} if scaling != "as_stored" else {}),
+        **({"untrained": absent} if (absent := _untrained(splits, raw.num_classes)) else {}),
         **({"missing": _share_missing(splits)} if reading.missing else {}),
         **_range(splits["train"]),
     }
@@ -304,6 +305,12 @@ def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it ever written to
         return torch.from_numpy(levels)
+
+
+def _untrained(splits: dict[str, Split], num_classes: int) -> list[int]:
+    """Lists the classes that no training datum has."""
+    labels = splits["train"].labels
+    return [] if labels is None else sorted(set(range(num_classes)) - set(labels.tolist()))
 
 
 def _share_missing(splits: dict[str, Split]) -> dict[str, float]:

@@ -414,12 +414,6 @@ class Splits:
     warnings: tuple[str, ...] = ()
 
     @property
-    def shown_range(self) -> tuple[float, float]:
-        """The values of x that pictures show black and white, where x is no level; see `shown_range`."""
-        low, high = self.protocol.get("range", (0.0, 1.0))
-        return low, high
-
-    @property
     def trained_classes(self) -> tuple[int, ...]:
         """The classes that the training data have, in order."""
         return () if self.train.labels is None else tuple(self.train.labels.unique().tolist())

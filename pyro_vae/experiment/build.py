@@ -9,7 +9,7 @@ data, and `posterior` is that of the program. So a member with an option needs n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -26,7 +26,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Split, Splits
+    from pyro_vae.data import Form, Split, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -172,19 +172,14 @@ def data(config: Config) -> Splits:
         DataError: the data are not there, damaged, or do not go with the settings.
         UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
     """
-    from pyro.distributions import constraints
-
     from pyro_vae.data import load
 
     likelihood = _find("LIKELIHOODS", config.likelihood)
-    binarize = config.binarize
-    if binarize == "auto":
-        binarize = "dynamic" if likelihood.support is constraints.boolean else "none"
     splits = load(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
-        binarize=binarize,
+        binarize=_binarize(config),
         dequantize=config.dequantize,
         levels=_takes_levels(likelihood),
         standardize=_standardize(config, likelihood),
@@ -195,6 +190,30 @@ def data(config: Config) -> Splits:
     if config.conditional and not splits.num_classes:
         raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
     return splits
+
+
+def recipe(config: Config, num_levels: int | None) -> str:
+    """Returns the recipe of x that the settings name, a key of `pyro_vae.data.recipes.RECIPES`.
+
+    Args:
+        config: the settings.
+        num_levels: L of the data; None for counts and reals.
+
+    Example:
+        >>> recipe(Config(), 17), recipe(Config(likelihood="normal"), 17), recipe(Config(), 2)
+        ('dynamic', 'none', 'none')
+    """
+    if _takes_levels(_find("LIKELIHOODS", config.likelihood)):
+        return "levels"
+    return "dequantize" if config.dequantize else "none" if num_levels == 2 else _binarize(config)
+
+
+def _binarize(config: Config) -> str:
+    from pyro.distributions import constraints
+
+    if config.binarize != "auto":
+        return config.binarize
+    return "dynamic" if _find("LIKELIHOODS", config.likelihood).support is constraints.boolean else "none"
 
 
 def reading(config: Config) -> Values:
@@ -377,15 +396,17 @@ def is_discrete(config: Config) -> bool:
     return _find("LIKELIHOODS", config.likelihood).support.is_discrete
 
 
-def shown_range(config: Config, data: Splits) -> tuple[float, float]:
+def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tuple[float, float]:
     """Returns the values of x that a picture shows black and white: 0 and the highest level, else the data's own.
 
     Args:
         config: the settings of the program.
-        data: the splits.
+        form: what must be known of the data.
+        protocol: of the data.
     """
-    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and data.form.num_levels
-    return (0.0, float(levels - 1)) if levels else data.shown_range
+    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
+    low, high = (0, levels - 1) if levels else protocol.get("range", (0, 1))
+    return float(low), float(high)
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pyro_vae.data import conversions, formats
+from pyro_vae.data import formats
 from pyro_vae.data.images.image_folder import read_folder
+from pyro_vae.data.own import conversions
 from pyro_vae.data.own.conversions import other_format
 from pyro_vae.data.tables.table_file import read_csv
 

@@ -12,7 +12,7 @@ import pytest
 from cases import thorough
 from PIL import Image
 
-from pyro_vae.data import image_folder
+from pyro_vae.data.images import image_folder
 from pyro_vae.data.images.image_cache import default_cache
 from pyro_vae.data.images.image_folder import read_folder
 from pyro_vae.data.own.reading import Reading

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cases import needs_compiler
 from exact import ProbabilisticPCA, small_vae, two_layers
 
 import pyro_vae as pv
@@ -60,6 +61,24 @@ def test_every_estimator_takes_gaps():
     np.testing.assert_array_equal(data.observed_data["x"].values, X.numpy())
 
 
+@needs_compiler
+@pytest.mark.thorough
+def test_compiled_draws_are_those_of_pyro():
+    vae = TRUTH.vae(**WRONG, missing=True)
+    by_pyro = evaluation.iwae(vae, X, 300, seed=0).value
+    with evaluation.compiled():
+        torch.testing.assert_close(evaluation.iwae(vae, X, 300, seed=0).value, by_pyro)
+
+
+def test_hard_data_with_gaps_are_escalated():
+    vae, few = TRUTH.vae(widen=0.3, missing=True), {"num_samples": 100, "num_temperatures": 20, "num_chains": 8}
+    found = evaluation.escalate(vae, X, threshold=-math.inf, budget=100_000, seed=0, **few)
+    truth = TRUTH.log_evidence(X)
+    assert len(found.rows) == 6
+    for row in found.rows:
+        assert abs(row.answer.value - truth[row.datum]) < max(4 * row.answer.error, 0.1)
+
+
 def test_a_guide_is_refined_given_the_observed_numbers():
     truth = ProbabilisticPCA(latent_dim=1)
     x, program = (
@@ -79,7 +98,7 @@ def test_a_guide_is_refined_given_the_observed_numbers():
 def test_nuts_finds_the_posterior_given_the_observed_numbers():
     x = X[3:4]
     drawn = evaluation.nuts(TRUTH.vae(missing=True), x, num_draws=300, num_chains=2, seed=0)
-    off_mean = (drawn.draws["z"].mean((0, 1)) - TRUTH.posterior(x).mean[0]).abs()
+    off_mean = (drawn.draws["z"].mean((0, 1)) - TRUTH.posterior_of_observed(x).mean[0]).abs()
     assert (off_mean < 4 * drawn.mixing["z"].error).all()
     assert torch.equal(drawn.observed["x"].isnan(), x[0].isnan())
 

@@ -255,6 +255,7 @@ def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     else:
         assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
     assert data.train.fixed().max() == (16 if likelihood in whole else 1)
+    assert build.shown_range(config, data) == (0, 16 if likelihood in whole else 1)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
@@ -264,7 +265,7 @@ def test_the_number_of_levels_reaches_the_likelihood(likelihood):
     assert (support.lower_bound, support.upper_bound) == (0, 22)
 
 
-def test_counts_without_a_number_of_levels_are_not_scaled_in_an_old_program():
+def test_counts_without_a_number_of_levels_are_not_scaled():
     config, form = Config(likelihood="poisson", latent_dim=2, hidden=(4,)), Form((5,))
     assert build.vae(config, *form).posterior.encoder.input_scale == 1.0
 
@@ -423,7 +424,7 @@ def test_data_outside_the_support_are_refused_in_every_split(name):
     config = Config(latent_dim=2, hidden=(4,), binarize="threshold")
     data = build.data(config)
     grey = Split.make(name, torch.full((3, 1, 8, 8), 0.5), None, None, "none", 0)
-    with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at row 0"):
+    with pytest.raises(DataError, match=r"Bernoulli needs x in \{0, 1\}; got 0.5 at row 0, position"):
         build.start(config, build.vae(config, *data.form), replace(data, **{name: grey}))
 
 

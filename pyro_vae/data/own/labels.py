@@ -101,6 +101,35 @@ def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
     return y.astype(np.int64) if whole or y.dtype.kind in "bi" else y
 
 
+def by_name(name: str, key: str, y: np.ndarray, size: int, known: tuple[str, ...]) -> np.ndarray:
+    """Maps labels to classes that are known by their names.
+
+    Args:
+        name: of the file, for messages.
+        key: of the labels, for messages.
+        y: labels of any plain type.
+        size: the number of data.
+        known: the names of the classes 0, 1, ...
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        DataError: they are no labels, or one is none of these classes.
+
+    Example:
+        >>> by_name("new.npy", "x", np.array([2, 0]), 2, ("0", "1", "2")).tolist()
+        [2, 0]
+    """
+    numbers = {word: i for i, word in enumerate(known)}
+    named = [_named(value) for value in _plain(name, key, y, size).tolist()]
+    for row, value in enumerate(named):
+        if value not in numbers:
+            listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
+            raise DataError(f"{name}: the label {value!r} of row {row} is no class of the run, which knows {listed}.")
+    return np.array([numbers[value] for value in named], np.int64)
+
+
 def _is_one_hot(y: np.ndarray) -> bool:
     return bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all())
 

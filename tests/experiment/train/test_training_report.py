@@ -39,7 +39,7 @@ def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
     for name in run_pictures.KEPT:
         row = run_pictures.PICTURES[name]
-        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=lambda view, white: b""))
+        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=lambda view, key: b""))
 
 
 def finished(folder, config):
@@ -284,8 +284,8 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
     asked = {}
     for name in ("samples", "reconstructions"):
 
-        def spy(view, shown_white, name=name):
-            assert shown_white == white
+        def spy(view, key, name=name):
+            assert (key.black, key.white) == (0, white)
             asked[name] = view
             return b"a picture"
 
