@@ -124,8 +124,8 @@ def _in_memory(data: Any, intake: Intake, y: Any) -> Found:
 
 def _table(path: Path, intake: Intake, reading: Reading) -> Found:
     """Reads the columns of the run; its label, id and group may be missing here."""
-    from pyro_vae.data.tables.table_text import form_of_file
     from pyro_vae.data.tables.table_file import read_csv
+    from pyro_vae.data.tables.table_text import form_of_file
 
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
