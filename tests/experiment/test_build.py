@@ -255,7 +255,7 @@ def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     else:
         assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
     assert data.train.fixed().max() == (16 if likelihood in whole else 1)
-    assert build.shown_range(config, data) == (0, 16 if likelihood in whole else 1)
+    assert build.shown_range(config, data.form, data.protocol) == (0, 16 if likelihood in whole else 1)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
