@@ -59,6 +59,8 @@ FLAGS = {
     "--device": "meta", "--download": True, "--dequantize": True, "--missing": "nan",
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
+    "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",
+    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1,
 }  # fmt: skip
 
 

@@ -119,6 +119,15 @@ def test_groups_of_equal_size_meet_the_targets():
     assert other.train.file_rows.tolist() != list(range(70))
 
 
+def test_groups_stay_whole_where_test_data_are_given():
+    x, group = np.arange(60)[:, None], np.arange(60) % 10
+    splits = from_arrays(x, group=group, test=x[:9], num_levels=60)
+    rows = [part.file_rows.numpy() for part in (splits.train, splits.valid)]
+    assert [len(index) for index in rows] == [54, 6]
+    assert len(set(group[rows[1]])) == 1
+    assert len(splits.test) == 9
+
+
 def test_a_group_of_a_file_is_an_array_by_name(tmp_path):
     path = saved(tmp_path, x=TABLE, patient=np.arange(60) // 6)
     for part in parts(load(path, group="patient")):

@@ -20,6 +20,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.model.scaling import LogCounts
 from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 
 TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
@@ -248,9 +249,13 @@ def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     assert {split.recipe for split in (data.train, data.valid, data.test)} == {recipe}
     vae = build.vae(config, *data.form)
     # Sixteen is the highest of the 17 levels of digits: the encoder sees numbers up to 1, whatever it is given.
-    assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
+    # Counts have no highest one: it sees log(1 + x).
+    if likelihood in ("poisson", "negative_binomial"):
+        assert isinstance(vae.posterior.encoder.scale, LogCounts)
+    else:
+        assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
     assert data.train.fixed().max() == (16 if likelihood in whole else 1)
-    assert build.shown_range(config, data) == (0, 16 if likelihood in whole else 1)
+    assert build.shown_range(config, data.form, data.protocol) == (0, 16 if likelihood in whole else 1)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
@@ -338,8 +343,9 @@ def started(**settings):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     with torch.no_grad():
-        vae.posterior.encoder.output_bias[3:] = -20.0
-        vae.posterior.encoder.head.weight[3:] = 0.0
+        encoder = getattr(vae.posterior.encoder, "network", vae.posterior.encoder)
+        encoder.output_bias[3:] = -20.0
+        encoder.head.weight[3:] = 0.0
         vae.likelihood.decoder.head.weight.zero_()
     build.start(config, vae, data)
     return vae, data
