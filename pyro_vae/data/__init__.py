@@ -87,7 +87,8 @@ def is_path(dataset: str) -> bool:
         >>> is_path("digits"), is_path("own.csv")
         (False, True)
     """
-    return dataset not in SOURCES and (bool(Path(dataset).suffix) or Path(dataset).is_dir())
+    looks_like = bool(Path(dataset).suffix) or "/" in dataset or "\\" in dataset
+    return dataset not in SOURCES and (looks_like or Path(dataset).is_dir())
 
 
 def __getattr__(name: str) -> Any:
