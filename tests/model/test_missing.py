@@ -413,3 +413,11 @@ def test_a_copy_and_a_pickled_program_still_take_gaps():
     for other in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):  # noqa: S301
         found = [pv.evaluation.elbo(one, x, 4, seed=0).value for one in (vae, other)]
         assert torch.equal(*found)
+
+
+def test_members_of_programs_with_gaps_keep_their_contract():
+    torch.manual_seed(0)
+    vae, x = program(member("Bernoulli")[0]), gaps(binary_data(5))
+    pv.check_likelihood(vae.likelihood, torch.randn(5, D), x).raise_if_failed()
+    pv.check_posterior(vae.posterior, x).raise_if_failed()
+    pv.check_prior(vamp().prior).raise_if_failed()
