@@ -46,6 +46,14 @@ def autoencoder():
     return found
 
 
+def _baseline(name, mean, difference, interval, verdict):
+    ours = estimate(mean, 0.2514, 0.0)
+    del ours["num_samples"]
+    numbers = {"mean": difference, "standard_error": 0.1722, "monte_carlo_error": 0.00204, "interval": interval}
+    about = {"confidence": 0.95, "num_data": [6, 6], "is_paired": True, "unit": "nats", "leaves_out": "seeds"}
+    return {"name": name, **ours, "difference": numbers | about, "verdict": verdict}
+
+
 def full():
     """Of an evaluated VAE of one latent site."""
     ais = {"num_temperatures": 200, "acceptance": 0.6476}
@@ -64,6 +72,15 @@ def full():
             "members": {"prior": "VampPrior", "posterior": "DiagonalNormal", "likelihood": "Bernoulli"},
         },
         "protocol_card": {"split": "random 1257 / 180 / 6", "binarisation": "none"},
+        "baselines": {
+            "rows": [
+                _baseline("Bernoulli by pixel", -27.345, 5.1974, [4.8321, 5.5218], "better"),
+                _baseline("another baseline", -22.2, 0.0524, [-0.021, 0.1317], "no difference shown"),
+            ],
+            "notes": ["yet another: left out."],
+            "num_fitted": 1257,
+            "by_class": False,
+        },
         "curve": [estimate(-22.51, num_samples=1), estimate(-22.24, 0.19, 0.002, 5),
                   estimate(-22.15, 0.19, 0.003, 1000)],
         "jackknife": estimate(-22.1482, 0.1909, 0.0021, 1000),
@@ -145,7 +162,8 @@ def full():
         },
         "classification": {
             "accuracy": 0.9361, "standard_error": 0.0129, "log_p_of_true_class": -0.2135, "num_data": 6,
-            "num_samples": 100, "khat_above_0.7": {"true_class": 0.06, "other_classes": 0.18},
+            "majority_class": 4, "majority_share": 0.1667, "num_samples": 100,
+            "khat_above_0.7": {"true_class": 0.06, "other_classes": 0.18},
         },
         "timings": {"ais": 34.0, "bdmc": 47.98},
     }  # fmt: skip

@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from types import FrameType
@@ -93,6 +93,15 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
         return f"--{words} {value.strip(chr(34) + chr(39))}{of}"
 
     return _ARGUMENT.sub(flag, message)
+
+
+def speaker(arguments: Collection[str] = _SETTINGS) -> Callable[[str], None]:
+    """Returns what prints a note of the library for whoever types the flags of a command.
+
+    Args:
+        arguments: those that the command has.
+    """
+    return lambda sentence: print(printable(in_flags(sentence, arguments)), file=sys.stderr)
 
 
 def printable(message: str) -> str:

@@ -16,8 +16,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=str, default="", help="folder for them; by default samples/ in the run's folder")
     parser.add_argument("--only", type=str, nargs="+", default=[], help="names of pictures; by default all")
-    parser.add_argument("--y", type=int, default=None, help="the class to sample, of a conditional run; else all")
-    parser.add_argument("--between", type=int, nargs=2, default=None, help="interpolate between data of two labels")
+    parser.add_argument(
+        "--y", "--label", type=str, default=None, help="the name of the class to sample, of a conditional run; else all"
+    )
+    parser.add_argument("--between", type=str, nargs=2, default=None, help="interpolate between data of two labels")
     parser.add_argument("--data", type=int, nargs=2, default=None, help="or between test data at two positions")
     kinds = f"{', '.join(words(PathKind))} (that of a flow); by default all there are"
     parser.add_argument("--path", type=str, nargs="+", default=[], help=kinds)

@@ -4,12 +4,13 @@
 
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
-    own/         a user's own data, as one more source: arrays, archives, tables, folders of images
+    own/         a user's own data, as one more source; tables/ and images/ read two kinds of them
     cutting.py   which datum goes to which split
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
     protocol.py  the record of all that
+    shown_range.py  which values of x a picture shows black and white
     loading.py   load: source -> cut -> Splits, with the protocol; from_arrays: the same of arrays in memory
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.

@@ -11,6 +11,8 @@ from pyro_vae.data.own.layout import in_words
 from pyro_vae.data.sources import Raw
 from pyro_vae.data.splits import NAMES, Split
 
+_FEW = 30  # data: below them an interval that is called 95 % may cover less
+
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
@@ -64,7 +66,9 @@ def protocol(
         "notes": [
             *raw.notes,
             *_notes(raw, recipe, kind),
-            *_untrained(splits, raw.classes),
+            *_missing(more),
+            *untrained(splits, raw.classes),
+            *_few(splits),
             *_sampled(splits["valid"]),
         ],
     }
@@ -130,19 +134,41 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
     return notes
 
 
-def _untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
-    """Warns of classes that are tested on and were never trained on."""
-    trained, tested = (splits[name].labels for name in ("train", "test"))
-    if trained is None or tested is None:
+def _missing(more: dict[str, Any]) -> list[str]:
+    """Says what log p of data with gaps is, and what it assumes."""
+    if not any(more.get("missing", {}).values()):
         return []
-    missing = sorted(set(tested.tolist()) - set(trained.tolist()))
+    shares = ", ".join(f"{share:.1%} of the {name} numbers" for name, share in more["missing"].items())
+    return [
+        f"Missing are {shares}. log p(x) is that of the observed numbers. This assumes that gaps depend on observed "
+        "values alone; where they depend on the missing ones, fit and imputations are biased."
+    ]
+
+
+def untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
+    """Warns of classes that validation or test data have, and no training datum.
+
+    Args:
+        splits: the three splits.
+        names: of the classes; empty where a class is called by its number.
+    """
+    if splits["train"].labels is None:
+        return []
+    trained = set(splits["train"].labels.tolist())
+    seen = {name: [] if (y := splits[name].labels) is None else y.tolist() for name in ("test", "valid")}
+    missing = sorted({label for labels in seen.values() for label in labels} - trained)
     if not missing:
         return []
     called = ", ".join(names[i] if names else str(i) for i in missing[:10])
-    share = sum(label in set(missing) for label in tested.tolist())
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    share, word = next(
+        (f"{sum(label in missing for label in labels)} of the {len(labels)}", word)
+        for (name, labels), word in zip(seen.items(), ("test", "validation"), strict=True)
+        if set(labels) & set(missing)
+    )
     return [
-        f"No training datum has the label {called}, which {share} of the {len(tested)} test data have. Where a file is "
-        "sorted by label, a random split mends it."
+        f"No training datum has the label {called}{more}, which {share} {word} data have. Where a file is sorted by "
+        "label, a random split mends it."
     ]
 
 
@@ -150,3 +176,18 @@ def _sampled(valid: Split) -> tuple[str, ...]:
     if valid.sample_size == len(valid):
         return ()
     return (f"During training, validation looks at a random {valid.sample_size} of the {len(valid)} validation data.",)
+
+
+def _few(splits: dict[str, Split]) -> list[str]:
+    """Says which splits have so few data that hardly anything can be told of them."""
+    about = {
+        "train": "hardly anything can be learned from so few",
+        "valid": "the choice of the best epoch is mostly chance",
+        "test": "intervals over so few are rough, and a difference must be large to show",
+    }
+    words = {"train": "training", "valid": "validation", "test": "test"}
+    sizes = {name: len(splits[name]) for name in NAMES if len(splits[name]) < _FEW}
+    return [
+        f"There {'is' if size == 1 else 'are'} {size} {words[name]} {'datum' if size == 1 else 'data'}: {about[name]}."
+        for name, size in sizes.items()
+    ]

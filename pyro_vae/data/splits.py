@@ -118,6 +118,17 @@ class Split:
         """Returns the row of the file in which the datum at a position of the split is."""
         return position if self.file_rows is None else int(self.file_rows[position])
 
+    def place(self, position: int) -> str:
+        """Names the datum at a position of the split as its file does.
+
+        Example:
+            >>> split = Split.make("test", torch.zeros(3, 2), None, None, "none", 0)
+            >>> named = replace(split, file_rows=torch.tensor([7, 1, 4]), ids=np.array(["a", "b", "c"]))
+            >>> split.place(1), named.place(2)
+            ('row 1', "row 4 ('c')")
+        """
+        return f"row {self.row(position)}" + ("" if self.ids is None else f" ({str(self.ids[position])!r})")
+
     @property
     def values(self) -> str:
         """What the numbers are, in words: "17 levels", "0 or 1", "reals"."""
@@ -265,9 +276,9 @@ class Split:
         if self.rows is None:
             return _at(self.levels, index)
         levels = self.levels.index_select(0, self.rows[index])
-        return (levels.to(torch.uint8) if self.num_levels is not None and self.num_levels <= 256 else levels).to(
-            self.device
-        )
+        are_bytes = self.num_levels is not None and self.num_levels <= 256
+        has_gaps = self.missing and levels.is_floating_point()
+        return (levels.to(torch.uint8) if are_bytes and not has_gaps else levels).to(self.device)
 
     def _stored(self, index: slice | Tensor) -> Tensor:
         return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)
@@ -387,6 +398,7 @@ class Splits:
         columns: the names of the D numbers of a row of a table; empty for all other data.
         about: what the data are, in a line.
         scaling: how a program's networks see x, see `Form`; x itself stays in its own units.
+        warnings: those of the protocol's notes that a user must not miss.
     """
 
     train: Split
@@ -399,6 +411,12 @@ class Splits:
     columns: tuple[str, ...] = ()
     about: str = ""
     scaling: str = "as_stored"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """The classes that the training data have, in order."""
+        return () if self.train.labels is None else tuple(self.train.labels.unique().tolist())
 
     @property
     def form(self) -> Form:

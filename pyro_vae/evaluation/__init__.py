@@ -1,6 +1,7 @@
 """How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
 
 from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
+from pyro_vae.evaluation.baseline import Baselines, baselines
 from pyro_vae.evaluation.block_graphs import compiled
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
 from pyro_vae.evaluation.classification import Classification, classify
@@ -46,6 +47,7 @@ __all__ = [
     "ActiveUnits",
     "AggregateTerms",
     "AnnealedEstimate",
+    "Baselines",
     "BidirectionalEstimate",
     "Bracket",
     "Classification",
@@ -74,6 +76,7 @@ __all__ = [
     "active_units",
     "aggregate_terms",
     "ais",
+    "baselines",
     "bdmc",
     "between_seeds",
     "classify",

@@ -37,14 +37,22 @@ class Classification:
         """The most probable class of each datum, (N,)."""
         return self.log_posterior.argmax(0)
 
-    def summary(self, labels: Tensor) -> dict[str, Any]:
-        """For a report: accuracy with its error, K, and how far the weights can be trusted. `labels` (N,) are true."""
+    def summary(self, labels: Tensor, training_labels: Tensor | None = None) -> dict[str, Any]:
+        """Makes what a report says: accuracy with its error, K, and how far the weights can be trusted.
+
+        Args:
+            labels: the true ones, (N,).
+            training_labels: (M,), whose commonest class is the answer of who looks at no x: "majority_class", and
+                "majority_share" is how often that is right.
+        """
+        majority = {} if training_labels is None else _majority(labels, training_labels)
         right = (self.prediction == labels).double()
         true = torch.nn.functional.one_hot(labels, len(self.khat)).T.bool()
         log_posterior = self.log_posterior.gather(0, labels[None])[0]
         return {
             "accuracy": right.mean().item(),
             "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
+            **majority,
             # A class that the training data lack has p(y) = 0, and JSON has no infinity.
             "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
             "num_samples": self.num_samples,
@@ -54,6 +62,11 @@ class Classification:
                 "other_classes": share_above(self.khat[~true]),
             },
         }
+
+
+def _majority(labels: Tensor, training_labels: Tensor) -> dict[str, Any]:
+    commonest = int(training_labels.bincount().argmax())
+    return {"majority_class": commonest, "majority_share": (labels == commonest).double().mean().item()}
 
 
 def classify(

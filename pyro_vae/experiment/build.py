@@ -9,9 +9,10 @@ data, and `posterior` is that of the program. So a member with an option needs n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Form, Splits
+    from pyro_vae.data import Form, Split, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -219,15 +220,15 @@ def reading(config: Config) -> Values:
     """Returns what is said of a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
     from pyro.distributions import constraints
 
-    support = _find("LIKELIHOODS", config.likelihood).support
-    is_first = config.reader == 1
+    likelihood = _find("LIKELIHOODS", config.likelihood)
+    support, has_levels = likelihood.support, "num_levels" in inspect.signature(likelihood).parameters
     return {
         **{
             name: getattr(config, name)
             for name in ("label", "id", "group", "columns", "image_size", "colour", "channels")
         },
         "num_levels": config.levels,
-        "counts": support is constraints.nonnegative_integer and not is_first,
+        "counts": support is constraints.nonnegative_integer and not has_levels and config.reader > 1,
         "reals": support is constraints.real,
         "missing": config.missing == "nan",
         "needs_labels": config.conditional,
@@ -277,7 +278,7 @@ def vae(
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
-    facts["missing"] = missing = config.missing == "nan"
+    facts["masks"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(likelihood):
         facts |= {"num_levels": num_levels}
         if scaling == "as_stored":
@@ -347,7 +348,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
+    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -371,13 +372,18 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        with _named(f"{data.protocol['name']}, {split.name} data"):
+        with _named(data.protocol["name"]):
             for first, x in split.blocks():
-                program.check_data(x, first)
+                program.check_data(x, first, partial(_place, split, data.protocol["split"]["given"]))
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
         program.start_at(train.expected(), train.fixed(), y)
+
+
+def _place(split: Split, given: Collection[str], position: int) -> str:
+    """Names a datum by its row in the array that was cut, or in that of its split."""
+    return split.place(position) + (f" of the {split.name} data" if split.name in given else "")
 
 
 def is_discrete(config: Config) -> bool:
@@ -390,15 +396,17 @@ def is_discrete(config: Config) -> bool:
     return _find("LIKELIHOODS", config.likelihood).support.is_discrete
 
 
-def white(config: Config, form: Form) -> float:
-    """Returns the value of x that a picture shows white: the highest level, or 1.
+def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns the values of x that a picture shows black and white: 0 and the highest level, else the data's own.
 
     Args:
         config: the settings of the program.
         form: what must be known of the data.
+        protocol: of the data.
     """
     levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
-    return float(levels - 1) if levels else 1.0
+    low, high = (0, levels - 1) if levels else protocol.get("range", (0, 1))
+    return float(low), float(high)
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
@@ -470,13 +478,9 @@ def batch_size(config: Config, num_train: int) -> int:
 
     Example:
         >>> batch_size(Config(), 1257), batch_size(Config(), 124), batch_size(Config(fewest_steps=1), 124)
-        (128, 15, 128)
+        (128, 15, 124)
     """
-    return (
-        config.batch_size
-        if config.fewest_steps == 1
-        else min(config.batch_size, max(1, num_train // config.fewest_steps))
-    )
+    return min(config.batch_size, max(1, num_train // config.fewest_steps))
 
 
 @contextmanager
@@ -514,7 +518,7 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "missing": False}
+    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "masks": False}
     between = {**of_z2, "hidden": values["hidden2"], **apart}
     made = dict(given)
     if values["guide"] == "top_down":
@@ -545,7 +549,7 @@ def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -
     from pyro_vae.model.networks import WithMask
     from pyro_vae.model.scaling import Rescaled
 
-    if values["missing"]:
+    if values["masks"]:
         inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
         network = WithMask(inner, values["input_scale"])
     else:

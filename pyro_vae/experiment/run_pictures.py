@@ -17,14 +17,25 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.report.document import Picture
-from pyro_vae.report.draw import image_views, images, latent_figures, latent_pictures, latent_views
+from pyro_vae.report.documents.estimate_sections import class_name
+from pyro_vae.report.documents.training_document import MOST_COLUMNS
+from pyro_vae.report.draw import (
+    column_pictures,
+    column_views,
+    image_views,
+    images,
+    latent_figures,
+    latent_pictures,
+    latent_views,
+)
 from pyro_vae.report.draw.report_figures import of_report
 
 SHOWN = 12  # data that are reconstructed
 SIDE = 8  # rows and columns of a panel of samples
 PAIRS = 3  # pairs of data to go between
 CLOUD = 2000  # codes in the cloud
-KEPT = ("training", "reconstructions", "samples")  # files in the folder of a run
+ROWS = 2000  # of a table
+KEPT = ("training", "reconstructions", "samples", "columns")  # files in the folder of a run
 
 
 @dataclass(eq=False)
@@ -60,16 +71,38 @@ class Source:
         return images.can_show(self.trained.form.x_shape)
 
     @cached_property
-    def white(self) -> float:
-        """The value of x that is shown white."""
-        return build.white(self.trained.config, self.trained.form)
+    def has_columns(self) -> bool:
+        """True where the data are rows of a table, of few enough columns for a picture."""
+        x_shape = self.trained.form.x_shape
+        return len(x_shape) == 1 and x_shape[0] <= MOST_COLUMNS
+
+    @cached_property
+    def shown_rows(self) -> Tensor:
+        """Positions of the test data whose columns are shown, (N,)."""
+        return subset(len(self.test), ROWS, self.trained.config.data_seed)
+
+    @cached_property
+    def key(self) -> images.Key:
+        """What shades and labels stand for."""
+        trained = self.trained
+        return images.Key(*build.shown_range(trained.config, trained.form, trained.protocol), trained.classes)
 
     @cached_property
     def y(self) -> Tensor | None:
         """One-hot labels of what a conditional run samples, (N, C)."""
         config, form = self.trained.config, self.trained.form
         num_classes = form.num_classes if config.conditional else 0
-        return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(config.device))
+        device = torch.device(config.device)
+        return images.labels_to_draw(num_classes, SIDE, self.label, device, self.trained.trained_classes)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Positions of the test data whose class a conditional program was trained on, in order."""
+        every, labels = torch.arange(len(self.test)), self.test.labels
+        if not self.trained.config.conditional or labels is None:
+            return every
+        known = every[torch.isin(labels, torch.tensor(self.trained.trained_classes))]
+        return known if len(known) > 1 else every
 
     @cached_property
     def shown(self) -> Tensor:
@@ -109,7 +142,7 @@ class Source:
             The bytes of a PNG file.
         """
         row = PICTURES[name]
-        return row.draw(row.view(self) if view is None else view, self.white)
+        return row.draw(row.view(self) if view is None else view, self.key)
 
 
 class RunPicture(NamedTuple):
@@ -119,13 +152,13 @@ class RunPicture(NamedTuple):
         title: what the picture is called.
         group: where on the page it stands.
         view: makes what it shows, of a `Source`.
-        draw: draws that, with the value that is shown white.
+        draw: draws that, with what shades and labels stand for.
     """
 
     title: str
     group: str
     view: Callable[[Any], Any]
-    draw: Callable[[Any, float], bytes]
+    draw: Callable[[Any, images.Key], bytes]
 
 
 def _samples(source: Source) -> image_views.Samples:
@@ -136,6 +169,13 @@ def _samples(source: Source) -> image_views.Samples:
 def _reconstructions(source: Source) -> image_views.Reconstructions:
     x, y, _ = source.at(source.shown)
     return image_views.reconstructions(source.trained.vae, x, source.seed, y=y, num_draws=source.num_draws)
+
+
+def _columns(source: Source) -> column_views.Columns:
+    data = source.trained.data
+    x, y, _ = source.at(source.shown_rows)
+    origin = data.protocol.get("origin", ())
+    return column_views.columns(source.trained.vae, x, source.seed, y, data.columns, origin)
 
 
 def _interpolation(source: Source) -> latent_views.Interpolation:
@@ -160,7 +200,7 @@ def _latent_grid(source: Source) -> latent_views.Grid:
     return latent_views.grid(source.trained.one_layer, source.seed, side=side, y=y)
 
 
-def _posterior_draws(posterior: PosteriorDraws, white: float) -> bytes:
+def _posterior_draws(posterior: PosteriorDraws, key: images.Key) -> bytes:
     sizes = {site: draws.shape[2:].numel() for site, draws in posterior.draws.items()}
 
     def side_by_side(sites: Mapping[str, Tensor]) -> Tensor:
@@ -172,12 +212,13 @@ def _posterior_draws(posterior: PosteriorDraws, white: float) -> bytes:
 PICTURES = {
     "reconstructions": RunPicture("Reconstructions", "data", _reconstructions, images.draw_reconstructions),
     "samples": RunPicture("Samples", "data", _samples, images.draw_samples),
+    "columns": RunPicture("Columns", "data", _columns, column_pictures.draw_columns),
     "interpolation": RunPicture("Interpolation", "data", _interpolation, latent_pictures.draw_interpolation),
     "training": RunPicture(
         "Training",
         "training",
         lambda source: source.trained.run.history.records(),
-        lambda view, white: images.training(view),
+        lambda view, key: images.training(view),
     ),
     "latent_cloud": RunPicture("Latent cloud", "latent", _latent_cloud, latent_pictures.draw_latent_cloud),
     "traversal": RunPicture("Traversal", "latent", _traversal, latent_pictures.draw_traversal),
@@ -186,7 +227,7 @@ PICTURES = {
         "On a grid",
         "posterior",
         lambda source: source.posterior,
-        lambda view, white: latent_figures.posterior_grid(view.axes, view.posterior, view.guide),
+        lambda view, key: latent_figures.posterior_grid(view.axes, view.posterior, view.guide),
     ),
     "posterior_draws": RunPicture("By NUTS", "posterior", lambda source: source.posterior, _posterior_draws),
 }
@@ -194,7 +235,13 @@ PICTURES = {
 
 def kept(source: Source) -> Iterator[tuple[str, bytes]]:
     """Draws the pictures that the folder of a run keeps. Yields the names and contents of their files."""
-    return ((f"{name}.png", source.draw(name)) for name in KEPT if source.shows or name == "training")
+    return ((f"{name}.png", source.draw(name)) for name in KEPT if _is_kept(name, source))
+
+
+def _is_kept(name: str, source: Source) -> bool:
+    if name == "training":
+        return True
+    return source.has_columns if name == "columns" else source.shows
 
 
 def of_page(source: Source) -> list[Picture]:
@@ -223,6 +270,12 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
         yield (
             "samples",
             f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",
+        )
+    if source.has_columns:
+        yield (
+            "columns",
+            "Each column of the test data beside draws from the program, in the data's own units; and the correlation "
+            "of each pair of columns, on the diagonal where the program has it right.",
         )
     if is_plain:
         yield (
@@ -254,7 +307,8 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
 
 def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mapping[str, Any]) -> tuple[str, str]:
     about = report["posterior"]
-    datum = f"Test datum {about['datum']}" + ("" if about["label"] is None else f" (label {about['label']})")
+    place = f"Row {about['row']} of the data" if "row" in about else f"Test datum {about['datum']}"
+    datum = place + ("" if about["label"] is None else f" (label {class_name(report, about['label'])})")
     if any(khat is not None for khat in report["khat"]["values"]):
         datum += ", whose k-hat is the middle one"
     if isinstance(posterior, PosteriorGrid):

@@ -8,6 +8,7 @@
 Each of these switches the program to evaluation, and leaves it as it was.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
@@ -66,7 +67,7 @@ class Autoencoder(Program):
             value.missing = self.missing
         super().__setattr__(name, value)
 
-    def check_data(self, x: Tensor, first: int = 0) -> None:
+    def check_data(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
         """Refuses data that the likelihood does not take, and names the first such datum.
 
         NaN is refused too, unless `missing` is set.
@@ -74,11 +75,12 @@ class Autoencoder(Program):
         Args:
             x: data (N, *x_shape).
             first: the position of x[0] among the data, where x is a block of them.
+            place: turns a position among the data into words.
 
         Raises:
             DataError: with the value, its place and the cure.
         """
-        self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first)
+        self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first, place)
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
         """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""
@@ -350,11 +352,7 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
     p = likelihood(z, y)
     given = x
     if x is not None:
-        _check_shape(x, p.event_shape)
-        likelihood.check(likelihood.filled(x) if missing else x)
-        given = _with_numbers(p, likelihood, x) if missing else x
-        check_ends(p, given)
-        p = likelihood.observed_part(p, ~x.isnan()) if missing else p
+        p, given = of_observed(likelihood, p, x, missing)
     value = pyro.sample("x", p, obs=given)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
@@ -367,6 +365,26 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
             )
         likelihood.check(value)
     return value
+
+
+def of_observed(likelihood: Likelihood, p: Any, x: Tensor, missing: bool) -> tuple[Any, Tensor]:
+    """Checks data, and returns p(x_obs|z) with the numbers at which its density is log p(x_obs|z).
+
+    Args:
+        likelihood: the member that made p.
+        p: p(x|z).
+        x: data (B, *x_shape).
+        missing: whether NaN is a missing number.
+
+    Raises:
+        DataError: as `observe`.
+        ValueError: p(x_obs|z) is not known.
+    """
+    _check_shape(x, p.event_shape)
+    likelihood.check(likelihood.filled(x) if missing else x)
+    given = _with_numbers(p, likelihood, x) if missing else x
+    check_ends(p, given)
+    return likelihood.observed_part(p, ~x.isnan()) if missing else p, given
 
 
 def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ def test_bounds_are_called_bounds():
         *(("simulated", "elbo"), ("simulated", "iwae"), ("simulated", "forward")),
         *(("gaps", "train_elbo"), ("gaps", "test_elbo")),
         ("latent", "marginal_kl_leave_one_out"),
+        *(("baselines", f"program - {name}") for name in ("Bernoulli by pixel", "another baseline")),
     }
     assert {key for key, bound in bounds.items() if bound == "lower"} == lower
     assert {key for key, bound in bounds.items() if bound == "upper"} == {

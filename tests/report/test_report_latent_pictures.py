@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
+from pyro_vae.report.draw.images import PLAIN, Key
 
 
 def read(png):
@@ -26,20 +27,20 @@ def runs(line):
     return tuple(values[np.insert(values[1:] != values[:-1], 0, True)].tolist())
 
 
-def interpolation(vae, start, end, white=1.0, **options):
-    return latent_pictures.draw_interpolation(latent_views.interpolation(vae, start, end, **options), white)
+def interpolation(vae, start, end, key=PLAIN, **options):
+    return latent_pictures.draw_interpolation(latent_views.interpolation(vae, start, end, **options), key)
 
 
 def latent_cloud(vae, x, seed, **options):
     return latent_pictures.draw_latent_cloud(latent_views.cloud(vae, x, seed, **options))
 
 
-def latent_grid(vae, seed, white=1.0, **options):
-    return latent_pictures.draw_latent_grid(latent_views.grid(vae, seed, **options), white)
+def latent_grid(vae, seed, key=PLAIN, **options):
+    return latent_pictures.draw_latent_grid(latent_views.grid(vae, seed, **options), key)
 
 
-def traversal(vae, x, seed, white=1.0, **options):
-    return latent_pictures.draw_traversal(latent_views.traversal(vae, x, seed, **options), white)
+def traversal(vae, x, seed, key=PLAIN, **options):
+    return latent_pictures.draw_traversal(latent_views.traversal(vae, x, seed, **options), key)
 
 
 class Plain(torch.nn.Module):
@@ -271,10 +272,10 @@ def test_samples_of_one_class_fill_the_panel():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda vae, x: interpolation(vae, x[:2], x[2:4], white=255.0),
-        lambda vae, x: traversal(vae, x, 0, white=255.0),
+        lambda vae, x: interpolation(vae, x[:2], x[2:4], key=Key(white=255.0)),
+        lambda vae, x: traversal(vae, x, 0, key=Key(white=255.0)),
         lambda vae, x: latent_cloud(vae, x, 0, labels=torch.tensor([0, 1, 1, 2])),
-        lambda vae, x: latent_grid(vae, 0, side=3, white=255.0),
+        lambda vae, x: latent_grid(vae, 0, side=3, key=Key(white=255.0)),
     ],
     ids=["interpolation", "traversal", "cloud", "grid"],
 )
@@ -296,7 +297,7 @@ def test_the_highest_level_is_shown_white(name):
     draw = getattr(latent_pictures, {"grid": "draw_latent_grid"}.get(name, f"draw_{name}"))
     shown = {"start", "end", "x", "reconstruction", "mean"} & set(made._fields)
     louder = made._replace(**{field: 64 * getattr(made, field) for field in shown})
-    assert draw(louder, 64.0) == draw(made, 1.0) != draw(louder, 1.0)
+    assert draw(louder, Key(white=64.0)) == draw(made) != draw(louder)
 
 
 def test_the_axes_of_a_cloud_say_what_they_are():

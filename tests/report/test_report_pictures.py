@@ -22,13 +22,13 @@ def program(shape):
     return pv.VAE(pv.priors.StandardNormal(2), posterior, pv.likelihoods.Bernoulli(network((2,), shape)))
 
 
-def samples(vae, seed, rows=8, *, num_classes=0, label=None, white=1.0):
+def samples(vae, seed, rows=8, *, num_classes=0, label=None, key=images.PLAIN):
     y = images.labels_to_draw(num_classes, rows, label)
-    return images.draw_samples(image_views.samples(vae, seed, rows**2 if y is None else len(y), y), white, rows)
+    return images.draw_samples(image_views.samples(vae, seed, rows**2 if y is None else len(y), y), key, rows)
 
 
-def reconstructions(vae, x, seed, num_samples=4, *, y=None, white=1.0):
-    return images.draw_reconstructions(image_views.reconstructions(vae, x, seed, num_samples, y), white)
+def reconstructions(vae, x, seed, num_samples=4, *, y=None, key=images.PLAIN):
+    return images.draw_reconstructions(image_views.reconstructions(vae, x, seed, num_samples, y), key)
 
 
 def read(png):
@@ -228,9 +228,9 @@ def scaled(factor):
 def test_the_highest_level_is_shown_white():
     x = torch.rand(5, 1, 4, 4)
     one, many = scaled(1), scaled(64)
-    assert samples(many, 0, 4, white=64.0) == samples(one, 0, 4)
-    assert reconstructions(many, 64 * x, 0, white=64.0) == reconstructions(one, x, 0)
-    assert samples(many, 0, 4, white=32.0) != samples(one, 0, 4)
+    assert samples(many, 0, 4, key=images.Key(white=64.0)) == samples(one, 0, 4)
+    assert reconstructions(many, 64 * x, 0, key=images.Key(white=64.0)) == reconstructions(one, x, 0)
+    assert samples(many, 0, 4, key=images.Key(white=32.0)) != samples(one, 0, 4)
 
 
 def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():

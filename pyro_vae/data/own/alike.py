@@ -106,7 +106,7 @@ def _found(data: Any, intake: Intake, reading: Reading, y: Any, array: str, map_
     if path.suffix in TABLE_ENDINGS:
         return _table(path, intake, reading)
     if path.is_dir():
-        from pyro_vae.data.own.image_folder import read_folder
+        from pyro_vae.data.images.image_folder import read_folder
 
         return read_folder(path, reading)
     raise DataError(f"{path}: there is no such file: name a .npy, .npz or .csv file, or a folder of images.")
@@ -124,8 +124,8 @@ def _in_memory(data: Any, intake: Intake, y: Any) -> Found:
 
 def _table(path: Path, intake: Intake, reading: Reading) -> Found:
     """Reads the columns of the run; its label, id and group may be missing here."""
-    from pyro_vae.data.own.table_text import form_of_file
-    from pyro_vae.data.own.tables import read_csv
+    from pyro_vae.data.tables.table_file import read_csv
+    from pyro_vae.data.tables.table_text import form_of_file
 
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")

@@ -117,7 +117,7 @@ def _found(path: Path, arrays: formats.Archive, by_kind: dict[str, dict[str, str
         groups=named("group"),
         ids=named("id"),
         files={path.name: formats.digest(path)},
-        notes=tuple(_left_out(arrays, used)),
+        notes=(*_of_one_split(by_kind["x"]), *_left_out(arrays, used)),
     )
 
 
@@ -142,8 +142,13 @@ def _sorted_out(path: Path, arrays: formats.Archive, given: dict[str, str]) -> d
             held = ", ".join(by_kind["x"].values())
             raise DataError(f"{path}: holds {held} but no x_{missing[0]}; given splits need both ends. {_CURE}")
     elif "" not in by_kind["x"]:
-        by_kind = {kind: dict(zip([""], names.values(), strict=False)) for kind, names in by_kind.items()}
+        by_kind = {kind: _all_data(names, next(iter(by_kind["x"]))) for kind, names in by_kind.items()}
     return {kind: {split: n for split, n in names.items() if split in by_kind["x"]} for kind, names in by_kind.items()}
+
+
+def _all_data(names: dict[str, str], only: str) -> dict[str, str]:
+    """Takes the arrays of the only split that there is for those of all data."""
+    return next(({"": names[key]} for key in (only, "") if key in names), {})
 
 
 def _meaning(name: str) -> tuple[str, str]:
@@ -170,6 +175,13 @@ def _no_x(path: Path, arrays: formats.Archive) -> DataError:
         f" and arrays of Python objects, which are never loaded: {', '.join(arrays.objects)}" if arrays.objects else ""
     )
     return DataError(f"{path}: holds the arrays {held}{objects}. {_CURE}")
+
+
+def _of_one_split(x: dict[str, str]) -> list[str]:
+    name = x.get("", "")
+    if not _meaning(name)[1]:
+        return []
+    return [f"Of the splits the file holds {name} alone, which was cut into three."]
 
 
 def _left_out(arrays: formats.Archive, used: list[str]) -> list[str]:

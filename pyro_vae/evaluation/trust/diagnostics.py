@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -208,12 +209,13 @@ def draws_to_inference_data(drawn: Groups) -> "InferenceData | DataTree":
     return arviz_adapter.container(draw_tree(drawn))
 
 
-def draw_tree(drawn: Groups, data: Tensor | None = None) -> "DataTree":
+def draw_tree(drawn: Groups, data: Tensor | None = None, **named: Any) -> "DataTree":
     """Names the groups, dimensions and coordinates of what `guide_draws` gave, of all data.
 
     Args:
         drawn: group -> name -> (N, K, *event).
         data: (N,), the places of these data among all; None for 0 to N - 1.
+        named: further coordinates (N,) of the data, such as their rows in a file; None leaves one out.
     """
     sites = {name: drawn[name] for name in ("posterior", "log_likelihood", "sample_stats")}
     weights = sites["sample_stats"]["log_weight"].T
@@ -223,6 +225,8 @@ def draw_tree(drawn: Groups, data: Tensor | None = None) -> "DataTree":
     groups["observed_data"] = _dataset(drawn["observed_data"], ("data",))
     if data is not None:
         groups = {name: group.assign_coords(data=data.numpy()) for name, group in groups.items()}
+    more = {name: ("data", np.asarray(values)) for name, values in named.items() if values is not None}
+    groups = {name: group.assign_coords(more) for name, group in groups.items()}
     return _tree(groups, {"sampling": SAMPLING, "inference_library": "pyro_vae", "num_samples": len(weights)})
 
 

@@ -20,8 +20,10 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
+from pyro_vae.evaluation.baseline import baselines_of, compared
 from pyro_vae.evaluation.bounds import steps
 from pyro_vae.evaluation.estimators import known
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.precision import rounding_summary
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
@@ -36,6 +38,7 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 PICTURE_DIM = 2
+_AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
 @dataclass(eq=False)
@@ -153,18 +156,39 @@ def _headline(look: Look) -> dict[str, Estimate]:
 
     with divergence(headline.ON_TEST_DATA):
         if look.is_autoencoder:
-            estimates = headline.finite(look.part("reconstruction"), cause)
+            estimates = headline.finite(look.part("reconstruction"), cause, look.test.place)
         else:
-            estimates = headline.finite({**look.terms._asdict(), "log_likelihood": look.log_likelihood}, cause)
-    look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look))
+            found = {**look.terms._asdict(), "log_likelihood": look.log_likelihood}
+            estimates = headline.finite(found, cause, look.test.place)
+    look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look), _observed(look))
+    if not look.is_autoencoder:
+        look.unless_refused("baselines", partial(_baselines, look))
     return estimates
+
+
+def _observed(look: Look) -> Tensor | None:
+    """Counts the numbers of each test datum that were observed, (N,); None where none may be missing."""
+    if look.trained.config.missing == "no":
+        return None
+    pieces = look.test.pieces(torch.arange(len(look.test)).split(_AT_ONCE))
+    return torch.cat([(~x.isnan()).flatten(1).sum(1) for x, _ in pieces]).cpu()
+
+
+def _baselines(look: Look) -> None:
+    trained, size = look.trained, len(look.test)
+    classes = trained.data.num_classes if trained.config.conditional else 0
+    with look.step("baselines", "simple densities fitted to the training data"):
+        pieces = look.test.pieces(torch.arange(size).split(_AT_ONCE))
+        found = baselines_of(pieces, trained.data.train, classes, support=trained.vae.likelihood.support)
+        look.report["baselines"] = compared(look.log_likelihood, found)
 
 
 def _classes(look: Look) -> dict[str, Any] | None:
     if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
     columns = {name: column.T for name, column in look.part("classes").items()}
-    return evaluation.Classification(**columns, num_samples=look.plan.elbo_samples).summary(look.test.labels)
+    classes = evaluation.Classification(**columns, num_samples=look.plan.elbo_samples)
+    return classes.summary(look.test.labels, look.trained.data.train.labels)
 
 
 def _rounding(look: Look) -> dict[str, Any] | None:
@@ -186,6 +210,7 @@ def _trust(look: Look) -> None:
     worst = [
         {
             "datum": datum,
+            **_named(look, datum),
             "khat": worst_khat,
             "ess": effective[datum].item(),
             "log_likelihood": values[datum].item(),
@@ -219,7 +244,8 @@ def _escalated(look: Look) -> None:
         )
         rows = [row._replace(datum=worst[row.datum]) for row in taken.rows]
         waiting = [datum for datum, _ in above if datum not in {row.datum for row in rows}]
-        look.report["escalation"] = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
+        found = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
+        look.report["escalation"] = {**found, "rows": [{**row, **_named(look, row["datum"])} for row in found["rows"]]}
 
 
 def _latent(look: Look) -> None:
@@ -297,11 +323,11 @@ def _posterior(look: Look) -> None:
     datum = _typical(look.curve.khat)
     x, y = look.test.at(torch.tensor([datum]))
     if look.latent_dim <= PICTURE_DIM:
-        with look.step("posterior", f"the true posterior of test datum {datum} on a grid"):
+        with look.step("posterior", f"the true posterior of {look.test.place(datum)} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
             about: dict[str, Any] = {"method": "grid"}
     elif size := look.plan.posterior_draws:
-        with look.step("posterior", f"the true posterior of test datum {datum} by NUTS"):
+        with look.step("posterior", f"the true posterior of {look.test.place(datum)} by NUTS"):
             draws = evaluation.nuts(
                 look.trained.vae, x, y, num_draws=size, num_warmup=min(200, max(50, size)), seed=look.seed
             )
@@ -309,15 +335,23 @@ def _posterior(look: Look) -> None:
     else:
         return
     label = None if look.test.labels is None else int(look.test.labels[datum])
-    look.report["posterior"] = {"datum": datum, "label": label, **about}
+    look.report["posterior"] = {"datum": datum, **_named(look, datum), "label": label, **about}
 
 
 def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
     """Makes columns that have a number for each test datum."""
-    chosen = look.test.positions
+    chosen, ids = look.test.positions, look.test.ids
     about = {} if chosen is None else {"position": chosen.tolist()}  # among all test data
+    about |= {"row": look.test.rows.tolist()}  # of the file
+    about |= {} if ids is None else {"id": [str(name) for name in ids]}
     about |= {} if look.test.labels is None else {"label": look.test.labels.tolist()}
     return {**about, **{name: estimate.value.tolist() for name, estimate in estimates.items()}}
+
+
+def _named(look: Look, datum: int) -> dict[str, Any]:
+    """Says in which row of the file a test datum is, and what that is called."""
+    ids = look.test.ids
+    return {"row": int(look.test.rows[datum]), **({} if ids is None else {"id": str(ids[datum])})}
 
 
 def _typical(khat: Tensor) -> int:

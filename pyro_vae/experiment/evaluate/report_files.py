@@ -155,7 +155,9 @@ def _inference_data(look: Look) -> bytes:
         group, _, site = name.partition("/")
         drawn.setdefault(group, {})[site] = column
     saved = look.saved if len(look.saved) < len(look.test) else None
+    ids = look.test.ids
+    named = {"row": look.test.rows[look.saved], "id": None if ids is None else ids[look.saved.numpy()].astype(str)}
     with TemporaryDirectory() as elsewhere:  # HDF5 writes a file bit by bit
         path = Path(elsewhere) / "log_likelihood.nc"
-        arviz_adapter.write_netcdf(draw_tree(drawn, saved), path)
+        arviz_adapter.write_netcdf(draw_tree(drawn, saved, **named), path)
         return path.read_bytes()

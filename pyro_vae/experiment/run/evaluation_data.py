@@ -6,6 +6,8 @@ from functools import cached_property
 from itertools import tee
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_vae.data import Split, one_hot
@@ -59,6 +61,22 @@ class DataReader:
         """The labels (N,), where the data have any."""
         labels = self.split.labels
         return labels if labels is None or self.positions is None else labels[self.positions]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows of the file in which the data are, (N,): of the array that was cut, or of that of a given split."""
+        every = torch.arange(len(self.split)) if self.split.file_rows is None else self.split.file_rows
+        return every if self.positions is None else every[self.positions]
+
+    @cached_property
+    def ids(self) -> np.ndarray | None:
+        """The names of the rows (N,), where the file has any."""
+        ids = self.split.ids
+        return ids if ids is None or self.positions is None else ids[self.positions.numpy()]
+
+    def place(self, index: int) -> str:
+        """Names the datum at a position as its file does, see `Split.place`."""
+        return self.split.place(index if self.positions is None else int(self.positions[index]))
 
     def whole(self) -> DataInMemory:
         """Reads all data at once."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Form, Splits
-from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
@@ -57,6 +57,23 @@ class TrainedRun:
     def form(self) -> Form:
         """What must be known of the data."""
         return self.saved_form or self.data.form
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol of the data, as run.json has it, or else of the data themselves."""
+        written = self.run.status.read().get("protocol")
+        return written if isinstance(written, dict) else self.data.protocol
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, which are their numbers where they have no other."""
+        return tuple(self.protocol.get("classes") or map(str, range(self.form.num_classes)))
+
+    @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """The classes that the training data have, in order."""
+        untrained = self.protocol.get("untrained", [])
+        return tuple(c for c in range(self.form.num_classes) if c not in untrained)
 
     @property
     def config(self) -> Config:
@@ -144,8 +161,9 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if not data_dir:
-        return config
     if config.dataset in build.DATASETS:
-        return replace(config, data_dir=data_dir)
-    return replace(config, dataset=str(Path(data_dir) / Path(config.dataset).name))
+        return replace(config, data_dir=data_dir or config.data_dir)
+    path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
+    return replace(config, dataset=str(path))

@@ -29,13 +29,13 @@ from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.studies.ablated_losses import WEIGHTS, ablated
 from pyro_vae.experiment.train import training
-from pyro_vae.experiment.train.epoch_display import Display, nothing
+from pyro_vae.experiment.train.epoch_display import Display, Speak, nothing, to_stderr
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.documents.ablation_document import ablation_document, ablation_rows
 from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
-from pyro_vae.report.draw.images import can_show
+from pyro_vae.report.draw.images import Key, can_show
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
 
@@ -91,7 +91,15 @@ class Ablated:
         return {name: (gap.mean, gap.standard_error) for name, gap in gaps.items()}
 
 
-def train(folder: Path, config: Config, given: set[str], *, resume: bool = False, display: Display = nothing) -> None:
+def train(
+    folder: Path,
+    config: Config,
+    given: set[str],
+    *,
+    resume: bool = False,
+    display: Display = nothing,
+    speak: Speak = to_stderr,
+) -> None:
     """Trains the three runs below a folder, each in one of its own. A finished run is left as it is.
 
     Args:
@@ -100,6 +108,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         given: the names of the settings that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be such runs.
         display: how epochs are shown.
+        speak: how notes on data and settings are printed.
 
     Raises:
         UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
@@ -119,7 +128,7 @@ def train(folder: Path, config: Config, given: set[str], *, resume: bool = False
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(run, display=display)
+            training.train(run, display=display, speak=speak)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -161,8 +170,8 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
     files.write(folder / "ablation.txt", (text + "\n").encode())
     files.write(folder / "ablation.json", files.to_json(numbers))
     files.write(folder / "ablation.csv", to_csv(ablation_rows(numbers)).encode())
-    white = build.white(both.config, both.data.form)
-    files.write(folder / "ablation.png", ablation_picture(views, white))
+    key = Key(*build.shown_range(both.config, both.data.form, both.data.protocol), both.data.classes)
+    files.write(folder / "ablation.png", ablation_picture(views, key))
     return text
 
 

@@ -1,17 +1,19 @@
 """What a trained run draws and decodes: pictures as PNG, and beside each the arrays that it shows, as NPZ.
 
-N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. `labels` and `positions`
-(among the test data) are there if the data have them. Means are those of p(x|z), in the units of x.
+N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. Where test data are shown,
+`positions` are theirs among the test data, `rows` those in the file, and `ids` what the file calls them. `labels` are
+there if the data have them, numbers of `classes` where these have names. Means are those of p(x|z), in the units of x.
 
     samples.npz          z (N, D) from the prior, mean and x, a draw at the same z, (N, *x_shape); labels (N,)
     reconstructions.npz  x (N, *x_shape); z (K, N, D) from q(z|x); mean (K, N, *x_shape); log_likelihood (K, N),
-                         log p(x|z) in nats; log_likelihood_of_draws (100, N), the same at more draws; labels, positions
+                         log p(x|z) in nats; log_likelihood_of_draws (100, N), the same at more draws; labels, ...
     interpolation.npz    start, end (N, *x_shape); paths (P,), their kinds; z (P, steps, N, D); mean (P, steps, N,
-                         *x_shape); labels, positions (2, N) of starts and ends
+                         *x_shape); labels, positions, ... (2, N) of starts and ends
     traversal.npz        x and reconstruction (1, *x_shape); code (D,); usage (D,); dimensions (R,); levels (S,);
-                         z (R, S, D); mean (R, S, *x_shape); labels, positions (1,)
+                         z (R, S, D); mean (R, S, *x_shape); labels, positions, ... (1,)
     latent_cloud.npz     z (N, D), centres of q(z|x); points (N, 2) in the plane; prior (N, 2), draws of p(z) seen the
-                         same way; share (D,) of the variance; covariance (N, 2, 2) for D = 2; labels, positions
+                         same way; share (D,) of the variance; covariance (N, 2, 2) for D = 2; labels, ...
+    columns.npz          of tables: x (N, D), drawn (M, D); names and origin (D,) of its columns; labels, ...
     latent_grid.npz      D = 2: levels (S,); z (P, S, S, 2); mean (P, S, S, *x_shape); labels (P,)
 
 See `pyro_vae.report.draw.image_views` and `latent_views` for what each of them is.
@@ -36,9 +38,11 @@ from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
 from pyro_vae.randomness import generator
-from pyro_vae.report.draw import image_views, latent_views
+from pyro_vae.report.documents.training_document import MOST_COLUMNS
+from pyro_vae.report.draw import column_views, image_views, latent_views
 
 DRAWS = 100  # draws of z for each datum that is reconstructed, which show the spread of log p(x|z)
+_LISTED = 20  # classes in a message
 PAIRS = 4  # interpolations, where no ends are chosen
 
 
@@ -48,16 +52,16 @@ class Wanted:
 
     Attributes:
         seed: the seed of the draws, and of the choice of data.
-        y: the one class that a conditional run samples; None for all classes.
-        between: the labels of two test data to go between.
+        y: the one class that a conditional run samples, its number or, as a string, its name; None for all classes.
+        between: the labels of two test data to go between, numbers or names.
         data: the positions of two test data to go between, in place of their labels.
         paths: the kinds of paths; empty for all that the prior allows.
         only: names of `ABOUT`; empty for all that can be drawn.
     """
 
     seed: int = 0
-    y: int | None = None
-    between: tuple[int, int] | None = None
+    y: int | str | None = None
+    between: tuple[int | str, int | str] | None = None
     data: tuple[int, int] | None = None
     paths: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -68,8 +72,9 @@ class Chosen(Source):
 
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         kinds = wanted.paths or _kinds(trained)
+        label = None if wanted.y is None else _class(trained, "y", wanted.y)
         test: Any = trained.reader("test", 0) if needs_data(wanted) else None  # which nothing looks at then
-        super().__init__(trained, test, label=wanted.y, paths=kinds, num_draws=DRAWS)
+        super().__init__(trained, test, label=label, paths=kinds, num_draws=DRAWS)
         self.wanted = wanted
 
     @property
@@ -86,6 +91,17 @@ class Chosen(Source):
     def many(self) -> Tensor:
         """Positions of the data of the cloud, (N,)."""
         return subset(len(self.test), CLOUD, self.trained.config.data_seed)
+
+    def named(self, positions: Tensor) -> dict[str, Any]:
+        """Says which test data these are, (N,) or (2, N): positions, rows of the file, ids and labels."""
+        labels, ids, data = self.test.labels, self.test.ids, self.trained.data
+        return {
+            "labels": None if labels is None else labels[positions],
+            "classes": None if labels is None else _names_of_classes(data.protocol),
+            "positions": positions,
+            "rows": self.test.rows[positions],
+            "ids": None if ids is None else ids[positions.numpy()].astype(str),
+        }
 
     def cloud(self) -> DataInMemory:
         """Returns the test data whose codes are shown."""
@@ -120,12 +136,13 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
         _ = source.ends
     files.make_folder(folder)
     if not source.shows:
-        yield f"data of shape {trained.form.x_shape} are no images: arrays, and the picture of the latent cloud, only"
+        drawn = "the pictures of columns and" if source.has_columns else "the picture of"
+        yield f"data of shape {trained.form.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
     for name in names:
         view = PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
         files.write(folder / f"{name}.npz", to_npz({**view._asdict(), **more}))
-        if source.shows or name == "latent_cloud":
+        if source.shows or name in ("latent_cloud", "columns"):
             files.write(folder / f"{name}.png", source.draw(name, view))
         yield f"{name}: {sentence}"
 
@@ -149,47 +166,69 @@ About = tuple[dict[str, Any], str]
 
 
 def _samples(view: image_views.Samples, source: Chosen) -> About:
-    labels = None if source.y is None else source.y.argmax(-1)
-    wanted, number = source.wanted.y, source.trained.form.num_classes
-    of = "" if labels is None else f" of {number} classes" if wanted is None else f" of class {wanted}"
-    return {"labels": labels}, f"{len(view.z)} data{of} from the prior: means of p(x|z), and draws"
+    classes = None if view.labels is None else _names_of_classes(source.trained.protocol)
+    return {
+        "classes": classes
+    }, f"{len(view.z)} data{_of_classes(view, source)} from the prior: means of p(x|z), and draws"
+
+
+def _of_classes(view: image_views.Samples, source: Chosen) -> str:
+    if view.labels is None:
+        return ""
+    if source.label is not None:
+        return f" of class {_called(source, source.label)}"
+    number, every = len(view.labels.unique()), source.trained.form.num_classes
+    return f" of {number} classes" if number == every else f" of {number} of {every} classes"
+
+
+def _names_of_classes(protocol: dict[str, Any]) -> np.ndarray | None:
+    return np.array(protocol["classes"]) if "classes" in protocol else None
+
+
+def _called(source: Chosen, label: int) -> str:
+    names = source.trained.classes
+    return names[label] if names else str(label)
 
 
 def _reconstructions(view: Any, source: Chosen) -> About:
     spread = view.log_likelihood_of_draws.std(0)
-    return {"labels": source.at(source.shown).labels, "positions": source.shown}, (
+    return source.named(source.shown), (
         f"log p(x|z) of one datum varies by ± {spread.mean():.2f} nats over draws of z (standard deviation over "
         f"{DRAWS} draws, mean over {len(view.x)} test data; {spread.min():.2f} to {spread.max():.2f})"
     )
 
 
 def _interpolation(view: latent_views.Interpolation, source: Chosen) -> About:
-    labels = None if source.test.labels is None else source.test.labels[source.ends]
     names = ", ".join(f"{_named(source, a)} to {_named(source, b)}" for a, b in source.ends.T.tolist())
-    more = {"paths": np.array(view.paths), "labels": labels, "positions": source.ends}
+    more = {"paths": np.array(view.paths), **source.named(source.ends)}
     return more, f"test data {names}; paths: {', '.join(view.paths)}"
 
 
 def _traversal(view: latent_views.Traversal, source: Chosen) -> About:
     datum, moved = source.ends[0, :1], ", ".join(map(str, view.dimensions.tolist()))
-    more = {"labels": source.at(datum).labels, "positions": datum}
-    return more, f"test datum {_named(source, int(datum))}, dimensions {moved}, the most used first"
+    return source.named(datum), f"test datum {_named(source, int(datum))}, dimensions {moved}, the most used first"
 
 
 def _latent_cloud(view: latent_views.Cloud, source: Chosen) -> About:
     D = view.z.shape[-1]
     plane = f"; two principal components hold {100 * view.share[:2].sum():.0f} % of the variance" if D > 2 else ""
     sentence = f"codes of {len(view.z)} test data in {D} dimension{'s' * (D > 1)}{plane}"
-    return {"ellipses": None, "positions": source.many}, sentence
+    return {"ellipses": None, **source.named(source.many)}, sentence
 
 
 def _latent_grid(view: latent_views.Grid, source: Chosen) -> About:
     return {}, f"means of p(x|z) at {len(view.levels)} x {len(view.levels)} quantiles of the prior"
 
 
+def _columns(view: column_views.Columns, source: Chosen) -> About:
+    more = {"names": np.array(view.names), "origin": np.array(view.origin), **source.named(source.shown_rows)}
+    return more, f"{view.x.shape[1]} columns of {len(view.x)} test data, and {len(view.drawn)} draws from the program"
+
+
 ABOUT: dict[str, Callable[[Any, Chosen], About]] = {
     "samples": _samples,
     "reconstructions": _reconstructions,
+    "columns": _columns,
     "interpolation": _interpolation,
     "traversal": _traversal,
     "latent_cloud": _latent_cloud,
@@ -198,14 +237,14 @@ ABOUT: dict[str, Callable[[Any, Chosen], About]] = {
 
 
 _OF_DRAWS = ("samples", "latent_grid")  # the others show data
-_OF_TWO_LAYERS = ("samples", "reconstructions", "interpolation")  # the others are about the z of one
+_OF_TWO_LAYERS = ("samples", "reconstructions", "columns", "interpolation")  # the others are about the z of one
 
 
 def _names(source: Chosen) -> list[str]:
-    config = source.trained.config
-    if config.layers == 2 and not source.wanted.only:
-        return list(_OF_TWO_LAYERS)
-    return [name for name in source.wanted.only or ABOUT if config.latent_dim == 2 or name != "latent_grid"]
+    config, only = source.trained.config, source.wanted.only
+    wanted = only or (_OF_TWO_LAYERS if config.layers == 2 else tuple(ABOUT))
+    possible = {"latent_grid": config.latent_dim == 2, "columns": source.has_columns}
+    return [name for name in wanted if possible.get(name, True)]
 
 
 def _check(trained: TrainedRun, wanted: Wanted) -> None:
@@ -217,6 +256,10 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
         _ = trained.one_layer
     if "latent_grid" in wanted.only and D != 2:
         raise UsageError(f"latent_grid shows a plane of 2 latent dimensions; this run has {D}: leave it out")
+    if "columns" in wanted.only and not (len(shape := trained.data.x_shape) == 1 and shape[0] <= MOST_COLUMNS):
+        raise UsageError(
+            f"columns shows those of a table, at most {MOST_COLUMNS}; these data have the shape {shape}: leave it out"
+        )
     for kind in wanted.paths:
         if kind not in paths.PATHS:
             raise unknown("path", kind, paths.PATHS)
@@ -229,14 +272,27 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
     _check_class(trained, wanted.y)
 
 
-def _check_class(trained: TrainedRun, y: int | None) -> None:
+def _check_class(trained: TrainedRun, y: int | str | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
         raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
-    number = trained.form.num_classes
-    if not 0 <= y < number:
-        raise UsageError(f"`y={y}` is none of the {number} classes 0 ... {number - 1}")
+    number = _class(trained, "y", y)
+    if number not in trained.trained_classes:
+        raise UsageError(f"`y={y}`: no training datum has this label, so that there is nothing to sample from")
+
+
+def _class(trained: TrainedRun, argument: str, label: int | str) -> int:
+    """Returns the number of a class that is given by its number, or as a string by its name."""
+    size, names = trained.form.num_classes, trained.classes
+    numbers = tuple(map(str, range(size)))
+    names = names or numbers
+    if isinstance(label, int) and 0 <= label < size:
+        return label
+    if label in names:
+        return names.index(str(label))
+    listed = ", ".join(names) if names != numbers and size <= _LISTED else f"{names[0]} ... {names[-1]}"
+    raise UsageError(f"`{argument}={label}` is none of the {size} classes {listed}")
 
 
 def _kinds(trained: TrainedRun) -> tuple[str, ...]:
@@ -259,27 +315,30 @@ def _pairs(source: Chosen) -> Tensor:
         return torch.tensor(wanted.data)[:, None]
     order = torch.randperm(size, generator=generator(wanted.seed, "pairs"))
     if wanted.between:
-        return _with_labels(order, test.labels, wanted.between)
-    number = min(PAIRS, size // 2)
+        return _with_labels(source, order, wanted.between)
+    order = order[torch.isin(order, source.known)]
+    number = min(PAIRS, len(order) // 2)
     return order[: 2 * number].reshape(2, number)
 
 
-def _with_labels(order: Tensor, labels: Tensor | None, between: tuple[int, int]) -> Tensor:
+def _with_labels(source: Chosen, order: Tensor, between: tuple[int | str, int | str]) -> Tensor:
     """Positions of the first datum of each label in that order, two different data, (2, 1)."""
-    if labels is None:
+    if (labels := source.test.labels) is None:
         raise UsageError("`between` chooses data by label, and these have none: use `data` with two positions")
     ends: list[int] = []
-    for label in between:
+    for wanted in between:
+        label = _class(source.trained, "between", wanted)
         place = order[labels[order] == label]
         place = place[~torch.isin(place, torch.tensor(ends, dtype=torch.long))]
         if not len(place):
-            known = ", ".join(map(str, labels.unique().tolist()))
+            known = ", ".join(_called(source, n) for n in labels.unique().tolist())
             other = "no other" if label in labels[ends] else "no"
-            raise UsageError(f"`between={label}`: {other} test datum has this label; there are {known}")
+            raise UsageError(f"`between={wanted}`: {other} test datum has this label; there are {known}")
         ends.append(int(place[0]))
     return torch.tensor(ends)[:, None]
 
 
 def _named(source: Chosen, position: int) -> str:
     labels = source.test.labels
-    return f"{position}" if labels is None else f"{position} (label {labels[position]})"
+    label = "" if labels is None else f", label {_called(source, int(labels[position]))}"
+    return f"{position} ({source.test.place(position)}{label})"

@@ -20,7 +20,7 @@ from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import Record
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
-from pyro_vae.report.draw.images import can_show, labels_to_draw, tile
+from pyro_vae.report.draw.images import Key, can_show, labels_to_draw, tile
 
 _PICTURES = 20  # in a training, apart from the last
 _COLUMNS = 12
@@ -80,7 +80,8 @@ class Board(Log):
         self.writer, self.config, self.vae, self.reached = writer, config, session.vae, session.progress.epoch
         self.valid = DataReader(config, data.valid, data.num_classes, _CODES).whole()
         self.num_classes = data.num_classes if config.conditional else 0
-        self.white = build.white(config, data.form)
+        self.key = Key(*build.shown_range(config, data.form, data.protocol), data.classes)
+        self.trained_classes = data.trained_classes
         self.images = can_show(data.x_shape)
 
     def graph(self) -> None:
@@ -121,7 +122,7 @@ class Board(Log):
     def _samples(self) -> Tensor:
         """Tiles means of p(x|z) at draws of z from the prior, the same each time as long as the prior stays."""
         device = self.valid.x.device
-        y = labels_to_draw(self.num_classes, device=device)
+        y = labels_to_draw(self.num_classes, device=device, trained=self.trained_classes)
         with stream(self.config.seed, "tensorboard", device=device):
             means = self.vae.generate(64 if y is None else len(y), y, mean=True)
         return self._tiled(means, 8)
@@ -129,7 +130,7 @@ class Board(Log):
     def _tiled(self, images: Tensor, columns: int) -> Tensor:
         """Tiles images as (C, H, W) in [0, 1], small ones enlarged by whole pixels; the gaps are grey."""
         larger = -(-_SMALLEST // min(images.shape[-2:]))
-        picture = tile(interpolate(images.float() / self.white, scale_factor=larger), columns).movedim(-1, 0)
+        picture = tile(interpolate(self.key.shades(images.float()), scale_factor=larger), columns).movedim(-1, 0)
         return torch.where(picture.isnan(), 0.5, picture.clamp(0, 1)).cpu()
 
     @torch.no_grad()
@@ -140,17 +141,20 @@ class Board(Log):
             codes = self.vae.centre(x, y)
         self.writer.add_embedding(
             codes.cpu(),
-            metadata=None if labels is None else labels.tolist(),
+            metadata=None if labels is None else [self._named(label) for label in labels.tolist()],
             label_img=self._thumbnails(x) if self.images else None,
             global_step=self.reached,
             tag="codes",
         )
 
+    def _named(self, label: int) -> str:
+        return self.key.classes[label] if self.key.classes else str(label)
+
     def _thumbnails(self, x: Tensor) -> Tensor:
         """Makes images (N, C, S, S): the projector's sprite is made of squares."""
         height, width = x.shape[-2:]
         side = max(height, width)
-        return pad(x.float() / self.white, (0, side - width, 0, side - height)).clamp(0, 1).cpu()
+        return pad(self.key.shades(x.float()), (0, side - width, 0, side - height)).clamp(0, 1).cpu()
 
 
 def _node_def(node: Node) -> Any:

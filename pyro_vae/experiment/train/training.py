@@ -24,7 +24,7 @@ from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import tensorboard as board
 from pyro_vae.experiment.train import torchrun, training_lock, training_report
-from pyro_vae.experiment.train.epoch_display import Display, nothing
+from pyro_vae.experiment.train.epoch_display import Display, Speak, nothing, to_stderr
 from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
@@ -42,6 +42,7 @@ def start_or_resume(
     tensorboard: bool = False,
     test: bool = True,
     display: Display = nothing,
+    speak: Speak = to_stderr,
 ) -> Run:
     """Trains in a new folder, or takes up the run in it again; a finished run is left as it is.
 
@@ -56,6 +57,7 @@ def start_or_resume(
         tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
         display: how epochs are shown.
+        speak: how notes on data and settings are printed.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
@@ -63,7 +65,7 @@ def start_or_resume(
     with torchrun.joined(config.device) as world:
         decision = decide(folder, config, given, resume=resume, world=world)
         if folder is None or not decision.is_finished:
-            return _train(decision, world, display, tensorboard=tensorboard, test=test)
+            return _train(decision, world, display, speak, tensorboard=tensorboard, test=test)
         run = Run(folder, decision.config)
         if world.first:
             run.sweep()
@@ -72,7 +74,14 @@ def start_or_resume(
         return run
 
 
-def train(run: Run, *, tensorboard: bool = False, test: bool = True, display: Display = nothing) -> Run:
+def train(
+    run: Run,
+    *,
+    tensorboard: bool = False,
+    test: bool = True,
+    display: Display = nothing,
+    speak: Speak = to_stderr,
+) -> Run:
     """Trains, from the newest checkpoint in the folder if there is one, and reports on the best epoch.
 
     Args:
@@ -81,18 +90,19 @@ def train(run: Run, *, tensorboard: bool = False, test: bool = True, display: Di
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
         display: how epochs are shown.
+        speak: how notes on data and settings are printed.
 
     Raises:
         UsageError: another process trains in the folder.
     """
     decision = Decision(run.path, run.config, is_finished=False, mark=None)
-    return _train(decision, ALONE, display, tensorboard=tensorboard, test=test)
+    return _train(decision, ALONE, display, speak, tensorboard=tensorboard, test=test)
 
 
-def _train(decision: Decision, world: World, display: Display, *, tensorboard: bool, test: bool) -> Run:
+def _train(decision: Decision, world: World, display: Display, speak: Speak, *, tensorboard: bool, test: bool) -> Run:
     """Trains what was decided, in the processes that train together; all except the first leave before the report."""
     config = decision.config
-    data, vae, svi = _built(config, world)
+    data, vae, svi = _built(config, world, speak)
     run = Run(decision.folder or _new_folder(config, world), config)
     with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
@@ -105,7 +115,7 @@ def _train(decision: Decision, world: World, display: Display, *, tensorboard: b
     return run
 
 
-def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
+def _built(config: Config, world: World, speak: Speak) -> tuple[Splits, Autoencoder, SVI]:
     """Builds data, program and step."""
     data = world.in_turn(lambda: build.data(config))
     with world.together():
@@ -116,11 +126,16 @@ def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
         if config.compile != "no":
             _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
         svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
-    for note in data.protocol["notes"] if config.dataset not in build.DATASETS else []:
-        print(f"note: {note}", file=sys.stderr)
-    for name in build.unused(config):
-        print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
+    _speak_of(config, data, speak)
     return data, vae, svi
+
+
+def _speak_of(config: Config, data: Splits, speak: Speak) -> None:
+    """Says what there is to know of a user's own data, and of settings that do nothing."""
+    for note in data.protocol["notes"] if config.dataset not in build.DATASETS else []:
+        speak(f"{'warning' if note in data.warnings else 'note'}: {note}")
+    for name in build.unused(config):
+        speak(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it")
 
 
 def _new_folder(config: Config, world: World) -> Path:

@@ -131,8 +131,9 @@ class Likelihood(nn.Module):
         """Returns p(x_obs|z), whose log p of x counts the observed numbers alone.
 
         By default the mask of independent numbers. A member whose numbers depend on each other integrates the missing
-        ones out, and returns a distribution with an attribute `observed`, the mask, and a method `completed(x)`, which
-        draws the missing numbers given the observed ones.
+        ones out, and returns a distribution with an attribute `observed`, the mask, and two methods for
+        `pyro_vae.evaluation.impute`: `completed(x)` draws the missing numbers given the observed ones, `expected(x)`
+        gives their means.
 
         Args:
             p: p(x|z), what `forward` returned.
@@ -147,7 +148,7 @@ class Likelihood(nn.Module):
         """Returns data x (N, *x_shape) with a number inside the support for each NaN, which is a missing number."""
         return torch.where(x.isnan(), inside(base_constraint(self.support)), x) if x.is_floating_point() else x
 
-    def check(self, x: Tensor, first: int = 0) -> None:
+    def check(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
         """Refuses data that are outside the support or not finite, and names the first such datum.
 
         NaN is refused as well: a program with `missing=True` checks what `filled` makes of its data.
@@ -155,6 +156,7 @@ class Likelihood(nn.Module):
         Args:
             x: data (N, *x_shape).
             first: the position of x[0] among the data, where x is a block of them.
+            place: turns a position among the data into words.
 
         Raises:
             DataError: with the value, its place and the cure.
@@ -163,12 +165,12 @@ class Likelihood(nn.Module):
             raise DataError(f"{type(self).__name__} needs x to be real; got {x.dtype}: pass x.real")
         inside = self.support.check(x)  # of each number, or of each vector, as of probabilities that add up to 1
         inside = inside & torch.isfinite(x).reshape(*inside.shape, -1).all(-1)
-        require(inside.all(), lambda: self._outside(x, inside, first))
+        require(inside.all(), lambda: self._outside(x, inside, first, place))
 
-    def _outside(self, x: Tensor, inside: Tensor, first: int) -> DataError:
-        place = (~inside).nonzero()[0].tolist()
-        where = f"datum {first + place[0]}" + (f", position {tuple(place[1:])}" if place[1:] else "")
-        found = x[tuple(place)]
+    def _outside(self, x: Tensor, inside: Tensor, first: int, place: Callable[[int], str]) -> DataError:
+        at = (~inside).nonzero()[0].tolist()
+        where = place(first + at[0]) + (f", position {tuple(at[1:])}" if at[1:] else "")
+        found = x[tuple(at)]
         advice = IF_MISSING if found.isnan().any() and self._takes_missing() else self.advice
         return DataError(
             f"{type(self).__name__} needs x {_describe(self.support)}; got {in_words(found)} at {where}. "

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pyro_vae.report.cells import number, share, too_small
+from pyro_vae.report.cells import interval, number, share, too_small
 from pyro_vae.report.document import Column, Table
 
 Report = Mapping[str, Any]
@@ -78,6 +78,7 @@ def sections(report: Report) -> list[Estimates]:
     """
     makers = (
         ("test", "test data, per datum", _test),
+        ("baselines", _baselines_title(report), _baselines),
         ("curve", "importance-weighted bounds: at every k the same draws, in groups of k", _curve),
         ("jackknife", "beside them: the jackknife, no bound", _jackknife),
         ("reference", _reference_title(report), _reference),
@@ -120,8 +121,29 @@ def estimate_rows(report: Report) -> Table:
     return Table.of("estimates", (*FILE_COLUMNS, "bound", "label"), rows)
 
 
+def class_name(report: Report, label: Any) -> str:
+    """Names a class as its data do, "" where there is none.
+
+    Example:
+        >>> class_name({"protocol": {"classes": ["cat", "dog"]}}, 1), class_name({}, 1), class_name({}, None)
+        ('dog', '1', '')
+    """
+    names = report.get("protocol", {}).get("classes") or ()
+    return "" if label is None else str(names[label] if label < len(names) else label)
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Names a datum by its row in the file, or, in an older report, by its place among the test data.
+
+    Example:
+        >>> place({"datum": 17, "row": 123}), place({"datum": 17})
+        ('row 123', 'datum 17')
+    """
+    return f"row {row['row']}" if "row" in row else f"datum {row['datum']}"
+
+
 def datum_rows(report: Report) -> Table:
-    """Lists a row for each test datum: position, estimates, k-hat and effective sample size: what data.csv holds.
+    """Lists a row for each test datum, with its row in the file, estimates, k-hat and effective sample size: data.csv.
 
     The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """
@@ -219,6 +241,26 @@ def _test(report: Report) -> Iterator[Entry]:
         size = {"mean": loss["mean_absolute"], "num_samples": loss["num_samples"], "num_data": loss["num_data"]}
         meaning = f"of the same for single data, the largest {loss['largest']:.2g}"
         yield Entry("rounding_size", "mean absolute value", size, "", meaning)
+
+
+def _baselines(report: Report) -> Iterator[Entry]:
+    """Yields each baseline, and the difference to it with the verdict."""
+    for row in (report.get("baselines") or {}).get("rows", ()):
+        name, difference = row["name"], row["difference"]
+        yield Entry(name, name, row)
+        counts = {"num_data": row["num_data"], "num_samples": _num_draws(report)}
+        meaning = f"{100 * difference['confidence']:g} % in {interval(difference['interval'])}: {row['verdict']}"
+        is_heavy = has_heavy_weights(report)
+        yield Entry(f"program - {name}", f"program - {name}", {**difference, **counts}, "lower", meaning, is_heavy)
+
+
+def _baselines_title(report: Report) -> str:
+    of_class = ", one for each class" if (report.get("baselines") or {}).get("by_class") else ""
+    return f"beside log p({of_x(report)}): simple densities fitted to the training data alone{of_class}"
+
+
+def _num_draws(report: Report) -> int | None:
+    return (report.get("test", {}).get("log_likelihood") or {}).get("num_samples")
 
 
 def _curve(report: Report) -> Iterator[Entry]:
@@ -361,6 +403,11 @@ def _classification(report: Report) -> Iterator[Entry]:
     counts = {"num_samples": classes["num_samples"], "num_data": classes["num_data"]}
     numbers = {"mean": classes["accuracy"], "standard_error": classes["standard_error"], **counts, "unit": "share"}
     yield Entry("accuracy", "right class", numbers, "", "from bounds of log p(x|y) and the frequencies of the classes")
+    if classes.get("majority_share") is not None:
+        numbers = {"mean": classes["majority_share"], "num_data": classes["num_data"], "unit": "share"}
+        yield Entry(
+            "majority_share", "right class, by guessing", numbers, "", "always the commonest class of the training data"
+        )
     if classes.get("log_p_of_true_class") is not None:
         numbers = {"mean": classes["log_p_of_true_class"], **counts}
         yield Entry("log_p_of_true_class", "log p(true class|x)", numbers, "no bound", "a ratio of bounds")

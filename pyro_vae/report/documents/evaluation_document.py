@@ -6,8 +6,10 @@ from typing import Any
 
 from pyro_vae.report.cells import MINUS, both_errors, clean, estimate, number, plain, share
 from pyro_vae.report.document import Code, Column, Document, Headline, Notes, Picture, Section, Table
+from pyro_vae.report.documents.baseline_section import best_baseline
 from pyro_vae.report.documents.estimate_sections import (
     Report,
+    class_name,
     commands,
     has_heavy_weights,
     num_test,
@@ -19,7 +21,8 @@ from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import headline_section
 
 # What the headline section says of them already.
-_SAID = ("autoencoder", "classification", "objective", "precision", "protocol")
+_SHOWN = ("test", "baselines", "classification")
+_SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:
@@ -46,7 +49,7 @@ def terminal_document(report: Report) -> Document:
         report: what report.json holds; every key that an evaluation adds may be absent.
     """
     head = Notes.of((run_name(report), *commands(report)))
-    added = [_narrow(table) for table in _tables(report) if table.name not in ("test", "classification")]
+    added = [_narrow(table) for table in _tables(report) if table.name not in _SHOWN]
     said = Notes(notes(report, without=_SAID))
     return Document("", (Section("", (head, *headline_section(report).blocks, *added, said)),))
 
@@ -129,6 +132,7 @@ def _bounds(report: Report) -> Iterator[Headline]:
         lines = ["lower bound in expectation", f"K = {bound['num_samples']:,} draws from q(z|x)"]
         if (bits := test.get("bits_per_dim")) is not None:
             lines.append(f"at most {number(bits['mean'])} bits/dim")
+        lines.extend(best_baseline(report))
         mark = "*" if has_heavy_weights(report) else ""
         yield _headline(f"log p({of_x(report)})", bound, "≥ ", lines, mark)
     if (elbo := test.get("elbo")) is not None:
@@ -151,8 +155,10 @@ def _codes(report: Report) -> Iterator[Headline]:
 
 def _shares(report: Report) -> Iterator[Headline]:
     if (classes := report.get("classification")) is not None:
-        line = f"± {share(classes['standard_error'])} over {classes['num_data']} test data"
-        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", (line,))
+        remarks = [f"± {share(classes['standard_error'])} over {classes['num_data']} test data"]
+        if (majority := classes.get("majority_share")) is not None:
+            remarks.append(f"{share(majority)} by always guessing the commonest class")
+        yield Headline("right class, by Bayes' rule", str(share(classes["accuracy"])), "", tuple(remarks))
     if (khat := report.get("khat")) is not None and khat.get("above") is not None:
         lines = f"of {len(khat['values']):,} test data; their log p may be too low", f"K = {khat['num_samples']:,}"
         yield Headline(f"k-hat above {khat['threshold']:g}", str(share(khat["above"])), "", lines)
@@ -220,10 +226,10 @@ def _tables(report: Report) -> list[Table]:
     """Lists the tables of estimates, then those of facts."""
     tables = (
         *(section.table for section in sections(report)),
-        _worst(report.get("khat", {})),
+        _worst(report),
         _escalated(report.get("escalation", {})),
         _active(report.get("latent", {})),
-        Table.of("posterior", ("", ""), _posterior(report.get("posterior", {})), _BESIDE),
+        Table.of("posterior", ("", ""), _posterior(report), _BESIDE),
         protocol_card(report),
         Table.of("run", ("", ""), _run(report), "run"),
     )
@@ -241,30 +247,39 @@ def protocol_card(report: Report) -> Table:
     return Table.of("protocol", ("", ""), rows, "protocol card")
 
 
-def _worst(khat: Mapping[str, Any]) -> Table:
-    heads = ("datum", "label", "k-hat", "effective draws", "bound on log p")
+def _worst(report: Report) -> Table:
+    worst = report.get("khat", {}).get("worst", ())
+    heads = (*_who(worst), "label", "k-hat", "effective draws", "bound on log p")
     rows = [
         (
-            row["datum"],
-            "" if row.get("label") is None else row["label"],
+            *(row[key] for key in _who(worst).values()),
+            class_name(report, row.get("label")),
             number(row["khat"], 2),
             number(row["ess"], 0),
             number(row["log_likelihood"]),
         )
-        for row in khat.get("worst", ())
+        for row in worst
     ]
     return Table.of("worst", heads, rows, "the data with the largest k-hat")
+
+
+def _who(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns that say which datum a row is about: head -> key."""
+    first = rows[0] if rows else {}
+    if "row" not in first:
+        return {"datum": "datum"}
+    return {"row": "row", "id": "id"} if "id" in first else {"row": "row"}
 
 
 def _escalated(more: Mapping[str, Any]) -> Table:
     rows = more.get("rows", ())
     draws, is_new = (rows[0]["more_samples"], "iwae_anew" in rows[0]) if rows else ("", True)
     anew = ("K anew", f"{draws} new draws") if is_new else (f"{draws} draws",)
-    heads = ("datum", "k-hat", "K draws", *anew, "k-hat then", "AIS")
+    heads = (*_who(rows), "k-hat", "K draws", *anew, "k-hat then", "AIS")
     stages = ("iwae", "iwae_anew", "iwae_more") if is_new else ("iwae", "iwae_more")
     cells = [
         (
-            row["datum"],
+            *(row[key] for key in _who(rows).values()),
             number(row["khat"], 2),
             *(estimate(row[stage], row[f"{stage}_error"]) for stage in stages),
             number(row["khat_more"], 2),
@@ -289,6 +304,8 @@ def _active(latent: Mapping[str, Any]) -> Table:
 _BESIDE = "guide beside the true posterior of one datum"
 _POSTERIOR = {
     "datum": "datum",
+    "row": "row of the data",
+    "id": "its id",
     "label": "its label",
     "method": "true posterior by",
     "chains": "chains",
@@ -301,7 +318,12 @@ _POSTERIOR = {
 }
 
 
-def _posterior(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _posterior(report: Report) -> Iterator[tuple[str, str]]:
+    about = dict(report.get("posterior", {}))
+    if about.get("label") is not None:
+        about["label"] = class_name(report, about["label"])
+    if "row" in about:
+        del about["datum"]
     for key in (*_POSTERIOR, *(key for key in about if key not in _POSTERIOR)):
         if isinstance(about.get(key), str | int | float):
             yield _POSTERIOR.get(key, key.replace("_", " ")), plain(about[key], 4)

@@ -13,7 +13,7 @@ from pyro_vae.report.document import Block, Code, Document, Notes, Picture, Sect
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x, sections
 from pyro_vae.report.documents.report_notes import notes
 
-SHOWN = ("test", "curve", "jackknife", "reference", "simulated", "khat", "classification")
+SHOWN = ("test", "baselines", "curve", "jackknife", "reference", "simulated", "khat", "classification")
 TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "pyro", "pytorch")
 
 # Pictures of a run that go with its card; the braces are for the name of the data.

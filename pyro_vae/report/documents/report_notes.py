@@ -5,6 +5,7 @@ from typing import Any
 
 from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
+from pyro_vae.report.documents.baseline_section import baseline_sentence
 from pyro_vae.report.documents.estimate_sections import Report, of_x
 from pyro_vae.report.documents.training_document import preset_sentence, rounding_sentence
 
@@ -50,6 +51,7 @@ def _values(report: Report) -> dict[str, Any]:
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
+        "baselines": baseline_sentence(report) if report.get("baselines") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if posterior.get("agree") is False else "",
@@ -100,6 +102,7 @@ _NOTES = (
         "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
         "no part of its ±, and shrinks with the number of draws.",
     ),
+    ("baselines", "baselines", "{baselines}"),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),
     ("jackknife", "jackknife", "The bound with the first term of its bias taken away. No bound: it may lie above."),

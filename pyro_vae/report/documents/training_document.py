@@ -5,9 +5,11 @@ from typing import Any
 
 from pyro_vae.report.cells import fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
+from pyro_vae.report.documents.baseline_section import baseline_sentence, baseline_table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
+MOST_COLUMNS = 20  # of a table that have a picture
 
 
 def training_document(report: Report) -> Document:
@@ -30,7 +32,8 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    return Section("", (Table("headline", columns, rows), Notes.of(_notes(report), _WIDTH)))
+    beside = [table for table in (baseline_table(report),) if table.rows]
+    return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
 
 
 def _numbers(entry: Entry) -> Iterator[Any]:
@@ -43,6 +46,8 @@ def _notes(report: Report) -> Iterator[str]:
     protocol, training = report["protocol"], report["training"]
     yield "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z."
     yield _estimation(report)
+    if report.get("baselines"):
+        yield f"baselines: {baseline_sentence(report)}"
     if "precision" in report:
         yield f"precision: {rounding_sentence(report['precision'])}"
     if report.get("likelihood"):
@@ -56,8 +61,11 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"preset: {preset_sentence(report['preset'])}"
     split = _split(protocol, report["test"]["reconstruction"]["num_data"])
     # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
-    yield f"data: {protocol['name']}, {split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
+    about = f", {report['about']}; " if report.get("about") else ", "
+    yield f"data: {protocol['name']}{about}{split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
     yield from protocol["notes"]
+    if pictures := _pictures(report):
+        yield pictures
 
 
 def _estimation(report: Report) -> str:
@@ -120,12 +128,23 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
 def _classes(classes: Mapping[str, Any]) -> str:
     khat = classes["khat_above_0.7"]
     shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
+    majority = classes.get("majority_share")
+    guess = "" if majority is None else f"Always the commonest class of the training data: {majority:.1%} right. "
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
-        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. PSIS k-hat is "
-        f"above 0.7 for {shares['true_class']} of the estimates for the true class and {shares['other_classes']} of "
-        "those for the others, whose bounds are looser; that flatters the accuracy."
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}PSIS "
+        f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
+        f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
     )
+
+
+def _pictures(report: Report) -> str:
+    """Says why there are no pictures of data. Of images it is said where they are read."""
+    shape = report["protocol"]["shape"]
+    if len(shape) != 1:
+        return ""
+    instead = "their columns are in columns.png" if shape[0] <= MOST_COLUMNS else "nor of more than 20 columns"
+    return f"pictures: rows of a table have no pictures of samples and reconstructions; {instead}."
 
 
 def _weights(objective: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae.report.draw.images import png, show, tile
+from pyro_vae.report.draw.images import PLAIN, Key, png, show, tile
 
 _GREY = "0.85"
 
@@ -38,12 +38,12 @@ class AblationView(NamedTuple):
     reconstructions: Tensor | None
 
 
-def ablation_picture(views: Mapping[str, AblationView], white: float = 1.0) -> bytes:
+def ablation_picture(views: Mapping[str, AblationView], key: Key = PLAIN) -> bytes:
     """Draws a column for each run: codes by label over draws of the prior, samples, reconstructions.
 
     Args:
         views: run -> what is drawn of it.
-        white: the value of x that is shown white.
+        key: what shades and labels stand for.
     """
     first = next(iter(views.values()))
     heights, height = ((1, 1, 0.5), 10.8) if first.samples is not None else ((1,), 4.4)
@@ -53,10 +53,10 @@ def ablation_picture(views: Mapping[str, AblationView], white: float = 1.0) -> b
         _draw_cloud(axes[0], view, name)
         if view.samples is not None and view.reconstructions is not None:
             side, rows = math.isqrt(len(view.samples)), view.reconstructions
-            show(axes[1], tile(view.samples / white, side), "means of p(x|z), z from the prior")
+            show(axes[1], tile(key.shades(view.samples), side), "means of p(x|z), z from the prior")
             title = f"data; means of p(x|z) at {len(rows) - 1} draws of q(z|x)"
-            show(axes[2], tile(rows.flatten(0, 1) / white, rows.shape[1]), title)
-    _add_legend(figure, first)
+            show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]), title)
+    _add_legend(figure, first, key)
     return png(figure)
 
 
@@ -83,12 +83,12 @@ def _colours(labels: Tensor) -> list[Any]:
     return [table(i if len(classes) <= 10 else i / len(classes)) for i in index.tolist()]
 
 
-def _add_legend(figure: Figure, view: AblationView) -> None:
+def _add_legend(figure: Figure, view: AblationView, key: Key) -> None:
     dot: dict[str, Any] = {"ls": "", "marker": "o", "markersize": 5}
     handles = [Line2D([], [], color=_GREY, label="p(z)", **dot)]
     if view.labels is not None and len(classes := view.labels.unique()) <= 10:
         colours = zip(classes.tolist(), _colours(classes), strict=True)
-        handles += [Line2D([], [], color=colour, label=str(label), **dot) for label, colour in colours]
+        handles += [Line2D([], [], color=colour, label=key.name(label), **dot) for label, colour in colours]
     if view.ellipses is not None:
         handles.append(Line2D([], [], color="0.3", lw=0.8, label="3 sd of q(z|x)"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)

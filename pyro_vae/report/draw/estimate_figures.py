@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.report.cells import MINUS
+from pyro_vae.report.cells import MINUS, clipped
+from pyro_vae.report.documents.estimate_sections import class_name, place
 from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure, known, plain, signed
 
 Numbers = Mapping[str, Any]
@@ -165,11 +166,12 @@ def _with_error(mean: float, bar: float, show: Any = None) -> str:
     return f"{value} ± {bar:.3f}" if bar else value
 
 
-def khat(numbers: Numbers) -> bytes:
+def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
     """Draws the sorted k-hat of every datum, so that the share of the data below each threshold can be read off.
 
     Args:
         numbers: "khat" of a report.
+        classes: the names of the classes, where they have any.
     """
     values = np.sort([value for value in numbers["values"] if value is not None])
     unknown, size, threshold = len(numbers["values"]) - len(values), len(numbers["values"]), numbers["threshold"]
@@ -196,17 +198,20 @@ def khat(numbers: Numbers) -> bytes:
         axes.set_ylim(top=max(1.0, 1.1 * values.max(initial=0.0)))
         axes.legend(loc="upper left", handletextpad=0.2)
         plain(axes, "y")
-        _name_worst(axes, numbers.get("worst", ())[:4])
+        _name_worst(axes, numbers.get("worst", ())[:4], classes)
     return svg.getvalue()
 
 
-def _name_worst(axes: Any, worst: Sequence[Numbers]) -> None:
+def _name_worst(axes: Any, worst: Sequence[Numbers], classes: Sequence[str]) -> None:
     """Names the worst data beside their points, which are the last ones on the right."""
-    names = [f"{row['datum']}" + ("" if row.get("label") is None else f" (label {row['label']})") for row in worst]
-    if names:
-        axes.annotate(
-            "largest: datum " + ", ".join(names), (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=8
-        )
+    if not worst:
+        return
+    about = {"protocol": {"classes": classes}}
+    labels = [clipped(class_name(about, row.get("label")), 20) for row in worst]
+    names = [place(row) + (label and f" (label {label})") for row, label in zip(worst, labels, strict=True)]
+    kind = names[0].split()[0]
+    listed = ", ".join(name.removeprefix(f"{kind} ") for name in names)
+    axes.annotate(f"largest: {kind} {listed}", (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=8)
 
 
 def effective_sample_size(numbers: Numbers) -> bytes:
@@ -265,7 +270,7 @@ def escalation(numbers: Numbers) -> bytes:
         ]
         handles.append(Patch(color=PALE, label=f"± Monte Carlo of the bound at {draws}"))
         drawn.legend(handles=handles, loc="outside upper left", ncols=3)
-        labels = [f"datum {row['datum']}, k-hat {known(row['khat']):.2f}" for row in rows]
+        labels = [f"{place(row)}, k-hat {known(row['khat']):.2f}" for row in rows]
         _list(
             axes,
             labels,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
-from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder, of_observed
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 
@@ -22,11 +22,13 @@ class Samples(NamedTuple):
         z: draws from p(z), (N, D).
         mean: means of p(x|z), (N, *x_shape).
         x: draws from p(x|z), (N, *x_shape).
+        labels: of the classes that were wanted, (N,), for a conditional program.
     """
 
     z: Tensor
     mean: Tensor
     x: Tensor
+    labels: Tensor | None = None
 
 
 @torch.no_grad()
@@ -42,7 +44,7 @@ def samples(vae: Autoencoder, seed: int, num_data: int, y: Tensor | None = None)
     with stream(seed, "samples", device=vae.prior.loc.device), undisturbed(vae):
         z = vae.from_prior(num_data, y)
         p = vae.likelihood(z, y)
-        return Samples(z, p.mean, p.sample())
+        return Samples(z, p.mean, p.sample(), None if y is None else y.argmax(-1))
 
 
 class Reconstructions(NamedTuple):
@@ -80,8 +82,8 @@ def reconstructions(
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
-        vae.likelihood.check(x)
-        view = Reconstructions(x, z, p.mean, p.log_prob(x))
+        observed, given = of_observed(vae.likelihood, p, x, vae.missing)
+        view = Reconstructions(x, z, p.mean, observed.log_prob(given))
     more = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
     return view._replace(log_likelihood_of_draws=more)
 

@@ -2,14 +2,58 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae.report.cells import clipped
 from pyro_vae.report.draw.image_views import Reconstructions, Samples
+
+MISSING = (0.90, 0.55, 0.50)  # a dull red, which no grey image has; the gaps between images are grey
+_LONGEST = 20  # characters of the name of a class
+_MOST_CLASSES = 30  # with samples: a picture has so many rows
+
+
+class Key(NamedTuple):
+    """What shades and labels stand for in the pictures of a data set.
+
+    Attributes:
+        black, white: the values of x that are shown so; 0 and 255 for levels of 8 bits.
+        classes: the names of the classes; empty where they are called by their numbers.
+
+    Example:
+        >>> key = Key(-1.0, 1.0, ("cat", "dog"))
+        >>> key.shades(torch.tensor([[[[-1.0, 0.0, 1.0]]]])).flatten().tolist(), key.name(1), Key().name(1)
+        ([0.0, 0.5, 1.0], 'dog', '1')
+    """
+
+    black: float = 0.0
+    white: float = 1.0
+    classes: tuple[str, ...] = ()
+
+    def shades(self, x: Tensor) -> Tensor:
+        """Turns images (N, C, H, W) into shades, 0 for black and 1 for white; `MISSING` where numbers are missing.
+
+        Returns:
+            (N, C, H, W), or (N, 3, H, W) where numbers are missing.
+        """
+        shades = (x - self.black) / (self.white - self.black) if self.black else x / self.white
+        absent = x.isnan()
+        if not absent.any():
+            return shades
+        tint = shades.new_tensor(MISSING)[:, None, None]
+        return torch.where(absent.any(-3, keepdim=True), tint, shades)
+
+    def name(self, label: int) -> str:
+        """Names a class, not too long, as matplotlib shows it: a "$" is no mathematics, and "_" hides nothing."""
+        name = self.classes[label] if label < len(self.classes) else str(label)
+        return clipped(f" {name}" if name.startswith("_") else name, _LONGEST).replace("$", r"\$")
+
+
+PLAIN = Key()
 
 
 def can_show(x_shape: Sequence[int]) -> bool:
@@ -18,7 +62,11 @@ def can_show(x_shape: Sequence[int]) -> bool:
 
 
 def labels_to_draw(
-    num_classes: int, rows: int = 8, label: int | None = None, device: torch.device | None = None
+    num_classes: int,
+    rows: int = 8,
+    label: int | None = None,
+    device: torch.device | None = None,
+    trained: Sequence[int] | None = None,
 ) -> Tensor | None:
     """Makes one-hot labels for a picture of samples: a row of each class, or rows of one class.
 
@@ -27,6 +75,7 @@ def labels_to_draw(
         rows: how many data of each class, or the side of a square of one.
         label: the one class; None for all of them.
         device: where the labels are made.
+        trained: the classes that the training data have, of which at most 30 are shown; None for all.
 
     Returns:
         One-hot labels (N, C); None where there are no classes.
@@ -34,37 +83,45 @@ def labels_to_draw(
     if not num_classes:
         return None
     classes = torch.eye(num_classes, device=device)
-    return classes.repeat_interleave(rows, 0) if label is None else classes[label].expand(rows * rows, num_classes)
+    if label is not None:
+        return classes[label].expand(rows * rows, num_classes)
+    shown = list(range(num_classes) if trained is None else trained)[:_MOST_CLASSES]
+    return classes[shown].repeat_interleave(rows, 0)
 
 
-def draw_samples(view: Samples, white: float = 1.0, columns: int = 8) -> bytes:
-    """Draws means of p(x|z) beside draws of x at the same z.
+def draw_samples(view: Samples, key: Key = PLAIN, columns: int = 8) -> bytes:
+    """Draws means of p(x|z) beside draws of x at the same z, with the names of their classes where they have any.
 
     Args:
         view: images generated from the prior.
-        white: the value of x that is shown white, 255 for levels of 8 bits.
+        key: what shades and labels stand for.
         columns: how many images stand in a row of each panel.
     """
     figure = Figure(figsize=(9, 4.8 * max(1, len(view.x) / columns**2)), layout="constrained")
     titles = "means of p(x|z), z drawn from the prior", "draws of x at the same z"
-    for axes, images, title in zip(figure.subplots(1, 2), (view.mean, view.x), titles, strict=True):
-        show(axes, tile(images / white, columns), title)
+    panels = figure.subplots(1, 2)
+    for axes, images, title in zip(panels, (view.mean, view.x), titles, strict=True):
+        show(axes, picture := tile(key.shades(images), columns), title)
+    if view.labels is not None:
+        first = view.labels[::columns].tolist()
+        is_new = [i == 0 or label != first[i - 1] for i, label in enumerate(first)]
+        name_rows(panels[0], picture, [key.name(n) if new else "" for n, new in zip(first, is_new, strict=True)])
     return png(figure)
 
 
-def draw_reconstructions(view: Reconstructions, white: float = 1.0) -> bytes:
+def draw_reconstructions(view: Reconstructions, key: Key = PLAIN) -> bytes:
     """Draws data in the top row; below, means of p(x|z) at several z, and how log p(x|z) varies over more draws.
 
     Args:
         view: images and what the program makes of them.
-        white: the value of x that is shown white, 255 for levels of 8 bits.
+        key: what shades stand for.
     """
     x, mean, draws = view.x, view.mean, view.log_likelihood_of_draws
     foot = 0.5 if draws is None else 0.9
     size = max(4, 0.75 * len(x)), 0.75 * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + foot
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    picture = tile(torch.cat([x[None], mean]).flatten(0, 1) / white, len(x))
+    picture = tile(key.shades(torch.cat([x[None], mean]).flatten(0, 1)), len(x))
     show(axes, picture, f"top row: data. Below: means of p(x|z) at {len(mean)} draws of z from q(z|x)")
     if draws is not None:
         pairs = zip(draws.mean(0).tolist(), draws.std(0).tolist(), strict=True)

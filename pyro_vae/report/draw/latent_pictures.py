@@ -1,7 +1,6 @@
 """Draws the latent space as PNG: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
 
-Each function draws a view of `pyro_vae.report.draw.latent_views`; `white` is the value of x that is shown white, 255
-for levels of 8 bits.
+Each function draws a view of `pyro_vae.report.draw.latent_views`; `key` says what shades and labels stand for.
 
 Reference:
     Petroff, "Accessible Color Sequences for Data Visualization", 2021. https://arxiv.org/abs/2107.02270
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.report.draw import latent_views
-from pyro_vae.report.draw.images import centres, name_columns, name_rows, png, show, tile
+from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, png, show, tile
 
 # By Petroff: told apart in the common forms of colour blindness, and in lightness.
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
@@ -29,15 +28,15 @@ TITLES = {
 }
 
 
-def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> bytes:
+def draw_interpolation(view: latent_views.Interpolation, key: Key = PLAIN) -> bytes:
     """Draws decoded paths between codes: a panel for each kind, a row for each pair of data, which stand at both ends.
 
     Args:
         view: the paths, of images.
-        white: the value of x that is shown white.
+        key: what shades and labels stand for.
     """
     kinds, steps = view.mean.shape[:2]
-    pictures = [_between(view, means, white) for means in view.mean]
+    pictures = [_between(view, means, key) for means in view.mean]
     height, width, _ = pictures[0].shape
     figure = Figure(figsize=(9, kinds * (9 * height / width + 0.3) + 0.2), layout="constrained")
     for axes, picture, kind in zip(figure.subplots(kinds, squeeze=False).flat, pictures, view.paths, strict=True):
@@ -45,29 +44,31 @@ def draw_interpolation(view: latent_views.Interpolation, white: float = 1.0) -> 
     return png(figure)
 
 
-def _between(view: latent_views.Interpolation, means: Tensor, white: float) -> Tensor:
+def _between(view: latent_views.Interpolation, means: Tensor, key: Key) -> Tensor:
     """Tiles starts, points of the paths and ends, a row for each pair."""
     steps = len(means)
     parts = [(view.start, 1), (means.transpose(0, 1).flatten(0, 1), steps), (view.end, 1)]
-    start, path, end = (tile(images / white, columns) for images, columns in parts)
+    pictures = [tile(key.shades(images), columns) for images, columns in parts]
+    channels = max(picture.shape[-1] for picture in pictures)  # more where numbers are missing
+    start, path, end = (picture.expand(-1, -1, channels) for picture in pictures)
     paper = torch.ones_like(start[:, : max(2, view.start.shape[-1] // 6)])
     return torch.cat([start, paper, path, paper, end], 1)
 
 
-def draw_traversal(view: latent_views.Traversal, white: float = 1.0) -> bytes:
+def draw_traversal(view: latent_views.Traversal, key: Key = PLAIN) -> bytes:
     """Draws a row for each dimension, a column for each quantile, and a mark where the code is; the datum at the left.
 
     Args:
         view: the moved dimensions, of images.
-        white: the value of x that is shown white.
+        key: what shades and labels stand for.
     """
     rows, steps = view.mean.shape[:2]
     height = 9 / (steps + 3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.2
     figure = Figure(figsize=(9, max(height, 2.8)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.3, steps))
-    show(left, tile(torch.cat([view.x, view.reconstruction]) / white, 1), "datum")
+    show(left, tile(key.shades(torch.cat([view.x, view.reconstruction])), 1), "datum")
     left.set_xlabel("p(x|z) at\nits code", fontsize=9)
-    picture = tile(view.mean.flatten(0, 1) / white, steps)
+    picture = tile(key.shades(view.mean.flatten(0, 1)), steps)
     show(right, picture, "means of p(x|z), one dimension of the code moved to a quantile of the prior")
     name_rows(right, picture, [f"$z_{{{j}}}$   {view.usage[j]:.2f}" for j in view.dimensions.tolist()])
     name_columns(right, picture, [f"{100 * level:.3g} %" for level in view.levels.tolist()])
@@ -84,7 +85,7 @@ def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> Non
         axes.plot(x, y, "^", color="#e41a1c", ms=5, clip_on=False)
 
 
-def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
+def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
     """Draws the codes of many data, coloured by label, over draws from the prior.
 
     Two dimensions have 3-sigma ellipses of q(z|x). More dimensions are shown by the first two principal components of
@@ -92,9 +93,9 @@ def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
 
     Args:
         view: the codes.
-        white: not used: every function here takes it.
+        key: what labels stand for.
     """
-    groups = _groups(len(view.z), view.labels)
+    groups = _groups(len(view.z), view.labels, key)
     figure = Figure(figsize=(6.9 if len(groups) > 1 else 6.2, 6), layout="constrained")
     axes = figure.subplots()
     if view.points.shape[-1] == 1:
@@ -107,12 +108,12 @@ def draw_latent_cloud(view: latent_views.Cloud, white: float = 1.0) -> bytes:
     return png(figure)
 
 
-def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
+def draw_latent_grid(view: latent_views.Grid, key: Key = PLAIN) -> bytes:
     """Draws the decoded plane, a panel for each label. z_0 grows to the right and z_1 upwards, as in the cloud.
 
     Args:
         view: the plane, of images.
-        white: the value of x that is shown white.
+        key: what shades and labels stand for.
     """
     panels, side = len(view.z), len(view.levels)
     columns = math.ceil(math.sqrt(panels))
@@ -121,12 +122,12 @@ def draw_latent_grid(view: latent_views.Grid, white: float = 1.0) -> bytes:
     figure = Figure(figsize=shape, layout="constrained")
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, means, z in zip(places, view.mean, view.z, strict=False):
-        picture = tile(means.flip(0).flatten(0, 1) / white, side)
+        picture = tile(key.shades(means.flip(0).flatten(0, 1)), side)
         show(axes, picture.nan_to_num(0.0))
         name_columns(axes, picture, _some(z[0, :, 0].tolist(), 5 if panels == 1 else 3))
         name_rows(axes, picture, _some(z[:, 0, 1].tolist(), 5 if panels == 1 else 3)[::-1])
     for axes, label in zip(places, [] if view.labels is None else view.labels.tolist(), strict=False):
-        axes.set_title(f"label {label}", fontsize=9)
+        axes.set_title(f"label {key.name(label)}", fontsize=9)
     for axes in places[panels:]:
         axes.set_axis_off()
     figure.suptitle("means of p(x|z) at quantiles of the prior, in equal steps of probability", fontsize=10)
@@ -149,11 +150,11 @@ class _Group(NamedTuple):
     chosen: Tensor
 
 
-def _groups(size: int, labels: Tensor | None) -> list[_Group]:
+def _groups(size: int, labels: Tensor | None, key: Key) -> list[_Group]:
     if labels is None:
         return [_Group("", PALETTE[0], torch.ones(size, dtype=torch.bool))]
     names = labels.unique()
-    return [_Group(str(int(n)), c, (labels == n).cpu()) for n, c in zip(names, _colours(len(names)), strict=True)]
+    return [_Group(key.name(int(n)), c, (labels == n).cpu()) for n, c in zip(names, _colours(len(names)), strict=True)]
 
 
 def _colours(number: int) -> list[Any]:

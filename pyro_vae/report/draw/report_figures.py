@@ -75,7 +75,8 @@ def _trust(report: Report) -> Iterator[Picture]:
             f"One point for each test datum, {khat['num_samples']} weights each. Below 0.5 the weights have a finite "
             f"variance; above {khat['threshold']:g} the bound of that datum may be loose, and its error too small."
         )
-        yield Picture("k-hat of every datum", caption, estimate_figures.khat(khat), "trust")
+        classes = report.get("protocol", {}).get("classes") or ()
+        yield Picture("k-hat of every datum", caption, estimate_figures.khat(khat, classes), "trust")
     if khat and khat.get("ess"):
         caption = "How many of the weighted draws count. Where the tail is heavy it may be fewer than are shown."
         yield Picture("Effective sample size", caption, estimate_figures.effective_sample_size(khat), "trust")

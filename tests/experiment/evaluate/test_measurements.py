@@ -143,6 +143,16 @@ class TestNumbers:
         assert "classification" in found
         assert {"reference", "simulated", "latent", "gaps", "posterior"} <= set(found)  # two dimensions: a grid
 
+    def test_baselines_are_those_of_the_headline_s_data(self, run):
+        trained = run(conditional=True)
+        found, test = look_at(trained, annealed_data=0, test_data=9).report, trained.test(9)
+        made = pv.evaluation.baselines(trained.data.train, test.x, test.y, support=trained.vae.likelihood.support)
+        program = pv.evaluation.iwae(trained.vae, test.x, 60, test.y, derive(0, "evaluation"))
+        (row,) = found["baselines"]["rows"]
+        assert row["mean"] == made.estimates["Bernoulli by pixel"].mean
+        assert row["difference"]["mean"] == pytest.approx(program.mean - row["mean"], rel=1e-10)
+        assert row["num_data"] == 9
+
     def test_what_can_not_be_asked_is_left_out_with_its_reason(self, run):
         found = look_at(run(conditional=True, prior="conditional", posterior="full")).report
         assert set(found["left_out"]) == {"marginal KL", "total correlation"}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 
 import pyro_vae as pv
 from pyro_vae.evaluation import subset
@@ -38,7 +39,7 @@ def no_pictures(monkeypatch):
     """They take longer than all the rest, and have tests of their own."""
     for name in run_pictures.KEPT:
         row = run_pictures.PICTURES[name]
-        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=lambda view, white: b""))
+        monkeypatch.setitem(run_pictures.PICTURES, name, row._replace(draw=lambda view, key: b""))
 
 
 def finished(folder, config):
@@ -205,6 +206,10 @@ def test_the_classes_are_those_of_bayes_rule_with_the_frequencies_of_training(tm
     assert classes["log_p_of_true_class"] == pytest.approx(posterior[labels, torch.arange(16)].mean().item(), abs=1e-6)
     assert (classes["num_samples"], classes["num_data"]) == (30, 16)
     assert f"p(y): {right.double().mean().item():.1%} right" in text
+    commonest = max(range(CLASSES), key=lambda c: int((data.train.labels == c).sum()))
+    share = (labels == commonest).double().mean().item()
+    assert (classes["majority_class"], classes["majority_share"]) == (commonest, pytest.approx(share))
+    assert f"Always the commonest class of the training data: {share:.1%} right." in text
 
 
 def test_a_class_that_the_training_data_lack_does_not_spoil_the_report(tmp_path, settings):
@@ -220,6 +225,54 @@ def test_a_class_that_the_training_data_lack_does_not_spoil_the_report(tmp_path,
     assert found["classification"]["log_p_of_true_class"] is None
 
 
+# Beside them.
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "test_data", "conditional", "names"),
+    [
+        ("bernoulli", 7, False, ["Bernoulli by pixel"]),
+        ("normal", 0, True, ["independent normals", "full-covariance normal"]),
+        *thorough(
+            ("bernoulli", 0, True, ["Bernoulli by pixel"]),
+            ("categorical", 7, True, ["level frequencies by pixel"]),
+            ("discretized_logistic", 0, False, ["level frequencies by pixel"]),
+            ("poisson", 7, False, ["Poisson by column", "negative binomial by column"]),
+            ("continuous_bernoulli", 7, False, ["independent normals", "full-covariance normal"]),
+        ),
+    ],
+)
+def test_baselines_see_the_test_data_of_the_headline(tmp_path, settings, likelihood, test_data, conditional, names):
+    config = replace(settings, likelihood=likelihood, test_data=test_data, conditional=conditional)
+    vae, data, found, text = finished(tmp_path / "run", config)
+    x, y, _ = DataReader(config, data.test, data.num_classes).whole()
+    made = pv.evaluation.baselines(data.train, x, y, support=vae.likelihood.support)
+    program = pv.evaluation.iwae(vae, x, 40, y, derive(0, "evaluation"))
+    rows = found["baselines"]["rows"]
+    assert [row["name"] for row in rows] == list(made.estimates) == names
+    assert found["baselines"]["by_class"] == conditional
+    for row, estimate in zip(rows, made.estimates.values(), strict=True):
+        difference = pv.evaluation.paired(program, estimate)
+        assert (row["mean"], row["num_data"]) == (estimate.mean, len(x))
+        assert row["difference"] == json.loads(json.dumps(difference.to_dict()))
+        low, high = difference.interval
+        assert row["verdict"] == ("better" if low > 0 else "worse" if high < 0 else "no difference shown")
+        line = f"{row['name']} {row['mean']:.3f} {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}] {row['verdict']}"
+        assert line in text or abs(difference.mean) > 900
+    assert f"baseline{', by class' if conditional else ''} log p(x{'|y' if conditional else ''})" in text
+
+
+def test_a_constant_pixel_leaves_a_sentence(tmp_path, settings):
+    x = np.random.default_rng(0).random((80, 4, 4))
+    x[:, 1, 2] = 0.25
+    np.savez(tmp_path / "constant.npz", x=x.astype(np.float32))
+    config = replace(settings, dataset=str(tmp_path / "constant.npz"), likelihood="normal")
+    _, _, found, text = finished(tmp_path / "run", config)
+    assert found["baselines"]["rows"] == []
+    assert "baselines: independent normals: no density, since 1 of 16 columns are constant in the training" in text
+    assert "program - it" not in text
+
+
 # Which pictures.
 
 
@@ -231,8 +284,8 @@ def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
     asked = {}
     for name in ("samples", "reconstructions"):
 
-        def spy(view, shown_white, name=name):
-            assert shown_white == white
+        def spy(view, key, name=name):
+            assert (key.black, key.white) == (0, white)
             asked[name] = view
             return b"a picture"
 
@@ -275,6 +328,7 @@ def test_an_autoencoder_is_reported_by_what_it_reconstructs(tmp_path, settings, 
     assert "16 numbers in, 2 in the code" in text
     assert found["training"]["valid_elbo"] is None
     assert "classification" not in found
+    assert "baselines" not in found
 
 
 def test_an_evaluation_of_an_earlier_state_is_removed(tmp_path, settings):
