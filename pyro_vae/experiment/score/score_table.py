@@ -107,7 +107,7 @@ def write(path: Path, columns: Columns, size: int) -> None:
 def _write_csv(file: IO[bytes], columns: Columns, size: int) -> None:
     first = {name: column(0, 1) for name, column in columns.items()}
     header = [word for name, values in first.items() for word in _names(name, values)]
-    for number, piece in enumerate(_pieces(size, len(header) * 8)):
+    for number, piece in enumerate(pieces(size, len(header) * 8)):
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         if number == 0:
@@ -155,10 +155,16 @@ def _write_npz(file: IO[bytes], columns: Columns, size: int) -> None:
                     "shape": (size, *first.shape[1:]),
                 }
                 np.lib.format.write_array_header_1_0(member, about)
-                for piece in _pieces(size, first.nbytes):
+                for piece in pieces(size, first.nbytes):
                     member.write(np.ascontiguousarray(column(*piece)).tobytes())
 
 
-def _pieces(size: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+def pieces(size: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yields the rows of a table in pieces: where each begins and where it ends.
+
+    Example:
+        >>> list(pieces(10_000, 8))
+        [(0, 4096), (4096, 8192), (8192, 10000)]
+    """
     step = max(1, min(4096, _BYTES // max(1, row_bytes)))
     return ((first, min(first + step, size)) for first in range(0, size, step))

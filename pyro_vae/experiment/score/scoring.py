@@ -236,7 +236,8 @@ def _summary(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
             f"Among the test data {int((among == 0).sum()):,} lie below all and {int((among == 100).sum()):,} reach "
             "the highest; both tails are strange, and the middle is no proof."
         )
-    if "in_training" in columns and (seen := int(columns["in_training"](0, size).sum())):
+    pieces = score_table.pieces(size, 1)
+    if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
         sentences.append(f"{seen:,} rows equal a training row.")
     return sentences
 

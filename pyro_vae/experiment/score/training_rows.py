@@ -7,14 +7,21 @@ import torch
 
 from pyro_vae.data import Split
 
+_NUMBERS = 1 << 20  # at a time
 
-def hashes(split: Split, index: torch.Tensor | slice = slice(None)) -> np.ndarray:
+
+def hashes(split: Split, index: torch.Tensor) -> np.ndarray:
     """Computes a hash of 64 bits of the stored numbers of each datum (N,), whatever type they are stored in.
 
     Args:
         split: the data.
-        index: which of them.
+        index: which of them (N,), positions in the split.
     """
+    some = index.split(max(1, _NUMBERS // split.levels[0].numel()))
+    return np.concatenate([_hashes(split, part) for part in some])
+
+
+def _hashes(split: Split, index: torch.Tensor) -> np.ndarray:
     levels = split.levels_at(index).float().flatten(1) + 0.0  # -0 is 0
     rows = np.ascontiguousarray(levels.cpu().numpy())
     rows[np.isnan(rows)] = np.nan  # there are many
@@ -24,7 +31,7 @@ def hashes(split: Split, index: torch.Tensor | slice = slice(None)) -> np.ndarra
 
 def training_hashes(split: Split) -> np.ndarray:
     """Computes the hashes of a whole split, ascending."""
-    return np.unique(np.concatenate([hashes(split, block) for block in split.slices()]))
+    return np.unique(hashes(split, torch.arange(len(split))))
 
 
 def are_among(found: np.ndarray, ordered: np.ndarray) -> np.ndarray:
