@@ -18,7 +18,15 @@ import torch
 from evaluated import full
 
 import pyro_vae as pv
-from pyro_vae.report.draw import images, sweep_figures
+from pyro_vae.report.draw import (
+    column_pictures,
+    column_views,
+    image_views,
+    images,
+    latent_pictures,
+    latent_views,
+    sweep_figures,
+)
 from pyro_vae.report.draw.ablation_figure import ablation_picture
 
 GOLDEN = Path(__file__).with_name("drawn_figures.json")
@@ -48,6 +56,15 @@ def in_space():
     return pv.VAE(pv.priors.StandardNormal(3), pv.posteriors.DiagonalNormal(Encoder(), 3), likelihood)
 
 
+def columns():
+    """A column of reals, one of whole numbers, and one that is mostly missing."""
+    x = torch.stack([torch.linspace(-1, 1, 60), torch.arange(60.0) % 4, torch.full((60,), torch.nan)], 1)
+    x[:5, 2] = 1.0
+    drawn = torch.stack([torch.linspace(-2, 2, 90).square(), torch.arange(90.0) % 3, torch.linspace(0, 3, 90)], 1)
+    return column_views.Columns(x, drawn, ("weight", "count of $", "time"), (0.0, 0.0, 1.7e9))
+
+
+IN_COLOUR = torch.linspace(-1, 1, 12).reshape(4, 3, 1, 1).expand(4, 3, 5, 5)
 GREYS = latent.in_grey(0.1, 0.9, 0.4, 0.7)
 FIGURES = {
     **{name: lambda draw=draw: draw(full()) for name, draw in test_report_figures.DRAWN.items()},
@@ -64,6 +81,16 @@ FIGURES = {
     "latent cloud with labels": lambda: latent.latent_cloud(
         latent.plain(), GREYS, 0, labels=torch.tensor([0, 1, 1, 0])
     ),
+    "latent cloud with names": lambda: latent_pictures.draw_latent_cloud(
+        latent_views.cloud(latent.plain(), GREYS, 0, labels=torch.tensor([0, 1, 1, 0])),
+        images.Key(classes=("cat", "_a dog of $5$ with a long name")),
+    ),
+    "samples of two classes": lambda: images.draw_samples(
+        image_views.Samples(torch.zeros(4, 2), IN_COLOUR, IN_COLOUR, torch.tensor([0, 0, 1, 1])),
+        images.Key(-1.0, 1.0, ("cat", "dog")),
+        columns=2,
+    ),
+    "columns": lambda: column_pictures.draw_columns(columns()),
     "ablation": lambda: ablation_picture({name: test_ablation_document.panel() for name in ("both", "reconstruction")}),
     "latent grid": lambda: latent.latent_grid(latent.plain(), 0, side=5),
 }

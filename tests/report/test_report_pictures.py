@@ -225,6 +225,36 @@ def scaled(factor):
     return vae
 
 
+def test_any_range_looks_like_that_from_0_to_1():
+    x = torch.rand(3, 1, 6, 6)
+    one = images.draw_reconstructions(image_views.Reconstructions(x, x, x[None], x))
+    y = 10 * x - 5
+    other = images.draw_reconstructions(image_views.Reconstructions(y, y, y[None], y), images.Key(-5.0, 5.0))
+    shown, expected = read(other), read(one)
+    np.testing.assert_allclose(shown, expected, atol=1.01 / 255)
+
+
+def test_missing_numbers_have_a_colour_that_is_no_grey_and_no_gap():
+    x = torch.linspace(0, 1, 8).reshape(2, 1, 2, 2)
+    x[0, 0, 0, 1] = torch.nan
+    shades = images.PLAIN.shades(x)
+    assert shades.shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(shades[0, :, 0, 1], images.MISSING)
+    assert torch.equal(shades[1], x[1].expand(3, 2, 2))
+    assert images.PLAIN.shades(x[1:]).shape == (1, 1, 2, 2)
+    in_colour = torch.rand(2, 3, 2, 2)
+    in_colour[1, 2, 0, 0] = torch.nan
+    shades = images.Key(-1.0, 3.0).shades(in_colour)
+    np.testing.assert_allclose(shades[1, :, 0, 0], images.MISSING)
+    np.testing.assert_allclose(shades[0], (in_colour[0] + 1) / 4)
+
+
+def test_rows_of_samples_are_the_trained_classes_and_no_more_than_30():
+    assert images.labels_to_draw(5, 2, trained=(1, 4)).argmax(-1).tolist() == [1, 1, 4, 4]
+    assert images.labels_to_draw(5, 1, trained=(1, 4), label=0).argmax(-1).tolist() == [0]
+    assert len(images.labels_to_draw(1000, 8)) == 240
+
+
 def test_the_highest_level_is_shown_white():
     x = torch.rand(5, 1, 4, 4)
     one, many = scaled(1), scaled(64)

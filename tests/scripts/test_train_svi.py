@@ -329,9 +329,9 @@ GREY = np.linspace(0, 1, 60 * 4, dtype=np.float32).reshape(60, 4)
         (["--dataset", lambda: saved("flat.npy", GREY), "--conditional"], 2, ["flat.npy", "no labels", "leave it out"]),
         (["--likelihood", "categorical", "--dequantize"], 2, ["the levels as they are", "leave --binarize"]),
         (["--likelihood", "poisson", "--binarize", "static"], 2, ["the levels as they are", "leave --binarize"]),
-        (["--binarize", "none"], 3, ["Bernoulli needs x in {0, 1}", "datum 0", "--binarize dynamic"]),
+        (["--binarize", "none"], 3, ["Bernoulli needs x in {0, 1}", "at row 1182", "--binarize dynamic"]),
         (["--dataset", "missing.npy"], 3, ["missing.npy", "no such file"]),
-        (["--dataset", lambda: saved("nan.npy", np.where(GREY == 1, np.nan, GREY))], 3, ["nan", "datum 59"]),
+        (["--dataset", lambda: saved("nan.npy", np.where(GREY == 1, np.nan, GREY))], 3, ["nan", "row 59"]),
         (["--dataset", lambda: saved("line.npy", np.zeros(60))], 3, ["line.npy", "(60,)"]),
         (["--dataset", lambda: saved("empty.npy", np.zeros((0, 4)))], 3, ["empty"]),
         (["--dataset", lambda: saved("flat.npy", GREY), "--network", "conv"], 2, ["images (C, H, W)", "(4,)"]),
@@ -361,7 +361,7 @@ def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
     process = start(*SMALL, "--binarize", "none", "--out", "run")
     out, err = process.communicate()
     assert (process.returncode, out, err.count("\n")) == (3, "", 1)
-    assert err.startswith("error: digits, valid data: Bernoulli needs x in {0, 1}")
+    assert err.startswith("error: digits: Bernoulli needs x in {0, 1}")
 
 
 def test_a_diverged_run_keeps_its_last_good_state(tiny, tmp_path, capsys, monkeypatch):
@@ -558,7 +558,7 @@ def test_a_single_test_datum_has_no_error_and_no_nan(tmp_path):
 def test_data_that_are_no_images_get_no_pictures_of_data(tmp_path):
     np.save("flat.npy", GREY)
     assert run("--dataset", "flat.npy", "--likelihood", "normal", "--epochs", 1, "--out", "run") == 0
-    assert [path.name for path in (tmp_path / "run").glob("*.png")] == ["training.png"]
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"training.png", "columns.png"}
 
 
 def test_progress_is_one_line_an_epoch_and_never_hundreds(tiny, capsys):
@@ -585,3 +585,14 @@ def test_a_run_leaves_the_callers_random_state_and_precision_alone(tiny):
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
     assert torch.get_default_dtype() is before[2]
+
+
+def test_notes_on_a_users_own_data_name_flags_and_an_untrained_class_is_a_warning(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 17, (60, 4, 4), np.uint8)
+    np.savez(tmp_path / "own.npz", x=x, y=np.arange(60) // 12)
+    assert run("--dataset", "own.npz", "--split", "contiguous", "--epochs", "1", "--no-test") == 0
+    out, error = capsys.readouterr()
+    assert "note: The largest level is 16: read as 17 levels, 0 ... 16; --levels says otherwise." in error
+    assert "warning: No training datum has the label 4, which 12 of the 12 test data have." in error
+    assert out.splitlines()[0] == "own.npz: 60 images of 1 x 4 x 4, 17 levels, labels 0 ... 4"
+    assert out.splitlines()[1].startswith("42 of them to train on; run folder runs/")

@@ -165,8 +165,7 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     for complaint in session.complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
-    about = f"{data.protocol['name']}: {data.about}
-{len(data.train):,} of them to train on"
+    about = f"{data.protocol['name']}: {data.about}\n{len(data.train):,} of them to train on"
     told = f"{about}; run folder {run.path}{again}"
     print(told + _batches(run.config, len(data.train)), flush=True)  # at once: a reader may leave after a line
     return session

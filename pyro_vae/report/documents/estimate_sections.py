@@ -148,7 +148,10 @@ def datum_rows(report: Report) -> Table:
     The cell of a datum without a k-hat (weights that all agree, or fewer than 25 draws) is empty.
     """
     khat = report.get("khat", {})
-    columns = {**report.get("per_datum", {}), **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
+    named = report.get("per_datum", {})
+    if "label" in named:
+        named = {**named, "label": [class_name(report, label) for label in named["label"]]}
+    columns = {**named, **{n: khat[key] for n, key in _OF_WEIGHTS.items() if key in khat}}
     rows = ((i, *row) for i, row in enumerate(zip(*columns.values(), strict=True)))
     return Table.of("data", ("datum", *columns), rows)
 

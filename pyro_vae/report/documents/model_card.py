@@ -20,6 +20,7 @@ TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "py
 PICTURES = {
     "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
     "reconstructions.png": "The top row shows test data of {}; below, means of p(x|z) at draws of z from q(z|x).",
+    "columns.png": "Columns of {}: test data beside draws from the program.",
 }
 
 

@@ -74,7 +74,8 @@ def _edges(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 def _correlations(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     """Shows a point for each pair of columns: its correlation among the data, and among the draws."""
     axes.plot([-1, 1], [-1, 1], color=PALE, lw=1)
-    axes.plot(_pairs(x), _pairs(drawn), "o", color=INK, ms=2.5, mew=0, alpha=0.7)
+    pairs = np.stack([_pairs(x), _pairs(drawn)])
+    axes.plot(*pairs[:, np.isfinite(pairs).all(0)], "o", color=INK, ms=2.5, mew=0, alpha=0.7)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     axes.set_xlabel("correlation of two columns,\ndata (across) and draws (up)", fontsize=8)
     axes.tick_params(labelsize=7)

@@ -166,10 +166,13 @@ def _colours(number: int) -> list[Any]:
 def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
     points, prior = view.points.cpu(), view.prior.cpu()
     size = 16 * min(1.0, 600 / len(points))
+    of_names = 13 if all(len(group.name) <= 2 for group in groups) else 9
     axes.scatter(*prior.T, s=size / 3, color="0.8", lw=0)
     for name, colour, chosen in groups:
         axes.scatter(*points[chosen].T, s=size, color=colour, lw=0, alpha=0.85, label=name)
-        text = axes.text(*points[chosen].median(0).values, name, ha="center", va="center", fontsize=13, weight="bold")
+        text = axes.text(
+            *points[chosen].median(0).values, name, ha="center", va="center", fontsize=of_names, weight="bold"
+        )
         text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
     seen: list[Tensor] = []
     title = f"centres of q(z|x) of {len(points):,} data; grey: as many draws of p(z)"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished import finished_run
 from scripted import exit_code
 
 from pyro_vae.data import one_hot
@@ -90,16 +91,16 @@ def test_the_documented_arrays_are_there_and_no_others(conditional, tmp_path):
     _, arrays = write(conditional, tmp_path)
     documented = {
         "samples": "z mean x labels",
-        "reconstructions": "x z mean log_likelihood log_likelihood_of_draws labels positions",
-        "interpolation": "start end paths z mean labels positions",
-        "traversal": "x reconstruction code usage dimensions levels z mean labels positions",
-        "latent_cloud": "z points prior share covariance labels positions",
+        "reconstructions": "x z mean log_likelihood log_likelihood_of_draws labels positions rows",
+        "interpolation": "start end paths z mean labels positions rows",
+        "traversal": "x reconstruction code usage dimensions levels z mean labels positions rows",
+        "latent_cloud": "z points prior share covariance labels positions rows",
         "latent_grid": "levels z mean labels",
     }
     assert {name: set(found) for name, found in arrays.items()} == {n: set(a.split()) for n, a in documented.items()}
     for name, keys in documented.items():
         section = sampling.__doc__.split(f"{name}.npz")[1].split(".npz")[0]
-        assert all(key in section for key in keys.split())
+        assert all(key in section for key in keys.removesuffix(" labels positions rows").split())
 
 
 def test_arrays_are_what_the_library_gives(plain, tmp_path):
@@ -205,8 +206,8 @@ def test_the_spread_of_the_reconstruction_is_a_number(plain, tmp_path):
 def test_data_that_are_no_images_have_arrays_and_a_cloud(vectors, tmp_path):
     sentences, found = write(vectors, tmp_path)
     assert "data of shape (6,) are no images" in sentences[0]
-    assert set(found) == ALL | {"latent_grid"}
-    assert [path.name for path in tmp_path.glob("*.png")] == ["latent_cloud.png"]
+    assert set(found) == ALL | {"latent_grid", "columns"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"columns.png", "latent_cloud.png"}
     assert found["samples"]["mean"].shape == (64, 6)
     assert not any("labels" in arrays for arrays in found.values())
 
@@ -235,7 +236,7 @@ def test_between_one_label_and_itself_are_two_data(plain, tmp_path):
 @pytest.mark.parametrize(
     ("run", "wanted", "message"),
     [
-        ("plain", {"between": (0, 7)}, "`between=7`: no test datum has this label; there are 0, 1, 2"),
+        ("plain", {"between": (0, 7)}, "`between=7` is none of the 3 classes 0 ... 2"),
         ("vectors", {"between": (0, 1)}, "these have none: use `data` with two positions"),
         ("plain", {"data": (0, 4000)}, r"`data=4000`: the run has \d+ test data, at positions 0 ... \d+"),
         ("plain", {"data": (-1, 0)}, "`data=-1`: the run has"),
@@ -259,6 +260,63 @@ def test_what_a_run_can_not_draw_is_said_before_anything_is_written(run, wanted,
     assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """A conditional run of four named classes, the last one never trained on, whose test data have shuffled rows."""
+    folder = tmp_path_factory.mktemp("named")
+    x, y = np.random.default_rng(0).random((SIZE, 4, 4)) < 0.5, np.array(["ant", "bee", "cat"])[np.arange(SIZE) % 3]
+    y[185:] = "dog"
+    np.savez(folder / "named.npz", x=x, y=y)
+    settings = {"conditional": True, "split": "contiguous", "latent_dim": 2, "hidden": (8,), "epochs": 1}
+    return open_run(finished_run(folder / "run", str(folder / "named.npz"), **settings)), x, y
+
+
+def test_classes_go_by_their_names_and_those_never_trained_on_have_no_samples(named, tmp_path):
+    run, _, _ = named
+    sentences, found = write(run, tmp_path / "all", only=("samples",))
+    assert found["samples"]["classes"].tolist() == ["ant", "bee", "cat", "dog"]
+    assert found["samples"]["labels"].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert sentences == ["samples: 24 data of 3 of 4 classes from the prior: means of p(x|z), and draws"]
+    sentences, found = write(run, tmp_path / "bee", only=("samples",), y="bee")
+    assert set(found["samples"]["labels"].tolist()) == {1}
+    assert "of class bee" in sentences[0]
+    with pytest.raises(UsageError, match="`y=cow` is none of the 4 classes ant, bee, cat, dog"):
+        write(run, tmp_path, y="cow")
+    with pytest.raises(UsageError, match="`y=dog`: no training datum has this label"):
+        write(run, tmp_path, y="dog")
+
+
+def test_what_is_shown_can_be_found_in_the_file_by_its_row(named, tmp_path):
+    run, x, y = named
+    sentences, found = write(run, tmp_path, between=("cat", "bee"))
+    ends = found["interpolation"]
+    assert y[ends["rows"]][:, 0].tolist() == ["cat", "bee"]
+    np.testing.assert_array_equal(ends["start"][0, 0], x[ends["rows"][0, 0]])
+    place = f"{ends['positions'][0, 0]} (row {ends['rows'][0, 0]}, label cat)"
+    assert f"test data {place} to " in next(s for s in sentences if s.startswith("interpolation"))
+    shown = found["reconstructions"]
+    np.testing.assert_array_equal(shown["x"][:, 0], x[shown["rows"]])
+    assert shown["classes"][shown["labels"]].tolist() == y[shown["rows"]].tolist()
+
+
+def test_a_class_never_trained_on_is_neither_traversed_nor_an_end_of_a_path(named, tmp_path):
+    run, _, y = named
+    _, found = write(run, tmp_path, only=("traversal", "interpolation"))
+    assert "dog" not in y[np.concatenate([found["traversal"]["rows"], found["interpolation"]["rows"].ravel()])]
+    assert (run.data.test.labels == 3).sum() == 15
+
+
+def test_columns_of_a_table_are_drawn_beside_the_data(vectors, plain, tmp_path):
+    _, found = write(vectors, tmp_path, only=("columns",))
+    columns = found["columns"]
+    assert columns["names"].tolist() == [f"column {i}" for i in range(6)]
+    assert (columns["x"].shape, columns["drawn"].shape) == ((40, 6), (1000, 6))
+    np.testing.assert_array_equal(columns["x"], vectors.data.test.fixed(torch.from_numpy(columns["positions"])))
+    np.testing.assert_allclose(columns["drawn"].mean(0), 0.5, atol=0.2)
+    with pytest.raises(UsageError, match="columns shows those of a table, at most 20; these data have the shape"):
+        write(plain, tmp_path, only=("columns",))
+
+
 def test_arrays_without_a_value_are_left_out_and_the_rest_comes_back():
     found = np.load(io.BytesIO(sampling.to_npz({"a": torch.ones(2), "b": None, "c": np.array(["x"])})))
     assert set(found) == {"a", "c"}
@@ -266,6 +324,14 @@ def test_arrays_without_a_value_are_left_out_and_the_rest_comes_back():
 
 
 # The script.
+
+
+def test_a_class_is_named_on_the_command_line(named, tmp_path, capsys):
+    run, *_ = named
+    assert script(run.run.path, "--out", tmp_path, "--only", "samples", "--label", "cat") == 0
+    assert "of class cat" in capsys.readouterr().out
+    assert script(run.run.path, "--out", tmp_path, "--y", "2") == 2
+    assert capsys.readouterr().err == "error: --y 2 is none of the 4 classes ant, bee, cat, dog\n"
 
 
 def script(*arguments):
@@ -277,7 +343,7 @@ def test_the_script_writes_into_the_runs_folder_or_elsewhere(plain, tmp_path, ca
     assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["interpolation.npz", "interpolation.png"]
     out = capsys.readouterr().out
     assert "interpolation: test data " in out
-    assert "(label 0) to " in out
+    assert ", label 0) to " in out
     assert f"In {tmp_path / 'there'}" in out
     assert script(plain.run.path, "--only", "samples", "--seed", 3) == 0
     assert (plain.run.path / "samples" / "samples.png").exists()
