@@ -11,6 +11,7 @@ from typing import Any
 _SCRIPTS = {
     "train": "train_svi.py",
     "evaluate": "evaluate.py",
+    "score": "score.py",
     "compare": "compare.py",
     "sample": "sample.py",
     "sweep": "sweep.py",

@@ -33,12 +33,10 @@ class ProbabilisticPCA:
         return torch.distributions.MultivariateNormal(self.b, marginal)
 
     def posterior(self, x):
-        if x.isnan().any():
-            return self._posterior_of_observed(x)
         mean = (x - self.b) @ self.W @ self.covariance / self.scale**2
         return dist.MultivariateNormal(mean, self.covariance)
 
-    def _posterior_of_observed(self, x):
+    def posterior_of_observed(self, x):
         rows = (~x.isnan()).double().unsqueeze(-1) * self.W  # (B, d, D)
         covariance = torch.linalg.inv(torch.eye(self.latent_dim, dtype=torch.float64) + rows.mT @ rows / self.scale**2)
         error = (x - self.b).nan_to_num(0.0).unsqueeze(-1)
@@ -90,7 +88,7 @@ class _ExactPosterior(pv.posteriors.Posterior):
         self.truth, self.widen, self.shift = truth, widen, shift
 
     def forward(self, x, y=None):
-        exact = self.truth.posterior(x)
+        exact = self.truth.posterior_of_observed(x) if self.missing else self.truth.posterior(x)
         return dist.MultivariateNormal(exact.mean + self.shift, exact.covariance_matrix * self.widen**2)
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
@@ -28,14 +29,14 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.merge and arguments.shard not in ("auto", "none"):
             raise UsageError("--shard computes a share, --merge puts all together: give one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
-        where = {"device": arguments.device, "data_dir": arguments.data_dir}
+        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
         if shard is not None:
             compute(shard, arguments.run, out, plan, where)
         else:
             evaluate(arguments.run, out, plan, where, merge=arguments.merge)
 
 
-def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bool) -> None:
+def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], *, merge: bool) -> None:
     """Writes and prints the report, of what is computed here or of shards that are there."""
     from pyro_vae.experiment.evaluate import report_files, shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
@@ -53,7 +54,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, str], *, merge: bo
     print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(written)}")
 
 
-def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, str]) -> None:
+def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, Any]) -> None:
     """Writes a share, if it is not there."""
     from pyro_vae.experiment.evaluate import shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject

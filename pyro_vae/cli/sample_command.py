@@ -1,6 +1,7 @@
 """Sample from a trained run, and decode what lies between data."""
 
 from pathlib import Path
+from typing import Any
 
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
@@ -28,7 +29,6 @@ def main(argv: list[str] | None = None) -> None:
         from pyro_vae.experiment.run.trained_run import open_run  # here, since --help needs no torch
         from pyro_vae.experiment.studies import sampling
 
-        trained = open_run(arguments.run, device=arguments.device, data_dir=arguments.data_dir)
         wanted = sampling.Wanted(
             seed=arguments.seed,
             y=arguments.y,
@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
             paths=tuple(arguments.path),
             only=tuple(arguments.only),
         )
+        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
+        trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted))
         folder = Path(arguments.out) if arguments.out else trained.run.path / "samples"
         for sentence in sampling.write(trained, folder, wanted):
             print(sentence, flush=True)

@@ -4,7 +4,7 @@
 
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
     sources.py   what is on offer by name: `source(request) -> Raw`
-    own/         a user's own data, as one more source: arrays, archives, tables, folders of images
+    own/         a user's own data, as one more source; tables/ and images/ read two kinds of them
     cutting.py   which datum goes to which split
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
@@ -87,7 +87,8 @@ def is_path(dataset: str) -> bool:
         >>> is_path("digits"), is_path("own.csv")
         (False, True)
     """
-    return dataset not in SOURCES and (bool(Path(dataset).suffix) or Path(dataset).is_dir())
+    looks_like = bool(Path(dataset).suffix) or "/" in dataset or "\\" in dataset
+    return dataset not in SOURCES and (looks_like or Path(dataset).is_dir())
 
 
 def __getattr__(name: str) -> Any:

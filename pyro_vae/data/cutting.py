@@ -65,10 +65,11 @@ def _whole_groups(name: str, part: Part, data_seed: int | None) -> list[np.ndarr
 
 
 def _none_empty(split_of: np.ndarray, number: int) -> np.ndarray:
-    """Gives each split at least one of the groups, which are in order: the first and last ones where need be."""
-    size = len(split_of)
-    least = np.maximum(split_of, np.arange(size) - size + number)
-    return np.minimum(least, np.arange(size))
+    """Gives each split at least one of the groups, which are in order."""
+    i = np.arange(number)
+    first = np.maximum.accumulate(np.searchsorted(split_of, i) - i) + i
+    first = np.minimum(first, len(split_of) - number + i)
+    return np.searchsorted(first, np.arange(len(split_of)), side="right") - 1
 
 
 def equal_rows(pieces: Pieces) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
 from pyro_vae.data.cutting import Pieces, cut, equal_rows
 from pyro_vae.data.own import columns
-from pyro_vae.data.own.reading import Reading
+from pyro_vae.data.own.reading import Reading, without_effect
 from pyro_vae.data.protocol import description, protocol, untrained
 from pyro_vae.data.shown_range import UNIT, shown_range
 from pyro_vae.data.sources import Part, Raw, Request
@@ -79,6 +79,9 @@ def load(
     choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
     source = _resolve(os.fspath(dataset))
     made = source(Request(os.fspath(dataset), Path(data_dir), download, map_above, reading_of(reading)))
+    if os.fspath(dataset) in SOURCES:
+        ignored = without_effect(reading_of(reading), "a data set that has a name")
+        made = replace(made, notes=(*ignored, *made.notes))
     return assemble(made, choices, reading_of(reading))
 
 
@@ -184,6 +187,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         **({"columns": list(raw.columns)} if raw.columns else {}),
         **changed,
         **({"scaling": scaling} if scaling != "as_stored" else {}),
+        **({"untrained": absent} if (absent := _untrained(splits, raw.num_classes)) else {}),
         **({"missing": _share_missing(splits)} if reading.missing else {}),
         **_range(splits["train"]),
     }
@@ -225,7 +229,7 @@ def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
     if choices.standardize == "yes" and not are_reals:
         raise UsageError(f"`standardize='yes'` is for reals; {raw.name} holds {raw.num_levels} levels. Leave it out.")
     is_table = raw.parts[0].levels.ndim == 2
-    wanted = choices.standardize == "yes" or (choices.standardize == "auto" and is_table)
+    wanted = choices.standardize == "yes" or (choices.standardize == "auto" and is_table and reading.version > 1)
     return "standardized" if wanted and are_reals and choices.binarize == "none" else "as_stored"
 
 
@@ -259,18 +263,23 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
         outside = (rows < 0) | (rows > 1)
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
+            of = "" if len(raw.parts) == 1 else f" of x_{next(iter(part.cut))}"
             raise DataError(
                 f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]:g} at row "
-                f"{first + where[0]} of {'/'.join(part.cut)}. {_cure_of_intensities(raw)}"
+                f"{first + where[0]}{of}. {_cure_of_intensities(raw)}"
             )
 
 
 def _cure_of_intensities(raw: Raw) -> str:
-    low, high = min(np.nanmin(p.levels) for p in raw.parts), max(np.nanmax(p.levels) for p in raw.parts)
-    if low >= 0:
-        scaled = 255 if 1 < high <= 255 and all((np.floor(p.levels) == p.levels).all() for p in raw.parts) else high
-        return f"Save x / {scaled:g}, or use a density (`likelihood='normal'`)."
-    return f"Save (x - {low:g}) / {high - low:g}, or use a density (`likelihood='normal'`)."
+    low = min(float(np.nanmin(part.levels)) for part in raw.parts)
+    high = max(float(np.nanmax(part.levels)) for part in raw.parts)
+    gaps = any(np.isnan(p.levels).any() for p in raw.parts)
+    least, most = ("np.nanmin(x)", "np.nanmax(x)") if gaps else ("x.min()", "x.max()")
+    if len(raw.parts) > 1:
+        least, most = f"({low!r})", f"{high!r}"
+    if low < 0:
+        return f"Save (x - {least}) / ({most} - {least}), or use a density (`likelihood='normal'`)."
+    return f"Save x / {255 if 128 <= high <= 255 else most}, or use a density (`likelihood='normal'`)."
 
 
 def _split(
@@ -299,6 +308,12 @@ def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it ever written to
         return torch.from_numpy(levels)
+
+
+def _untrained(splits: dict[str, Split], num_classes: int) -> list[int]:
+    """Lists the classes that no training datum has."""
+    labels = splits["train"].labels
+    return [] if labels is None else sorted(set(range(num_classes)) - set(labels.tolist()))
 
 
 def _share_missing(splits: dict[str, Split]) -> dict[str, float]:

@@ -66,6 +66,7 @@ def protocol(
         "notes": [
             *raw.notes,
             *_notes(raw, recipe, kind),
+            *_missing(more),
             *untrained(splits, raw.classes),
             *_few(splits),
             *_sampled(splits["valid"]),
@@ -131,6 +132,17 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
         other = "static" if recipe == "dynamic" else "dynamic"
         notes.append(f"Numbers on {recipe} binarisation are not comparable with numbers on {other} binarisation.")
     return notes
+
+
+def _missing(more: dict[str, Any]) -> list[str]:
+    """Says what log p of data with gaps is, and what it assumes."""
+    if not any(more.get("missing", {}).values()):
+        return []
+    shares = ", ".join(f"{share:.1%} of the {name} numbers" for name, share in more["missing"].items())
+    return [
+        f"Missing are {shares}. log p(x) is that of the observed numbers. This assumes that gaps depend on observed "
+        "values alone; where they depend on the missing ones, fit and imputations are biased."
+    ]
 
 
 def untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:

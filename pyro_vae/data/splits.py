@@ -276,9 +276,9 @@ class Split:
         if self.rows is None:
             return _at(self.levels, index)
         levels = self.levels.index_select(0, self.rows[index])
-        return (levels.to(torch.uint8) if self.num_levels is not None and self.num_levels <= 256 else levels).to(
-            self.device
-        )
+        are_bytes = self.num_levels is not None and self.num_levels <= 256
+        has_gaps = self.missing and levels.is_floating_point()
+        return (levels.to(torch.uint8) if are_bytes and not has_gaps else levels).to(self.device)
 
     def _stored(self, index: slice | Tensor) -> Tensor:
         return self.levels_at(index) if self.drawn is None else _at(self.drawn, index)
@@ -412,12 +412,6 @@ class Splits:
     about: str = ""
     scaling: str = "as_stored"
     warnings: tuple[str, ...] = ()
-
-    @property
-    def shown_range(self) -> tuple[float, float]:
-        """The values of x that pictures show black and white, where x is no level; see `shown_range`."""
-        low, high = self.protocol.get("range", (0.0, 1.0))
-        return low, high
 
     @property
     def trained_classes(self) -> tuple[int, ...]:

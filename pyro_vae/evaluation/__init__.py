@@ -27,6 +27,7 @@ from pyro_vae.evaluation.latent import (
     total_correlation,
 )
 from pyro_vae.evaluation.precision import is_rounded, rounding_loss
+from pyro_vae.evaluation.scoring import Scores, score
 from pyro_vae.evaluation.trust.amortisation import Refinement, refine
 from pyro_vae.evaluation.trust.diagnostics import (
     Mixing,
@@ -69,6 +70,7 @@ __all__ = [
     "PosteriorGrid",
     "RateDistortion",
     "Refinement",
+    "Scores",
     "SeedDifference",
     "TrainTestGap",
     "active_units",
@@ -104,6 +106,7 @@ __all__ = [
     "rate_distortion",
     "refine",
     "rounding_loss",
+    "score",
     "share_above",
     "subset",
     "to_inference_data",

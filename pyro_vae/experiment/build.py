@@ -9,7 +9,7 @@ data, and `posterior` is that of the program. So a member with an option needs n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -26,7 +26,7 @@ from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_poin
 if TYPE_CHECKING:
     import torch
 
-    from pyro_vae.data import Split, Splits
+    from pyro_vae.data import Form, Split, Splits
     from pyro_vae.inference import SVI
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
@@ -172,19 +172,14 @@ def data(config: Config) -> Splits:
         DataError: the data are not there, damaged, or do not go with the settings.
         UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
     """
-    from pyro.distributions import constraints
-
     from pyro_vae.data import load
 
     likelihood = _find("LIKELIHOODS", config.likelihood)
-    binarize = config.binarize
-    if binarize == "auto":
-        binarize = "dynamic" if likelihood.support is constraints.boolean else "none"
     splits = load(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
-        binarize=binarize,
+        binarize=_binarize(config),
         dequantize=config.dequantize,
         levels=_takes_levels(likelihood),
         standardize=_standardize(config, likelihood),
@@ -195,6 +190,30 @@ def data(config: Config) -> Splits:
     if config.conditional and not splits.num_classes:
         raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
     return splits
+
+
+def recipe(config: Config, num_levels: int | None) -> str:
+    """Returns the recipe of x that the settings name, a key of `pyro_vae.data.recipes.RECIPES`.
+
+    Args:
+        config: the settings.
+        num_levels: L of the data; None for counts and reals.
+
+    Example:
+        >>> recipe(Config(), 17), recipe(Config(likelihood="normal"), 17), recipe(Config(), 2)
+        ('dynamic', 'none', 'none')
+    """
+    if _takes_levels(_find("LIKELIHOODS", config.likelihood)):
+        return "levels"
+    return "dequantize" if config.dequantize else "none" if num_levels == 2 else _binarize(config)
+
+
+def _binarize(config: Config) -> str:
+    from pyro.distributions import constraints
+
+    if config.binarize != "auto":
+        return config.binarize
+    return "dynamic" if _find("LIKELIHOODS", config.likelihood).support is constraints.boolean else "none"
 
 
 def reading(config: Config) -> Values:
@@ -259,7 +278,7 @@ def vae(
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
     likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
-    facts["missing"] = missing = config.missing == "nan"
+    facts["masks"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(likelihood):
         facts |= {"num_levels": num_levels}
         if scaling == "as_stored":
@@ -329,7 +348,7 @@ def unused(config: Config) -> list[str]:
     chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
     taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
     known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
-    known -= {"posterior", "missing"}  # a VampPrior takes those of the program
+    known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
@@ -377,15 +396,17 @@ def is_discrete(config: Config) -> bool:
     return _find("LIKELIHOODS", config.likelihood).support.is_discrete
 
 
-def shown_range(config: Config, data: Splits) -> tuple[float, float]:
+def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tuple[float, float]:
     """Returns the values of x that a picture shows black and white: 0 and the highest level, else the data's own.
 
     Args:
         config: the settings of the program.
-        data: the splits.
+        form: what must be known of the data.
+        protocol: of the data.
     """
-    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and data.form.num_levels
-    return (0.0, float(levels - 1)) if levels else data.shown_range
+    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
+    low, high = (0, levels - 1) if levels else protocol.get("range", (0, 1))
+    return float(low), float(high)
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
@@ -457,13 +478,9 @@ def batch_size(config: Config, num_train: int) -> int:
 
     Example:
         >>> batch_size(Config(), 1257), batch_size(Config(), 124), batch_size(Config(fewest_steps=1), 124)
-        (128, 15, 128)
+        (128, 15, 124)
     """
-    return (
-        config.batch_size
-        if config.fewest_steps == 1
-        else min(config.batch_size, max(1, num_train // config.fewest_steps))
-    )
+    return min(config.batch_size, max(1, num_train // config.fewest_steps))
 
 
 @contextmanager
@@ -501,7 +518,7 @@ def _two_layers(values: Values, given: Values) -> Values:
     """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
     network = "mlp" if values["network"] == "conv" else values["network"]
     of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "missing": False}
+    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "masks": False}
     between = {**of_z2, "hidden": values["hidden2"], **apart}
     made = dict(given)
     if values["guide"] == "top_down":
@@ -532,7 +549,7 @@ def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -
     from pyro_vae.model.networks import WithMask
     from pyro_vae.model.scaling import Rescaled
 
-    if values["missing"]:
+    if values["masks"]:
         inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
         network = WithMask(inner, values["input_scale"])
     else:

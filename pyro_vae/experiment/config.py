@@ -102,8 +102,9 @@ class Config:
     )
     standardize: Standardize = flag(
         "auto",
-        "show the networks each column of a table in units of its spread, while x and log p(x) stay in the data's own "
-        "units; auto is yes for floats that are no images, under normal, laplace and low_rank_normal",
+        "show the networks each column of a table in units of its spread, and counts through log(1 + x), while x and "
+        "log p(x) stay in the data's own units; auto is yes for counts, and for floats that are no images under "
+        "normal, laplace and low_rank_normal; no shows data as they are stored",
         before="no",
     )
     missing: Missing = flag(

@@ -44,7 +44,8 @@ def _measured(config: Config, *, is_dequantised: bool) -> dict[str, str]:
     if config.posterior == "delta":
         return {"quantity": "reconstruction: a plain autoencoder has no log p(x)"}
     is_discrete = build.is_discrete(config)
+    what = ("observed " if config.missing == "nan" else "") + ("level" if is_dequantised else "x")
     return {
-        "quantity": f"log p({'level' if is_dequantised else 'x'}{'|y' if config.conditional else ''})",
+        "quantity": f"log p({what}{'|y' if config.conditional else ''})",
         "values": "masses" if is_discrete else "densities per level" if is_dequantised else "densities",
     }

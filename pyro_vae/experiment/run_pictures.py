@@ -68,12 +68,12 @@ class Source:
     @cached_property
     def shows(self) -> bool:
         """True where the data are images."""
-        return images.can_show(self.trained.data.x_shape)
+        return images.can_show(self.trained.form.x_shape)
 
     @cached_property
     def has_columns(self) -> bool:
         """True where the data are rows of a table, of few enough columns for a picture."""
-        x_shape = self.trained.data.x_shape
+        x_shape = self.trained.form.x_shape
         return len(x_shape) == 1 and x_shape[0] <= MOST_COLUMNS
 
     @cached_property
@@ -84,16 +84,16 @@ class Source:
     @cached_property
     def key(self) -> images.Key:
         """What shades and labels stand for."""
-        data = self.trained.data
-        return images.Key(*build.shown_range(self.trained.config, data), data.classes)
+        trained = self.trained
+        return images.Key(*build.shown_range(trained.config, trained.form, trained.protocol), trained.classes)
 
     @cached_property
     def y(self) -> Tensor | None:
         """One-hot labels of what a conditional run samples, (N, C)."""
-        config, data = self.trained.config, self.trained.data
-        num_classes = data.num_classes if config.conditional else 0
+        config, form = self.trained.config, self.trained.form
+        num_classes = form.num_classes if config.conditional else 0
         device = torch.device(config.device)
-        return images.labels_to_draw(num_classes, SIDE, self.label, device, data.trained_classes)
+        return images.labels_to_draw(num_classes, SIDE, self.label, device, self.trained.trained_classes)
 
     @cached_property
     def known(self) -> Tensor:
@@ -101,7 +101,7 @@ class Source:
         every, labels = torch.arange(len(self.test)), self.test.labels
         if not self.trained.config.conditional or labels is None:
             return every
-        known = every[torch.isin(labels, torch.tensor(self.trained.data.trained_classes))]
+        known = every[torch.isin(labels, torch.tensor(self.trained.trained_classes))]
         return known if len(known) > 1 else every
 
     @cached_property

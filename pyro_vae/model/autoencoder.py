@@ -2,18 +2,20 @@
 
     generate      z ~ p(z),     x ~ p(x|z)          new data
     reconstruct   z ~ q(z|x),   x ~ p(x|z)          data again
+    encode        mean and spread of q(z|x)         the code of raw data, as a file has them
     interpolate   z on a path between two data      the mean of p(x|z)
 
 Each of these switches the program to evaluation, and leaves it as it was.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.data.intake import Intake
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
 from pyro_vae.model.conditions import base_constraint
@@ -23,6 +25,21 @@ from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import Program, check_tensor, number_to_generate, undisturbed
+from pyro_vae.randomness import stream
+
+_CODE_DRAWS = 100  # of a q(z|x) whose moments have no closed form
+
+
+class Code(NamedTuple):
+    """What q(z|x) says of each datum.
+
+    Attributes:
+        mean: (B, D), of what the decoder sees.
+        spread: (B, D), its standard deviation; 0 of a plain autoencoder.
+    """
+
+    mean: Tensor
+    spread: Tensor
 
 
 class Autoencoder(Program):
@@ -34,11 +51,13 @@ class Autoencoder(Program):
     Attributes:
         prior: of the topmost layer, see `pyro_vae.priors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
+        intake: how raw data become x; `pyro_vae.load` sets it, and it is None for a program built by hand.
         missing: whether NaN in x is a missing number; log p(x) is then that of the observed numbers.
     """
 
     prior: Prior
     likelihood: Likelihood
+    intake: Intake | None = None
     missing: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -83,6 +102,17 @@ class Autoencoder(Program):
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns one z for each datum, in the middle of q(z|x): (B, D)."""
         raise NotImplementedError(f"{type(self).__name__} has no centre")
+
+    def code(self, x: Tensor, y: Tensor | None = None, num_samples: int = _CODE_DRAWS) -> Code:
+        """Returns mean and spread of q(z|x), of what the decoder sees; here from draws.
+
+        Args:
+            x: data (B, *x_shape), as the program takes them.
+            y: one-hot labels (B, C).
+            num_samples: the draws of z for each datum, where the moments have no closed form.
+        """
+        z = self.from_guide(x, num_samples, y)
+        return Code(z.mean(0), z.std(0))
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
         """Puts, before training, the decoder at the mean of the data, and lets the prior start from their codes.
@@ -145,6 +175,49 @@ class Autoencoder(Program):
         check_labels(y, len(x))
         with undisturbed(self):
             return self._decoded(self.from_guide(x, num_samples, y), y, mean)
+
+    @torch.no_grad()
+    def encode(self, x: Any, y: Any = None, *, seed: int | None = None) -> Code:
+        """Encodes data as they are in a file: mean and spread of q(z|x).
+
+        A program that `pyro_vae.load` gave knows the recipe of its data. It takes whole numbers for levels (uint8 is
+        divided by 255 where the program saw intensities) or counts, and takes from a column what was taken from it in
+        training. Floats are x itself, and where x is an intensity, one above 1 is refused. A program that saw bits
+        drawn from intensities gets the bit that is more likely, or a draw where there is a seed. A program built by
+        hand takes x as `reconstruct` does.
+
+        Where q(z|x) has no closed moments (a flow, or two layers of latents), they are those of 100 draws, always the
+        same ones.
+
+        Args:
+            x: (B, ...), an array, a tensor, a frame or nested lists.
+            y: labels, for a conditional program: one-hot (B, C), numbers of classes or their names.
+            seed: draws the bits of binarised data, or the noise of dequantised ones.
+
+        Raises:
+            DataError: data of another form, with the place and the cure.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+            ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+            ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+            >>> mean, spread = vae.encode(torch.zeros(3, 4))
+            >>> mean.shape, spread.shape
+            (torch.Size([3, 2]), torch.Size([3, 2]))
+        """
+        if self.intake is not None:
+            x, y = self._taken_in(self.intake, x, y, seed)
+        check_tensor(x)
+        check_labels(y, len(x))
+        with undisturbed(self), stream(0, "code", device=x.device):
+            return self.code(x, y)
+
+    def _taken_in(self, intake: Intake, x: Any, y: Any, seed: int | None) -> tuple[Tensor, Tensor | None]:
+        """Brings raw data and labels to what the program takes, where it is and in its own type."""
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        labels = intake.one_hot(y)
+        return intake.x(x, seed).to(like), None if labels is None else labels.to(like)
 
     @torch.no_grad()
     def interpolate(
@@ -279,11 +352,7 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
     p = likelihood(z, y)
     given = x
     if x is not None:
-        _check_shape(x, p.event_shape)
-        likelihood.check(likelihood.filled(x) if missing else x)
-        given = _with_numbers(p, likelihood, x) if missing else x
-        check_ends(p, given)
-        p = likelihood.observed_part(p, ~x.isnan()) if missing else p
+        p, given = of_observed(likelihood, p, x, missing)
     value = pyro.sample("x", p, obs=given)
     if x is None:
         # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
@@ -296,6 +365,26 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
             )
         likelihood.check(value)
     return value
+
+
+def of_observed(likelihood: Likelihood, p: Any, x: Tensor, missing: bool) -> tuple[Any, Tensor]:
+    """Checks data, and returns p(x_obs|z) with the numbers at which its density is log p(x_obs|z).
+
+    Args:
+        likelihood: the member that made p.
+        p: p(x|z).
+        x: data (B, *x_shape).
+        missing: whether NaN is a missing number.
+
+    Raises:
+        DataError: as `observe`.
+        ValueError: p(x_obs|z) is not known.
+    """
+    _check_shape(x, p.event_shape)
+    likelihood.check(likelihood.filled(x) if missing else x)
+    given = _with_numbers(p, likelihood, x) if missing else x
+    check_ends(p, given)
+    return likelihood.observed_part(p, ~x.isnan()) if missing else p, given
 
 
 def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:

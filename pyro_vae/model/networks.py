@@ -105,7 +105,7 @@ class Network(nn.Module):
         if x.dtype != self.output_bias.dtype:
             raise ValueError(
                 f"{type(self).__name__} computes in {self.output_bias.dtype}; got {x.dtype}: "
-                f"x.to({self.output_bias.dtype}), or move the program, e.g. vae.double()"
+                + self._cure_of_type(x.dtype)
             )
         given = 0 if y is None else y.shape[-1]
         if given != self.y_dim:
@@ -116,6 +116,14 @@ class Network(nn.Module):
                 else f"{type(self).__name__} was built without labels (y_dim=0) and got labels of {given} columns"
             )
         return x.shape[:split]
+
+    def _cure_of_type(self, given: torch.dtype) -> str:
+        if given.is_floating_point:
+            return f"x.to({self.output_bias.dtype}), or move the program, e.g. vae.double()"
+        return (
+            "pass levels 0..L-1 as the data were trained on, usually as intensities x / (L - 1), which of uint8 is "
+            "x / 255. A program from pyro_vae.load does so by itself, vae.encode(x)"
+        )
 
 
 class MLP(Network):

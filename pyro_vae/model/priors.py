@@ -305,12 +305,12 @@ class VampPrior(Prior):
             range of the data. Before that they are uniform in [0, 1].
         data_scale: the scaling through which the encoder sees data. The u_k are kept as the encoder sees them, so that
             the steps of an optimiser suit columns of any unit, and the posterior gets x_k = undo(u_k).
-        missing: True for a program with `missing=True`: each u_k has a mask of its own, `pseudo_observed`, at first
+        masks: True for a program with `missing=True`: each u_k has a mask of its own, `pseudo_observed`, at first
             without gaps. `start_at` takes those of the data, and the posterior sees NaN there.
 
     Raises:
         ValueError: K is below 1, the posterior is a `Delta`, `pseudo_inputs` is another word, or `start_at` gets data
-            with NaN without `missing=True`.
+            with NaN without `masks=True`.
 
     Reference:
         Eq. 9 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018. https://arxiv.org/abs/1705.07120
@@ -334,7 +334,7 @@ class VampPrior(Prior):
         y_dim: int = 0,
         pseudo_inputs: PseudoInputs = "data",
         data_scale: Scaling | None = None,
-        missing: bool = False,
+        masks: bool = False,
     ) -> None:
         super().__init__(posterior.latent_dim)
         _check_components(num_components)
@@ -347,7 +347,7 @@ class VampPrior(Prior):
         self.pseudo_x = nn.Parameter(torch.rand(num_components, *x_shape))
         classes = torch.eye(y_dim)[torch.arange(num_components) % y_dim] if y_dim else None
         self.register_buffer("pseudo_y", classes)
-        self.register_buffer("pseudo_observed", torch.ones_like(self.pseudo_x, dtype=torch.bool) if missing else None)
+        self.register_buffer("pseudo_observed", torch.ones_like(self.pseudo_x, dtype=torch.bool) if masks else None)
 
     def forward(self, y: Tensor | None = None) -> dist.Distribution:
         return Mixture(*once(self, self._components))
@@ -365,7 +365,7 @@ class VampPrior(Prior):
         """Puts the pseudo-inputs and their labels on random data, or the inputs at random in the range of the data."""
         x = x if self.data_scale is None else self.data_scale.see(x)
         if (gaps := x.isnan()).any() and self.pseudo_observed is None:
-            raise ValueError("x has missing numbers (NaN), and so have pseudo-inputs on data: VampPrior(missing=True)")
+            raise ValueError("x has missing numbers (NaN), and so have pseudo-inputs on data: VampPrior(masks=True)")
         if self.pseudo_inputs == "random":
             self.pseudo_x.uniform_(x[~gaps].min().item(), x[~gaps].max().item())
             return

@@ -172,10 +172,11 @@ class LogCounts(Scaling):
     """
 
     def see(self, x: Tensor) -> Tensor:
-        return torch.where(x < 0, -torch.log1p(-x.clamp(max=0)), torch.log1p(x.clamp(min=0)))
+        # Not sign(x) log(1 + |x|), whose gradient at 0, where many counts are, would be 0.
+        return x.masked_fill(x < 0, 0).log1p() - x.masked_fill(x >= 0, 0).neg().log1p()
 
     def undo(self, u: Tensor) -> Tensor:
-        return torch.where(u < 0, -torch.expm1(-u.clamp(max=0)), torch.expm1(u.clamp(min=0)))
+        return u.masked_fill(u < 0, 0).expm1() - u.masked_fill(u >= 0, 0).neg().expm1()
 
 
 class Rescaled(nn.Module):

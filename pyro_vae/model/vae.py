@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
+from pyro_vae.model.autoencoder import Autoencoder, Code, check_fit, observe, plate_size
 from pyro_vae.model.given_data import check_data
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
@@ -123,6 +123,14 @@ class VAE(Autoencoder):
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns the centre of q(z|x), see `Posterior.centre`: (B, D)."""
         return self.posterior.centre(x, y)
+
+    def code(self, x: Tensor, y: Tensor | None = None, num_samples: int = 100) -> Code:
+        """Returns mean and spread of q(z|x), exactly where they have a closed form, see `Autoencoder.code`."""
+        q = self.posterior(x, y)
+        try:
+            return Code(q.mean, q.stddev)
+        except NotImplementedError:  # a flow
+            return super().code(x, y, num_samples)
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
         """Puts scalings, likelihood and prior where `Autoencoder.start_at` says."""

@@ -18,6 +18,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.model.conditions import IF_MISSING
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_svi.py"
@@ -55,9 +56,11 @@ FLAGS = {
     "--conditional": True, "--df": 3.0, "--num-components": 21, "--pseudo-inputs": "random", "--flow": "autoregressive",
     "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
     "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
-    "--device": "meta", "--download": True, "--dequantize": True,
+    "--device": "meta", "--download": True, "--dequantize": True, "--missing": "nan",
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
+    "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",
+    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1,
 }  # fmt: skip
 
 
@@ -78,6 +81,12 @@ def test_every_flag_is_explained_in_help(parser):
         assert "`" not in reason
         if table := field.metadata["table"]:
             assert f"{', '.join(getattr(build, table))}: {reason}" in text
+
+
+def test_a_program_that_takes_missing_numbers_is_a_word_on_the_command_line():
+    assert in_flags(f"got nan. {IF_MISSING}").endswith(
+        "build the program with --missing nan; else leave such data out."
+    )
 
 
 def test_what_a_field_says_of_its_values_stands_in_its_help(parser):

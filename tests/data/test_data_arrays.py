@@ -85,8 +85,15 @@ def test_a_missing_valid_split_is_held_out_from_training(tmp_path):
 
 
 def test_an_unused_array_is_named_in_the_notes(tmp_path):
-    splits = load(saved(tmp_path, x=BYTES, labels=np.arange(20)))
-    assert "Arrays of the file that were not used: labels." in splits.protocol["notes"]
+    splits = load(saved(tmp_path, x=BYTES, made_by=np.arange(20), when=np.arange(3)))
+    assert "Arrays of the file that were not used: made_by, when." in splits.protocol["notes"]
+
+
+def test_an_array_of_objects_is_left_out_and_named(tmp_path):
+    splits = load(saved(tmp_path, x=BYTES, y=np.arange(20) % 2, about=np.array({"made": "here"}, dtype=object)))
+    assert splits.num_classes == 2
+    said = "Arrays of Python objects are never loaded, and were left out: about."
+    assert said in splits.protocol["notes"]
 
 
 def changed(array, where, value):
@@ -98,11 +105,11 @@ def changed(array, where, value):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (changed(FLOATS, (12, 3), np.nan), r"nan at datum 12, position \(3,\)"),
-        (changed(FLOATS, (4, 0), -np.inf), r"-inf at datum 4, position \(0,\)"),
-        (changed(FLOATS, (4, 1), 1e300), r"1e\+300 at datum 4, position \(1,\).*float32"),
-        (changed(BYTES.astype(np.int64), (7, 2, 1), -1), r"-1 at datum 7, position \(0, 2, 1\).*floats"),
-        (changed(BYTES.astype(np.int64), (7, 2, 1), 256), r"256 at datum 7.*uint8"),
+        (changed(FLOATS, (12, 3), np.nan), r"nan at row 12, position \(3,\)"),
+        (changed(FLOATS, (4, 0), -np.inf), r"-inf at row 4, position \(0,\)"),
+        (changed(FLOATS, (4, 1), 1e300), r"1e\+300 at row 4, position \(1,\).*float32"),
+        (changed(BYTES.astype(np.int64), (7, 2, 1), -1), r"-1 at row 7, position \(0, 2, 1\).*floats"),
+        (changed(BYTES.astype(np.int64), (7, 2, 1), 65536), r"65536 at row 7.*`likelihood='negative_binomial'`"),
         (FLOATS[0], r"shape \(5,\).*\(N, D\).*x\[:, None\]"),
         (BYTES[None, None], r"shape \(1, 1, 20, 3, 2\)"),
         (FLOATS[:0], r"empty, its shape is \(0, 5\)"),
@@ -123,20 +130,23 @@ def test_refuses(tmp_path, array, message):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": BYTES, "b": BYTES}, "holds the arrays a, b; name the images x"),
-        ({"x_train": BYTES}, "no x_test"),
+        ({"a": BYTES, "b": BYTES}, "holds the arrays a, b. Name the data x"),
+        ({"x_train": BYTES, "x_valid": BYTES}, "no x_test"),
+        ({"x": BYTES, "images": BYTES}, "both x and images could be x. Name the data x"),
+        ({"x_val": BYTES, "valid_images": BYTES, "x_test": BYTES}, "both x_val and valid_images could be x_valid"),
         ({"x_train": BYTES, "x_test": FLOATS}, "one type and one shape"),
         ({"x_train": BYTES, "x_test": BYTES[:, :2]}, "one type and one shape"),
         ({"x_train": BYTES, "x_test": BYTES, "y_test": np.arange(20)}, "labels only for x_test"),
         ({"x": BYTES, "y": np.arange(19)}, "one for each of the 20 data"),
-        ({"x": BYTES, "y": np.arange(20.0)}, "are float64"),
-        ({"x": BYTES, "y": np.arange(20) - 1}, "label -1 of x at datum 0"),
-        ({"x": BYTES, "y": np.arange(20) * 100}, "label 1000 of x at datum 10"),
+        ({"x": BYTES, "y": np.where(np.arange(20) == 7, np.nan, 0)}, "label of row 7 of x is missing"),
+        ({"x": BYTES, "y": np.zeros(20, "M8[s]")}, r"of type datetime64.*y.astype\(str\)"),
+        ({"x": BYTES, "y": np.zeros((20, 3))}, r"float64 \(20, 3\); expected one for each"),
+        ({"x": BYTES.repeat(60, 0), "y": np.arange(1200)}, "1200 different values, and at most 1000"),
     ],
 )
 def test_refuses_an_archive(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
-        load(saved(tmp_path, **arrays))
+        load(saved(tmp_path, **arrays), needs_labels=True)
 
 
 def test_a_text_is_not_called_a_pickle(tmp_path):
@@ -178,7 +188,7 @@ def test_an_archive_that_unpacks_a_thousandfold_is_refused(tmp_path):
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold"])
 def test_floats_outside_the_unit_interval_are_not_binarised(tmp_path, binarize):
     x = changed(RNG.uniform(size=(20, 5)), (8, 2), 1.5)
-    with pytest.raises(DataError, match=r"got 1.5 at datum 8 .*`binarize='none'`"):
+    with pytest.raises(DataError, match=r"got 1.5 at row 8.*`likelihood='normal'`"):
         load(saved(tmp_path, x), binarize=binarize)
 
 

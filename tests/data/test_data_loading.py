@@ -117,15 +117,15 @@ def test_the_levels_are_cut_as_all_other_recipes_are(numbered):
 def test_counts_beyond_eight_bits_are_levels_without_a_number_of_them(tmp_path):
     x = np.arange(60, dtype=np.float32).reshape(30, 2) * 1000
     np.save(tmp_path / "x.npy", x)
-    splits = load(tmp_path / "x.npy", levels=True, split="contiguous")
+    splits = load(tmp_path / "x.npy", counts=True, split="contiguous")
     np.testing.assert_array_equal(torch.cat([s.fixed() for s in parts(splits)]).numpy(), x)
-    assert splits.form == ((2,), None, 0, "as_stored")
+    assert splits.form == ((2,), None, 0, "counts")
 
 
 def test_the_form_counts_the_classes_of_a_file(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.arange(30, dtype=np.uint8)[:, None], y=np.arange(30) % 4)
     splits = load(tmp_path / "x.npz", levels=True)
-    assert splits.form == ((1,), 256, 4, "as_stored")
+    assert splits.form == ((1,), 30, 4, "as_stored")
     for split in parts(splits):
         assert torch.equal(split.one_hot(4).argmax(1), split.fixed()[:, 0].long() % 4)
 
@@ -160,7 +160,7 @@ def test_usage_errors(arguments, message):
         ("minst", "did you mean 'mnist'"),
         ("Fashion-MNIST", "did you mean 'fashion_mnist'"),
         ("digit", "did you mean 'digits'"),
-        ("x.csv", r"a path that ends in .npy or .npz"),
+        ("own", r"a path that ends in .npy, .npz or .csv, or a folder of images"),
     ],
 )
 def test_an_unknown_name(name, message):

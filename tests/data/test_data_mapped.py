@@ -39,9 +39,15 @@ def parts(splits):
     return [getattr(splits, name) for name in NAMES]
 
 
+def without_equal_rows(splits):
+    """The protocol without the note on equal data, which are not looked for in a mapped file."""
+    notes = [note for note in splits.protocol["notes"] if "equal to a training datum" not in note]
+    return {**splits.protocol, "notes": notes}
+
+
 def same(a, b):
     assert a.dtype == b.dtype
-    assert torch.equal(a, b)
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +60,12 @@ def same(a, b):
         (BYTES, {"dequantize": True}),
         (BYTES, {"levels": True}),
         (BYTES > 99, {"binarize": "dynamic"}),
+        (BYTES.astype(np.int32), {"dequantize": True}),
+        (BYTES.astype(np.int32) * 200, {"binarize": "dynamic"}),
+        (BYTES.astype(np.int32) * 200, {"counts": True}),
+        (BYTES, {"counts": True}),
+        (np.where(BYTES > 99, UNIT[:, :3, None], np.nan).astype(np.float32), {"missing": True, "binarize": "dynamic"}),
+        (np.where(BYTES > 99, BYTES > 200, np.nan).astype(np.float32), {"missing": True}),
         ((BYTES > 99).astype(np.uint8), {}),
         ((BYTES > 99).astype(np.float32), {}),
         (UNIT, {"binarize": "dynamic"}),
@@ -62,7 +74,7 @@ def same(a, b):
 )
 def test_the_numbers_are_those_of_the_data_in_memory(tmp_path, array, choices):
     memory, mapped = both(saved(tmp_path, array), **choices)
-    assert mapped.protocol == memory.protocol
+    assert without_equal_rows(mapped) == without_equal_rows(memory)
     assert mapped.form == memory.form
     for a, b in zip(parts(memory), parts(mapped), strict=True):
         assert (a.rows, len(b.rows)) == (None, len(a))
@@ -126,12 +138,16 @@ def changed(array, where, value):
 @pytest.mark.parametrize(
     ("array", "choices", "message"),
     [
-        (BYTES.astype(np.int64), {}, r"own.npy: holds <i8 \(int64\) in C order.*uint8, bool or little-endian float32"),
+        (
+            BYTES.astype(np.int64),
+            {},
+            r"own.npy: holds <i8 \(int64\) in C order.*uint8, bool, or little-endian float32 or int32",
+        ),
         (UNIT.astype(np.float64), {}, "float64"),
         (UNIT.astype(">f4"), {}, "holds >f4"),
         (np.asfortranarray(BYTES), {}, r"in Fortran order.*np.ascontiguousarray"),
-        (changed(UNIT, (41, 3), np.nan), {}, r"nan at datum 41, position \(3,\)"),
-        (changed(UNIT, (41, 3), 1.5), {"binarize": "dynamic"}, "got 1.5 at datum 41 "),
+        (changed(UNIT, (41, 3), np.nan), {}, r"nan at row 41, position \(3,\)"),
+        (changed(UNIT, (41, 3), 1.5), {"binarize": "dynamic"}, "got 1.5 at row 41"),
         (BYTES.astype(object), {}, "never loaded"),
     ],
 )
@@ -140,16 +156,17 @@ def test_refuses(tmp_path, array, choices, message):
         load(saved(tmp_path, array), map_above=0, **choices)
 
 
-def test_a_value_in_a_late_block_of_a_file_in_memory_is_named_by_its_datum(tmp_path):
-    with pytest.raises(DataError, match="nan at datum 41"):
+def test_a_value_in_a_late_block_of_a_file_in_memory_is_named_by_its_row(tmp_path):
+    with pytest.raises(DataError, match="nan at row 41"):
         load(saved(tmp_path, changed(UNIT, (41, 3), np.nan)))
-    with pytest.raises(DataError, match="256 at datum 41"):
-        load(saved(tmp_path, changed(BYTES.astype(np.int32), (41, 2, 0), 256)))
+    for value in (65536, -1):
+        with pytest.raises(DataError, match=f"{value} at row 41"):
+            load(saved(tmp_path, changed(BYTES.astype(np.int32), (41, 2, 0), value)))
 
 
 def test_a_two_in_the_last_block_is_not_binary(tmp_path):
     array = changed((BYTES > 99).astype(np.uint8), (59, 2, 1), 2)
-    assert {splits.train.num_levels for splits in both(saved(tmp_path, array))} == {256}
+    assert {splits.train.num_levels for splits in both(saved(tmp_path, array))} == {3}
 
 
 def test_a_static_draw_is_refused(tmp_path):
@@ -167,7 +184,7 @@ def test_a_damaged_file(tmp_path):
         load(path, map_above=0)
 
 
-def test_data_outside_the_support_are_named_by_their_place_in_the_split(tmp_path):
+def test_data_outside_the_support_are_named_by_their_row_of_the_file(tmp_path):
     config = Config(likelihood="bernoulli", binarize="none", latent_dim=2, hidden=(8,))
     array = changed((BYTES > 99).astype(np.float32)[:, 0], (31, 1), 0.5)
     for data in both(saved(tmp_path, array), split="contiguous"):

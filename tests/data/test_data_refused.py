@@ -21,6 +21,8 @@ BYTES = RNG.integers(2, 256, (30, 2, 3), dtype=np.uint8)
 BITS = (BYTES > 99).astype(np.float32)
 BERNOULLI = ["--binarize", "none"]
 NORMAL = ["--likelihood", "normal"]
+LABELS = ["--conditional"]
+MANY = np.zeros((1001, 2), np.uint8)
 
 
 def changed(array, value, where=(17, 1, 2), dtype=None):
@@ -29,7 +31,7 @@ def changed(array, value, where=(17, 1, 2), dtype=None):
     return array
 
 
-PLACE = r"at datum 17, position \(0, 1, 2\)"
+PLACE = r"at row 17, position \(0, 1, 2\)"
 TABLE = {
     # What no likelihood takes.
     "nan": (changed(BITS, np.nan), [], f"array x has nan {PLACE}, which is not a finite float32. Remove"),
@@ -37,24 +39,24 @@ TABLE = {
     "minus-inf": (changed(BITS, -np.inf, dtype="f8"), NORMAL, f"-inf {PLACE}"),
     "beyond-float32": (changed(BITS, 1e39, dtype="f8"), NORMAL, rf"1e\+39 {PLACE}, which is not a finite float32"),
     "half-inf": (changed(BITS, np.inf, dtype="f2"), NORMAL, f"inf {PLACE}"),
-    "minus-one": (changed(BYTES, -1, dtype="i2"), [], f"-1 {PLACE}; integers are read as 8-bit levels 0..255. Store"),
+    "minus-one": (changed(BYTES, -1, dtype="i2"), [], f"-1 {PLACE}; integers are read as levels 0, 1, "),
     "minus-one-8": (changed(BYTES // 2, -1, dtype="i1"), [], f"-1 {PLACE}"),
     "minus-one-64": (changed(BYTES, -1, dtype="i8"), [], f"-1 {PLACE}"),
-    "level-256": (changed(BYTES, 256, dtype="u2"), [], f"256 {PLACE}"),
+    "level-65536": (changed(BYTES, 65536, dtype="u4"), [], f"65536 {PLACE}.*--likelihood negative_binomial"),
     "level-2**40": (changed(BYTES, 2**40, dtype="u8"), [], f"1099511627776 {PLACE}"),
     "level-2**63": (changed(BYTES, 2**63, dtype="u8"), [], f"9223372036854775808 {PLACE}"),
-    # What a Bernoulli does not take, at its place in the split.
-    "half": (changed(BITS, 0.5), BERNOULLI, r"half.npy, \w+ data: Bernoulli needs x in \{0, 1\}; got 0.5 at datum"),
-    "two": (changed(BITS, 2.0), BERNOULLI, r"got 2 at datum .*--binarize dynamic"),
-    "minus": (changed(BITS, -1.0), BERNOULLI, r"got -1 at datum"),
-    "full": (changed(BITS, 255.0, dtype="f8"), BERNOULLI, r"got 255 at datum"),
-    "grey": (BYTES, BERNOULLI, r"Bernoulli needs x in \{0, 1\}; got 0\.\d+ at datum"),
-    "two-drawn": (changed(BITS, 2.0), [], r"--binarize dynamic needs intensities in \[0, 1\]; got 2.0 at datum 17"),
-    "minus-drawn": (changed(BITS, -1.0), [], r"got -1.0 at datum 17 .*scale the data"),
+    # What a Bernoulli does not take, at its row of the file.
+    "half": (changed(BITS, 0.5), BERNOULLI, r"half.npy: Bernoulli needs x in \{0, 1\}; got 0.5 at row 17"),
+    "two": (changed(BITS, 2.0), BERNOULLI, r"got 2 at row 17.*--binarize dynamic"),
+    "minus": (changed(BITS, -1.0), BERNOULLI, r"got -1 at row 17"),
+    "full": (changed(BITS, 255.0, dtype="f8"), BERNOULLI, r"got 255 at row 17"),
+    "grey": (BYTES, BERNOULLI, r"Bernoulli needs x in \{0, 1\}; got 0\.\d+ at row"),
+    "two-drawn": (changed(BITS, 2.0), [], r"--binarize dynamic needs intensities in \[0, 1\]; got 2 at row 17. Save x"),
+    "minus-drawn": (changed(BITS, -1.0), [], r"got -1 at row 17. Save \(x - x.min\(\)\) / "),
     # What other likelihoods do not take.
-    "unit": (changed(BITS, 1.5), ["--likelihood", "continuous_bernoulli"], r"needs x in \[0, 1\]; got 1.5 at datum"),
-    "count": (changed(BITS, 1.5), ["--likelihood", "poisson"], r"whole number, 0 or more; got 1.5"),
-    "minus-count": (changed(BITS, -3.0), ["--likelihood", "negative_binomial"], r"got -3 at datum"),
+    "unit": (changed(BITS, 1.5), ["--likelihood", "continuous_bernoulli"], r"needs x in \[0, 1\]; got 1.5 at row 17"),
+    "count": (changed(BITS, 1.5), ["--likelihood", "poisson"], f"1.5 {PLACE}; counts are whole .*--likelihood normal"),
+    "minus-count": (changed(BITS, -3.0), ["--likelihood", "negative_binomial"], f"-3.0 {PLACE}; counts are"),
     "no-level": (changed(BITS, 0.5), ["--likelihood", "categorical"], r"whole number from 0 to 255; got 0.5"),
     "no-level-either": (changed(BITS, 256.0), ["--likelihood", "discretized_logistic"], "from 0 to 255; got 256"),
     # Shapes.
@@ -66,7 +68,7 @@ TABLE = {
     "one": (BYTES[:1], [], r"1 data are too few to split \(train 0 / valid 0 / test 1\)"),
     "four": (BYTES[:4], [], r"4 data are too few to split"),
     # Types.
-    "complex": (BITS.astype(complex), [], "type complex128 is not supported; save bool, uint8 or floating-point"),
+    "complex": (BITS.astype(complex), [], "type complex128 is not supported; save bool, integers or floating-point"),
     "text": (BYTES.astype(str), [], "type <U3 is not supported"),
     "bytes": (BYTES.astype("S3"), [], r"type \|S3 is not supported"),
     "nothing": (np.zeros((30, 2), "V0"), [], r"type \|V0 is not supported"),
@@ -75,17 +77,19 @@ TABLE = {
     "records": (np.zeros((30, 2), [("a", "f4"), ("b", "u1")]), [], "is not supported; save bool"),
     "objects": (BYTES.astype(object), [], "Python objects need pickle, which can run code, and are never loaded"),
     # Archives.
-    "labels-few": ({"x": BYTES, "y": np.arange(29)}, [], "labels of x are int64 .29,.; expected integers, one for eac"),
-    "labels-nan": ({"x": BYTES, "y": np.full(30, np.nan)}, [], "labels of x are float64"),
-    "labels-bool": ({"x": BYTES, "y": np.zeros(30, bool)}, [], "labels of x are bool"),
-    "labels-text": ({"x": BYTES, "y": np.full(30, "a")}, [], "labels of x are <U1"),
-    "labels-one-hot": ({"x": BYTES, "y": np.eye(30, dtype=int)}, [], r"labels of x are int64 \(30, 30\)"),
-    "labels-minus": ({"x": BYTES, "y": np.arange(30) - 1}, [], r"label -1 of x at datum 0; labels are 0..C-1"),
-    "labels-many": ({"x": BYTES, "y": np.arange(30) * 1000}, [], r"label 1000 of x at datum 1"),
-    "labels-huge": ({"x": BYTES, "y": np.full(30, 2**64 - 1, "u8")}, [], r"label 18446744073709551615 of x"),
-    "labels-dates": ({"x": BYTES, "y": np.zeros(30, "M8[s]")}, [], r"labels of x are datetime64"),
-    "labels-some": ({"x_train": BYTES, "x_test": BYTES, "y_train": np.arange(30)}, [], "labels only for x_train"),
-    "no-images": ({"y": np.arange(30)}, [], "holds the arrays y; name the images x"),
+    "labels-few": ({"x": BYTES, "y": np.arange(29)}, LABELS, "labels of x are int64 .29,.; expected one for each of"),
+    "labels-nan": ({"x": BYTES, "y": np.full(30, np.nan)}, LABELS, "label of row 0 of x is missing. Leave such"),
+    "labels-blank": ({"x": BYTES, "y": np.array([*"ab" * 14, "", "b"])}, LABELS, "label of row 28 of x is missing"),
+    "labels-dates": ({"x": BYTES, "y": np.zeros(30, "M8[s]")}, LABELS, r"of type datetime64\[s\]; save strings"),
+    "labels-two": ({"x": BYTES, "y": np.ones((30, 2))}, LABELS, r"float64 \(30, 2\); expected one .* or one-hot rows"),
+    "labels-many": ({"x": MANY, "y": np.arange(1001)}, LABELS, r"1001 different values, and at most 1000 classes"),
+    "labels-some": ({"x_train": BYTES, "x_test": BYTES, "y_train": np.arange(30)}, LABELS, "labels only for x_train"),
+    "no-images": ({"y": np.arange(30)}, [], "holds the arrays y. Name the data x"),
+    "two-images": ({"x": BYTES, "data": BYTES}, [], "both x and data could be x. Name the data x"),
+    "sparse": ({"indices": BITS, "indptr": BITS, "shape": BITS, "data": BITS}, [], r"scipy.sparse.*\.toarray\(\)"),
+    "mask": ({"x": BYTES, "mask": BYTES > 9}, [], r"holds a mask of missing numbers: use .*missing"),
+    "channels-last": (BYTES[..., None], [], r"use --channels last, or save x.transpose\(0, 3, 1, 2\)"),
+    "level-17": (BYTES, ["--levels", "17"], r"--levels 17 means whole numbers 0 ... 16"),
     "channels": ({"x_train": BYTES, "x_test": BYTES[:, :1]}, [], "must have one type and one shape per datum"),
     "types": ({"x_train": BYTES, "x_test": BITS}, [], "must have one type and one shape per datum"),
     "no-test": ({"x_test": BYTES[:0], "x_train": BYTES}, [], r"array x_test is empty"),

@@ -7,7 +7,8 @@ import pyro_vae as pv
 
 
 def notes(folder, **sizes):
-    np.savez(folder / "own.npz", **{f"x_{name}": np.zeros((size, 3), bool) for name, size in sizes.items()})
+    draws = np.random.default_rng(0)
+    np.savez(folder / "own.npz", **{f"x_{name}": draws.random((size, 2, 2)) for name, size in sizes.items()})
     return pv.data.load(str(folder / "own.npz")).protocol["notes"]
 
 

@@ -21,9 +21,9 @@ MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.
 INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
     r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|loss_requirements)"
-    r"|pyro_vae\.report\.draw\.(report_figures|style)"
-    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files)"
-    r"|pyro_vae\.experiment\.train\.training_report"
+    r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
+    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data)"
+    r"|pyro_vae\.experiment\.train\.training_report|pyro_vae\.experiment\.score\..*"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
 PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown

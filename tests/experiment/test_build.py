@@ -20,6 +20,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.model.scaling import LogCounts
 from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 
 TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
@@ -248,9 +249,13 @@ def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     assert {split.recipe for split in (data.train, data.valid, data.test)} == {recipe}
     vae = build.vae(config, *data.form)
     # Sixteen is the highest of the 17 levels of digits: the encoder sees numbers up to 1, whatever it is given.
-    assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
+    # Counts have no highest one: it sees log(1 + x).
+    if likelihood in ("poisson", "negative_binomial"):
+        assert isinstance(vae.posterior.encoder.scale, LogCounts)
+    else:
+        assert vae.posterior.encoder.input_scale == (1 / 16 if likelihood in whole else 1.0)
     assert data.train.fixed().max() == (16 if likelihood in whole else 1)
-    assert build.shown_range(config, data) == (0, 16 if likelihood in whole else 1)
+    assert build.shown_range(config, data.form, data.protocol) == (0, 16 if likelihood in whole else 1)
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "categorical"])
@@ -338,8 +343,9 @@ def started(**settings):
     data = build.data(config)
     vae = build.vae(config, *data.form)
     with torch.no_grad():
-        vae.posterior.encoder.output_bias[3:] = -20.0
-        vae.posterior.encoder.head.weight[3:] = 0.0
+        encoder = getattr(vae.posterior.encoder, "network", vae.posterior.encoder)
+        encoder.output_bias[3:] = -20.0
+        encoder.head.weight[3:] = 0.0
         vae.likelihood.decoder.head.weight.zero_()
     build.start(config, vae, data)
     return vae, data
@@ -523,3 +529,45 @@ def test_a_members_defaults_are_those_of_the_settings():
     shared = [option for option in options if option.name in settings and option.default is not option.empty]
     assert len(shared) > 20
     assert [option for option in shared if option.default != settings[option.name]] == []
+
+
+# Missing numbers
+
+
+@pytest.mark.parametrize("settings", [{}, {"prior": "vamp", "num_components": 3}, {"network": "conv"}], ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_missing_reaches_program_encoders_and_pseudo_inputs(settings, layers):
+    vae = program(missing="nan", layers=layers, latent_dim2=2, **settings)
+    x = torch.zeros(4, *IMAGE)
+    x[:, :, 2:] = math.nan
+    assert vae.missing
+    if "prior" in settings:
+        assert vae.prior.pseudo_observed.shape == (3, *IMAGE)
+    vae.start_at(x, x)
+    assert pv.evaluation.iwae(vae, x, 5, seed=0).value.isfinite().all()
+    assert not program().missing
+
+
+def test_a_bottom_up_guide_masks_data_and_no_latents():
+    vae = program(missing="nan", layers=2, latent_dim2=2, guide="bottom_up", prior="vamp", num_components=3)
+    x = torch.full((4, *IMAGE), math.nan)
+    assert pv.evaluation.iwae(vae, x, 5, seed=0).value.isfinite().all()
+    assert vae.prior.pseudo_observed is None
+    assert isinstance(vae.posterior2.encoder, pv.networks.MLP)
+
+
+def test_levels_are_scaled_and_the_mask_is_not():
+    vae = build.vae(Config(likelihood="categorical", latent_dim=3, hidden=(4,), missing="nan"), IMAGE, 17)
+    encoder = vae.posterior.encoder
+    assert (encoder.input_scale, encoder.network.input_scale) == (1 / 16, 1.0)
+
+
+def test_a_likelihood_that_cannot_take_gaps_is_a_usage_error():
+    with pytest.raises(UsageError, match="ExponentialNorm"):
+        program(missing="nan", likelihood="exponential_norm")
+
+
+def test_an_old_config_takes_no_gaps():
+    values = Config().to_dict()
+    del values["missing"]
+    assert Config.from_dict(values).missing == "no"

@@ -21,12 +21,14 @@ NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
 FLOATS = [f.name for f in fields(Config) if f.type is float]
 MAY_BE_ZERO = {
     "reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data", "seed", "data_seed",
+    "levels", "image_size", "scale",
 }  # fmt: skip
 OTHER_THAN_DEFAULT = {
     bool: lambda value: not value,
     int: lambda value: value + 7,
     float: lambda value: 0.1 + 0.2,  # has no short decimal form
     tuple[int, ...]: lambda value: (3, 1, 2),
+    tuple[str, ...]: lambda value: ("b", "a"),
     str: lambda value: "inf",  # a name, not the infinite bound of that spelling
 }
 
@@ -43,7 +45,7 @@ def test_the_defaults_survive_json():
 def test_every_field_survives_json():
     plain = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in fields(Config) if not words_of(f)}
     words = {f.name: words_of(f)[words_of(f)[0] == f.default] for f in fields(Config) if words_of(f)}
-    config = Config(**{**plain, **words, "layers": 2})
+    config = Config(**{**plain, **words, "layers": 2, "reader": 1})
     assert all(getattr(config, f.name) != f.default for f in fields(Config))
     assert through_json(config) == config
 

@@ -12,14 +12,14 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from cases import needs_compiler
+from exact import binary_data, small_vae
 from pyro.distributions import constraints
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError, DivergenceError
 from pyro_vae.inference import ImportanceWeightedELBO, MeanFieldELBO, Trace_ELBO
-from tests.cases import needs_compiler
-from tests.exact import binary_data, small_vae
 
 D, X, LEVELS = 3, 6, 5
 WithMask, MLP = pv.networks.WithMask, pv.networks.MLP
@@ -280,10 +280,10 @@ def test_weights_on_the_loss_go_with_gaps():
 # A VampPrior
 
 
-def vamp(missing=True):
+def vamp(masks=True):
     torch.manual_seed(0)
     posterior = pv.posteriors.DiagonalNormal(WithMask(MLP((2 * X,), (2 * D,))), D)
-    prior = pv.priors.VampPrior(posterior, (X,), num_components=3, missing=missing)
+    prior = pv.priors.VampPrior(posterior, (X,), num_components=3, masks=masks)
     return pv.VAE(prior, posterior, member("Normal")[0], missing=True).double()
 
 
@@ -307,8 +307,8 @@ def test_pseudo_inputs_have_the_gaps_of_the_data_that_they_start_at():
 
 
 def test_a_vamp_prior_without_masks_says_what_it_lacks():
-    with pytest.raises(ValueError, match="missing=True"):
-        vamp(missing=False).prior.start_at(vamp().posterior, gaps(torch.randn(9, X)))
+    with pytest.raises(ValueError, match="masks=True"):
+        vamp(masks=False).prior.start_at(vamp().posterior, gaps(torch.randn(9, X)))
 
 
 def test_random_pseudo_inputs_lie_in_the_range_of_the_observed_numbers():
@@ -413,3 +413,11 @@ def test_a_copy_and_a_pickled_program_still_take_gaps():
     for other in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):  # noqa: S301
         found = [pv.evaluation.elbo(one, x, 4, seed=0).value for one in (vae, other)]
         assert torch.equal(*found)
+
+
+def test_members_of_programs_with_gaps_keep_their_contract():
+    torch.manual_seed(0)
+    vae, x = program(member("Bernoulli")[0]), gaps(binary_data(5))
+    pv.check_likelihood(vae.likelihood, torch.randn(5, D), x).raise_if_failed()
+    pv.check_posterior(vae.posterior, x).raise_if_failed()
+    pv.check_prior(vamp().prior).raise_if_failed()

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_vae.data import formats
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.errors import DataError, unknown
+from pyro_vae.errors import DataError, UsageError, unknown
 
 _X = ("x", "data", "images", "image", "imgs", "features", "samples", "inputs")
 _Y = ("y", "labels", "label", "targets", "target", "classes", "class")
@@ -43,17 +43,66 @@ def read_archive(path: Path, reading: Reading, map_above: int = formats.MAP_ABOV
         DataError: no such file, a damaged one, or one whose names do not say which array is x.
         UsageError: it has no array of the name that `label` or `group` gives.
     """
+    arrays = _opened(path, map_above)
+    given = {"y": reading.label, "group": reading.group}
+    for option, name in zip(("array for `label`", "array for `group`"), given.values(), strict=True):
+        if name and name not in arrays:
+            raise unknown(option, name, arrays)
+    by_kind = _sorted_out(path, arrays, {name: kind for kind, name in given.items() if name})
+    return _found(path, arrays, by_kind)
+
+
+def read_rows(path: Path, reading: Reading, array: str = "", map_above: int = formats.MAP_ABOVE) -> Found:
+    """Reads one array of a `.npy` or `.npz` file, with its labels, ids and mask: data that are not to be split.
+
+    Args:
+        path: of the file.
+        reading: `label` names an array, which may be missing here.
+        array: the name of the data; "" takes the only one that its name allows, as `read_archive` does.
+        map_above: as for `read_archive`.
+
+    Raises:
+        DataError: no such file, a damaged one, or one whose names do not say which array is x.
+        UsageError: it has no such array, or several that could be meant.
+    """
+    arrays = _opened(path, map_above)
+    if array and array not in arrays:
+        raise unknown("array", array, arrays)
+    split = _meaning(array)[1] if array else ""
+    by_kind = {"x": {"": array or _only_x(path, arrays)}}
+    if not array:
+        split = _meaning(by_kind["x"][""])[1]
+    for kind in ("y", "mask", "id"):
+        named = [name for name in arrays if _meaning(name) == (kind, split) and name != by_kind["x"][""]]
+        if kind == "y" and reading.label in arrays:
+            named = [reading.label]
+        by_kind[kind] = dict.fromkeys([""], named[0]) if named else {}
+    return _found(path, arrays, {**by_kind, "group": {}})
+
+
+def _only_x(path: Path, arrays: formats.Archive) -> str:
+    found = {name: _meaning(name)[1] for name in arrays if _meaning(name)[0] == "x"}
+    names = [name for name, split in found.items() if not split] or list(found)
+    others = [name for name in arrays if not _meaning(name)[0]]
+    names = names or (others if len(others) == 1 else [])
+    if len(names) > 1:
+        raise UsageError(f"{path}: holds {', '.join(names)}; say which, as in `array={names[-1]!r}`")
+    if not names:
+        raise _no_x(path, arrays)
+    return names[0]
+
+
+def _opened(path: Path, map_above: int) -> formats.Archive:
     arrays = formats.read_numpy(path, map_above)
     if set(arrays) >= _SPARSE - {"format"} or ({"row", "col", "data"} <= set(arrays)):
         raise DataError(
             f"{path}: holds a scipy.sparse matrix. Save it dense: "
             f"np.save('{path.stem}.npy', scipy.sparse.load_npz('{path.name}').toarray())."
         )
-    given = {"y": reading.label, "group": reading.group}
-    for option, name in zip(("array for `label`", "array for `group`"), given.values(), strict=True):
-        if name and name not in arrays:
-            raise unknown(option, name, arrays)
-    by_kind = _sorted_out(path, arrays, {name: kind for kind, name in given.items() if name})
+    return arrays
+
+
+def _found(path: Path, arrays: formats.Archive, by_kind: dict[str, dict[str, str]]) -> Found:
     used = [name for names in by_kind.values() for name in names.values()]
 
     def named(kind: str) -> dict[str, np.ndarray]:
@@ -68,7 +117,7 @@ def read_archive(path: Path, reading: Reading, map_above: int = formats.MAP_ABOV
         groups=named("group"),
         ids=named("id"),
         files={path.name: formats.digest(path)},
-        notes=tuple(_left_out(arrays, used)),
+        notes=(*_of_one_split(by_kind["x"]), *_left_out(arrays, used)),
     )
 
 
@@ -93,8 +142,13 @@ def _sorted_out(path: Path, arrays: formats.Archive, given: dict[str, str]) -> d
             held = ", ".join(by_kind["x"].values())
             raise DataError(f"{path}: holds {held} but no x_{missing[0]}; given splits need both ends. {_CURE}")
     elif "" not in by_kind["x"]:
-        by_kind = {kind: dict(zip([""], names.values(), strict=False)) for kind, names in by_kind.items()}
+        by_kind = {kind: _all_data(names, next(iter(by_kind["x"]))) for kind, names in by_kind.items()}
     return {kind: {split: n for split, n in names.items() if split in by_kind["x"]} for kind, names in by_kind.items()}
+
+
+def _all_data(names: dict[str, str], only: str) -> dict[str, str]:
+    """Takes the arrays of the only split that there is for those of all data."""
+    return next(({"": names[key]} for key in (only, "") if key in names), {})
 
 
 def _meaning(name: str) -> tuple[str, str]:
@@ -121,6 +175,13 @@ def _no_x(path: Path, arrays: formats.Archive) -> DataError:
         f" and arrays of Python objects, which are never loaded: {', '.join(arrays.objects)}" if arrays.objects else ""
     )
     return DataError(f"{path}: holds the arrays {held}{objects}. {_CURE}")
+
+
+def _of_one_split(x: dict[str, str]) -> list[str]:
+    name = x.get("", "")
+    if not _meaning(name)[1]:
+        return []
+    return [f"Of the splits the file holds {name} alone, which was cut into three."]
 
 
 def _left_out(arrays: formats.Archive, used: list[str]) -> list[str]:

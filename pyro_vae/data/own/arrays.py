@@ -8,15 +8,17 @@ What the numbers are is for `numbers` to say, and what the labels are for `label
 checks go through it in blocks, and its splits hold positions in place of a copy.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data import ARRAY_ENDINGS, TABLE_ENDINGS
+from pyro_vae.data import ARRAY_ENDINGS, PATHS, TABLE_ENDINGS
+from pyro_vae.data.own import first_version
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.numbers import numbers
-from pyro_vae.data.own.reading import Found, Reading
+from pyro_vae.data.own.reading import Found, Reading, without_effect
 from pyro_vae.data.sources import Part, Raw, Request, hold_out, seven_one_two
 from pyro_vae.errors import DataError
 
@@ -38,23 +40,34 @@ def user_file(request: Request) -> Raw:
         >>> made.parts[0].levels.shape, made.parts[0].cut
         ((50, 1, 28, 28), {'train': 35, 'valid': 5, 'test': 10})
     """
-    return raw(_found(Path(request.dataset), request), request.reading)
+    path = Path(request.dataset)
+    if request.reading.version < 2 and path.suffix in ARRAY_ENDINGS:
+        return first_version.user_file(request)
+    made = raw(_found(path, request), request.reading)
+    return replace(made, notes=(*without_effect(request.reading, _kind(path)), *made.notes))
+
+
+def _kind(path: Path) -> str:
+    kinds = {".npy": "an array", ".npz": "an archive"}
+    return "a folder of images" if path.is_dir() else kinds.get(path.suffix.lower(), "a table")
 
 
 def _found(path: Path, request: Request) -> Found:
-    if path.suffix in ARRAY_ENDINGS:
+    if path.suffix.lower() in ARRAY_ENDINGS:
         from pyro_vae.data.own.archives import read_archive
 
         return read_archive(path, request.reading, request.map_above)
-    if path.suffix in TABLE_ENDINGS:
-        from pyro_vae.data.own.tables import read_csv
+    if path.suffix.lower() in TABLE_ENDINGS:
+        from pyro_vae.data.tables.table_file import read_csv
 
         return read_csv(path, request.reading)
     if path.is_dir():
-        from pyro_vae.data.own.image_folder import read_folder
+        from pyro_vae.data.images.image_folder import read_folder
 
-        return read_folder(path, request.reading)
-    raise DataError(f"{path}: is of no known form")
+        return read_folder(path, request.reading, map_above=request.map_above)
+    from pyro_vae.data.own.conversions import other_format
+
+    raise DataError(other_format(path) or f"{path}: is of no form that is read: give {PATHS}.")
 
 
 def raw(found: Found, reading: Reading) -> Raw:
@@ -70,7 +83,7 @@ def raw(found: Found, reading: Reading) -> Raw:
         DataError: an array is no data set, or labels or masks are none of these data.
     """
     if found.mask and not reading.missing:
-        raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing='nan'`, or leave the mask out.")
+        raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing=True`, or leave the mask out.")
     placed, of_layout = laid_out(found, reading)
     masks = {key: placed[f"mask of {key}"] for key in found.mask}
     x = numbers(found.name, {key: placed[key] for key in found.x}, masks, reading)
@@ -102,7 +115,7 @@ def raw(found: Found, reading: Reading) -> Raw:
 def _classes(found: Found, reading: Reading) -> label_names.Classes:
     if found.classes:
         return label_names.Classes(found.y, found.classes, len(found.classes))
-    return label_names.classes(found.name, found.x, found.y, needed=reading.needs_labels, version=reading.version)
+    return label_names.classes(found.name, found.x, found.y, needed=reading.needs_labels)
 
 
 def _check_column(name: str, what: str, x: dict[str, np.ndarray], named: dict[str, np.ndarray]) -> None:

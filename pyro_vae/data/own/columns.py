@@ -46,13 +46,13 @@ def fitted(raw: Raw, train: np.ndarray) -> Columns:
         size = np.maximum(observed.sum(0), 1)
         mean = np.where(observed, rows, 0).sum(0) / size
         spread = np.sqrt(np.where(observed, (rows - mean) ** 2, 0).sum(0) / size)
-    constant = spread <= 1e-12 * np.abs(mean)
+    constant = spread <= np.maximum(1e-12 * np.abs(mean), np.finfo(np.float32).tiny)
     kept = np.flatnonzero(~constant)
     far = np.abs(mean) * 2.0**-24 > _LOST * spread
     origin = np.where(far, mean.astype(np.float32).astype(np.float64), 0.0)[kept]
     notes = [*_left_out(names, constant), *_moved(names, far & ~constant), *_common(names, rows, kept)]
     if constant.all() or not (constant.any() or origin.any()):
-        return Columns(raw, np.arange(len(names)), np.zeros(len(names)), tuple(notes) if not constant.all() else ())
+        return Columns(raw, np.arange(len(names)), np.zeros(len(names)), tuple(notes))
     parts = tuple(replace(part, levels=_changed(part, kept, origin)) for part in raw.parts)
     columns = tuple(raw.columns[i] for i in kept) if raw.columns else ()
     return Columns(replace(raw, parts=parts, columns=columns), kept, origin, tuple(notes))

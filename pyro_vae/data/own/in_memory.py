@@ -21,7 +21,7 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
     """
     if valid is not None and test is None:
         raise UsageError("`valid` goes with `test`: give both, or only `test`, or none")
-    options = dict(reading)
+    options = {option: value for option, value in reading.items() if value is not None}
     if hasattr(x, "columns"):
         return _of_frames(name, x, y, valid, test, options)
     given = {"x" if test is None else "x_train": (x, y)}
@@ -53,7 +53,7 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Options) -> tuple[Found, Options]:
     """Makes one `Found` of the frames of all splits, which have the same columns."""
-    from pyro_vae.data.own.frames import of_frame
+    from pyro_vae.data.tables.frames import of_frame
 
     if isinstance(y, str):
         options["label"], y = y, None

@@ -1,5 +1,6 @@
 """Labels of any plain type -> classes 0, 1, ... and their names, numbers in the order of numbers (2 before 10)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ class Classes(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def classes(name: str, x: Arrays, y: Arrays, *, needed: bool, version: int = 2) -> Classes:
+def classes(name: str, x: Arrays, y: Arrays, *, needed: bool) -> Classes:
     """Maps labels to classes.
 
     Strings, whole numbers, floats, booleans, columns (N, 1) and one-hot rows (N, C) are taken.
@@ -36,7 +37,6 @@ def classes(name: str, x: Arrays, y: Arrays, *, needed: bool, version: int = 2) 
         x: the data, by key.
         y: their labels, by the same keys; empty without labels.
         needed: whether labels are used; where not, labels that cannot be classes are left out, with a note.
-        version: 1 takes whole numbers for the classes themselves, as the first version of this package did.
 
     Raises:
         DataError: labels are needed and are none, with the place and the cure.
@@ -49,41 +49,29 @@ def classes(name: str, x: Arrays, y: Arrays, *, needed: bool, version: int = 2) 
     if not y:
         return Classes({})
     try:
-        return _classes(name, x, y, version)
+        return _classes(name, x, y)
     except DataError as error:
         if needed:
             raise
         return Classes({}, notes=(f"The labels were left out, since nothing needs them. ({error})",))
 
 
-def _classes(name: str, x: Arrays, y: Arrays, version: int) -> Classes:
+def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
     if y.keys() != x.keys():
         raise DataError(f"{name}: labels only for {', '.join(y)}; give them for every split, or for none.")
     plain = {key: _plain(name, key, labels, len(x[key])) for key, labels in y.items()}
-    found = np.unique(np.concatenate([labels.astype(str) if _mixed(plain) else labels for labels in plain.values()]))
-    if version < 2:
-        return _numbered(name, plain)
-    ordered = np.array(sorted(found.tolist(), key=_as_number))
+    are_words = any(labels.dtype.kind in "UT" for labels in plain.values())
+    values = {key: (labels.astype(str) if are_words else labels).tolist() for key, labels in plain.items()}
+    ordered = sorted(set().union(*values.values()), key=_as_number)
     if len(ordered) > _MOST_CLASSES:
         raise DataError(
             f"{name}: the labels have {len(ordered)} different values, and at most {_MOST_CLASSES} classes are taken. "
             "Are they measurements? Put them into x, or leave them out."
         )
-    numbers = {value: i for i, value in enumerate(ordered.tolist())}
-    codes = {
-        key: np.array([numbers[v] for v in labels.astype(ordered.dtype).tolist()], np.int64)
-        for key, labels in plain.items()
-    }
-    names = tuple(_named(value) for value in ordered.tolist())
+    numbers = {value: i for i, value in enumerate(ordered)}
+    codes = {key: np.array([numbers[value] for value in labels], np.int64) for key, labels in values.items()}
+    names = tuple(_named(value) for value in ordered)
     return Classes(codes, () if names == tuple(map(str, range(len(names)))) else names, len(names))
-
-
-def _numbered(name: str, y: Arrays) -> Classes:
-    """Whole numbers 0..C-1 as the classes that they name."""
-    for key, labels in y.items():
-        if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
-            raise DataError(f"{name}: the labels of {key} are no whole numbers below {_MOST_CLASSES}.")
-    return Classes(y, (), 1 + max(int(labels.max()) for labels in y.values()))
 
 
 def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
@@ -109,24 +97,50 @@ def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
             f"{name}: the label of row {empty.argmax()} of {key} is missing. Leave such rows out, or give them a class "
             "of their own."
         )
-    whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and np.abs(y).max() < 1 << 53
+    whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and float(np.abs(y).max()) < 1 << 53
     return y.astype(np.int64) if whole or y.dtype.kind in "bi" else y
+
+
+def by_name(name: str, key: str, y: np.ndarray, size: int, known: tuple[str, ...]) -> np.ndarray:
+    """Maps labels to classes that are known by their names.
+
+    Args:
+        name: of the file, for messages.
+        key: of the labels, for messages.
+        y: labels of any plain type.
+        size: the number of data.
+        known: the names of the classes 0, 1, ...
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        DataError: they are no labels, or one is none of these classes.
+
+    Example:
+        >>> by_name("new.npy", "x", np.array([2, 0]), 2, ("0", "1", "2")).tolist()
+        [2, 0]
+    """
+    numbers = {word: i for i, word in enumerate(known)}
+    named = [_named(value) for value in _plain(name, key, y, size).tolist()]
+    for row, value in enumerate(named):
+        if value not in numbers:
+            listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
+            raise DataError(f"{name}: the label {value!r} of row {row} is no class of the run, which knows {listed}.")
+    return np.array([numbers[value] for value in named], np.int64)
 
 
 def _is_one_hot(y: np.ndarray) -> bool:
     return bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all())
 
 
-def _mixed(y: Arrays) -> bool:
-    return len({labels.dtype.kind in "UT" for labels in y.values()}) > 1
-
-
 def _as_number(value: str | float) -> tuple[bool, float, str]:
     """A key that sorts numbers, also written out, by size and before all other words."""
     try:
-        return False, float(value), ""
+        number = float(value)
     except ValueError:
         return True, 0.0, str(value)
+    return (False, number, "") if math.isfinite(number) else (True, 0.0, str(value))  # a name may be "nan"
 
 
 def _named(value: str | float) -> str:

@@ -6,11 +6,12 @@
     other integers    0..65535                  levels alike, up to 65,536
     any               whole, 0 or more          counts, where the likelihood is one of counts; to 2^24
     other integers    any, in a table           reals, where the likelihood is a density of reals
-    floats            finite                    reals
+    floats            finite                    reals; levels where their number is given
 
 A number may be missing, NaN, where the reading says so; levels are then kept as floats.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
         name: of the file, for messages.
         x: by key, (N, *x_shape), of one type.
         masks: by key, True where a number was observed; where a key is there, the others are missing.
-        reading: `counts`, `reals`, `num_levels`, `missing` and `version` are read.
+        reading: `counts`, `reals`, `num_levels` and `missing` are read.
 
     Raises:
         DataError: a type is none of numbers; a number is missing, not finite, or outside what it must be; with its row.
@@ -56,8 +57,14 @@ def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
     dtype = next(iter(x.values())).dtype
     if dtype.kind not in "buif":
         raise DataError(f"{name}: type {dtype} is not supported; save bool, integers or floating-point numbers.")
-    found = _Checked(name, reading).numbers(x, dtype)
+    seen = {key: _hidden(array, masks.get(key)) for key, array in x.items()}
+    found = _Checked(name, reading).numbers(seen, dtype)
     return found._replace(x={key: _masked(array, masks.get(key)) for key, array in found.x.items()})
+
+
+def _hidden(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Puts 0 where a number is missing: whatever stands there says nothing of the others."""
+    return x if mask is None else np.where(mask, x, np.zeros((), x.dtype))
 
 
 def _masked(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -76,10 +83,10 @@ class _Checked:
         if self.reading.counts:
             return self._counts(x, dtype)
         if dtype.kind == "f":
-            return self._reals(x)
+            return self._whole_floats(x) if self.reading.num_levels else self._reals(x)
         if dtype.kind == "b":
             bits = {key: array.view(np.uint8) for key, array in x.items()}
-            self._within(bits, 1, "a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
+            self._within(bits, 1, "; a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
             return Numbers(bits, 2)
         if self.reading.reals and self._are_measured(x, dtype) and not _are_bits(x):
             return self._reals({key: array.astype(np.float64) for key, array in x.items()})
@@ -87,19 +94,17 @@ class _Checked:
 
     def _are_measured(self, x: Arrays, dtype: np.dtype) -> bool:
         """Integers that are no levels of grey: those of a table, and where some are below 0."""
-        if self.reading.num_levels or self.reading.version < 2 or dtype == np.uint8:
+        if self.reading.num_levels or dtype == np.uint8:
             return False
         return next(iter(x.values())).ndim == 2 or min(array.min() for array in x.values()) < 0
 
     def _reals(self, x: Arrays) -> Numbers:
         missing = self.reading.missing
-        cure = "which is not a finite float32. " + (
-            "Remove or replace such values." if missing else "Remove or replace such values, or use `missing='nan'`."
-        )
+        more = "" if missing else "; where NaN stands for a missing number, use `missing=True`"
+        cure = f", which is not a finite float32. Remove or replace such values{more}."
         self._refuse(x, lambda rows: ~(_finite(rows) | (np.isnan(rows) & missing)), cure)
         if _are_bits(x):
-            whole = all(np.isfinite(rows).all() for array in x.values() for _, rows in formats.blocks(array))
-            stored = np.uint8 if whole else np.float32
+            stored = np.float32 if missing else np.uint8
             return Numbers({key: _as(array, stored) for key, array in x.items()}, 2)
         # The digits of a float64 table are needed until its columns have been looked at.
         kept = {
@@ -109,28 +114,45 @@ class _Checked:
         return Numbers(kept, None, tuple(_advice(x)))
 
     def _counts(self, x: Arrays, dtype: np.dtype) -> Numbers:
-        advice = "counts are whole numbers, 0 or more. For measurements that are not counts, use `likelihood='normal'`."
+        advice = (
+            "; counts are whole numbers, 0 or more. For measurements that are not counts, use `likelihood='normal'`."
+        )
         missing = self.reading.missing
         if dtype.kind == "f":
-            self._refuse(x, lambda rows: np.isnan(rows) & (not missing), "which is not a count: " + advice)
+            gaps = " (where NaN stands for a missing one, use `missing=True`)"
+            self._refuse(x, lambda rows: np.isnan(rows) & (not missing), ", which is not a count" + gaps + advice)
             self._refuse(x, lambda rows: (rows < 0) | (np.floor(rows) != rows) & ~np.isnan(rows), advice)
         else:
             self._refuse(x, lambda rows: rows < 0, advice)
-        limit = f"float32, in which x is computed, holds every count up to {MOST_COUNTED:,}. Count in larger units."
+        limit = f"; float32, in which x is computed, holds every count up to {MOST_COUNTED:,}. Count in larger units."
         self._refuse(x, lambda rows: rows > MOST_COUNTED, limit)
         if dtype.kind == "f":
             return Numbers({key: _as(array, np.float32) for key, array in x.items()}, None)
         small = max(int(array.max()) for array in x.values()) < _BYTE
         return Numbers({key: _as(array, np.uint8 if small else np.int32) for key, array in x.items()}, None)
 
+    def _whole_floats(self, x: Arrays) -> Numbers:
+        most, missing = self.reading.num_levels - 1, self.reading.missing
+
+        def wrong(rows: np.ndarray) -> np.ndarray:
+            return ~((rows >= 0) & (rows <= most) & (np.floor(rows) == rows) | (np.isnan(rows) & missing))
+
+        self._refuse(x, wrong, self._cure_of_levels())
+        stored = np.float32 if missing else np.uint8 if most < _BYTE else np.int32
+        return Numbers({key: _as(array, stored) for key, array in x.items()}, most + 1)
+
+    def _cure_of_levels(self) -> str:
+        given = self.reading.num_levels
+        return f"; `num_levels={given}` means whole numbers 0 ... {given - 1}. Give more, or leave `num_levels` out."
+
     def _levels(self, x: Arrays, dtype: np.dtype) -> Numbers:
         cure = (
-            "integers are read as levels 0, 1, ... Where they are counts, use a likelihood of counts "
+            "; integers are read as levels 0, 1, ... Where they are counts, use a likelihood of counts "
             "(`likelihood='negative_binomial'`); where they are measured, save them as floats."
         )
-        given = self.reading.num_levels if self.reading.version > 1 else _BYTE
+        given = self.reading.num_levels
         if given:
-            cure = f"`num_levels={given}` means whole numbers 0 ... {given - 1}. Give more, or leave `num_levels` out."
+            cure = self._cure_of_levels()
         self._within(x, (given or _MOST_LEVELS) - 1, cure)
         largest = max(int(array.max()) for array in x.values())
         if largest <= 1 and not self.reading.num_levels:
@@ -146,7 +168,7 @@ class _Checked:
         for key, array in x.items():
             for first, rows in formats.blocks(array):
                 if (at := wrong(rows)).any():
-                    raise DataError(f"{self.name}: array {key} has {_place(rows, at, first)}; {cure}")
+                    raise DataError(f"{self.name}: array {key} has {_place(rows, at, first)}{cure}")
 
 
 def _found_levels(dtype: np.dtype, largest: int) -> tuple[int, tuple[str, ...]]:
@@ -187,5 +209,6 @@ def _advice(x: Arrays) -> list[str]:
         return []
     low, high = min(np.nanmin(a) for a in x.values()), max(np.nanmax(a) for a in x.values())
     if low >= 0 and 2 < high <= 255:
-        return [f"The floats run from {low:g} to {high:g}: to read them as intensities in [0, 1], save x / {high:g}."]
+        scale = 255 if high >= _FAR_OFF else math.ceil(high)
+        return [f"The floats run from {low:g} to {high:g}: to read them as intensities in [0, 1], save x / {scale}."]
     return []

@@ -4,7 +4,7 @@ Reading     how the file is to be read: which column is the label, where the cha
 Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Reading:
         reals: whole numbers of a table are measurements, not levels.
         missing: NaN is a missing number, and no error.
         needs_labels: labels that cannot be classes are an error; else they are left out, with a note.
-        version: 2; 1 reads a file as the first version of this package did, for runs of that time.
+        version: 2; 1 reads a `.npy` or `.npz` file as the first version of this package did, for runs of that time.
     """
 
     label: str = ""
@@ -45,6 +45,29 @@ class Reading:
     missing: bool = False
     needs_labels: bool = False
     version: int = 2
+
+
+_OF_KIND = {
+    "an array": ("channels", "num_levels"),
+    "an archive": ("label", "group", "channels", "num_levels"),
+    "a table": ("label", "id", "group", "columns", "num_levels"),
+    "a folder of images": ("image_size", "colour", "num_levels"),
+    "a data set that has a name": (),
+}
+
+
+def without_effect(reading: Reading, kind: str) -> list[str]:
+    """Names, in sentences, what was said of a file and means nothing for its kind.
+
+    Example:
+        >>> without_effect(Reading(image_size=32), "a table")
+        ['`image_size=32` has no effect on a table.']
+    """
+    known = {option for options in _OF_KIND.values() for option in options} - set(_OF_KIND[kind])
+    said = {field.name: getattr(reading, field.name) for field in fields(Reading) if field.name in known}
+    default = Reading()
+    changed = {name: value for name, value in said.items() if value != getattr(default, name)}
+    return [f"`{name}={value!r}` has no effect on {kind}." for name, value in changed.items()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae.errors import not_finite
 from pyro_vae.evaluation import Estimate
 from pyro_vae.experiment import presets
@@ -18,6 +20,7 @@ def headline(
     estimates: Mapping[str, Estimate],
     classes: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
+    observed: Tensor | None = None,
 ) -> dict[str, Any]:
     """Makes what report.json says of these estimates of a run, with the verdict on its preset where it has one.
 
@@ -26,6 +29,7 @@ def headline(
         estimates: the estimates on the test data, by name.
         classes: how a conditional program classifies these data, see `Classification.summary`.
         precision: what networks in bfloat16 change, see `evaluation.precision`.
+        observed: (N,), how many numbers of each test datum were observed; None where none is missing.
     """
     epoch, likelihood = trained.best_epoch, trained.vae.likelihood
     valid_elbo = trained.run.history.records()[epoch - 1]["valid_elbo"]
@@ -35,6 +39,7 @@ def headline(
         {"epochs": trained.epochs, "best_epoch": epoch, "valid_elbo": valid_elbo},
         trained.config.scientific(),
         discrete=likelihood.support.is_discrete,
+        observed=observed,
         more={"likelihood": likelihood.scales(), "classification": classes, "precision": precision},
     )
     if trained.data.about:
@@ -50,6 +55,7 @@ def numbers(
     config: Mapping[str, Any],
     *,
     discrete: bool = False,
+    observed: Tensor | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes what report.json says of some estimates, which have no loss weights in them.
@@ -60,6 +66,7 @@ def numbers(
         training: how long it took, in epochs.
         config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
         discrete: whether p(x|z) gives masses and not densities, so that log p(x) has a meaning in bits.
+        observed: (N,), how many numbers of each test datum were observed; None where none is missing.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
             "classification" and "precision".
 
@@ -74,7 +81,7 @@ def numbers(
     if "rmse" in estimates:
         parts["autoencoder"] = {"numbers_in": math.prod(protocol["shape"]), "numbers_in_code": config["latent_dim"]}
     return {
-        "test": _on_test_data(estimates, protocol, discrete=discrete),
+        "test": _on_test_data(estimates, protocol, observed, discrete=discrete),
         **parts,
         "objective": _objective(estimates, config),
         "training": dict(training),
@@ -104,20 +111,31 @@ def finite(
     return estimates
 
 
-def _on_test_data(estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], *, discrete: bool) -> dict[str, Any]:
+def _on_test_data(
+    estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], observed: Tensor | None, *, discrete: bool
+) -> dict[str, Any]:
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
+    size = math.prod(protocol["shape"]) if observed is None else observed.double().mean().item()
     if "log_likelihood" in estimates and protocol["dequantized"] is not None:
         # With the Jacobian log p(x) of dequantised x bounds log p of the level from below.
-        nats = estimates["log_likelihood"].to_dict()
-        nats["mean"] += protocol["dequantized"]["log_jacobian"]
-        test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, protocol)}
+        nats = _of_levels(estimates["log_likelihood"], protocol["dequantized"], observed)
+        test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, size)}
     elif "log_likelihood" in estimates and discrete:
-        test["bits_per_dim"] = _in_bits(test["log_likelihood"], protocol)
+        test["bits_per_dim"] = _in_bits(test["log_likelihood"], size)
     return test
 
 
-def _in_bits(nats: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    factor = 1 / (math.prod(protocol["shape"]) * math.log(2))
+def _of_levels(estimate: Estimate, noise: Mapping[str, Any], observed: Tensor | None) -> dict[str, Any]:
+    """Adds the Jacobian, which is that of the observed numbers, another one for each datum."""
+    if observed is not None:
+        return replace(estimate, value=estimate.value - observed * math.log(noise["num_levels"])).to_dict()
+    nats = estimate.to_dict()
+    return {**nats, "mean": nats["mean"] + noise["log_jacobian"]}
+
+
+def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
+    """Converts nats a datum to bits for each of its numbers, of which it has `size`, or observed ones on average."""
+    factor = 1 / (size * math.log(2))
     errors = {name: nats[name] and nats[name] * factor for name in ("standard_error", "monte_carlo_error")}
     counts = {name: nats[name] for name in ("num_samples", "num_data")}
     return {"mean": -nats["mean"] * factor, **errors, **counts, "unit": "bits/dim"}

@@ -160,10 +160,18 @@ def _headline(look: Look) -> dict[str, Estimate]:
         else:
             found = {**look.terms._asdict(), "log_likelihood": look.log_likelihood}
             estimates = headline.finite(found, cause, look.test.place)
-    look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look))
+    look.report |= headline.headline(look.trained, estimates, _classes(look), _rounding(look), _observed(look))
     if not look.is_autoencoder:
         look.unless_refused("baselines", partial(_baselines, look))
     return estimates
+
+
+def _observed(look: Look) -> Tensor | None:
+    """Counts the numbers of each test datum that were observed, (N,); None where none may be missing."""
+    if look.trained.config.missing == "no":
+        return None
+    pieces = look.test.pieces(torch.arange(len(look.test)).split(_AT_ONCE))
+    return torch.cat([(~x.isnan()).flatten(1).sum(1) for x, _ in pieces]).cpu()
 
 
 def _baselines(look: Look) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
@@ -33,7 +33,7 @@ def write(path: Path, content: bytes) -> None:
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}*{_TEMPORARY}"):
         system.remove_left(left, in_doubt=False)
-    with _storage_errors(path), _partial(path) as partial:
+    with storage_errors(path), _partial(path) as partial:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
@@ -42,9 +42,30 @@ def write(path: Path, content: bytes) -> None:
         system.flush_folder(path.parent)
 
 
+@contextmanager
+def streamed(path: Path) -> Iterator[IO[bytes]]:
+    """Gives a file to write piece by piece, which takes its place at the end; where the block fails, there is none.
+
+    Args:
+        path: the path of the file.
+
+    Raises:
+        StorageError: as for `write`.
+    """
+    for left in path.parent.glob(f"{glob.escape(path.name)}*{_TEMPORARY}"):
+        system.remove_left(left, in_doubt=False)
+    with storage_errors(path), _partial(path) as partial:
+        with partial.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        system.flush_folder(path.parent)
+
+
 def append(path: Path, line: str) -> None:
     """Adds one line and flushes it to the disk. A crash can leave a torn last line, which readers drop."""
-    with _storage_errors(path), path.open("ab") as file:
+    with storage_errors(path), path.open("ab") as file:
         file.write(f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
@@ -52,7 +73,7 @@ def append(path: Path, line: str) -> None:
 
 def remove(path: Path) -> None:
     """Removes a file if it is there."""
-    with _storage_errors(path):
+    with storage_errors(path):
         path.unlink(missing_ok=True)
 
 
@@ -62,7 +83,7 @@ def check_file(path: Path) -> None:
     Raises:
         StorageError: its folder is not there or cannot be written to, or the path is that of a folder.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with _partial(path) as partial:
@@ -82,14 +103,14 @@ def check_folder(path: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents."""
-    with _storage_errors(path):
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def claim_folder(path: Path) -> bool:
     """Creates a folder, and its parents. Returns False where it is there already, and so may be another's."""
     make_folder(path.parent)
-    with _storage_errors(path):
+    with storage_errors(path):
         try:
             path.mkdir()
         except FileExistsError:
@@ -115,7 +136,7 @@ class Lock(NamedTuple):
 
     def sign(self, holder: str) -> None:
         """Writes into the file who holds it."""
-        with _storage_errors(self.path):
+        with storage_errors(self.path):
             os.ftruncate(self.descriptor, 0)
             os.lseek(self.descriptor, 0, os.SEEK_SET)
             os.write(self.descriptor, f"{holder}\n".encode())
@@ -134,7 +155,7 @@ def locked(path: Path, refusal: Callable[[str], str], *, remove: bool = False) -
         UsageError: another process holds it.
         StorageError: it cannot be made.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         descriptor = _held(path, refusal)
     try:
         yield Lock(path, descriptor)
@@ -196,7 +217,8 @@ def _held(path: Path, refusal: Callable[[str], str]) -> int:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns an error of the operating system, of writing to a path, into a StorageError."""
     try:
         yield
     except OSError as error:

@@ -16,7 +16,7 @@ from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run import checkpoint
+from pyro_vae.experiment.run import checkpoint, raw_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.model.autoencoder import Autoencoder
 
@@ -36,7 +36,10 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
         newest = checkpoint.read(path.with_suffix(".json"))
     if newest is None:
         raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
-    return rebuilt(newest, **overrides)
+    program = rebuilt(newest, **overrides)
+    run = next((p for p in (path, *path.parents[:2]) if (p / "run.json").exists()), path)
+    program.intake = raw_data.intake_of_run(run, newest.config, newest.form)
+    return program
 
 
 def warn(complaints: Iterable[str]) -> None:

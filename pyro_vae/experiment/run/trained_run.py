@@ -1,15 +1,16 @@
 """A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.command_lines import command_line, script
-from pyro_vae.data import Splits
-from pyro_vae.errors import CheckpointError, UsageError
+from pyro_vae.data import Form, Splits
+from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run import checkpoint, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
@@ -25,16 +26,54 @@ class TrainedRun:
     Attributes:
         run: the folder: `run.path`, `run.config`, `run.history`, `run.status`.
         vae: the program at its best epoch.
-        data: the three splits that it was trained, selected and tested on.
+        splits: the three splits that it was trained, selected and tested on; None reads them when they are asked for.
         best_epoch: the number of that epoch, from 1.
         epochs: how many epochs were trained.
+        saved_form: what its checkpoint knows of the data.
     """
 
     run: Run
     vae: Autoencoder
-    data: Splits
+    splits: Splits | None
     best_epoch: int
     epochs: int
+    saved_form: Form | None = None
+
+    @cached_property
+    def data(self) -> Splits:
+        """The three splits.
+
+        Raises:
+            CheckpointError: the run was trained on other data.
+            DataError: they are not there.
+        """
+        if self.splits is not None:
+            return self.splits
+        data = build.data(self.config)
+        check_same_data(self.run, data.protocol)
+        return data
+
+    @property
+    def form(self) -> Form:
+        """What must be known of the data."""
+        return self.saved_form or self.data.form
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol of the data, as run.json has it, or else of the data themselves."""
+        written = self.run.status.read().get("protocol")
+        return written if isinstance(written, dict) else self.data.protocol
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, which are their numbers where they have no other."""
+        return tuple(self.protocol.get("classes") or map(str, range(self.form.num_classes)))
+
+    @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """The classes that the training data have, in order."""
+        untrained = self.protocol.get("untrained", [])
+        return tuple(c for c in range(self.form.num_classes) if c not in untrained)
 
     @property
     def config(self) -> Config:
@@ -65,13 +104,16 @@ class TrainedRun:
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
 
-def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **members: Any) -> TrainedRun:
+def open_run(
+    path: str | Path, *, device: str = "cpu", data_dir: str = "", read: bool = True, **members: Any
+) -> TrainedRun:
     """Opens a run folder.
 
     Args:
         path: the path of the folder.
         device: where it is evaluated; where it was trained does not count, and may not exist here.
         data_dir: where the data are now, if they moved.
+        read: whether to read the data now, and not when something asks for them.
         members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`.
 
     Raises:
@@ -92,10 +134,12 @@ def open_run(path: str | Path, *, device: str = "cpu", data_dir: str = "", **mem
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
     vae = rebuilt_program.rebuilt(newest, device=device, **members)
-    data = build.data(run.config)
-    check_same_data(run, data.protocol)
+    vae.intake = raw_data.intake_of_run(path, run.config, newest.form)
     run.history.first_lines(newest.progress.epoch, newest.history)
-    return TrainedRun(run, vae, data, newest.progress.best_epoch, newest.progress.epoch)
+    trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
+    if read:
+        _ = trained.data
+    return trained
 
 
 def newest_checkpoint(path: Path) -> Checkpoint:
@@ -117,8 +161,9 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if not data_dir:
-        return config
     if config.dataset in build.DATASETS:
-        return replace(config, data_dir=data_dir)
-    return replace(config, dataset=str(Path(data_dir) / Path(config.dataset).name))
+        return replace(config, data_dir=data_dir or config.data_dir)
+    path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
+    return replace(config, dataset=str(path))

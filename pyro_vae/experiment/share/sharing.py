@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from pyro_vae.command_lines import command_line, script
+from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.provenance import surroundings
@@ -44,7 +45,7 @@ PICTURES = tuple(model_card.PICTURES)
 FILES = (TENSORS, CONFIG, CARD, *PICTURES)
 _LARGEST_PICTURE = 1 << 24  # bytes
 _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}
-_NEWER_KEYS = {"scaling"}  # that a share of an older version lacks
+_NEWER_KEYS = {"scaling", "intake"}  # that a share of an older version lacks
 
 
 def load(source: str | Path, **overrides: Any) -> Autoencoder:
@@ -75,9 +76,9 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     """
     on_hub = str(source).startswith(hub.SCHEME)
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
-    if not on_hub and not _is_shared(folder):
+    if not on_hub and not is_shared(folder):
         return rebuilt_program.load(folder, **overrides)
-    shared, members = _read(folder)
+    shared, members, intake = _read(folder)
     try:
         program = rebuilt_program.rebuilt(shared, **overrides)
     except (CheckpointError, UsageError) as error:
@@ -89,6 +90,7 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
             f"{folder} holds a program of {_listed(members)}, not of {_listed(here)}: pass the members that differ, as "
             "in pv.load(folder, prior=MyPrior(20))"
         )
+    program.intake = intake
     return program
 
 
@@ -127,7 +129,8 @@ def share(
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
-    described = manifest_file.sealed(_body(trained, program, content))
+    intake = raw_data.intake_of_run(run, trained.config, trained.form)
+    described = manifest_file.sealed(_body(trained, program, content, intake))
     shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
     contents = {CONFIG: described, TENSORS: content, **shown}
     with _of_run(run):
@@ -143,12 +146,22 @@ def share(
     return folder
 
 
-def _is_shared(path: Path) -> bool:
+def is_shared(path: Path) -> bool:
+    """Returns whether this is a folder that `share` wrote, and no run."""
     is_run = (path / "checkpoints").exists() or (path / "run.json").exists()
     return not is_run and ((path / CONFIG).exists() or (path / TENSORS).exists())
 
 
-def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
+def open_shared(folder: Path, **overrides: Any) -> tuple[Checkpoint, Autoencoder]:
+    """Opens a folder that `share` wrote: what it says of the run, and the program.
+
+    Raises:
+        CheckpointError, UsageError: as for `load`.
+    """
+    return _read(folder)[0], load(folder, **overrides)
+
+
+def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], Intake]:
     path = folder / CONFIG
     body = manifest_file.read(path)
     with manifest_file.well_formed(path):
@@ -157,16 +170,19 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
         tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
         checkpoint.check_types(list(tensors.values()))
         shared = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
-        return shared, {str(name): str(class_name) for name, class_name in body["members"].items()}
+        told = body.get("intake")
+        intake = Intake.of_dict(told) if told else raw_data.of_settings(shared.config, shared.form)
+        return shared, {str(name): str(class_name) for name, class_name in body["members"].items()}, intake
 
 
-def _body(trained: Checkpoint, program: Program, content: bytes) -> dict[str, Any]:
+def _body(trained: Checkpoint, program: Program, content: bytes, intake: Intake) -> dict[str, Any]:
     return {
         "schema": manifest_file.SCHEMA,
         "library_name": "pyro-vae",
         "tensors": {"file": TENSORS, "sha256": files.sha256(content), "bytes": len(content)},
         "config": _portable(trained.config).to_dict(),
         **trained.form._asdict(),
+        "intake": intake.to_dict(),
         "members": _members(program),
         "versions": surroundings("cpu")["versions"],
     }

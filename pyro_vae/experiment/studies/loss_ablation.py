@@ -170,7 +170,7 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
     files.write(folder / "ablation.txt", (text + "\n").encode())
     files.write(folder / "ablation.json", files.to_json(numbers))
     files.write(folder / "ablation.csv", to_csv(ablation_rows(numbers)).encode())
-    key = Key(*build.shown_range(both.config, both.data), both.data.classes)
+    key = Key(*build.shown_range(both.config, both.data.form, both.data.protocol), both.data.classes)
     files.write(folder / "ablation.png", ablation_picture(views, key))
     return text
 

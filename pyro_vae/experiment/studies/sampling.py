@@ -73,7 +73,8 @@ class Chosen(Source):
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         kinds = wanted.paths or _kinds(trained)
         label = None if wanted.y is None else _class(trained, "y", wanted.y)
-        super().__init__(trained, trained.reader("test", 0), label=label, paths=kinds, num_draws=DRAWS)
+        test: Any = trained.reader("test", 0) if needs_data(wanted) else None  # which nothing looks at then
+        super().__init__(trained, test, label=label, paths=kinds, num_draws=DRAWS)
         self.wanted = wanted
 
     @property
@@ -131,11 +132,12 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     _check(trained, wanted)
     source = Chosen(trained, wanted)
     names = _names(source)
-    _ = source.ends
+    if source.test is not None:
+        _ = source.ends
     files.make_folder(folder)
     if not source.shows:
         drawn = "the pictures of columns and" if source.has_columns else "the picture of"
-        yield f"data of shape {trained.data.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
+        yield f"data of shape {trained.form.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
     for name in names:
         view = PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
@@ -143,6 +145,11 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
         if source.shows or name in ("latent_cloud", "columns"):
             files.write(folder / f"{name}.png", source.draw(name, view))
         yield f"{name}: {sentence}"
+
+
+def needs_data(wanted: Wanted) -> bool:
+    """Returns whether something is wanted that shows data, and not only draws."""
+    return not set(wanted.only or ABOUT) <= set(_OF_DRAWS)
 
 
 def to_npz(arrays: dict[str, Any]) -> bytes:
@@ -159,7 +166,7 @@ About = tuple[dict[str, Any], str]
 
 
 def _samples(view: image_views.Samples, source: Chosen) -> About:
-    classes = None if view.labels is None else _names_of_classes(source.trained.data.protocol)
+    classes = None if view.labels is None else _names_of_classes(source.trained.protocol)
     return {
         "classes": classes
     }, f"{len(view.z)} data{_of_classes(view, source)} from the prior: means of p(x|z), and draws"
@@ -170,7 +177,7 @@ def _of_classes(view: image_views.Samples, source: Chosen) -> str:
         return ""
     if source.label is not None:
         return f" of class {_called(source, source.label)}"
-    number, every = len(view.labels.unique()), source.trained.data.num_classes
+    number, every = len(view.labels.unique()), source.trained.form.num_classes
     return f" of {number} classes" if number == every else f" of {number} of {every} classes"
 
 
@@ -179,7 +186,7 @@ def _names_of_classes(protocol: dict[str, Any]) -> np.ndarray | None:
 
 
 def _called(source: Chosen, label: int) -> str:
-    names = source.trained.data.classes
+    names = source.trained.classes
     return names[label] if names else str(label)
 
 
@@ -229,6 +236,7 @@ ABOUT: dict[str, Callable[[Any, Chosen], About]] = {
 }
 
 
+_OF_DRAWS = ("samples", "latent_grid")  # the others show data
 _OF_TWO_LAYERS = ("samples", "reconstructions", "columns", "interpolation")  # the others are about the z of one
 
 
@@ -269,14 +277,14 @@ def _check_class(trained: TrainedRun, y: int | str | None) -> None:
         return
     if not trained.config.conditional:
         raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
-    number, data = _class(trained, "y", y), trained.data
-    if number not in data.trained_classes:
+    number = _class(trained, "y", y)
+    if number not in trained.trained_classes:
         raise UsageError(f"`y={y}`: no training datum has this label, so that there is nothing to sample from")
 
 
 def _class(trained: TrainedRun, argument: str, label: int | str) -> int:
     """Returns the number of a class that is given by its number, or as a string by its name."""
-    size, names = trained.data.num_classes, trained.data.classes
+    size, names = trained.form.num_classes, trained.classes
     numbers = tuple(map(str, range(size)))
     names = names or numbers
     if isinstance(label, int) and 0 <= label < size:
@@ -289,7 +297,7 @@ def _class(trained: TrainedRun, argument: str, label: int | str) -> int:
 
 def _kinds(trained: TrainedRun) -> tuple[str, ...]:
     """The kinds of path that this prior allows."""
-    y = torch.eye(trained.data.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
+    y = torch.eye(trained.form.num_classes, device=trained.config.device)[:1] if trained.config.conditional else None
     with torch.no_grad():
         flow = paths.base_maps(trained.vae.prior_of_codes(y)) is not None
     return paths.PATHS if flow else paths.PATHS[:-1]

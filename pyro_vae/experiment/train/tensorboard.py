@@ -80,7 +80,7 @@ class Board(Log):
         self.writer, self.config, self.vae, self.reached = writer, config, session.vae, session.progress.epoch
         self.valid = DataReader(config, data.valid, data.num_classes, _CODES).whole()
         self.num_classes = data.num_classes if config.conditional else 0
-        self.key = Key(*build.shown_range(config, data), data.classes)
+        self.key = Key(*build.shown_range(config, data.form, data.protocol), data.classes)
         self.trained_classes = data.trained_classes
         self.images = can_show(data.x_shape)
 

@@ -165,9 +165,9 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     for complaint in session.complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
-    print(f"{data.protocol['name']}: {data.about}")
-    print(f"{len(data.train):,} of them to train on; run folder {run.path}{again}", flush=True)
-    print(_batches(run.config, len(data.train)), end="", flush=True)
+    about = f"{data.protocol['name']}: {data.about}\n{len(data.train):,} of them to train on"
+    told = f"{about}; run folder {run.path}{again}"
+    print(told + _batches(run.config, len(data.train)), flush=True)  # at once: a reader may leave after a line
     return session
 
 
@@ -176,7 +176,7 @@ def _batches(config: Config, num_train: int) -> str:
     wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
     if size == wanted:
         return ""
-    return f"batches of {size} data, and not of {wanted}, so that an epoch has {-(-num_train // size)} steps\n"
+    return f"\nbatches of {size} data, and not of {wanted}, so that an epoch has {-(-num_train // size)} steps"
 
 
 def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:

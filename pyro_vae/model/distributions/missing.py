@@ -75,15 +75,26 @@ class MaskedLowRankNormal(LowRankNormal):
         Returns:
             x with the missing numbers drawn, (*batch_shape, *event_shape).
         """
+        c, root = self._common(value)
+        c = c + torch.linalg.solve_triangular(root.mT, torch.randn_like(c), upper=True)
+        own = self.cov_diag.double().sqrt() * torch.randn_like(self.loc, dtype=torch.float64)
+        return self._joined(value, c, own)
+
+    def expected(self, value: Tensor) -> Tensor:
+        """Returns x with the mean of each missing number given the observed ones; arguments as for `completed`."""
+        return self._joined(value, self._common(value)[0], torch.zeros_like(self.loc))
+
+    def _common(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        # The mean of c given what was observed, and the Cholesky factor of M.
         error, factor, variance = (part.double() for part in self._counted(value))
         scale = variance.sqrt()
         V = factor / scale.unsqueeze(-1)
         root = torch.linalg.cholesky(V.mT @ V + torch.eye(V.shape[-1], dtype=V.dtype, device=V.device))
-        c = torch.cholesky_solve(V.mT @ (error / scale).unsqueeze(-1), root)
-        c = c + torch.linalg.solve_triangular(root.mT, torch.randn_like(c), upper=True)
-        drawn = self.loc + (self.cov_factor.double() @ c).squeeze(-1)
-        drawn = drawn + self.cov_diag.double().sqrt() * torch.randn_like(drawn)
-        return torch.where(self.observed, value, self._shaped(drawn).to(self.loc))
+        return torch.cholesky_solve(V.mT @ (error / scale).unsqueeze(-1), root), root
+
+    def _joined(self, value: Tensor, c: Tensor, own: Tensor) -> Tensor:
+        rest = self.loc + (self.cov_factor.double() @ c).squeeze(-1) + own
+        return torch.where(self.observed, value, self._shaped(rest).to(self.loc))
 
     def _counted(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Error, factor and variance as they count.
@@ -162,6 +173,25 @@ def completed(p: Any, value: Tensor) -> Tensor:
     if mask is None:
         raise ValueError(f"p(x|z) is a {type(p).__name__} without a mask: build the program with `missing=True`")
     return torch.where(mask, value, p.sample())
+
+
+def expected(p: Any, value: Tensor) -> Tensor:
+    """Returns x with the mean of each missing number given the observed ones; NaN where p has no mean.
+
+    Args:
+        p, value: as for `completed`.
+
+    Example:
+        >>> p = observed_numbers(dist.Normal(torch.ones(2), 1.0).to_event(1), torch.tensor([True, False]))
+        >>> expected(p, torch.tensor([5.0, torch.nan]))
+        tensor([5., 1.])
+    """
+    if hasattr(p, "expected"):
+        return p.expected(value)
+    try:
+        return torch.where(mask_of(p), value, p.mean)  # type: ignore[arg-type]
+    except NotImplementedError:
+        return torch.where(mask_of(p), value, math.nan)  # type: ignore[arg-type]
 
 
 def inside(support: Any) -> Any:

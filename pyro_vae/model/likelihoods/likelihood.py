@@ -131,8 +131,9 @@ class Likelihood(nn.Module):
         """Returns p(x_obs|z), whose log p of x counts the observed numbers alone.
 
         By default the mask of independent numbers. A member whose numbers depend on each other integrates the missing
-        ones out, and returns a distribution with an attribute `observed`, the mask, and a method `completed(x)`, which
-        draws the missing numbers given the observed ones.
+        ones out, and returns a distribution with an attribute `observed`, the mask, and two methods for
+        `pyro_vae.evaluation.impute`: `completed(x)` draws the missing numbers given the observed ones, `expected(x)`
+        gives their means.
 
         Args:
             p: p(x|z), what `forward` returned.

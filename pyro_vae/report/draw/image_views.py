@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
-from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.autoencoder import Autoencoder, of_observed
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 
@@ -82,17 +82,10 @@ def reconstructions(
     with stream(seed, "reconstructions", device=x.device), undisturbed(vae):
         z = vae.from_guide(x, num_samples, y)
         p = vae.likelihood(z, y)
-        vae.check_data(x)
-        view = Reconstructions(x, z, p.mean, _log_prob(vae, p, x))
+        observed, given = of_observed(vae.likelihood, p, x, vae.missing)
+        view = Reconstructions(x, z, p.mean, observed.log_prob(given))
     more = log_likelihood_of_draws(vae, x, num_draws, seed, y) if num_draws else None
     return view._replace(log_likelihood_of_draws=more)
-
-
-def _log_prob(vae: Autoencoder, p: Any, x: Tensor) -> Tensor:
-    """Evaluates log p(x|z), of the numbers that are there."""
-    if not vae.missing:
-        return p.log_prob(x)
-    return vae.likelihood.observed_part(p, ~x.isnan()).log_prob(vae.likelihood.filled(x))
 
 
 def log_likelihood_of_draws(vae: Any, x: Tensor, num_samples: int, seed: int, y: Tensor | None = None) -> Tensor:

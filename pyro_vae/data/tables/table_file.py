@@ -14,13 +14,12 @@ from typing import Any
 import pandas as pd
 from pandas.api import types
 
-from pyro_vae.data.own.cells import MISSING, has_decimal_comma
-from pyro_vae.data.own.frames import LABELS, of_frame
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.own.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
+from pyro_vae.data.tables.cells import MISSING, has_decimal_comma
+from pyro_vae.data.tables.frames import LABELS, of_frame
+from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError
 
-TABLE_ENDINGS = (".csv", ".tsv", ".txt")
 _DEFAULT = Reading()
 # The default is exact from 3.1 on, and naming it is deprecated.
 _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
@@ -90,7 +89,8 @@ def _width(path: Path, line: int, record: list[str], form: Form) -> DataError:
     delimiter = "white space" if form.delimiter == " " else repr(form.delimiter)
     return DataError(
         f"{path}: line {line} has {len(record):,} of {len(form.names):,} cells, with {delimiter} between cells. "
-        "Write a missing number as an empty cell or as NA, and text that holds the delimiter within quotation marks."
+        "Write a missing number as an empty cell or as NA, text that holds the delimiter within quotation marks, and "
+        "nothing above the names of the columns."
     )
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_any_real_numeric_dtype
 
-from pyro_vae.data.own.cells import has_decimal_comma, is_count, numbers, plain
 from pyro_vae.data.own.reading import Found, Reading
+from pyro_vae.data.tables.cells import has_decimal_comma, is_count, numbers, plain
 from pyro_vae.errors import DataError, UsageError
 
 LABELS = ("label", "labels", "target", "class", "y")

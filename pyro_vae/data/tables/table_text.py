@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from pyro_vae.data.own.cells import IS_NUMBER, MISSING
-from pyro_vae.data.own.frames import named
+from pyro_vae.data.tables.cells import IS_NUMBER, MISSING
+from pyro_vae.data.tables.frames import named
 from pyro_vae.errors import DataError
 
 LARGEST_TABLE = 1 << 31  # bytes
@@ -66,8 +66,8 @@ def checked_bytes(path: Path) -> str:
 
 def _check_text(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, lines: int) -> None:
     encoding = "utf-16" if b"\0" in block else "latin-1"
-    read = f"pandas.read_csv(path, sep=None, engine='python', encoding='{encoding}')"
-    cure = f"Write it anew: {read}.to_csv('utf8.csv', index=False)"
+    options = f"sep=None, engine='python', encoding='{encoding}'"
+    cure = f"Write it anew: pandas.read_csv(path, {options}).to_csv('utf8.csv', index=False)"
     if b"\0" in block:
         line = 1 + lines + block[: block.index(b"\0")].count(b"\n")
         raise DataError(f"{path}: has a NUL byte in line {line}, as UTF-16 and binary files do. {cure}")

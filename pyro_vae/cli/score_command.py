@@ -1,0 +1,74 @@
+"""Score the rows of a file, or of a run's own split, whole or by shares."""
+
+import os
+import time
+from pathlib import Path
+
+from jsonargparse import ActionYesNo
+
+from pyro_vae.cli.command_ending import exit_codes
+from pyro_vae.cli.evaluate_command import say
+from pyro_vae.cli.parser import add_flags, run_parser, settings_from
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
+
+SHARD = (
+    "i/n, i = 0 ... n-1: compute only this share, into the folder OUT.shards; by default that of RANK and WORLD_SIZE "
+    "(torchrun), or of SLURM_PROCID and SLURM_NTASKS (srun), where there are several; none: everything"
+)
+_DRAWS = ("test_data", "elbo_samples", "num_samples", "evaluation_seed")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Scores what the command line names."""
+    parser = run_parser(
+        "Score new data by a trained run: for each row of a file log p(x) with its error and k-hat, its percentile "
+        "among the test data, ELBO, reconstruction, KL, mean and spread of q(z|x), the class of a conditional run, and "
+        "whether the row was in training."
+    )
+    parser.add_argument(
+        "--data", type=str, default="", help="file to score, .npy, .npz, .csv or a folder, as the training data's own"
+    )
+    parser.add_argument("--split", type=str, default="", help="or a split of the run's data: test, valid or train")
+    parser.add_argument("--out", type=str, required=True, help="file to write, scores.csv or scores.npz")
+    parser.add_argument("--array", type=str, default="", help="array of an .npz file; by default x, or the only one")
+    parser.add_argument(
+        "--reconstructions",
+        action=ActionYesNo(no_prefix="no-"),
+        default=False,
+        help="add the mean of p(x|z) at the centre of q(z|x), to an .npz file",
+    )
+    parser.add_argument("--shard", type=str, default="auto", help=SHARD)
+    parser.add_argument("--merge", action="store_true", help="write the table from shards that are there, all of them")
+    add_flags(parser, Plan, _DRAWS)
+    arguments = parser.parse_args(argv)
+    with exit_codes(arguments=vars(arguments)):
+        if bool(arguments.data) == bool(arguments.split):
+            raise UsageError("say what to score: --data FILE, or --split test, valid or train")
+        if arguments.array and not arguments.data:
+            raise UsageError("--array names an array of --data FILE: give both, or none")
+        if arguments.merge and arguments.shard not in ("auto", "none"):
+            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+        shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
+        _score(arguments, settings_from(arguments, Plan), shard)
+
+
+def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
+    from pyro_vae.experiment.score import score_table, scored_rows, scored_run, scoring
+
+    given = vars(arguments)
+    begun, out, wants = time.perf_counter(), Path(given["out"]), {"reconstructions": given["reconstructions"]}
+    score_table.check_out(out, **wants)
+    run = scored_run.open_scored(given["run"], device=given["device"], data_dir=given["data_dir"])
+    if given["data"]:
+        rows = scored_rows.of_file(run, given["data"], plan, array=given["array"], **wants)
+    else:
+        rows = scored_rows.of_split(run, given["split"], plan, **wants)
+    if shard is not None:
+        scoring.write_share(rows, shard, out, say)
+        return
+    sentences = (scoring.merge if given["merge"] else scoring.write)(rows, out, say)
+    print("\n" + "\n".join(sentences))
+    for note in run.notes:
+        print(f"note: {note}")
+    print(f"\n{time.perf_counter() - begun:.0f} s. In {out}: {len(rows):,} rows.")

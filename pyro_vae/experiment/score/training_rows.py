@@ -1,0 +1,45 @@
+"""Which rows were in training: those whose stored numbers equal a training row's, number by number."""
+
+from hashlib import blake2b
+
+import numpy as np
+import torch
+
+from pyro_vae.data import Split
+
+_NUMBERS = 1 << 20  # at a time
+
+
+def hashes(split: Split, index: torch.Tensor) -> np.ndarray:
+    """Computes a hash of 64 bits of the stored numbers of each datum (N,), whatever type they are stored in.
+
+    Args:
+        split: the data.
+        index: which of them (N,), positions in the split.
+    """
+    some = index.split(max(1, _NUMBERS // split.levels[0].numel()))
+    return np.concatenate([_hashes(split, part) for part in some])
+
+
+def _hashes(split: Split, index: torch.Tensor) -> np.ndarray:
+    levels = split.levels_at(index).float().flatten(1) + 0.0  # -0 is 0
+    rows = np.ascontiguousarray(levels.cpu().numpy())
+    rows[np.isnan(rows)] = np.nan  # there are many
+    found = (int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in rows)
+    return np.fromiter(found, np.uint64, len(rows))
+
+
+def training_hashes(split: Split) -> np.ndarray:
+    """Computes the hashes of a whole split, ascending."""
+    return np.unique(hashes(split, torch.arange(len(split))))
+
+
+def are_among(found: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Returns which of some hashes are among others, which ascend.
+
+    Example:
+        >>> are_among(np.array([1, 5], np.uint64), np.array([2, 5], np.uint64))
+        array([False,  True])
+    """
+    place = np.minimum(np.searchsorted(ordered, found), len(ordered) - 1)
+    return np.asarray(ordered[place] == found)
