@@ -49,9 +49,15 @@ def _named(name: str, origin: float) -> str:
 def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     x, drawn = x[np.isfinite(x)], drawn[np.isfinite(drawn)]
     edges = _edges(x, drawn)
-    axes.hist(x, edges, density=True, color=BLUE, alpha=0.45, label=f"{len(x):,} test data")
+    axes.hist(x, edges, density=len(x) > 0, color=BLUE, alpha=0.45, label=f"{len(x):,} test data")
     axes.hist(
-        drawn, edges, density=True, histtype="step", color=RED, lw=1.3, label=f"{len(drawn):,} draws from the program"
+        drawn,
+        edges,
+        density=len(drawn) > 0,
+        histtype="step",
+        color=RED,
+        lw=1.3,
+        label=f"{len(drawn):,} draws from the program",
     )
     axes.set(yticks=[], xlim=(edges[0], edges[-1]))
     axes.tick_params(labelsize=7)
