@@ -134,7 +134,8 @@ def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_pa
     run = training.train(Run(tmp_path / "run", swapped), tensorboard=True)
     assert steps(run, "best/samples") == [1]
     shown = picture(events(run).Images("best/reconstructions")[0])[:28, :28, 0]
-    x = build.data(swapped).valid.fixed()[0, 0] / build.shown_range(swapped, build.data(swapped))[1]
+    data = build.data(swapped)
+    x = data.valid.fixed()[0, 0] / build.shown_range(swapped, data.form, data.protocol)[1]
     np.testing.assert_allclose(shown[::7, ::7] / 255, x, atol=1 / 255)
 
 
