@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, speaker
+from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, wording_of
 from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_flags
 from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         from pyro_vae.experiment.studies import loss_ablation
 
         loss_ablation.train(
-            folder, config, given, resume=arguments.resume, display=progress_bar, speak=speaker(vars(arguments))
+            folder, config, given, resume=arguments.resume, display=progress_bar, wording=wording_of(vars(arguments))
         )
         print(
             f"\n{loss_ablation.report(folder, plan)}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the "

@@ -95,13 +95,13 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
     return _ARGUMENT.sub(flag, message)
 
 
-def speaker(arguments: Collection[str] = _SETTINGS) -> Callable[[str], None]:
-    """Returns what prints a note of the library for whoever types the flags of a command.
+def wording_of(arguments: Collection[str] = _SETTINGS) -> Callable[[str], str]:
+    """Returns what turns a note of the library into words for whoever types the flags of a command.
 
     Args:
         arguments: those that the command has.
     """
-    return lambda sentence: print(printable(in_flags(sentence, arguments)), file=sys.stderr)
+    return lambda sentence: printable(in_flags(sentence, arguments))
 
 
 def printable(message: str) -> str:

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, speaker
+from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, wording_of
 from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.errors import UsageError, uninstalled
 from pyro_vae.experiment import build
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
             tensorboard=arguments.tensorboard,
             test=not arguments.no_test,
             display=progress_bar,
-            speak=speaker(vars(arguments)),
+            wording=wording_of(vars(arguments)),
         )
 
 

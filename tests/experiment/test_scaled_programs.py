@@ -301,7 +301,7 @@ def trained(x, scaling, likelihood, **settings):
     rows = torch.tensor(x[np.random.default_rng(0).permutation(len(x))], dtype=torch.float32)
     cuts = {"train": rows[: -len(x) // 4], "valid": rows[-len(x) // 4 : -len(x) // 8], "test": rows[-len(x) // 8 :]}
     parts = [Split.make(name, part, None, None, "none", 0) for name, part in cuts.items()]
-    data = Splits(*parts, (x.shape[1],), 0, {"name": "x"}, scaling)
+    data = Splits(*parts, (x.shape[1],), 0, {"name": "x", "split": {"given": []}}, scaling=scaling)
     config = Config(**{**SMALL, "hidden": (64,), "batch_size": 128, **settings, "likelihood": likelihood})
     vae = build.vae(config, *data.form)
     build.start(config, vae, data)

@@ -29,7 +29,7 @@ from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.studies.ablated_losses import WEIGHTS, ablated
 from pyro_vae.experiment.train import training
-from pyro_vae.experiment.train.epoch_display import Display, Speak, nothing, to_stderr
+from pyro_vae.experiment.train.epoch_display import Display, Wording, as_it_is, nothing
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
 from pyro_vae.randomness import derive, stream
@@ -98,7 +98,7 @@ def train(
     *,
     resume: bool = False,
     display: Display = nothing,
-    speak: Speak = to_stderr,
+    wording: Wording = as_it_is,
 ) -> None:
     """Trains the three runs below a folder, each in one of its own. A finished run is left as it is.
 
@@ -108,7 +108,7 @@ def train(
         given: the names of the settings that were given explicitly, which must agree with runs that are there already.
         resume: whether there may be such runs.
         display: how epochs are shown.
-        speak: how notes on data and settings are printed.
+        wording: turns notes on data and settings into the reader's words.
 
     Raises:
         UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
@@ -128,7 +128,7 @@ def train(
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(run, display=display, speak=speak)
+            training.train(run, display=display, wording=wording)
 
 
 def place(folder: Path, name: str) -> Path:

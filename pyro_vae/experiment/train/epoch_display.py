@@ -3,7 +3,6 @@
 By default no epochs are shown, and notes are printed as they are.
 """
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -18,10 +17,10 @@ def nothing(epochs: int, done: int) -> AbstractContextManager[Callable[[Record],
     return nullcontext(lambda record: None)
 
 
-# Takes a note or a warning, a sentence that may name arguments in backticks.
-Speak = Callable[[str], None]
+# Turns a sentence, which may name arguments in backticks, into the words of whoever reads it.
+Wording = Callable[[str], str]
 
 
-def to_stderr(sentence: str) -> None:
-    """Prints a note as it is."""
-    print(sentence, file=sys.stderr)
+def as_it_is(sentence: str) -> str:
+    """Leaves a sentence to readers of the library's own words."""
+    return sentence

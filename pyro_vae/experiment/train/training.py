@@ -24,7 +24,7 @@ from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import tensorboard as board
 from pyro_vae.experiment.train import torchrun, training_lock, training_report
-from pyro_vae.experiment.train.epoch_display import Display, Speak, nothing, to_stderr
+from pyro_vae.experiment.train.epoch_display import Display, Wording, as_it_is, nothing
 from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
@@ -42,7 +42,7 @@ def start_or_resume(
     tensorboard: bool = False,
     test: bool = True,
     display: Display = nothing,
-    speak: Speak = to_stderr,
+    wording: Wording = as_it_is,
 ) -> Run:
     """Trains in a new folder, or takes up the run in it again; a finished run is left as it is.
 
@@ -57,7 +57,7 @@ def start_or_resume(
         tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
         display: how epochs are shown.
-        speak: how notes on data and settings are printed.
+        wording: turns notes on data and settings into the reader's words.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
@@ -65,7 +65,7 @@ def start_or_resume(
     with torchrun.joined(config.device) as world:
         decision = decide(folder, config, given, resume=resume, world=world)
         if folder is None or not decision.is_finished:
-            return _train(decision, world, display, speak, tensorboard=tensorboard, test=test)
+            return _train(decision, world, display, wording, tensorboard=tensorboard, test=test)
         run = Run(folder, decision.config)
         if world.first:
             run.sweep()
@@ -80,7 +80,7 @@ def train(
     tensorboard: bool = False,
     test: bool = True,
     display: Display = nothing,
-    speak: Speak = to_stderr,
+    wording: Wording = as_it_is,
 ) -> Run:
     """Trains, from the newest checkpoint in the folder if there is one, and reports on the best epoch.
 
@@ -90,22 +90,26 @@ def train(
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
         display: how epochs are shown.
-        speak: how notes on data and settings are printed.
+        wording: turns notes on data and settings into the reader's words.
 
     Raises:
         UsageError: another process trains in the folder.
     """
     decision = Decision(run.path, run.config, is_finished=False, mark=None)
-    return _train(decision, ALONE, display, speak, tensorboard=tensorboard, test=test)
+    return _train(decision, ALONE, display, wording, tensorboard=tensorboard, test=test)
 
 
-def _train(decision: Decision, world: World, display: Display, speak: Speak, *, tensorboard: bool, test: bool) -> Run:
+def _train(
+    decision: Decision, world: World, display: Display, wording: Wording, *, tensorboard: bool, test: bool
+) -> Run:
     """Trains what was decided, in the processes that train together; all except the first leave before the report."""
     config = decision.config
-    data, vae, svi = _built(config, world, speak)
+    data, vae, svi = _built(config, world)
     run = Run(decision.folder or _new_folder(config, world), config)
     with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
+        if not session.progress.steps and config.dataset not in build.DATASETS:
+            _tell_of(data, wording)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
             _fit(session, display, tensorboard=tensorboard)
@@ -115,7 +119,7 @@ def _train(decision: Decision, world: World, display: Display, speak: Speak, *, 
     return run
 
 
-def _built(config: Config, world: World, speak: Speak) -> tuple[Splits, Autoencoder, SVI]:
+def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
     """Builds data, program and step."""
     data = world.in_turn(lambda: build.data(config))
     with world.together():
@@ -126,16 +130,9 @@ def _built(config: Config, world: World, speak: Speak) -> tuple[Splits, Autoenco
         if config.compile != "no":
             _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
         svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
-    _speak_of(config, data, speak)
-    return data, vae, svi
-
-
-def _speak_of(config: Config, data: Splits, speak: Speak) -> None:
-    """Says what there is to know of a user's own data, and of settings that do nothing."""
-    for note in data.protocol["notes"] if config.dataset not in build.DATASETS else []:
-        speak(f"{'warning' if note in data.warnings else 'note'}: {note}")
     for name in build.unused(config):
-        speak(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it")
+        print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
+    return data, vae, svi
 
 
 def _new_folder(config: Config, world: World) -> Path:
@@ -169,6 +166,14 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     told = f"{about}; run folder {run.path}{again}"
     print(told + _batches(run.config, len(data.train)), flush=True)  # at once: a reader may leave after a line
     return session
+
+
+def _tell_of(data: Splits, wording: Wording) -> None:
+    """Says what there is to know of a user's own data."""
+    for note in data.protocol["notes"]:
+        is_warning = note in data.warnings
+        said = f"{'warning' if is_warning else 'note'}: {wording(note)}"
+        print(said, file=sys.stderr if is_warning else sys.stdout, flush=True)
 
 
 def _batches(config: Config, num_train: int) -> str:
