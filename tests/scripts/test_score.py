@@ -228,7 +228,9 @@ def test_data_that_moved_are_found_and_missing_ones_leave_out_what_needs_them(ra
     assert "percentile" not in alone
     whole = scored(run, tmp_path / "whole.csv", *arguments, "--data-dir", tmp_path / "new")
     assert whole.drop(columns=["percentile", "in_training"]).equals(alone)
-    assert "there is no such file" in refused(capsys, 3, run, tmp_path / "no.csv", "--split", "test")
+    assert "Name the folder that holds it with --data-dir" in refused(
+        capsys, 3, run, tmp_path / "no.csv", "--split", "test"
+    )
 
 
 def test_a_plain_autoencoder_scores_reconstructions_and_says_so(place, tmp_path, capsys):
