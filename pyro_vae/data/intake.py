@@ -17,14 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import formats
+from pyro_vae.data.checked_numbers import Checked
 from pyro_vae.data.recipes import RECIPES, Recipe
 from pyro_vae.data.splits import one_hot
 from pyro_vae.errors import DataError
 from pyro_vae.randomness import generator
-
-_MOST_COUNTED = 1 << 24  # float32 holds every whole number up to it
-_BYTE = 256
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,8 @@ class Intake:
         if self.num_levels is None or self.num_levels == 2 or placed.dtype.kind != "f":
             levels = torch.from_numpy(np.ascontiguousarray(self.stored(placed, "x", "datum")))
             return self._made(levels, self.num_levels, seed)
-        return self._of_floats(placed, seed)
+        floats = torch.from_numpy(Checked(self, "x", "datum").x_in_floats(placed))
+        return floats if self.recipe in ("levels", "dequantize") else self._made(floats, None, seed)
 
     def one_hot(self, y: Any) -> Tensor | None:
         """Makes one-hot labels (B, C) of labels: one-hot already, the numbers of classes, or their names.
@@ -203,14 +201,7 @@ class Intake:
         Raises:
             DataError: numbers of another kind, or outside of what they may be, with the place and the cure.
         """
-        if x.dtype.kind not in "buif":
-            raise DataError(f"{name}: type {x.dtype} is none of numbers; the run was trained on {self.in_words}.")
-        check = _Check(self, name, row)
-        if x.dtype.kind == "f":
-            self._check_missing(x, check)
-        if self.num_levels is not None:
-            return self._levels(x, check)
-        return self._counts(x, check) if self.counts else self._reals(x, check)
+        return Checked(self, name, row).stored(x)
 
     def by_name(self, name: str, columns: tuple[str, ...]) -> list[int]:
         """Finds the places of the run's columns among those of a file.
@@ -233,84 +224,6 @@ class Intake:
             return x.transpose(0, 3, 1, 2)
         return x[:, None] if x.ndim == 3 and len(self.x_shape) == 3 else x
 
-    def _levels(self, x: np.ndarray, check: "_Check") -> np.ndarray:
-        L = self.num_levels or 2
-        bits = L == 2
-        stored: Any = np.uint8 if L <= _BYTE else np.int32
-        if x.dtype.kind == "b" and not bits:
-            raise DataError(
-                f"{check.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest one, "
-                f"use x.astype(np.{np.dtype(stored)}) * {L - 1}."
-            )
-        if x.dtype.kind == "f" and not bits and not self.missing:
-            raise self._floats_for_levels(x, check)
-        check.refuse(
-            x,
-            lambda rows: (rows < 0) | (rows > L - 1) | ((np.floor(rows) != rows) & (rows == rows)),
-            f"the run was trained on {'0 and 1' if bits else f'levels 0 ... {L - 1}'}.",
-        )
-        whole = x.dtype.kind != "f" or all(np.isfinite(rows).all() for _, rows in formats.blocks(x))
-        return _as(x, stored if whole and x.dtype.kind != "b" else np.uint8 if whole else np.float32)
-
-    def _counts(self, x: np.ndarray, check: "_Check") -> np.ndarray:
-        check.refuse(
-            x,
-            lambda rows: (rows < 0) | (rows > _MOST_COUNTED) | ((np.floor(rows) != rows) & (rows == rows)),
-            f"the run was trained on counts: whole numbers 0 ... {_MOST_COUNTED:,}.",
-        )
-        return _as(x, np.float32 if x.dtype.kind == "f" else np.int32)
-
-    def _reals(self, x: np.ndarray, check: "_Check") -> np.ndarray:
-        if x.dtype.kind in "bui" and len(self.x_shape) == 3:
-            raise DataError(
-                f"{check.name}: type {x.dtype}; the run was trained on floats. Scale it as the training data were, "
-                "such as x / 255."
-            )
-        if self.recipe in ("dynamic", "static", "threshold"):
-            check.refuse(x, lambda rows: (rows < 0) | (rows > 1), "the run was trained on intensities in [0, 1].")
-        if not any(self.origin):
-            return _as(x, np.float32)
-        return (np.asarray(x, np.float64) - np.array(self.origin)).astype(np.float32)
-
-    def _check_missing(self, x: np.ndarray, check: "_Check") -> None:
-        cure = "which is not finite."
-        if not self.missing:
-            cure += " The run takes no missing numbers: fill or leave out such rows, or train with `missing='nan'`."
-
-        def wrong(rows: np.ndarray) -> np.ndarray:
-            with np.errstate(over="ignore"):
-                return ~np.isfinite(rows.astype(np.float32, copy=False)) & ~(np.isnan(rows) & self.missing)
-
-        check.refuse(x, wrong, cure)
-
-    def _floats_for_levels(self, x: np.ndarray, check: "_Check") -> DataError:
-        L, whole = self.num_levels or 2, np.dtype(np.uint8 if (self.num_levels or 2) <= _BYTE else np.int32)
-        cure = f"x.astype(np.{whole})" if x.size and x.max() > 1 else f"np.round(x * {L - 1}).astype(np.{whole})"
-        return DataError(
-            f"{check.name}: type {x.dtype}; the run was trained on whole numbers, levels 0 ... {L - 1}. Save {cure}."
-        )
-
-    def _of_floats(self, x: np.ndarray, seed: int | None) -> Tensor:
-        """Makes x of floats where the data were levels: they are x already, or the intensities that bits come from."""
-        L, check = self.num_levels or 2, _Check(self, "x", "datum")
-        self._check_missing(x, check)
-        if self.recipe == "levels":
-            check.refuse(
-                x,
-                lambda rows: (rows < 0) | (rows > L - 1) | ((np.floor(rows) != rows) & (rows == rows)),
-                f"the program takes levels, whole numbers 0 ... {L - 1}. Of intensities in [0, 1] they are "
-                f"(x * {L - 1}).round().",
-            )
-            return torch.from_numpy(x.astype(np.float32))
-        check.refuse(
-            x,
-            lambda rows: (rows < 0) | (rows > 1),
-            f"floats are intensities in [0, 1] here. Pass x / {L - 1}, or the levels 0 ... {L - 1} as whole numbers, "
-            "such as uint8.",
-        )
-        intensity = torch.from_numpy(x.astype(np.float32))
-        return intensity if self.recipe == "dequantize" else self._made(intensity, None, seed)
-
     def _made(self, levels: Tensor, num_levels: int | None, seed: int | None) -> Tensor:
         missing = self.missing and levels.is_floating_point()
         recipe: Recipe = RECIPES["none" if num_levels == 2 and self.recipe != "levels" else self.recipe](
@@ -325,24 +238,6 @@ class Intake:
         return RECIPES["threshold"](num_levels, missing).make(levels, None)
 
 
-class _Check:
-    """Refuses numbers by their place."""
-
-    def __init__(self, intake: Intake, name: str, row: str) -> None:
-        self.intake, self.name, self.row = intake, name, row
-
-    def refuse(self, x: np.ndarray, wrong: Any, cure: str) -> None:
-        for first, rows in formats.blocks(x):
-            if (at := wrong(rows)).any():
-                where = tuple(int(i) for i in np.unravel_index(at.argmax(), at.shape))
-                place = self._position(where[1:])
-                raise DataError(f"{self.name}: {rows[where]:g} at {self.row} {first + where[0]}, {place}; {cure}")
-
-    def _position(self, where: tuple[int, ...]) -> str:
-        columns = self.intake.columns
-        return f"column {columns[where[0]]}" if columns and len(where) == 1 else f"position {where}"
-
-
 def _array(raw: Any) -> np.ndarray:
     if isinstance(raw, Tensor):
         raw = raw.detach().cpu()
@@ -353,10 +248,6 @@ def _array(raw: Any) -> np.ndarray:
     if array.ndim < 2 or not len(array):
         raise DataError(f"x: has shape {array.shape}; the first axis counts data, and a single datum is x[None].")
     return array
-
-
-def _as(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyro_vae.randomness import derive
 
 ROOT = Path(__file__).parents[2]
 SCORE = runpy.run_path(str(ROOT / "scripts" / "score.py"))["main"]
+SAMPLE = runpy.run_path(str(ROOT / "scripts" / "sample.py"))["main"]
 EVALUATE = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))["main"]
 FEW = ["--num-samples", "40", "--elbo-samples", "5"]
 QUICK = [*FEW, "--latent-data", "20", "--posterior-draws", "0", "--annealed-data", "0", "--escalated-draws", "0"]
@@ -226,7 +228,9 @@ def test_data_that_moved_are_found_and_missing_ones_leave_out_what_needs_them(ra
     assert "percentile" not in alone
     whole = scored(run, tmp_path / "whole.csv", *arguments, "--data-dir", tmp_path / "new")
     assert whole.drop(columns=["percentile", "in_training"]).equals(alone)
-    assert "there is no such file" in refused(capsys, 3, run, tmp_path / "no.csv", "--split", "test")
+    assert "Name the folder that holds it with --data-dir" in refused(
+        capsys, 3, run, tmp_path / "no.csv", "--split", "test"
+    )
 
 
 def test_a_plain_autoencoder_scores_reconstructions_and_says_so(place, tmp_path, capsys):
@@ -325,6 +329,20 @@ def save(path, array):
 
 def test_no_run_is_said_in_a_sentence(tmp_path, capsys):
     assert "holds no trained run" in refused(capsys, 4, tmp_path / "none", tmp_path / "no.csv", "--split", "test")
+
+
+@pytest.mark.parametrize("kind", ["run", pytest.param("conditional", marks=pytest.mark.thorough)])
+def test_samples_need_no_training_data(kind, request, tmp_path, capsys):
+    source = request.getfixturevalue(kind)
+    copy, gone = shutil.copytree(source, tmp_path / "copy"), tmp_path / "gone"
+    gone.mkdir()
+    arguments = [copy, "--only", "samples", "latent_grid", "--data-dir", gone]
+    assert exit_code(SAMPLE, arguments) == 0
+    assert exit_code(SAMPLE, [source, "--only", "samples", "latent_grid", "--out", tmp_path / "with"]) == 0
+    for name in ("samples", "latent_grid"):
+        assert (copy / "samples" / f"{name}.npz").read_bytes() == (tmp_path / "with" / f"{name}.npz").read_bytes()
+    assert exit_code(SAMPLE, [copy, "--only", "reconstructions", "--data-dir", gone]) == 3
+    assert "there is no such file" in capsys.readouterr().err
 
 
 MEASURED = """

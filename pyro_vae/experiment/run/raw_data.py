@@ -8,7 +8,7 @@ from pyro_vae.data.intake import Intake
 from pyro_vae.errors import PyroVAEError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.damaged_files import read_json
 
 
 def intake_of_run(folder: Path, config: Config, form: Form) -> Intake:
@@ -19,17 +19,23 @@ def intake_of_run(folder: Path, config: Config, form: Form) -> Intake:
             what was taken from them, names) is then not known.
         config: the settings of the run.
         form: what its checkpoint knows of the data.
+
+    Raises:
+        CheckpointError: run.json is damaged.
     """
     protocol = protocol_of(folder)
     return of_settings(config, form) if protocol is None else of_protocol(config, form, protocol)
 
 
 def protocol_of(folder: Path) -> dict[str, Any] | None:
-    """Reads the protocol of the data in run.json; None where there is none that can be read."""
-    try:
-        return dict(files.from_json(folder / "run.json")["protocol"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    """Reads the protocol of the data in run.json; None where there is no such file, or none in it.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / "run.json"
+    found = read_json(path).get("protocol") if path.exists() else None
+    return found if isinstance(found, dict) else None
 
 
 def of_protocol(config: Config, form: Form, protocol: dict[str, Any]) -> Intake:

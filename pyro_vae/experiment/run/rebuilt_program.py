@@ -38,7 +38,10 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
         raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
     program = rebuilt(newest, **overrides)
     run = next((p for p in (path, *path.parents[:2]) if (p / "run.json").exists()), path)
-    program.intake = raw_data.intake_of_run(run, newest.config, newest.form)
+    try:
+        program.intake = raw_data.intake_of_run(run, newest.config, newest.form)
+    except CheckpointError as error:
+        warnings.warn(f"{error}. Without it `encode` takes x as the program does.", stacklevel=2)
     return program
 
 

@@ -49,6 +49,7 @@ class TrainedRun:
         """
         if self.splits is not None:
             return self.splits
+        _check_there(self.config)
         data = build.data(self.config)
         check_same_data(self.run, data.protocol)
         return data
@@ -164,6 +165,10 @@ def _moved(config: Config, data_dir: str) -> Config:
     if config.dataset in build.DATASETS:
         return replace(config, data_dir=data_dir or config.data_dir)
     path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
     return replace(config, dataset=str(path))
+
+
+def _check_there(config: Config) -> None:
+    path = Path(config.dataset)
+    if config.dataset not in build.DATASETS and not path.exists():
+        raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
