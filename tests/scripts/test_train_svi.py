@@ -592,7 +592,7 @@ def test_notes_on_a_users_own_data_name_flags_and_an_untrained_class_is_a_warnin
     np.savez(tmp_path / "own.npz", x=x, y=np.arange(60) // 12)
     assert run("--dataset", "own.npz", "--split", "contiguous", "--epochs", "1", "--no-test") == 0
     out, error = capsys.readouterr()
-    assert "note: The largest level is 16: read as 17 levels, 0 ... 16; --levels says otherwise." in error
+    assert "note: The largest level is 16: read as 17 levels, 0 ... 16; --levels says otherwise." in out
     assert "warning: No training datum has the label 4, which 12 of the 12 test data have." in error
     assert out.splitlines()[0] == "own.npz: 60 images of 1 x 4 x 4, 17 levels, labels 0 ... 4"
     assert out.splitlines()[1].startswith("42 of them to train on; run folder runs/")

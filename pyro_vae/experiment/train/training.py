@@ -108,10 +108,10 @@ def _train(
     run = Run(decision.folder or _new_folder(config, world), config)
     with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
-        if not session.progress.steps and config.dataset not in build.DATASETS:
-            _tell_of(data, wording)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
+            if world.first and not session.progress.steps and config.dataset not in build.DATASETS:
+                _tell_of(data, wording)
             _fit(session, display, tensorboard=tensorboard)
             torchrun.leave(world)
             if world.first:

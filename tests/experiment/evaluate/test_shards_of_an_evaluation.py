@@ -166,7 +166,7 @@ class TestReader:
         run = open_run(finished_run(tmp_path / "run", str(tmp_path / "grey.npy"), latent_dim=4))
         plan = replace(QUICK, annealed_data=0, posterior_draws=0, saved_numbers=4000)
         expected = evaluate(run, plan)
-        mapped = replace(run, data=load(tmp_path / "grey.npy", binarize="dynamic", map_above=0))
+        mapped = replace(run, splits=load(tmp_path / "grey.npy", binarize="dynamic", map_above=0))
         monkeypatch.setattr(Split, "_whole", lambda *_: pytest.fail("a mapped file is read whole"))
         found = evaluate(mapped, plan)
         assert found.report == expected.report
