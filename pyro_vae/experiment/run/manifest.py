@@ -20,7 +20,8 @@ from pyro_vae.data.formats import digest
 from pyro_vae.errors import CheckpointError, PyroVAEError
 from pyro_vae.experiment.run import files
 
-SCHEMA = 2  # 1 had no middles of epochs, and no hash of the history
+# 1 had no middles of epochs, and no hash of the history; 2 did not say how networks see the data
+SCHEMA = 3
 
 
 def sealed(body: dict[str, Any]) -> bytes:

@@ -110,7 +110,7 @@ def _train(
         session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
-            if world.first and not session.progress.steps and config.dataset not in build.DATASETS:
+            if world.first and _is_new(session.progress) and config.dataset not in build.DATASETS:
                 _tell_of(data, wording)
             _fit(session, display, tensorboard=tensorboard)
             torchrun.leave(world)
@@ -166,6 +166,10 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     told = f"{about}; run folder {run.path}{again}"
     print(told + _batches(run.config, len(data.train)), flush=True)  # at once: a reader may leave after a line
     return session
+
+
+def _is_new(progress: Progress) -> bool:
+    return not (progress.epoch or progress.part)
 
 
 def _tell_of(data: Splits, wording: Wording) -> None:
