@@ -42,12 +42,16 @@ def test_they_are_those_of_the_estimators(x):
     assert str(found).startswith(f"log p(x) of 300 data: mean {bound.mean:.3f} nats, from ")
 
 
-def test_blocks_give_the_numbers_of_the_whole(x):
-    vae = small()
-    whole = score(vae, x, num_samples=30, seed=0)
-    parts = [score(vae, x[:256], num_samples=30, seed=0), score(vae, x[256:], num_samples=30, seed=0, first_block=2)]
+@pytest.mark.parametrize("labelled", [False, True])
+def test_blocks_give_the_numbers_of_the_whole(labelled, x):
+    vae, y = small(y_dim=3 * labelled), torch.eye(3)[torch.arange(300) % 3] if labelled else None
+
+    def part(rows, first=0):
+        return score(vae, x[rows], None if y is None else y[rows], num_samples=30, seed=0, first_block=first)
+
+    whole, parts = part(slice(None)), [part(slice(256)), part(slice(256, None), 2)]
     for name, column in whole.columns().items():
-        assert torch.equal(column, torch.cat([part.columns()[name] for part in parts]))
+        assert torch.equal(column, torch.cat([each.columns()[name] for each in parts]))
 
 
 def test_classes_are_those_of_bayes_rule_with_labels_and_without(x):
