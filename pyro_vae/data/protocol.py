@@ -21,6 +21,8 @@ _SENTENCES = {
     "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
     "intensity, by the data seed; training and evaluation see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
+    "standardized": "x is the number as stored; the program sees each in units of its spread among the training data.",
+    "counts": "x is the count as stored; the program sees log(1 + x).",
     "levels": "x is the level 0 ... L-1, or the count, as stored.",
     "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
     "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
@@ -61,7 +63,7 @@ def protocol(
             "sizes": {name: len(splits[name]) for name in NAMES},
             "index_sha256": {name: _index_hash(pieces[name][1]) for name in NAMES},
         },
-        "binarization": _binarization(raw, recipe, seed),
+        "binarization": _binarization(raw, recipe, seed, more.get("scaling", "")),
         "dequantized": _dequantization(splits["train"], recipe, seed),
         "notes": [
             *raw.notes,
@@ -99,10 +101,10 @@ def _index_hash(index: np.ndarray) -> str:
     return hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
 
 
-def _binarization(raw: Raw, recipe: str, seed: int) -> dict[str, Any]:
+def _binarization(raw: Raw, recipe: str, seed: int, scaling: str) -> dict[str, Any]:
     kind = "none" if recipe == "dequantize" else "already binary" if raw.num_levels == 2 else recipe
     drawn = kind in ("dynamic", "static")
-    return {"kind": kind, "seed": seed if drawn else None, "sentence": _SENTENCES[kind]}
+    return {"kind": kind, "seed": seed if drawn else None, "sentence": _SENTENCES.get(scaling, _SENTENCES[kind])}
 
 
 def _dequantization(split: Split, recipe: str, seed: int) -> dict[str, Any] | None:

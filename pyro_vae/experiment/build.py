@@ -284,7 +284,12 @@ def vae(
         if scaling == "as_stored":
             facts |= {"input_scale": 1 / (num_levels - 1)}
     with stream(config.seed, "init"), _usage_errors():
-        values = {**_values(config), **_resolved(config, scaling), **_scalings(scaling, x_shape, members), **facts}
+        values = {
+            **_values(config),
+            **_resolved(config, scaling),
+            **_scalings(scaling, x_shape, members, missing=missing),
+            **facts,
+        }
         if "likelihood" not in members:
             _check_scaling(config, scaling)
         made: Autoencoder
@@ -589,16 +594,17 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
     )
 
 
-def _scalings(scaling: str, x_shape: tuple[int, ...], given: Values) -> Values:
+def _scalings(scaling: str, x_shape: tuple[int, ...], given: Values, *, missing: bool) -> Values:
     """The scalings that members take by name: of networks that see x, of rates, and of a density's columns."""
-    from pyro_vae.model.scaling import ColumnMean, ColumnScale, LogCounts
+    from pyro_vae.model.scaling import Centred, ColumnMean, ColumnScale, LogCounts
     from pyro_vae.option_words import Scaling, check_word
 
     check_word("scaling", scaling, Scaling)
     if scaling == "counts":
-        return {"data_scale": LogCounts(), "column_mean": ColumnMean(x_shape)}
+        log = LogCounts()
+        return {"data_scale": Centred(x_shape, log) if missing else log, "column_mean": ColumnMean(x_shape)}
     if scaling == "as_stored":
-        return {"data_scale": None}
+        return {"data_scale": Centred(x_shape) if missing else None}
     # One for all members, those that are given among them: they share its numbers.
     parts = (part for member in given.values() for part in member.modules())
     scale = next((part for part in parts if isinstance(part, ColumnScale)), None) or ColumnScale(x_shape)

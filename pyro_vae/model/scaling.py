@@ -179,6 +179,51 @@ class LogCounts(Scaling):
         return u.masked_fill(u < 0, 0).expm1() - u.masked_fill(u >= 0, 0).neg().expm1()
 
 
+class Centred(Scaling):
+    r"""Each number less its mean over the training data, so that the zeros that stand for missing ones say nothing.
+
+    .. math:: u = s(x) - c, \qquad c = \frac{1}{N} \sum_n s(x_n) \text{ over the observed ones}
+
+    On images whose gaps are random, an encoder that sees zeros for dark pixels and for missing ones alike spends itself
+    on telling them apart, and most latents collapse.
+
+    Args:
+        x_shape: shape of one datum.
+        inner: the scaling s that comes first; None for none.
+
+    Example:
+        >>> centred = Centred((2,))
+        >>> centred.fit(torch.tensor([[1.0, 0.0], [3.0, torch.nan]]))
+        >>> centred.see(torch.tensor([[1.0, 5.0]])), centred.undo(torch.zeros(1, 2))
+        (tensor([[-1.,  5.]]), tensor([[2., 0.]]))
+    """
+
+    centre: Tensor
+
+    def __init__(self, x_shape: Sequence[int], inner: Scaling | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("centre", torch.zeros(tuple(x_shape)))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Sets the centre to the mean of each number over those data (N, *x_shape) that have it; 0 where none has."""
+        check_columns(self, x, tuple(self.centre.shape))
+        if self.inner is not None:
+            self.inner.fit(x)
+        self.centre.copy_(column_means(x, self._first))
+
+    def see(self, x: Tensor) -> Tensor:
+        return self._first(x) - self.centre
+
+    def undo(self, u: Tensor) -> Tensor:
+        x = u + self.centre
+        return x if self.inner is None else self.inner.undo(x)
+
+    def _first(self, x: Tensor) -> Tensor:
+        return x if self.inner is None else self.inner.see(x)
+
+
 class Rescaled(nn.Module):
     """A network that sees u = scale.see(x) in place of x. Labels go to it as they are.
 
