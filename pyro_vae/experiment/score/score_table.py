@@ -4,8 +4,6 @@
 is written, as CSV row by row or as NPZ column by column, and takes its place once it is whole.
 """
 
-import csv
-import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.run import files
+from pyro_vae.report.render.csv_file import csv_lines
 
 Column = Callable[[int, int], np.ndarray]
 Columns = dict[str, Column]
@@ -108,14 +107,10 @@ def _write_csv(file: IO[bytes], columns: Columns, size: int) -> None:
     first = {name: column(0, 1) for name, column in columns.items()}
     header = [word for name, values in first.items() for word in _names(name, values)]
     for number, piece in enumerate(pieces(size, len(header) * 8)):
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        if number == 0:
-            writer.writerow(header)
         flat = [column(*piece) for column in columns.values()]
         cells = [each for values in flat for each in (values.T if values.ndim == 2 else [values])]
-        writer.writerows(zip(*(_cells(each) for each in cells), strict=True))
-        file.write(text.getvalue().encode())
+        rows = zip(*(_cells(each) for each in cells), strict=True)
+        file.write(csv_lines([header, *rows] if number == 0 else rows).encode())
 
 
 def _names(name: str, values: np.ndarray) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pyro_vae.report.cells import Cell, clean
@@ -21,10 +22,18 @@ def to_csv(table: Table) -> str:
         '=1+1,-22.14757
         vamp,
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_value(column.head) for column in table.columns)
-    writer.writerows(map(_value, row) for row in table.rows)
+    return csv_lines([[_value(column.head) for column in table.columns], *(map(_value, row) for row in table.rows)])
+
+
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Writes rows of cells as lines of CSV, for tables too long to be in memory as a whole.
+
+    Example:
+        >>> csv_lines([["row", "id"], [0, "a,b"]])
+        'row,id\\n0,"a,b"\\n'
+    """
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 

@@ -239,14 +239,14 @@ def test_what_is_no_manifest_is_refused(last, text):
 
 @pytest.mark.parametrize("value", ["NaN", '"two"', "null", "[]"])
 def test_an_impossible_schema_is_refused(last, value):
-    last.write_bytes(last.read_bytes().replace(b'"schema": 2', f'"schema": {value}'.encode()))
+    last.write_bytes(last.read_bytes().replace(b'"schema": 3', f'"schema": {value}'.encode()))
     with pytest.raises(CheckpointError, match=last.name):
         checkpoint.read(last)
 
 
 def test_a_newer_schema_is_refused(last):
-    edit(last, lambda body: body.update(schema=3))
-    with pytest.raises(CheckpointError, match=rf"{last.name} has schema 3, .* up to 2: update pyro_vae"):
+    edit(last, lambda body: body.update(schema=4))
+    with pytest.raises(CheckpointError, match=rf"{last.name} has schema 4, .* up to 3: update pyro_vae"):
         checkpoint.read(last)
 
 
