@@ -67,6 +67,12 @@ def test_classes_are_those_of_bayes_rule_with_labels_and_without(x):
     assert torch.allclose(found.log_likelihood, joint.logsumexp(0), atol=1e-9)
     likely = torch.eye(3)[classes.prediction]
     assert torch.equal(found.elbo, elbo_terms(vae, x, 100, likely, 0).elbo.value)
+
+
+@pytest.mark.thorough
+def test_the_error_of_a_sum_over_classes_is_its_spread_over_seeds(x):
+    vae, p = small(y_dim=3), torch.tensor([0.5, 0.3, 0.2])
+    found = score(vae, x, num_samples=20, seed=0, class_probabilities=p)
     again = torch.stack(
         [score(vae, x[:1], num_samples=20, seed=s, class_probabilities=p).log_likelihood for s in range(300)]
     )
