@@ -47,7 +47,7 @@ class Checked:
                 f"{self.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest one, "
                 f"use x.astype(np.{np.dtype(stored)}) * {L - 1}."
             )
-        if x.dtype.kind == "f" and not bits and not self.intake.missing:
+        if x.dtype.kind == "f" and not bits and not self.intake.float_levels:
             raise self._floats_for_levels(x)
         self._refuse(
             x,

@@ -167,16 +167,17 @@ def _columns(
     empty = [c for c, values in x.items() if values.dtype.kind == "f" and np.isnan(values).all()]
     counts = [c for c in x if (c in unnamed or c.lower() in _COUNTERS) and is_count(x[c]) and not reading.columns]
     for wrong, what in ((text, "text, or other things than numbers"), (empty, "empty cells alone")):
-        if wrong and reading.columns:
+        if wrong and reading.columns and not (wrong is empty and reading.missing):
             raise DataError(f"{place}: `columns` names {named(wrong)}, which holds {what}. {_ENCODE}")
-    x = {c: values for c, values in x.items() if c not in {*empty, *counts}}
+    dropped = {*counts, *([] if reading.columns else empty)}
+    x = {c: values for c, values in x.items() if c not in dropped}
     if not x:
         raise DataError(
             f"{place}: no column of numbers is left for x; the columns are {named(frame.columns)}. {_ENCODE}"
         )
     return x, [
         *([f"Columns that hold no numbers were left out: {named(text)}."] if text else []),
-        *([f"Columns without any value were left out: {named(empty)}."] if empty else []),
+        *([f"Columns without any value were left out: {named(empty)}."] if {*empty} & dropped else []),
         *([f"Columns that count the rows were left out: {named(counts)}. `columns` keeps them."] if counts else []),
     ]
 
