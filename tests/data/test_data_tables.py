@@ -1,6 +1,7 @@
 """Tables of text and frames in memory: what is x, what is said of it, and what is refused with a cure that works."""
 
 import hashlib
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from cases import thorough
 
 from pyro_vae.data.own.reading import Reading
+from pyro_vae.data.tables import cells
 from pyro_vae.data.tables.frames import of_frame
 from pyro_vae.data.tables.table_file import read_csv
 from pyro_vae.errors import DataError, UsageError
@@ -168,7 +170,11 @@ REFUSED = [
         ("x" * 300 + ",b\n1,2\n", DataError, "has 300 characters. Is line 1 a header"),
         ("town\nUlm\n", DataError, "no column of numbers is left"),
         (",\n0,\n1,\n", DataError, "no column of numbers is left"),
-        ("5.1,3.5,setosa\n4.9,3.0,setosa\n", DataError, "may be names or data. Write a line of column names above"),
+        (
+            "5.1,3.5,setosa\n4.9,3.0,setosa\n",
+            DataError,
+            "holds the names of the columns or data.* write a line of names above it",
+        ),
         ("a;b\n1,5;2.5\n", DataError, "'a' has a decimal comma, and column 'b' a point, '2.5' in row 0"),
         ("a;b\n1,5;2\n1.5;2\n", DataError, "a decimal comma, '1,5' in row 0, and a decimal point, '1.5' in row 1"),
         ('a,b\n5,1\n"3,250.5",4\n', DataError, "the sign within '3,250.5' in row 1 separates thousands"),
@@ -231,14 +237,52 @@ def test_the_cure_for_another_encoding_works(tmp_path, encoding):
     assert read_csv(tmp_path / "utf8.csv").columns == ("a", "é")
 
 
-@pytest.mark.thorough
-def test_the_cure_for_thousands_works(tmp_path):
-    (tmp_path / "own.csv").write_text("a;b\n1,5;2.500\n")
-    with pytest.raises(DataError, match=r"decimal=',', thousands='.'"):
-        read_csv(tmp_path / "own.csv")
-    again = pd.read_csv(tmp_path / "own.csv", sep=";", decimal=",", thousands=".")
-    again.to_csv(tmp_path / "plain.csv", index=False)
-    assert read_csv(tmp_path / "plain.csv").x["x"].tolist() == [[1.5, 2500]]
+def cured(tmp_path, message, monkeypatch):
+    """Runs the code of a message in the folder of the file, and reads what it wrote."""
+    code = message.partition(": frame = ")[2].replace("pandas.", "pd.")
+    monkeypatch.chdir(tmp_path)
+    exec("frame = " + code, {"pd": pd})  # noqa: S102 - the cure itself
+    return read_csv(tmp_path / "plain.csv")
+
+
+def test_the_cure_for_thousands_changes_one_column_alone(tmp_path, read, monkeypatch):
+    with pytest.raises(DataError, match="separates thousands. Change that column alone") as caught:
+        read("when;mass;sum;part\n01.04.2023;0.125;1.234,5;a\n02.04.2023;10.5;-2.000;b\n03.04.2023;;1.234.567;c\n")
+    found = cured(tmp_path, str(caught.value), monkeypatch)
+    np.testing.assert_array_equal(found.x["x"], [[0.125, 1234.5], [10.5, -2000], [NAN, 1234567]])
+    assert pd.read_csv(tmp_path / "plain.csv")["when"].tolist() == ["01.04.2023", "02.04.2023", "03.04.2023"]
+
+
+def test_the_cure_of_a_file_without_names(tmp_path, read, monkeypatch):
+    with pytest.raises(DataError, match=r"frame\[1\] = frame\[1\].str") as caught:
+        read("0.125;5\n10.5;-2.000,5\n")
+    assert cured(tmp_path, str(caught.value), monkeypatch).x["x"].tolist() == [[0.125, 5], [10.5, -2000.5]]
+
+
+def test_the_cure_for_two_decimal_signs_changes_the_columns_of_commas_alone(tmp_path, read, monkeypatch):
+    with pytest.raises(DataError, match="Write one sign in all columns") as caught:
+        read("when;a;b;note\n01.04.2023;1,5;2.500;Ulm, Bonn\n02.04.2023;2;3.1;x\n")
+    code, _, thousands = str(caught.value).partition(". Where the point separates thousands, do before: ")
+    found = cured(tmp_path, code, monkeypatch)
+    assert found.x["x"].tolist() == [[1.5, 2.5], [2, 3.1]]
+    assert pd.read_csv(tmp_path / "plain.csv")[["when", "note"]].iloc[0].tolist() == ["01.04.2023", "Ulm, Bonn"]
+    assert thousands == "frame['b'] = frame['b'].str.replace('.', '')"
+
+
+def test_no_cure_is_given_where_signs_contradict():
+    with pytest.raises(DataError, match="Write all numbers of that column in one way"):
+        of_frame(pd.DataFrame({"a": ["1.234,5", "1.5"]}), Reading(), "own")
+    with pytest.raises(DataError, match=r"alone: frame\['a'\] = frame\['a'\].str.replace\(' ', ''\)"):
+        of_frame(pd.DataFrame({"a": ["1 234", "1.5"]}), Reading(), "own")
+
+
+@pytest.mark.parametrize("cell", ["9" * 100_000 + "x", "," * 2 + "9" * 100_000, " " * 100_000 + "x"])
+def test_long_cells_take_no_time(cell):
+    start = time.perf_counter()
+    assert not cells.IS_NUMBER.fullmatch(cell)
+    assert cells.numbers(pd.Series(["1", cell, "a"]), "own.csv: column 'a'") is None
+    assert not cells.has_decimal_comma(pd.Series(["1,5", cell]))
+    assert time.perf_counter() - start < 1
 
 
 def test_a_frame_in_memory():

@@ -9,12 +9,33 @@ from pandas.api import types
 
 from pyro_vae.errors import DataError
 
-NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
+NUMBER = r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?\s*"
 DECIMAL_COMMA = r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*"
 _COMMA_THOUSANDS = r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+\s*"
 _SEPARATED = r"\s*[+-]?\d{1,3}(?:[,.'\u00a0\u202f\u2019 ]\d{3})+(?:[.,]\d+)?\s*"
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "#N/A", "#NA", "<NA>", "NULL", "null", "None", "?")
 _LONGEST = 200  # characters of a label or of the name of a row
+
+
+class Separated(DataError):
+    """A column of numbers with signs of which a reader must not guess whether they separate thousands.
+
+    Args:
+        place: file and column.
+        what: what is wrong.
+        steps: what is done to the text of that column alone, by when it is right; empty where nothing is sure.
+    """
+
+    def __init__(self, place: str, what: str, steps: dict[str, str]) -> None:
+        self.place, self.what, self.steps = place, what, steps
+        super().__init__(self.said(place.partition(": column ")[2], "", ""))
+
+    def said(self, column: str, before: str, after: str) -> str:
+        """Returns the message with its cure, for a frame whose column has this key, as code that stands between two."""
+        if not self.steps:
+            return f"{self.place}{self.what} Write all numbers of that column in one way."
+        edits = (f"frame[{column}] = frame[{column}]{step}{when}" for when, step in self.steps.items())
+        return f"{self.place}{self.what} Change that column alone: {before}{' or '.join(edits)}{after}"
 
 
 def numbers(series: pd.Series, place: str) -> np.ndarray | None:
@@ -81,7 +102,9 @@ def _check_commas(text: pd.Series, plain: np.ndarray, comma: np.ndarray, rows: n
         return
     thousands = text.str.fullmatch(_COMMA_THOUSANDS).to_numpy(bool)
     if (thousands == comma).all():
-        raise _separators(place, text.iloc[comma.argmax()], rows[comma.argmax()], "may separate thousands or decimals")
+        steps = {" (for thousands)": _without(","), " (for decimals)": POINTED}
+        first = comma.argmax()
+        raise Separated(place, _said(text.iloc[first], rows[first], "may separate thousands or decimals"), steps)
     point = plain & text.str.contains(".", regex=False).to_numpy(bool)
     if point.any():
         one, other = (f"{text.iloc[i]!r} in row {rows[i]}" for i in (comma.argmax(), point.argmax()))
@@ -90,11 +113,26 @@ def _check_commas(text: pd.Series, plain: np.ndarray, comma: np.ndarray, rows: n
         )
 
 
-def _separators(place: str, cell: str, row: int, what: str) -> DataError:
-    return DataError(
-        f"{place}: the sign within {cell!r} in row {row} {what}. Write numbers without separators: "
-        "pandas.read_csv(path, sep=..., thousands=..., decimal=...).to_csv('plain.csv', index=False)"
-    )
+POINTED = ".str.replace(',', '.')"
+
+
+def _without(sign: str) -> str:
+    return f".str.replace({sign!r}, '')"
+
+
+def _said(cell: str, row: int, what: str) -> str:
+    return f": the sign within {cell[:_LONGEST]!r} in row {row} {what}."
+
+
+def _steps(text: pd.Series, separated: np.ndarray) -> dict[str, str]:
+    """How a column is written without its separators of thousands, the sign of which stands first in such cells."""
+    signs = {next(c for c in cell.strip() if not c.isdigit() and c not in "+-") for cell in text[separated]}
+    sign = signs.pop()
+    others = text[~separated & text.str.contains(sign, regex=False).to_numpy(bool)]
+    if signs or (sign in ",." and not others.str.fullmatch(_SEPARATED).all()):
+        return {}
+    comma = sign != "," and text.str.contains(",", regex=False).any()
+    return {"": _without(sign) + (POINTED if comma else "")}
 
 
 def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: str) -> None:
@@ -102,7 +140,8 @@ def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: st
     separated = text.str.fullmatch(_SEPARATED).to_numpy(bool) & ~number
     if separated.any() and (number | separated).all():
         first = separated.argmax()
-        raise _separators(place, text.iloc[first], rows[first], "separates thousands")
+        what = _said(text.iloc[first], rows[first], "separates thousands")
+        raise Separated(place, what, _steps(text, separated))
     if 2 * number.sum() > len(number):
         first = (~number).argmax()
         raise DataError(

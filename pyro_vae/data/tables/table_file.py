@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api import types
 
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.tables.cells import MISSING, has_decimal_comma
+from pyro_vae.data.tables.cells import MISSING, Separated, has_decimal_comma
 from pyro_vae.data.tables.frames import LABELS, of_frame
 from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError
@@ -56,7 +56,12 @@ def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found
     form = form_of_file(path)
     rows, blank = _count_rows(path, form)
     frame = _parsed(path, form, rows, reading)
-    found = of_frame(frame, reading, path.name)
+    try:
+        found = of_frame(frame, reading, path.name)
+    except Separated as error:
+        name = error.place.partition(": column ")[2]
+        keys = [_key(form, i) for i, known in enumerate(form.names) if repr(known) == name]
+        raise DataError(error.said(keys[0] if keys else name, *_around(path, form))) from error
     skipped = (f"Blank lines that were skipped: {blank}.",) if blank else ()
     source = f"The user's own file {path.name}."
     return replace(found, source=source, files={path.name: digest}, notes=(*form.notes, *skipped, *found.notes))
@@ -106,7 +111,7 @@ def _parsed(path: Path, form: Form, rows: int, reading: Reading) -> pd.DataFrame
         )
     commas = [i for i in frame.columns if has_decimal_comma(frame[i])]
     if commas:
-        _check_points(path, form, frame, commas[0])
+        _check_points(path, form, frame, commas)
     return frame.set_axis(form.names, axis=1)
 
 
@@ -131,7 +136,20 @@ def _pandas(path: Path, form: Form, **options: Any) -> pd.DataFrame:
             raise DataError(f"{path}: cannot be read as a table ({str(error).splitlines()[0][:160]}).") from error
 
 
-def _check_points(path: Path, form: Form, frame: pd.DataFrame, comma: int) -> None:
+def _key(form: Form, i: int) -> str:
+    """The key of a column in a frame that pandas makes of the file, as code."""
+    return repr(form.names[i]) if form.header else str(i)
+
+
+def _around(path: Path, form: Form) -> tuple[str, str]:
+    """The code that reads a file as text, and that which writes it again, so that no other column changes."""
+    sep = r"r'\s+'" if form.delimiter == " " else repr(form.delimiter)
+    more, header = ("", "") if form.header else (", header=None", ", header=False")
+    read = f"frame = pandas.read_csv({path.name!r}, sep={sep}{more}, dtype=str, keep_default_na=False); "
+    return read, f"; frame.to_csv('plain.csv', index=False{header})"
+
+
+def _check_points(path: Path, form: Form, frame: pd.DataFrame, commas: list[int]) -> None:
     """Where one column has a decimal comma, a point in another may separate thousands."""
     floats = [i for i in frame.columns if types.is_float_dtype(frame[i].dtype)]
     if not floats:
@@ -141,8 +159,11 @@ def _check_points(path: Path, form: Form, frame: pd.DataFrame, comma: int) -> No
         point = text[i].str.contains(".", regex=False).fillna(False).to_numpy(bool)
         if point.any():
             row = int(point.argmax())
+            before, after = _around(path, form)
+            keys = ", ".join(_key(form, j) for j in commas)
             raise DataError(
-                f"{path}: column {form.names[comma]!r} has a decimal comma, and column {form.names[i]!r} a point, "
-                f"{text[i].iloc[row]!r} in row {row}. Write one sign in all columns, and none for thousands: "
-                "pandas.read_csv(path, sep=..., decimal=',', thousands='.').to_csv('plain.csv', index=False)"
+                f"{path}: column {form.names[commas[0]]!r} has a decimal comma, and column {form.names[i]!r} a point, "
+                f"{text[i].iloc[row]!r} in row {row}. Write one sign in all columns: {before}frame[[{keys}]] = "
+                f"frame[[{keys}]].replace(',', '.', regex=True){after}. Where the point separates thousands, do before: "
+                f"frame[{_key(form, i)}] = frame[{_key(form, i)}].str.replace('.', '')"
             )

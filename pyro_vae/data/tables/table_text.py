@@ -202,12 +202,13 @@ def _has_header(path: Path, first: list[str], body: list[list[str]]) -> bool:
         return not any(number)
     if not any(number) or any(_above_numbers(i, body) for i in range(len(first)) if given[i] and not number[i]):
         return True
-    values = [int(cell) for cell in first if cell.isdecimal()]
+    values = [int(cell) for cell in first if cell.isdecimal() and len(cell) < 20]
     if len(values) == sum(number) > 2 and len(set(np.diff(values))) == 1:  # years, wavelengths, or other steps
         return True
     raise DataError(
-        f"{path}: line 1 holds numbers and text, {named(first, 4)}, above more of both: it may be names or data. "
-        "Write a line of column names above it, or names that are no numbers."
+        f"{path}: cannot tell whether line 1, {named(first, 4)}, holds the names of the columns or data, since it has "
+        "numbers and text, as the lines below. If it holds data, write a line of names above it; if it holds names, "
+        "write none that is a number."
     )
 
 
