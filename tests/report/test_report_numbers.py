@@ -150,6 +150,31 @@ def test_bits_per_dimension_are_those_of_a_hand_calculation(estimates):
     assert rows(text)["-log p(level), bits/dim"][0] == f"{8 + 5.5 / math.log(2) / 6:.3f}"
 
 
+def test_bits_of_data_with_gaps_have_the_error_of_a_ratio():
+    random = torch.Generator().manual_seed(0)
+    o = torch.randint(1, 7, (400,), generator=random).double()  # of 6 numbers
+    v = -1.2 * o + 0.3 * torch.randn(400, generator=random, dtype=torch.float64)
+    picks = torch.randint(400, (2000, 400), generator=random)
+    for protocol, discrete, each in ((LEVELS, False, v - math.log(256) * o), (PROTOCOL, True, v)):
+        given = {"log_likelihood": Estimate("log p(x)", v, torch.full((400,), 0.1), num_samples=100)}
+        bits = headline.numbers(
+            {**given, "elbo": given["log_likelihood"]}, protocol, TRAINING, CONFIG, discrete=discrete, observed=o
+        )["test"]["bits_per_dim"]
+        ratios = -each[picks].sum(1) / o[picks].sum(1) / math.log(2)
+        assert bits["mean"] == pytest.approx(-each.sum().item() / o.sum().item() / math.log(2))
+        # The spread of 2000 resamples has a relative error of 1.6 %.
+        assert bits["standard_error"] == pytest.approx(ratios.std().item(), rel=0.08)
+        assert bits["monte_carlo_error"] == pytest.approx(0.1 / 20 / o.mean().item() / math.log(2))
+
+
+def test_data_of_which_nothing_was_observed_have_no_bits(estimates):
+    nothing = {**estimates, "log_likelihood": estimate("log p(x)", [0.0, 0.0], [0.0, 0.0])}
+    for protocol, discrete in ((LEVELS, False), (PROTOCOL, True)):
+        found = headline.numbers(nothing, protocol, TRAINING, CONFIG, discrete=discrete, observed=torch.zeros(2).long())
+        assert "bits_per_dim" not in found["test"]
+        assert "-log p" not in to_text(training_document(found))
+
+
 def test_bits_of_discrete_data_are_those_of_a_hand_calculation(estimates):
     found, text = report(estimates, discrete=True)
     bits = found["test"]["bits_per_dim"]
