@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
-from pyro_vae.evaluation.trust.diagnostics import psis_khat, share_above
+from pyro_vae.evaluation.trust.diagnostics import NO_KHAT, psis_khat, share_above
 from pyro_vae.evaluation.weights import data_blocks, draw_columns, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.distributions.missing import completed, expected
@@ -47,10 +47,10 @@ class Imputation:
 
     def __str__(self) -> str:
         share = share_above(self.khat)
-        doubtful = "n/a" if share is None else f"{share:.0%}"
+        khat = f"k-hat above 0.7 for {share or 0:.0%} of the data"
         return (
             f"{'imputation':<20} {self.missing:.1%} of the numbers of {len(self.khat)} data, {len(self.draws)} times   "
-            f"k-hat above 0.7 for {doubtful} of the data (K = {self.num_samples})"
+            f"{NO_KHAT if share is None else khat} (K = {self.num_samples})"
         )
 
 

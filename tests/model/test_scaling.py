@@ -233,7 +233,7 @@ def test_scales_and_floors_are_told_in_the_datas_own_units():
     assert told["Normal", "no"] == {"sigma": of(0.7), **unit}
     assert told["Laplace", "no"] == {"b": of(0.7), **unit}
     assert told["Normal", "one"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "one number", **unit}
-    assert told["Normal", "pixel"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "per pixel", **unit}
+    assert told["Normal", "pixel"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "per column", **unit}
     assert told["Laplace", "predicted"] == {"b": "predicted from z", "floor": of(1e-3), **unit}
     assert told["LowRankNormal", ""] == {"sigma": "predicted from z", "floor": of(1e-3), "rank": 2, **unit}
 

@@ -11,7 +11,9 @@ from pyro_vae.errors import not_finite
 from pyro_vae.evaluation import Estimate
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.model.likelihoods import Likelihood
 
+_MOST_COLUMNS = 30  # of a table, whose scales are listed
 ON_TEST_DATA = "an estimate on the test data"
 
 
@@ -40,7 +42,12 @@ def headline(
         trained.config.scientific(),
         discrete=likelihood.support.is_discrete,
         observed=observed,
-        more={"likelihood": likelihood.scales(), "classification": classes, "precision": precision},
+        more={
+            "likelihood": likelihood.scales(),
+            "scale_by_column": scale_by_column(likelihood, trained.data.protocol),
+            "classification": classes,
+            "precision": precision,
+        },
     )
     if trained.data.about:
         report["about"] = trained.data.about
@@ -68,7 +75,7 @@ def numbers(
         discrete: whether p(x|z) gives masses and not densities, so that log p(x) has a meaning in bits.
         observed: (N,), how many numbers of each test datum were observed; None where none is missing.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
-            "classification" and "precision".
+            "scale_by_column", see `scale_by_column`; "classification" and "precision".
 
     Returns:
         "test", "objective", "training", "config", "protocol" and these parts, each with plain values.
@@ -88,6 +95,23 @@ def numbers(
         "config": dict(config),
         "protocol": dict(protocol),
     }
+
+
+def scale_by_column(likelihood: Likelihood, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists the scale of each column of a table in the column's own unit, as [name, scale] in the order of the table.
+
+    Args:
+        likelihood: of the program.
+        protocol: of the data, which names up to 30 columns; of others nothing is listed.
+
+    Returns:
+        "symbol", such as sigma, and "rows"; empty where the likelihood has no such number.
+    """
+    scale, names = likelihood.scale_by_column(), protocol.get("columns") or ()
+    if scale is None or len(scale) != len(names) or len(names) > _MOST_COLUMNS:
+        return {}
+    rows = [[name, value] for name, value in zip(names, scale.tolist(), strict=True)]
+    return {"symbol": getattr(likelihood, "symbol", "scale"), "rows": rows}
 
 
 def finite(
