@@ -84,6 +84,14 @@ class LocationScale(Likelihood):
             return in_own_units(predicted, self.column_scale)
         return in_own_units({self.symbol: self.learned_scale(), **self.learned_scale.how()}, self.column_scale)
 
+    @torch.no_grad()
+    def scale_by_column(self) -> Tensor | None:
+        if self.learn_scale == "predicted":
+            return None
+        scale = self.scale if self.learn_scale == "no" else self.learned_scale()
+        own = scale if self.column_scale is None else scale * self.column_scale.spread
+        return own if isinstance(own, Tensor) and own.dim() == 1 else None
+
 
 class Learned(nn.Module):
     """Learned numbers above a floor, floor + exp(raw): one, or one for each pixel.
@@ -117,7 +125,8 @@ class Learned(nn.Module):
 
     def how(self) -> dict[str, Any]:
         """Returns the floor, and in words how many values there are."""
-        return {"floor": self.floor, "learned": "per pixel" if self.raw.dim() else "one number"}
+        many = "per column" if self.raw.dim() == 1 else "per pixel"
+        return {"floor": self.floor, "learned": many if self.raw.dim() else "one number"}
 
 
 def summary(values: Tensor) -> float | dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pyro_vae.evaluation.trust.diagnostics import NO_KHAT
 from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
 from pyro_vae.report.documents.baseline_section import baseline_sentence
@@ -43,7 +44,7 @@ def _values(report: Report) -> dict[str, Any]:
     return {
         "of": of_x(report),
         "subset": report.get("reference", {}).get("num_data"),
-        "above": share(khat.get("above")),
+        "khat": _khat(khat),
         "threshold": khat.get("threshold"),
         "reference": report.get("gaps", {}).get("reference", "the reference"),
         "draws": _DRAWS.get(posterior.get("method", ""), ""),
@@ -58,6 +59,16 @@ def _values(report: Report) -> dict[str, Any]:
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
         "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
     }
+
+
+def _khat(khat: Mapping[str, Any]) -> str:
+    if khat.get("above") is None:
+        return f"There is {NO_KHAT}: nothing tells where the bound is loose."
+    return (
+        f"{share(khat['above'])} of the data lie above {khat['threshold']:g}, where the bound may be loose, and its "
+        "Monte Carlo error and the effective sample size too good. Where nearly all draws are effective the weights "
+        "hardly differ, and a large k-hat does no harm."
+    )
 
 
 _DISAGREE = "The chains did NOT agree: these draws can not be taken for the posterior's. "
@@ -122,9 +133,7 @@ _NOTES = (
     (
         "khat",
         "k-hat",
-        "The tail of each datum's importance weights, by PSIS. {above} of the data lie above {threshold:g}, where the "
-        "bound may be loose, and its Monte Carlo error and the effective sample size too good. Where nearly all draws "
-        "are effective the weights hardly differ, and a large k-hat does no harm.",
+        "The tail of each datum's importance weights, by PSIS. {khat}",
     ),
     (
         "khat.above",
