@@ -120,9 +120,7 @@ class ScoredRows:
             self._say(block.first + i, x[i], wild_rows.column(attempt, x[i : i + 1], given, usual))
         return columns
 
-    def _usual(
-        self, attempt: wild_rows.Attempt, x: Tensor, y: Tensor | None, wild: list[int]
-    ) -> Tensor | None:
+    def _usual(self, attempt: wild_rows.Attempt, x: Tensor, y: Tensor | None, wild: list[int]) -> Tensor | None:
         """A row (1, *x_shape) that can be scored: of the block, or else of the first one."""
         if tame := [i for i in range(len(x)) if i not in wild]:
             return x[tame[:1]]

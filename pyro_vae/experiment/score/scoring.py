@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vae.errors import CheckpointError
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
@@ -210,8 +209,8 @@ def _without_percentile(found: np.ndarray, values: np.ndarray) -> list[str]:
     if not number:
         return []
     return [
-        f"{_counted(number)} no percentile: fewer than {FEWEST_ALIKE} test data miss the same numbers, and log p of other "
-        "numbers is another quantity."
+        f"{_counted(number)} no percentile: fewer than {FEWEST_ALIKE} test data miss the same numbers, and log p of "
+        "other numbers is another quantity."
     ]
 
 
@@ -257,8 +256,8 @@ def _summary(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
     if "percentile" in columns:
         among = columns["percentile"](0, size)
         sentences.append(
-            f"Of your rows, {int((among == 0).sum()):,} lie below all test data and {int((among == 100).sum()):,} reach "
-            "the highest; both tails are strange, and the middle is no proof."
+            f"Of your rows, {int((among == 0).sum()):,} lie below all test data and {int((among == 100).sum()):,} "
+            "reach the highest; both tails are strange, and the middle is no proof."
         )
     pieces = score_table.pieces(size, 1)
     if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
