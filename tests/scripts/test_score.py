@@ -390,7 +390,7 @@ def test_one_wild_row_costs_itself_alone(run, raw, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(evaluation, "score", breaks)
     found, said = scored(run, out, "--data", path), capsys.readouterr().out
-    assert "Row 4 has no finite log p(x)" in said
+    assert "No finite log p(x) of row 4. Its scores are nan." in said
     assert "1 row has no finite log p(x): row 4." in said
     for name in ("log_likelihood", "elbo", "mean", "percentile"):
         assert np.isnan(found[name][4]).all()

@@ -136,9 +136,7 @@ class ScoredRows:
         if column is not None:
             value = float(x[column]) + (origin[column] if origin else 0.0)
             why = f": {names[column] if names else f'column {column}'} is {value:g}, far from the training data"
-        self.run.notes.append(
-            f"{self.reader.place(index).capitalize()} has no finite log p(x){why}. Its scores are nan."
-        )
+        self.run.notes.append(f"No finite log p(x) of {self.reader.place(index)}{why}. Its scores are nan.")
 
     def _scores(self, block: "_Block", x: Tensor, y: Tensor | None) -> evaluation.Scores:
         alone, first = block.likelihood_alone, block.first
