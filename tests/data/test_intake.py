@@ -222,6 +222,14 @@ def test_levels_stored_as_floats_are_levels_for_encode_and_for_scores():
     assert torch.equal(recipe.x(x).nan_to_num(9), new.nan_to_num(9))
 
 
+def test_floats_of_a_file_of_levels_can_be_scored():
+    x = RANDOM.integers(0, 4, (40, 5)).astype(float)
+    made, recipe = intake(x, num_levels=4)
+    recipe = replace(recipe, float_levels=True)  # as the settings of a run say
+    for found in (recipe.x(x), rows_alike(x, recipe, Reading(num_levels=4)).split.fixed()):
+        assert torch.equal(found[made.test.file_rows], made.test.fixed())
+
+
 def test_a_frame_is_chosen_by_name_whatever_else_it_holds():
     frame = pd.DataFrame(
         {"town": ["Ulm", "Bonn"] * 25, "a": RANDOM.normal(size=50), "n": pd.array(range(50), "Int64") * 7 % 50}
