@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.checked_numbers import Checked
+from pyro_vae.data.checked_numbers import Checked, plain_array
 from pyro_vae.data.own.reading import Reading
 from pyro_vae.data.recipes import RECIPES, Recipe
 from pyro_vae.data.splits import one_hot
@@ -153,7 +153,7 @@ class Intake:
         columns: tuple[str, ...] = ()
         if hasattr(raw, "columns") and self.columns:
             raw, columns = self._of_frame(raw), self.columns
-        placed = self.chosen(self._placed(_array(raw)), "x", columns)
+        placed = self.chosen(self._placed(plain_array(raw)), "x", columns)
         if self.num_levels is None or self.num_levels == 2 or placed.dtype.kind != "f" or self.float_levels:
             levels = torch.from_numpy(np.ascontiguousarray(self.stored(placed, "x", "datum")))
             return self._made(levels, self.num_levels, seed)
@@ -286,18 +286,6 @@ class Intake:
         if self.recipe == "dequantize":
             return (levels.float() + 0.5) / (num_levels or 1)
         return RECIPES["threshold"](num_levels, missing).make(levels, None)
-
-
-def _array(raw: Any) -> np.ndarray:
-    if isinstance(raw, Tensor):
-        raw = raw.detach().cpu()
-        raw = (raw.float() if raw.dtype == torch.bfloat16 else raw).numpy()
-    elif hasattr(raw, "to_numpy"):
-        raw = raw.to_numpy()
-    array = np.asarray(raw)
-    if array.ndim < 2 or not len(array):
-        raise DataError(f"x: has shape {array.shape}; the first axis counts data, and a single datum is x[None].")
-    return array
 
 
 def _times(shape: tuple[int, ...]) -> str:

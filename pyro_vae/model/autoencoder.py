@@ -198,7 +198,7 @@ class Autoencoder(Program):
 
         Args:
             x: (B, ...), an array, a tensor, a frame or nested lists.
-            y: labels, for a conditional program: one-hot (B, C), numbers of classes or their names.
+            y: labels, for a conditional program: one-hot (B, C), or names of classes (see `Intake.one_hot`).
             seed: draws the bits of binarised data, or the noise of dequantised ones.
 
         Raises:

@@ -143,13 +143,12 @@ def _folder(path: Path, intake: Intake, reading: Reading) -> Found:
 
     found = read_folder(path, reading)
     first = next(iter(found.x.values()))
-    if (intake.num_levels or 2) == 2 or first.dtype != np.uint8 or first.shape[1] != 1 or first.max() > 1:
+    L = intake.num_levels or 2
+    if L == 2 or first.dtype != np.uint8 or first.shape[1] != 1 or first.max() > 1:
         return found
     grey = read_folder(path, replace(reading, colour="grey"))  # the levels 0 and 1 of 8 bits stay what they are
-    if next(iter(grey.x.values())).max() > intake.num_levels - 1:
-        raise DataError(
-            f"{path}: its images are black and white, and the run was trained on levels 0 ... {intake.num_levels - 1}."
-        )
+    if next(iter(grey.x.values())).max() > L - 1:
+        raise DataError(f"{path}: its images are black and white, and the run was trained on levels 0 ... {L - 1}.")
     return grey
 
 

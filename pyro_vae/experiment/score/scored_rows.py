@@ -120,9 +120,7 @@ class ScoredRows:
             self._say(block.first + i, x[i], wild_rows.column(attempt, x[i : i + 1], given, usual))
         return columns
 
-    def _usual(
-        self, attempt: wild_rows.Attempt, x: Tensor, y: Tensor | None, wild: list[int]
-    ) -> Tensor | None:
+    def _usual(self, attempt: wild_rows.Attempt, x: Tensor, y: Tensor | None, wild: list[int]) -> Tensor | None:
         """A row (1, *x_shape) that can be scored: of the block, or else of the first one."""
         if tame := [i for i in range(len(x)) if i not in wild]:
             return x[tame[:1]]
@@ -138,9 +136,7 @@ class ScoredRows:
         if column is not None:
             value = float(x[column]) + (origin[column] if origin else 0.0)
             why = f": {names[column] if names else f'column {column}'} is {value:g}, far from the training data"
-        self.run.notes.append(
-            f"{self.reader.place(index).capitalize()} has no finite log p(x){why}. Its scores are nan."
-        )
+        self.run.notes.append(f"No finite log p(x) of {self.reader.place(index)}{why}. Its scores are nan.")
 
     def _scores(self, block: "_Block", x: Tensor, y: Tensor | None) -> evaluation.Scores:
         alone, first = block.likelihood_alone, block.first

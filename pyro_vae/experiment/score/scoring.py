@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vae.errors import CheckpointError
-from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
-from pyro_vae.experiment.score import score_table, training_rows
-from pyro_vae.experiment.score.reference import FEWEST_ALIKE, reference
+from pyro_vae.experiment.score import score_table, summary, training_rows
+from pyro_vae.experiment.score.reference import reference
 from pyro_vae.experiment.score.score_table import Column, Columns, Spool
 from pyro_vae.experiment.score.scored_rows import ScoredRows
 
@@ -155,7 +153,7 @@ def _fill(spool: Spool, rows: ScoredRows, numbers: range, say: Say) -> None:
 def _finish(spool: Spool, rows: ScoredRows, out: Path, say: Say) -> list[str]:
     columns = _columns(spool, rows, named_by_place=out.suffix == ".csv", say=say)
     score_table.write(out, columns, len(rows), {"names": np.array(names)} if (names := rows.run.intake.columns) else {})
-    sentences = _summary(spool, columns, rows)
+    sentences = summary.sentences(spool, columns, rows)
     spool.close()
     return sentences
 
@@ -176,7 +174,7 @@ def _columns(spool: Spool, rows: ScoredRows, *, named_by_place: bool, say: Say) 
         if (among := reference(rows, own, say)) is not None:
             found = among.percentiles(own.numpy(), kinds)
             columns["percentile"] = _of_array(found)
-            rows.run.notes.extend(_without_percentile(found, own.numpy()))
+            rows.run.notes.extend(summary.without_percentile(found, own.numpy()))
     columns |= {name: spool.column(name) for name in ("elbo", "reconstruction", "kl") if name in has}
     if "log_posterior" in has:
         columns |= _classes(spool.column("log_posterior"), rows.run.intake.classes, whole=not named_by_place)
@@ -205,20 +203,6 @@ def _of_array(array: np.ndarray) -> Column:
     return lambda start, stop: array[start:stop]
 
 
-def _without_percentile(found: np.ndarray, values: np.ndarray) -> list[str]:
-    number = int((np.isnan(found) & ~np.isnan(values)).sum())
-    if not number:
-        return []
-    return [
-        f"{_counted(number)} no percentile: fewer than {FEWEST_ALIKE} test data miss the same numbers, and log p of other "
-        "numbers is another quantity."
-    ]
-
-
-def _counted(number: int) -> str:
-    return "1 row has" if number == 1 else f"{number:,} rows have"
-
-
 def _in_own_units(column: Column, origin: tuple[float, ...]) -> Column:
     """Adds what was taken from the columns of a table, in the precision that they need."""
     if not any(origin):
@@ -243,45 +227,6 @@ def _likeliest(log_posterior: np.ndarray, called: np.ndarray) -> np.ndarray:
 def _in_training(rows: ScoredRows, known: np.ndarray) -> Column:
     split, at = rows.reader.split, rows.positions
     return lambda start, stop: training_rows.are_among(training_rows.hashes(split, at[start:stop]), known)
-
-
-def _summary(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
-    size = len(rows)
-    if "log_likelihood" not in columns:
-        return [
-            f"A plain autoencoder has no log p(x): the reconstruction of {size:,} rows is "
-            f"{spool.column('reconstruction')(0, size).mean():.3f} nats in the mean."
-        ]
-    values, khat = columns["log_likelihood"](0, size), columns["khat"](0, size)
-    sentences = _of_values(values, khat, rows)
-    if "percentile" in columns:
-        among = columns["percentile"](0, size)
-        sentences.append(
-            f"Of your rows, {int((among == 0).sum()):,} lie below all test data and {int((among == 100).sum()):,} reach "
-            "the highest; both tails are strange, and the middle is no proof."
-        )
-    pieces = score_table.pieces(size, 1)
-    if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
-        sentences.append(f"{seen:,} {'row equals' if seen == 1 else 'rows equal'} a training row.")
-    return sentences
-
-
-def _of_values(values: np.ndarray, khat: np.ndarray, rows: ScoredRows) -> list[str]:
-    """Says what log p(x) and k-hat are, and which rows have none."""
-    given, right = "x|y" if rows.is_labelled else "x", np.isfinite(values)
-    K, above = rows.plan.num_samples, int((khat > KHAT_THRESHOLD).sum())
-    trust = f"k-hat is above {KHAT_THRESHOLD} for {above:,}"
-    if np.isnan(khat[right]).all():
-        trust = f"k-hat needs 25 draws or more: n/a with {K}"
-    finite = values[right] if right.any() else values
-    sentences = [
-        f"log p({given}) of {len(finite):,} rows: mean {finite.mean():.3f} nats, from {finite.min():.3f} to "
-        f"{finite.max():.3f}; {trust}."
-    ]
-    if not right.all():
-        listed = ", ".join(rows.reader.place(i) for i in np.flatnonzero(~right)[:10].tolist())
-        sentences.append(f"{_counted(int((~right).sum()))} no finite log p({given}): {listed}.")
-    return sentences
 
 
 def _complete(folder: Path) -> list[tuple[Shard, Path]]:

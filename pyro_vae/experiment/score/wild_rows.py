@@ -12,7 +12,7 @@ _MOST_COLUMNS = 100  # that are tried one by one
 
 
 def wild(attempt: Attempt, x: Tensor, y: Tensor | None) -> list[int]:
-    """Finds the rows of a block that can not be scored, each by itself.
+    """Finds the rows of a block that can not be scored, by halves.
 
     Args:
         attempt: scores data and labels.
@@ -26,7 +26,13 @@ def wild(attempt: Attempt, x: Tensor, y: Tensor | None) -> list[int]:
         >>> wild(attempt, torch.tensor([[1.0], [10.0], [2.0]]), None)
         [1]
     """
-    return [i for i in range(len(x)) if not works(attempt, x[i : i + 1], None if y is None else y[i : i + 1])]
+    if works(attempt, x, y):
+        return []
+    if len(x) == 1:
+        return [0]
+    half = len(x) // 2
+    labels = (None, None) if y is None else (y[:half], y[half:])
+    return [*wild(attempt, x[:half], labels[0]), *(half + i for i in wild(attempt, x[half:], labels[1]))]
 
 
 def works(attempt: Attempt, x: Tensor, y: Tensor | None) -> bool:
