@@ -109,7 +109,7 @@ def shared_groups(pieces: Pieces) -> list[str]:
 
 
 def row_hashes(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Computes a hash of 64 bits of the numbers of each datum (N,) uint64, as float32, whatever type they are stored in.
+    """Computes a hash of 64 bits of the numbers of each datum, as float32: (N,) uint64.
 
     0 equals -0, and a missing number equals another.
 

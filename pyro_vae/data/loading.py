@@ -288,13 +288,18 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
 
 def _no_intensities(raw: Raw, value: str, column: int) -> DataError:
     name = repr(raw.columns[column]) if raw.columns else column
+    # Whoever brings a table has often chosen no bits: they are what the default likelihood takes.
     return DataError(
-        f"{raw.name}: bits are drawn from intensities in [0, 1], and column {name} holds {value}. For a table of "
-        "measurements use `likelihood='normal'`; of intensities, scale each to [0, 1]."
+        f"{raw.name}: bits are drawn from intensities in [0, 1]; got {value}, column {name}. For a table of "
+        f"measurements use a density (`likelihood='normal'`); of intensities, s{_scaled(raw)[1:]}."
     )
 
 
 def _cure_of_intensities(raw: Raw) -> str:
+    return f"{_scaled(raw)}, or use a density (`likelihood='normal'`)."
+
+
+def _scaled(raw: Raw) -> str:
     low = min(float(np.nanmin(part.levels)) for part in raw.parts)
     high = max(float(np.nanmax(part.levels)) for part in raw.parts)
     gaps = any(np.isnan(p.levels).any() for p in raw.parts)
@@ -302,8 +307,8 @@ def _cure_of_intensities(raw: Raw) -> str:
     if len(raw.parts) > 1:
         least, most = f"({low!r})", f"{high!r}"
     if low < 0:
-        return f"Save (x - {least}) / ({most} - {least}), or use a density (`likelihood='normal'`)."
-    return f"Save x / {255 if 128 <= high <= 255 else most}, or use a density (`likelihood='normal'`)."
+        return f"Save (x - {least}) / ({most} - {least})"
+    return f"Save x / {255 if 128 <= high <= 255 else most}"
 
 
 def _split(

@@ -32,7 +32,11 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
     arrays = {key: _array("x", data) for key, (data, _) in given.items()}
     labels = {key: _array("y", data) for key, (_, data) in given.items() if data is not None}
     beside = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
-    mask = _of_masked({key: data for key, (data, _) in given.items()}, beside.get("mask", {}), Reading(**options))
+    mask = _of_masked(
+        {key: data for key, (data, _) in given.items()},
+        beside.get("mask", {}),
+        Reading(missing=options.get("missing", False)),
+    )
     about = Found(
         name=name,
         source="The user's own arrays.",

@@ -196,8 +196,8 @@ def _columns(
 
 
 _STEPS = (
-    "Columns that go by one step from row to row were taken as x: {}. Where they only count the rows, leave them out by "
-    "`columns`, or name one by `id`."
+    "Columns that go by one step from row to row were taken as x: {}. Where they only count the rows, leave "
+    "them out by `columns`, or name one by `id`."
 )
 _ENCODE = "Leave it out, or make numbers of it: pandas.get_dummies(frame, columns=[...])."
 
