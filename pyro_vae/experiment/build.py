@@ -190,8 +190,8 @@ def data(config: Config) -> Splits:
     if config.conditional and not splits.num_classes:
         text = [note for note in splits.protocol["notes"] if "hold no numbers" in note]
         raise UsageError(
-            f"{config.dataset} has no labels, which `conditional=True` needs: leave it out, or name the column or array "
-            f"of labels by `label`. {' '.join(text)}".rstrip(" .")
+            f"{config.dataset} has no labels, which `conditional=True` needs: leave it out, or name the column or "
+            f"array of labels by `label`. {' '.join(text)}".rstrip(" .")
         )
     return splits
 

@@ -47,9 +47,10 @@ class Reading:
     version: int = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.missing, str):
-            check_word("missing", self.missing, Missing)
-            object.__setattr__(self, "missing", self.missing == "nan")
+        missing: object = self.missing
+        if isinstance(missing, str):
+            check_word("missing", missing, Missing)
+            object.__setattr__(self, "missing", missing == "nan")
 
 
 _OF_KIND = {
