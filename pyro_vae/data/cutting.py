@@ -1,6 +1,6 @@
 """How the data of a source are cut into splits: at random or in order, groups whole, and which row went where."""
 
-from collections.abc import Iterable
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from pyro_vae.errors import DataError
 from pyro_vae.randomness import generator
 
 Pieces = dict[str, tuple[Part, np.ndarray]]
+_TESTED = {"valid": "validation", "test": "test"}
+_NUMBERS = 1 << 20  # at a time
 _MOST_COMPARED = 1 << 20  # data in which equal ones are looked for
 
 
@@ -80,11 +82,11 @@ def equal_rows(pieces: Pieces) -> list[str]:
         or sum(len(i) for _, i in pieces.values()) > _MOST_COMPARED
     ):
         return []
-    seen = set(_hashes(arrays["train"], pieces["train"][1]))
+    seen = np.unique(row_hashes(arrays["train"], pieces["train"][1]))
     notes = []
-    for name, word in (("valid", "validation"), ("test", "test")):
+    for name, word in _TESTED.items():
         index = pieces[name][1]
-        if again := sum(row in seen for row in _hashes(arrays[name], index)):
+        if again := int(np.isin(row_hashes(arrays[name], index), seen).sum()):
             notes.append(
                 f"{again:,} of the {len(index):,} {word} data are equal to a training datum, number by number, so that "
                 "numbers measured on them are not those of new data."
@@ -92,5 +94,42 @@ def equal_rows(pieces: Pieces) -> list[str]:
     return notes
 
 
-def _hashes(levels: np.ndarray, index: np.ndarray) -> Iterable[int]:
-    return (hash(levels[i].tobytes()) for i in index)
+def shared_groups(pieces: Pieces) -> list[str]:
+    """Says how many validation and test data are of a group that training data are of, too, as given splits may be."""
+    groups = {name: part.groups[index] for name, (part, index) in pieces.items() if part.groups is not None}
+    trained = set(map(str, groups.get("train", ())))
+    notes = []
+    for name, word in _TESTED.items():
+        if shared := sum(str(group) in trained for group in groups.get(name, ())):
+            notes.append(
+                f"{shared:,} of the {len(groups[name]):,} {word} data are of a group that training data are of, too: a "
+                "program is tested on groups that it knows. Without splits of your own, `group` keeps groups whole."
+            )
+    return notes
+
+
+def row_hashes(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Computes a hash of 64 bits of the numbers of each datum, as float32: (N,) uint64.
+
+    0 equals -0, and a missing number equals another.
+
+    Args:
+        levels: the data (M, ...).
+        index: which of them (N,), positions.
+
+    Example:
+        >>> one, same, other = row_hashes(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]]), np.arange(3))
+        >>> bool(one == same), bool(one == other)
+        (True, False)
+    """
+    some = max(1, _NUMBERS // max(1, levels[0].size))
+    found = [_hashes(levels[index[i : i + some]]) for i in range(0, len(index), some)]
+    return np.concatenate(found) if found else np.empty(0, np.uint64)
+
+
+def _hashes(levels: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(levels.reshape(len(levels), -1), np.float32) + np.float32(0)  # -0 is 0
+    rows[np.isnan(rows)] = np.nan  # there are many
+    found = (int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in rows)
+    return np.fromiter(found, np.uint64, len(rows))

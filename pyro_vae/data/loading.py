@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
-from pyro_vae.data.cutting import Pieces, cut, equal_rows
+from pyro_vae.data.cutting import Pieces, cut, equal_rows, shared_groups
 from pyro_vae.data.own import columns
 from pyro_vae.data.own.reading import Reading, without_effect
 from pyro_vae.data.protocol import description, protocol, untrained
@@ -179,9 +179,11 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
     changed: dict[str, Any] = {}
     if scaling == "standardized" and raw.parts[0].levels.ndim == 2:
         raw, pieces, changed = _with_columns(raw, pieces)
-    if raw.source.startswith("The user's own"):
-        raw = replace(raw, notes=(*raw.notes, *equal_rows(pieces)))
+    shared = shared_groups(pieces)
+    if raw.own:
+        raw = replace(raw, notes=(*columns.x_is(raw.columns), *raw.notes, *shared, *equal_rows(pieces)))
     splits = {name: _split(name, *piece, raw.num_levels, recipe, choices, reading) for name, piece in pieces.items()}
+    raw = replace(raw, notes=(*raw.notes, *_constant(raw, splits["train"], scaling)))
     more: dict[str, Any] = {
         **({"classes": list(raw.classes)} if raw.classes else {}),
         **({"columns": list(raw.columns)} if raw.columns else {}),
@@ -200,8 +202,20 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         columns=raw.columns,
         about=description(raw, splits),
         scaling=scaling,
-        warnings=tuple(untrained(splits, raw.classes)),
+        warnings=(*raw.warnings, *shared, *untrained(splits, raw.classes)),
     )
+
+
+def _constant(raw: Raw, train: Split, scaling: str) -> list[str]:
+    """Names the constant columns of counts, and of a table that is mapped, which keeps them."""
+    is_mapped = train.rows is not None and scaling == "standardized"
+    if train.levels.ndim != 2 or not (is_mapped or (scaling == "counts" and raw.own)):
+        return []
+    why = "It tells nothing, and is better left out."
+    if is_mapped:
+        why = "A mapped file keeps such columns, and sigma runs to its floor there: save the file without them."
+    of = "a sample of the training rows" if is_mapped else "the training rows"
+    return columns.said_of_constant(train.in_memory().levels.numpy(), raw.columns, of, why)
 
 
 def _range(train: Split) -> dict[str, Any]:
@@ -269,13 +283,28 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
         if outside.any():
             where = np.unravel_index(outside.argmax(), outside.shape)
             of = "" if len(raw.parts) == 1 else f" of x_{next(iter(part.cut))}"
+            if rows.ndim == 2:
+                raise _no_intensities(raw, f"{rows[where]:g} at row {first + where[0]}{of}", int(where[1]))
             raise DataError(
                 f"{raw.name}: `binarize={binarize!r}` needs intensities in [0, 1]; got {rows[where]:g} at row "
                 f"{first + where[0]}{of}. {_cure_of_intensities(raw)}"
             )
 
 
+def _no_intensities(raw: Raw, value: str, column: int) -> DataError:
+    name = repr(raw.columns[column]) if raw.columns else column
+    # Whoever brings a table has often chosen no bits: they are what the default likelihood takes.
+    return DataError(
+        f"{raw.name}: bits are drawn from intensities in [0, 1]; got {value}, column {name}. For a table of "
+        f"measurements use a density (`likelihood='normal'`); of intensities, s{_scaled(raw)[1:]}."
+    )
+
+
 def _cure_of_intensities(raw: Raw) -> str:
+    return f"{_scaled(raw)}, or use a density (`likelihood='normal'`)."
+
+
+def _scaled(raw: Raw) -> str:
     low = min(float(np.nanmin(part.levels)) for part in raw.parts)
     high = max(float(np.nanmax(part.levels)) for part in raw.parts)
     gaps = any(np.isnan(p.levels).any() for p in raw.parts)
@@ -283,8 +312,8 @@ def _cure_of_intensities(raw: Raw) -> str:
     if len(raw.parts) > 1:
         least, most = f"({low!r})", f"{high!r}"
     if low < 0:
-        return f"Save (x - {least}) / ({most} - {least}), or use a density (`likelihood='normal'`)."
-    return f"Save x / {255 if 128 <= high <= 255 else most}, or use a density (`likelihood='normal'`)."
+        return f"Save (x - {least}) / ({most} - {least})"
+    return f"Save x / {255 if 128 <= high <= 255 else most}"
 
 
 def _split(

@@ -70,6 +70,8 @@ class Raw:
         notes: what a reader of a number measured on these data must know, in sentences.
         columns: the names of the D numbers of a row, where the data are a table.
         classes: the names of the classes 0, 1, ...; empty where they are their own numbers.
+        warnings: those of the notes that a user must not miss.
+        own: whether the data are a user's own, and not a data set that has a name.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Raw:
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    own: bool = False
 
 
 def seven_one_two(size: int) -> dict[str, int]:

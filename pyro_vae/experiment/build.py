@@ -188,7 +188,11 @@ def data(config: Config) -> Splits:
         **reading(config),
     )
     if config.conditional and not splits.num_classes:
-        raise UsageError(f"{config.dataset} has no labels, which `conditional=True` needs: leave it out")
+        text = [note for note in splits.protocol["notes"] if "hold no numbers" in note]
+        raise UsageError(
+            f"{config.dataset} has no labels, which `conditional=True` needs: leave it out, or name the column or "
+            f"array of labels by `label`. {' '.join(text)}".rstrip(" .")
+        )
     return splits
 
 

@@ -268,7 +268,8 @@ Y_SHAPES = [(10,), (10,), (10,), (5,), (7,), (10, 1), (10, 2), ()]
 def test_labels_of_any_plain_type_are_classes_in_order(needed, x, y):
     splits = read(saved(None, x=x, y=y), "x.npz", needs_labels=needed)
     truth, labels = slowly(x), slow_labels(y, len(x))
-    assert (splits is None) == (truth is None or (labels == "refused" and needed))
+    wrong_size = y.dtype.kind != "O" and y.shape[:1] != x.shape[:1]
+    assert (splits is None) == (truth is None or (labels == "refused" and (needed or wrong_size)))
     if splits is None:
         return
     found = [split.labels for split in (splits.train, splits.valid, splits.test)]

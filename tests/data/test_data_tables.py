@@ -173,7 +173,7 @@ REFUSED = [
         (
             "5.1,3.5,setosa\n4.9,3.0,setosa\n",
             DataError,
-            "holds the names of the columns or data.* write a line of names above it",
+            "names of the columns or data",
         ),
         ("a;b\n1,5;2.5\n", DataError, "'a' has a decimal comma, and column 'b' a point, '2.5' in row 0"),
         ("a;b\n1,5;2\n1.5;2\n", DataError, "a decimal comma, '1,5' in row 0, and a decimal point, '1.5' in row 1"),
@@ -246,7 +246,7 @@ def cured(tmp_path, message, monkeypatch):
 
 
 def test_the_cure_for_thousands_changes_one_column_alone(tmp_path, read, monkeypatch):
-    with pytest.raises(DataError, match="separates thousands. Change that column alone") as caught:
+    with pytest.raises(DataError, match=r"separates thousands\. Change that column alone") as caught:
         read("when;mass;sum;part\n01.04.2023;0.125;1.234,5;a\n02.04.2023;10.5;-2.000;b\n03.04.2023;;1.234.567;c\n")
     found = cured(tmp_path, str(caught.value), monkeypatch)
     np.testing.assert_array_equal(found.x["x"], [[0.125, 1234.5], [10.5, -2000], [NAN, 1234567]])
@@ -255,8 +255,8 @@ def test_the_cure_for_thousands_changes_one_column_alone(tmp_path, read, monkeyp
 
 def test_the_cure_of_a_file_without_names(tmp_path, read, monkeypatch):
     with pytest.raises(DataError, match=r"frame\[1\] = frame\[1\].str") as caught:
-        read("0.125;5\n10.5;-2.000,5\n")
-    assert cured(tmp_path, str(caught.value), monkeypatch).x["x"].tolist() == [[0.125, 5], [10.5, -2000.5]]
+        read("0.125;5\n10.5;-2.000,5\n3;4\n")
+    assert cured(tmp_path, str(caught.value), monkeypatch).x["x"].tolist() == [[0.125, 5], [10.5, -2000.5], [3, 4]]
 
 
 def test_the_cure_for_two_decimal_signs_changes_the_columns_of_commas_alone(tmp_path, read, monkeypatch):

@@ -174,7 +174,18 @@ def _no_x(path: Path, arrays: formats.Archive) -> DataError:
     objects = (
         f" and arrays of Python objects, which are never loaded: {', '.join(arrays.objects)}" if arrays.objects else ""
     )
-    return DataError(f"{path}: holds the arrays {held}{objects}. {_CURE}")
+    return DataError(f"{path}: holds the arrays {held}{objects}. {_CURE}{_renaming(path, arrays)}")
+
+
+def _renaming(path: Path, arrays: formats.Archive) -> str:
+    """The code that writes an archive anew under names that are known."""
+    if not arrays:
+        return ""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    x = max(shapes, key=lambda name: (len(shapes[name]), shapes[name]))
+    y = next((n for n, shape in shapes.items() if n != x and shapes[x][:1] == shape), "")
+    labels = f", y=a[{y!r}]" if y else ""
+    return f" Such as: a = numpy.load({path.name!r}); numpy.savez('named.npz', x=a[{x!r}]{labels})"
 
 
 def _of_one_split(x: dict[str, str]) -> list[str]:

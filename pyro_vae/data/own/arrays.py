@@ -86,7 +86,7 @@ def raw(found: Found, reading: Reading) -> Raw:
         raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing=True`, or leave the mask out.")
     placed, of_layout = laid_out(found, reading)
     masks = {key: placed[f"mask of {key}"] for key in found.mask}
-    x = numbers(found.name, {key: placed[key] for key in found.x}, masks, reading)
+    x = numbers(found.name, {key: placed[key] for key in found.x}, masks, reading, found.columns)
     for what, named in (("group", found.groups), ("id", found.ids)):
         _check_column(found.name, what, found.x, named)
     classes = _classes(found, reading)
@@ -107,6 +107,8 @@ def raw(found: Found, reading: Reading) -> Raw:
         num_classes=classes.num_classes,
         files=found.files,
         notes=(*found.notes, *of_layout, *x.notes, *classes.notes),
+        warnings=(*found.warnings, *classes.notes),
+        own=True,
         columns=found.columns,
         classes=classes.names,
     )

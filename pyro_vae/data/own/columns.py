@@ -13,6 +13,9 @@ import numpy as np
 from pyro_vae.data.sources import Part, Raw
 
 _LOST = 2.0**-10  # of the spread of a column, by which rounding to float32 may move it
+_MOST_NAMES, _MOST_NOTES = 15, 10  # in one note, and of one kind
+_FAR = 3.0  # spreads of the other numbers of a column
+_SENTINELS = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0)
 _COMMON = 0.05  # of the rows, above which a value has no bounded density
 
 
@@ -58,6 +61,83 @@ def fitted(raw: Raw, train: np.ndarray) -> Columns:
     return Columns(replace(raw, parts=parts, columns=columns), kept, origin, tuple(notes))
 
 
+def doubtful(x: dict[str, np.ndarray], columns: tuple[str, ...], *, sentinels: bool) -> tuple[str, ...]:
+    """Names columns that are mostly empty, and those in which a number such as -999 may stand for a missing one.
+
+    Args:
+        x: the parts of a table in memory, (N, D); of other data nothing is said.
+        columns: the names of the D columns, where they have any.
+        sentinels: whether such numbers are looked for.
+
+    Example:
+        >>> column = np.r_[np.arange(20.0), -999, -999][:, None]
+        >>> print(*doubtful({"x": column}, ("age",), sentinels=True))
+        age holds -999 in 2 of 22 rows, far from its other numbers, which looks like a missing number: save NaN there, \
+and use `missing=True`.
+    """
+    parts = list(x.values())
+    if parts[0].ndim != 2 or any(isinstance(part, np.memmap) for part in parts) or parts[0].dtype.kind != "f":
+        return ()
+    notes, size = [], sum(map(len, parts))
+    names = columns or tuple(f"column {i}" for i in range(parts[0].shape[1]))
+    for i, name in enumerate(names):
+        column = np.concatenate([part[:, i] for part in parts]).astype(np.float64)
+        observed = column[~np.isnan(column)]
+        if 2 * len(observed) < size:
+            notes.append(f"{name} is empty in {size - len(observed):,} of {size:,} rows.")
+        found = _sentinels(observed) if sentinels else {}
+        notes += [
+            f"{name} holds {value:g} in {count:,} of {size:,} rows, far from its other numbers, which looks like a "
+            "missing number: save NaN there, and use `missing=True`."
+            for value, count in found.items()
+        ]
+    more = [f"And {len(notes) - _MOST_NOTES} more such columns."] if len(notes) > _MOST_NOTES else []
+    return (*notes[:_MOST_NOTES], *more)
+
+
+def _sentinels(observed: np.ndarray) -> dict[float, int]:
+    """Counts each number that people write for a missing one, where it is no number like the others."""
+    is_one = np.isin(observed, _SENTINELS)
+    others = observed[~is_one]
+    if not is_one.any() or len(others) < 3:
+        return {}
+    reach = _FAR * others.std()
+    values, counts = np.unique(observed[is_one], return_counts=True)
+    far = (values < others.min() - reach) | (values > others.max() + reach)
+    return dict(zip(values[far].tolist(), counts[far].tolist(), strict=True))
+
+
+def constant(rows: np.ndarray) -> np.ndarray:
+    """Says which columns (D,) of rows (N, D) hold one number alone, but for gaps."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
+    return ~(low < high)
+
+
+def said_of_constant(rows: np.ndarray, columns: tuple[str, ...], of: str, why: str) -> list[str]:
+    """Names constant columns that stay, of rows (N, D) that are called `of`.
+
+    Example:
+        >>> said_of_constant(np.array([[1, 2], [1, 3]]), (), "the training rows", "A count of 0 tells nothing.")
+        ['Constant among the training rows: column 0. A count of 0 tells nothing.']
+    """
+    found = constant(rows)
+    names = columns or tuple(f"column {i}" for i in range(rows.shape[1]))
+    return [f"Constant among {of}: {listed(names, found)}. {why}"] if found.any() else []
+
+
+def x_is(columns: tuple[str, ...]) -> list[str]:
+    """Says which columns are x.
+
+    Example:
+        >>> x_is(("height", "mass"))
+        ['x: height, mass (2 columns).']
+    """
+    more = f" and {len(columns) - _MOST_NAMES} more" if len(columns) > _MOST_NAMES else ""
+    number = f"{len(columns):,} column{'s' if len(columns) > 1 else ''}"
+    return [f"x: {', '.join(name[:40] for name in columns[:_MOST_NAMES])}{more} ({number})."] if columns else []
+
+
 def _changed(part: Part, kept: np.ndarray, origin: np.ndarray) -> np.ndarray:
     return np.asarray(part.levels, np.float64)[:, kept] - origin
 
@@ -67,14 +147,14 @@ def _left_out(names: tuple[str, ...], constant: np.ndarray) -> list[str]:
         return []
     if constant.all():
         return ["All columns are constant among the training rows: there is nothing to learn."]
-    return [f"Left out, since constant among the training rows: {_listed(names, constant)}."]
+    return [f"Left out, since constant among the training rows: {listed(names, constant)}."]
 
 
 def _moved(names: tuple[str, ...], far: np.ndarray) -> list[str]:
     if not far.any():
         return []
     return [
-        f"Float32 would round away the differences in {_listed(names, far)}: their training mean was taken away, which "
+        f"Float32 would round away the differences in {listed(names, far)}: their training mean was taken away, which "
         "changes no log p(x)."
     ]
 
@@ -89,13 +169,15 @@ def _common(names: tuple[str, ...], rows: np.ndarray, kept: np.ndarray) -> list[
             found.append(f"{names[i]} ({values[counts.argmax()]:g} in {counts.max() / len(column):.0%})")
     if not found:
         return []
-    listed = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    first = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return [
-        f"A value repeats often in {listed}. A density there has no upper bound, so that log p(x) says more about the "
-        "smallest scale allowed than about the data; such a column is better a class or a count."
+        f"A value repeats often in {first}. A density there has no upper bound, so that log p(x) says more about the "
+        "smallest scale allowed than about the data. `columns` names the columns that are x, without such a one, and "
+        "`label` makes it the class."
     ]
 
 
-def _listed(names: tuple[str, ...], chosen: np.ndarray) -> str:
-    listed = [names[i] for i in np.flatnonzero(chosen)]
-    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")
+def listed(names: tuple[str, ...], chosen: np.ndarray) -> str:
+    """Names the columns that are chosen (D,), the first ten."""
+    found = [names[i] for i in np.flatnonzero(chosen)]
+    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")

@@ -38,6 +38,7 @@ def user_file(request: Request) -> Raw:
     return Raw(
         name=path.name,
         source=f"The user's own file {path.name}.",
+        own=True,
         parts=tuple(Part(x, labels.get(key), _cut(key, len(x), images)) for key, x in levels.items()),
         num_levels=num_levels,
         num_classes=num_classes,

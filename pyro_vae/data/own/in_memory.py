@@ -22,20 +22,27 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
     if valid is not None and test is None:
         raise UsageError("`valid` goes with `test`: give both, or only `test`, or none")
     options = {option: value for option, value in reading.items() if value is not None}
+    extra = {what: options.pop(what) for what in ("mask", "group") if not isinstance(options.get(what, ""), str)}
     if hasattr(x, "columns"):
-        return _of_frames(name, x, y, valid, test, options)
+        for what, beside in {"y": y, **extra}.items():
+            _check_index(what, beside, x)
+        return _of_frames(name, x, y, valid, test, options, extra)
     given = {"x" if test is None else "x_train": (x, y)}
     given |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
-    extra = {what: options.pop(what) for what in ("mask", "group") if not isinstance(options.get(what, ""), str)}
     arrays = {key: _array("x", data) for key, (data, _) in given.items()}
     labels = {key: _array("y", data) for key, (_, data) in given.items() if data is not None}
     beside = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
+    mask = _of_masked(
+        {key: data for key, (data, _) in given.items()},
+        beside.get("mask", {}),
+        Reading(missing=options.get("missing", False)),
+    )
     about = Found(
         name=name,
         source="The user's own arrays.",
         x=arrays,
         y=labels,
-        mask=beside.get("mask", {}),
+        mask=mask,
         groups=beside.get("group", {}),
         files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
     )
@@ -51,7 +58,53 @@ def _pair(data: Any) -> tuple[Any, Any]:
     return data if isinstance(data, tuple) and len(data) == 2 else (data, None)
 
 
-def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Options) -> tuple[Found, Options]:
+def _of_masked(x: dict[str, Any], mask: dict[str, np.ndarray], reading: Reading) -> dict[str, np.ndarray]:
+    """Adds the masks of NumPy's masked arrays, in which True is a number that is missing."""
+    hidden = {key: np.ma.getmaskarray(data) for key, data in x.items() if np.ma.is_masked(data)}
+    for key, at in hidden.items():
+        if not reading.missing:
+            raise DataError(
+                f"`x` is a masked array, and {at.sum():,} numbers of {key} are masked: use `missing=True`, or pass "
+                "x.filled(value) to put a number there"
+            )
+    return {**mask, **{key: ~at & mask.get(key, True) for key, at in hidden.items()}}
+
+
+def _check_index(what: str, data: Any, frame: Any) -> None:
+    """Refuses to pair by position what pandas would pair by its index."""
+    index = getattr(data, "index", None)
+    if index is not None and not callable(index) and hasattr(frame, "index") and not index.equals(frame.index):
+        raise DataError(
+            f"the index of `{what}` differs from that of the frame: pass {what}.loc[x.index], or {what}.to_numpy() "
+            "where both have the same order"
+        )
+
+
+def _like(first: Found, key: str, frame: Any, reading: Reading, name: str) -> Found:
+    """Reads the frame of a further split, with the columns of the first."""
+    from pyro_vae.data.tables.frames import of_frame
+
+    other = of_frame(frame, reading, name)
+    if other.columns == first.columns:
+        return other
+    stored = {str(column).strip(): frame[column] for column in frame.columns}
+    empty = [c for c in first.columns if c in stored and stored[c].isna().all()]
+    if empty and not reading.missing:
+        raise DataError(
+            f"{name}: the column {empty[0]!r} of {key} has no value: use `missing=True`, fill it, or name the other "
+            "columns by `columns`."
+        )
+    lacking = [c for c in first.columns if c not in stored]
+    more = [c for c in other.columns if c not in first.columns]
+    if lacking or more:
+        what = f"lacks the columns {', '.join(lacking)}" if lacking else f"has more columns of x: {', '.join(more)}"
+        raise DataError(f"{name}: {key} {what}. All splits have the same; `columns` names those that are x.")
+    return of_frame(frame, replace(reading, columns=first.columns), name)
+
+
+def _of_frames(
+    name: str, x: Any, y: Any, valid: Any, test: Any, options: Options, extra: Options
+) -> tuple[Found, Options]:
     """Makes one `Found` of the frames of all splits, which have the same columns."""
     from pyro_vae.data.tables.frames import of_frame
 
@@ -60,11 +113,11 @@ def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Option
     reading = Reading(**options)
     frames = {"x" if test is None else "x_train": (x, y)}
     frames |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
-    found = {key: of_frame(frame, reading, name) for key, (frame, _) in frames.items()}
-    first = next(iter(found.values()))
-    for key, other in found.items():
-        if other.columns != first.columns:
-            raise DataError(f"{name}: the columns of {key} are {other.columns}; those before are {first.columns}")
+    first_key = next(iter(frames))
+    first = of_frame(x, reading, name)
+    found = {key: first if key == first_key else _like(first, key, f, reading, name) for key, (f, _) in frames.items()}
+    for key, (frame, column) in frames.items():
+        _check_index(f"y of {key}", column, frame)
     arrays = {key: part.x["x"] for key, part in found.items()}
     labels = {key: part.y["x"] for key, part in found.items() if "x" in part.y}
     labels |= {key: _array("y", column) for key, (_, column) in frames.items() if column is not None}
@@ -73,11 +126,21 @@ def _of_frames(name: str, x: Any, y: Any, valid: Any, test: Any, options: Option
         source="The user's own frame.",
         x=arrays,
         y=labels,
-        groups={key: part.groups["x"] for key, part in found.items() if "x" in part.groups},
+        mask={first_key: _chosen(extra["mask"], x, first.columns)} if "mask" in extra else {},
+        groups={key: part.groups["x"] for key, part in found.items() if "x" in part.groups}
+        | ({first_key: _array("group", extra["group"])} if "group" in extra else {}),
         ids={key: part.ids["x"] for key, part in found.items() if "x" in part.ids},
         files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
     )
     return about, options
+
+
+def _chosen(mask: Any, frame: Any, columns: tuple[str, ...]) -> np.ndarray:
+    """The columns of a mask that are those of x, where it has as many as the frame."""
+    array, names = _array("mask", mask), [str(column).strip() for column in frame.columns]
+    if array.ndim == 2 and array.shape[1] == len(names) and set(columns) <= set(names):
+        return array[:, [names.index(column) for column in columns]]
+    return array
 
 
 def _array(what: str, data: Any) -> np.ndarray:
@@ -88,11 +151,19 @@ def _array(what: str, data: Any) -> np.ndarray:
         raise DataError(f"`{what}` is a sparse matrix: pass {what}.toarray()")
     if isinstance(data, str | bytes | dict):
         raise UsageError(f"`{what}` must be an array; got {type(data).__name__}")
+    if np.ma.is_masked(data) and what != "x":
+        data = np.ma.array(data, dtype=object).filled(None)
     array = np.asarray(data)
-    if array.dtype == object:
-        array = np.asarray(array.tolist()) if what == "y" else array
+    if array.dtype == object and what in ("y", "group"):
+        gaps = np.array([_is_missing(value) for value in array.flat], bool).reshape(array.shape)
+        array = np.where(gaps, "", array.astype(str)) if gaps.any() else np.asarray(array.tolist())
     if array.dtype == object:
         raise DataError(
             f"`{what}` is made of Python objects (of unequal shapes?); make it np.stack(...) or .astype(float)"
         )
     return array
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and what pandas has for them."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(np.isscalar(value) and value != value)

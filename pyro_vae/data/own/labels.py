@@ -39,7 +39,7 @@ def classes(name: str, x: Arrays, y: Arrays, *, needed: bool) -> Classes:
         needed: whether labels are used; where not, labels that cannot be classes are left out, with a note.
 
     Raises:
-        DataError: labels are needed and are none, with the place and the cure.
+        DataError: labels are needed and are none, with the place and the cure; or there are more or fewer than data.
 
     Example:
         >>> found = classes("own", {"x": np.zeros((4, 2))}, {"x": np.array(["10", "2", "2", "9"])}, needed=True)
@@ -48,6 +48,8 @@ def classes(name: str, x: Arrays, y: Arrays, *, needed: bool) -> Classes:
     """
     if not y:
         return Classes({})
+    for key in y.keys() & x.keys():
+        _check_size(name, key, y[key], len(x[key]))
     try:
         return _classes(name, x, y)
     except DataError as error:
@@ -61,7 +63,8 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
         raise DataError(f"{name}: labels only for {', '.join(y)}; give them for every split, or for none.")
     plain = {key: _plain(name, key, labels, len(x[key])) for key, labels in y.items()}
     are_words = any(labels.dtype.kind in "UT" for labels in plain.values())
-    values = {key: (labels.astype(str) if are_words else labels).tolist() for key, labels in plain.items()}
+    kind = str if are_words else np.result_type(*plain.values())  # 1 is 1.0 beside 0.5
+    values = {key: labels.astype(kind).tolist() for key, labels in plain.items()}
     ordered = sorted(set().union(*values.values()), key=_as_number)
     if len(ordered) > _MOST_CLASSES:
         raise DataError(
@@ -71,7 +74,20 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
     numbers = {value: i for i, value in enumerate(ordered)}
     codes = {key: np.array([numbers[value] for value in labels], np.int64) for key, labels in values.items()}
     names = tuple(_named(value) for value in ordered)
+    if len(set(names)) < len(names):
+        one = next(n for n in names if names.count(n) > 1)
+        raise DataError(
+            f"{name}: several labels would be called {one!r}, since they differ in signs that do not print."
+        )
     return Classes(codes, () if names == tuple(map(str, range(len(names)))) else names, len(names))
+
+
+def _check_size(name: str, key: str, y: np.ndarray, size: int) -> None:
+    if len(y.shape) == 0 or len(y) != size:
+        raise DataError(
+            f"{name}: the labels of {key} are {y.dtype} {y.shape}; expected one for each of the {size} data, "
+            f"({size},), or one-hot rows ({size}, C)."
+        )
 
 
 def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
@@ -122,7 +138,11 @@ def by_name(name: str, key: str, y: np.ndarray, size: int, known: tuple[str, ...
         [2, 0]
     """
     numbers = {word: i for i, word in enumerate(known)}
-    named = [_named(value) for value in _plain(name, key, y, size).tolist()]
+    plain = _plain(name, key, y, size)
+    named = [_named(value) for value in plain.tolist()]
+    if plain.dtype.kind in "if":  # whether floats are whole is seen of each file alone
+        known_as = {_number(word): word for word in reversed(known) if _number(word) is not None}
+        named = [known_as.get(float(value), word) for value, word in zip(plain.tolist(), named, strict=True)]
     for row, value in enumerate(named):
         if value not in numbers:
             listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
@@ -143,8 +163,15 @@ def _as_number(value: str | float) -> tuple[bool, float, str]:
     return (False, number, "") if math.isfinite(number) else (True, 0.0, str(value))  # a name may be "nan"
 
 
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
 def _named(value: str | float) -> str:
-    return "".join(c for c in str(value) if c.isprintable())[:60] or "(blank)"
+    return "".join(c for c in str(value) if c.isprintable()) or "(blank)"
 
 
 def in_words(names: tuple[str, ...], num_classes: int) -> str:

@@ -8,7 +8,8 @@
     other integers    any, in a table           reals, where the likelihood is a density of reals
     floats            finite                    reals; levels where their number is given
 
-A number may be missing, NaN, where the reading says so; levels are then kept as floats.
+A number may be missing, NaN, where the reading says so; levels are then kept as floats. The largest level is that of
+all splits, not of training alone: a level that only test data have would have no mass.
 """
 
 import math
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_vae.data import formats
+from pyro_vae.data.own.columns import doubtful
 from pyro_vae.data.own.reading import Reading
 from pyro_vae.errors import DataError
 
@@ -42,7 +44,7 @@ class Numbers(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
+def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading, columns: tuple[str, ...] = ()) -> Numbers:
     """Finds out which numbers these are, checks them, and brings them to the type of their storage.
 
     Args:
@@ -50,6 +52,7 @@ def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
         x: by key, (N, *x_shape), of one type.
         masks: by key, True where a number was observed; where a key is there, the others are missing.
         reading: `counts`, `reals`, `num_levels` and `missing` are read.
+        columns: the names of the numbers of a row, for messages.
 
     Raises:
         DataError: a type is none of numbers; a number is missing, not finite, or outside what it must be; with its row.
@@ -58,8 +61,10 @@ def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading) -> Numbers:
     if dtype.kind not in "buif":
         raise DataError(f"{name}: type {dtype} is not supported; save bool, integers or floating-point numbers.")
     seen = {key: _hidden(array, masks.get(key)) for key, array in x.items()}
-    found = _Checked(name, reading).numbers(seen, dtype)
-    return found._replace(x={key: _masked(array, masks.get(key)) for key, array in found.x.items()})
+    found = _Checked(name, reading, columns).numbers(seen, dtype)
+    stored = {key: _masked(array, masks.get(key)) for key, array in found.x.items()}
+    about = doubtful(stored, columns, sentinels=found.num_levels is None and not reading.counts)
+    return found._replace(x=stored, notes=(*found.notes, *about))
 
 
 def _hidden(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -76,8 +81,8 @@ def _masked(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 class _Checked:
     """The checks, with the name of the file and what the user says of it."""
 
-    def __init__(self, name: str, reading: Reading) -> None:
-        self.name, self.reading = name, reading
+    def __init__(self, name: str, reading: Reading, columns: tuple[str, ...]) -> None:
+        self.name, self.reading, self.columns = name, reading, columns
 
     def numbers(self, x: Arrays, dtype: np.dtype) -> Numbers:
         if self.reading.counts:
@@ -168,7 +173,12 @@ class _Checked:
         for key, array in x.items():
             for first, rows in formats.blocks(array):
                 if (at := wrong(rows)).any():
-                    raise DataError(f"{self.name}: array {key} has {_place(rows, at, first)}{cure}")
+                    raise DataError(f"{self.name}: array {key} has {self._place(rows, at, first)}{cure}")
+
+    def _place(self, rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
+        where = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
+        position = f"column {self.columns[where[1]]!r}" if self.columns else f"position {where[1:]}"
+        return f"{rows[where]} at row {first + where[0]}, {position}"
 
 
 def _found_levels(dtype: np.dtype, largest: int) -> tuple[int, tuple[str, ...]]:
@@ -195,11 +205,6 @@ def _are_bits(x: Arrays) -> bool:
 
 def _as(x: np.ndarray, dtype: type) -> np.ndarray:
     return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
-
-
-def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
-    where = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
-    return f"{rows[where]} at row {first + where[0]}, position {where[1:]}"
 
 
 def _advice(x: Arrays) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from pyro_vae.option_words import Channels, Colour
+from pyro_vae.option_words import Channels, Colour, Missing, check_word
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Reading:
         num_levels: L of whole numbers 0..L-1; 0 finds it.
         counts: whole numbers are counts without an upper end, not levels.
         reals: whole numbers of a table are measurements, not levels.
-        missing: NaN is a missing number, and no error.
+        missing: NaN is a missing number, and no error; True, False, or the words "nan" and "no".
         needs_labels: labels that cannot be classes are an error; else they are left out, with a note.
         version: 2; 1 reads a `.npy` or `.npz` file as the first version of this package did, for runs of that time.
     """
@@ -45,6 +45,12 @@ class Reading:
     missing: bool = False
     needs_labels: bool = False
     version: int = 2
+
+    def __post_init__(self) -> None:
+        missing: object = self.missing
+        if isinstance(missing, str):
+            check_word("missing", missing, Missing)
+            object.__setattr__(self, "missing", missing == "nan")
 
 
 _OF_KIND = {
@@ -86,6 +92,7 @@ class Found:
         classes: the names of the classes 0, 1, ... where y holds their numbers; empty to find them.
         files: file name -> SHA-256 of the bytes on disk.
         notes: what a reader of a number measured on these data must know, in sentences.
+        warnings: those of the notes that a user must not miss.
     """
 
     name: str
@@ -99,3 +106,4 @@ class Found:
     classes: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "#N/A", "#NA", 
 _LONGEST = 200  # characters of a label or of the name of a row
 
 
-class Separated(DataError):
+class SeparatorError(DataError):
     """A column of numbers with signs of which a reader must not guess whether they separate thousands.
 
     Args:
@@ -104,7 +104,7 @@ def _check_commas(text: pd.Series, plain: np.ndarray, comma: np.ndarray, rows: n
     if (thousands == comma).all():
         steps = {" (for thousands)": _without(","), " (for decimals)": POINTED}
         first = comma.argmax()
-        raise Separated(place, _said(text.iloc[first], rows[first], "may separate thousands or decimals"), steps)
+        raise SeparatorError(place, _said(text.iloc[first], rows[first], "may separate thousands or decimals"), steps)
     point = plain & text.str.contains(".", regex=False).to_numpy(bool)
     if point.any():
         one, other = (f"{text.iloc[i]!r} in row {rows[i]}" for i in (comma.argmax(), point.argmax()))
@@ -141,7 +141,7 @@ def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: st
     if separated.any() and (number | separated).all():
         first = separated.argmax()
         what = _said(text.iloc[first], rows[first], "separates thousands")
-        raise Separated(place, what, _steps(text, separated))
+        raise SeparatorError(place, what, _steps(text, separated))
     if 2 * number.sum() > len(number):
         first = (~number).argmax()
         raise DataError(
@@ -189,6 +189,19 @@ def plain(series: pd.Series, place: str) -> np.ndarray:
     if long is not None:
         raise DataError(f"{place} has {len(text[long]):,} characters in row {long}; at most {_LONGEST} can be a name.")
     return np.array(text, dtype=str)
+
+
+def is_sequence(values: np.ndarray) -> bool:
+    """Says whether values are whole numbers that go up or down by one step from each row to the next.
+
+    Example:
+        >>> is_sequence(np.array([3, 10, 17])), is_sequence(np.array([3, 3, 3]))
+        (True, False)
+    """
+    if values.dtype.kind not in "iuf" or len(values) < 3 or not np.isfinite(values).all():
+        return False
+    steps = np.diff(values)
+    return bool(steps[0] != 0 and (steps == steps[0]).all() and (np.floor(values) == values).all())
 
 
 def is_count(values: np.ndarray, firsts: tuple[int, ...] = (0, 1)) -> bool:

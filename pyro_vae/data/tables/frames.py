@@ -2,7 +2,7 @@
 
 numbers, booleans   x, in the order of the table
 text, dates         left out, and named in a note; refused where `columns` names them
-a count of rows     left out, and named in a note, where it has no name, or the name id, index or row
+a count of rows     left out, and named in a note, where it has no name, or one such as id, index, row or sample_nr
 """
 
 import difflib
@@ -17,12 +17,13 @@ import pandas as pd
 from pandas.api.types import is_any_real_numeric_dtype
 
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.tables.cells import has_decimal_comma, is_count, numbers, plain
+from pyro_vae.data.tables.cells import has_decimal_comma, is_count, is_sequence, numbers, plain
 from pyro_vae.errors import DataError, UsageError
 
 LABELS = ("label", "labels", "target", "class", "y")
-_COUNTERS = ("id", "index", "row")
+_COUNTERS = {"id", "ids", "index", "row", "rows", "number", "nr", "no", "sample"}
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")
+_WORDS = re.compile(r"[^\W_]+")
 _FEW_CLASSES, _ROWS_PER_CLASS = 20, 5  # what numbers that happen to be called y must look like to be classes
 _LONGEST = 100  # characters of a name in a sentence
 
@@ -57,6 +58,14 @@ def of_frame(frame: pd.DataFrame, reading: Reading, name: str) -> Found:
     reading, about_label = _label(frame, reading, name)
     x, left_out = _columns(frame, reading, unnamed, name)
     uses = {"y": reading.label, "groups": reading.group, "ids": reading.id}
+    no_label: tuple[str, ...] = ()
+    if reading.label and not reading.needs_labels and frame[reading.label].isna().any():
+        at = int(frame[reading.label].isna().to_numpy().argmax())
+        no_label = (
+            f"The labels were left out, since nothing needs them: the label of row {at} is missing in the column "
+            f"{reading.label!r}.",
+        )
+        del uses["y"]
     side: dict[str, Any] = {use: {"x": plain(frame[c], f"{name}: column {c!r}")} for use, c in uses.items() if c}
     if "ids" not in side and not is_count(frame.index.to_numpy(), (0,)):
         side["ids"] = {"x": plain(frame.index.to_series(), f"{name}: the index")}
@@ -65,7 +74,8 @@ def of_frame(frame: pd.DataFrame, reading: Reading, name: str) -> Found:
         source=f"The user's own table {name}.",
         x={"x": _stacked(list(x.values()))},
         columns=tuple(x),
-        notes=(*notes, *about_label, *left_out, *_decimal_commas(frame, x)),
+        notes=(*notes, *about_label, *no_label, *left_out, *_decimal_commas(frame, x)),
+        warnings=no_label,
         **side,
     )
 
@@ -165,7 +175,9 @@ def _columns(
     text = [c for c, values in found.items() if values is None]
     x = {c: values for c, values in found.items() if values is not None}
     empty = [c for c, values in x.items() if values.dtype.kind == "f" and np.isnan(values).all()]
-    counts = [c for c in x if (c in unnamed or c.lower() in _COUNTERS) and is_count(x[c]) and not reading.columns]
+    steps = [c for c in x if (is_sequence(x[c]) or is_count(x[c])) and not reading.columns]
+    counts = [c for c in steps if (c in unnamed and is_count(x[c])) or _COUNTERS & set(_WORDS.findall(c.lower()))]
+    steps = [c for c in steps if c not in counts and is_sequence(x[c])]
     for wrong, what in ((text, "text, or other things than numbers"), (empty, "empty cells alone")):
         if wrong and reading.columns and not (wrong is empty and reading.missing):
             raise DataError(f"{place}: `columns` names {named(wrong)}, which holds {what}. {_ENCODE}")
@@ -179,9 +191,14 @@ def _columns(
         *([f"Columns that hold no numbers were left out: {named(text)}."] if text else []),
         *([f"Columns without any value were left out: {named(empty)}."] if {*empty} & dropped else []),
         *([f"Columns that count the rows were left out: {named(counts)}. `columns` keeps them."] if counts else []),
+        *([_STEPS.format(named(steps))] if steps else []),
     ]
 
 
+_STEPS = (
+    "Columns that go by one step from row to row were taken as x: {}. Where they only count the rows, leave "
+    "them out by `columns`, or name one by `id`."
+)
 _ENCODE = "Leave it out, or make numbers of it: pandas.get_dummies(frame, columns=[...])."
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api import types
 
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.tables.cells import MISSING, Separated, has_decimal_comma
+from pyro_vae.data.tables.cells import MISSING, SeparatorError, has_decimal_comma
 from pyro_vae.data.tables.frames import LABELS, of_frame
 from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError
@@ -58,7 +58,7 @@ def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found
     frame = _parsed(path, form, rows, reading)
     try:
         found = of_frame(frame, reading, path.name)
-    except Separated as error:
+    except SeparatorError as error:
         name = error.place.partition(": column ")[2]
         keys = [_key(form, i) for i, known in enumerate(form.names) if repr(known) == name]
         raise DataError(error.said(keys[0] if keys else name, *_around(path, form))) from error
@@ -164,6 +164,6 @@ def _check_points(path: Path, form: Form, frame: pd.DataFrame, commas: list[int]
             raise DataError(
                 f"{path}: column {form.names[commas[0]]!r} has a decimal comma, and column {form.names[i]!r} a point, "
                 f"{text[i].iloc[row]!r} in row {row}. Write one sign in all columns: {before}frame[[{keys}]] = "
-                f"frame[[{keys}]].replace(',', '.', regex=True){after}. Where the point separates thousands, do before: "
-                f"frame[{_key(form, i)}] = frame[{_key(form, i)}].str.replace('.', '')"
+                f"frame[[{keys}]].replace(',', '.', regex=True){after}. Where the point separates thousands, do "
+                f"before: frame[{_key(form, i)}] = frame[{_key(form, i)}].str.replace('.', '')"
             )

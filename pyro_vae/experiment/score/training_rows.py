@@ -1,11 +1,10 @@
 """Which rows were in training: those whose stored numbers equal a training row's, number by number."""
 
-from hashlib import blake2b
-
 import numpy as np
 import torch
 
 from pyro_vae.data import Split
+from pyro_vae.data.cutting import row_hashes
 
 _NUMBERS = 1 << 20  # at a time
 
@@ -18,15 +17,8 @@ def hashes(split: Split, index: torch.Tensor) -> np.ndarray:
         index: which of them (N,), positions in the split.
     """
     some = index.split(max(1, _NUMBERS // split.levels[0].numel()))
-    return np.concatenate([_hashes(split, part) for part in some])
-
-
-def _hashes(split: Split, index: torch.Tensor) -> np.ndarray:
-    levels = split.levels_at(index).float().flatten(1) + 0.0  # -0 is 0
-    rows = np.ascontiguousarray(levels.cpu().numpy())
-    rows[np.isnan(rows)] = np.nan  # there are many
-    found = (int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in rows)
-    return np.fromiter(found, np.uint64, len(rows))
+    levels = (split.levels_at(part).cpu().numpy() for part in some)
+    return np.concatenate([row_hashes(part, np.arange(len(part))) for part in levels])
 
 
 def gaps(split: Split, index: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
