@@ -18,10 +18,10 @@ from pyro_vae.report.documents.estimate_sections import (
     sections,
 )
 from pyro_vae.report.documents.report_notes import notes
-from pyro_vae.report.documents.training_document import headline_section
+from pyro_vae.report.documents.training_document import headline_section, scale_table
 
 # What the headline section says of them already.
-_SHOWN = ("test", "baselines", "classification")
+_SHOWN = ("test", "baselines", "scales", "classification")
 _SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
 
 
@@ -226,6 +226,7 @@ def _tables(report: Report) -> list[Table]:
     """Lists the tables of estimates, then those of facts."""
     tables = (
         *(section.table for section in sections(report)),
+        scale_table(report),
         _worst(report),
         _escalated(report.get("escalation", {})),
         _active(report.get("latent", {})),

@@ -34,7 +34,7 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    beside = [table for table in (baseline_table(report), _scales(report)) if table.rows]
+    beside = [table for table in (baseline_table(report), scale_table(report)) if table.rows]
     return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
 
 
@@ -72,11 +72,16 @@ def _notes(report: Report) -> Iterator[str]:
         yield pictures
 
 
-def _scales(report: Report) -> Table:
-    """Makes the table of the scale of each column of a table, in the column's own unit."""
-    found = report.get("scale_by_column") or {}
-    rows = [(clean(name), f"{value:.4g}") for name, value in found.get("rows", ())]
-    return Table.of("scales", ("column", f"{found.get('symbol', '')}, in its unit"), rows, words=1)
+def scale_table(report: Report) -> Table:
+    """Makes the table of scales and floors by column, in each column's unit; without rows where there are none.
+
+    Args:
+        report: what report.json holds.
+    """
+    found = report.get("scale_by_column") or {"names": [], "rows": []}
+    rows = [(clean(name), *(f"{value:.4g}" for value in values)) for name, *values in found["rows"]]
+    title = "scales of p(x|z), each in the unit of its column"
+    return Table.of("scales", ("column", *found["names"]), rows, title, words=1)
 
 
 def _likelihood(report: Report) -> str:
@@ -84,7 +89,7 @@ def _likelihood(report: Report) -> str:
     if not (listed := report.get("scale_by_column")):
         return plain(report["likelihood"])
     other = {n: v for n, v in report["likelihood"].items() if n != "unit" and not isinstance(v, Mapping)}
-    return ", ".join(filter(None, (f"{listed['symbol']} of each column above", plain(other))))
+    return ", ".join(filter(None, (f"{listed['names'][0]} of each column: see its table", plain(other))))
 
 
 def _has_levels_as_reals(report: Report) -> bool:
