@@ -278,7 +278,10 @@ def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates
 def test_grey_levels_under_a_density_of_reals_are_a_caution(estimates, options, words):
     more = {"likelihood": pv.likelihoods.Normal(lambda z: z, **options).scales()}
     levels = {**PROTOCOL, "num_levels": 256}
-    assert words in " ".join(report(estimates, levels, more)[1].split())
+    found, text = report(estimates, levels, more)
+    assert words in " ".join(text.split())
+    assert [words in note.text for note in notes(found) if note.term == "caution"] == [True]
+    assert to_text(terminal_document(found)).count("caution") == 1
     dynamic = {**levels, "binarization": {"kind": "dynamic", "sentence": "Drawn."}}
     for protocol in (PROTOCOL, {**LEVELS, "num_levels": 256}, {**levels, "num_levels": 2}, dynamic):
         assert "caution" not in report(estimates, protocol, more)[1]

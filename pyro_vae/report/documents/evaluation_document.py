@@ -22,7 +22,7 @@ from pyro_vae.report.documents.training_document import headline_section, scale_
 
 # What the headline section says of them already.
 _SHOWN = ("test", "baselines", "scales", "classification")
-_SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
+_SAID = ("autoencoder", "baselines", "classification", "likelihood", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:

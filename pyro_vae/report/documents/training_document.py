@@ -54,8 +54,8 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"precision: {rounding_sentence(report['precision'])}"
     if report.get("likelihood"):
         yield f"likelihood: {_likelihood(report)}."
-        if _has_levels_as_reals(report):
-            yield _levels_as_reals(report)
+        if caution := levels_as_reals(report):
+            yield f"caution: {caution}"
     if report.get("classification"):
         yield _classes(report["classification"])
     yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
@@ -92,15 +92,16 @@ def _likelihood(report: Report) -> str:
     return ", ".join(filter(None, (f"{listed['names'][0]} of each column: see its table", plain(other))))
 
 
-def _has_levels_as_reals(report: Report) -> bool:
-    protocol, has_density = report["protocol"], _SCALES_OF_DENSITIES & report["likelihood"].keys()
-    as_they_are = protocol["binarization"]["kind"] == "none" and not protocol["dequantized"]
-    return bool(has_density and as_they_are and (protocol.get("num_levels") or 0) > 2)
+def levels_as_reals(report: Report) -> str:
+    """Warns of a density of real numbers at the few values that grey levels take; '' where there is none.
 
-
-def _levels_as_reals(report: Report) -> str:
-    """Warns of a density of real numbers at the few values that grey levels take."""
-    scales, levels = report["likelihood"], report["protocol"]["num_levels"]
+    Args:
+        report: what report.json holds.
+    """
+    protocol, scales = report.get("protocol", {}), report.get("likelihood", {})
+    levels, recipe = protocol.get("num_levels") or 0, protocol.get("binarization", {}).get("kind")
+    if not _SCALES_OF_DENSITIES & scales.keys() or levels <= 2 or recipe != "none" or protocol.get("dequantized"):
+        return ""
     is_fixed = "learned" not in scales and "predicted from z" not in scales.values()
     what = (
         "log p(x) depends on the scale that was set, as on a unit"
@@ -108,7 +109,7 @@ def _levels_as_reals(report: Report) -> str:
         else "log p(x) grows without limit as the scale shrinks where pixels hardly change, down to its floor"
     )
     return (
-        f"caution: x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
+        f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
         "levels, and not to be compared with one. Dequantised data, or a likelihood of levels, have that."
     )
 
