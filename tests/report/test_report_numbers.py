@@ -16,6 +16,8 @@ from pyro_vae.experiment.evaluate.block_tasks import TASKS, Block, joined
 from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan
 from pyro_vae.experiment.run import files
 from pyro_vae.model.scaling import ColumnScale
+from pyro_vae.report.document import Table
+from pyro_vae.report.documents.evaluation_document import evaluation_document, terminal_document
 from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
@@ -244,15 +246,21 @@ def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates
     units = ColumnScale((2,))
     units.fit(torch.tensor([[0.0, 1000.0], [2.0, 5000.0]]))  # spreads 1 and 2000
     protocol = {**PROTOCOL, "columns": ["weight", "a_price"], "shape": [2]}
-    for mode, said in (("no", ""), ("one", ", floor"), ("pixel", ", learned per column")):
+    for mode, said in (("no", "."), ("one", ", learned one number."), ("pixel", ", learned per column.")):
         likelihood = pv.likelihoods.Normal(lambda z: z, scale=0.5, learn_scale=mode, x_shape=(2,), column_scale=units)
         listed = headline.scale_by_column(likelihood, protocol)
-        assert listed == {"symbol": "sigma", "rows": [["weight", 0.5], ["a_price", pytest.approx(1000)]]}
+        floors = [[], []] if mode == "no" else [[pytest.approx(0.001)], [pytest.approx(2)]]
+        assert listed["names"] == ["sigma", *(["floor"] if mode != "no" else [])]
+        wide = [pytest.approx(0.5)], [pytest.approx(1000)]
+        assert listed["rows"] == [["weight", *wide[0], *floors[0]], ["a_price", *wide[1], *floors[1]]]
         more = {"likelihood": likelihood.scales(), "scale_by_column": listed}
         found, text = report(estimates, protocol, more)
         assert found["likelihood"] == likelihood.scales()
-        assert (rows(text)["weight"], rows(text)["a_price"]) == (["0.5"], ["1000"])
-        assert f"likelihood: sigma of each column above{said if mode == 'pixel' else ''}" in " ".join(text.split())
+        ends = ("", "", "") if mode == "no" else (" +floor", " +0.001", " +2")
+        assert re.search(r"column +sigma{}\nweight +0.5{}\na_price +1000{}\n".format(*ends), text)
+        for document in (evaluation_document(found), terminal_document(found)):
+            assert [block.name for block in document.blocks if isinstance(block, Table)].count("scales") == 1
+        assert f"likelihood: sigma of each column: see its table{said}" in " ".join(text.split())
         assert "median" not in text
     assert headline.scale_by_column(likelihood, PROTOCOL) == {}
     assert headline.scale_by_column(pv.likelihoods.Bernoulli(lambda z: z), protocol) == {}
@@ -270,7 +278,10 @@ def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates
 def test_grey_levels_under_a_density_of_reals_are_a_caution(estimates, options, words):
     more = {"likelihood": pv.likelihoods.Normal(lambda z: z, **options).scales()}
     levels = {**PROTOCOL, "num_levels": 256}
-    assert words in " ".join(report(estimates, levels, more)[1].split())
+    found, text = report(estimates, levels, more)
+    assert words in " ".join(text.split())
+    assert [words in note.text for note in notes(found) if note.term == "caution"] == [True]
+    assert to_text(terminal_document(found)).count("caution") == 1
     dynamic = {**levels, "binarization": {"kind": "dynamic", "sentence": "Drawn."}}
     for protocol in (PROTOCOL, {**LEVELS, "num_levels": 256}, {**levels, "num_levels": 2}, dynamic):
         assert "caution" not in report(estimates, protocol, more)[1]

@@ -98,20 +98,21 @@ def numbers(
 
 
 def scale_by_column(likelihood: Likelihood, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists the scale of each column of a table in the column's own unit, as [name, scale] in the order of the table.
+    """Lists scales and floors of each column of a table in the column's own unit.
 
     Args:
         likelihood: of the program.
         protocol: of the data, which names up to 30 columns; of others nothing is listed.
 
     Returns:
-        "symbol", such as sigma, and "rows"; empty where the likelihood has no such number.
+        "names", such as ["sigma", "floor"], and "rows", [column, sigma, floor] in the order of the table; empty where
+        the likelihood has no such numbers.
     """
-    scale, names = likelihood.scale_by_column(), protocol.get("columns") or ()
-    if scale is None or len(scale) != len(names) or len(names) > _MOST_COLUMNS:
+    scales, columns = likelihood.scale_by_column(), protocol.get("columns") or ()
+    if not scales or len(columns) > _MOST_COLUMNS or {len(columns)} != {len(values) for values in scales.values()}:
         return {}
-    rows = [[name, value] for name, value in zip(names, scale.tolist(), strict=True)]
-    return {"symbol": getattr(likelihood, "symbol", "scale"), "rows": rows}
+    rows = zip(columns, *(values.tolist() for values in scales.values()), strict=True)
+    return {"names": list(scales), "rows": list(map(list, rows))}
 
 
 def finite(

@@ -85,12 +85,14 @@ class LocationScale(Likelihood):
         return in_own_units({self.symbol: self.learned_scale(), **self.learned_scale.how()}, self.column_scale)
 
     @torch.no_grad()
-    def scale_by_column(self) -> Tensor | None:
+    def scale_by_column(self) -> dict[str, Tensor]:
         if self.learn_scale == "predicted":
-            return None
-        scale = self.scale if self.learn_scale == "no" else self.learned_scale()
-        own = scale if self.column_scale is None else scale * self.column_scale.spread
-        return own if isinstance(own, Tensor) and own.dim() == 1 else None
+            return {}
+        is_learned = self.learn_scale != "no"
+        scale = torch.as_tensor(self.learned_scale() if is_learned else self.scale)
+        unit = torch.ones_like(scale) if self.column_scale is None else self.column_scale.spread
+        own = {self.symbol: scale * unit, **({"floor": self.scale_floor * unit} if is_learned else {})}
+        return own if unit.dim() == 1 else {}
 
 
 class Learned(nn.Module):

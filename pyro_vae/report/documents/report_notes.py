@@ -8,7 +8,7 @@ from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
 from pyro_vae.report.documents.baseline_section import baseline_sentence
 from pyro_vae.report.documents.estimate_sections import Report, of_x
-from pyro_vae.report.documents.training_document import preset_sentence, rounding_sentence
+from pyro_vae.report.documents.training_document import levels_as_reals, preset_sentence, rounding_sentence
 
 
 def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
@@ -24,7 +24,8 @@ def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
     """
     values = _values(report)
     kept = ((key, term, text) for key, term, text in _NOTES if key.split(".")[0] not in without and _has(report, key))
-    return [Note(term.format(**values), clean(text.format(**values))) for _, term, text in kept]
+    said = (Note(term.format(**values), clean(text.format(**values))) for _, term, text in kept)
+    return [note for note in said if note.text]
 
 
 def _has(report: Report, key: str) -> bool:
@@ -52,6 +53,7 @@ def _values(report: Report) -> dict[str, Any]:
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
+        "levels": levels_as_reals(report),
         "baselines": baseline_sentence(report) if report.get("baselines") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
@@ -113,6 +115,7 @@ _NOTES = (
         "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
         "no part of its ±, and shrinks with the number of draws.",
     ),
+    ("likelihood", "caution", "{levels}"),
     ("baselines", "baselines", "{baselines}"),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),

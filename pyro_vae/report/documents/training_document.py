@@ -34,7 +34,7 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    beside = [table for table in (baseline_table(report), _scales(report)) if table.rows]
+    beside = [table for table in (baseline_table(report), scale_table(report)) if table.rows]
     return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
 
 
@@ -54,8 +54,8 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"precision: {rounding_sentence(report['precision'])}"
     if report.get("likelihood"):
         yield f"likelihood: {_likelihood(report)}."
-        if _has_levels_as_reals(report):
-            yield _levels_as_reals(report)
+        if caution := levels_as_reals(report):
+            yield f"caution: {caution}"
     if report.get("classification"):
         yield _classes(report["classification"])
     yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
@@ -72,11 +72,16 @@ def _notes(report: Report) -> Iterator[str]:
         yield pictures
 
 
-def _scales(report: Report) -> Table:
-    """Makes the table of the scale of each column of a table, in the column's own unit."""
-    found = report.get("scale_by_column") or {}
-    rows = [(clean(name), f"{value:.4g}") for name, value in found.get("rows", ())]
-    return Table.of("scales", ("column", f"{found.get('symbol', '')}, in its unit"), rows, words=1)
+def scale_table(report: Report) -> Table:
+    """Makes the table of scales and floors by column, in each column's unit; without rows where there are none.
+
+    Args:
+        report: what report.json holds.
+    """
+    found = report.get("scale_by_column") or {"names": [], "rows": []}
+    rows = [(clean(name), *(f"{value:.4g}" for value in values)) for name, *values in found["rows"]]
+    title = "scales of p(x|z), each in the unit of its column"
+    return Table.of("scales", ("column", *found["names"]), rows, title, words=1)
 
 
 def _likelihood(report: Report) -> str:
@@ -84,18 +89,19 @@ def _likelihood(report: Report) -> str:
     if not (listed := report.get("scale_by_column")):
         return plain(report["likelihood"])
     other = {n: v for n, v in report["likelihood"].items() if n != "unit" and not isinstance(v, Mapping)}
-    return ", ".join(filter(None, (f"{listed['symbol']} of each column above", plain(other))))
+    return ", ".join(filter(None, (f"{listed['names'][0]} of each column: see its table", plain(other))))
 
 
-def _has_levels_as_reals(report: Report) -> bool:
-    protocol, has_density = report["protocol"], _SCALES_OF_DENSITIES & report["likelihood"].keys()
-    as_they_are = protocol["binarization"]["kind"] == "none" and not protocol["dequantized"]
-    return bool(has_density and as_they_are and (protocol.get("num_levels") or 0) > 2)
+def levels_as_reals(report: Report) -> str:
+    """Warns of a density of real numbers at the few values that grey levels take; '' where there is none.
 
-
-def _levels_as_reals(report: Report) -> str:
-    """Warns of a density of real numbers at the few values that grey levels take."""
-    scales, levels = report["likelihood"], report["protocol"]["num_levels"]
+    Args:
+        report: what report.json holds.
+    """
+    protocol, scales = report.get("protocol", {}), report.get("likelihood", {})
+    levels, recipe = protocol.get("num_levels") or 0, protocol.get("binarization", {}).get("kind")
+    if not _SCALES_OF_DENSITIES & scales.keys() or levels <= 2 or recipe != "none" or protocol.get("dequantized"):
+        return ""
     is_fixed = "learned" not in scales and "predicted from z" not in scales.values()
     what = (
         "log p(x) depends on the scale that was set, as on a unit"
@@ -103,7 +109,7 @@ def _levels_as_reals(report: Report) -> str:
         else "log p(x) grows without limit as the scale shrinks where pixels hardly change, down to its floor"
     )
     return (
-        f"caution: x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
+        f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
         "levels, and not to be compared with one. Dequantised data, or a likelihood of levels, have that."
     )
 
