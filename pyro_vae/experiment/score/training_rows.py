@@ -1,5 +1,7 @@
 """Which rows were in training: those whose stored numbers equal a training row's, number by number."""
 
+from hashlib import blake2b
+
 import numpy as np
 import torch
 
