@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=int, nargs=2, default=None, help="or between test data at two positions")
     kinds = f"{', '.join(words(PathKind))} (that of a flow); by default all there are"
     parser.add_argument("--path", type=str, nargs="+", default=[], help=kinds)
+    parser.add_argument(
+        "--number", type=int, default=0, help="data to draw from the prior, without a picture; by default its panel"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
@@ -36,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             data=arguments.data and tuple(arguments.data),
             paths=tuple(arguments.path),
             only=tuple(arguments.only),
+            number=arguments.number,
         )
         where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
         trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted))

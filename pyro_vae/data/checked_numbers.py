@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor, bfloat16
 
 from pyro_vae.data import formats
 from pyro_vae.errors import DataError
@@ -47,7 +48,7 @@ class Checked:
                 f"{self.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest one, "
                 f"use x.astype(np.{np.dtype(stored)}) * {L - 1}."
             )
-        if x.dtype.kind == "f" and not bits and not self.intake.missing:
+        if x.dtype.kind == "f" and not bits and not self.intake.float_levels:
             raise self._floats_for_levels(x)
         self._refuse(
             x,
@@ -130,3 +131,24 @@ class Checked:
 
 def _as(x: np.ndarray, dtype: Any) -> np.ndarray:
     return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
+
+
+def plain_array(raw: Any) -> np.ndarray:
+    """Makes an array (B, ...) of an array, a tensor, a frame or nested lists.
+
+    Raises:
+        DataError: there are no data, or it is a single datum.
+
+    Example:
+        >>> plain_array([[1, 2]]).shape
+        (1, 2)
+    """
+    if isinstance(raw, Tensor):
+        raw = raw.detach().cpu()
+        raw = (raw.float() if raw.dtype == bfloat16 else raw).numpy()
+    elif hasattr(raw, "to_numpy"):
+        raw = raw.to_numpy()
+    array = np.asarray(raw)
+    if array.ndim < 2 or not len(array):
+        raise DataError(f"x: has shape {array.shape}; the first axis counts data, and a single datum is x[None].")
+    return array

@@ -9,6 +9,7 @@ A program that was loaded from a run holds one, see `Autoencoder.encode`, and so
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.checked_numbers import Checked
+from pyro_vae.data.checked_numbers import Checked, plain_array
+from pyro_vae.data.own.reading import Reading
 from pyro_vae.data.recipes import RECIPES, Recipe
 from pyro_vae.data.splits import one_hot
 from pyro_vae.errors import DataError
@@ -39,6 +41,10 @@ class Intake:
         origin: what is taken from each of these; empty for nothing.
         columns: their names; empty where they have none.
         classes: the names of the classes 0, 1, ...
+        width: how many columns the file had, where some were left out; 0 where that is not known.
+        dropped: the names of those that were left out since they were constant.
+        conditional: whether the program needs labels.
+        float_levels: whether floats are levels, as in the training data, and not intensities.
 
     Example:
         >>> Intake((1, 1, 3), 256, "none").x(np.array([[[0, 51, 255]]], np.uint8))
@@ -55,6 +61,10 @@ class Intake:
     origin: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    width: int = 0
+    dropped: tuple[str, ...] = ()
+    conditional: bool = False
+    float_levels: bool = False
 
     @classmethod
     def of_protocol(cls, protocol: Mapping[str, Any], *, data_seed: int, channels_last: bool = False) -> "Intake":
@@ -79,11 +89,14 @@ class Intake:
                 "recipe": "none" if kind == "already binary" else kind,
                 "data_seed": data_seed,
                 "missing": protocol.get("missing") is not None,
+                "float_levels": protocol.get("missing") is not None,
                 "channels_last": channels_last,
                 "kept": protocol.get("kept", ()),
                 "origin": protocol.get("origin", ()),
                 "columns": protocol.get("columns", ()),
                 "classes": protocol.get("classes") or tuple(map(str, range(number))),
+                "width": int(protocol.get("width", 0)),
+                "dropped": protocol.get("dropped", ()),
             }
         )
 
@@ -103,6 +116,7 @@ class Intake:
             "origin": tuple(map(float, values["origin"])),
             "columns": tuple(map(str, values["columns"])),
             "classes": tuple(map(str, values["classes"])),
+            "dropped": tuple(map(str, values.get("dropped", ()))),
         }
         return cls(**made)
 
@@ -124,7 +138,8 @@ class Intake:
     def x(self, raw: Any, seed: int | None = None) -> Tensor:
         """Makes x (B, *x_shape) float32 of raw data.
 
-        Whole numbers are levels, or counts. Floats, where the data were levels, are x itself: intensities in [0, 1].
+        Whole numbers are levels, or counts. Floats, where the data were levels, are x itself: intensities in [0, 1];
+        but where the training data held levels as floats (with gaps, or `num_levels`), floats are levels.
         Where the program was trained on bits drawn from intensities, a bit is 1 where the intensity is at least 1/2,
         unless a seed is given. Dequantised levels are at the middle of their cell.
 
@@ -135,28 +150,49 @@ class Intake:
         Raises:
             DataError: it is of another form; the message names the place and the cure.
         """
-        columns = tuple(map(str, raw.columns)) if hasattr(raw, "columns") else ()
-        placed = self.chosen(self._placed(_array(raw)), "x", columns)
-        if self.num_levels is None or self.num_levels == 2 or placed.dtype.kind != "f":
+        columns: tuple[str, ...] = ()
+        if hasattr(raw, "columns") and self.columns:
+            raw, columns = self._of_frame(raw), self.columns
+        placed = self.chosen(self._placed(plain_array(raw)), "x", columns)
+        if self.num_levels is None or self.num_levels == 2 or placed.dtype.kind != "f" or self.float_levels:
             levels = torch.from_numpy(np.ascontiguousarray(self.stored(placed, "x", "datum")))
             return self._made(levels, self.num_levels, seed)
         floats = torch.from_numpy(Checked(self, "x", "datum").x_in_floats(placed))
         return floats if self.recipe in ("levels", "dequantize") else self._made(floats, None, seed)
 
     def one_hot(self, y: Any) -> Tensor | None:
-        """Makes one-hot labels (B, C) of labels: one-hot already, the numbers of classes, or their names.
+        """Makes one-hot labels (B, C) of labels: one-hot already, or the names of classes, one for each datum.
+
+        A number is a name too, 1.0 that of class "1". Where no class is called by a number, it counts the classes.
 
         Raises:
-            DataError: one is no class of the run.
+            DataError: one is no class of the run, or there are none and the program needs them.
         """
-        if y is None or (isinstance(y, Tensor) and y.dim() == 2):
-            return y
-        plain = y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
-        known = {name: i for i, name in enumerate(self.classes)}
-        named = [known.get(value, value) if isinstance(value, str) else value for value in plain]
-        if wrong := [value for value in named if not isinstance(value, int) or not 0 <= value < len(self.classes)]:
-            raise DataError(f"{wrong[0]!r} is no class of the run: {', '.join(self.classes[:20])}, or their numbers")
-        return one_hot(torch.tensor(named), len(self.classes))
+        if y is None:
+            if self.conditional:
+                raise DataError(
+                    f"the run is conditional: pass `y`, one label for each datum, of the classes {self._listed()}"
+                )
+            return None
+        if getattr(y, "ndim", 0) == 2:
+            return y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y)).float()
+        plain = y.tolist() if isinstance(y, Tensor | np.ndarray) else [y] if np.ndim(y) == 0 else list(y)
+        codes = [self._code(value) for value in (plain if isinstance(plain, list) else [plain])]
+        return one_hot(torch.tensor(codes), len(self.classes))
+
+    def _code(self, value: Any) -> int:
+        value = value.item() if isinstance(value, np.generic | Tensor) else value
+        if isinstance(value, bool | float) and math.isfinite(value) and value == int(value):
+            value = int(value)
+        if str(value) in self.classes:
+            return self.classes.index(str(value))
+        counts = not any(name.lstrip("-").isdecimal() for name in self.classes)
+        if counts and isinstance(value, int) and 0 <= value < len(self.classes):
+            return value
+        raise DataError(f"{value!r} is no class of the run: {self._listed()}{', or their numbers' if counts else ''}")
+
+    def _listed(self) -> str:
+        return ", ".join(self.classes[:20]) + (" ..." if len(self.classes) > 20 else "")
 
     def chosen(self, x: np.ndarray, name: str, columns: tuple[str, ...] = ()) -> np.ndarray:
         """Chooses the columns of a table that the program sees, in its order: by name where there are names.
@@ -172,7 +208,7 @@ class Intake:
         if len(self.x_shape) == 1 and x.ndim == 2:
             if columns and self.columns:
                 return x[:, self.by_name(name, columns)]
-            if self.kept and x.shape[1] != len(self.kept) and x.shape[1] > max(self.kept):
+            if self.kept and x.shape[1] != len(self.kept) and self._is_whole(x.shape[1]):
                 return x[:, list(self.kept)]
         if x.shape[1:] != self.x_shape:
             cure = ""
@@ -181,9 +217,10 @@ class Intake:
                 cure = f" Save x.reshape{wanted}, if the order of the numbers is the same."
             elif x.shape == self.x_shape or (1, *x.shape) == self.x_shape:
                 cure = " A single datum is x[None]."
+            whole = f", of {self.width} in the file" if self.width > len(self.kept) else ""
             raise DataError(
-                f"{name}: one datum is {_times(x.shape[1:])} numbers; the run was trained on {_times(self.x_shape)}."
-                f"{cure}"
+                f"{name}: one datum is {_times(x.shape[1:])} numbers; the run was trained on {_times(self.x_shape)}"
+                f"{whole}.{cure}"
             )
         return x
 
@@ -218,6 +255,19 @@ class Intake:
             raise DataError(f"{name}: lacks columns that the run was trained on: {listed}.")
         return [columns.index(column) for column in self.columns]
 
+    def _is_whole(self, width: int) -> bool:
+        """Whether a table so wide may be the file that the run was trained on, before columns were left out."""
+        return width == self.width if self.width else width > max(self.kept)
+
+    def _of_frame(self, frame: Any) -> np.ndarray:
+        from pyro_vae.data.own.same_columns import in_frame
+
+        found = in_frame(frame, self, Reading(), "x")
+        for note in found.notes:
+            if note.startswith("Missing"):
+                warnings.warn(f"x: {note}", stacklevel=5)
+        return found.x["x"]
+
     def _placed(self, x: np.ndarray) -> np.ndarray:
         """Brings raw data to (B, *x_shape), where only axes have to move."""
         if len(self.x_shape) == 3 and x.ndim == 4 and self.channels_last:
@@ -236,18 +286,6 @@ class Intake:
         if self.recipe == "dequantize":
             return (levels.float() + 0.5) / (num_levels or 1)
         return RECIPES["threshold"](num_levels, missing).make(levels, None)
-
-
-def _array(raw: Any) -> np.ndarray:
-    if isinstance(raw, Tensor):
-        raw = raw.detach().cpu()
-        raw = (raw.float() if raw.dtype == torch.bfloat16 else raw).numpy()
-    elif hasattr(raw, "to_numpy"):
-        raw = raw.to_numpy()
-    array = np.asarray(raw)
-    if array.ndim < 2 or not len(array):
-        raise DataError(f"x: has shape {array.shape}; the first axis counts data, and a single datum is x[None].")
-    return array
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -255,7 +255,12 @@ def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces, dict[str, Any]
     done = columns.fitted(raw, part.levels[index])
     parts = {id(old): new for old, new in zip(raw.parts, done.raw.parts, strict=True)}
     notes = (*done.raw.notes, *done.notes)
-    changed = {} if done.raw is raw else {"kept": done.kept.tolist(), "origin": done.origin.tolist()}
+    changed: dict[str, Any] = {}
+    if done.raw is not raw:
+        width, names = raw.parts[0].levels.shape[1], raw.columns
+        changed = {"kept": done.kept.tolist(), "origin": done.origin.tolist(), "width": width}
+        if dropped := [name for i, name in enumerate(names) if i not in done.kept]:
+            changed["dropped"] = dropped
     return replace(done.raw, notes=notes), {name: (parts[id(part)], i) for name, (part, i) in pieces.items()}, changed
 
 

@@ -40,6 +40,8 @@ class Classification:
     def summary(self, labels: Tensor, training_labels: Tensor | None = None) -> dict[str, Any]:
         """Makes what a report says: accuracy with its error, K, and how far the weights can be trusted.
 
+        The error is half of Wilson's interval at one standard error, which is not 0 where all are right or all wrong.
+
         Args:
             labels: the true ones, (N,).
             training_labels: (M,), whose commonest class is the answer of who looks at no x: "majority_class", and
@@ -51,7 +53,7 @@ class Classification:
         log_posterior = self.log_posterior.gather(0, labels[None])[0]
         return {
             "accuracy": right.mean().item(),
-            "standard_error": (right.mean() * (1 - right.mean()) / len(right)).sqrt().item(),
+            "standard_error": _wilson(right.mean().item(), len(right)),
             **majority,
             # A class that the training data lack has p(y) = 0, and JSON has no infinity.
             "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
@@ -62,6 +64,11 @@ class Classification:
                 "other_classes": share_above(self.khat[~true]),
             },
         }
+
+
+def _wilson(share: float, number: int) -> float:
+    # Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927
+    return math.sqrt(share * (1 - share) / number + 1 / (4 * number**2)) / (1 + 1 / number)
 
 
 def _majority(labels: Tensor, training_labels: Tensor) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
-from pyro_vae.evaluation.trust.diagnostics import psis_khat, share_above
+from pyro_vae.evaluation.trust.diagnostics import NO_KHAT, psis_khat, share_above
 from pyro_vae.evaluation.weights import data_blocks, draw_columns, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.distributions.missing import completed, expected
-from pyro_vae.model.program import remembering, undisturbed
+from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import block_stream, derive_if_given
 
 _MISSING = "impute draws numbers that are missing, and the program takes none: build it with `missing=True`"
@@ -47,18 +47,18 @@ class Imputation:
 
     def __str__(self) -> str:
         share = share_above(self.khat)
-        doubtful = "n/a" if share is None else f"{share:.0%}"
+        khat = f"k-hat above 0.7 for {share or 0:.0%} of the data"
         return (
             f"{'imputation':<20} {self.missing:.1%} of the numbers of {len(self.khat)} data, {len(self.draws)} times   "
-            f"k-hat above 0.7 for {doubtful} of the data (K = {self.num_samples})"
+            f"{NO_KHAT if share is None else khat} (K = {self.num_samples})"
         )
 
 
 def impute(
     vae: Any,
-    x: Tensor,
+    x: Any,
     num_imputations: int,
-    y: Tensor | None = None,
+    y: Any = None,
     *,
     num_samples: int = 1000,
     seed: int | None = None,
@@ -78,15 +78,17 @@ def impute(
 
     Args:
         vae: a program with `missing=True`.
-        x: data (N, *x_shape), NaN where a number is missing.
+        x: data (N, *x_shape), NaN where a number is missing. One that `pyro_vae.load` gave takes what `encode` takes,
+            arrays, frames or tensors as they are in a file. What is drawn is x as the program sees it: a table less
+            `vae.intake.origin`, intensities in [0, 1] for grey levels, the middle of its cell for a dequantised one.
         num_imputations: M.
-        y: one-hot labels (N, C).
+        y: one-hot labels (N, C); to a program that was loaded also numbers of classes or their names.
         num_samples: K, the draws of z for each datum from which M are chosen, with replacement.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
         first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
 
     Raises:
-        DataError: data outside the support of the likelihood.
+        DataError: data outside the support of the likelihood, or of another form than the program was trained on.
         ValueError: a program without `missing=True`, no data, M or K below 1, or what `log_weights` refuses.
 
     Reference:
@@ -107,6 +109,9 @@ def impute(
         raise ValueError(f"num_imputations must be at least 1; got {num_imputations}")
     if not getattr(vae, "missing", True):
         raise ValueError(_MISSING)
+    if getattr(vae, "intake", None) is not None:
+        x, y = vae.taken_in(x, y)
+    check_tensor(x)
     draws, means, khats = [], [], []
     columns = draw_columns(vae, x, num_samples, y, seed, _read, first_block)
     for (data, blocks), (_, labels) in zip(columns, data_blocks(len(x), y), strict=True):

@@ -11,7 +11,7 @@ from pyro_vae.evaluation.classification import classify
 from pyro_vae.evaluation.coordinates import Coordinates
 from pyro_vae.evaluation.estimators import ELBOTerms, elbo_terms
 from pyro_vae.evaluation.memory import DATA_BLOCK
-from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, psis_khat
+from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, NO_KHAT, psis_khat
 from pyro_vae.evaluation.weights import draw_blocks, log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, undisturbed
@@ -70,7 +70,8 @@ class Scores:
         else:
             above = int((self.khat > KHAT_THRESHOLD).sum())
             name, value = "log p(x)", self.log_likelihood
-            more = f"; {above} with k-hat above {KHAT_THRESHOLD} (K = {self.num_samples})"
+            khat = NO_KHAT if self.khat.isnan().all() else f"{above} with k-hat above {KHAT_THRESHOLD}"
+            more = f"; {khat} (K = {self.num_samples})"
         return (
             f"{name} of {len(self)} data: mean {value.mean():.3f} nats, from {value.min():.3f} to {value.max():.3f}"
             f"{more}"

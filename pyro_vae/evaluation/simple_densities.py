@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.normal_with_gaps import fit_with_gaps, log_density_of_the_rest
+from pyro_vae.model.scaling import mean_of_counts
 
 MOST_COLUMNS = 500  # of a full covariance: beyond, it takes longer than it tells
 _BLOCK_NUMBERS = 1 << 22  # that are float64 at a time
@@ -79,7 +80,7 @@ def poisson(rows: Tensor) -> LogDensity:
         >>> log_p(torch.tensor([[0.0]]).double())
         tensor([-2.], dtype=torch.float64)
     """
-    return _of_columns(_poisson(_rates(rows)))
+    return _of_columns(_poisson(mean_of_counts(rows)))
 
 
 def negative_binomial(rows: Tensor) -> LogDensity:
@@ -92,7 +93,7 @@ def negative_binomial(rows: Tensor) -> LogDensity:
         >>> torch.equal(*(fit(torch.tensor([[2.0]]).double()) for fit in (log_p, poisson(torch.full((3, 1), 3.0)))))
         True
     """
-    m, r = _rates(rows), _dispersion(rows[:: -(-rows.numel() // _MOST_NUMBERS)])
+    m, r = mean_of_counts(rows), _dispersion(rows[:: -(-rows.numel() // _MOST_NUMBERS)])
     is_poisson = r >= _LARGEST_R
     r = torch.where(is_poisson, 1.0, r)
     of_poisson = _poisson(m)
@@ -185,11 +186,6 @@ def _of_columns(terms: Callable[[Tensor], Tensor]) -> LogDensity:
 
 def _poisson(rate: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: x * rate.log() - rate - torch.lgamma(x + 1)
-
-
-def _rates(rows: Tensor) -> Tensor:
-    count, total = _sums(rows)
-    return (total + 0.5) / count.clamp(min=1)
 
 
 def _dispersion(rows: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
             datum = int(sizes.argmax())
             place = f" at datum {datum} of the batch" if len(x) > 1 else ""
             cause = f"{broken.what}, since the data reach {size:.3g}{place}"
-            cure = "Scale the data to about 1, or give the encoder the logarithm of counts (log1p)"
+            scaled = "Scale the data to about 1 (`standardize='yes'` does so for reals)"
+            cure = f"{scaled}, or give the encoder the logarithm of counts"
             return Fault(where, cause, f"{cure}. {_MEND}" if broken.is_of_density else cure)
     if broken.is_of_density:
         cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import DataError
 from pyro_vae.model import paths
-from pyro_vae.model.conditions import base_constraint
+from pyro_vae.model.conditions import base_constraint, require
 from pyro_vae.model.distributions.missing import inside
 from pyro_vae.model.given_data import check_ends, check_labels
 from pyro_vae.model.likelihoods import Likelihood
@@ -27,6 +27,9 @@ from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import Program, check_tensor, number_to_generate, undisturbed
 from pyro_vae.randomness import stream
 
+_CONDITIONED = (
+    "site x holds NaN: data with missing numbers are the argument of the program, model(x), and no site to condition on"
+)
 _CODE_DRAWS = 100  # of a q(z|x) whose moments have no closed form
 
 
@@ -52,7 +55,8 @@ class Autoencoder(Program):
         prior: of the topmost layer, see `pyro_vae.priors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
         intake: how raw data become x; `pyro_vae.load` sets it, and it is None for a program built by hand.
-        missing: whether NaN in x is a missing number; log p(x) is then that of the observed numbers.
+        missing: whether NaN in x is a missing number; log p(x) is then that of the observed numbers. It may be set on a
+            program that was built, too.
     """
 
     prior: Prior
@@ -63,8 +67,11 @@ class Autoencoder(Program):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "likelihood" and self.missing:
             value.check_missing()
-        if isinstance(value, Posterior):
-            value.missing = self.missing
+        if name == "missing" and value and "likelihood" in self._modules:
+            self.likelihood.check_missing()
+        for posterior in self.children() if name == "missing" else [value]:
+            if isinstance(posterior, Posterior):
+                posterior.missing = value if name == "missing" else self.missing
         super().__setattr__(name, value)
 
     def check_data(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
@@ -191,7 +198,7 @@ class Autoencoder(Program):
 
         Args:
             x: (B, ...), an array, a tensor, a frame or nested lists.
-            y: labels, for a conditional program: one-hot (B, C), numbers of classes or their names.
+            y: labels, for a conditional program: one-hot (B, C), or names of classes (see `Intake.one_hot`).
             seed: draws the bits of binarised data, or the noise of dequantised ones.
 
         Raises:
@@ -206,18 +213,33 @@ class Autoencoder(Program):
             >>> mean.shape, spread.shape
             (torch.Size([3, 2]), torch.Size([3, 2]))
         """
-        if self.intake is not None:
-            x, y = self._taken_in(self.intake, x, y, seed)
+        x, y = self.taken_in(x, y, seed)
         check_tensor(x)
         check_labels(y, len(x))
         with undisturbed(self), stream(0, "code", device=x.device):
             return self.code(x, y)
 
-    def _taken_in(self, intake: Intake, x: Any, y: Any, seed: int | None) -> tuple[Tensor, Tensor | None]:
-        """Brings raw data and labels to what the program takes, where it is and in its own type."""
+    def taken_in(self, x: Any, y: Any = None, seed: int | None = None) -> tuple[Any, Any]:
+        """Brings raw data and labels to what the program takes, where it is and in its own type, see `encode`.
+
+        A program built by hand has no recipe, and gets them back as they are.
+
+        Args:
+            x: (B, ...), an array, a tensor, a frame or nested lists.
+            y: one-hot labels (B, C), numbers of classes or their names.
+            seed: draws the bits of binarised data, or the noise of dequantised ones.
+
+        Returns:
+            x (B, *x_shape) and y (B, C).
+
+        Raises:
+            DataError: data of another form, with the place and the cure.
+        """
+        if self.intake is None:
+            return x, y
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        labels = intake.one_hot(y)
-        return intake.x(x, seed).to(like), None if labels is None else labels.to(like)
+        labels = self.intake.one_hot(y)
+        return self.intake.x(x, seed).to(like), None if labels is None else labels.to(like)
 
     @torch.no_grad()
     def interpolate(
@@ -363,6 +385,8 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
                 f"{tuple(generated)} is generated, so that data would share one z: "
                 "pass the data as the argument, model(x)"
             )
+        if missing:
+            require(~value.isnan().any(), lambda: DataError(_CONDITIONED))
         likelihood.check(value)
     return value
 

@@ -122,8 +122,8 @@ class HierarchicalVAE(Autoencoder):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "posterior2" and not self.top_down:
-            value.event_dim, value.missing = 1, False  # it encodes z1, not data
+        if name in ("posterior2", "missing") and "posterior2" in self._modules and not self.top_down:
+            self.posterior2.event_dim, self.posterior2.missing = 1, False  # it encodes z1, not data
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.

@@ -111,7 +111,8 @@ class Network(nn.Module):
         if given != self.y_dim:
             raise ValueError(
                 f"{type(self).__name__} was built with y_dim={self.y_dim} and got {given} label columns: "
-                f"pass one-hot labels (B, {self.y_dim})"
+                f"pass one-hot labels (B, {self.y_dim}). A conditional program needs them wherever it takes x, as "
+                "vae.encode(x, y) and evaluation.impute(vae, x, 20, y)"
                 if self.y_dim
                 else f"{type(self).__name__} was built without labels (y_dim=0) and got labels of {given} columns"
             )

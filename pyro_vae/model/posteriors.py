@@ -248,7 +248,7 @@ class LowRankNormal(Posterior):
 
     def __init__(self, encoder: Callable[..., Tensor], latent_dim: int, rank: int = 2, floor: float = 1e-4) -> None:
         if rank < 1:
-            raise ValueError(f"rank must be 1 or more; got {rank}. For rank 0 use DiagonalNormal")
+            raise ValueError(f"rank must be 1 or more; got {rank}. For rank 0 use `posterior='diagonal'`")
         super().__init__(encoder, latent_dim, rank=rank)
         self.rank, self.floor = rank, _checked(floor)
 

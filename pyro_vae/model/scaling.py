@@ -26,6 +26,8 @@ from pyro_vae.errors import DataError
 _BLOCK = 1 << 20  # numbers that are float64 at a time
 # Beyond it squares of errors, in float32, end in 0 or infinity.
 _LARGEST = 1e15
+# The spread, relative to the mean, that float64 leaves to a column that never changes is below it.
+_ROUNDING = 1e-12
 
 
 class Scaling(nn.Module):
@@ -92,7 +94,7 @@ class ColumnScale(Scaling):
         check_columns(self, x, self.x_shape)
         centre = column_means(x)
         spread = column_means(x, lambda rows: (rows - centre).square()).sqrt()
-        spread = torch.where(spread > 0, spread, 1.0)
+        spread = torch.where(spread > _ROUNDING * centre.abs(), spread, 1.0)
         if (wrong := (spread > _LARGEST) | (spread < 1 / _LARGEST)).any():
             place = tuple(wrong.nonzero()[0].tolist())
             raise DataError(
@@ -125,7 +127,7 @@ class ColumnMean(Scaling):
         x_shape: shape of one datum.
 
     Attributes:
-        mean: m (*x_shape), the mean of the training data and half a count more in all, so that no column has mean 0.
+        mean: m (*x_shape), the mean of the training data by `mean_of_counts`, of which no column has 0.
 
     Example:
         >>> scale = ColumnMean((2,))
@@ -143,9 +145,9 @@ class ColumnMean(Scaling):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Sets the mean to that of counts x (N, *x_shape)."""
+        """Sets the mean to that of counts x (N, *x_shape), see `mean_of_counts`."""
         check_columns(self, x, self.x_shape)
-        self.mean.copy_(column_means(x) + 0.5 / len(x))
+        self.mean.copy_(mean_of_counts(x))
 
     def see(self, x: Tensor) -> Tensor:
         check_columns(self, x, self.x_shape)
@@ -267,6 +269,21 @@ def column_means(x: Tensor, of: Callable[[Tensor], Tensor] = lambda rows: rows) 
         total += values.nansum(0)
         number += (~values.isnan()).sum(0)
     return total / number.clamp(min=1)
+
+
+def mean_of_counts(x: Tensor) -> Tensor:
+    r"""Returns the mean of each column of counts x (N, *x_shape) in float64, with half a count more: none is 0.
+
+    .. math:: m_i = \frac{1}{n_i} \Big( \frac{1}{2} + \sum_n x_{ni} \Big)
+
+    n_i is the number of observed counts, or 1 where there are none.
+
+    Example:
+        >>> mean_of_counts(torch.tensor([[0.0, 3.0], [0.0, torch.nan]]))
+        tensor([0.2500, 3.5000], dtype=torch.float64)
+    """
+    observed = (~x.isnan()).sum(0).clamp(min=1)
+    return column_means(x) + 0.5 / observed.double()
 
 
 def fit_scalings(module: nn.Module, x: Tensor) -> None:

@@ -57,9 +57,8 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
                 [-1.2655, -1.2655]])
     """
     draws = pyro.plate("draws", num_samples, dim=-2)
-    guide_trace = prune_subsample_sites(poutine.trace(draws(guide)).get_trace(*args, **kwargs))
-    replayed = poutine.replay(draws(model), trace=guide_trace)
-    model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
+    guide_trace = _traced(draws(guide), *args, **kwargs)
+    model_trace = _traced(poutine.replay(draws(model), trace=guide_trace), *args, **kwargs)
     for site in (*_samples(model_trace), *_samples(guide_trace)):
         _check_in_data_plate(site)
     _check_same_shapes(latent_sites(model_trace), latent_sites(guide_trace))
@@ -176,6 +175,17 @@ def is_point(distribution: Any) -> bool:
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return isinstance(distribution, Delta)
+
+
+def _traced(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace:
+    """Runs a program, whose errors keep their own words: Pyro adds a table of shapes to them."""
+    try:
+        return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    except (ValueError, RuntimeError) as error:
+        cause = error.__cause__
+        if cause is None or "Trace Shapes:" not in str(error).removeprefix(str(cause)):
+            raise
+        raise cause from cause.__cause__
 
 
 def _distribution(trace: poutine.Trace, name: str) -> Any:

@@ -331,9 +331,10 @@ def test_forms_that_cannot_be_mixed(tmp_path, first, second, reading, message):
         read_folder(tmp_path, Reading(**reading))
 
 
-def test_black_and_white_stays_0_and_1_until_it_is_resized(tmp_path):
+def test_black_and_white_stays_0_and_1_until_it_is_resized_or_made_grey(tmp_path):
     write(tmp_path, "a.png", GREY[0] > 99)
-    assert set(np.unique(read_folder(tmp_path, Reading(colour="grey")).x["x"])) == {0, 1}
+    assert set(np.unique(read_folder(tmp_path).x["x"])) == {0, 1}
+    assert set(np.unique(read_folder(tmp_path, Reading(colour="grey")).x["x"])) == {0, 255}
     assert read_folder(tmp_path, Reading(image_size=4)).x["x"].max() > 1
 
 

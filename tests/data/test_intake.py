@@ -1,12 +1,15 @@
 """Raw data as a file has them -> x as the program of a run sees it, and new files in the run's own form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from cases import thorough
+from PIL import Image
 
-from pyro_vae.data import Reading, from_arrays
+from pyro_vae.data import Reading, from_arrays, load
 from pyro_vae.data.intake import Intake
 from pyro_vae.data.own.alike import rows_alike
 from pyro_vae.data.recipes import RECIPES
@@ -181,3 +184,122 @@ def test_unknown_labels_are_refused_where_they_are_needed_and_else_left_out(tmp_
     assert "The labels were left out" in new.notes[-1]
     with pytest.raises(DataError, match="the label '5' of row 2 is no class of the run, which knows 0, 1"):
         rows_alike(tmp_path / "new.npz", recipe, Reading(), needs_labels=True)
+
+
+def test_labels_that_are_numbers_are_names():
+    _, recipe = intake(GREY, y=np.arange(40) % 5 + 1)
+    assert recipe.classes == ("1", "2", "3", "4", "5")
+    for y in ([1, 5], [1.0, 5.0], np.array([1, 5]), np.array([1.0, 5.0]), torch.tensor([1, 5]), ["1", "5"]):
+        assert recipe.one_hot(y).argmax(1).tolist() == [0, 4]
+    for wrong in (0, 6, 1.5, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="is no class of the run: 1, 2, 3, 4, 5"):
+            recipe.one_hot([wrong])
+
+
+def test_one_string_is_one_label_and_a_conditional_run_asks_for_labels_by_name():
+    _, recipe = intake(GREY, y=np.array(["Buche", "Föhre"] * 20))
+    assert recipe.one_hot("Föhre").tolist() == [[0.0, 1.0]]
+    with pytest.raises(DataError, match="pass `y`, one label for each datum, of the classes Buche, Föhre"):
+        replace(recipe, conditional=True).one_hot(None)
+
+
+def test_a_table_of_another_width_is_not_cut():
+    x = np.column_stack([RANDOM.normal(size=(50, 2)), np.ones(50), RANDOM.normal(size=50)])
+    made, recipe = intake(x)
+    assert (recipe.kept, recipe.width) == ((0, 1, 3), 4)
+    assert torch.equal(recipe.x(x)[made.test.file_rows], made.test.fixed())
+    assert torch.equal(recipe.x(x[:, [0, 1, 3]]), recipe.x(x))
+    with pytest.raises(DataError, match="one datum is 5 numbers; the run was trained on 3, of 4 in the file"):
+        recipe.x(np.column_stack([x, x[:, 0]]))
+
+
+def test_levels_stored_as_floats_are_levels_for_encode_and_for_scores():
+    x = RANDOM.integers(0, 4, (40, 5)).astype(float)
+    x[3, 2] = np.nan
+    made, recipe = intake(x, num_levels=4, missing=True)
+    expected, new = made.test.fixed(), rows_alike(x, recipe, Reading(num_levels=4, missing=True)).split.fixed()
+    assert torch.equal(new[made.test.file_rows].nan_to_num(9), expected.nan_to_num(9))
+    assert torch.equal(recipe.x(x).nan_to_num(9), new.nan_to_num(9))
+
+
+def test_floats_of_a_file_of_levels_can_be_scored():
+    x = RANDOM.integers(0, 4, (40, 5)).astype(float)
+    made, recipe = intake(x, num_levels=4)
+    recipe = replace(recipe, float_levels=True)  # as the settings of a run say
+    for found in (recipe.x(x), rows_alike(x, recipe, Reading(num_levels=4)).split.fixed()):
+        assert torch.equal(found[made.test.file_rows], made.test.fixed())
+
+
+def test_a_frame_is_chosen_by_name_whatever_else_it_holds():
+    frame = pd.DataFrame(
+        {"town": ["Ulm", "Bonn"] * 25, "a": RANDOM.normal(size=50), "n": pd.array(range(50), "Int64") * 7 % 50}
+    )
+    made, recipe = intake(frame)
+    new = rows_alike(frame[["n", "a", "town"]], recipe, Reading())
+    for x in (recipe.x(frame), new.split.fixed()):
+        assert torch.equal(x[made.test.file_rows], made.test.fixed())
+
+
+def test_columns_of_one_name_and_without_one_are_those_of_the_training_file(tmp_path):
+    for head in ("a,a,b", "a,,b"):
+        rows = RANDOM.normal(size=(50, 3))
+        path = tmp_path / "own.CSV"
+        path.write_text("\n".join([head, *(",".join(map(str, row)) for row in rows)]))
+        made = load(str(path), reals=True)
+        recipe = Intake.of_protocol(made.protocol, data_seed=0)
+        assert len(recipe.columns) == 3
+        new = rows_alike(path, recipe, Reading(reals=True))
+        assert torch.equal(new.split.fixed()[made.test.file_rows], made.test.fixed())
+
+
+def test_an_empty_cell_alone_is_a_missing_number(tmp_path):
+    frame = pd.DataFrame(RANDOM.normal(size=(50, 3)), columns=["a", "b", "c"])
+    frame.loc[::7, "b"] = np.nan
+    _, recipe = intake(frame, missing=True)
+    for text, said in (("a,b,c\n1,,3\n", ""), ("c,a\n3,1\n", "Missing in every row: b.")):
+        (tmp_path / "row.csv").write_text(text)
+        new = rows_alike(tmp_path / "row.csv", recipe, Reading(missing=True))
+        assert new.split.fixed().nan_to_num(-9).tolist() == [[1, -9, 3]]
+        assert said in " ".join(new.notes)
+    with pytest.raises(DataError, match="lacks columns that the run was trained on: a, b, c"):
+        rows_alike(pd.DataFrame({"d": [1.0]}), recipe, Reading(missing=True))
+
+
+def test_notes_name_no_column_that_was_used_or_known(tmp_path):
+    frame = pd.DataFrame(
+        {"a": RANDOM.normal(size=50), "b": RANDOM.normal(size=50), "k": 1.0, "target": ["u", "v"] * 25}
+    )
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    recipe = Intake.of_protocol(load(str(tmp_path / "own.csv")).protocol, data_seed=0)
+    assert recipe.dropped == ("k",)
+    assert rows_alike(tmp_path / "own.csv", recipe, Reading()).notes == ()
+
+
+def pictures(folder, array, names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+
+def test_a_folder_of_splits_is_refused_and_one_of_them_taken(tmp_path):
+    pictures(tmp_path, GREY[0], ["train/1.png", "train/2.png", "test/3.png"])
+    recipe = Intake(SHAPE, 256)
+    with pytest.raises(DataError, match=r"holds the splits train, test[.] Name the folder of one"):
+        rows_alike(tmp_path, recipe, Reading())
+    assert len(rows_alike(tmp_path / "test", recipe, Reading()).split) == 1
+
+
+def test_black_and_white_is_0_and_255_for_a_grey_run(tmp_path):
+    pictures(tmp_path, GREY[0] > 99, ["1.png", "2.png"])
+    split = rows_alike(tmp_path, Intake(SHAPE, 256), Reading()).split
+    assert torch.equal(split.fixed()[0, 0], torch.from_numpy(GREY[0] > 99).float())
+    assert torch.equal(rows_alike(tmp_path, Intake(SHAPE, 2), Reading()).split.fixed(), split.fixed())
+    with pytest.raises(DataError, match=r"black and white, and the run was trained on levels 0 \.\.\. 15"):
+        rows_alike(tmp_path, Intake(SHAPE, 16), Reading())
+
+
+def test_one_image_is_told_from_no_file(tmp_path):
+    pictures(tmp_path, GREY[0], ["1.png"])
+    with pytest.raises(DataError, match=r"1.png is one image. Put it into a folder"):
+        rows_alike(tmp_path / "1.png", Intake(SHAPE, 256), Reading())

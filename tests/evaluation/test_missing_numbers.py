@@ -212,6 +212,9 @@ def test_observed_numbers_stay_and_all_others_are_drawn():
         str(found)
         == "imputation           41.7% of the numbers of 6 data, 3 times   k-hat above 0.7 for 0% of the data (K = 50)"
     )
+    assert "no k-hat, which needs 25 draws or more (K = 9)" in str(
+        evaluation.impute(TRUTH.vae(missing=True), X, 3, num_samples=9)
+    )
 
 
 def test_imputations_are_keyed_by_the_block_of_data():

@@ -76,6 +76,28 @@ def test_a_table_in_its_own_units_with_a_column_left_out(tmp_path):
     assert agree(shared.encode(frame.to_numpy()[at]), expected)
 
 
+def test_a_loaded_program_imputes_a_frame(tmp_path):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"time": 1.7e9 + 10 * np.arange(90.0), "b": random.random(90), "c": random.random(90)})
+    frame = frame.mask(random.random(frame.shape) < 0.2)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    run = finished_run(tmp_path / "run", str(tmp_path / "table.csv"), likelihood="normal", network="mlp", missing="nan")
+    vae, rows = pv.load(run), frame.iloc[:5]
+    found = [
+        pv.evaluation.impute(vae, given, 2, num_samples=10, seed=0)
+        for given in (rows, rows[["c", "time", "b"]], rows.to_numpy(), torch.tensor(rows.to_numpy()))
+    ]
+    assert all(torch.equal(other.draws, found[0].draws) for other in found)
+    filled = found[0].mean.numpy() + np.array(vae.intake.origin)
+    assert vae.intake.origin[0] > 1e9
+    assert np.isfinite(filled).all()
+    seen = rows.notna().to_numpy()
+    assert np.allclose(filled[seen], rows.to_numpy()[seen], rtol=1e-7)
+    with pytest.raises(ValueError, match="lacks columns that the run was trained on: b") as told:
+        pv.evaluation.impute(vae, rows[["time", "c"]], 2)
+    assert "Shapes" not in str(told.value)
+
+
 def test_labels_go_in_by_name_or_number(place, raw):
     run = finished_run(place / "conditional", str(place / "labelled.npz"), likelihood="normal", conditional=True)
     vae = pv.load(run)
@@ -84,8 +106,11 @@ def test_labels_go_in_by_name_or_number(place, raw):
         q = vae.posterior(torch.from_numpy(raw).float()[:, None] / 255, torch.eye(3)[y])
     assert agree(vae.encode(raw, y), (q.mean, q.stddev))
     assert agree(vae.encode(raw, list(map(str, y))), (q.mean, q.stddev))
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(ValueError, match=r"vae.encode\(x, y\)"):
         vae.encode(raw)
+    with pytest.raises(ValueError, match=r"impute\(vae, x, 20, y\)$") as told:
+        pv.evaluation.iwae(vae, torch.from_numpy(raw).float()[:, None] / 255, 2)
+    assert "Trace Shapes" not in str(told.value)
 
 
 def test_what_has_no_closed_moments_is_the_same_at_every_call_and_leaves_the_random_stream_alone():

@@ -13,7 +13,7 @@ import scipy.special
 import scipy.stats
 import torch
 from cases import needs_compiler
-from exact import binary_data, small_vae
+from exact import binary_data, small_vae, two_layers
 from pyro.distributions import constraints
 from torch import nn
 
@@ -378,6 +378,36 @@ def test_an_encoder_that_does_not_take_gaps_is_told_the_cure():
     with pytest.raises(ValueError, match="WithMask"):
         svi.step(gaps(binary_data(3)).float())
     vae.guide(binary_data(3).float())
+
+
+def test_missing_may_be_set_on_a_program_that_was_built():
+    encoder, prior, decoder = MLP((X,), (2 * D,)), pv.priors.StandardNormal(D), MLP((D,), (X,))
+    vae = pv.VAE(prior, pv.posteriors.DiagonalNormal(encoder, D), pv.likelihoods.Normal(decoder))
+    vae.missing = True
+    with pytest.raises(ValueError, match="WithMask"):
+        vae.guide(gaps(torch.randn(4, X)))
+    vae.missing = False
+    assert not vae.posterior.missing
+    vae.likelihood = pv.likelihoods.ExponentialNorm(decoder)
+    with pytest.raises(ValueError, match=r"`missing=True` use `likelihood='normal'`, `likelihood='laplace'`"):
+        vae.missing = True
+    assert not vae.missing
+    assert not vae.posterior.missing
+
+
+@pytest.mark.parametrize("guide", ["top_down", "bottom_up"])
+def test_missing_that_is_set_later_is_of_posteriors_of_data_alone(guide):
+    vae = two_layers(guide=guide)
+    vae.missing = True
+    assert vae.posterior1.missing
+    assert vae.posterior2.missing == (guide == "top_down")
+
+
+def test_a_condition_on_gaps_is_told_to_pass_them():
+    vae, x = program(member("Bernoulli")[0]), gaps(binary_data(4))[:1]
+    with pytest.raises(DataError, match=r"model\(x\)") as told:
+        pyro.poutine.condition(vae.model, {"x": x})(None)
+    assert "missing=True" not in str(told.value)
 
 
 def test_likelihoods_that_do_not_factorise_refuse():

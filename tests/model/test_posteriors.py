@@ -270,7 +270,7 @@ def test_a_delta_has_no_log_p_of_x_and_can_not_be_mixed():
         ),
         (
             lambda: pv.posteriors.LowRankNormal(nn.Identity(), D, rank=0),
-            "rank must be 1 or more; got 0. .*DiagonalNormal",
+            "rank must be 1 or more; got 0. .*posterior='diagonal'",
         ),
         (lambda: pv.posteriors.FlowPosterior(nn.Identity(), D, flow_transforms=0), "flow_transforms=0"),
     ],

@@ -13,10 +13,12 @@ import torch
 from cases import all_but
 from exact import ProbabilisticPCA
 from torch import nn
+from torch.nn.functional import softplus
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError
 from pyro_vae.evaluation import iwae, log_weights, quadrature
+from pyro_vae.evaluation.simple_densities import poisson
 from pyro_vae.model.scaling import ColumnMean, ColumnScale, LogCounts, Rescaled
 
 D = 5
@@ -57,6 +59,27 @@ def test_moments_are_the_same_in_blocks(monkeypatch):
     whole = fitted()
     monkeypatch.setattr("pyro_vae.model.scaling._BLOCK", 17)
     assert torch.allclose(fitted().spread, whole.spread, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.1, 1234.567, -1e9 / 3, 0.0])
+def test_a_column_that_never_changes_keeps_its_unit_in_float64(value):
+    scale = ColumnScale((1,)).double()
+    scale.fit(torch.full((1001, 1), value, dtype=torch.float64))
+    assert scale.spread.item() == 1
+    scale.fit(value + 1e-9 * (abs(value) + 1) * torch.tensor([[-1.0], [1.0]], dtype=torch.float64))
+    assert scale.spread.item() == pytest.approx(1e-9 * (abs(value) + 1), rel=1e-3)
+
+
+def test_half_a_count_more_is_of_the_observed_counts():
+    x = torch.tensor([[0.0, 3.0, math.nan], [0.0, math.nan, math.nan], [4.0, math.nan, math.nan]])
+    expected = [4.5 / 3, 3.5, 0.5]
+    scale, likelihood = ColumnMean((3,)), likelihoods.Poisson(mlp(2, (3,)))
+    scale.fit(x)
+    assert scale.mean.tolist() == pytest.approx(expected)
+    likelihood.start_at(x)
+    assert softplus(likelihood.decoder.output_bias).tolist() == pytest.approx(expected, rel=1e-5)
+    rates = -poisson(torch.cat([x, torch.full((1, 3), math.nan)]))(torch.zeros(1, 3))  # -log p(0) is the rate
+    assert rates.item() == pytest.approx(sum(expected))
 
 
 def test_a_column_without_numbers_stays_as_it_is():
@@ -210,7 +233,7 @@ def test_scales_and_floors_are_told_in_the_datas_own_units():
     assert told["Normal", "no"] == {"sigma": of(0.7), **unit}
     assert told["Laplace", "no"] == {"b": of(0.7), **unit}
     assert told["Normal", "one"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "one number", **unit}
-    assert told["Normal", "pixel"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "per pixel", **unit}
+    assert told["Normal", "pixel"] == {"sigma": of(0.7), "floor": of(1e-3), "learned": "per column", **unit}
     assert told["Laplace", "predicted"] == {"b": "predicted from z", "floor": of(1e-3), **unit}
     assert told["LowRankNormal", ""] == {"sigma": "predicted from z", "floor": of(1e-3), "rank": 2, **unit}
 

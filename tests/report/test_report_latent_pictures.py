@@ -304,3 +304,16 @@ def test_the_axes_of_a_cloud_say_what_they_are():
     axes = Figure().subplots()
     latent_pictures._name_axes(axes, latent_views.cloud(plain(), torch.rand(5, 1, 4, 4), 0))
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_0$", "$z_1$")
+
+
+def test_a_long_name_at_an_edge_stays_inside():
+    figure = latent_pictures.Figure(figsize=(6.9, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+    groups = [latent_pictures._Group("Iris vers...ariety 1", "C0", torch.arange(3) == i) for i in range(3)]
+    latent_pictures._name_groups(axes, torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, -0.5]]), groups)
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+    assert axes.texts[2].get_position() == (0.0, -0.5)

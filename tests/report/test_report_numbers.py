@@ -15,6 +15,10 @@ from pyro_vae.experiment.evaluate import headline
 from pyro_vae.experiment.evaluate.block_tasks import TASKS, Block, joined
 from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan
 from pyro_vae.experiment.run import files
+from pyro_vae.model.scaling import ColumnScale
+from pyro_vae.report.document import Table
+from pyro_vae.report.documents.evaluation_document import evaluation_document, terminal_document
+from pyro_vae.report.documents.report_notes import notes
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
 
@@ -150,6 +154,31 @@ def test_bits_per_dimension_are_those_of_a_hand_calculation(estimates):
     assert rows(text)["-log p(level), bits/dim"][0] == f"{8 + 5.5 / math.log(2) / 6:.3f}"
 
 
+def test_bits_of_data_with_gaps_have_the_error_of_a_ratio():
+    random = torch.Generator().manual_seed(0)
+    o = torch.randint(1, 7, (400,), generator=random).double()  # of 6 numbers
+    v = -1.2 * o + 0.3 * torch.randn(400, generator=random, dtype=torch.float64)
+    picks = torch.randint(400, (2000, 400), generator=random)
+    for protocol, discrete, each in ((LEVELS, False, v - math.log(256) * o), (PROTOCOL, True, v)):
+        given = {"log_likelihood": Estimate("log p(x)", v, torch.full((400,), 0.1), num_samples=100)}
+        bits = headline.numbers(
+            {**given, "elbo": given["log_likelihood"]}, protocol, TRAINING, CONFIG, discrete=discrete, observed=o
+        )["test"]["bits_per_dim"]
+        ratios = -each[picks].sum(1) / o[picks].sum(1) / math.log(2)
+        assert bits["mean"] == pytest.approx(-each.sum().item() / o.sum().item() / math.log(2))
+        # The spread of 2000 resamples has a relative error of 1.6 %.
+        assert bits["standard_error"] == pytest.approx(ratios.std().item(), rel=0.08)
+        assert bits["monte_carlo_error"] == pytest.approx(0.1 / 20 / o.mean().item() / math.log(2))
+
+
+def test_data_of_which_nothing_was_observed_have_no_bits(estimates):
+    nothing = {**estimates, "log_likelihood": estimate("log p(x)", [0.0, 0.0], [0.0, 0.0])}
+    for protocol, discrete in ((LEVELS, False), (PROTOCOL, True)):
+        found = headline.numbers(nothing, protocol, TRAINING, CONFIG, discrete=discrete, observed=torch.zeros(2).long())
+        assert "bits_per_dim" not in found["test"]
+        assert "-log p" not in to_text(training_document(found))
+
+
 def test_bits_of_discrete_data_are_those_of_a_hand_calculation(estimates):
     found, text = report(estimates, discrete=True)
     bits = found["test"]["bits_per_dim"]
@@ -198,7 +227,7 @@ def test_what_one_datum_and_one_draw_can_not_tell_is_null_not_nan(estimates):
         ({"scale": 0.25, "learn_scale": "one"}, "likelihood: sigma 0.25, floor 0.001, learned one number."),
         (
             {"scale": 0.25, "learn_scale": "pixel", "x_shape": (2,)},
-            "likelihood: sigma min 0.25, median 0.25, max 0.75, floor 0.001, learned per pixel.",
+            "likelihood: sigma min 0.25, median 0.25, max 0.75, floor 0.001, learned per column.",
         ),
         ({"learn_scale": "predicted", "scale_floor": 0.01}, "likelihood: sigma predicted from z, floor 0.01."),
     ],
@@ -211,6 +240,52 @@ def test_the_report_says_what_the_scales_are_and_their_floor(estimates, options,
     found, text = report(estimates, more={"likelihood": likelihood.scales()})
     assert words in " ".join(text.split())
     assert found["likelihood"] == likelihood.scales()
+
+
+def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates):
+    units = ColumnScale((2,))
+    units.fit(torch.tensor([[0.0, 1000.0], [2.0, 5000.0]]))  # spreads 1 and 2000
+    protocol = {**PROTOCOL, "columns": ["weight", "a_price"], "shape": [2]}
+    for mode, said in (("no", "."), ("one", ", learned one number."), ("pixel", ", learned per column.")):
+        likelihood = pv.likelihoods.Normal(lambda z: z, scale=0.5, learn_scale=mode, x_shape=(2,), column_scale=units)
+        listed = headline.scale_by_column(likelihood, protocol)
+        floors = [[], []] if mode == "no" else [[pytest.approx(0.001)], [pytest.approx(2)]]
+        assert listed["names"] == ["sigma", *(["floor"] if mode != "no" else [])]
+        wide = [pytest.approx(0.5)], [pytest.approx(1000)]
+        assert listed["rows"] == [["weight", *wide[0], *floors[0]], ["a_price", *wide[1], *floors[1]]]
+        more = {"likelihood": likelihood.scales(), "scale_by_column": listed}
+        found, text = report(estimates, protocol, more)
+        assert found["likelihood"] == likelihood.scales()
+        ends = ("", "", "") if mode == "no" else (" +floor", " +0.001", " +2")
+        assert re.search(r"column +sigma{}\nweight +0.5{}\na_price +1000{}\n".format(*ends), text)
+        for document in (evaluation_document(found), terminal_document(found)):
+            assert [block.name for block in document.blocks if isinstance(block, Table)].count("scales") == 1
+        assert f"likelihood: sigma of each column: see its table{said}" in " ".join(text.split())
+        assert "median" not in text
+    assert headline.scale_by_column(likelihood, PROTOCOL) == {}
+    assert headline.scale_by_column(pv.likelihoods.Bernoulli(lambda z: z), protocol) == {}
+    plain = pv.likelihoods.Normal(lambda z: z, learn_scale="predicted")
+    assert headline.scale_by_column(plain, protocol) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "256 grey levels and p(x|z) is a density of real numbers: log p(x) depends on the scale that was set"),
+        ({"learn_scale": "predicted"}, "log p(x) grows without limit"),
+    ],
+)
+def test_grey_levels_under_a_density_of_reals_are_a_caution(estimates, options, words):
+    more = {"likelihood": pv.likelihoods.Normal(lambda z: z, **options).scales()}
+    levels = {**PROTOCOL, "num_levels": 256}
+    found, text = report(estimates, levels, more)
+    assert words in " ".join(text.split())
+    assert [words in note.text for note in notes(found) if note.term == "caution"] == [True]
+    assert to_text(terminal_document(found)).count("caution") == 1
+    dynamic = {**levels, "binarization": {"kind": "dynamic", "sentence": "Drawn."}}
+    for protocol in (PROTOCOL, {**LEVELS, "num_levels": 256}, {**levels, "num_levels": 2}, dynamic):
+        assert "caution" not in report(estimates, protocol, more)[1]
+    assert "caution" not in report(estimates, levels, {})[1]
 
 
 def test_a_likelihood_without_scales_is_not_mentioned(estimates):
@@ -235,7 +310,7 @@ def test_classification_is_that_of_a_hand_calculation():
     """Predictions 0, 1, 1, 2; true classes 0, 1, 0, 2: three of four are right."""
     found = classes(LOG_POSTERIOR, KHAT).summary(torch.tensor([0, 1, 0, 2]))
     assert found == {
-        "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4) ** 0.5),
+        "accuracy": 0.75, "standard_error": pytest.approx((0.75 * 0.25 / 4 + 1 / 64) ** 0.5 / 1.25),
         "log_p_of_true_class": pytest.approx(-(0.1 + 0.5 + 1.0 + 0.2) / 4), "num_samples": 40, "num_data": 4,
         # k-hat of the true classes: 0.1, 0.2, 0.2, 0.8; of the others: 0.8, 0.9, 0.9, 0.1, 0.9, 0.1, 0.3, 0.8.
         "khat_above_0.7": {"true_class": 0.25, "other_classes": pytest.approx(5 / 8)},
@@ -246,7 +321,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
     found = classes(LOG_POSTERIOR, KHAT).summary(torch.tensor([0, 1, 0, 2]))
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
-    assert "75.0% right (± 21.7%) of 4, K = 40." in words
+    assert "75.0% right (± 20.0%) of 4, K = 40." in words
     assert "above 0.7 for 25% of the estimates for the true class and 62% of those for the others" in words
 
 
@@ -258,7 +333,20 @@ def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estima
     assert found["khat_above_0.7"] == {"true_class": None, "other_classes": None}
     kept, text = report(estimates, more={"classification": found}, conditional=True)
     assert kept["classification"] == found
-    assert "above 0.7 for n/a of the estimates" in " ".join(text.split())
+    assert "No k-hat, which needs 25 draws or more" in " ".join(text.split())
+
+
+def test_an_accuracy_of_all_is_known_no_better_than_the_data_are_many():
+    found = classes([[0.0] * 84, [-9.0] * 84], [[0.0] * 84] * 2).summary(torch.zeros(84).long())
+    assert found["accuracy"] == 1
+    # Wilson's interval for z = 1 reaches from n / (n + 1) to 1.
+    assert found["standard_error"] == pytest.approx(0.5 / 85)
+
+
+def test_a_report_of_few_draws_says_that_khat_needs_more():
+    (note,) = notes({"khat": {"above": None, "threshold": 0.7, "values": [None]}})
+    assert "needs 25 draws or more" in note.text
+    assert "n/a" not in note.text
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])

@@ -15,6 +15,8 @@ from finished import content, finished_run, images
 from scripted import exit_code
 
 import pyro_vae as pv
+from pyro_vae import evaluation
+from pyro_vae.errors import DivergenceError
 from pyro_vae.experiment.share import sharing
 from pyro_vae.randomness import derive
 
@@ -372,3 +374,93 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     few, many = peak(2000), peak(100_000)
     print(f"{few} MiB, then {many} MiB")
     assert many < few + 38 + 40
+
+
+def test_one_wild_row_costs_itself_alone(run, raw, tmp_path, capsys, monkeypatch):
+    """A row on which the program breaks down is nan and named; the others keep their numbers."""
+    path, out = save(tmp_path / "new.npy", raw["x"][:9]), tmp_path / "new.npz"
+    whole = scored(run, out, "--data", path)
+    capsys.readouterr()
+    real, wild = evaluation.score, torch.from_numpy(raw["x"][4] / 255).float()
+
+    def breaks(vae, x, *arguments, **options):
+        if (x[:, 0] == wild).flatten(1).all(1).any():
+            raise DivergenceError("the guide is not finite")
+        return real(vae, x, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, "score", breaks)
+    found, said = scored(run, out, "--data", path), capsys.readouterr().out
+    assert "No finite log p(x) of row 4. Its scores are nan." in said
+    assert "1 row has no finite log p(x): row 4." in said
+    for name in ("log_likelihood", "elbo", "mean", "percentile"):
+        assert np.isnan(found[name][4]).all()
+        assert np.array_equal(np.delete(found[name], 4, 0), np.delete(whole[name], 4, 0))
+    one = save(tmp_path / "one.npy", raw["x"][4:5])
+    assert "No row of one.npy that was tried can be scored" in refused(
+        capsys, 5, run, tmp_path / "no.csv", "--data", one
+    )
+
+
+def table_with_gaps(size):
+    random = np.random.default_rng(1)
+    rows = pd.DataFrame(random.normal(size=(size, 3)), columns=["a", "b", "c"])
+    return rows.assign(a=1.7e9 + 5 * rows.a, id=[f"=a{i}" for i in range(size)], k=2.0)
+
+
+@pytest.fixture(scope="module")
+def gaps(place):
+    frame = table_with_gaps(300)
+    frame.loc[::2, "b"] = np.nan
+    frame.to_csv(place / "gaps.csv", index=False)
+    settings = {"missing": "nan", "id": "id", "epochs": 3}
+    return finished_run(place / "gaps", str(place / "gaps.csv"), likelihood="normal", **settings)
+
+
+def test_percentiles_are_among_test_rows_of_the_same_gaps(gaps, tmp_path, capsys):
+    frame = table_with_gaps(6)
+    frame.loc[1, "b"] = frame.loc[2, "c"] = np.nan
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    new = scored(gaps, tmp_path / "new.scores.csv", "--data", tmp_path / "new.csv")
+    assert "1 row has no percentile: fewer than 20 test data miss the same numbers" in capsys.readouterr().out
+    test = scored(gaps, tmp_path / "test.csv", "--split", "test")
+    assert new.missing.tolist() == [0, 1, 1, 0, 0, 0]
+    for row, (value, count) in enumerate(zip(new.log_likelihood, new.missing, strict=True)):
+        among = test.log_likelihood[test.missing == count]
+        expected = np.nan if row == 2 else 100 * np.mean(among <= value)
+        assert new.percentile[row] == pytest.approx(expected, nan_ok=True)
+    assert new.id[3] == "'=a3"
+
+
+def test_tables_are_written_in_the_units_of_their_file(gaps, tmp_path):
+    arrays = scored(gaps, tmp_path / "new.npz", "--split", "test", "--reconstructions")
+    assert arrays["names"].tolist() == ["a", "b", "c"]
+    assert abs(arrays["reconstructed"][:, 0] - 1.7e9).max() < 100
+    assert arrays["id"][0].startswith("=a")
+    assert exit_code(SAMPLE, [gaps, "--only", "samples", "--number", "7", "--out", tmp_path / "drawn"]) == 0
+    drawn = np.load(tmp_path / "drawn" / "samples.npz")
+    assert drawn["x"].shape == (7, 3)
+    assert abs(drawn["x"][:, 0] - 1.7e9).max() < 100
+    written = pd.read_csv(tmp_path / "drawn" / "samples.csv")
+    assert list(written.columns) == drawn["names"].tolist() == ["a", "b", "c"]
+    assert written.to_numpy().tolist() == drawn["x"].tolist()
+
+
+def test_a_run_without_run_json_knows_its_columns_by_its_checkpoint(gaps, tmp_path):
+    copy = shutil.copytree(gaps, tmp_path / "copy")
+    (copy / "run.json").unlink()
+    assert pv.load(copy).intake == pv.load(gaps).intake
+    assert any(pv.load(copy).intake.origin)
+
+
+def test_shares_of_another_array_are_not_put_together(run, raw, tmp_path, capsys):
+    np.savez(tmp_path / "two.npz", x_train=raw["x"][:9], x_test=raw["x"][9:18])
+    out, arguments = tmp_path / "scores.csv", ["--data", tmp_path / "two.npz", "--array"]
+    assert score(run, out, *arguments, "x_train", "--shard", "0/1") == 0
+    capsys.readouterr()
+    assert "array differ" in refused(capsys, 4, run, out, *arguments, "x_test", "--merge")
+
+
+def test_too_few_draws_have_no_khat(run, raw, tmp_path, capsys):
+    path = save(tmp_path / "new.npy", raw["x"][:9])
+    assert score(run, tmp_path / "new.csv", "--data", path, "--num-samples", "20") == 0
+    assert "k-hat needs 25 draws or more: n/a with 20" in capsys.readouterr().out

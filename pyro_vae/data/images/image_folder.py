@@ -123,8 +123,10 @@ def _kind(root: Path, headers: list[Header], reading: Reading) -> str:
         )
     if reading.colour == "rgb":
         return "rgb"
-    if reading.colour == "grey" or kind == "bit":
-        return "bit" if kinds == {"bit"} and not reading.image_size else "grey"
+    if reading.colour == "grey":
+        return "grey"
+    if kind == "bit":
+        return "grey" if reading.image_size else "bit"
     return kind
 
 

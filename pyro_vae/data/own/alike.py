@@ -16,8 +16,10 @@ import torch
 
 from pyro_vae.data import ARRAY_ENDINGS, TABLE_ENDINGS, formats
 from pyro_vae.data.intake import Intake
+from pyro_vae.data.own import in_memory, same_columns
 from pyro_vae.data.own import labels as label_names
 from pyro_vae.data.own.archives import read_rows
+from pyro_vae.data.own.conversions import other_format
 from pyro_vae.data.own.layout import laid_out
 from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.splits import Split
@@ -76,6 +78,9 @@ def rows_alike(
         tensor([[[[0., 1.]]]])
     """
     found = _found(data, intake, reading, y, array, map_above)
+    if len(found.x) > 1:
+        parts = [key.removeprefix("x_") for key in found.x]
+        raise DataError(f"{found.name}: holds the splits {', '.join(parts)}. Name the folder of one, as {data}/test.")
     key = next(iter(found.x))
     if found.mask and not intake.missing:
         raise DataError(f"{found.name}: holds a mask of missing numbers, and the run takes none.")
@@ -97,49 +102,54 @@ def rows_alike(
 
 def _found(data: Any, intake: Intake, reading: Reading, y: Any, array: str, map_above: int) -> Found:
     if not isinstance(data, str | os.PathLike):
-        return _in_memory(data, intake, y)
+        return _in_memory(data, intake, reading, y)
     path = Path(data)
-    if path.suffix in ARRAY_ENDINGS:
+    ending = path.suffix.lower()
+    if ending in ARRAY_ENDINGS:
         return read_rows(path, reading, array, map_above)
     if array:
         raise UsageError(f"`array` names an array of an .npz file; {path} is none: leave it out")
-    if path.suffix in TABLE_ENDINGS:
+    if ending in TABLE_ENDINGS:
         return _table(path, intake, reading)
     if path.is_dir():
-        from pyro_vae.data.images.image_folder import read_folder
+        return _folder(path, intake, reading)
+    other = other_format(path) if path.exists() else ""
+    raise DataError(
+        f"{path}: {other or 'there is no such file: name a .npy, .npz or .csv file, or a folder of images.'}"
+    )
 
-        return read_folder(path, reading)
-    raise DataError(f"{path}: there is no such file: name a .npy, .npz or .csv file, or a folder of images.")
 
-
-def _in_memory(data: Any, intake: Intake, y: Any) -> Found:
-    from pyro_vae.data.own.in_memory import found
-
-    if hasattr(data, "columns") and intake.columns:
-        intake.by_name("the frame", tuple(map(str, data.columns)))  # names those that are missing
-        numbers = data[list(intake.columns)].to_numpy()
-        return replace(found("the frame", numbers, y, None, None, {})[0], columns=intake.columns)
-    return found("the array", data, y, None, None, {})[0]
+def _in_memory(data: Any, intake: Intake, reading: Reading, y: Any) -> Found:
+    if not hasattr(data, "columns") or not intake.columns:
+        return in_memory.found("the array", data, y, None, None, {})[0]
+    found = same_columns.in_frame(data, intake, reading, "the frame")
+    labels = found.y if y is None else {"x": np.asarray(y)}
+    return replace(found, y=labels, files={"x": in_memory.digest(found.x["x"])})
 
 
 def _table(path: Path, intake: Intake, reading: Reading) -> Found:
-    """Reads the columns of the run; its label, id and group may be missing here."""
     from pyro_vae.data.tables.table_file import read_csv
     from pyro_vae.data.tables.table_text import form_of_file
 
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
-    names = form_of_file(path).names
-    there = {what: name for what in ("label", "id") if (name := getattr(reading, what)) in names}
-    wanted = replace(reading, label=there.get("label", ""), id=there.get("id", ""), group="", columns=())
-    if intake.columns:
-        intake.by_name(path.name, tuple(names))  # names those that are missing
-        wanted = replace(wanted, columns=intake.columns)
-    found = read_csv(path, wanted)
-    used = {*found.columns, *there.values()}
-    left = [name for name in names if name not in used]
-    note = (f"Columns that the run does not know were left out: {', '.join(left[:20])}.",) if left else ()
-    return replace(found, notes=(*found.notes, *note) if intake.columns else found.notes)
+    names = tuple(form_of_file(path).names)
+    return same_columns.same_columns(path.name, names, intake, reading, lambda wanted: read_csv(path, wanted))
+
+
+def _folder(path: Path, intake: Intake, reading: Reading) -> Found:
+    """Reads images. Black and white is 0 and 255 where the run has grey levels."""
+    from pyro_vae.data.images.image_folder import read_folder
+
+    found = read_folder(path, reading)
+    first = next(iter(found.x.values()))
+    L = intake.num_levels or 2
+    if L == 2 or first.dtype != np.uint8 or first.shape[1] != 1 or first.max() > 1:
+        return found
+    grey = read_folder(path, replace(reading, colour="grey"))  # the levels 0 and 1 of 8 bits stay what they are
+    if next(iter(grey.x.values())).max() > L - 1:
+        raise DataError(f"{path}: its images are black and white, and the run was trained on levels 0 ... {L - 1}.")
+    return grey
 
 
 def _labels(found: Found, key: str, intake: Intake, needs_labels: bool) -> tuple[torch.Tensor | None, tuple[str, ...]]:

@@ -179,17 +179,17 @@ def _columns(
     counts = [c for c in steps if (c in unnamed and is_count(x[c])) or _COUNTERS & set(_WORDS.findall(c.lower()))]
     steps = [c for c in steps if c not in counts and is_sequence(x[c])]
     for wrong, what in ((text, "text, or other things than numbers"), (empty, "empty cells alone")):
-        if wrong and reading.columns and not (reading.missing and wrong == empty):
+        if wrong and reading.columns and not (wrong is empty and reading.missing):
             raise DataError(f"{place}: `columns` names {named(wrong)}, which holds {what}. {_ENCODE}")
-    empty = [] if reading.columns else empty
-    x = {c: values for c, values in x.items() if c not in {*empty, *counts}}
+    dropped = {*counts, *([] if reading.columns else empty)}
+    x = {c: values for c, values in x.items() if c not in dropped}
     if not x:
         raise DataError(
             f"{place}: no column of numbers is left for x; the columns are {named(frame.columns)}. {_ENCODE}"
         )
     return x, [
         *([f"Columns that hold no numbers were left out: {named(text)}."] if text else []),
-        *([f"Columns without any value were left out: {named(empty)}."] if empty else []),
+        *([f"Columns without any value were left out: {named(empty)}."] if {*empty} & dropped else []),
         *([f"Columns that count the rows were left out: {named(counts)}. `columns` keeps them."] if counts else []),
         *([_STEPS.format(named(steps))] if steps else []),
     ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import Dataset, DataTree
 
+FEWEST_FOR_KHAT = 25  # draws: the tail of fewer has too few points to fit
+NO_KHAT = f"no k-hat, which needs {FEWEST_FOR_KHAT} draws or more"
 KHAT_THRESHOLD = 0.7  # above it no affordable K makes log p(x) reliable, Vehtari et al. 2024
 
 SAMPLING = (
@@ -41,7 +43,7 @@ def psis_khat(log_weights: Tensor) -> Tensor:
         >>> psis_khat(torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))) < 0.7
         tensor([True, True, True])
     """
-    if len(log_weights) < 25:
+    if len(log_weights) < FEWEST_FOR_KHAT:
         return torch.full(log_weights.shape[1:], torch.nan, dtype=torch.float64)
     equal = (log_weights.amax(0) - log_weights.amin(0) < 1e-3).cpu()
     return tail_shapes(log_weights).masked_fill(equal, -torch.inf)

@@ -11,7 +11,9 @@ from pyro_vae.errors import not_finite
 from pyro_vae.evaluation import Estimate
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.model.likelihoods import Likelihood
 
+_MOST_COLUMNS = 30  # of a table, whose scales are listed
 ON_TEST_DATA = "an estimate on the test data"
 
 
@@ -40,7 +42,12 @@ def headline(
         trained.config.scientific(),
         discrete=likelihood.support.is_discrete,
         observed=observed,
-        more={"likelihood": likelihood.scales(), "classification": classes, "precision": precision},
+        more={
+            "likelihood": likelihood.scales(),
+            "scale_by_column": scale_by_column(likelihood, trained.data.protocol),
+            "classification": classes,
+            "precision": precision,
+        },
     )
     if trained.data.about:
         report["about"] = trained.data.about
@@ -68,7 +75,7 @@ def numbers(
         discrete: whether p(x|z) gives masses and not densities, so that log p(x) has a meaning in bits.
         observed: (N,), how many numbers of each test datum were observed; None where none is missing.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
-            "classification" and "precision".
+            "scale_by_column", see `scale_by_column`; "classification" and "precision".
 
     Returns:
         "test", "objective", "training", "config", "protocol" and these parts, each with plain values.
@@ -88,6 +95,24 @@ def numbers(
         "config": dict(config),
         "protocol": dict(protocol),
     }
+
+
+def scale_by_column(likelihood: Likelihood, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists scales and floors of each column of a table in the column's own unit.
+
+    Args:
+        likelihood: of the program.
+        protocol: of the data, which names up to 30 columns; of others nothing is listed.
+
+    Returns:
+        "names", such as ["sigma", "floor"], and "rows", [column, sigma, floor] in the order of the table; empty where
+        the likelihood has no such numbers.
+    """
+    scales, columns = likelihood.scale_by_column(), protocol.get("columns") or ()
+    if not scales or len(columns) > _MOST_COLUMNS or {len(columns)} != {len(values) for values in scales.values()}:
+        return {}
+    rows = zip(columns, *(values.tolist() for values in scales.values()), strict=True)
+    return {"names": list(scales), "rows": list(map(list, rows))}
 
 
 def finite(
@@ -115,22 +140,34 @@ def _on_test_data(
     estimates: Mapping[str, Estimate], protocol: Mapping[str, Any], observed: Tensor | None, *, discrete: bool
 ) -> dict[str, Any]:
     test = {name: estimate.to_dict() for name, estimate in estimates.items()}
-    size = math.prod(protocol["shape"]) if observed is None else observed.double().mean().item()
-    if "log_likelihood" in estimates and protocol["dequantized"] is not None:
+    noise, has_bits = protocol["dequantized"], "log_likelihood" in estimates
+    if has_bits and observed is not None and (noise or discrete):
+        test |= _of_observed(estimates["log_likelihood"], observed.double(), noise)
+    elif has_bits and noise is not None:
         # With the Jacobian log p(x) of dequantised x bounds log p of the level from below.
-        nats = _of_levels(estimates["log_likelihood"], protocol["dequantized"], observed)
-        test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, size)}
-    elif "log_likelihood" in estimates and discrete:
-        test["bits_per_dim"] = _in_bits(test["log_likelihood"], size)
+        nats = {**test["log_likelihood"], "mean": test["log_likelihood"]["mean"] + noise["log_jacobian"]}
+        test |= {"log_likelihood_of_levels": nats, "bits_per_dim": _in_bits(nats, math.prod(protocol["shape"]))}
+    elif has_bits and discrete:
+        test["bits_per_dim"] = _in_bits(test["log_likelihood"], math.prod(protocol["shape"]))
     return test
 
 
-def _of_levels(estimate: Estimate, noise: Mapping[str, Any], observed: Tensor | None) -> dict[str, Any]:
-    """Adds the Jacobian, which is that of the observed numbers, another one for each datum."""
-    if observed is not None:
-        return replace(estimate, value=estimate.value - observed * math.log(noise["num_levels"])).to_dict()
-    nats = estimate.to_dict()
-    return {**nats, "mean": nats["mean"] + noise["log_jacobian"]}
+def _of_observed(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Adds the Jacobian, that of each datum's observed numbers, and bits for each of these; without any, no bits.
+
+    Bits are a ratio, mean nats to mean number. Its error over the data is that of nats less the ratio times the number.
+    """
+    levels = estimate if noise is None else replace(estimate, value=_with_jacobian(estimate, observed, noise))
+    told = {} if noise is None else {"log_likelihood_of_levels": levels.to_dict()}
+    if not (size := observed.mean().item()):
+        return told
+    around = replace(levels, value=levels.value - levels.mean / size * observed)
+    nats = {**levels.to_dict(), "standard_error": around.to_dict()["standard_error"]}
+    return {**told, "bits_per_dim": _in_bits(nats, size)}
+
+
+def _with_jacobian(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any]) -> Tensor:
+    return estimate.value - observed * math.log(noise["num_levels"])
 
 
 def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:

@@ -94,8 +94,15 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     before = run.status.read().get("protocol", protocol)
     now = json.loads(files.to_json(protocol))
     known = before if isinstance(before, dict) else {}
-    changed = [key for key, absent in _WHAT_THE_MODEL_SEES.items() if known.get(key, absent) != now.get(key)]
+    changed = [
+        key for key, absent in _WHAT_THE_MODEL_SEES.items() if _meant(known.get(key, absent)) != _meant(now.get(key))
+    ]
     if changed:
         raise CheckpointError(
             f"{run.path} was trained on other data: {changed} differ. Put those back, or train anew in another folder"
         )
+
+
+def _meant(entry: Any) -> Any:
+    """Leaves out how an entry is worded."""
+    return {name: value for name, value in entry.items() if name != "sentence"} if isinstance(entry, dict) else entry

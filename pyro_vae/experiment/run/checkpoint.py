@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Form
+from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import files
@@ -45,6 +46,7 @@ class Checkpoint:
         program: the tensors of the program, by name.
         optimizer: the state of the optimiser, as in `state_dict`.
         history: the SHA-256 of the lines of history.jsonl that belong to it; "" where it is not known.
+        intake: the recipe of the raw data; None where it is not known.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Checkpoint:
     program: dict[str, Tensor]
     optimizer: dict[str, Any]
     history: str = ""
+    intake: Intake | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
@@ -106,6 +109,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         },
         "history": checkpoint.history,
         "optimizer": groups,
+        **({"intake": checkpoint.intake.to_dict()} if checkpoint.intake is not None else {}),
     }
     step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
     manifest = folder / f"epoch-{progress.epoch:05d}{step}.json"
@@ -140,6 +144,7 @@ def read(manifest: Path) -> Checkpoint:
             program=parts["program"],
             optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
             history=str(body.get("history", "")),
+            intake=Intake.of_dict(body["intake"]) if body.get("intake") else None,
         )
 
 

@@ -1,5 +1,6 @@
-"""What a saved program knows of raw data: the recipe of its run, by run.json or, without it, by its settings."""
+"""What a saved program knows of raw data: the recipe of its run, by run.json or, without it, by its checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.damaged_files import read_json
 
 
-def intake_of_run(folder: Path, config: Config, form: Form) -> Intake:
+def intake_of_run(folder: Path, config: Config, form: Form, saved: Intake | None = None) -> Intake:
     """Returns the recipe of the data of a run.
 
     Args:
-        folder: the folder of the run, whose run.json may be missing: what it alone knows (columns that were left out,
-            what was taken from them, names) is then not known.
+        folder: the folder of the run, whose run.json may be missing.
         config: the settings of the run.
         form: what its checkpoint knows of the data.
+        saved: the recipe in its checkpoint; without it and run.json, columns that were left out, what was taken from
+            them, and names are not known.
 
     Raises:
         CheckpointError: run.json is damaged.
     """
     protocol = protocol_of(folder)
-    return of_settings(config, form) if protocol is None else of_protocol(config, form, protocol)
+    if protocol is not None:
+        return of_protocol(config, form, protocol)
+    if saved is not None and saved.x_shape == tuple(form.x_shape):
+        return saved
+    return of_settings(config, form)
 
 
 def protocol_of(folder: Path) -> dict[str, Any] | None:
@@ -46,7 +52,7 @@ def of_protocol(config: Config, form: Form, protocol: dict[str, Any]) -> Intake:
         )
     except (LookupError, TypeError, ValueError):
         return of_settings(config, form)
-    return known if known.x_shape == tuple(form.x_shape) else of_settings(config, form)
+    return _with_settings(known, config) if known.x_shape == tuple(form.x_shape) else of_settings(config, form)
 
 
 def of_settings(config: Config, form: Form) -> Intake:
@@ -55,7 +61,7 @@ def of_settings(config: Config, form: Form) -> Intake:
         recipe = build.recipe(config, form.num_levels)
     except PyroVAEError:  # a likelihood of somebody's own
         recipe = "none"
-    return Intake(
+    known = Intake(
         tuple(form.x_shape),
         form.num_levels,
         recipe,
@@ -63,4 +69,12 @@ def of_settings(config: Config, form: Form) -> Intake:
         getattr(config, "missing", "no") == "nan",
         getattr(config, "channels", "") == "last",
         classes=tuple(map(str, range(form.num_classes))),
+    )
+    return _with_settings(known, config)
+
+
+def _with_settings(known: Intake, config: Config) -> Intake:
+    """Adds what the settings say, and no protocol."""
+    return replace(
+        known, conditional=config.conditional, float_levels=known.missing or bool(getattr(config, "levels", 0))
     )

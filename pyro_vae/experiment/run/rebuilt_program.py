@@ -39,7 +39,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
     program = rebuilt(newest, **overrides)
     run = next((p for p in (path, *path.parents[:2]) if (p / "run.json").exists()), path)
     try:
-        program.intake = raw_data.intake_of_run(run, newest.config, newest.form)
+        program.intake = raw_data.intake_of_run(run, newest.config, newest.form, newest.intake)
     except CheckpointError as error:
         warnings.warn(f"{error}. Without it `encode` takes x as the program does.", stacklevel=2)
     return program

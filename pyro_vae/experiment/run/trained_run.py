@@ -135,7 +135,7 @@ def open_run(
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
     vae = rebuilt_program.rebuilt(newest, device=device, **members)
-    vae.intake = raw_data.intake_of_run(path, run.config, newest.form)
+    vae.intake = raw_data.intake_of_run(path, run.config, newest.form, newest.intake)
     run.history.first_lines(newest.progress.epoch, newest.history)
     trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
     if read:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +16,47 @@ from torch import Tensor
 from pyro_vae.errors import CheckpointError, StorageError
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
+from pyro_vae.experiment.score import training_rows
 from pyro_vae.experiment.score.scored_rows import ScoredRows, of_split
 from pyro_vae.experiment.score.scored_run import ScoredRun
 
 FILE = "test_scores.json"
+FEWEST_ALIKE = 20  # test data of the same gaps, that a percentile can be taken among
 Say = Callable[[str], None]
 
 
-def reference(rows: ScoredRows, own: Tensor, say: Say) -> Tensor | None:
-    """Returns log p(x) of the test data by the same number of draws (M,), ascending; None where they are not there.
+class Reference(NamedTuple):
+    """log p(x) of test data.
+
+    Attributes:
+        values: (M,) ascending.
+        gaps: (M,) which of their numbers are missing, see `training_rows.gaps`; None of a run that takes none missing.
+    """
+
+    values: Tensor
+    gaps: Tensor | None = None
+
+    def percentiles(self, values: np.ndarray, gaps: np.ndarray | None = None) -> np.ndarray:
+        """Returns the percentiles of values among the test data of the same gaps; NaN where those are too few.
+
+        log p of other numbers is another quantity, with another unit where they are measurements.
+
+        Args:
+            values: (N,), log p(x).
+            gaps: (N,), as the test data's.
+        """
+        if self.gaps is None or gaps is None:
+            return percentiles(values, self.values)
+        found = np.full(len(values), np.nan)
+        for kind in np.unique(gaps):
+            alike, mine = self.values[self.gaps == int(kind)], gaps == kind
+            if len(alike) >= FEWEST_ALIKE:
+                found[mine] = percentiles(values[mine], alike)
+        return found
+
+
+def reference(rows: ScoredRows, own: Tensor, say: Say) -> Reference | None:
+    """Returns log p(x) of the test data by the same number of draws; None where they are not there.
 
     Args:
         rows: what is scored.
@@ -44,10 +76,19 @@ def reference(rows: ScoredRows, own: Tensor, say: Say) -> Tensor | None:
         say(f"log p(x) of {len(test):,} test data, K = {test.plan.num_samples}, for the percentiles")
         blocks = test.measure(range(test.num_blocks), likelihood_alone=True)
         values = torch.cat([block["log_likelihood"] for block in blocks]).double()
-    ordered = values.sort().values
+    tensors = _ordered(test, values)
     with suppress(StorageError):  # somebody else's run, that may only be read
-        manifest_file.write(path, {"of": about}, {"log_likelihood": ordered})
-    return ordered
+        manifest_file.write(path, {"of": about}, tensors)
+    return Reference(tensors["log_likelihood"], tensors.get("gaps"))
+
+
+def _ordered(test: ScoredRows, values: Tensor) -> dict[str, Tensor]:
+    order = values.argsort()
+    order = order[~values[order].isnan()]
+    if not test.run.intake.missing:
+        return {"log_likelihood": values[order]}
+    kinds = torch.from_numpy(training_rows.gaps(test.reader.split, test.positions)[1])
+    return {"log_likelihood": values[order], "gaps": kinds[order]}
 
 
 def percentiles(values: np.ndarray, ordered: Tensor) -> np.ndarray:
@@ -57,7 +98,8 @@ def percentiles(values: np.ndarray, ordered: Tensor) -> np.ndarray:
         >>> percentiles(np.array([0.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
         array([  0.,  50., 100.])
     """
-    return 100 * np.searchsorted(ordered.numpy(), values, side="right") / len(ordered)
+    found = 100 * np.searchsorted(ordered.numpy(), values, side="right") / len(ordered)
+    return np.where(np.isnan(values), np.nan, found)
 
 
 def _test_rows(rows: ScoredRows) -> ScoredRows:
@@ -68,14 +110,17 @@ def _test_rows(rows: ScoredRows) -> ScoredRows:
     return test
 
 
-def _kept(run: ScoredRun, about: dict[str, Any]) -> Tensor | None:
+def _kept(run: ScoredRun, about: dict[str, Any]) -> Reference | None:
     path = run.path / FILE
     if not path.exists():
         return None
     try:
         body = manifest_file.read(path)
         with manifest_file.well_formed(path):
-            return manifest_file.tensors(path, body["tensors"])["log_likelihood"] if body["of"] == about else None
+            if body["of"] != about:
+                return None
+            tensors = manifest_file.tensors(path, body["tensors"])
+            return Reference(tensors["log_likelihood"], tensors["gaps"] if run.intake.missing else None)
     except CheckpointError:
         return None  # it is made again
 
@@ -88,5 +133,6 @@ def _identity(test: ScoredRows) -> dict[str, Any]:
         "labelled": test.is_labelled,
         "num_samples": test.plan.num_samples,
         "seed": test.seed,
+        **({"gaps": True} if test.run.intake.missing else {}),
     }
     return dict(json.loads(files.to_json(facts)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.run import files
-from pyro_vae.report.render.csv_file import csv_lines
+from pyro_vae.report.render.csv_file import csv_lines, harmless
 
 Column = Callable[[int, int], np.ndarray]
 Columns = dict[str, Column]
@@ -88,19 +88,23 @@ def check_out(path: Path, *, reconstructions: bool) -> None:
     files.check_file(path)
 
 
-def write(path: Path, columns: Columns, size: int) -> None:
+def write(path: Path, columns: Columns, size: int, beside: Mapping[str, np.ndarray] | None = None) -> None:
     """Writes a table of so many rows, whole or not at all.
 
     Args:
         path: ends in .csv or .npz.
         columns: in their order. A CSV spreads (N, D) over columns of the name with {}, as z{}_mean.
         size: N.
+        beside: other arrays, which an NPZ holds too.
 
     Raises:
         StorageError: it cannot be written.
     """
     with files.streamed(path) as file:
-        (_write_csv if path.suffix == ".csv" else _write_npz)(file, columns, size)
+        if path.suffix == ".csv":
+            _write_csv(file, columns, size)
+        else:
+            _write_npz(file, columns, size, beside or {})
 
 
 def _write_csv(file: IO[bytes], columns: Columns, size: int) -> None:
@@ -120,29 +124,17 @@ def _names(name: str, values: np.ndarray) -> list[str]:
 def _cells(values: np.ndarray) -> list[str]:
     """Writes numbers to their last digit; true and false as 1 and 0."""
     if values.dtype.kind == "U":
-        return [_harmless(value) for value in values.tolist()]
+        return [harmless(value) for value in values.tolist()]
     return list(map(repr, (values.astype(np.int8) if values.dtype.kind == "b" else values).tolist()))
 
 
-def _harmless(text: str) -> str:
-    # A spreadsheet takes such a cell for a formula.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _write_npz(file: IO[bytes], columns: Columns, size: int) -> None:
+def _write_npz(file: IO[bytes], columns: Columns, size: int, beside: Mapping[str, np.ndarray]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in beside.items():
+            with archive.open(_member(name), "w") as member:
+                np.save(member, array)
         for name, column in columns.items():
-            first = column(0, 1)
-            # The time of day would make equal tables differ.
-            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            first, info = column(0, 1), _member(name)
             with archive.open(info, "w", force_zip64=True) as member:
                 about = {
                     "descr": np.lib.format.dtype_to_descr(first.dtype),
@@ -152,6 +144,11 @@ def _write_npz(file: IO[bytes], columns: Columns, size: int) -> None:
                 np.lib.format.write_array_header_1_0(member, about)
                 for piece in pieces(size, first.nbytes):
                     member.write(np.ascontiguousarray(column(*piece)).tobytes())
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    # The time of day would make equal tables differ.
+    return zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
 
 
 def pieces(size: int, row_bytes: int) -> Iterator[tuple[int, int]]:

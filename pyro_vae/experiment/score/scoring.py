@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vae.errors import CheckpointError
-from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
-from pyro_vae.experiment.score import score_table, training_rows
-from pyro_vae.experiment.score.reference import percentiles, reference
+from pyro_vae.experiment.score import score_table, summary, training_rows
+from pyro_vae.experiment.score.reference import reference
 from pyro_vae.experiment.score.score_table import Column, Columns, Spool
 from pyro_vae.experiment.score.scored_rows import ScoredRows
 
@@ -132,6 +130,7 @@ def identity(rows: ScoredRows) -> dict[str, Any]:
     facts = {
         "model": files.sha256(manifest_file.packed(rows.run.vae.tensors())),
         "data": rows.sha256,
+        "array": rows.array,
         "num_data": len(rows),
         "labelled": rows.is_labelled,
         "draws": [rows.plan.num_samples, rows.plan.elbo_samples, rows.seed],
@@ -153,8 +152,8 @@ def _fill(spool: Spool, rows: ScoredRows, numbers: range, say: Say) -> None:
 
 def _finish(spool: Spool, rows: ScoredRows, out: Path, say: Say) -> list[str]:
     columns = _columns(spool, rows, named_by_place=out.suffix == ".csv", say=say)
-    score_table.write(out, columns, len(rows))
-    sentences = _summary(spool, columns, rows)
+    score_table.write(out, columns, len(rows), {"names": np.array(names)} if (names := rows.run.intake.columns) else {})
+    sentences = summary.sentences(spool, columns, rows)
     spool.close()
     return sentences
 
@@ -163,13 +162,19 @@ def _columns(spool: Spool, rows: ScoredRows, *, named_by_place: bool, say: Say) 
     """All columns of the table in their order."""
     has = spool.kinds
     columns = _about(rows)
+    kinds = None
+    if rows.run.intake.missing:
+        counts, kinds = training_rows.gaps(rows.reader.split, rows.positions)
+        columns["missing"] = _of_array(counts)
     for name in ("log_likelihood", "log_likelihood_error", "khat"):
         if name in has:
             columns[name] = spool.column(name)
     if "log_likelihood" in has:
         own = torch.from_numpy(spool.column("log_likelihood")(0, len(rows)).copy())
-        if (ordered := reference(rows, own, say)) is not None:
-            columns["percentile"] = _percentile(columns["log_likelihood"], ordered)
+        if (among := reference(rows, own, say)) is not None:
+            found = among.percentiles(own.numpy(), kinds)
+            columns["percentile"] = _of_array(found)
+            rows.run.notes.extend(summary.without_percentile(found, own.numpy()))
     columns |= {name: spool.column(name) for name in ("elbo", "reconstruction", "kl") if name in has}
     if "log_posterior" in has:
         columns |= _classes(spool.column("log_posterior"), rows.run.intake.classes, whole=not named_by_place)
@@ -178,7 +183,7 @@ def _columns(spool: Spool, rows: ScoredRows, *, named_by_place: bool, say: Say) 
     for name in ("mean", "spread"):
         columns[f"z{{}}_{name}" if named_by_place else name] = spool.column(name)
     if "reconstructed" in has:
-        columns["reconstructed"] = spool.column("reconstructed")
+        columns["reconstructed"] = _in_own_units(spool.column("reconstructed"), rows.run.intake.origin)
     return columns
 
 
@@ -198,48 +203,30 @@ def _of_array(array: np.ndarray) -> Column:
     return lambda start, stop: array[start:stop]
 
 
-def _percentile(values: Column, ordered: Tensor) -> Column:
-    return lambda start, stop: percentiles(values(start, stop), ordered)
+def _in_own_units(column: Column, origin: tuple[float, ...]) -> Column:
+    """Adds what was taken from the columns of a table, in the precision that they need."""
+    if not any(origin):
+        return column
+    return lambda start, stop: column(start, stop).astype(np.float64) + np.array(origin)
 
 
 def _classes(log_posterior: Column, names: tuple[str, ...], *, whole: bool) -> Columns:
     """The class by Bayes' rule and its probability; where there is room, that of every class."""
     called = np.array(names)
     columns: Columns = {
-        "class": lambda start, stop: called[log_posterior(start, stop).argmax(1)],
+        "class": lambda start, stop: _likeliest(log_posterior(start, stop), called),
         "class_probability": lambda start, stop: np.exp(log_posterior(start, stop).max(1)),
     }
     return {**columns, **({"log_posterior": log_posterior} if whole else {})}
 
 
+def _likeliest(log_posterior: np.ndarray, called: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(log_posterior).any(1), "", called[log_posterior.argmax(1)])
+
+
 def _in_training(rows: ScoredRows, known: np.ndarray) -> Column:
     split, at = rows.reader.split, rows.positions
     return lambda start, stop: training_rows.are_among(training_rows.hashes(split, at[start:stop]), known)
-
-
-def _summary(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
-    size = len(rows)
-    if "log_likelihood" not in columns:
-        return [
-            f"A plain autoencoder has no log p(x): the reconstruction of {size:,} rows is "
-            f"{spool.column('reconstruction')(0, size).mean():.3f} nats in the mean."
-        ]
-    values, khat = columns["log_likelihood"](0, size), columns["khat"](0, size)
-    given = "x|y" if rows.is_labelled else "x"
-    sentences = [
-        f"log p({given}) of {size:,} rows: mean {values.mean():.3f} nats, from {values.min():.3f} to {values.max():.3f}"
-        f"; k-hat is above {KHAT_THRESHOLD} for {int((khat > KHAT_THRESHOLD).sum()):,}."
-    ]
-    if "percentile" in columns:
-        among = columns["percentile"](0, size)
-        sentences.append(
-            f"Among the test data {int((among == 0).sum()):,} lie below all and {int((among == 100).sum()):,} reach "
-            "the highest; both tails are strange, and the middle is no proof."
-        )
-    pieces = score_table.pieces(size, 1)
-    if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
-        sentences.append(f"{seen:,} rows equal a training row.")
-    return sentences
 
 
 def _complete(folder: Path) -> list[tuple[Shard, Path]]:

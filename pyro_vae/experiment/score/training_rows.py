@@ -21,6 +21,26 @@ def hashes(split: Split, index: torch.Tensor) -> np.ndarray:
     return np.concatenate([row_hashes(part, np.arange(len(part))) for part in levels])
 
 
+def gaps(split: Split, index: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the missing numbers of each datum (N,), and computes a hash of which they are, (N,) int64, 0 for none.
+
+    Args:
+        split: the data.
+        index: which of them (N,), positions in the split.
+    """
+    found = [_gaps(split, part) for part in index.split(max(1, _NUMBERS // split.levels[0].numel()))]
+    counts, kinds = zip(*found, strict=True)
+    return np.concatenate(counts), np.concatenate(kinds)
+
+
+def _gaps(split: Split, index: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    missing = split.levels_at(index).float().flatten(1).isnan().cpu().numpy()
+    counts = missing.sum(1)
+    packed = (blake2b(row.tobytes(), digest_size=8).digest() for row in np.packbits(missing, axis=1))
+    kinds = np.fromiter((int.from_bytes(bits, "little", signed=True) for bits in packed), np.int64, len(missing))
+    return counts, np.where(counts > 0, kinds, 0)
+
+
 def training_hashes(split: Split) -> np.ndarray:
     """Computes the hashes of a whole split, ascending."""
     return np.unique(hashes(split, torch.arange(len(split))))

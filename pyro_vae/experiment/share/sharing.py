@@ -129,7 +129,7 @@ def share(
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
-    intake = raw_data.intake_of_run(run, trained.config, trained.form)
+    intake = raw_data.intake_of_run(run, trained.config, trained.form, trained.intake)
     described = manifest_file.sealed(_body(trained, program, content, intake))
     shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
     contents = {CONFIG: described, TENSORS: content, **shown}

@@ -2,9 +2,11 @@
 
 N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. Where test data are shown,
 `positions` are theirs among the test data, `rows` those in the file, and `ids` what the file calls them. `labels` are
-there if the data have them, numbers of `classes` where these have names. Means are those of p(x|z), in the units of x.
+there if the data have them, numbers of `classes` where these have names. Means are those of p(x|z), in the units of x,
+which of a table are those of its file; `names` are those of its columns.
 
     samples.npz          z (N, D) from the prior, mean and x, a draw at the same z, (N, *x_shape); labels (N,)
+    samples.csv          of tables: x, with the names of the columns, and the label
     reconstructions.npz  x (N, *x_shape); z (K, N, D) from q(z|x); mean (K, N, *x_shape); log_likelihood (K, N),
                          log p(x|z) in nats; log_likelihood_of_draws (100, N), the same at more draws; labels, ...
     interpolation.npz    start, end (N, *x_shape); paths (P,), their kinds; z (P, steps, N, D); mean (P, steps, N,
@@ -13,7 +15,7 @@ there if the data have them, numbers of `classes` where these have names. Means 
                          z (R, S, D); mean (R, S, *x_shape); labels, positions, ... (1,)
     latent_cloud.npz     z (N, D), centres of q(z|x); points (N, 2) in the plane; prior (N, 2), draws of p(z) seen the
                          same way; share (D,) of the variance; covariance (N, 2, 2) for D = 2; labels, ...
-    columns.npz          of tables: x (N, D), drawn (M, D); names and origin (D,) of its columns; labels, ...
+    columns.npz          of tables: x (N, D), drawn (M, D); labels, ...
     latent_grid.npz      D = 2: levels (S,); z (P, S, S, 2); mean (P, S, S, *x_shape); labels (P,)
 
 See `pyro_vae.report.draw.image_views` and `latent_views` for what each of them is.
@@ -40,9 +42,12 @@ from pyro_vae.model import paths
 from pyro_vae.randomness import generator
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
 from pyro_vae.report.draw import column_views, image_views, latent_views
+from pyro_vae.report.render.csv_file import csv_lines, harmless
 
 DRAWS = 100  # draws of z for each datum that is reconstructed, which show the spread of log p(x|z)
 _LISTED = 20  # classes in a message
+_OF_DATA = {"x", "mean", "drawn", "start", "end", "reconstruction"}  # arrays in the space of the data
+MOST = 1_000_000  # data that are drawn at once
 PAIRS = 4  # interpolations, where no ends are chosen
 
 
@@ -57,6 +62,7 @@ class Wanted:
         data: the positions of two test data to go between, in place of their labels.
         paths: the kinds of paths; empty for all that the prior allows.
         only: names of `ABOUT`; empty for all that can be drawn.
+        number: how many data to draw from the prior; 0 for as many as a picture shows.
     """
 
     seed: int = 0
@@ -65,6 +71,7 @@ class Wanted:
     data: tuple[int, int] | None = None
     paths: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    number: int = 0
 
 
 class Chosen(Source):
@@ -103,6 +110,14 @@ class Chosen(Source):
             "ids": None if ids is None else ids[positions.numpy()].astype(str),
         }
 
+    def samples(self) -> image_views.Samples:
+        """Draws as many data as are wanted, of a conditional run the classes in turn."""
+        number, y = self.wanted.number, self.y
+        if y is not None:
+            kinds = y.unique_consecutive(dim=0)
+            y = kinds.repeat(-(-number // len(kinds)), 1)[:number]
+        return image_views.samples(self.trained.vae, self.seed, number, y)
+
     def cloud(self) -> DataInMemory:
         """Returns the test data whose codes are shown."""
         return self.at(self.many)
@@ -139,10 +154,13 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
         drawn = "the pictures of columns and" if source.has_columns else "the picture of"
         yield f"data of shape {trained.form.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
     for name in names:
-        view = PICTURES[name].view(source)
+        view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
-        files.write(folder / f"{name}.npz", to_npz({**view._asdict(), **more}))
-        if source.shows or name in ("latent_cloud", "columns"):
+        arrays = in_own_units({**view._asdict(), **more}, source)
+        files.write(folder / f"{name}.npz", to_npz(arrays))
+        if name == "samples" and "names" in arrays:
+            files.write(folder / "samples.csv", _as_csv(arrays).encode())
+        if (source.shows or name in ("latent_cloud", "columns")) and not (name == "samples" and wanted.number):
             files.write(folder / f"{name}.png", source.draw(name, view))
         yield f"{name}: {sentence}"
 
@@ -150,6 +168,28 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
 def needs_data(wanted: Wanted) -> bool:
     """Returns whether something is wanted that shows data, and not only draws."""
     return not set(wanted.only or ABOUT) <= set(_OF_DRAWS)
+
+
+def in_own_units(arrays: dict[str, Any], source: Chosen) -> dict[str, Any]:
+    """Adds to data what was taken from the columns of their table, in float64, and the names of the columns."""
+    known = source.trained.vae.intake
+    if known is None or len(known.x_shape) != 1:
+        return arrays
+    made = {name: value for name, value in arrays.items() if name != "origin"}
+    if any(known.origin):
+        origin = torch.tensor(known.origin, dtype=torch.float64)
+        made |= {name: made[name].double().cpu() + origin for name in _OF_DATA & made.keys()}
+    return made | ({"names": np.array(known.columns)} if known.columns else {})
+
+
+def _as_csv(arrays: dict[str, Any]) -> str:
+    """Writes generated rows as a table: to the last digit, of float32 where x is."""
+    x, labels, classes = arrays["x"].cpu().numpy(), arrays.get("labels"), arrays.get("classes")
+    head, rows = [harmless(name) for name in arrays["names"].tolist()], [list(map(str, row)) for row in x]
+    if labels is not None:
+        called = labels.tolist() if classes is None else [harmless(str(classes[label])) for label in labels.tolist()]
+        head, rows = [*head, "label"], [[*row, str(name)] for row, name in zip(rows, called, strict=True)]
+    return csv_lines([head, *rows])
 
 
 def to_npz(arrays: dict[str, Any]) -> bytes:
@@ -249,6 +289,8 @@ def _names(source: Chosen) -> list[str]:
 
 def _check(trained: TrainedRun, wanted: Wanted) -> None:
     D = trained.config.latent_dim
+    if not 0 <= wanted.number <= MOST:
+        raise UsageError(f"`number` of data is 1 ... {MOST:,}; got {wanted.number}")
     for name in wanted.only:
         if name not in ABOUT:
             raise unknown("picture", name, ABOUT)

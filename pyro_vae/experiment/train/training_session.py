@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyro_vae.data import Splits
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment import build
-from pyro_vae.experiment.run import checkpoint, files
+from pyro_vae.experiment.run import checkpoint, files, raw_data
 from pyro_vae.experiment.run.changes_on_resume import check_same_config, check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.run_folder import Run
@@ -75,10 +75,11 @@ class Session:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        run, optimizer = self.run, self.svi.optimizer.state_dict()
+        run, form, optimizer = self.run, self.data.form, self.svi.optimizer.state_dict()
+        intake = raw_data.of_protocol(run.config, form, self.data.protocol)
+        tensors, history = self.vae.tensors(), run.history.sha256()
         checkpoint.save(
-            run.checkpoints,
-            Checkpoint(run.config, self.data.form, self.progress, self.vae.tensors(), optimizer, run.history.sha256()),
+            run.checkpoints, Checkpoint(run.config, form, self.progress, tensors, optimizer, history, intake)
         )
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_vae.model import distributions
-from pyro_vae.model.likelihoods.likelihood import Likelihood, observed_mean, over_pixels
+from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
 from pyro_vae.model.likelihoods.scales import Learned
-from pyro_vae.model.scaling import ColumnMean
+from pyro_vae.model.scaling import ColumnMean, mean_of_counts
 
 # Rates and means stay above it: softplus underflows to 0, where log p of a count is minus infinity.
 _SMALLEST_MEAN = 1e-6
@@ -117,7 +117,7 @@ def _mean_of_counts(output: Tensor, column_mean: ColumnMean | None) -> Tensor:
 
 def _start_of_counts(x: Tensor, column_mean: ColumnMean | None) -> Tensor:
     # Half a count more keeps a pixel without counts at a finite start; then the inverse of softplus.
-    mean = observed_mean(x.double()) + 0.5 / (~x.isnan()).sum(0).clamp(min=1)
+    mean = mean_of_counts(x)
     if column_mean is not None:
         mean = column_mean.see(mean) * math.log(2)
     return mean + torch.log(-torch.expm1(-mean))

@@ -94,6 +94,10 @@ class Likelihood(nn.Module):
         """Describes each scale of this likelihood, and its floor, in plain numbers and words; reports read it."""
         return {}
 
+    def scale_by_column(self) -> dict[str, Tensor]:
+        """Returns, by name, scales and floors that differ by the columns of a table, (D,), in each column's unit."""
+        return {}
+
     def start(self, x: Tensor) -> Tensor:
         """Returns the decoder output (*decoder_shape) under which x has the mean of the data x (N, *x_shape)."""
         return observed_mean(x)

@@ -249,7 +249,8 @@ class ExponentialNorm(Likelihood):
     def check_missing(self) -> None:
         raise ValueError(
             "ExponentialNorm takes all numbers of a datum into one norm, and has no density of some of them in closed "
-            "form: with `missing=True` use Laplace, Normal or LowRankNormal"
+            "form: with `missing=True` use `likelihood='normal'`, `likelihood='laplace'` or "
+            "`likelihood='low_rank_normal'`"
         )
 
     @torch.no_grad()

@@ -84,6 +84,16 @@ class LocationScale(Likelihood):
             return in_own_units(predicted, self.column_scale)
         return in_own_units({self.symbol: self.learned_scale(), **self.learned_scale.how()}, self.column_scale)
 
+    @torch.no_grad()
+    def scale_by_column(self) -> dict[str, Tensor]:
+        if self.learn_scale == "predicted":
+            return {}
+        is_learned = self.learn_scale != "no"
+        scale = torch.as_tensor(self.learned_scale() if is_learned else self.scale)
+        unit = torch.ones_like(scale) if self.column_scale is None else self.column_scale.spread
+        own = {self.symbol: scale * unit, **({"floor": self.scale_floor * unit} if is_learned else {})}
+        return own if unit.dim() == 1 else {}
+
 
 class Learned(nn.Module):
     """Learned numbers above a floor, floor + exp(raw): one, or one for each pixel.
@@ -117,7 +127,8 @@ class Learned(nn.Module):
 
     def how(self) -> dict[str, Any]:
         """Returns the floor, and in words how many values there are."""
-        return {"floor": self.floor, "learned": "per pixel" if self.raw.dim() else "one number"}
+        many = "per column" if self.raw.dim() == 1 else "per pixel"
+        return {"floor": self.floor, "learned": many if self.raw.dim() else "one number"}
 
 
 def summary(values: Tensor) -> float | dict[str, float]:

@@ -18,11 +18,11 @@ from pyro_vae.report.documents.estimate_sections import (
     sections,
 )
 from pyro_vae.report.documents.report_notes import notes
-from pyro_vae.report.documents.training_document import headline_section
+from pyro_vae.report.documents.training_document import headline_section, scale_table
 
 # What the headline section says of them already.
-_SHOWN = ("test", "baselines", "classification")
-_SAID = ("autoencoder", "baselines", "classification", "objective", "precision", "protocol")
+_SHOWN = ("test", "baselines", "scales", "classification")
+_SAID = ("autoencoder", "baselines", "classification", "likelihood", "objective", "precision", "protocol")
 
 
 def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Document:
@@ -226,6 +226,7 @@ def _tables(report: Report) -> list[Table]:
     """Lists the tables of estimates, then those of facts."""
     tables = (
         *(section.table for section in sections(report)),
+        scale_table(report),
         _worst(report),
         _escalated(report.get("escalation", {})),
         _active(report.get("latent", {})),

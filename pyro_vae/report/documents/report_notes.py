@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pyro_vae.evaluation.trust.diagnostics import NO_KHAT
 from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
 from pyro_vae.report.documents.baseline_section import baseline_sentence
 from pyro_vae.report.documents.estimate_sections import Report, of_x
-from pyro_vae.report.documents.training_document import preset_sentence, rounding_sentence
+from pyro_vae.report.documents.training_document import levels_as_reals, preset_sentence, rounding_sentence
 
 
 def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
@@ -23,7 +24,8 @@ def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
     """
     values = _values(report)
     kept = ((key, term, text) for key, term, text in _NOTES if key.split(".")[0] not in without and _has(report, key))
-    return [Note(term.format(**values), clean(text.format(**values))) for _, term, text in kept]
+    said = (Note(term.format(**values), clean(text.format(**values))) for _, term, text in kept)
+    return [note for note in said if note.text]
 
 
 def _has(report: Report, key: str) -> bool:
@@ -43,7 +45,7 @@ def _values(report: Report) -> dict[str, Any]:
     return {
         "of": of_x(report),
         "subset": report.get("reference", {}).get("num_data"),
-        "above": share(khat.get("above")),
+        "khat": _khat(khat),
         "threshold": khat.get("threshold"),
         "reference": report.get("gaps", {}).get("reference", "the reference"),
         "draws": _DRAWS.get(posterior.get("method", ""), ""),
@@ -51,6 +53,7 @@ def _values(report: Report) -> dict[str, Any]:
         "loss": number(objective.get("loss")),
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
+        "levels": levels_as_reals(report),
         "baselines": baseline_sentence(report) if report.get("baselines") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
@@ -58,6 +61,16 @@ def _values(report: Report) -> dict[str, Any]:
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
         "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
     }
+
+
+def _khat(khat: Mapping[str, Any]) -> str:
+    if khat.get("above") is None:
+        return f"There is {NO_KHAT}: nothing tells where the bound is loose."
+    return (
+        f"{share(khat['above'])} of the data lie above {khat['threshold']:g}, where the bound may be loose, and its "
+        "Monte Carlo error and the effective sample size too good. Where nearly all draws are effective the weights "
+        "hardly differ, and a large k-hat does no harm."
+    )
 
 
 _DISAGREE = "The chains did NOT agree: these draws can not be taken for the posterior's. "
@@ -102,6 +115,7 @@ _NOTES = (
         "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
         "no part of its ±, and shrinks with the number of draws.",
     ),
+    ("likelihood", "caution", "{levels}"),
     ("baselines", "baselines", "{baselines}"),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),
@@ -122,9 +136,7 @@ _NOTES = (
     (
         "khat",
         "k-hat",
-        "The tail of each datum's importance weights, by PSIS. {above} of the data lie above {threshold:g}, where the "
-        "bound may be loose, and its Monte Carlo error and the effective sample size too good. Where nearly all draws "
-        "are effective the weights hardly differ, and a large k-hat does no harm.",
+        "The tail of each datum's importance weights, by PSIS. {khat}",
     ),
     (
         "khat.above",

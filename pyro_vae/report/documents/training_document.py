@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyro_vae.report.cells import fixed, plain, too_small
+from pyro_vae.evaluation.trust.diagnostics import NO_KHAT
+from pyro_vae.report.cells import clean, fixed, plain, too_small
 from pyro_vae.report.document import Column, Document, Notes, Section, Table
 from pyro_vae.report.documents.baseline_section import baseline_sentence, baseline_table
 from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_entries, of_x
 
 _WIDTH = 92  # columns of its notes
+_SCALES_OF_DENSITIES = {"sigma", "b", "rate"}
 MOST_COLUMNS = 20  # of a table that have a picture
 
 
@@ -32,7 +34,7 @@ def headline_section(report: Report) -> Section:
         Column("draws", right=True, width=8),
         Column("data", right=True, width=8),
     )
-    beside = [table for table in (baseline_table(report),) if table.rows]
+    beside = [table for table in (baseline_table(report), scale_table(report)) if table.rows]
     return Section("", (Table("headline", columns, rows), *beside, Notes.of(_notes(report), _WIDTH)))
 
 
@@ -51,7 +53,9 @@ def _notes(report: Report) -> Iterator[str]:
     if "precision" in report:
         yield f"precision: {rounding_sentence(report['precision'])}"
     if report.get("likelihood"):
-        yield f"likelihood: {plain(report['likelihood'])}."
+        yield f"likelihood: {_likelihood(report)}."
+        if caution := levels_as_reals(report):
+            yield f"caution: {caution}"
     if report.get("classification"):
         yield _classes(report["classification"])
     yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
@@ -66,6 +70,48 @@ def _notes(report: Report) -> Iterator[str]:
     yield from protocol["notes"]
     if pictures := _pictures(report):
         yield pictures
+
+
+def scale_table(report: Report) -> Table:
+    """Makes the table of scales and floors by column, in each column's unit; without rows where there are none.
+
+    Args:
+        report: what report.json holds.
+    """
+    found = report.get("scale_by_column") or {"names": [], "rows": []}
+    rows = [(clean(name), *(f"{value:.4g}" for value in values)) for name, *values in found["rows"]]
+    title = "scales of p(x|z), each in the unit of its column"
+    return Table.of("scales", ("column", *found["names"]), rows, title, words=1)
+
+
+def _likelihood(report: Report) -> str:
+    """Says what the scales are. Where each column has its own in a table, the least and the largest say nothing."""
+    if not (listed := report.get("scale_by_column")):
+        return plain(report["likelihood"])
+    other = {n: v for n, v in report["likelihood"].items() if n != "unit" and not isinstance(v, Mapping)}
+    return ", ".join(filter(None, (f"{listed['names'][0]} of each column: see its table", plain(other))))
+
+
+def levels_as_reals(report: Report) -> str:
+    """Warns of a density of real numbers at the few values that grey levels take; '' where there is none.
+
+    Args:
+        report: what report.json holds.
+    """
+    protocol, scales = report.get("protocol", {}), report.get("likelihood", {})
+    levels, recipe = protocol.get("num_levels") or 0, protocol.get("binarization", {}).get("kind")
+    if not _SCALES_OF_DENSITIES & scales.keys() or levels <= 2 or recipe != "none" or protocol.get("dequantized"):
+        return ""
+    is_fixed = "learned" not in scales and "predicted from z" not in scales.values()
+    what = (
+        "log p(x) depends on the scale that was set, as on a unit"
+        if is_fixed
+        else "log p(x) grows without limit as the scale shrinks where pixels hardly change, down to its floor"
+    )
+    return (
+        f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
+        "levels, and not to be compared with one. Dequantised data, or a likelihood of levels, have that."
+    )
 
 
 def _estimation(report: Report) -> str:
@@ -126,15 +172,23 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
 
 
 def _classes(classes: Mapping[str, Any]) -> str:
-    khat = classes["khat_above_0.7"]
-    shares = {name: "n/a" if share is None else f"{share:.0%}" for name, share in khat.items()}
     majority = classes.get("majority_share")
     guess = "" if majority is None else f"Always the commonest class of the training data: {majority:.1%} right. "
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
-        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}PSIS "
-        f"k-hat is above 0.7 for {shares['true_class']} of the estimates for the true class and "
-        f"{shares['other_classes']} of those for the others, whose bounds are looser; that flatters the accuracy."
+        f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}"
+        f"{_khat_of_classes(classes['khat_above_0.7'])} The bounds of wrong classes are looser; that flatters the "
+        "accuracy."
+    )
+
+
+def _khat_of_classes(shares: Mapping[str, float | None]) -> str:
+    if all(share is None for share in shares.values()):
+        return f"{NO_KHAT[0].upper()}{NO_KHAT[1:]}, tells how far to trust these estimates."
+    names = "true_class", "other_classes"  # JSON sorted them
+    true, others = ("n/a" if shares[name] is None else f"{shares[name]:.0%}" for name in names)
+    return (
+        f"PSIS k-hat is above 0.7 for {true} of the estimates for the true class and {others} of those for the others."
     )
 
 

@@ -21,6 +21,8 @@ from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_
 
 # By Petroff: told apart in the common forms of colour blindness, and in lightness.
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+_HALF_LETTER = 0.3  # half the width of a bold letter, in font sizes
+_NARROWEST = 290.0  # points: the width of a cloud beside the longest names
 TITLES = {
     "straight": "straight",
     "spherical": "spherical, about 0",
@@ -166,14 +168,9 @@ def _colours(number: int) -> list[Any]:
 def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
     points, prior = view.points.cpu(), view.prior.cpu()
     size = 16 * min(1.0, 600 / len(points))
-    of_names = 13 if all(len(group.name) <= 2 for group in groups) else 9
     axes.scatter(*prior.T, s=size / 3, color="0.8", lw=0)
     for name, colour, chosen in groups:
         axes.scatter(*points[chosen].T, s=size, color=colour, lw=0, alpha=0.85, label=name)
-        text = axes.text(
-            *points[chosen].median(0).values, name, ha="center", va="center", fontsize=of_names, weight="bold"
-        )
-        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
     seen: list[Tensor] = []
     title = f"centres of q(z|x) of {len(points):,} data; grey: as many draws of p(z)"
     if view.covariance is not None:
@@ -187,7 +184,20 @@ def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
     # A heavy-tailed prior has draws far outside: most of them are in sight, and all codes.
     inner = prior.quantile(torch.tensor([0.005, 0.995], dtype=prior.dtype), 0)
     _square(axes, torch.cat([points, inner, *seen]))
+    _name_groups(axes, points, groups)
     _name_axes(axes, view)
+
+
+def _name_groups(axes: Any, points: Tensor, groups: list[_Group]) -> None:
+    """Writes the name of each group at the middle of its points, or so far from it that none reaches over an edge."""
+    size = 13 if all(len(group.name) <= 2 for group in groups) else 9
+    left, right = axes.get_xlim()
+    for name, _, chosen in groups:
+        x, y = points[chosen].median(0).values.tolist()
+        half = min(0.5, len(name) * size * _HALF_LETTER / _NARROWEST) * (right - left)
+        x = min(max(x, left + half), right - half)
+        text = axes.text(x, y, name, ha="center", va="center", fontsize=size, weight="bold")
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
 
 
 def _square(axes: Any, seen: Tensor) -> None:

@@ -10,6 +10,7 @@ from pyro_vae.report.cells import Cell, clean
 from pyro_vae.report.document import Table
 
 _FORMULA = re.compile(r"\s*(?:[=+@]|-(?!log p))")  # one label of ours begins so
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def to_csv(table: Table) -> str:
@@ -37,9 +38,18 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     return buffer.getvalue()
 
 
+def harmless(text: str) -> str:
+    """Puts ' before text that a spreadsheet would take for a formula. Numbers stay what they are.
+
+    Example:
+        >>> harmless("=1+1"), harmless("-5"), harmless("@a"), harmless("a=1")
+        ("'=1+1", '-5', "'@a", 'a=1')
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
 def _value(cell: Any) -> Any:
     value = cell.value if isinstance(cell, Cell) else cell
     if not isinstance(value, str):
         return value
-    text = clean(value)
-    return f"'{text}" if _FORMULA.match(text) else text
+    return harmless(clean(value))

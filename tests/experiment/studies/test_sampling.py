@@ -372,3 +372,13 @@ def test_mistakes_are_one_sentence_and_an_exit_code(arguments, code, message, pl
 def test_what_is_no_run_is_said(tmp_path, capsys):
     assert script(tmp_path) == 4
     assert "holds no trained run" in capsys.readouterr().err
+
+
+def test_as_many_data_as_are_wanted_are_drawn_of_each_class(plain, conditional, tmp_path):
+    _, arrays = write(plain, tmp_path / "plain", only=("samples",), number=70)
+    with stream(0, "samples"):
+        assert same(arrays["samples"]["x"], plain.vae.generate(70))
+    _, arrays = write(conditional, tmp_path / "classes", only=("samples",), number=7)
+    assert arrays["samples"]["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    with pytest.raises(UsageError, match="`number` of data is 1"):
+        write(plain, tmp_path, number=-1)
