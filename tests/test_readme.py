@@ -14,6 +14,7 @@ from pyro_vae.experiment import build
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("epochs", [2, *thorough(60)])
 def test_the_library_code_runs_in_a_process_of_its_own(epochs, tmp_path, monkeypatch):
     """The example and the prior of one's own that is swapped in: as a reader would run them, in an empty folder."""

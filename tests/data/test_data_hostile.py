@@ -244,6 +244,7 @@ def answers(folder, names):
     return queue.get(timeout=600)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory in the unit of Linux")
 @pytest.mark.parametrize("names", [SOME, *thorough(list(BOMBS))])
 def test_bombs_are_refused_in_little_memory(names, tmp_path):

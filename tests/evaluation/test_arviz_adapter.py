@@ -110,6 +110,7 @@ print("as before")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("home", ["nowhere", *thorough("fresh")])
 def test_nothing_is_said_changed_or_left_behind(home, tmp_path):
     place = {"fresh": str(tmp_path), "nowhere": "/dev/null/x"}[home]

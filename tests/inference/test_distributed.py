@@ -177,6 +177,7 @@ def validated(world, config):
     return len(x), [(term.value.tolist(), term.value_error.tolist(), term.kind) for term in terms]
 
 
+@pytest.mark.thorough
 def test_validation_is_that_of_one_process_to_the_last_bit(tmp_path):
     config = Config(dataset=images(tmp_path / "more.npz", size=430), **SMALL, prior="mixture", num_components=3)
     expected = validated(ALONE, config)

@@ -93,9 +93,8 @@ def test_a_loaded_program_imputes_a_frame(tmp_path):
     assert np.isfinite(filled).all()
     seen = rows.notna().to_numpy()
     assert np.allclose(filled[seen], rows.to_numpy()[seen], rtol=1e-7)
-    with pytest.raises(ValueError, match="lacks columns that the run was trained on: b") as told:
-        pv.evaluation.impute(vae, rows[["time", "c"]], 2)
-    assert "Shapes" not in str(told.value)
+    with pytest.warns(UserWarning, match="Missing in every row: b"):
+        assert pv.evaluation.impute(vae, rows[["time", "c"]], 2, seed=0).mean.isfinite().all()
 
 
 def test_labels_go_in_by_name_or_number(place, raw):
@@ -106,7 +105,7 @@ def test_labels_go_in_by_name_or_number(place, raw):
         q = vae.posterior(torch.from_numpy(raw).float()[:, None] / 255, torch.eye(3)[y])
     assert agree(vae.encode(raw, y), (q.mean, q.stddev))
     assert agree(vae.encode(raw, list(map(str, y))), (q.mean, q.stddev))
-    with pytest.raises(ValueError, match=r"vae.encode\(x, y\)"):
+    with pytest.raises(ValueError, match="pass `y`, one label for each datum, of the classes 0, 1, 2"):
         vae.encode(raw)
     with pytest.raises(ValueError, match=r"impute\(vae, x, 20, y\)$") as told:
         pv.evaluation.iwae(vae, torch.from_numpy(raw).float()[:, None] / 255, 2)

@@ -160,6 +160,7 @@ def test_training_killed_at_random_moments_loses_nothing(folder, temporary, mome
     print(f"{killed} kills in {ended} runs of {seconds:.1f} s left {left} temporary files, all swept")
 
 
+@pytest.mark.thorough
 def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed(folder):
     acknowledged = folder / "acknowledged"
     finished(start("train_svi", TRAIN, str(acknowledged), str(folder)))
@@ -183,6 +184,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_undisturbed
     assert result(folder / "run") == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("temporary", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("moments", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_an_evaluation_killed_at_random_moments_leaves_whole_files(folder, temporary, moments):

@@ -164,7 +164,8 @@ def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) ->
     again = f", going on after {reached}" if progress.epoch or progress.part else ""
     about = f"{data.protocol['name']}: {data.about}\n{len(data.train):,} of them to train on"
     told = f"{about}; run folder {run.path}{again}"
-    print(told + _batches(run.config, len(data.train)), flush=True)  # at once: a reader may leave after a line
+    # In one piece, with its end: a reader may leave after a line.
+    print(told + _batches(run.config, len(data.train)) + "\n", end="", flush=True)
     return session
 
 

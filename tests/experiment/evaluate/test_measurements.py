@@ -252,6 +252,7 @@ class TestFiles:
         }
         assert dict(report["protocol_card"])["test data"] == "all 16"
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("written_before", [1, *thorough(0, 4)])
     def test_files_of_two_evaluations_are_never_beside_times(self, written, tmp_path, monkeypatch, written_before):
         look, folder, _, names = written
@@ -314,6 +315,7 @@ class TestFiles:
         assert "not MCMC" in found.attrs["sampling"]
         torch.testing.assert_close(torch.tensor(found.sample_stats["khat"].values), written[0].curve.khat)
 
+    @pytest.mark.thorough
     def test_there_are_as_many_draws_as_numbers_may_be_saved(self, run, tmp_path):
         look = look_at(run(latent_dim=2), saved_numbers=55 * 32, annealed_data=0)
         report_files.write(look, tmp_path)

@@ -136,6 +136,7 @@ def test_what_is_measured_beside_it_does_not_change_the_training(first, grey, tm
     assert found(measured) != found(first) or flags == ("--tensorboard",)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("trace_after", [4, *thorough(1_000)], ids=["traced", "eager"])
 def test_what_is_looked_at_between_epochs_does_not_change_the_training(grey, monkeypatch, trace_after):
     monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", trace_after)

@@ -65,6 +65,7 @@ def test_the_numbers_are_those_of_the_estimators(trained):
     assert (found.latent_dim, found.epochs) == (3, 2)
 
 
+@pytest.mark.thorough
 def test_only_one_term_leaves_the_other_alone(config, tmp_path, capsys):
     """After 40 epochs: without the KL it is large; with nothing else it is 0, and no latent is used."""
     loss_ablation.train(tmp_path, Config.from_dict({**config.to_dict(), "epochs": 40}), set())

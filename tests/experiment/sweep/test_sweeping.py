@@ -319,6 +319,7 @@ def test_names_too_long_for_a_folder_are_refused_before_anything_is_there():
 # A search.
 
 
+@pytest.mark.thorough
 def test_a_search_that_was_cut_ends_as_one_that_was_not():
     pytest.importorskip("optuna")
     options = {"ranges": ["lr=1e-3..10"], "search": 7, "seeds": 1}
