@@ -42,6 +42,7 @@ def answers(folder):
     }
 
 
+@pytest.mark.thorough
 def test_everything_is_refused_as_ever(tmp_path):
     command = [sys.executable, "-O", __file__, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -53,6 +53,7 @@ def files(folder):
     return {name: sha for name, sha in content(folder).items() if "/" not in name and name != "timings.json"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("numbers", [[3], *thorough([1, 2, 4])])
 def test_any_number_of_shards_makes_the_bytes_of_one_process(numbers, run, tmp_path, monkeypatch):
     quick_evaluations(monkeypatch)
