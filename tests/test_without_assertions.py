@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyro.distributions as dist
+import pytest
 import torch
 from scripted import save_tiny
 
