@@ -28,7 +28,7 @@ from pyro_vae.inference import SharedSVI
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
 FLAGS = [
     *("--dataset", "grey.npz", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "12"),
-    *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--resume"),
+    *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--fewest-steps", "1", "--resume"),
 ]
 LOST = "error: another process of this training has ended"
 SLOWEST = 300  # seconds, until processes count as hanging
