@@ -55,7 +55,7 @@ _ARRAYS = {
         "a Matrix Market file (write .T behind toarray() where its columns are the data)",
         ".npy",
         "import numpy, scipy.io, scipy.sparse\n"
-        "numpy.save({out}, scipy.sparse.coo_array(scipy.io.mmread({path})).toarray())",
+        "numpy.save({out}, scipy.sparse.coo_array(scipy.io.mmread({path}, spmatrix=False)).toarray())",
     ),
     ".safetensors": (
         "a safetensors file",
