@@ -49,6 +49,23 @@ class DataError(PyroVAEError, ValueError):
     exit_code = 3
 
 
+@contextmanager
+def of_data(name: str) -> Iterator[None]:
+    """Puts the name of the data before a DataError of the block.
+
+    Example:
+        >>> with of_data("own.npy"):
+        ...     raise DataError("row 3 is empty")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.DataError: own.npy: row 3 is empty
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
 class CheckpointError(PyroVAEError, ValueError):
     """A checkpoint that is missing, damaged, altered or from a newer version."""
 

@@ -6,13 +6,11 @@ import numpy as np
 from torch import Tensor, bfloat16
 
 from pyro_vae.data import formats
+from pyro_vae.data.own.numbers import BYTE, MOST_COUNTED, as_stored
 from pyro_vae.errors import DataError
 
 if TYPE_CHECKING:
     from pyro_vae.data.intake import Intake
-
-_MOST_COUNTED = 1 << 24  # float32 holds every whole number up to it
-_BYTE = 256
 
 
 class Checked:
@@ -42,7 +40,7 @@ class Checked:
     def _levels(self, x: np.ndarray) -> np.ndarray:
         L = self.intake.num_levels or 2
         bits = L == 2
-        stored: Any = np.uint8 if L <= _BYTE else np.int32
+        stored: Any = np.uint8 if L <= BYTE else np.int32
         if x.dtype.kind == "b" and not bits:
             raise DataError(
                 f"{self.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest one, "
@@ -56,15 +54,15 @@ class Checked:
             f"the run was trained on {'0 and 1' if bits else f'levels 0 ... {L - 1}'}.",
         )
         whole = x.dtype.kind != "f" or all(np.isfinite(rows).all() for _, rows in formats.blocks(x))
-        return _as(x, stored if whole and x.dtype.kind != "b" else np.uint8 if whole else np.float32)
+        return as_stored(x, stored if whole and x.dtype.kind != "b" else np.uint8 if whole else np.float32)
 
     def _counts(self, x: np.ndarray) -> np.ndarray:
         self._refuse(
             x,
-            lambda rows: (rows < 0) | (rows > _MOST_COUNTED) | ((np.floor(rows) != rows) & (rows == rows)),
-            f"the run was trained on counts: whole numbers 0 ... {_MOST_COUNTED:,}.",
+            lambda rows: (rows < 0) | (rows > MOST_COUNTED) | ((np.floor(rows) != rows) & (rows == rows)),
+            f"the run was trained on counts: whole numbers 0 ... {MOST_COUNTED:,}.",
         )
-        return _as(x, np.float32 if x.dtype.kind == "f" else np.int32)
+        return as_stored(x, np.float32 if x.dtype.kind == "f" else np.int32)
 
     def _reals(self, x: np.ndarray) -> np.ndarray:
         if x.dtype.kind in "bui" and len(self.intake.x_shape) == 3:
@@ -75,7 +73,7 @@ class Checked:
         if self.intake.recipe in ("dynamic", "static", "threshold"):
             self._refuse(x, lambda rows: (rows < 0) | (rows > 1), "the run was trained on intensities in [0, 1].")
         if not any(self.intake.origin):
-            return _as(x, np.float32)
+            return as_stored(x, np.float32)
         return (np.asarray(x, np.float64) - np.array(self.intake.origin)).astype(np.float32)
 
     def _check_missing(self, x: np.ndarray) -> None:
@@ -91,7 +89,7 @@ class Checked:
 
     def _floats_for_levels(self, x: np.ndarray) -> DataError:
         L = self.intake.num_levels or 2
-        whole = np.dtype(np.uint8 if L <= _BYTE else np.int32)
+        whole = np.dtype(np.uint8 if L <= BYTE else np.int32)
         cure = f"x.astype(np.{whole})" if x.size and x.max() > 1 else f"np.round(x * {L - 1}).astype(np.{whole})"
         return DataError(
             f"{self.name}: type {x.dtype}; the run was trained on whole numbers, levels 0 ... {L - 1}. Save {cure}."
@@ -127,10 +125,6 @@ class Checked:
     def _position(self, where: tuple[int, ...]) -> str:
         columns = self.intake.columns
         return f"column {columns[where[0]]}" if columns and len(where) == 1 else f"position {where}"
-
-
-def _as(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
 
 
 def plain_array(raw: Any) -> np.ndarray:

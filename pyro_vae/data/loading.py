@@ -77,12 +77,11 @@ def load(
             f"`dataset` is a name or a path; got a {type(dataset).__name__}: from_arrays(x, y) takes arrays"
         )
     choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
-    source = _resolve(os.fspath(dataset))
-    made = source(Request(os.fspath(dataset), Path(data_dir), download, map_above, reading_of(reading)))
-    if os.fspath(dataset) in SOURCES:
-        ignored = without_effect(reading_of(reading), "a data set that has a name")
-        made = replace(made, notes=(*ignored, *made.notes))
-    return assemble(made, choices, reading_of(reading))
+    name, said = os.fspath(dataset), reading_of(reading)
+    made = _resolve(name)(Request(name, Path(data_dir), download, map_above, said))
+    if name in SOURCES:
+        made = replace(made, notes=(*without_effect(said, "a data set that has a name"), *made.notes))
+    return assemble(made, choices, said)
 
 
 def from_arrays(
@@ -125,7 +124,8 @@ def from_arrays(
 
     choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
     arrays, options = found(name, x, y, valid, test, reading)
-    return assemble(raw(arrays, reading_of(options)), choices, reading_of(options))
+    said = reading_of(options)
+    return assemble(raw(arrays, said), choices, said)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae import data as data_room
-from pyro_vae.errors import DataError, PyroVAEError, UsageError, unknown
+from pyro_vae.errors import PyroVAEError, UsageError, of_data, unknown
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_point_guide, check_unweighted
@@ -381,7 +381,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     from pyro_vae.randomness import stream
 
     for split in (data.valid, data.test, data.train):
-        with _named(data.protocol["name"]):
+        with of_data(data.protocol["name"]):
             for first, x in split.blocks():
                 program.check_data(x, first, partial(_place, split, data.protocol["split"]["given"]))
     train = data.train.in_memory()
@@ -490,14 +490,6 @@ def batch_size(config: Config, num_train: int) -> int:
         (128, 15, 124)
     """
     return min(config.batch_size, max(1, num_train // config.fewest_steps))
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{what}: {error}") from error
 
 
 @contextmanager

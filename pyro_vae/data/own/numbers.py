@@ -14,7 +14,7 @@ all splits, not of training alone: a level that only test data have would have n
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from pyro_vae.errors import DataError
 
 MOST_COUNTED = 1 << 24  # float32 holds every whole number up to it
 _MOST_LEVELS = 1 << 16
-_BYTE, _FAR_OFF = 256, 128
+BYTE, _FAR_OFF = 256, 128  # levels of a byte
 
 Arrays = dict[str, np.ndarray]
 
@@ -110,10 +110,10 @@ class _Checked:
         self._refuse(x, lambda rows: ~(_finite(rows) | (np.isnan(rows) & missing)), cure)
         if _are_bits(x):
             stored = np.float32 if missing else np.uint8
-            return Numbers({key: _as(array, stored) for key, array in x.items()}, 2)
+            return Numbers({key: as_stored(array, stored) for key, array in x.items()}, 2)
         # The digits of a float64 table are needed until its columns have been looked at.
         kept = {
-            key: array if array.ndim == 2 and array.dtype.itemsize == 8 else _as(array, np.float32)
+            key: array if array.ndim == 2 and array.dtype.itemsize == 8 else as_stored(array, np.float32)
             for key, array in x.items()
         }
         return Numbers(kept, None, tuple(_advice(x)))
@@ -132,9 +132,9 @@ class _Checked:
         limit = f"; float32, in which x is computed, holds every count up to {MOST_COUNTED:,}. Count in larger units."
         self._refuse(x, lambda rows: rows > MOST_COUNTED, limit)
         if dtype.kind == "f":
-            return Numbers({key: _as(array, np.float32) for key, array in x.items()}, None)
-        small = max(int(array.max()) for array in x.values()) < _BYTE
-        return Numbers({key: _as(array, np.uint8 if small else np.int32) for key, array in x.items()}, None)
+            return Numbers({key: as_stored(array, np.float32) for key, array in x.items()}, None)
+        small = max(int(array.max()) for array in x.values()) < BYTE
+        return Numbers({key: as_stored(array, np.uint8 if small else np.int32) for key, array in x.items()}, None)
 
     def _whole_floats(self, x: Arrays) -> Numbers:
         most, missing = self.reading.num_levels - 1, self.reading.missing
@@ -143,8 +143,8 @@ class _Checked:
             return ~((rows >= 0) & (rows <= most) & (np.floor(rows) == rows) | (np.isnan(rows) & missing))
 
         self._refuse(x, wrong, self._cure_of_levels())
-        stored = np.float32 if missing else np.uint8 if most < _BYTE else np.int32
-        return Numbers({key: _as(array, stored) for key, array in x.items()}, most + 1)
+        stored = np.float32 if missing else np.uint8 if most < BYTE else np.int32
+        return Numbers({key: as_stored(array, stored) for key, array in x.items()}, most + 1)
 
     def _cure_of_levels(self) -> str:
         given = self.reading.num_levels
@@ -161,10 +161,10 @@ class _Checked:
         self._within(x, (given or _MOST_LEVELS) - 1, cure)
         largest = max(int(array.max()) for array in x.values())
         if largest <= 1 and not self.reading.num_levels:
-            return Numbers({key: _as(array, np.uint8) for key, array in x.items()}, 2)
+            return Numbers({key: as_stored(array, np.uint8) for key, array in x.items()}, 2)
         num_levels, notes = (given, ()) if given else _found_levels(dtype, largest)
-        stored = np.uint8 if num_levels <= _BYTE else np.int32
-        return Numbers({key: _as(array, stored) for key, array in x.items()}, num_levels, notes)
+        stored = np.uint8 if num_levels <= BYTE else np.int32
+        return Numbers({key: as_stored(array, stored) for key, array in x.items()}, num_levels, notes)
 
     def _within(self, x: Arrays, most: int, cure: str) -> None:
         self._refuse(x, lambda rows: (rows < 0) | (rows > most), cure)
@@ -183,9 +183,9 @@ class _Checked:
 
 def _found_levels(dtype: np.dtype, largest: int) -> tuple[int, tuple[str, ...]]:
     """Returns L by the type and the largest level, and a note where L is not that of the type."""
-    if _FAR_OFF <= largest < _BYTE:
+    if _FAR_OFF <= largest < BYTE:
         note = f"Integers of type {dtype} were read as 256 levels."
-        return _BYTE, () if dtype == np.uint8 else (note,)
+        return BYTE, () if dtype == np.uint8 else (note,)
     if dtype == np.uint16 and 2 * largest >= _MOST_LEVELS:
         return _MOST_LEVELS, ()
     note = (
@@ -203,7 +203,8 @@ def _are_bits(x: Arrays) -> bool:
     return all(((rows == 0) | (rows == 1) | (rows != rows)).all() for a in x.values() for _, rows in formats.blocks(a))
 
 
-def _as(x: np.ndarray, dtype: type) -> np.ndarray:
+def as_stored(x: np.ndarray, dtype: Any) -> np.ndarray:
+    """Brings an array to the type of its storage; a mapped one stays as it is."""
     return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
 
 

@@ -1,7 +1,6 @@
 """What is scored: the rows of a file, or of a split, and what is computed of each block of 128 of them."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from pyro_vae import evaluation
 from pyro_vae.data.own.alike import rows_alike
 from pyro_vae.data.own.reading import Reading
-from pyro_vae.errors import DataError, DivergenceError, UsageError, divergence
+from pyro_vae.errors import DivergenceError, UsageError, divergence, of_data
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.experiment import build
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
@@ -142,7 +141,7 @@ class ScoredRows:
         alone, first = block.likelihood_alone, block.first
         wants_classes = self.run.config.conditional and not (alone and y is not None)
         p = self.run.class_probabilities if wants_classes else None
-        with _named(self.name), divergence(f"a score of rows {first} to {first + len(x) - 1} of {self.name}"):
+        with of_data(self.name), divergence(f"a score of rows {first} to {first + len(x) - 1} of {self.name}"):
             self.run.vae.check_data(x, first)
             return evaluation.score(
                 self.run.vae,
@@ -161,14 +160,6 @@ class _Block(NamedTuple):
     number: int
     first: int
     likelihood_alone: bool
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{what}: {error}") from error
 
 
 def of_file(
