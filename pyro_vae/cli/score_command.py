@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
-    from pyro_vae.experiment.score import score_table, scored_rows, scored_run, scoring
+    from pyro_vae.experiment.score import score_files, score_table, scored_rows, scored_run
 
     given = vars(arguments)
     begun, out, wants = time.perf_counter(), Path(given["out"]), {"reconstructions": given["reconstructions"]}
@@ -65,9 +65,9 @@ def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
     else:
         rows = scored_rows.of_split(run, given["split"], plan, **wants)
     if shard is not None:
-        scoring.write_share(rows, shard, out, say)
+        score_files.write_share(rows, shard, out, say)
         return
-    sentences = (scoring.merge if given["merge"] else scoring.write)(rows, out, say)
+    sentences = (score_files.merge if given["merge"] else score_files.write)(rows, out, say)
     print("\n" + "\n".join(sentences))
     for note in run.notes:
         print(f"note: {note}")

@@ -9,7 +9,7 @@ import pytest
 from cases import thorough
 
 from pyro_vae.data.own.reading import Reading
-from pyro_vae.data.tables import cells
+from pyro_vae.data.tables import column_cells
 from pyro_vae.data.tables.frames import of_frame
 from pyro_vae.data.tables.table_file import read_csv
 from pyro_vae.errors import DataError, UsageError
@@ -278,9 +278,9 @@ def test_no_cure_is_given_where_signs_contradict():
 @pytest.mark.parametrize("cell", ["9" * 100_000 + "x", "," * 2 + "9" * 100_000, " " * 100_000 + "x"])
 def test_long_cells_take_no_time(cell):
     start = time.perf_counter()
-    assert not cells.IS_NUMBER.fullmatch(cell)
-    assert cells.numbers(pd.Series(["1", cell, "a"]), "own.csv: column 'a'") is None
-    assert not cells.has_decimal_comma(pd.Series(["1,5", cell]))
+    assert not column_cells.IS_NUMBER.fullmatch(cell)
+    assert column_cells.numbers(pd.Series(["1", cell, "a"]), "own.csv: column 'a'") is None
+    assert not column_cells.has_decimal_comma(pd.Series(["1,5", cell]))
     assert time.perf_counter() - start < 1
 
 

@@ -3,7 +3,7 @@
     table_file.py   a table in a text file
     table_text.py   its lines, its delimiter and its header
     frames.py       a table in memory, as a pandas frame
-    cells.py        the cells of a column: numbers, missing ones, text
+    column_cells.py the cells of a column: numbers, missing ones, text
 
 x, the label, groups and names of rows are found, said, or refused with the cure.
 """

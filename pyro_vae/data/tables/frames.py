@@ -17,7 +17,7 @@ import pandas as pd
 from pandas.api.types import is_any_real_numeric_dtype
 
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.tables.cells import has_decimal_comma, is_count, is_sequence, numbers, plain
+from pyro_vae.data.tables.column_cells import has_decimal_comma, is_count, is_sequence, numbers, plain
 from pyro_vae.errors import DataError, UsageError
 
 LABELS = ("label", "labels", "target", "class", "y")

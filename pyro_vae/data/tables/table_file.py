@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api import types
 
 from pyro_vae.data.own.reading import Found, Reading
-from pyro_vae.data.tables.cells import MISSING, SeparatorError, has_decimal_comma
+from pyro_vae.data.tables.column_cells import MISSING, SeparatorError, has_decimal_comma
 from pyro_vae.data.tables.frames import LABELS, of_frame
 from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
 from pyro_vae.errors import DataError

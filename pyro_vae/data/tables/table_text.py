@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pyro_vae.data.tables.cells import IS_NUMBER, MISSING
+from pyro_vae.data.tables.column_cells import IS_NUMBER, MISSING
 from pyro_vae.data.tables.frames import named
 from pyro_vae.errors import DataError
 
