@@ -84,10 +84,14 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
 
 def _check_size(name: str, key: str, y: np.ndarray, size: int) -> None:
     if len(y.shape) == 0 or len(y) != size:
-        raise DataError(
-            f"{name}: the labels of {key} are {y.dtype} {y.shape}; expected one for each of the {size} data, "
-            f"({size},), or one-hot rows ({size}, C)."
-        )
+        raise _of_another_shape(name, key, y, size)
+
+
+def _of_another_shape(name: str, key: str, y: np.ndarray, size: int) -> DataError:
+    return DataError(
+        f"{name}: the labels of {key} are {y.dtype} {y.shape}; expected one for each of the {size} data, "
+        f"({size},), or one-hot rows ({size}, C)."
+    )
 
 
 def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
@@ -97,10 +101,7 @@ def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
     elif y.ndim == 2 and y.dtype.kind in "buif" and _is_one_hot(y):
         y = y.argmax(1)
     if y.shape != (size,):
-        raise DataError(
-            f"{name}: the labels of {key} are {y.dtype} {y.shape}; expected one for each of the {size} data, "
-            f"({size},), or one-hot rows ({size}, C)."
-        )
+        raise _of_another_shape(name, key, y, size)
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8", "replace")
     if y.dtype.kind not in "buifUT":
