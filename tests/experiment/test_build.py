@@ -562,6 +562,20 @@ def test_levels_are_scaled_and_the_mask_is_not():
     assert (encoder.input_scale, encoder.network.input_scale) == (1 / 16, 1.0)
 
 
+@pytest.mark.parametrize(("scaling", "likelihood"), [("as_stored", "normal"), ("counts", "poisson")])
+def test_what_an_encoder_sees_of_data_with_gaps_is_centred(scaling, likelihood):
+    """Around 0, where the missing ones are put: else an encoder is busy with telling them from small numbers."""
+    x = torch.from_numpy(np.random.default_rng(0).poisson(30, (90, 4)).astype(np.float32))
+    x[::2, 0] = math.nan
+    vae = build.vae(
+        Config(likelihood=likelihood, latent_dim=2, hidden=(4,), missing="nan", prior="vamp"), (4,), scaling=scaling
+    )
+    vae.start_at(x, x)
+    encoder = vae.posterior.encoder
+    torch.testing.assert_close(encoder.scale.see(x).nanmean(0), torch.zeros(4), rtol=0, atol=1e-5)
+    assert vae.prior.data_scale is encoder.scale
+
+
 def test_a_likelihood_that_cannot_take_gaps_is_a_usage_error():
     with pytest.raises(UsageError, match="ExponentialNorm"):
         program(missing="nan", likelihood="exponential_norm")

@@ -19,7 +19,7 @@ import pyro_vae as pv
 from pyro_vae.errors import DataError
 from pyro_vae.evaluation import iwae, log_weights, quadrature
 from pyro_vae.evaluation.simple_densities import poisson
-from pyro_vae.model.scaling import ColumnMean, ColumnScale, LogCounts, Rescaled
+from pyro_vae.model.scaling import Centred, ColumnMean, ColumnScale, LogCounts, Rescaled
 
 D = 5
 UNITS = np.array([1.0, 40.0, 1e-3, 1e4, 0.01])
@@ -409,3 +409,16 @@ def test_a_top_down_encoder_is_asked_for_its_labels_behind_a_scaling():
             Normal(Rescaled(MLP((D,), (6,)), ColumnScale((D,))), 3),
             Normal(MLP((D,), (4,)), 2),
         )
+
+
+@pytest.mark.parametrize("inner", [None, LogCounts()], ids=["as stored", "counts"])
+def test_centred_data_have_mean_0_over_the_observed_ones_and_come_back(inner):
+    x = torch.from_numpy(np.random.default_rng(0).poisson(50, (40, 3)).astype(float))
+    x[::3, 1], x[:, 2] = math.nan, math.nan
+    centred = Centred((3,), inner).double()
+    centred.fit(x)
+    seen = centred.see(x)
+    truth = (x if inner is None else x.log1p())[:, :2].numpy()
+    torch.testing.assert_close(seen[:, :2], torch.from_numpy(truth - np.nanmean(truth, 0)), equal_nan=True)
+    torch.testing.assert_close(centred.undo(seen), x, equal_nan=True)
+    assert centred.centre[2] == 0  # a column that nobody saw
