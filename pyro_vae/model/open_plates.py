@@ -1,0 +1,155 @@
+"""The plates that are open around a program: a batch dimension of data belongs to one, or data would share a latent.
+
+    dim        -3   -2   -1  | event           x (*plates, *x_shape),  y (*plates, C),  z (*plates, D)
+    plates           S    B
+
+A shape may lack dimensions on the left, as under plates of draws or particles. While Pyro enumerates, dimensions left
+of the plates are its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from torch import Tensor
+
+from pyro_vae.errors import UsageError
+
+DATA = "data"  # the plate of `model` and `guide`
+HALVES = "`vae.generative(x, y)` in the model and `vae.recognition(x, y)` in the guide"
+
+
+class OpenPlate(NamedTuple):
+    """A vectorised plate that is open.
+
+    Attributes:
+        name: of the plate.
+        size: of its dimension, that of the subsample where there is one; -1 where the plate takes any.
+    """
+
+    name: str
+    size: int
+
+
+def open_plates() -> dict[int, OpenPlate]:
+    """Returns the vectorised plates that are open here, by their dimension.
+
+    Example:
+        >>> with pyro.plate("sets", 3, dim=-2), pyro.plate("data", 100, subsample_size=5, dim=-1):
+        ...     plates = open_plates()
+        >>> plates[-2], plates[-1]
+        (OpenPlate(name='sets', size=3), OpenPlate(name='data', size=5))
+    """
+    frames = (frame for frame in _handlers() if isinstance(frame, IndepMessenger) and frame._vectorized)
+    return {
+        frame.dim: OpenPlate(frame.name, int(getattr(frame, "subsample_size", frame.size)))
+        for frame in frames
+        if frame.dim is not None
+    }
+
+
+def check_in_plates(name: str, value: Tensor, event_dim: int, *, is_broadcast: bool = False) -> None:
+    """Checks that each batch dimension of a tensor is that of an open plate.
+
+    Without it a batch under no plate would share one z, and one datum under a plate of B would count B times.
+
+    Args:
+        name: of the tensor, for the message.
+        value: (*, *event_shape).
+        event_dim: the number of dimensions of event_shape.
+        is_broadcast: whether it may have size 1 under a plate, as labels that Pyro enumerates do.
+
+    Raises:
+        UsageError: with the dimension, the plate and the cure.
+
+    Example:
+        >>> with pyro.plate("data", 5):
+        ...     check_in_plates("x", torch.zeros(5, 1, 8, 8), event_dim=3)
+        >>> check_in_plates("x", torch.zeros(5, 1, 8, 8), event_dim=3)
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.UsageError: x of shape (5, 1, 8, 8) has 5 rows at dim -1, where no plate is open, so that ...
+    """
+    plates, lead = open_plates(), value.shape[: value.dim() - event_dim]
+    if all(dim in plates and size == plates[dim].size for dim, size in _from_the_right(lead)):
+        return
+    enumerated = any(isinstance(frame, EnumMessenger) for frame in _handlers())
+    for dim, size in _from_the_right(lead):
+        plate = plates.get(dim)
+        if plate is None and not (size == 1 or enumerated):
+            raise UsageError(_without_a_plate(name, value, dim, size))
+        if plate is not None and size not in (plate.size, 1 if is_broadcast else plate.size) and plate.size != -1:
+            raise UsageError(_of_another_size(name, value, dim, size, plate))
+
+
+@contextmanager
+def data_plate(size: int, what: str) -> Iterator[None]:
+    """Opens the plate `data` of a program at dim -1, or says which plate is there already.
+
+    Args:
+        size: the number of data.
+        what: calls for the plate, "model" or "guide".
+
+    Raises:
+        UsageError: a plate is open at dim -1, or one of the name `data` anywhere; or the trace has such a plate.
+    """
+    for dim, open_plate in open_plates().items():
+        if dim == -1 or open_plate.name == DATA:
+            raise UsageError(
+                f"{what}() opens the plate {DATA!r} at dim=-1, and the plate {open_plate.name!r} (dim={dim}) is open: "
+                f"under plates of your own use the two halves without theirs, {HALVES}"
+            )
+    with _named_once():
+        plate = pyro.plate(DATA, size, dim=-1)
+    with plate:
+        yield
+
+
+def sampled(name: str, p: Any, obs: Tensor | None = None) -> Tensor:
+    """Samples a site, `pyro.sample`.
+
+    Raises:
+        UsageError: the trace has a site of this name, as that of a second program.
+    """
+    with _named_once():
+        return pyro.sample(name, p, obs=obs)
+
+
+@contextmanager
+def _named_once() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Multiple sample sites named"):
+            raise
+        raise UsageError(
+            f'{error} in one model: give each program a name, `name="left"`, whose sites {HALVES} then call left/z '
+            "and left/x; or put one of them into `pyro.poutine.scope(prefix=...)`, in the guide too"
+        ) from error
+
+
+def _handlers() -> list[Any]:
+    return poutine.runtime._PYRO_STACK
+
+
+def _from_the_right(lead: torch.Size) -> Iterator[tuple[int, int]]:
+    return ((at - len(lead), size) for at, size in reversed(list(enumerate(lead))))
+
+
+def _without_a_plate(name: str, value: Tensor, dim: int, size: int) -> str:
+    return (
+        f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where no plate is open, so that all of "
+        f'them would share one latent: with pyro.plate("data", {size}, dim={dim}): ...'
+    )
+
+
+def _of_another_size(name: str, value: Tensor, dim: int, size: int, plate: OpenPlate) -> str:
+    return (
+        f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where the plate {plate.name!r} has "
+        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate"
+    )
