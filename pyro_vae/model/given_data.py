@@ -13,7 +13,7 @@ from torch.distributions import Independent
 from pyro_vae.errors import DataError
 from pyro_vae.model.conditions import IF_MISSING, base_constraint, require
 from pyro_vae.model.distributions import ContinuousBernoulli
-from pyro_vae.model.open_plates import HALVES, check_in_plates
+from pyro_vae.model.open_plates import HALVES, check_in_plates, check_labels_in_plates
 from pyro_vae.model.program import check_tensor
 
 NO_DATA = "the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone"
@@ -72,7 +72,7 @@ def check_label_rows(y: Tensor | None) -> None:
     if y is None:
         return
     _check_is_labels(y)
-    check_in_plates("y", y, 1, is_broadcast=True)
+    check_labels_in_plates(y)
     _check_finite("y", y, y.dim() - 1)
 
 

@@ -16,11 +16,13 @@ import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from pyro_vae.errors import UsageError
 
 DATA = "data"  # the plate of `model` and `guide`
+_OF_HANDLERS = ("num_particles_vectorized", "_num_predictive_samples")  # plates, under which a single datum is shared
 HALVES = "`vae.generative(x, y)` in the model and `vae.recognition(x, y)` in the guide"
 
 
@@ -53,16 +55,15 @@ def open_plates() -> dict[int, OpenPlate]:
     }
 
 
-def check_in_plates(name: str, value: Tensor, event_dim: int, *, is_broadcast: bool = False) -> None:
-    """Checks that each batch dimension of a tensor is that of an open plate.
+def check_in_plates(name: str, value: Tensor, event_dim: int) -> None:
+    """Checks that each batch dimension of data is that of an open plate.
 
     Without it a batch under no plate would share one z, and one datum under a plate of B would count B times.
 
     Args:
-        name: of the tensor, for the message.
+        name: of the data, for the message.
         value: (*, *event_shape).
         event_dim: the number of dimensions of event_shape.
-        is_broadcast: whether it may have size 1 under a plate, as labels that Pyro enumerates do.
 
     Raises:
         UsageError: with the dimension, the plate and the cure.
@@ -76,8 +77,41 @@ def check_in_plates(name: str, value: Tensor, event_dim: int, *, is_broadcast: b
         pyro_vae.errors.UsageError: x of shape (5, 1, 8, 8) has 5 rows at dim -1, where no plate is open, so that ...
     """
     plates, lead = open_plates(), value.shape[: value.dim() - event_dim]
-    if all(dim in plates and size == plates[dim].size for dim, size in _from_the_right(lead)):
-        return
+    _check_each(name, value, lead, plates, is_broadcast=False)
+    rightmost = max(plates, default=0)
+    if -len(lead) > rightmost and plates[rightmost].name not in _OF_HANDLERS and plates[rightmost].size > 1:
+        plate = plates[rightmost]
+        raise UsageError(
+            f"{name} of shape {tuple(value.shape)} has no dim {rightmost}, where the plate {plate.name!r} has "
+            f"{plate.size}, so that it would count {plate.size} times: give one for each, with `.expand` where "
+            "they are the same"
+        )
+
+
+def check_labels_in_plates(y: Tensor) -> None:
+    """Checks that each batch dimension of labels is that of an open plate, or of size 1, or one that Pyro enumerates.
+
+    Args:
+        y: one-hot labels (*, C).
+
+    Raises:
+        UsageError: with the dimension, the plate and the cure; or the labels are enumerated under a plate that is
+            closed, under which Pyro would sum over the classes of all data at once.
+    """
+    plates = open_plates()
+    _check_each("y", y, y.shape[:-1], plates, is_broadcast=True)
+    names = {plate.name for plate in plates.values()}
+    for dim, size in _from_the_right(y.shape[:-1]):
+        if dim not in plates and size > 1 and (closed := _plates_of_enumerated(dim) - names):
+            raise UsageError(
+                f"y of shape {tuple(y.shape)} is enumerated under the plate {min(closed)!r}, which is not open here: "
+                "sample y and call the half of the program under one plate"
+            )
+
+
+def _check_each(
+    name: str, value: Tensor, lead: torch.Size, plates: dict[int, OpenPlate], *, is_broadcast: bool
+) -> None:
     enumerated = any(isinstance(frame, EnumMessenger) for frame in _handlers())
     for dim, size in _from_the_right(lead):
         plate = plates.get(dim)
@@ -85,6 +119,14 @@ def check_in_plates(name: str, value: Tensor, event_dim: int, *, is_broadcast: b
             raise UsageError(_without_a_plate(name, value, dim, size))
         if plate is not None and size not in (plate.size, 1 if is_broadcast else plate.size) and plate.size != -1:
             raise UsageError(_of_another_size(name, value, dim, size, plate))
+
+
+def _plates_of_enumerated(dim: int) -> set[str]:
+    """Returns the names of the plates of the site that Pyro enumerates at this dimension, the last one there."""
+    traces = [frame.trace for frame in _handlers() if isinstance(frame, TraceMessenger)]
+    sites = [site for trace in traces[-1:] for site in trace.nodes.values() if site["type"] == "sample"]
+    plates = [site["cond_indep_stack"] for site in sites if site["infer"].get("_enumerate_dim") == dim]
+    return {frame.name for frame in plates[-1] if frame.vectorized} if plates else set()
 
 
 @contextmanager
