@@ -125,7 +125,7 @@ def _plates_of_enumerated(dim: int) -> set[str]:
     """Returns the names of the plates of the site that Pyro enumerates at this dimension, the last one there."""
     traces = [frame.trace for frame in _handlers() if isinstance(frame, TraceMessenger)]
     sites = [site for trace in traces[-1:] for site in trace.nodes.values() if site["type"] == "sample"]
-    plates = [site["cond_indep_stack"] for site in sites if site["infer"].get("_enumerate_dim") == dim]
+    plates = [site["cond_indep_stack"] for site in sites if (site["infer"] or {}).get("_enumerate_dim") == dim]
     return {frame.name for frame in plates[-1] if frame.vectorized} if plates else set()
 
 
@@ -171,7 +171,7 @@ def _named_once() -> Iterator[None]:
             raise
         raise UsageError(
             f'{error} in one model: give each program a name, `name="left"`, whose sites {HALVES} then call left/z '
-            "and left/x; or put one of them into `pyro.poutine.scope(prefix=...)`, in the guide too"
+            'and left/x; or put one of them into `pyro.contrib.autoname.scope(prefix="right")`, in the guide too'
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.model.autoencoder import Autoencoder, Code, check_fit
-from pyro_vae.model.given_data import check_data
+from pyro_vae.model.given_data import check_data, check_label_rows
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.observing import observe, observe_in_plates, plate_size
 from pyro_vae.model.open_plates import data_plate, sampled
@@ -152,6 +152,7 @@ class VAE(Autoencoder):
             ...     vae.generative().shape
             torch.Size([3, 5, 4])
         """
+        check_label_rows(y)
         self._list_model()
         z = sampled(self.site("z"), self.prior(y))
         return observe_in_plates(self.likelihood, z, x, y, self.missing, self.site("x"))
