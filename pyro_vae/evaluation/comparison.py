@@ -261,7 +261,11 @@ def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
         next((known for e in estimates if len(known := getattr(e, name))), getattr(first, name))
         for name in ("fingerprint", "labels")
     )
-    return Estimate(first.name, value, error, first.num_samples, first.unit, first.kind, first.quantity, data, labels)
+    shared = None
+    if any(e.shared_error is not None for e in estimates):
+        shared = math.hypot(*(e.monte_carlo_error for e in estimates)) / len(estimates)
+    of_what = first.unit, first.kind, first.quantity, data, labels, shared
+    return Estimate(first.name, value, error, first.num_samples, *of_what)
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:

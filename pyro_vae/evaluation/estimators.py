@@ -36,6 +36,8 @@ class Estimate:
         fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty
             where they are not known.
         labels: the fingerprint of the labels, where it is of x given y.
+        shared_error: the Monte Carlo error of the mean, where data share draws; None where they have draws of their
+            own, and `value_error` says it.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -51,6 +53,7 @@ class Estimate:
     quantity: str = ""
     fingerprint: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
+    shared_error: float | None = None
 
     @property
     def num_data(self) -> int:
@@ -70,6 +73,8 @@ class Estimate:
     @property
     def monte_carlo_error(self) -> float:
         """The Monte Carlo standard error of the mean, over repeated draws of z for the same data."""
+        if self.shared_error is not None:
+            return self.shared_error
         return self.value_error.square().sum().sqrt().item() / self.num_data
 
     def to_dict(self) -> dict[str, Any]:

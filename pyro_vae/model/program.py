@@ -346,8 +346,9 @@ def undisturbed(program: Any) -> Iterator[None]:
     flags = [module.training for module in modules]
     try:
         with parameter_store.store_kept():
-            if isinstance(program, Program):
-                program.check_store()
+            for inner in modules:
+                if isinstance(inner, Program):
+                    inner.check_store()
             for module in modules:
                 module.training = False
             yield

@@ -229,6 +229,7 @@ class Densities:
         self.vae, self.first, self.args = vae, first, args
         self.all = torch.arange(len(args[0]), device=args[0].device)
         prior, guide = _drawn(vae.model, *args), _drawn(vae.guide, *args)
+        traces.check_no_globals(prior)
         self.coordinates, self.dtype = Coordinates(traces.latent_sites(guide)), torch.get_default_dtype()
         self.dim = self.coordinates.dim
         if self.dim > LARGEST_DIM:
