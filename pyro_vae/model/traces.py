@@ -211,7 +211,8 @@ def _samples(trace: poutine.Trace) -> list[Site]:
 
 
 def _total(sites: Any) -> Tensor:
-    return sum(map(_log_prob, sites))  # type: ignore[return-value]
+    total = sum(map(_log_prob, sites))
+    return total if isinstance(total, Tensor) else torch.zeros(())  # of a program whose latents are all given
 
 
 def _log_prob(site: Site) -> Tensor:
@@ -249,9 +250,9 @@ def check_no_globals(model: poutine.Trace) -> None:
         cure = "An observed site must be in it"
         if not site["is_observed"]:
             cure = (
-                f'If all data share {name}, Trace_ELBO trains it, pyro_vae.evaluation.given(program, {{"{name}": value}}) '
-                "fixes it, and predictive(program, x, ...) averages over it. If each datum has its own, sample it inside "
-                'pyro.plate("data", len(x), dim=-1)'
+                f"If all data share {name}, Trace_ELBO trains it, pyro_vae.evaluation.given(program, "
+                f'{{"{name}": value}}) fixes it, and predictive(program, x, ...) averages over it. If each datum has '
+                'its own, sample it inside pyro.plate("data", len(x), dim=-1)'
             )
         raise ValueError(f"site {name} {where}: there is no log-weight per datum. {cure}")
 
