@@ -257,7 +257,7 @@ def predictive(
         ...         pyro.sample("shift", dist.Normal(2.0, 1.0))
         >>> estimate = predictive(Shifted(), torch.tensor([2.0, 2.0]), num_samples=1, seed=0, num_globals=1000)
         >>> print(estimate)    # log N(2; 2, 2) = -1.266, twice, by the same draws: their errors are no smaller together
-        log p(x), predictive     -1.260 nats   ±0.000 over 2 data   ±0.011 Monte Carlo (S = 1000 shared, K = 1)
+        log p(x), predictive     -1.266 nats   ±0.000 over 2 data   ±0.012 Monte Carlo (S = 1000 shared, K = 1)
     """
     check_tensor(x)
     theta = draw_globals(program, x, num_globals, y, seed) if draws is None else dict(draws)
