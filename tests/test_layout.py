@@ -46,7 +46,7 @@ ORDER = [
     ["inference.covered_losses", "inference.fused_adam", "inference.divergence"],
     ["inference.pyro_step"],
     ["inference.step_graphs"],
-    ["inference.svi", "inference.world"],
+    ["inference.svi", "inference.world", "inference.unshared_guides"],
     ["inference.distributed"],
     ["inference.fitting", "inference"],
     ["report.cells", "report.document"],

@@ -84,8 +84,8 @@ class _Fixed(Messenger):
             self.latent.append(msg["name"])
         if msg["name"] in self.values:
             self._fix(msg)
-        elif msg["infer"] and msg["infer"].get("is_auxiliary"):
-            msg["stop"] = True  # that an automatic guide draws, of which the site itself is made
+        elif not msg["is_observed"] and (msg["infer"] or {}).get("is_auxiliary"):
+            msg["stop"] = True  # what an automatic guide draws, of which the site itself is made
         else:
             msg["scale"] = msg["scale"] / self._plate_scale(msg)
 

@@ -7,6 +7,7 @@ from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
 from pyro_vae.inference.fitting import fit
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
 from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.unshared_guides import unshared
 from pyro_vae.inference.world import ALONE, World
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Trace_ELBO",
     "World",
     "fit",
+    "unshared",
     "weighted",
 ]

@@ -121,6 +121,23 @@ class TestGiven:
         with pytest.raises(ValueError, match=r"site scale is over GreaterThan\(lower_bound=0.0\); got a value outside"):
             iwae(given(scaled, {"scale": -1.0}), x, 1)
 
+    def test_a_factor_of_each_datum_counts(self):
+        """Pyro marks it as auxiliary, as it does what automatic guides draw."""
+
+        class Scaled:
+            def model(self, x):
+                scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("x", dist.Normal(0.0, 1.0), obs=x / scale)
+                    pyro.factor("unit", -scale.log())
+
+            def guide(self, x):
+                pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+
+        x = torch.tensor([0.3, -2.0])
+        found = iwae(given(Scaled(), {"scale": 3.0}), x, 2).value
+        assert torch.allclose(found.float(), dist.Normal(0.0, 3.0).log_prob(x), atol=1e-5)
+
     def test_a_given_program_generates_at_that_theta(self):
         with pv.randomness.stream(0, "generated"):
             x = torch.cat([given(program(), {"u": U + 100}).model() for _ in range(400)])

@@ -3,8 +3,6 @@
 model:  vae.generative(x, y)       guide:  vae.recognition(x, y)       plates: any, also subsampled, enumerated labels
 """
 
-import copy
-import itertools
 import math
 
 import pyro
@@ -16,13 +14,10 @@ import test_priors as priors
 import torch
 from cases import all_but
 from densities import perturbed
-from exact import ProbabilisticPCA
 from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.errors import DataError, UsageError
 
 S, B, C, D, SHAPE = 2, 3, 3, 3, (1, 2, 4)
 MLP, Normal = pv.networks.MLP, pv.likelihoods.Normal
