@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
 from pyro_vae.model import traces
+from pyro_vae.notebook_html import Row, html_table, plus_minus
 from pyro_vae.randomness import generator
 
 
@@ -96,6 +97,22 @@ class Estimate:
             f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"{over_draws} Monte Carlo (K = {self.num_samples})"
         )
+
+    def table_rows(self) -> list[Row]:
+        """What a notebook shows of it: one row, of heading and cell."""
+        return [
+            {
+                "": self.name,
+                f"mean, {self.unit}": f"{self.mean:.3f}",
+                "over data": plus_minus(self.standard_error),
+                "Monte Carlo": plus_minus(self.monte_carlo_error),
+                "data": f"{self.num_data:,}",
+                "draws": f"{self.num_samples:,}",
+            }
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table_rows())
 
 
 E = TypeVar("E", bound=Estimate)

@@ -27,6 +27,7 @@ from pyro_vae.evaluation.estimators import Estimate, iwae, of_data, relative_err
 from pyro_vae.model import traces
 from pyro_vae.model.conditions import require
 from pyro_vae.model.program import check_tensor, undisturbed
+from pyro_vae.notebook_html import Row
 from pyro_vae.randomness import block_stream, derive_if_given
 
 
@@ -207,6 +208,9 @@ class PredictiveEstimate(Estimate):
 
     def __str__(self) -> str:
         return super().__str__().replace("(K = ", f"(S = {self.num_globals} shared, K = ")
+
+    def table_rows(self) -> list[Row]:
+        return [{**row, "shared draws": f"{self.num_globals:,}"} for row in super().table_rows()]
 
 
 def predictive(
