@@ -79,6 +79,7 @@ def fit(
     Raises:
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
             ELBO is not, and the program holds its best state.
+        TypeError: data are no `Splits`.
         ProcessError: another process has ended, or does not hold the same parameters.
         ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with.
 
@@ -95,6 +96,11 @@ def fit(
         1 True
         2 True
     """
+    if not isinstance(data, Splits):
+        raise TypeError(
+            f"data must be Splits, pv.data.from_arrays(x); got {type(data).__name__}. Over a DataLoader a loop of your "
+            "own makes the steps: for x, *_ in loader: svi.step(x)"
+        )
     if is_importance_weighted(svi.loss):
         check_no_warm_up(schedule.kl_warmup)
     progress = progress if progress is not None else Progress()

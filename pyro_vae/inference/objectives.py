@@ -129,7 +129,8 @@ class Objective(nn.Module):
         loss: an ELBO with `differentiable_loss`.
 
     Raises:
-        ValueError: the loss has none.
+        TypeError: the program has no model and guide, or the loss is no ELBO.
+        ValueError: the loss has no `differentiable_loss`.
 
     Example:
         >>> import pyro_vae as pv
@@ -141,6 +142,10 @@ class Objective(nn.Module):
 
     def __init__(self, program: Any, loss: ELBO) -> None:
         super().__init__()
+        if not (callable(getattr(program, "model", None)) and callable(getattr(program, "guide", None))):
+            raise TypeError(f"a program has a model and a guide, Objective(vae, loss); got {type(program).__name__}")
+        if isinstance(loss, type) or not isinstance(loss, ELBO):
+            raise TypeError(f"loss must be an ELBO, e.g. pyro.infer.Trace_ELBO(); got {loss!r}")
         if not hasattr(loss, "differentiable_loss"):
             raise ValueError(f"{type(loss).__name__} has no differentiable_loss; at order 0 use ImportanceWeightedELBO")
         self.program, self.loss = program, loss
