@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions import constraints
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import unknown
 from pyro_vae.loss_requirements import check_order, check_unweighted
 from pyro_vae.model import traces
+from pyro_vae.model.conditions import base_constraint
 from pyro_vae.option_words import LearningRates, words
 
 PyroFunction = Callable[..., Any]
@@ -48,7 +50,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     number of nats; this one refuses.
 
     Raises:
-        ValueError: model and guide sample their latent sites in different orders.
+        ValueError: model and guide sample their latent sites in different orders; or an automatic guide is over a
+            site that does not range over all real numbers, whose Jacobian Pyro leaves out.
     """
 
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -56,6 +59,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         wanted = list(traces.latent_sites(model_trace))
         order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
         check_order(wanted, order)
+        _check_jacobians(model_trace, guide_trace)
         return model_trace, guide_trace
 
 
@@ -111,6 +115,20 @@ class ImportanceWeightedELBO(ELBO):
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
         pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         return pair.model, pair.guide
+
+
+def _check_jacobians(model: Any, guide: Any) -> None:
+    """Refuses an automatic guide over a constrained site: a Delta at a transformed draw, whose Jacobian Pyro drops."""
+    if not any((site["infer"] or {}).get("is_auxiliary") for site in traces.latent_sites(guide).values()):
+        return
+    for name, site in traces.latent_sites(guide).items():
+        if name in model.nodes and traces.is_point(site["fn"]):
+            support = base_constraint(model.nodes[name]["fn"].support)
+            if support not in (constraints.real, constraints.real_vector):
+                raise ValueError(
+                    f"site {name} is over {support}, and an automatic guide moves it there: an analytic KL would leave "
+                    "the Jacobian of that out. Use Trace_ELBO (`objective='trace_elbo'`)"
+                )
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
