@@ -63,7 +63,7 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         model_trace = _traced(poutine.replay(draws(model), trace=guide_trace), *args, **kwargs)
     except (ValueError, RuntimeError) as error:
         if _is_about_shapes(error):
-            _look_for_globals(model, guide, *args, **kwargs)
+            look_for_globals(model, guide, *args, **kwargs)
         raise
     _check_in_data_plate(model_trace, guide_trace)
     _check_same_shapes(latent_sites(model_trace), latent_sites(guide_trace))
@@ -176,6 +176,31 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
         return None
 
 
+def check_no_globals(model: poutine.Trace) -> None:
+    """Raises ValueError where a site of the model is outside the data plate."""
+    for name, site in global_sites(model).items():
+        where = "is outside the data plate (dim=-1)"
+        if plates := _plates([site]):
+            where = f"is in plate {', '.join(plates)}, which is not the data plate (dim=-1)"
+        cure = "An observed site must be in it"
+        if not site["is_observed"]:
+            cure = (
+                f"If all data share {name}, Trace_ELBO trains it, pyro_vae.evaluation.given(program, "
+                f'{{"{name}": value}}) fixes it, and predictive(program, x, ...) averages over it. If each datum has '
+                'its own, sample it inside pyro.plate("data", len(x), dim=-1)'
+            )
+        raise ValueError(f"site {name} {where}: there is no log-weight per datum. {cure}")
+
+
+def look_for_globals(model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raises as `check_no_globals` does, of a model that runs, with one draw of the guide; other errors are not its."""
+    drawn = poutine.Trace()
+    with suppress(Exception):
+        one = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=one)).get_trace(*args, **kwargs))
+    check_no_globals(drawn)
+
+
 def holding(values: dict[str, Tensor]) -> poutine.Trace:
     """Makes a trace for `poutine.replay` that holds these values at the latent sites of these names."""
     trace = poutine.Trace()
@@ -241,33 +266,8 @@ def _plates(sites: Iterable[Site]) -> set[str]:
     return {frame.name for frame in frames if frame.vectorized and frame.dim == -1}
 
 
-def check_no_globals(model: poutine.Trace) -> None:
-    """Raises ValueError where a site of the model is outside the data plate."""
-    for name, site in global_sites(model).items():
-        where = "is outside the data plate (dim=-1)"
-        if plates := _plates([site]):
-            where = f"is in plate {', '.join(plates)}, which is not the data plate (dim=-1)"
-        cure = "An observed site must be in it"
-        if not site["is_observed"]:
-            cure = (
-                f"If all data share {name}, Trace_ELBO trains it, pyro_vae.evaluation.given(program, "
-                f'{{"{name}": value}}) fixes it, and predictive(program, x, ...) averages over it. If each datum has '
-                'its own, sample it inside pyro.plate("data", len(x), dim=-1)'
-            )
-        raise ValueError(f"site {name} {where}: there is no log-weight per datum. {cure}")
-
-
 def _is_about_shapes(error: Exception) -> bool:
     return "Shape mismatch inside plate" in str(error) or "must match the size of tensor" in str(error)
-
-
-def _look_for_globals(model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Raises as `check_no_globals` does, where draws of what all data share do not fit the data in shape."""
-    drawn = poutine.Trace()
-    with suppress(Exception):
-        one = poutine.trace(guide).get_trace(*args, **kwargs)
-        drawn = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=one)).get_trace(*args, **kwargs))
-    check_no_globals(drawn)
 
 
 def _check_in_data_plate(model: poutine.Trace, guide: poutine.Trace) -> None:

@@ -96,6 +96,29 @@ class TestParts:
         splits = pv.data.from_arrays(X)
         assert next(fit(vae, step_of(vae), splits, Schedule(epochs=1))).epoch == 1
 
+    def test_fit_refuses_before_its_first_step_what_it_could_not_validate(self):
+        vae = build()
+
+        class Shared(pv.Program):
+            def __init__(self):
+                super().__init__()
+                self.vae = build()
+
+            def model(self, x=None, y=None):
+                pyro.sample("shift", pyro.distributions.Normal(0.0, 1.0))
+                return self.vae.model(x)
+
+            def guide(self, x, y=None):
+                pyro.sample("shift", pyro.distributions.Normal(0.0, 1.0))
+                return self.vae.guide(x)
+
+        svi, splits = step_of(vae), pv.data.from_arrays(X)
+        with pytest.raises(ValueError, match="site shift is outside the data plate"):
+            next(fit(Shared(), svi, splits, Schedule(epochs=1)))
+        with pytest.raises(TypeError, match=r"fit trains a Program, such as pv\.VAE; got Linear\. .*svi\.step"):
+            next(fit(torch.nn.Linear(1, 1), svi, splits, Schedule(epochs=1)))
+        assert svi.num_steps == 0
+
     def test_a_scheduler_of_torch_moves_the_rate_of_steps(self):
         vae = build()
         svi = step_of(vae)
