@@ -269,6 +269,33 @@ def test_an_outer_program_is_evaluated_for_each_datum():
     torch.testing.assert_close(weights, exact.expand(3, 6), rtol=1e-10, atol=1e-10)
 
 
+class Pair(pv.Program):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = named("left"), named("right")
+
+    def model(self, x, y=None):
+        self.list_parameters()
+        both(self.left, self.right)[0](x)
+
+    def guide(self, x, y=None):
+        self.list_parameters()
+        both(self.left, self.right)[1](x)
+
+
+def test_evaluations_know_the_sites_of_two_programs_by_their_names(tmp_path):
+    """xarray and NetCDF take "/" for a path."""
+    pair, x = Pair(), binary_data(5)
+    assert pv.evaluation.elbo(pair, x, 3, seed=0).kind == {"left/z": "analytic", "right/z": "analytic"}
+    whole = pv.evaluation.iwae(pair, x, 500, seed=0)
+    parts = [pv.evaluation.iwae(program, x, 500, seed=0) for program in (pair.left, pair.right)]
+    error = math.sqrt(sum(part.monte_carlo_error**2 for part in (whole, *parts)))
+    assert abs(whole.mean - sum(part.mean for part in parts)) < 4 * error
+    drawn = pv.evaluation.to_inference_data(pair, x, 7, seed=0)
+    drawn.to_netcdf(str(tmp_path / "drawn.nc"))
+    assert {"left.z", "right.z"} <= set(drawn.posterior.data_vars)
+
+
 def test_each_half_lists_its_own_parameters():
     """With the guide's blocked, the decoder trains alone."""
     vae, x = named(), binary_data(5)

@@ -54,6 +54,10 @@ def test_data_and_labels_are_checked_and_named_by_their_place_in_the_plates():
     x[1, 2, 0, 1, 3] = 0.0
     y[0, 2, 1] = math.inf
     for half in halves:
+        refused(
+            under([("data", 4)], half, binary_data(4, SHAPE), y[0, :1]),
+            r"y of shape \(1, 3\) has 1 rows at dim -1, where the plate",
+        )
         refused(under(plates, half, x, y), r"y holds inf at datum \(0, 2\), position \(1,\)", DataError)
         refused(
             under(plates, half, x, y[:, :2]), r"y of shape \(2, 2, 3\) has 2 rows at dim -1, where the plate 'data'"
