@@ -19,7 +19,16 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "quiet_matplotlib", "notebook_html", "randomness", "system", "option_words", "command_lines", "loss_requirements"],
+    [
+        "errors",
+        "quiet_matplotlib",
+        "notebook_html",
+        "randomness",
+        "system",
+        "option_words",
+        "command_lines",
+        "loss_requirements",
+    ],
     ["data"],
     ["model.encoder_inputs"],
     [

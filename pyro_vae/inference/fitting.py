@@ -33,6 +33,7 @@ from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
 from pyro_vae.loss_requirements import check_no_warm_up, check_point_guide
 from pyro_vae.model import traces
+from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
 from pyro_vae.randomness import derive, go_to, position, preserved, stream
@@ -115,8 +116,9 @@ def fit(
     data = data.to(next(program.parameters()).device)
     valid = data.valid.in_memory()
     held_out = _arguments(valid.fixed(), valid.labels, num_classes)
-    with torch.no_grad(), undisturbed(program), preserved(data.train.device):
-        traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
+    if not isinstance(program, Autoencoder):  # whose latents are all of one datum
+        with torch.no_grad(), undisturbed(program), preserved(data.train.device):
+            traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
     make = _Make(data.train.recipe_of_x, num_classes)
     training = _Training(program, svi, data, held_out, make, schedule, seed, world)
     full, done = min(schedule.batch_size, len(data.train)), progress.epoch * training.steps + progress.steps

@@ -22,7 +22,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.model.autoencoder import Autoencoder, check_fit
-from pyro_vae.model.given_data import check_data
+from pyro_vae.model.given_data import check_data, check_label_rows
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
 from pyro_vae.model.observing import observe, observe_in_plates, plate_size
@@ -58,7 +58,7 @@ class HierarchicalVAE(Autoencoder):
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
         missing: True takes NaN in x as a missing number, see `VAE`.
-        name: of the program in Pyro's parameter store, see `Program`.
+        name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
         TypeError: a member of another family.
@@ -167,6 +167,7 @@ class HierarchicalVAE(Autoencoder):
         Returns:
             x.
         """
+        check_label_rows(y)
         self._list_model()
         z1 = self._from_p(self.site(""), y)
         return observe_in_plates(self.likelihood, z1, x, y, self.missing, self.site("x"))

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.errors import DataError
 from pyro_vae.model.conditions import base_constraint, require
 from pyro_vae.model.distributions.missing import inside
-from pyro_vae.model.given_data import check_ends, check_label_rows, check_labels, in_rows
+from pyro_vae.model.given_data import check_ends, check_labels, in_rows
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.open_plates import check_in_plates, sampled
 from pyro_vae.model.program import check_tensor
@@ -82,10 +82,9 @@ def observe_in_plates(
         site: the name of the site.
 
     Raises:
-        UsageError: a batch dimension of x or y belongs to no plate that is open, or has another size.
+        UsageError: a batch dimension of x belongs to no plate that is open, or has another size.
         DataError, ValueError: as `observe`.
     """
-    check_label_rows(y)
     p = likelihood(z, y)
     if x is None:
         value = sampled(site, p)

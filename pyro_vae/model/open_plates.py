@@ -100,6 +100,8 @@ def check_labels_in_plates(y: Tensor) -> None:
     """
     plates = open_plates()
     _check_each("y", y, y.shape[:-1], plates, is_broadcast=True)
+    if y.shape[:-1] == (1,) and -1 in plates and plates[-1].size > 1 and not _is_enumerating():
+        raise UsageError(_of_another_size("y", y, -1, 1, plates[-1]))
     names = {plate.name for plate in plates.values()}
     for dim, size in _from_the_right(y.shape[:-1]):
         if dim not in plates and size > 1 and (closed := _plates_of_enumerated(dim) - names):
@@ -112,7 +114,7 @@ def check_labels_in_plates(y: Tensor) -> None:
 def _check_each(
     name: str, value: Tensor, lead: torch.Size, plates: dict[int, OpenPlate], *, is_broadcast: bool
 ) -> None:
-    enumerated = any(isinstance(frame, EnumMessenger) for frame in _handlers())
+    enumerated = _is_enumerating()
     for dim, size in _from_the_right(lead):
         plate = plates.get(dim)
         if plate is None and not (size == 1 or enumerated):
@@ -125,7 +127,7 @@ def _plates_of_enumerated(dim: int) -> set[str]:
     """Returns the names of the plates of the site that Pyro enumerates at this dimension, the last one there."""
     traces = [frame.trace for frame in _handlers() if isinstance(frame, TraceMessenger)]
     sites = [site for trace in traces[-1:] for site in trace.nodes.values() if site["type"] == "sample"]
-    plates = [site["cond_indep_stack"] for site in sites if site["infer"].get("_enumerate_dim") == dim]
+    plates = [site["cond_indep_stack"] for site in sites if (site["infer"] or {}).get("_enumerate_dim") == dim]
     return {frame.name for frame in plates[-1] if frame.vectorized} if plates else set()
 
 
@@ -171,12 +173,16 @@ def _named_once() -> Iterator[None]:
             raise
         raise UsageError(
             f'{error} in one model: give each program a name, `name="left"`, whose sites {HALVES} then call left/z '
-            "and left/x; or put one of them into `pyro.poutine.scope(prefix=...)`, in the guide too"
+            'and left/x; or put one of them into `pyro.contrib.autoname.scope(prefix="right")`, in the guide too'
         ) from error
 
 
 def _handlers() -> list[Any]:
     return poutine.runtime._PYRO_STACK
+
+
+def _is_enumerating() -> bool:
+    return any(isinstance(frame, EnumMessenger) for frame in _handlers())
 
 
 def _from_the_right(lead: torch.Size) -> Iterator[tuple[int, int]]:
@@ -193,5 +199,5 @@ def _without_a_plate(name: str, value: Tensor, dim: int, size: int) -> str:
 def _of_another_size(name: str, value: Tensor, dim: int, size: int, plate: OpenPlate) -> str:
     return (
         f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where the plate {plate.name!r} has "
-        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate"
+        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate; {name}.expand where all are the same"
     )
