@@ -304,6 +304,27 @@ class TestPredictive:
         assert torch.get_rng_state().equal(before)
         assert not predictive(program(size=30), TEST, 2, seed=6, num_globals=3).value.equal(first.value)
 
+    def test_draws_of_z_are_new_at_each_theta(self):
+        fixed = predictive(program(dist.Delta(U, event_dim=1), widen=2.0), TEST, 2, seed=0, num_globals=3)
+        assert not (fixed.at_each[0] == fixed.at_each[1]).any()
+
+    def test_labels_go_with_their_data(self):
+        """log p(x | D, y) of data whose shift is one of two, chosen by y."""
+
+        class Chosen:
+            def model(self, x, y):
+                shift = pyro.sample("shift", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("x", dist.Normal(y @ shift, 1.0), obs=x)
+
+            def guide(self, x, y):
+                pyro.sample("shift", dist.Delta(torch.tensor([-3.0, 3.0]), event_dim=1))
+
+        y, x = torch.eye(2)[[0, 1, 1]], torch.tensor([-3.0, 3.0, -3.0])
+        estimate = predictive(Chosen(), x, 1, y, num_globals=2)
+        assert torch.allclose(estimate.value.float(), dist.Normal(torch.tensor([-3.0, 3.0, 3.0]), 1.0).log_prob(x))
+        assert estimate.quantity == "log p(x|y)"
+
     def test_shared_errors_survive_a_difference_and_a_pool(self):
         runs = [predictive(program(), TEST, 1, seed=seed, num_globals=20) for seed in (0, 1)]
         together = math.hypot(*(run.monte_carlo_error for run in runs))
