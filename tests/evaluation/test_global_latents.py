@@ -274,9 +274,9 @@ class TestPredictive:
         assert torch.allclose(found.at_each[7], at(draws["u"][7]), atol=1e-9)
 
     def test_its_error_is_that_of_draws_that_the_data_share(self, many):
-        """As 100,000 draws of u have it, of which p(x | u) is known; that of data with draws of their own is less."""
+        """As 30,000 draws of u have it, of which p(x | u) is known; that of data with draws of their own is less."""
         with pv.randomness.stream(1, "spread"):
-            u = LAW.sample((100_000, 1))
+            u = LAW.sample((30_000, 1))
         ratio = TRUTH.evidence().log_prob(TEST - u) - TRUTH.predictive(TRAIN).log_prob(TEST)
         truth = ratio.exp().mean(1).std() / math.sqrt(400)
         assert many.monte_carlo_error == pytest.approx(truth.item(), rel=0.15)
