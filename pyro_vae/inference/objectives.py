@@ -23,6 +23,7 @@ Reference:
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae.errors import unknown
-from pyro_vae.loss_requirements import check_order, check_unweighted
+from pyro_vae.inference.path_gradients import draws_apart, keep_densities, path_bound
+from pyro_vae.loss_requirements import check_gradient, check_order, check_reparametrised, check_unweighted
 from pyro_vae.model import traces
-from pyro_vae.option_words import LearningRates, words
+from pyro_vae.option_words import Gradient, LearningRates, check_word, words
 
 PyroFunction = Callable[..., Any]
 
@@ -69,11 +71,20 @@ class ImportanceWeightedELBO(ELBO):
     K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data plate. Gradients flow through the
     draws, so every latent must be reparametrised.
 
+    "doubly_reparametrised" has the mean of the total gradient, and less noise for the guide where it is near the
+    posterior, the more so the larger K is; the value of the loss is the same, see `pyro_vae.inference.path_gradients`:
+
+    .. math:: \nabla_\phi L_K = E \sum_{k=1}^K v_k^2 \, \frac{\partial \log w_k}{\partial z_k}
+              \frac{\partial z_k}{\partial \phi}, \qquad w_k = \frac{p(x, z_k)}{q(z_k|x)}, \qquad
+              v_k = \frac{w_k}{\sum_j w_j}
+
     Args:
         num_particles: K.
+        gradient: "total" or "doubly_reparametrised"; at K = 1 "sticking_the_landing" is the same as the latter.
 
     Raises:
-        ValueError: K < 1, a latent without `rsample`, a site outside the data plate, or loss weights other than 1.
+        ValueError: K < 1, another gradient, a latent without `rsample`, a site outside the data plate, or loss weights
+            other than 1; from a doubly reparametrised step, for batch norm between z and x, which mixes draws.
 
     Example:
         >>> ImportanceWeightedELBO(num_particles=5).num_particles
@@ -82,20 +93,34 @@ class ImportanceWeightedELBO(ELBO):
     Reference:
         Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
         https://arxiv.org/abs/1509.00519
+
+        Eq. 8 of Tucker, Lawson, Gu & Maddison, "Doubly Reparameterized Gradient Estimators for Monte Carlo
+        Objectives", ICLR 2019, https://arxiv.org/abs/1810.04152
     """
 
-    def __init__(self, num_particles: int = 1) -> None:
+    def __init__(self, num_particles: int = 1, gradient: Gradient = "total") -> None:
         if num_particles < 1:
             raise ValueError(f"an importance-weighted bound needs at least one particle; got {num_particles}")
+        check_word("gradient", gradient, Gradient)
+        check_gradient(gradient, num_particles, importance_weighted=True)
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+        self.gradient = gradient
 
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Tensor:
         """Computes -L_K with its gradient, summed over the batch."""
-        pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
+        along_paths = self.gradient != "total" and torch.is_grad_enabled()
+        with draws_apart() if along_paths else nullcontext():
+            pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         for name, site in traces.latent_sites(pair.guide).items():
-            if not site["fn"].has_rsample:
-                raise ValueError(f"site {name} has no reparametrised sampler: its gradient would be wrong")
-        return -log_mean_exp(traces.log_weights(pair)).sum()
+            check_reparametrised(name, site["fn"].has_rsample)
+        if along_paths:
+            keep_densities(pair.guide)
+        log_weights = traces.log_weights(pair)
+        loss = -log_mean_exp(log_weights).sum()
+        if not along_paths:
+            return loss
+        surrogate = -path_bound(pair.model, pair.guide, log_weights.detach().softmax(0))
+        return loss.detach() + (surrogate - surrogate.detach())
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
         """Computes -L_K, summed over the batch."""
