@@ -1,4 +1,4 @@
-r"""Objectives: what SVI minimises, and the weights and schedules that act on it from outside the program.
+r"""Objectives: what SVI minimises, and the weights that act on it from outside the program.
 
 `pyro.infer.Trace_ELBO` samples all of the first bound, `MeanFieldELBO` takes the KL of the second in closed form, and
 `ImportanceWeightedELBO` is the third:
@@ -31,11 +31,10 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.errors import unknown
 from pyro_vae.inference.path_gradients import draws_apart, keep_densities, path_bound
 from pyro_vae.loss_requirements import check_gradient, check_order, check_reparametrised, check_unweighted
 from pyro_vae.model import traces
-from pyro_vae.option_words import Gradient, LearningRates, check_word, words
+from pyro_vae.option_words import Gradient, check_word
 
 PyroFunction = Callable[..., Any]
 
@@ -268,56 +267,3 @@ class _Weights(Messenger):
             msg["mask"] = False
         else:
             msg["scale"] = msg["scale"] * weight
-
-
-def warm_up(step: int, num_steps: int) -> float:
-    """The factor on `kl_weight` of a linear warm-up.
-
-    Args:
-        step: counted from 0; there the factor is above 0 at once.
-        num_steps: from which on it is 1.
-
-    Example:
-        >>> [warm_up(step, 4) for step in range(6)]
-        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-    Reference:
-        Section 3.1 of Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016 (there sigmoid),
-        https://arxiv.org/abs/1511.06349
-    """
-    return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
-
-
-def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor on the learning rate in an epoch; a pure function, so that there is no state to save.
-
-        constant   1
-        cosine     (1 + cos(pi * epoch / epochs)) / 2
-        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts
-
-    Args:
-        schedule: one of these names.
-        epoch: counted from 0.
-        epochs: how many there are.
-
-    Raises:
-        ValueError: another name.
-
-    Example:
-        >>> learning_rate_factor("cosine", 50, 100)
-        0.5
-
-    Reference:
-        Eq. 5 of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
-        https://arxiv.org/abs/1608.03983 (cosine); section 5 of Burda, Grosse & Salakhutdinov, "Importance Weighted
-        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step)
-    """
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * epoch / epochs)) / 2
-    if schedule == "step":
-        parts = (3**8 - 1) // 2
-        stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
-        return 10 ** (-stretch / 7)
-    raise unknown("lr_schedule", schedule, words(LearningRates))

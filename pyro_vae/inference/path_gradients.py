@@ -143,7 +143,8 @@ def path_bound(model: poutine.Trace, guide: poutine.Trace, weights: Tensor | Non
 
 
 def _of_draws(guide: poutine.Trace) -> list[traces.Site]:
-    return [site for site in guide.nodes.values() if site["type"] == "sample" and _DRAWN in site["infer"]]
+    sites: list[traces.Site] = [site for site in guide.nodes.values() if site["type"] == "sample"]
+    return [site for site in sites if _DRAWN in site["infer"]]
 
 
 def _summed(log_probs: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
@@ -155,7 +156,7 @@ def _along(weights: Tensor, site: traces.Site) -> Tensor:
     return weights.reshape(weights.shape + (1,) * site["fn"].event_dim)
 
 
-def _scale_gradient(value: Tensor, factor: Tensor) -> None:
+def _scale_gradient(value: Any, factor: Tensor) -> None:
     value.register_hook(lambda gradient: gradient * factor)
 
 
