@@ -435,9 +435,7 @@ class Counting(pv.posteriors.Posterior):
 
 @pytest.mark.parametrize("loss", [sampled(STL), ImportanceWeightedELBO(3, DREG)])
 def test_a_latent_without_reparametrised_sampler_is_named(loss):
-    vae = pv.VAE(
-        pv.priors.StandardNormal(2), Refused.Counting(nn.Linear(6, 2), 2), pv.likelihoods.Bernoulli(linear(2, 6))
-    )
+    vae = pv.VAE(pv.priors.StandardNormal(2), Counting(linear(6, 2), 2), pv.likelihoods.Bernoulli(linear(2, 6)))
     with pyro.validation_enabled(False), pytest.raises(ValueError, match="site z has no reparametrised sampler"):
         loss.loss_and_grads(vae.model, vae.guide, BITS.float())
 
