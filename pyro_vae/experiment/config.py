@@ -198,7 +198,7 @@ class Config:
     gradient: Gradient = flag(
         "total",
         "of a sampled objective: sticking_the_landing (trace_elbo) or doubly_reparametrised (iwae) has the same mean, "
-        "and less noise where q(z|x) is near the posterior; total, since early in training it is not",
+        "and less noise for the encoder where q(z|x) is near the posterior; total is Pyro's own, for any q",
     )
     reconstruction_weight: float = flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL", least=0)
     kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction", least=0)

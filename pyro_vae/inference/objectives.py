@@ -1,7 +1,7 @@
 r"""Objectives: what SVI minimises, and the weights that act on it from outside the program.
 
-`pyro.infer.Trace_ELBO` samples all of the first bound, `MeanFieldELBO` takes the KL of the second in closed form, and
-`ImportanceWeightedELBO` is the third:
+`pyro.infer.Trace_ELBO`, and `SampledELBO` with a choice of its gradient, sample all of the first bound, `MeanFieldELBO`
+takes the KL of the second in closed form, and `ImportanceWeightedELBO` is the third:
 
 .. math::
 
@@ -32,7 +32,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae.inference.path_gradients import draws_apart, keep_densities, path_bound
-from pyro_vae.loss_requirements import check_gradient, check_order, check_reparametrised, check_unweighted
+from pyro_vae.loss_requirements import (
+    check_gradient,
+    check_order,
+    check_reparametrised,
+    check_total_gradient,
+    check_unweighted,
+)
 from pyro_vae.model import traces
 from pyro_vae.option_words import Gradient, check_word
 
@@ -48,9 +54,26 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     samples in another order than the model, the stock objective warns and then reports a loss that is too good by any
     number of nats; this one refuses.
 
+    Args:
+        num_particles, max_plate_nesting, vectorize_particles, options: as for `pyro.infer.TraceMeanField_ELBO`.
+        gradient: "total" alone; an analytic KL samples no score that another could leave out.
+
     Raises:
-        ValueError: model and guide sample their latent sites in different orders.
+        ValueError: another gradient; or model and guide sample their latent sites in different orders.
     """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        *,
+        vectorize_particles: bool = False,
+        gradient: Gradient = "total",
+        **options: Any,
+    ) -> None:
+        check_word("gradient", gradient, Gradient)
+        check_total_gradient(gradient)
+        super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles, **options)
 
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)

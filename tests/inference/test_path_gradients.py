@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference import SVI, ImportanceWeightedELBO, SampledELBO, weighted
+from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, SampledELBO, weighted
 from pyro_vae.randomness import stream
 
 STL, DREG = "sticking_the_landing", "doubly_reparametrised"
@@ -382,6 +382,17 @@ def test_particles_in_turn_have_the_mean_of_their_gradients():
     assert furthest(both[1], [(a + b) / 2 for a, b in zip(*halves, strict=True)]) < 1e-12
 
 
+@pytest.mark.parametrize("loss", [sampled(STL), ImportanceWeightedELBO(3, DREG)])
+def test_each_network_runs_once_a_step(loss):
+    vae, x = PROGRAMS["normed_encoder"]()
+    runs = []
+    for network in (vae.posterior.encoder, vae.likelihood.decoder):
+        network.register_forward_hook(lambda network, *_: runs.append(network))
+    gradients(loss, vae, x)
+    assert runs == [vae.posterior.encoder, vae.likelihood.decoder]
+    assert vae.posterior.encoder[1].num_batches_tracked == 1
+
+
 def test_stock_svi_takes_it():
     vae, x = PROGRAMS["vamp"]()
     before = [parameter.clone() for parameter in vae.parameters()]
@@ -475,6 +486,7 @@ def test_a_density_that_is_known_at_its_own_draws_alone_is_refused():
     [
         (lambda: ImportanceWeightedELBO(8, STL), r"biased .* of 8 particles. Use `gradient='doubly_reparametrised'`"),
         (lambda: SampledELBO(1, DREG), r"importance-weighted bound \(`objective='iwae'`\)"),
+        (lambda: MeanFieldELBO(gradient=STL), r"an analytic KL samples none. Use .*`objective='trace_elbo'`"),
         (lambda: SampledELBO(1, "landing"), "unknown gradient 'landing'"),
         (lambda: ImportanceWeightedELBO(1, "landing"), "unknown gradient 'landing'"),
     ],
