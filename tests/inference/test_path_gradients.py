@@ -324,8 +324,8 @@ LOSSES = {"sampled": sampled(STL), "particles": sampled(STL, 3), "importance": I
 TRACED = [
     ("vamp", "importance"),
     ("top_down", "sampled"),
-    *thorough(*((p, k) for p in ("flow", "bottom_up", "gaps", "dropout", "conditional") for k in LOSSES)),
-    *thorough(("vamp", "sampled"), ("vamp", "particles"), ("normed_decoder", "particles")),
+    *thorough(("flow", "sampled"), ("bottom_up", "importance"), ("gaps", "sampled"), ("dropout", "particles")),
+    *thorough(("conditional", "importance"), ("vamp", "particles"), ("normed_decoder", "particles")),
 ]
 
 
@@ -338,7 +338,7 @@ def test_traced_steps_are_pyros_to_the_last_bit(name, loss, traced_only):
 
 @needs_compiler
 @pytest.mark.thorough
-@pytest.mark.parametrize(("name", "loss"), [("vamp", "sampled"), ("top_down", "particles"), ("vamp", "importance")])
+@pytest.mark.parametrize(("name", "loss"), [("top_down", "sampled"), ("vamp", "importance")])
 def test_compiled_steps_are_pyros(name, loss):
     by_graph, by_pyro = (stepped(LOSSES[loss], *PROGRAMS[name](), mode=mode) for mode in (True, False))
     assert by_graph[0] == pytest.approx(by_pyro[0], rel=1e-10)
