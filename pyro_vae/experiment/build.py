@@ -21,7 +21,14 @@ from pyro_vae import data as data_room
 from pyro_vae.errors import PyroVAEError, UsageError, of_data, unknown
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_point_guide, check_unweighted
+from pyro_vae.loss_requirements import (
+    check_gradient,
+    check_no_warm_up,
+    check_order,
+    check_point_guide,
+    check_total_gradient,
+    check_unweighted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +90,7 @@ ACTIVATIONS = {
     "softplus": "torch.nn:Softplus",
 }
 OBJECTIVES = {
-    "trace_elbo": "pyro.infer:Trace_ELBO",
+    "trace_elbo": "pyro_vae.inference.sampled_elbo:SampledELBO",
     "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
     "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
 }
@@ -161,6 +168,11 @@ def check_clashes(config: Config) -> None:
         if config.objective in _IMPORTANCE_WEIGHTED:
             check_no_warm_up(config.kl_warmup)
             check_unweighted(config.reconstruction_weight, config.kl_weight)
+        if config.objective in _ANALYTIC:
+            check_total_gradient(config.gradient)
+        else:
+            weighted = config.objective in _IMPORTANCE_WEIGHTED
+            check_gradient(config.gradient, config.num_particles, importance_weighted=weighted)
         if config.objective in _ANALYTIC and config.layers == 2:
             check_order(["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
 

@@ -21,13 +21,8 @@ from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.divergence import fault_on_data
-from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
-from pyro_vae.inference.objectives import (
-    ImportanceWeightedELBO,
-    is_importance_weighted,
-    learning_rate_factor,
-    warm_up,
-)
+from pyro_vae.inference.epochs import Part, Progress, Record, Schedule, learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import ImportanceWeightedELBO, is_importance_weighted
 from pyro_vae.inference.pyro_step import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World

@@ -23,7 +23,7 @@ SCRIPTS = [words for words in COMMANDS if any(word.startswith("scripts/") for wo
 OTHERS = (
     "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
     "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "seq",
-    "python tests/mutations/run.py", "python docs/programs",
+    "python tests/mutations/run.py", "python docs/programs", "python benchmarks/gradient_noise.py",
 )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.inference import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
-from pyro_vae.inference.objectives import learning_rate_factor, log_mean_exp, warm_up
+from pyro_vae.inference.epochs import learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import log_mean_exp
 
 
 @pytest.fixture
