@@ -61,8 +61,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         gradient: "total" alone; an analytic KL samples no score that another could leave out.
 
     Raises:
-        ValueError: another gradient; model and guide sample their latent sites in different orders; or an automatic guide
-            is over a site that does not range over all real numbers, whose Jacobian Pyro leaves out.
+        ValueError: another gradient; model and guide sample their latent sites in different orders; or an automatic
+            guide is over a site that does not range over all real numbers, whose Jacobian Pyro leaves out.
     """
 
     def __init__(
