@@ -4,17 +4,18 @@ None of them depends on the clock, nor on how the work was shared out, except `t
 before the others are written, and comes after them. Where it is missing, an evaluation was cut.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pyro_vae.command_lines import command_line
+from torch import nn
+
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
-from pyro_vae.experiment import build, run_pictures
+from pyro_vae.experiment import run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
-from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
@@ -74,28 +75,22 @@ def timings(look: Look) -> dict[str, Any]:
 
 
 def about(look: Look) -> dict[str, Any]:
-    """Names the run, the versions, and a command that repeats the numbers, whatever shards they came from."""
-    vae, run = look.trained.vae, look.trained.run
-    members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
+    """Names what was evaluated, its parts, the versions and the machine."""
+    vae, device = look.trained.vae, look.trained.facts.device
+    parameters = vae.parameters() if isinstance(vae, nn.Module) else ()
     return {
-        "name": run.path.resolve().name,
-        "command": command_line("evaluate", run.path, **_settings(look)),
-        "trained_by": run.status.read().get("command"),
-        **surroundings(run.config.device),
-        "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
-        "members": members,
+        **look.trained.described(look.plan.changed()),
+        **surroundings(device),
+        "num_parameters": sum(parameter.numel() for parameter in parameters),
     }
 
 
 def card(look: Look) -> dict[str, str]:
     """Lists what must be the same where two evaluations are compared, then what a reviewer asks first."""
-    protocol, trained = look.trained.data.protocol, look.trained
-    recipe = protocol["dequantized"] or protocol["binarization"]
     return {
-        **tested(trained.config, protocol, len(look.test)),
-        "source": protocol["source"],
-        "x": recipe["sentence"],
-        "model": f"epoch {trained.best_epoch} of {trained.epochs}, the best on validation data",
+        **look.trained.tested(len(look.test)),
+        **_of_data(look.trained.card),
+        **_of_training(look.trained.progress),
         "unit": "nats per datum, summed over x, averaged over data",
         **_estimated(look),
         **_annealed(look),
@@ -103,17 +98,29 @@ def card(look: Look) -> dict[str, str]:
     }
 
 
+def _of_data(protocol: Mapping[str, Any]) -> dict[str, str]:
+    recipe = protocol.get("dequantized") or protocol.get("binarization")
+    source = {"source": protocol["source"]} if protocol.get("source") else {}
+    return source | ({"x": recipe["sentence"]} if recipe else {})
+
+
+def _of_training(progress: Mapping[str, Any]) -> dict[str, str]:
+    if not progress:
+        return {}
+    return {"model": f"epoch {progress['best_epoch']} of {progress['epochs']}, the best on validation data"}
+
+
 def _estimated(look: Look) -> dict[str, str]:
     if "curve" not in look.report:
         return {}
-    plan, config = look.plan, look.trained.config
+    plan, facts = look.plan, look.trained.facts
     kinds = ", ".join(f"{site} {kind}" for site, kind in look.report["test"]["kl"]["kind"].items())
     return {
-        f"log p({'x|y' if config.conditional else 'x'})": (
+        f"log p({'x|y' if facts.conditional else 'x'})": (
             f"importance-weighted bound, K = {plan.num_samples:,} draws from q(z|x)"
         ),
         "ELBO": f"{plan.elbo_samples} draws; KL {kinds}",
-        "seeds": f"training {config.seed}, data {config.data_seed}, draws {look.seed}",
+        "seeds": look.trained.seeds(look.seed),
     }
 
 
@@ -142,11 +149,6 @@ def _escalated(look: Look) -> dict[str, str]:
             f"budget {look.plan.escalated_draws:,} evaluations of the decoder"
         )
     }
-
-
-def _settings(look: Look) -> dict[str, Any]:
-    device = look.trained.config.device
-    return look.plan.changed() | ({} if device == "cpu" else {"device": device})
 
 
 def _inference_data(look: Look) -> bytes:
