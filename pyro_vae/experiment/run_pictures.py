@@ -261,6 +261,10 @@ def of_page(source: Source) -> list[Picture]:
     Returns:
         The pictures in the order in which a reader meets them, each with a title, a caption and its group.
     """
+    if not source.decodes:
+        source.report.setdefault("left_out", {})["pictures of the latent space"] = (
+            f"they ask members, as those of pv.VAE, which {type(source.trained.vae).__name__} does not have"
+        )
     own = [picture for name, caption in _captions(source) if (picture := _drawn(source, name, caption))]
     last = [picture for picture in own if picture.group == "posterior"]
     return [*own[: len(own) - len(last)], *of_report(source.report), *last]

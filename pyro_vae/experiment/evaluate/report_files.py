@@ -27,6 +27,10 @@ from pyro_vae.report.render.markdown import to_markdown
 from pyro_vae.report.render.plain_text import to_text
 
 TIMINGS = "timings.json"
+NAMES = (
+    *("report.json", "report.txt", "report.md", "report.csv", "data.csv", "report.tex", "report.html"),
+    *("log_likelihood.nc", TIMINGS),
+)
 
 
 def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
@@ -42,12 +46,9 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     Raises:
         StorageError: a file cannot be written.
     """
-    folder = Path(folder)
+    folder, report = Path(folder), completed(look)
     files.make_folder(folder)
     files.sweep(folder)
-    report = look.report
-    report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
-    report["run"] = about(look)
     pictures = run_pictures.of_page(run_pictures.Source(look.trained, look.test, report, look.posterior))
     document, text = documents.evaluation_document(report, pictures), to_text(documents.terminal_document(report))
     contents = {
@@ -68,21 +69,27 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     return text, list(contents)
 
 
+def completed(look: Look) -> dict[str, Any]:
+    """Adds to a report what was evaluated, and by what protocol, and returns it."""
+    look.report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
+    look.report["run"] = about(look)
+    return look.report
+
+
 def timings(look: Look) -> dict[str, Any]:
-    """Says when, by what command and in how many seconds: all that two evaluations of one run may differ in."""
+    """Says when, by what command (of a run) and in how many seconds: all that two evaluations may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"evaluated": now, "command": command(), "seconds": dict(look.timings)}
+    typed = {} if "program" in look.report["run"] else {"command": command()}
+    return {"evaluated": now, **typed, "seconds": dict(look.timings)}
 
 
 def about(look: Look) -> dict[str, Any]:
     """Names what was evaluated, its parts, the versions and the machine."""
     vae, device = look.trained.vae, look.trained.facts.device
-    parameters = vae.parameters() if isinstance(vae, nn.Module) else ()
-    return {
-        **look.trained.described(look.plan.changed()),
-        **surroundings(device),
-        "num_parameters": sum(parameter.numel() for parameter in parameters),
-    }
+    own = {**look.trained.described(look.plan.changed()), **surroundings(device)}
+    if isinstance(vae, nn.Module):  # of any other, nobody knows which are its own
+        own["num_parameters"] = sum(parameter.numel() for parameter in vae.parameters())
+    return own
 
 
 def card(look: Look) -> dict[str, str]:
