@@ -265,6 +265,8 @@ def of_page(source: Source) -> list[Picture]:
         source.report.setdefault("left_out", {})["pictures of the latent space"] = (
             f"they ask members, as those of pv.VAE, which {type(source.trained.vae).__name__} does not have"
         )
+    if source.trained.silent and (source.shows or source.has_columns):
+        source.report.setdefault("left_out", {})["pictures of draws"] = source.trained.silent
     own = [picture for name, caption in _captions(source) if (picture := _drawn(source, name, caption))]
     last = [picture for picture in own if picture.group == "posterior"]
     return [*own[: len(own) - len(last)], *of_report(source.report), *last]
@@ -291,8 +293,9 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
             "reconstructions",
             f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){guide}.",
         )
-        yield "samples", _sampled(source, has_density=has_density)
-    if source.has_columns:
+        if not source.trained.silent:
+            yield "samples", _sampled(source, has_density=has_density)
+    if source.has_columns and not source.trained.silent:
         yield (
             "columns",
             "Each column of the test data beside draws from the program, in the data's own units; and the correlation "

@@ -108,6 +108,8 @@ def _grid(subject: Subject, block: Block) -> Part:
 
 def _simulated(subject: Subject, block: Block) -> Part:
     vae, plan, seed = subject.trained.vae, subject.plan, derive(subject.seed, "simulated")
+    if subject.trained.silent:
+        raise ValueError(subject.trained.silent)
     y, first = _drawn_labels(subject, seed, block.positions), block.number
     size = None if y is not None else len(block.positions)
     bounds = evaluation.bdmc(

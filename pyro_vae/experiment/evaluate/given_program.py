@@ -94,6 +94,7 @@ class GivenProgram(ProgramAndData):
             raise UsageError("`conditional=True` is about labels, and these data have none")
         self.seen, given = look_at(self.vae, x, y, conditional)
         self._config = self._reading(conditional=given)
+        self.silent = self.seen.silent
         support, form = self.seen.support, self._form()
         levels = support is not None and support.is_discrete and support is not constraints.boolean and form.num_levels
         low, high = (0, levels - 1) if levels else self._card.get("range", (0, 1))
@@ -173,7 +174,7 @@ class GivenProgram(ProgramAndData):
         if self._splits is not None:
             rows = compared(dict(card), num_data, facts.data_seed, **measured)
             return {label: text for label, text in rows.items() if text}
-        size, shape = len(self._test), " x ".join(map(str, card["shape"]))
+        size, shape = len(self._test), " x ".join(map(str, card["shape"])) or "a number"
         used = f"{num_data} of {size}, drawn at random" if 0 < num_data < size else f"all {size}"
         about = {"data set": card["name"], "contents": card["sha256"], "shape": shape, "test data": used}
         return about | measured_by(**measured)
@@ -183,8 +184,8 @@ class GivenProgram(ProgramAndData):
         return {"name": self.name, "program": type(self.vae).__name__, "parts": list(map(list, self._parts()))}
 
     def seeds(self, draws: int) -> str:
-        """Says the seed of the draws; of a training nothing is known here."""
-        return f"draws {draws}"
+        """Says the seed that was asked for; of a training nothing is known here."""
+        return f"{self._config.seed}, of all draws"
 
     def _parts(self) -> Iterator[tuple[str, str, str]]:
         if isinstance(self.vae, Autoencoder):

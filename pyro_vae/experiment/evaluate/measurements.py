@@ -38,7 +38,7 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 PICTURE_DIM = 2
-NO_TRAINING = "there are test data alone, and this is about the training data"
+NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 

@@ -26,12 +26,14 @@ class Seen(NamedTuple):
         latents: the numbers of each latent site.
         model, guide: the distribution at each site, by name.
         support: of x, see `Facts`.
+        silent: why the model does not generate without x; "" where it does.
     """
 
     latents: dict[str, int]
     model: dict[str, str]
     guide: dict[str, str]
     support: Any
+    silent: str
 
 
 def check_program(vae: Any) -> None:
@@ -61,7 +63,7 @@ def look_at(vae: Any, x: Tensor, y: Tensor | None, conditional: bool | None) -> 
         Exception: what the program itself raises.
     """
     if conditional:
-        return _seen(vae, _traced(vae, x, y), x), True
+        return _seen(vae, _traced(vae, x, y), x, y), True
     try:
         return _seen(vae, _traced(vae, x), x), False
     except DataError:
@@ -72,7 +74,7 @@ def look_at(vae: Any, x: Tensor, y: Tensor | None, conditional: bool | None) -> 
         with_labels = _tried(vae, x, y)
         if with_labels is None:
             raise
-        return _seen(vae, with_labels, x), True
+        return _seen(vae, with_labels, x, y), True
 
 
 def _tried(vae: Any, x: Tensor, y: Tensor) -> traces.Traces | None:
@@ -87,14 +89,28 @@ def _traced(vae: Any, x: Tensor, *y: Tensor | None) -> traces.Traces:
         return traces.run(vae.model, vae.guide, 1, x, *y)
 
 
-def _seen(vae: Any, pair: traces.Traces, x: Tensor) -> Seen:
+def _seen(vae: Any, pair: traces.Traces, x: Tensor, y: Tensor | None = None) -> Seen:
     latents = traces.latent_sites(pair.guide)
     own = (traces.latent_sites(pair.model), traces.observed_sites(pair.model), latents)
     of_model, of_x, of_guide = ({name: _kind(site["fn"]) for name, site in sites.items()} for sites in own)
     if not of_x:
         raise UsageError(f"the model of {type(vae).__name__} observes nothing: sample x with obs=x")
     sizes = {name: site["fn"].event_shape.numel() for name, site in latents.items()}
-    return Seen(sizes, of_model | of_x, of_guide, _support(vae, list(traces.observed_sites(pair.model).values()), x))
+    support = _support(vae, list(traces.observed_sites(pair.model).values()), x)
+    return Seen(sizes, of_model | of_x, of_guide, support, _silent(vae, x, y))
+
+
+def _silent(vae: Any, x: Tensor, y: Tensor | None) -> str:
+    try:
+        with torch.no_grad(), undisturbed(vae), stream(0, "look", device=x.device):
+            made = vae.model() if y is None else vae.model(None, y)
+    except Exception as error:  # whatever a program says that lacks its data
+        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:150]}"
+    else:
+        if isinstance(made, Tensor) and made.shape[1:] == x.shape[1:]:
+            return ""
+        reason = f"it returns {type(made).__name__ if not isinstance(made, Tensor) else tuple(made.shape)}, and not x"
+    return f"the model does not generate without x ({reason.rstrip('.')})"
 
 
 def _kind(p: Any) -> str:

@@ -58,9 +58,11 @@ class ProgramAndData:
 
     Attributes:
         vae: anything with `.model` and `.guide` over one data plate.
+        silent: why its model does not generate without x; "" where it does.
     """
 
     vae: Any
+    silent: str = ""
 
     @property
     def facts(self) -> Facts:

@@ -199,7 +199,7 @@ def _facts(report: Report) -> Iterator[str]:
     yield from (f"{density} {members[part]}" for part, density in _densities(report).items() if members.get(part))
     yield from (f"{part} {name}" for part, name, _ in run.get("parts", ()))
     if run.get("num_parameters") is not None:
-        yield f"{run['num_parameters']:,} parameters"
+        yield f"{run['num_parameters']:,} parameter{'' if run['num_parameters'] == 1 else 's'}"
     if protocol.get("name") and num_test(report) is not None:
         yield f"{protocol['name']}, {num_test(report):,} test data"
     if report.get("unfinished"):

@@ -131,6 +131,11 @@ def draw_reconstructions(view: Reconstructions, key: Key = PLAIN) -> bytes:
 
 
 def training(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draws `training_figure` as a PNG."""
+    return png(training_figure(history))
+
+
+def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
 
     A plain autoencoder has no ELBO. Its reconstruction is shown instead.
@@ -158,7 +163,7 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
-    return png(figure)
+    return figure
 
 
 def tile(images: Tensor, columns: int) -> Tensor:

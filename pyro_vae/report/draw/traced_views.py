@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.model import traces
@@ -107,10 +108,9 @@ def _run(program: Any, num_samples: int, x: Tensor, y: Tensor | None) -> traces.
 
 
 def _generated(program: Any, size: int, y: Tensor | None) -> poutine.Trace:
-    if y is not None:
-        return poutine.trace(program.model).get_trace(None, y)
     # Without x and y the data plate has one datum: the data are draws of it.
-    return poutine.trace(pyro.plate("draws", size, dim=-2)(program.model)).get_trace()
+    model = pyro.plate("draws", size, dim=-2)(program.model) if y is None else program.model
+    return prune_subsample_sites(poutine.trace(model).get_trace(*(() if y is None else (None, y))))
 
 
 def _observed(pair: traces.Traces) -> Site:

@@ -128,7 +128,7 @@ def evaluate(
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
         >>> found = evaluate(vae, torch.eye(4), quiet=True, num_samples=50, annealed_data=0)
         >>> found.log_likelihood.mean >= found.elbo.mean, found.khat.shape, found.report["left_out"]["baselines"]
-        (True, torch.Size([4]), 'there are test data alone, and this is about the training data')
+        (True, torch.Size([4]), 'there are test data alone, and this needs training data, which Splits have')
     """
     plan_of = _plan(plan)
     say: Say = (lambda sentence: None) if quiet else _say
