@@ -228,8 +228,8 @@ PICTURES = {
     "training": RunPicture(
         "Training",
         "training",
-        lambda source: source.trained.records,
-        lambda view, key: images.training(view),
+        lambda source: (source.trained.records, "kept" if source.trained.is_run else "best"),
+        lambda view, key: images.training(*view),
     ),
     "latent_cloud": RunPicture("Latent cloud", "latent", _latent_cloud, latent_pictures.draw_latent_cloud),
     "traversal": RunPicture("Traversal", "latent", _traversal, latent_pictures.draw_traversal),

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
 from pyro_vae.experiment import run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
 from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
 from pyro_vae.report.documents.estimate_sections import datum_rows, estimate_rows
@@ -79,7 +80,7 @@ def completed(look: Look) -> dict[str, Any]:
 def timings(look: Look) -> dict[str, Any]:
     """Says when, by what command (of a run) and in how many seconds: all that two evaluations may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    typed = {} if "program" in look.report["run"] else {"command": command()}
+    typed = {"command": command()} if look.trained.is_run else {}
     return {"evaluated": now, **typed, "seconds": dict(look.timings)}
 
 
@@ -97,7 +98,7 @@ def card(look: Look) -> dict[str, str]:
     return {
         **look.trained.tested(len(look.test)),
         **_of_data(look.trained.card),
-        **_of_training(look.trained.progress),
+        **_of_training(look.trained),
         "unit": "nats per datum, summed over x, averaged over data",
         **_estimated(look),
         **_annealed(look),
@@ -111,10 +112,13 @@ def _of_data(protocol: Mapping[str, Any]) -> dict[str, str]:
     return source | ({"x": recipe["sentence"]} if recipe else {})
 
 
-def _of_training(progress: Mapping[str, Any]) -> dict[str, str]:
-    if not progress:
+def _of_training(trained: ProgramAndData) -> dict[str, str]:
+    if not (progress := trained.progress):
         return {}
-    return {"model": f"epoch {progress['best_epoch']} of {progress['epochs']}, the best on validation data"}
+    epochs, best = progress["epochs"], progress["best_epoch"]
+    if trained.is_run:
+        return {"model": f"epoch {best} of {epochs}, the best on validation data"}
+    return {"training": f"{epochs} epochs by its records; the best on validation data was epoch {best}"}
 
 
 def _estimated(look: Look) -> dict[str, str]:

@@ -7,7 +7,7 @@ same questions. What nobody knows of a program that came without a run is empty,
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import UsageError
@@ -59,9 +59,11 @@ class ProgramAndData:
     Attributes:
         vae: anything with `.model` and `.guide` over one data plate.
         silent: why its model does not generate without x; "" where it does.
+        is_run: whether it is a run, whose best epoch the program is known to be.
     """
 
     vae: Any
+    is_run: ClassVar[bool] = False
     silent: str = ""
 
     @property

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Form, Splits
@@ -35,6 +35,8 @@ class TrainedRun(ProgramAndData):
         epochs: how many epochs were trained.
         saved_form: what its checkpoint knows of the data.
     """
+
+    is_run: ClassVar[bool] = True
 
     run: Run
     vae: Autoencoder

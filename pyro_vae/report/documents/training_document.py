@@ -79,9 +79,8 @@ def _trained(training: Mapping[str, Any], *, is_run: bool) -> str:
     """Says how long it was trained. Of a program without a run, only its records are known."""
     if is_run:
         return f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
-    return (
-        f"training: {training['epochs']} epochs by its records, the best on validation data {training['best_epoch']}."
-    )
+    epochs, best = training["epochs"], training["best_epoch"]
+    return f"training: {epochs} epochs by its records; the best on validation data was epoch {best}."
 
 
 def scale_table(report: Report) -> Table:
