@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Splits
-from pyro_vae.errors import DataError, UsageError, of_data, unknown
+from pyro_vae.errors import DataError, UsageError, unknown
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.seen_program import check_program, look_at
@@ -143,8 +143,8 @@ def train(
     _check(vae, data)
     given = _given(vae, data, conditional)
     config = Config(**{**_chosen(config), "conditional": given})
-    if start and isinstance(vae, Autoencoder):
-        build.start(config, vae, data)
+    if isinstance(vae, Autoencoder):
+        build.start(config, vae, data) if start else build.check_data(vae, data)
     svi = _svi(vae, config, objective, optimizer)
     begun, history, progress = time.perf_counter(), list[Record](), Progress()
     schedule = build.schedule(config, len(data.train))
@@ -197,7 +197,7 @@ def _check(vae: Any, data: Any) -> None:
 
 
 def _given(vae: Program, data: Splits, conditional: bool | None) -> bool:
-    """Runs the program once, and returns whether it is given labels. Refuses data outside its support."""
+    """Runs the program once, and returns whether it is given labels."""
     first, like = data.train, next(vae.parameters())
     positions = torch.arange(min(2, len(first)))
     x = first.fixed(positions).to(like.device)
@@ -206,14 +206,16 @@ def _given(vae: Program, data: Splits, conditional: bool | None) -> bool:
         raise DataError("`conditional=True` is about labels, and these data have none")
     try:
         seen, given = look_at(vae, x, y, conditional)
+    except DataError:
+        if isinstance(vae, Autoencoder):
+            build.check_data(vae, data)  # which names the row
+        raise
     except RuntimeError as error:
         if like.dtype == x.dtype:
             raise
         raise UsageError(f"x are {_name(x)} and the program is {_name(like)}: train it as vae.float()") from error
     if not isinstance(vae, Autoencoder) and seen.support is not None:
-        for split in (data.valid, data.test, data.train):
-            with of_data(data.protocol["name"]):
-                _check_support(seen.support, split, missing=bool(getattr(vae, "missing", False)))
+        _check_support(seen.support, data, missing=bool(getattr(vae, "missing", False)))
     return given
 
 
@@ -221,13 +223,15 @@ def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _check_support(support: Any, split: Any, *, missing: bool) -> None:
-    for first, x in split.blocks():
-        inside = (support.check(x) | (x.isnan() if missing else False)).flatten(1)
-        if not inside.all():
-            row, column = (int(place) for place in (~inside).nonzero()[0])
-            value = x.flatten(1)[row, column].item()
-            raise DataError(f"the observed site takes {support}; got {value:g} at {split.place(first + row)}")
+def _check_support(support: Any, data: Splits, *, missing: bool) -> None:
+    """Refuses data that the observed site of a program does not take, with the row."""
+    for split in (data.valid, data.test, data.train):
+        for first, x in split.blocks():
+            outside = (~support.check(x) & ~(x.isnan() & missing)).flatten(1)
+            if outside.any():
+                row, column = outside.nonzero()[0].tolist()
+                value, place = x.flatten(1)[row, column].item(), split.place(first + row)
+                raise DataError(f"{data.protocol['name']}: the observed site takes {support}; got {value:g} at {place}")
 
 
 def _svi(vae: Program, config: Config, objective: Any, optimizer: Any) -> SVI:
