@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Evaluation:
         elbo, reconstruction, kl, log_likelihood: of the test data, in nats. A plain autoencoder has a reconstruction
             and `rmse`, and the others are None.
         rmse: of a plain autoencoder, else None.
-        khat: of the importance weights of each test datum (N,), NaN where there is none; None for a plain autoencoder.
+        khat: of the importance weights of each test datum (N,), see `evaluation.psis_khat`; None for a plain
+            autoencoder.
         curve: the bounds on log p(x) at k = 1 ... K, and the jackknife; None for a plain autoencoder.
         files: the paths of the files that were written.
     """
@@ -162,7 +163,10 @@ def _finished(look: Look, folder: Path | None, say: Say) -> Evaluation:
         found = look.part("reconstruction")
         return Evaluation(report, None, found["reconstruction"], None, None, found["rmse"], None, None, written)
     terms, curve = look.terms, look.curve
-    parts = terms.elbo, terms.reconstruction, terms.kl, look.log_likelihood
+    of_x = "log p(x|y)" if look.trained.facts.conditional else "log p(x)"
+    # Which data they are of, as `evaluation.paired` asks.
+    bound = replace(look.log_likelihood, quantity=of_x, fingerprint=terms.elbo.fingerprint, labels=terms.elbo.labels)
+    parts = terms.elbo, terms.reconstruction, terms.kl, bound
     return Evaluation(report, *parts, None, curve.khat, curve, written)
 
 
