@@ -169,9 +169,9 @@ def arguments(member: nn.Module) -> str:
     """Writes the arguments of a module that it keeps as plain values, or as modules, under their own names.
 
     Example:
-        >>> import pyro_vae as pv
-        >>> arguments(pv.priors.StudentT(2, df=3.0)), arguments(pv.networks.MLP((4,), (2,), hidden=(8,)))
-        ('latent_dim=2, df=3.0', 'in_shape=(4,), out_shape=(2,), y_dim=0, precision=float32')
+        >>> import torch, pyro_vae as pv
+        >>> arguments(pv.priors.StudentT(2, df=3.0)), arguments(torch.nn.Linear(4, 2))
+        ('latent_dim=2, df=3.0', 'in_features=4, out_features=2')
     """
     found = {name: getattr(member, name, None) for name in inspect.signature(type(member).__init__).parameters}
     shown = {
