@@ -121,6 +121,11 @@ class Program(nn.Module):
                     "needs a Pyro model of its own, over a PyroModule"
                 )
 
+    def site(self, name: str) -> str:
+        """Returns the name of a site under plates of one's own: "left/z" of a program of the name left, else "z"."""
+        own = self._listing.name
+        return name if own is None else f"{own}/{name}"
+
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
         """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
 
@@ -342,15 +347,21 @@ def undisturbed(program: Any) -> Iterator[None]:
     Args:
         program: anything with a model and a guide; flags are those of an `nn.Module`.
     """
+    with evaluating(program), parameter_store.store_kept():
+        if isinstance(program, Program):
+            program.check_store()
+        yield
+
+
+@contextmanager
+def evaluating(program: Any) -> Iterator[None]:
+    """Switches dropout and batch statistics to evaluation, inside; other than an `nn.Module` has no such flags."""
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
     try:
-        with parameter_store.store_kept():
-            if isinstance(program, Program):
-                program.check_store()
-            for module in modules:
-                module.training = False
-            yield
+        for module in modules:
+            module.training = False
+        yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
