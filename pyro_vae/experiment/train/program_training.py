@@ -4,7 +4,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from html import escape
 from typing import Any
 
@@ -25,10 +25,12 @@ from pyro_vae.model.program import Program
 from pyro_vae.randomness import preserved
 from pyro_vae.report.draw import images
 
-SETTINGS = (
-    *("epochs", "batch_size", "fewest_steps", "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience"),
-    *("kl_weight", "reconstruction_weight", "kl_warmup", "num_particles", "valid_samples", "compile"),
-)
+_OF_OBJECTIVE, _OF_OPTIMIZER = ("num_particles", "gradient"), ("lr", "weight_decay")
+_WANTED = {
+    *("epochs", "batch_size", "fewest_steps", "lr_schedule", "max_grad_norm", "patience", "valid_samples", "compile"),
+    *("kl_weight", "reconstruction_weight", "kl_warmup", *_OF_OBJECTIVE, *_OF_OPTIMIZER),
+}
+SETTINGS = tuple(setting.name for setting in fields(Config) if setting.name in _WANTED)
 _COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -164,10 +166,9 @@ def _config(objective: Any, optimizer: Any, settings: dict[str, Any], seed: int)
     for name in settings:
         if name not in SETTINGS:
             raise unknown("setting", name, SETTINGS)
-    if not isinstance(optimizer, str) and (unused := {"lr", "weight_decay"} & settings.keys()):
-        raise UsageError(f"`{min(unused)}` is that of the optimiser that was given: leave it out")
-    if not isinstance(objective, str) and "num_particles" in settings:
-        raise UsageError("`num_particles` is that of the objective that was given: leave it out")
+    for what, given, names in (("optimiser", optimizer, _OF_OPTIMIZER), ("objective", objective, _OF_OBJECTIVE)):
+        if not isinstance(given, str) and (unused := settings.keys() & names):
+            raise UsageError(f"`{min(unused)}` is that of the {what} that was given: leave it out")
     words: dict[str, Any] = {
         name: word for name, word in (("objective", objective), ("optimizer", optimizer)) if isinstance(word, str)
     }
