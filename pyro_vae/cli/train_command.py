@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
         config, given = config_from(arguments, check), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 
-        from pyro_vae.cli.progress_bar import (
+        from pyro_vae.experiment.train import training
+        from pyro_vae.experiment.train.progress_bar import (
             progress_bar,  # here, since torch takes a second and --help does not need it
         )
-        from pyro_vae.experiment.train import training
 
         training.start_or_resume(
             folder,

@@ -392,14 +392,27 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     """
     from pyro_vae.randomness import stream
 
-    for split in (data.valid, data.test, data.train):
-        with of_data(data.protocol["name"]):
-            for first, x in split.blocks():
-                program.check_data(x, first, partial(_place, split, data.protocol["split"]["given"]))
+    check_data(program, data)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
     with stream(config.seed, "start"):
         program.start_at(train.expected(), train.fixed(), y)
+
+
+def check_data(program: Autoencoder, data: Splits) -> None:
+    """Checks all three splits, block by block.
+
+    Args:
+        program: what is to be trained.
+        data: the splits.
+
+    Raises:
+        DataError: a datum lies outside the support of the likelihood; the error names its row.
+    """
+    for split in (data.valid, data.test, data.train):
+        with of_data(data.protocol["name"]):
+            for first, x in split.blocks():
+                program.check_data(x, first, partial(_place, split, data.protocol["split"]["given"]))
 
 
 def _place(split: Split, given: Collection[str], position: int) -> str:
