@@ -1,5 +1,6 @@
 """A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
@@ -106,7 +108,13 @@ class TrainedRun:
 
 
 def open_run(
-    path: str | Path, *, device: str = "cpu", data_dir: str = "", read: bool = True, **members: Any
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    data_dir: str = "",
+    read: bool = True,
+    own: Iterable[OwnMember] = (),
+    **members: Any,
 ) -> TrainedRun:
     """Opens a run folder.
 
@@ -115,9 +123,12 @@ def open_run(
         device: where it is evaluated; where it was trained does not count, and may not exist here.
         data_dir: where the data are now, if they moved.
         read: whether to read the data now, and not when something asks for them.
-        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`.
+        own: classes of a user's own, of which the run takes those that its config names.
+        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`. Data are read as the
+            likelihood that is given takes them.
 
     Raises:
+        UsageError: its config names a class of a user's own that is not given.
         CheckpointError: there is no run, a damaged one, or one that was trained on other data.
         DataError: the data are not there.
 
@@ -132,9 +143,10 @@ def open_run(
     if not newest.progress.best_epoch:
         again = command_line("train", out=path, resume=True)
         raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
+    newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
-    vae = rebuilt_program.rebuilt(newest, device=device, **members)
+    vae = rebuilt_program.rebuilt(newest, device=device, **instances)
     vae.intake = raw_data.intake_of_run(path, run.config, newest.form, newest.intake)
     run.history.first_lines(newest.progress.epoch, newest.history)
     trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
@@ -162,7 +174,7 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if config.dataset in build.DATASETS:
+    if config.dataset in tables.DATASETS:
         return replace(config, data_dir=data_dir or config.data_dir)
     path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
     return replace(config, dataset=str(path))
@@ -170,5 +182,5 @@ def _moved(config: Config, data_dir: str) -> Config:
 
 def _check_there(config: Config) -> None:
     path = Path(config.dataset)
-    if config.dataset not in build.DATASETS and not path.exists():
+    if config.dataset not in tables.DATASETS and not path.exists():
         raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")
