@@ -9,8 +9,7 @@ from typing import Any
 
 from pyro_vae import data as data_room
 from pyro_vae.errors import unknown
-from pyro_vae.experiment import presets
-from pyro_vae.experiment.own_members import FAMILIES, is_place
+from pyro_vae.experiment import own_members, presets
 
 PRESETS = tuple(presets.names())
 DATASETS = data_room.SOURCES
@@ -83,7 +82,7 @@ def check_name(table: str, name: str) -> str:
     """
     names = globals()[table]
     is_path = table == "DATASETS" and data_room.is_path(name)
-    is_own = table.removesuffix("S").lower() in FAMILIES and is_place(name)
+    is_own = table.removesuffix("S").lower() in own_members.FAMILIES and own_members.is_place(name)
     if name in names or is_path or is_own or (table == "PRESETS" and not name):
         return name
     also = f", or {data_room.PATHS}" if table == "DATASETS" else ""
