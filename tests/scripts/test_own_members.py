@@ -3,9 +3,11 @@
 import json
 import re
 import runpy
+import shlex
 import shutil
 from pathlib import Path
 
+import fenced
 import own_file
 import pytest
 from cases import all_but
@@ -14,8 +16,6 @@ from scripted import exit_code, save_tiny
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.run.trained_run import open_run
-
-pytestmark = pytest.mark.usefixtures("sketched")
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--epochs", "5"]
@@ -27,7 +27,9 @@ ARGUMENTS = ["--prior-args", '{"tau": 0.5}', "--likelihood-args", '{"gamma": 0.2
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch, request):
+    if "page" not in request.node.name:  # whose evaluation puts true pictures into its report
+        request.getfixturevalue("sketched")
     monkeypatch.chdir(tmp_path)
     own_file.write(tmp_path)
     save_tiny()
@@ -172,3 +174,15 @@ def test_other_programs_of_ones_own_are_trained_and_opened(more):
     given |= {"network": (own["Encoder"], own["decoder"])}
     families = [word.removeprefix("--") for word in more if word.removeprefix("--") in given]
     assert pv.load("run", **{family: given[family] for family in families}).generate(3).shape == (3, 1, 4, 4)
+
+
+@pytest.mark.thorough
+def test_the_commands_of_the_page_do_what_they_say_with_its_file(tmp_path):
+    page = (SCRIPTS.parent / "docs" / "own_programs.md").read_text(encoding="utf-8")
+    (tmp_path / "horseshoe.py").write_text(fenced.blocks(page, "python")[0], encoding="utf-8")
+    lines = fenced.blocks(page, "console")[0].splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        _, name, *arguments = shlex.split(line)
+        few = {"train_svi": SMALL, "evaluate": ["--num-samples", "5", "--elbo-samples", "5", "--annealed-data", "0"]}
+        assert script(Path(name).stem, *arguments, *few.get(Path(name).stem, ["--only", "samples"])) == 0
