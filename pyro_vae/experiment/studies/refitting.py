@@ -56,7 +56,7 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
 
     Args:
         before: the settings of the trained run.
-        prior: a name of `build.PRIORS`.
+        prior: a name of `tables.PRIORS`.
         changes: other settings, and the values that they get.
 
     Raises:
