@@ -164,6 +164,56 @@ class _Affine(nn.Module):
         return z @ self.weight.T + self.bias
 
 
+class ConditionalProbabilisticPCA:
+    """x | y, z ~ N(W z + b + m_y, s^2 I): every class is the linear-Gaussian model, moved by m_y."""
+
+    def __init__(self, distance=1.0, num_classes=3):
+        self.base = ProbabilisticPCA()
+        noise = torch.Generator().manual_seed(3)
+        self.shifts = distance * torch.randn(num_classes, self.base.data_dim, generator=noise, dtype=torch.float64)
+
+    def log_likelihood(self, x):
+        return torch.stack([self.base.evidence().log_prob(x - shift) for shift in self.shifts])
+
+    def log_posterior(self, x, p):
+        joint = self.log_likelihood(x).exp() * p[:, None]
+        return (joint / joint.sum(0)).log()
+
+    def data(self, size, p):
+        with stream(5, "labels"):
+            labels = torch.multinomial(p, size, replacement=True)
+        return self.base.data(size) + self.shifts[labels], labels
+
+    def vae(self, widen=None):
+        return pv.VAE(
+            pv.priors.StandardNormal(self.base.latent_dim),
+            _MovedPosterior(self, widen or (1.0,) * len(self.shifts)),
+            pv.likelihoods.Normal(_MovedDecoder(self), scale=self.base.scale),
+        ).double()
+
+
+class _MovedDecoder(nn.Module):
+    def __init__(self, truth):
+        super().__init__()
+        self.affine, self.shifts = truth.base.vae().likelihood.decoder, truth.shifts
+
+    def forward(self, z, y):
+        return self.affine(z) + y @ self.shifts
+
+
+class _MovedPosterior(pv.posteriors.Posterior):
+    """The exact posterior of each class, with its scale multiplied by widen[class]."""
+
+    def __init__(self, truth, widen):
+        super().__init__(nn.Identity(), truth.base.latent_dim)
+        self.truth, self.widen = truth, torch.tensor(widen, dtype=torch.float64)
+
+    def forward(self, x, y=None):
+        exact = self.truth.base.posterior(x - y @ self.truth.shifts)
+        factor = (y @ self.widen)[..., None, None]
+        return dist.MultivariateNormal(exact.mean, exact.covariance_matrix * factor**2)
+
+
 def small_vae(latent_dim=3, x_shape=(6,), likelihood=None, prior=None, hidden=(8,), seed=0, **options):
     """A small VAE with random weights, in float64."""
     likelihood = likelihood or pv.likelihoods.Bernoulli

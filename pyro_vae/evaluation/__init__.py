@@ -4,7 +4,7 @@ from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimat
 from pyro_vae.evaluation.baseline import Baselines, baselines
 from pyro_vae.evaluation.block_graphs import compiled
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
-from pyro_vae.evaluation.classification import Classification, classify
+from pyro_vae.evaluation.classification import Accuracy, Classification, accuracy, classify, evidence
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
@@ -45,6 +45,7 @@ from pyro_vae.evaluation.trust.true_posterior import Comparison, PosteriorDraws,
 from pyro_vae.evaluation.weights import log_weights
 
 __all__ = [
+    "Accuracy",
     "ActiveUnits",
     "AggregateTerms",
     "AnnealedEstimate",
@@ -76,6 +77,7 @@ __all__ = [
     "Scores",
     "SeedDifference",
     "TrainTestGap",
+    "accuracy",
     "active_units",
     "aggregate_terms",
     "ais",
@@ -89,6 +91,7 @@ __all__ = [
     "elbo",
     "elbo_terms",
     "escalate",
+    "evidence",
     "gap_budget",
     "given",
     "identity",
