@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import data, evaluation, experiment, inference, report
+    from pyro_vae.experiment.evaluate.program_evaluation import evaluate
     from pyro_vae.experiment.share.sharing import load, share
+    from pyro_vae.experiment.train.program_training import train
     from pyro_vae.model import likelihoods, networks, posteriors, priors, scaling
     from pyro_vae.model.checks import check_likelihood, check_posterior, check_prior
     from pyro_vae.model.hierarchical import HierarchicalVAE
@@ -34,6 +36,8 @@ _PLACES = {
     "Program": "pyro_vae.model.program:Program",
     "VAE": "pyro_vae.model.vae:VAE",
     "HierarchicalVAE": "pyro_vae.model.hierarchical:HierarchicalVAE",
+    "train": "pyro_vae.experiment.train.program_training:train",
+    "evaluate": "pyro_vae.experiment.evaluate.program_evaluation:evaluate",
     "load": "pyro_vae.experiment.share.sharing:load",
     "share": "pyro_vae.experiment.share.sharing:share",
     "check_prior": "pyro_vae.model.checks:check_prior",
@@ -55,6 +59,8 @@ __all__ = [  # noqa: RUF022 - in the order of the rooms
     "Program",
     "VAE",
     "HierarchicalVAE",
+    "train",
+    "evaluate",
     "load",
     "share",
     "check_prior",

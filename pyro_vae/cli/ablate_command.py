@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
             latent_samples=arguments.latent_samples,
         )
 
-        from pyro_vae.cli.progress_bar import progress_bar  # here, since --help needs no torch
         from pyro_vae.experiment.studies import loss_ablation
+        from pyro_vae.experiment.train.progress_bar import progress_bar  # here, since --help needs no torch
 
         loss_ablation.train(
             folder, config, given, resume=arguments.resume, display=progress_bar, wording=wording_of(vars(arguments))

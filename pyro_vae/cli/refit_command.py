@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         plan, source = settings_from(arguments, Plan), Path(arguments.run)
         folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{arguments.prior}")
 
-        from pyro_vae.cli.progress_bar import progress_bar  # here, since --help needs no torch
         from pyro_vae.experiment import build
         from pyro_vae.experiment.run.trained_run import open_run
         from pyro_vae.experiment.studies import refitting
+        from pyro_vae.experiment.train.progress_bar import progress_bar  # here, since --help needs no torch
 
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)
         config = refitting.refitted_config(

@@ -9,6 +9,7 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.global_latents import Given, PredictiveEstimate, draw_globals, given, predictive
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
@@ -59,6 +60,7 @@ __all__ = [
     "Escalation",
     "Estimate",
     "GapBudget",
+    "Given",
     "GridEstimate",
     "IWAECurve",
     "Identity",
@@ -69,6 +71,7 @@ __all__ = [
     "MutualInformation",
     "PosteriorDraws",
     "PosteriorGrid",
+    "PredictiveEstimate",
     "RateDistortion",
     "Refinement",
     "Scores",
@@ -83,12 +86,14 @@ __all__ = [
     "between_seeds",
     "classify",
     "compiled",
+    "draw_globals",
     "effective_sample_size",
     "elbo",
     "elbo_terms",
     "escalate",
     "evidence",
     "gap_budget",
+    "given",
     "identity",
     "impute",
     "is_rounded",
@@ -104,6 +109,7 @@ __all__ = [
     "paired",
     "pooled",
     "posterior_on_grid",
+    "predictive",
     "psis_khat",
     "quadrature",
     "rate_distortion",

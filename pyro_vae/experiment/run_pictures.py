@@ -1,4 +1,4 @@
-"""The pictures of a trained run, in one table: what each is called, where it stands on a page, and how it is drawn.
+"""The pictures of a program and its data, in one table: what each is called, where it stands, how it is drawn.
 
 The report of a training keeps some of them as files, which a shared model takes along. An evaluation sets all on its
 page, with those of its numbers. `sample` draws some of them, of other data and seeds, with the arrays behind them.
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation import PosteriorDraws, PosteriorGrid, subset
-from pyro_vae.experiment import build
 from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
-from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.vae import VAE
 from pyro_vae.report.document import Picture
 from pyro_vae.report.documents.estimate_sections import class_name
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
@@ -27,6 +28,7 @@ from pyro_vae.report.draw import (
     latent_figures,
     latent_pictures,
     latent_views,
+    traced_views,
 )
 from pyro_vae.report.draw.report_figures import of_report
 
@@ -43,7 +45,7 @@ class Source:
     """The data and draws that pictures are made of. These are a report's, always the same ones for a run.
 
     Attributes:
-        trained: the run.
+        trained: the program and its data: a run, for example.
         test: its test data.
         report: what was measured, as report.json has it.
         posterior: the true posterior of one datum.
@@ -52,9 +54,9 @@ class Source:
         num_draws: how many draws of z give the spread of log p(x|z); 0 where it is not shown.
     """
 
-    trained: TrainedRun
+    trained: ProgramAndData
     test: DataReader
-    report: Mapping[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     posterior: PosteriorGrid | PosteriorDraws | None = None
     label: int | None = None
     paths: tuple[str, ...] = ("straight", "spherical")
@@ -63,51 +65,55 @@ class Source:
     @property
     def seed(self) -> int:
         """The seed of all draws."""
-        return self.trained.config.seed
+        return self.trained.facts.seed
 
     @cached_property
     def shows(self) -> bool:
         """True where the data are images."""
-        return images.can_show(self.trained.form.x_shape)
+        return images.can_show(self.trained.facts.form.x_shape)
+
+    @property
+    def decodes(self) -> bool:
+        """True for a program with a prior and a decoder to ask; of any other there are its model and its guide."""
+        return isinstance(self.trained.vae, Autoencoder)
 
     @cached_property
     def has_columns(self) -> bool:
         """True where the data are rows of a table, of few enough columns for a picture."""
-        x_shape = self.trained.form.x_shape
+        x_shape = self.trained.facts.form.x_shape
         return len(x_shape) == 1 and x_shape[0] <= MOST_COLUMNS
 
     @cached_property
     def shown_rows(self) -> Tensor:
         """Positions of the test data whose columns are shown, (N,)."""
-        return subset(len(self.test), ROWS, self.trained.config.data_seed)
+        return subset(len(self.test), ROWS, self.trained.facts.data_seed)
 
     @cached_property
     def key(self) -> images.Key:
         """What shades and labels stand for."""
-        trained = self.trained
-        return images.Key(*build.shown_range(trained.config, trained.form, trained.protocol), trained.classes)
+        facts = self.trained.facts
+        return images.Key(*facts.shown_range, facts.classes)
 
     @cached_property
     def y(self) -> Tensor | None:
         """One-hot labels of what a conditional run samples, (N, C)."""
-        config, form = self.trained.config, self.trained.form
-        num_classes = form.num_classes if config.conditional else 0
-        device = torch.device(config.device)
-        return images.labels_to_draw(num_classes, SIDE, self.label, device, self.trained.trained_classes)
+        facts = self.trained.facts
+        num_classes = facts.form.num_classes if facts.conditional else 0
+        return images.labels_to_draw(num_classes, SIDE, self.label, torch.device(facts.device), facts.trained_classes)
 
     @cached_property
     def known(self) -> Tensor:
         """Positions of the test data whose class a conditional program was trained on, in order."""
-        every, labels = torch.arange(len(self.test)), self.test.labels
-        if not self.trained.config.conditional or labels is None:
+        every, labels, facts = torch.arange(len(self.test)), self.test.labels, self.trained.facts
+        if not facts.conditional or labels is None:
             return every
-        known = every[torch.isin(labels, torch.tensor(self.trained.trained_classes))]
+        known = every[torch.isin(labels, torch.tensor(facts.trained_classes))]
         return known if len(known) > 1 else every
 
     @cached_property
     def shown(self) -> Tensor:
         """Positions of the test data that are reconstructed, (N,)."""
-        return subset(len(self.test), SHOWN, self.trained.config.data_seed)
+        return subset(len(self.test), SHOWN, self.trained.facts.data_seed)
 
     @cached_property
     def ends(self) -> Tensor:
@@ -123,7 +129,7 @@ class Source:
 
     def moved(self) -> DataInMemory:
         """Returns the datum whose code is moved, and all others: of a mapped file, as many as have room in memory."""
-        split = self.trained.data.test
+        split = self.test.split
         return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
 
     def at(self, positions: Tensor) -> DataInMemory:
@@ -163,19 +169,24 @@ class RunPicture(NamedTuple):
 
 def _samples(source: Source) -> image_views.Samples:
     size = SIDE**2 if source.y is None else len(source.y)
+    if not source.decodes:
+        x, y, _ = source.at(source.shown)
+        return traced_views.samples(source.trained.vae, x, source.seed, size, y=y, wanted=source.y)
     return image_views.samples(source.trained.vae, source.seed, size, source.y)
 
 
 def _reconstructions(source: Source) -> image_views.Reconstructions:
     x, y, _ = source.at(source.shown)
+    if not source.decodes:
+        return traced_views.reconstructions(source.trained.vae, x, source.seed, y=y)
     return image_views.reconstructions(source.trained.vae, x, source.seed, y=y, num_draws=source.num_draws)
 
 
 def _columns(source: Source) -> column_views.Columns:
-    data = source.trained.data
     x, y, _ = source.at(source.shown_rows)
-    origin = data.protocol.get("origin", ())
-    return column_views.columns(source.trained.vae, x, source.seed, y, data.columns, origin)
+    card, vae = source.trained.card, source.trained.vae
+    view = column_views.columns if source.decodes else traced_views.columns
+    return view(vae, x, source.seed, y, card.get("columns") or (), card.get("origin", ()))
 
 
 def _interpolation(source: Source) -> latent_views.Interpolation:
@@ -217,8 +228,8 @@ PICTURES = {
     "training": RunPicture(
         "Training",
         "training",
-        lambda source: source.trained.run.history.records(),
-        lambda view, key: images.training(view),
+        lambda source: (source.trained.records, "kept" if source.trained.is_run else "best"),
+        lambda view, key: images.training(*view),
     ),
     "latent_cloud": RunPicture("Latent cloud", "latent", _latent_cloud, latent_pictures.draw_latent_cloud),
     "traversal": RunPicture("Traversal", "latent", _traversal, latent_pictures.draw_traversal),
@@ -245,33 +256,46 @@ def _is_kept(name: str, source: Source) -> bool:
 
 
 def of_page(source: Source) -> list[Picture]:
-    """Draws every picture that a run and its evaluation allow.
+    """Draws every picture that a program and its evaluation allow. `left_out` of the report says why others lack.
 
     Returns:
         The pictures in the order in which a reader meets them, each with a title, a caption and its group.
     """
-    rows = [(PICTURES[name], name, caption) for name, caption in _captions(source)]
-    own = [Picture(row.title, caption, source.draw(name), row.group) for row, name, caption in rows]
+    if not source.decodes:
+        source.report.setdefault("left_out", {})["pictures of the latent space"] = (
+            f"they ask members, as those of pv.VAE, which {type(source.trained.vae).__name__} does not have"
+        )
+    if source.trained.silent and (source.shows or source.has_columns):
+        source.report.setdefault("left_out", {})["pictures of draws"] = source.trained.silent
+    own = [picture for name, caption in _captions(source) if (picture := _drawn(source, name, caption))]
     last = [picture for picture in own if picture.group == "posterior"]
     return [*own[: len(own) - len(last)], *of_report(source.report), *last]
 
 
+def _drawn(source: Source, name: str, caption: str) -> Picture | None:
+    """Draws a picture; None where a member of the user's own cannot be asked for what it shows."""
+    row = PICTURES[name]
+    try:
+        return Picture(row.title, caption, source.draw(name), row.group)
+    except (NotImplementedError, AttributeError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200].rstrip(".")
+        source.report.setdefault("left_out", {})[f"picture {row.title!r}"] = reason
+        return None
+
+
 def _captions(source: Source) -> Iterator[tuple[str, str]]:
     """Yields the names of these pictures, and what is seen on them."""
-    config, has_density = source.trained.config, "curve" in source.report
-    is_plain = source.shows and not config.conditional
+    facts, has_density = source.trained.facts, "curve" in source.report
+    is_plain = source.shows and source.decodes and not facts.conditional
     if source.shows:
         guide = ". Where they differ, the guide is unsure" if has_density else ", which is a point"
         yield (
             "reconstructions",
             f"Test data in the top row; below each, means of p(x|z) at several draws of z from q(z|x){guide}.",
         )
-        prior = "" if has_density else " The prior took no part in training: nothing made these look like data."
-        yield (
-            "samples",
-            f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}",
-        )
-    if source.has_columns:
+        if not source.trained.silent:
+            yield "samples", _sampled(source, has_density=has_density)
+    if source.has_columns and not source.trained.silent:
         yield (
             "columns",
             "Each column of the test data beside draws from the program, in the data's own units; and the correlation "
@@ -282,27 +306,42 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
             "interpolation",
             "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
         )
-    yield (
-        "training",
-        "Minus the training loss and the validation score of every epoch. The loss of an epoch is a mean while the "
-        "parameters move.",
-    )
-    if config.layers == 1:
+    if source.trained.records:
+        yield (
+            "training",
+            "Minus the training loss and the validation score of every epoch. The loss of an epoch is a mean while the "
+            "parameters move.",
+        )
+    if isinstance(source.trained.vae, VAE):
+        yield from _of_codes(source, is_plain=is_plain)
+    if source.posterior is not None:
+        yield _posterior_caption(source.posterior, source.report)
+
+
+def _sampled(source: Source, *, has_density: bool) -> str:
+    if not source.decodes:
+        return "The model run without x: means of p(x|z), and draws of x at the same z."
+    is_told = bool(source.trained.progress) and not has_density
+    prior = " The prior took no part in training: nothing made these look like data." if is_told else ""
+    return f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}"
+
+
+def _of_codes(source: Source, *, is_plain: bool) -> Iterator[tuple[str, str]]:
+    """Yields the pictures that one layer of latents has."""
+    if source.trained.data is not None:
         is_measured = source.report.get("latent", {}).get("marginal_kl") is not None
         yield (
             "latent_cloud",
             "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often "
             f"said{'; the marginal KL in the table says between what it lies' if is_measured else ''}.",
         )
-    if config.layers == 1 and is_plain:
+    if is_plain:
         yield (
             "traversal",
             "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
         )
-        if config.latent_dim == 2:
+        if source.trained.facts.latent_dim == 2:
             yield "latent_grid", "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior."
-    if source.posterior is not None:
-        yield _posterior_caption(source.posterior, source.report)
 
 
 def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mapping[str, Any]) -> tuple[str, str]:

@@ -58,7 +58,7 @@ class HierarchicalVAE(Autoencoder):
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
         missing: True takes NaN in x as a missing number, see `VAE`.
-        name: of the program in Pyro's parameter store, see `Program`.
+        name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
         TypeError: a member of another family.

@@ -100,6 +100,8 @@ def check_labels_in_plates(y: Tensor) -> None:
     """
     plates = open_plates()
     _check_each("y", y, y.shape[:-1], plates, is_broadcast=True)
+    if y.shape[:-1] == (1,) and -1 in plates and plates[-1].size > 1 and not _is_enumerating():
+        raise UsageError(_of_another_size("y", y, -1, 1, plates[-1]))
     names = {plate.name for plate in plates.values()}
     for dim, size in _from_the_right(y.shape[:-1]):
         if dim not in plates and size > 1 and (closed := _plates_of_enumerated(dim) - names):
@@ -112,7 +114,7 @@ def check_labels_in_plates(y: Tensor) -> None:
 def _check_each(
     name: str, value: Tensor, lead: torch.Size, plates: dict[int, OpenPlate], *, is_broadcast: bool
 ) -> None:
-    enumerated = any(isinstance(frame, EnumMessenger) for frame in _handlers())
+    enumerated = _is_enumerating()
     for dim, size in _from_the_right(lead):
         plate = plates.get(dim)
         if plate is None and not (size == 1 or enumerated):
@@ -179,6 +181,10 @@ def _handlers() -> list[Any]:
     return poutine.runtime._PYRO_STACK
 
 
+def _is_enumerating() -> bool:
+    return any(isinstance(frame, EnumMessenger) for frame in _handlers())
+
+
 def _from_the_right(lead: torch.Size) -> Iterator[tuple[int, int]]:
     return ((at - len(lead), size) for at, size in reversed(list(enumerate(lead))))
 
@@ -193,5 +199,5 @@ def _without_a_plate(name: str, value: Tensor, dim: int, size: int) -> str:
 def _of_another_size(name: str, value: Tensor, dim: int, size: int, plate: OpenPlate) -> str:
     return (
         f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where the plate {plate.name!r} has "
-        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate"
+        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate; {name}.expand where all are the same"
     )

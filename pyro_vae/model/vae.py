@@ -31,7 +31,7 @@ class VAE(Autoencoder):
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
         missing: True takes NaN in x as a missing number. log p(x), and all that is made of it, is then log p(x_obs),
             that of the observed numbers; the encoder must take NaN, as `networks.WithMask` does.
-        name: of the program in Pyro's parameter store, see `Program`.
+        name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
         TypeError: a member of another family.
@@ -86,6 +86,8 @@ class VAE(Autoencoder):
 
         Raises:
             DataError: x has another shape than p(x|z), or lies outside its support.
+            UsageError: a plate is open at dim -1: under plates of your own it is `generative`.
+            ValueError: y has another shape.
         """
         size = plate_size(x, y)
         self._list_model()
@@ -104,7 +106,8 @@ class VAE(Autoencoder):
             z (B, D).
 
         Raises:
-            ValueError: there are no data.
+            ValueError: there are no data, or y has another shape.
+            UsageError: a plate is open at dim -1: under plates of your own it is `recognition`.
         """
         check_data(x, y, self.missing)
         self._list_guide()

@@ -1,7 +1,7 @@
 """What an evaluation computes of single data, in blocks of 128: all that grows with their number.
 
-A task is one question about many data. Its answer for one block, a `Part`, is a function of the run, the plan and the
-number of the block: it does not matter which process computes it, nor what that process has computed before. (The
+A task is one question about many data. Its answer for one block, a `Part`, is a function of the program, the plan and
+the number of the block: it does not matter which process computes it, nor what that process has computed before. (The
 candidates of an escalation are an exception: a process keeps no more than may be needed, and the merge those that are.)
 So blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
 """
@@ -77,9 +77,10 @@ def _log_likelihood(subject: Subject, block: Block) -> Part:
 
 
 def _classes(subject: Subject, block: Block) -> Part:
-    trained, draws = subject.trained, subject.plan.elbo_samples
-    frequencies = trained.data.train.one_hot(trained.data.num_classes).mean(0)
-    classes = evaluation.classify(trained.vae, block.x, frequencies, draws, subject.seed, first_block=block.number)
+    data: Any = subject.trained.data
+    vae, draws = subject.trained.vae, subject.plan.elbo_samples
+    frequencies = data.train.one_hot(data.num_classes).mean(0)
+    classes = evaluation.classify(vae, block.x, frequencies, draws, subject.seed, first_block=block.number)
     return {name: getattr(classes, name).T for name in ("log_likelihood", "log_posterior", "khat")}
 
 
@@ -107,6 +108,8 @@ def _grid(subject: Subject, block: Block) -> Part:
 
 def _simulated(subject: Subject, block: Block) -> Part:
     vae, plan, seed = subject.trained.vae, subject.plan, derive(subject.seed, "simulated")
+    if subject.trained.silent:
+        raise ValueError(subject.trained.silent)
     y, first = _drawn_labels(subject, seed, block.positions), block.number
     size = None if y is not None else len(block.positions)
     bounds = evaluation.bdmc(
@@ -121,14 +124,14 @@ def _simulated(subject: Subject, block: Block) -> Part:
 
 
 def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
-    """Draws labels for simulated data, as frequent as among the training data."""
-    draws = generator(seed, "labels")
-    return subject.train.y(torch.randint(len(subject.train), (subject.plan.annealed_data,), generator=draws)[index])
+    """Draws labels for simulated data, as frequent as among the training data, or else the test data."""
+    draws, labelled = generator(seed, "labels"), subject.train or subject.test
+    return labelled.y(torch.randint(len(labelled), (subject.plan.annealed_data,), generator=draws)[index])
 
 
 def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
     """Which numbers of simulated data are observed: as among the test data that are annealed, in turn."""
-    if not subject.trained.vae.missing:
+    if not getattr(subject.trained.vae, "missing", False):
         return None
     order = subject.chosen[block.positions % len(subject.chosen)]
     wanted, back = order.unique(return_inverse=True)  # readers take ascending positions
@@ -157,8 +160,9 @@ def _reconstruction(subject: Subject, block: Block) -> Part:
     return {"reconstruction": reconstruction, "rmse": Estimate("RMSE", value, error, 1, unit="per number")}
 
 
-def _has_labels(subject: Subject) -> bool:
-    return subject.trained.config.conditional and subject.test.labels is not None
+def _has_classes(subject: Subject) -> bool:
+    has_labels = subject.trained.facts.conditional and subject.test.labels is not None
+    return has_labels and subject.trained.data is not None  # which says how frequent each class is
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Task:
     Attributes:
         ask: gives the answer for one block.
         says: what is being done, with {size} data, for a person who waits.
-        applies: whether this run and this plan ask the question.
+        applies: whether this program and this plan ask the question.
         data: gives the reader of the data, None where they are simulated, and their positions.
         is_headline: whether it is an error where a program cannot be asked, and not left out with the reason.
         surroundings: gives the context in which all blocks are asked.
@@ -224,7 +228,7 @@ TASKS = {
     "classes": Task(
         _classes,
         "classes of {size} test data",
-        lambda s: _has_density(s) and _has_labels(s),
+        lambda s: _has_density(s) and _has_classes(s),
         _of_test,
         is_headline=True,
     ),
@@ -250,7 +254,10 @@ TASKS = {
     ),
     "gaps": Task(_guides, "the guide refined for {size} test data", _is_annealed, _of_chosen),
     "training": Task(
-        _training, "ELBO of {size} training data", _has_density, lambda s: (s.train, torch.arange(len(s.train)))
+        _training,
+        "ELBO of {size} training data",
+        lambda s: _has_density(s) and s.train is not None,
+        lambda s: (s.train, torch.arange(len(s.train or ()))),
     ),
     "draws": Task(
         _draws, "draws of {size} test data to keep", _has_density, lambda s: (s.test, s.saved), is_headline=True

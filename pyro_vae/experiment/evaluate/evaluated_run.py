@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a run, the data that a plan wants of it, and the seed of all draws."""
+"""What an evaluation looks at: a program, the data that a plan wants of it, and the seed of all draws."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,11 +10,9 @@ from torch import Tensor
 from pyro_vae.evaluation import subset
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.escalation import MORE
-from pyro_vae.experiment import build
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.evaluation_data import DataReader
-from pyro_vae.experiment.run.trained_run import TrainedRun
-from pyro_vae.model.posteriors import Delta
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.randomness import derive
 
 FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
@@ -29,14 +27,14 @@ class HeadlinePlan(Plan):
 
 @dataclass(eq=False)
 class Subject:
-    """A run that is evaluated, and the plan of its evaluation.
+    """What is evaluated, and the plan of its evaluation.
 
     Attributes:
-        trained: the run.
+        trained: the program and its data: a run, for example.
         plan: how closely it is looked at.
     """
 
-    trained: TrainedRun
+    trained: ProgramAndData
     plan: Plan
 
     @cached_property
@@ -45,15 +43,15 @@ class Subject:
         return self.trained.reader("test", self.plan.test_data)
 
     @cached_property
-    def train(self) -> DataReader:
-        """The training data whose aggregate posterior is measured."""
-        return self.trained.reader("train", self.plan.latent_data)
+    def train(self) -> DataReader | None:
+        """The training data whose aggregate posterior is measured; None where there are none."""
+        return None if self.trained.data is None else self.trained.reader("train", self.plan.latent_data)
 
     @cached_property
     def chosen(self) -> Tensor:
         """The positions of the test data that are annealed."""
         size = min(self.plan.annealed_data, len(self.test))
-        return subset(len(self.test), size, self.trained.config.data_seed)
+        return subset(len(self.test), size, self.trained.facts.data_seed)
 
     @cached_property
     def saved(self) -> Tensor:
@@ -62,7 +60,7 @@ class Subject:
         if split.rows is None:
             return torch.arange(size)
         each = max(FEWEST_DRAWS * self.latent_dim, split.levels[0].numel())
-        return subset(size, max(1, self.plan.saved_numbers // each), self.trained.config.data_seed)
+        return subset(size, max(1, self.plan.saved_numbers // each), self.trained.facts.data_seed)
 
     @property
     def saved_draws(self) -> int:
@@ -74,7 +72,7 @@ class Subject:
     def seed(self) -> int:
         """The seed of all draws, by default that of the training's own report."""
         again = self.plan.evaluation_seed
-        return derive(self.trained.config.seed, "evaluation", *([again] if again else []))
+        return derive(self.trained.facts.seed, "evaluation", *([again] if again else []))
 
     @property
     def is_headline(self) -> bool:
@@ -84,13 +82,12 @@ class Subject:
     @property
     def latent_dim(self) -> int:
         """The number of latent dimensions D, of all layers together."""
-        config = self.trained.config
-        return config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0)
+        return self.trained.facts.latent_dim
 
     @property
     def is_autoencoder(self) -> bool:
         """True where q(z|x) is a point, so that there is a reconstruction and no log p(x)."""
-        return isinstance(getattr(self.trained.vae, "posterior", None), Delta)
+        return self.trained.is_autoencoder
 
     @property
     def most_escalated(self) -> int:
@@ -103,8 +100,8 @@ class Subject:
         return Hardest(self.most_escalated)
 
     def graphs(self) -> AbstractContextManager[None]:
-        """Gives the context for estimates of K draws of all test data: compiled graphs where the run wants them."""
-        return build.estimating(self.trained.config, len(self.test) * self.plan.num_samples)
+        """Gives the context for estimates of K draws of all test data: compiled graphs where they are wanted."""
+        return self.trained.graphs(len(self.test) * self.plan.num_samples)
 
 
 class Hardest:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import not_finite
 from pyro_vae.evaluation import Estimate
-from pyro_vae.experiment import presets
-from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.model.likelihoods import Likelihood
 
 _MOST_COLUMNS = 30  # of a table, whose scales are listed
@@ -18,40 +17,42 @@ ON_TEST_DATA = "an estimate on the test data"
 
 
 def headline(
-    trained: TrainedRun,
+    trained: ProgramAndData,
     estimates: Mapping[str, Estimate],
     classes: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
     observed: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Makes what report.json says of these estimates of a run, with the verdict on its preset where it has one.
+    """Makes what report.json says of these estimates, with the verdict on the preset of a run that has one.
 
     Args:
-        trained: the run.
+        trained: the program and its data.
         estimates: the estimates on the test data, by name.
         classes: how a conditional program classifies these data, see `Classification.summary`.
         precision: what networks in bfloat16 change, see `evaluation.precision`.
         observed: (N,), how many numbers of each test datum were observed; None where none is missing.
     """
-    epoch, likelihood = trained.best_epoch, trained.vae.likelihood
-    valid_elbo = trained.run.history.records()[epoch - 1]["valid_elbo"]
+    likelihood = getattr(trained.vae, "likelihood", None)
+    scales = (
+        {
+            "likelihood": likelihood.scales(),
+            "scale_by_column": scale_by_column(likelihood, trained.card),
+        }
+        if isinstance(likelihood, Likelihood)
+        else {}
+    )
     report = numbers(
         estimates,
-        trained.data.protocol,
-        {"epochs": trained.epochs, "best_epoch": epoch, "valid_elbo": valid_elbo},
-        trained.config.scientific(),
-        discrete=likelihood.support.is_discrete,
+        trained.card,
+        trained.progress,
+        trained.facts.settings,
+        discrete=trained.facts.is_discrete,
         observed=observed,
-        more={
-            "likelihood": likelihood.scales(),
-            "scale_by_column": scale_by_column(likelihood, trained.data.protocol),
-            "classification": classes,
-            "precision": precision,
-        },
+        more={**scales, "classification": classes, "precision": precision},
     )
-    if trained.data.about:
+    if trained.data is not None and trained.data.about:
         report["about"] = trained.data.about
-    verdict = _verdict(trained, report["test"], estimates["reconstruction"].num_data)
+    verdict = trained.verdict(report["test"], estimates["reconstruction"].num_data)
     return report if verdict is None else {**report, "preset": verdict}
 
 
@@ -70,8 +71,9 @@ def numbers(
     Args:
         estimates: the estimates on the test data, by name.
         protocol: the protocol of the data.
-        training: how long it took, in epochs.
-        config: the settings, by name; `objective`, `num_particles`, the two weights and `latent_dim` are read here.
+        training: how long it took, in epochs; empty where that is not known.
+        config: the settings, by name; `objective`, `num_particles`, the two weights (where they are known) and
+            `latent_dim` are read here.
         discrete: whether p(x|z) gives masses and not densities, so that log p(x) has a meaning in bits.
         observed: (N,), how many numbers of each test datum were observed; None where none is missing.
         more: parts by name, of which empty ones are left out: "likelihood", its scales and their floors;
@@ -87,10 +89,11 @@ def numbers(
     parts = {name: dict(part) for name, part in (more or {}).items() if part}
     if "rmse" in estimates:
         parts["autoencoder"] = {"numbers_in": math.prod(protocol["shape"]), "numbers_in_code": config["latent_dim"]}
+    trained = {"objective": _objective(estimates, config)} if "objective" in config else {}
     return {
         "test": _on_test_data(estimates, protocol, observed, discrete=discrete),
         **parts,
-        "objective": _objective(estimates, config),
+        **trained,
         "training": dict(training),
         "config": dict(config),
         "protocol": dict(protocol),
@@ -180,16 +183,9 @@ def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
 
 def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
     """Says what was trained on; with weights other than 1 also the value of that loss on the test data."""
-    about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
+    told = ("objective", "num_particles", "gradient", "kl_weight", "reconstruction_weight")
+    about = {name: config[name] for name in told}
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
         weights = {"reconstruction": -config["reconstruction_weight"], "kl": config["kl_weight"]}
         about["loss"] = sum(weight * estimates[name].mean for name, weight in weights.items() if weight != 0)
     return about
-
-
-def _verdict(trained: TrainedRun, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
-    """Judges the preset. An evaluation may take other test data than its run was to be tested on."""
-    config = replace(trained.config, test_data=num_data if num_data < len(trained.data.test) else 0)
-    cut = trained.epochs < config.epochs and not config.patience
-    otherwise = {"epochs": trained.epochs} if cut else None
-    return presets.verdict(config, test, math.prod(trained.data.x_shape), otherwise)

@@ -1,4 +1,4 @@
-"""The evaluation of a trained run: every estimate that a report shows, as one dictionary.
+"""The evaluation of a program, be it that of a run: every estimate that a report shows, as one dictionary.
 
 Each section is a function of a `Look` and adds keys of its own. What a program cannot be asked (a KL to a prior that
 differs between labels, for example) is left out, and `left_out` says why in a sentence. What is computed of single data
@@ -31,19 +31,20 @@ from pyro_vae.experiment.evaluate import block_tasks, headline
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
-from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.inference.divergence import fault_on_data
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 
 PICTURE_DIM = 2
+NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
 @dataclass(eq=False)
 class Look(Subject):
-    """A run that is evaluated, the plan of its evaluation, and what is known so far.
+    """What is evaluated, the plan of its evaluation, and what is known so far.
 
     Attributes:
         say: is told what is being done, as a sentence for a person who waits.
@@ -114,12 +115,12 @@ class Look(Subject):
 
 
 def evaluate(
-    trained: TrainedRun, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
+    trained: ProgramAndData, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
 ) -> Look:
-    """Computes everything that a plan asks of a run; `Look.report` is what report.json will hold.
+    """Computes everything that a plan asks of a program; `Look.report` is what report.json will hold.
 
     Args:
-        trained: the run.
+        trained: the program and its data: a run, for example.
         plan: how closely it is looked at.
         say: is told what is being done.
         parts: what shards have computed, by task; see `shards`.
@@ -168,27 +169,32 @@ def _headline(look: Look) -> dict[str, Estimate]:
 
 def _observed(look: Look) -> Tensor | None:
     """Counts the numbers of each test datum that were observed, (N,); None where none may be missing."""
-    if look.trained.config.missing == "no":
+    if not look.trained.facts.missing:
         return None
     pieces = look.test.pieces(torch.arange(len(look.test)).split(_AT_ONCE))
     return torch.cat([(~x.isnan()).flatten(1).sum(1) for x, _ in pieces]).cpu()
 
 
 def _baselines(look: Look) -> None:
-    trained, size = look.trained, len(look.test)
-    classes = trained.data.num_classes if trained.config.conditional else 0
+    facts, data, size = look.trained.facts, look.trained.data, len(look.test)
+    if data is None:
+        raise ValueError(NO_TRAINING)
+    if facts.support is None:
+        raise ValueError("x is not observed at one site of independent numbers, by whose support they are chosen")
+    classes = data.num_classes if facts.conditional else 0
     with look.step("baselines", "simple densities fitted to the training data"):
         pieces = look.test.pieces(torch.arange(size).split(_AT_ONCE))
-        found = baselines_of(pieces, trained.data.train, classes, support=trained.vae.likelihood.support)
+        found = baselines_of(pieces, data.train, classes, support=facts.support)
         look.report["baselines"] = compared(look.log_likelihood, found)
 
 
 def _classes(look: Look) -> dict[str, Any] | None:
-    if look.test.labels is None or not block_tasks.TASKS["classes"].applies(look):
+    data, labels = look.trained.data, look.test.labels
+    if data is None or labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
     columns = {name: column.T for name, column in look.part("classes").items()}
     classes = evaluation.Classification(**columns, num_samples=look.plan.elbo_samples)
-    return classes.summary(look.test.labels, look.trained.data.train.labels)
+    return classes.summary(labels, data.train.labels)
 
 
 def _rounding(look: Look) -> dict[str, Any] | None:
@@ -197,9 +203,8 @@ def _rounding(look: Look) -> dict[str, Any] | None:
 
 
 def _curve(look: Look) -> None:
-    if (status := look.trained.run.status.now()) not in ("trained", "finished"):
-        epochs = f"{look.trained.epochs} of {look.trained.config.epochs} epochs"
-        look.report["unfinished"] = f"Training is {status}: these are the numbers after {epochs}."
+    if unfinished := look.trained.unfinished:
+        look.report["unfinished"] = unfinished
     look.report["curve"] = [bound.to_dict() for bound in look.curve.bounds.values()]
     look.report["jackknife"] = look.curve.jackknife.to_dict()
 
@@ -250,6 +255,8 @@ def _escalated(look: Look) -> None:
 
 def _latent(look: Look) -> None:
     vae, draws, seed = look.trained.vae, look.plan.latent_samples, look.seed
+    if look.train is None:
+        raise ValueError(NO_TRAINING)
     x, y = look.train.at(torch.arange(len(look.train)))
     with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
         active = evaluation.active_units(vae, x, y, seed=seed)
@@ -309,14 +316,17 @@ def _simulated(look: Look) -> None:
 
 
 def _gaps(look: Look) -> None:
-    seen = look.part("training")["elbo"]
-    gaps: dict[str, Any] = {"train_test": evaluation.train_test_gap(seen, look.terms.elbo).to_dict()}
+    gaps: dict[str, Any] = {}
+    if look.train is not None:
+        seen = look.part("training")["elbo"]
+        gaps["train_test"] = evaluation.train_test_gap(seen, look.terms.elbo).to_dict()
     if look.reference is not None:
         label, reference = look.reference
         part = look.part("gaps")
         guides = ELBOs(part["elbo"], part.get("refined"), part.get("amortisation"))
         gaps |= budget(reference, guides, label).to_dict()
-    look.report["gaps"] = gaps
+    if gaps:
+        look.report["gaps"] = gaps
 
 
 def _posterior(look: Look) -> None:

@@ -4,18 +4,20 @@ None of them depends on the clock, nor on how the work was shared out, except `t
 before the others are written, and comes after them. Where it is missing, an evaluation was cut.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pyro_vae.command_lines import command_line
+from torch import nn
+
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
-from pyro_vae.experiment import build, run_pictures
+from pyro_vae.experiment import run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
-from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
 from pyro_vae.report.documents.estimate_sections import datum_rows, estimate_rows
@@ -26,6 +28,10 @@ from pyro_vae.report.render.markdown import to_markdown
 from pyro_vae.report.render.plain_text import to_text
 
 TIMINGS = "timings.json"
+NAMES = (
+    *("report.json", "report.txt", "report.md", "report.csv", "data.csv", "report.tex", "report.html"),
+    *("log_likelihood.nc", TIMINGS),
+)
 
 
 def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
@@ -41,12 +47,9 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     Raises:
         StorageError: a file cannot be written.
     """
-    folder = Path(folder)
+    folder, report = Path(folder), completed(look)
     files.make_folder(folder)
     files.sweep(folder)
-    report = look.report
-    report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
-    report["run"] = about(look)
     pictures = run_pictures.of_page(run_pictures.Source(look.trained, look.test, report, look.posterior))
     document, text = documents.evaluation_document(report, pictures), to_text(documents.terminal_document(report))
     contents = {
@@ -67,35 +70,35 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     return text, list(contents)
 
 
+def completed(look: Look) -> dict[str, Any]:
+    """Adds to a report what was evaluated, and by what protocol, and returns it."""
+    look.report["protocol_card"] = [list(row) for row in card(look).items()]  # in this order, which JSON loses
+    look.report["run"] = about(look)
+    return look.report
+
+
 def timings(look: Look) -> dict[str, Any]:
-    """Says when, by what command and in how many seconds: all that two evaluations of one run may differ in."""
+    """Says when, by what command (of a run) and in how many seconds: all that two evaluations may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"evaluated": now, "command": command(), "seconds": dict(look.timings)}
+    typed = {"command": command()} if look.trained.is_run else {}
+    return {"evaluated": now, **typed, "seconds": dict(look.timings)}
 
 
 def about(look: Look) -> dict[str, Any]:
-    """Names the run, the versions, and a command that repeats the numbers, whatever shards they came from."""
-    vae, run = look.trained.vae, look.trained.run
-    members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
-    return {
-        "name": run.path.resolve().name,
-        "command": command_line("evaluate", run.path, **_settings(look)),
-        "trained_by": run.status.read().get("command"),
-        **surroundings(run.config.device),
-        "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
-        "members": members,
-    }
+    """Names what was evaluated, its parts, the versions and the machine."""
+    vae, device = look.trained.vae, look.trained.facts.device
+    own = {**look.trained.described(look.plan.changed()), **surroundings(device)}
+    if isinstance(vae, nn.Module):  # of any other, nobody knows which are its own
+        own["num_parameters"] = sum(parameter.numel() for parameter in vae.parameters())
+    return own
 
 
 def card(look: Look) -> dict[str, str]:
     """Lists what must be the same where two evaluations are compared, then what a reviewer asks first."""
-    protocol, trained = look.trained.data.protocol, look.trained
-    recipe = protocol["dequantized"] or protocol["binarization"]
     return {
-        **tested(trained.config, protocol, len(look.test)),
-        "source": protocol["source"],
-        "x": recipe["sentence"],
-        "model": f"epoch {trained.best_epoch} of {trained.epochs}, the best on validation data",
+        **look.trained.tested(len(look.test)),
+        **_of_data(look.trained.card),
+        **_of_training(look.trained),
         "unit": "nats per datum, summed over x, averaged over data",
         **_estimated(look),
         **_annealed(look),
@@ -103,17 +106,32 @@ def card(look: Look) -> dict[str, str]:
     }
 
 
+def _of_data(protocol: Mapping[str, Any]) -> dict[str, str]:
+    recipe = protocol.get("dequantized") or protocol.get("binarization")
+    source = {"source": protocol["source"]} if protocol.get("source") else {}
+    return source | ({"x": recipe["sentence"]} if recipe else {})
+
+
+def _of_training(trained: ProgramAndData) -> dict[str, str]:
+    if not (progress := trained.progress):
+        return {}
+    epochs, best = progress["epochs"], progress["best_epoch"]
+    if trained.is_run:
+        return {"model": f"epoch {best} of {epochs}, the best on validation data"}
+    return {"training": f"{epochs} epochs by its records; the best on validation data was epoch {best}"}
+
+
 def _estimated(look: Look) -> dict[str, str]:
     if "curve" not in look.report:
         return {}
-    plan, config = look.plan, look.trained.config
+    plan, facts = look.plan, look.trained.facts
     kinds = ", ".join(f"{site} {kind}" for site, kind in look.report["test"]["kl"]["kind"].items())
     return {
-        f"log p({'x|y' if config.conditional else 'x'})": (
+        f"log p({'x|y' if facts.conditional else 'x'})": (
             f"importance-weighted bound, K = {plan.num_samples:,} draws from q(z|x)"
         ),
         "ELBO": f"{plan.elbo_samples} draws; KL {kinds}",
-        "seeds": f"training {config.seed}, data {config.data_seed}, draws {look.seed}",
+        "seeds": look.trained.seeds(look.seed),
     }
 
 
@@ -142,11 +160,6 @@ def _escalated(look: Look) -> dict[str, str]:
             f"budget {look.plan.escalated_draws:,} evaluations of the decoder"
         )
     }
-
-
-def _settings(look: Look) -> dict[str, Any]:
-    device = look.trained.config.device
-    return look.plan.changed() | ({} if device == "cpu" else {"device": device})
 
 
 def _inference_data(look: Look) -> bytes:

@@ -29,6 +29,7 @@ from pyro_vae.experiment.evaluate.evaluation_plan import Shard
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
+from pyro_vae.experiment.run.trained_run import TrainedRun
 
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
@@ -114,7 +115,7 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
 
 def identity(subject: Subject) -> dict[str, Any]:
     """Lists what must be the same in all shards that are put together: equal identities have equal numbers."""
-    trained = subject.trained
+    trained = _run_of(subject)
     around = surroundings(trained.config.device)
     facts = {
         "model": files.sha256(manifest_file.packed(trained.vae.tensors())),
@@ -130,6 +131,12 @@ def identity(subject: Subject) -> dict[str, Any]:
     return json.loads(files.to_json(facts))
 
 
+def _run_of(subject: Subject) -> TrainedRun:
+    if not isinstance(subject.trained, TrainedRun):
+        raise UsageError("shards are of the evaluation of a run")
+    return subject.trained
+
+
 def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:
     """Yields the blocks of a shard, task by task."""
     own = block_tasks.blocks(subject)[shard.place :: shard.number]
@@ -138,7 +145,7 @@ def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:
 
 def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     """Lists the manifests of shards 0 ... n - 1, all of which must be there."""
-    run = subject.trained.run.path
+    run = _run_of(subject).run.path
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("shard-*.json")}
     paths = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
     if not paths:

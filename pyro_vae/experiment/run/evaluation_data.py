@@ -40,12 +40,14 @@ class DataReader:
         split: the data.
         num_classes: the number of classes, 0 where there are no labels.
         num_data: how many data, at random; None for the number that the config tests on, 0 for all.
+        dtype: of what it gives; None leaves the type of x.
     """
 
     config: Config
     split: Split
     num_classes: int
     num_data: int | None = None
+    dtype: torch.dtype | None = None
 
     @cached_property
     def positions(self) -> Tensor | None:
@@ -80,19 +82,17 @@ class DataReader:
 
     def whole(self) -> DataInMemory:
         """Reads all data at once."""
-        return DataInMemory(
-            self.split.fixed(self.positions).to(self.config.device), self._one_hot(self.labels), self.labels
-        )
+        return DataInMemory(self._placed(self.split.fixed(self.positions)), self._one_hot(self.labels), self.labels)
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Reads x (M, *x_shape), and y (M, C) for a conditional program, of the data at these positions (M,)."""
-        return self.split.fixed(self._place(index)).to(self.config.device), self.y(index)
+        return self._placed(self.split.fixed(self._place(index))), self.y(index)
 
     def pieces(self, wanted: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Reads what `at` gives for one ascending set of positions after another, in one pass."""
         wanted, again = tee(wanted)
         for index, x in zip(wanted, self.split.pieces(map(self._place, again)), strict=True):
-            yield x.to(self.config.device), self.y(index)
+            yield self._placed(x), self.y(index)
 
     def y(self, index: Tensor) -> Tensor | None:
         """Makes the one-hot labels (M, C) of the data at these positions (M,), for a conditional program."""
@@ -101,7 +101,10 @@ class DataReader:
     def _one_hot(self, labels: Tensor | None) -> Tensor | None:
         if not self.config.conditional or labels is None:
             return None
-        return one_hot(labels, self.num_classes).to(self.config.device)
+        return self._placed(one_hot(labels, self.num_classes))
+
+    def _placed(self, values: Tensor) -> Tensor:
+        return values.to(self.config.device, self.dtype)
 
     def _place(self, index: Tensor) -> Tensor:
         return index if self.positions is None else self.positions[index]

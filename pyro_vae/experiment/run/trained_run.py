@@ -1,26 +1,31 @@
 """A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Form, Splits
-from pyro_vae.errors import CheckpointError, DataError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.errors import CheckpointError, DataError
+from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import OwnMember
+from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
-from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
+from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.model.vae import VAE
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedRun:
+class TrainedRun(ProgramAndData):
     """A run with its program and its data.
 
     Attributes:
@@ -31,6 +36,8 @@ class TrainedRun:
         epochs: how many epochs were trained.
         saved_form: what its checkpoint knows of the data.
     """
+
+    is_run: ClassVar[bool] = True
 
     run: Run
     vae: Autoencoder
@@ -81,32 +88,96 @@ class TrainedRun:
         """The settings of the run."""
         return self.run.config
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What must be known of the program and its data."""
+        config = self.config
+        return Facts(
+            seed=config.seed,
+            data_seed=config.data_seed,
+            conditional=config.conditional,
+            missing=config.missing == "nan",
+            device=config.device,
+            latent_dim=config.latent_dim + (config.latent_dim2 if config.layers == 2 else 0),
+            support=self.vae.likelihood.support,
+            form=self.form,
+            classes=self.classes,
+            trained_classes=self.trained_classes,
+            shown_range=build.shown_range(config, self.form, self.protocol),
+            settings=config.scientific(),
+        )
+
     @property
-    def one_layer(self) -> VAE:
-        """The program, of a single layer of latents.
+    def card(self) -> Mapping[str, Any]:
+        """The protocol of the data themselves."""
+        return self.data.protocol
 
-        Raises:
-            UsageError: the program has two layers.
-        """
-        if not isinstance(self.vae, VAE):
-            raise UsageError(f"{self.run.path} has two layers of latents, and this is about the z of one")
-        return self.vae
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Those of the epochs, from history.jsonl."""
+        return self.run.history.records()
 
-    def test(self, num_data: int | None = None) -> DataInMemory:
-        """Reads the test data that the run's own report saw, or a random subset of num_data (0: all of them)."""
-        return self.reader("test", num_data).whole()
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How many epochs were trained, the best of them, and its score."""
+        valid_elbo = self.records[self.best_epoch - 1]["valid_elbo"]
+        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
 
-    def training(self, num_data: int = 0) -> DataInMemory:
-        """Reads the training data as an evaluation sees them, or a random subset of num_data (0: all of them)."""
-        return self.reader("train", num_data).whole()
+    @property
+    def unfinished(self) -> str:
+        """A sentence where the training has not come to its end, else ""."""
+        if (status := self.run.status.now()) in ("trained", "finished"):
+            return ""
+        epochs = f"{self.epochs} of {self.config.epochs} epochs"
+        return f"Training is {status}: these are the numbers after {epochs}."
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
         """Gives a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
+    def graphs(self, num_draws: int) -> AbstractContextManager[None]:
+        """Gives the context for estimates of so many draws in all: compiled graphs where the config wants them."""
+        return build.estimating(self.config, num_draws)
+
+    def tested(self, num_data: int) -> dict[str, str]:
+        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        return tested(self.config, self.data.protocol, num_data)
+
+    def described(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """Names the run, its members, and a command that repeats the numbers, whatever shards they came from."""
+        path, device = self.run.path, self.config.device
+        place: dict[str, Any] = {} if device == "cpu" else {"device": device}
+        return {
+            "name": path.resolve().name,
+            "command": command_line("evaluate", path, **changed, **place),
+            "trained_by": self.run.status.read().get("command"),
+            "members": {name: type(getattr(self.vae, name)).__name__ for name in build.members_of(self.config)},
+        }
+
+    def seeds(self, draws: int) -> str:
+        """Lists the seeds that its numbers depend on, that of the draws among them."""
+        return f"training {self.config.seed}, data {self.config.data_seed}, draws {draws}"
+
+    def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
+        """Judges the preset. An evaluation may take other test data than its run was to be tested on."""
+        config = replace(self.config, test_data=num_data if num_data < len(self.data.test) else 0)
+        cut = self.epochs < config.epochs and not config.patience
+        otherwise = {"epochs": self.epochs} if cut else None
+        return presets.verdict(config, test, math.prod(self.data.x_shape), otherwise)
+
+    @property
+    def _name(self) -> str:
+        return str(self.run.path)
+
 
 def open_run(
-    path: str | Path, *, device: str = "cpu", data_dir: str = "", read: bool = True, **members: Any
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    data_dir: str = "",
+    read: bool = True,
+    own: Iterable[OwnMember] = (),
+    **members: Any,
 ) -> TrainedRun:
     """Opens a run folder.
 
@@ -115,9 +186,12 @@ def open_run(
         device: where it is evaluated; where it was trained does not count, and may not exist here.
         data_dir: where the data are now, if they moved.
         read: whether to read the data now, and not when something asks for them.
-        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`.
+        own: classes of a user's own, of which the run takes those that its config names.
+        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`. Data are read as the
+            likelihood that is given takes them.
 
     Raises:
+        UsageError: its config names a class of a user's own that is not given.
         CheckpointError: there is no run, a damaged one, or one that was trained on other data.
         DataError: the data are not there.
 
@@ -132,9 +206,10 @@ def open_run(
     if not newest.progress.best_epoch:
         again = command_line("train", out=path, resume=True)
         raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
+    newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
-    vae = rebuilt_program.rebuilt(newest, device=device, **members)
+    vae = rebuilt_program.rebuilt(newest, device=device, **instances)
     vae.intake = raw_data.intake_of_run(path, run.config, newest.form, newest.intake)
     run.history.first_lines(newest.progress.epoch, newest.history)
     trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
@@ -162,7 +237,7 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if config.dataset in build.DATASETS:
+    if config.dataset in tables.DATASETS:
         return replace(config, data_dir=data_dir or config.data_dir)
     path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
     return replace(config, dataset=str(path))
@@ -170,5 +245,5 @@ def _moved(config: Config, data_dir: str) -> Config:
 
 def _check_there(config: Config) -> None:
     path = Path(config.dataset)
-    if config.dataset not in build.DATASETS and not path.exists():
+    if config.dataset not in tables.DATASETS and not path.exists():
         raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")

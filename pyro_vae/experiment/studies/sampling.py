@@ -77,6 +77,8 @@ class Wanted:
 class Chosen(Source):
     """A run with all its test data, and what is wanted of it."""
 
+    trained: TrainedRun
+
     def __init__(self, trained: TrainedRun, wanted: Wanted) -> None:
         kinds = wanted.paths or _kinds(trained)
         label = None if wanted.y is None else _class(trained, "y", wanted.y)

@@ -396,8 +396,8 @@ def _gaps(report: Report) -> Iterator[Entry]:
 
 def _gaps_title(report: Report) -> str:
     gaps = report.get("gaps", {})
-    loss = f"what the ELBO loses, {gaps['num_data']} test data; and " if "inference" in gaps else ""
-    return f"{loss}training data against test data"
+    loss = [f"what the ELBO loses, {gaps['num_data']} test data"] if "inference" in gaps else []
+    return "; and ".join((*loss, *(["training data against test data"] if "train_test" in gaps else [])))
 
 
 def _classification(report: Report) -> Iterator[Entry]:

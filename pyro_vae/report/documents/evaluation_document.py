@@ -197,8 +197,9 @@ def _facts(report: Report) -> Iterator[str]:
     run, protocol = report.get("run", {}), report.get("protocol", {})
     members = run.get("members", {})
     yield from (f"{density} {members[part]}" for part, density in _densities(report).items() if members.get(part))
+    yield from (f"{part} {name}" for part, name, _ in run.get("parts", ()))
     if run.get("num_parameters") is not None:
-        yield f"{run['num_parameters']:,} parameters"
+        yield f"{run['num_parameters']:,} parameter{'' if run['num_parameters'] == 1 else 's'}"
     if protocol.get("name") and num_test(report) is not None:
         yield f"{protocol['name']}, {num_test(report):,} test data"
     if report.get("unfinished"):
@@ -338,6 +339,10 @@ def _run(report: Report) -> Iterator[tuple[str, str]]:
     for part, label in _MEMBERS.items():
         if run.get("members", {}).get(part):
             yield label, run["members"][part]
+    if run.get("program"):
+        yield "program", run["program"]
+    for part, name, arguments in run.get("parts", ()):
+        yield part, f"{name}({arguments})" if arguments else name
     for key in ("versions", "machine"):
         if run.get(key):
             yield key, plain(run[key], 4)

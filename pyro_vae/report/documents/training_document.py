@@ -58,18 +58,31 @@ def _notes(report: Report) -> Iterator[str]:
             yield f"caution: {caution}"
     if report.get("classification"):
         yield _classes(report["classification"])
-    yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
-    if "loss" in report["objective"] and "elbo" in report["test"]:
+    if training:
+        yield _trained(training, is_run="program" not in report.get("run", {}))
+    if "loss" in report.get("objective", {}) and "elbo" in report["test"]:
         yield _weights(report["objective"])
+    if (gradient := report["objective"].get("gradient", "total")) != "total":
+        yield f"gradient: {gradient.replace('_', ' ')}, of the same bound and with the same mean as the total gradient."
     if "preset" in report:
         yield f"preset: {preset_sentence(report['preset'])}"
-    split = _split(protocol, report["test"]["reconstruction"]["num_data"])
-    # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
-    about = f", {report['about']}; " if report.get("about") else ", "
-    yield f"data: {protocol['name']}{about}{split}. {(protocol['dequantized'] or protocol['binarization'])['sentence']}"
+    if "split" in protocol:
+        split = _split(protocol, report["test"]["reconstruction"]["num_data"])
+        # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
+        recipe = protocol["dequantized"] or protocol["binarization"]
+        about = f", {report['about']}; " if report.get("about") else ", "
+        yield f"data: {protocol['name']}{about}{split}. {recipe['sentence']}"
     yield from protocol["notes"]
     if pictures := _pictures(report):
         yield pictures
+
+
+def _trained(training: Mapping[str, Any], *, is_run: bool) -> str:
+    """Says how long it was trained. Of a program without a run, only its records are known."""
+    if is_run:
+        return f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
+    epochs, best = training["epochs"], training["best_epoch"]
+    return f"training: {epochs} epochs by its records; the best on validation data was epoch {best}."
 
 
 def scale_table(report: Report) -> Table:
@@ -195,7 +208,7 @@ def _khat_of_classes(shares: Mapping[str, float | None]) -> str:
 def _pictures(report: Report) -> str:
     """Says why there are no pictures of data. Of images it is said where they are read."""
     shape = report["protocol"]["shape"]
-    if len(shape) != 1:
+    if len(shape) != 1 or "program" in report.get("run", {}):
         return ""
     instead = "their columns are in columns.png" if shape[0] <= MOST_COLUMNS else "nor of more than 20 columns"
     return f"pictures: rows of a table have no pictures of samples and reconstructions; {instead}."

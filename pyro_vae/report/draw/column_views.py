@@ -10,7 +10,7 @@ from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 
-_FEWEST = 1000  # draws
+FEWEST = 1000  # draws
 
 
 class Columns(NamedTuple):
@@ -48,9 +48,14 @@ def columns(
         names: of the D columns; by default their numbers.
         origin: what was taken away from each column of the file; by default nothing.
     """
-    times = -(-_FEWEST // len(x))
+    times = -(-FEWEST // len(x))
     labels = None if y is None else y.repeat(times, 1)
     with stream(seed, "columns", device=x.device), undisturbed(vae):
         drawn = vae.likelihood(vae.from_prior(times * len(x), labels), labels).sample()
+    return columns_of(x, drawn, names, origin)
+
+
+def columns_of(x: Tensor, drawn: Tensor, names: Sequence[str], origin: Sequence[float]) -> Columns:
+    """Returns data (N, D) and draws (M, D) with the names and origins of their columns, by default numbers and 0."""
     D = x.shape[1]
     return Columns(x, drawn, tuple(names) or tuple(f"column {i}" for i in range(D)), tuple(origin) or (0.0,) * D)

@@ -130,13 +130,19 @@ def draw_reconstructions(view: Reconstructions, key: Key = PLAIN) -> bytes:
     return png(figure)
 
 
-def training(history: Sequence[Mapping[str, Any]]) -> bytes:
+def training(history: Sequence[Mapping[str, Any]], best: str = "kept") -> bytes:
+    """Draws `training_figure` as a PNG."""
+    return png(training_figure(history, best))
+
+
+def training_figure(history: Sequence[Mapping[str, Any]], best: str = "kept") -> Figure:
     """Draws minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
 
     A plain autoencoder has no ELBO. Its reconstruction is shown instead.
 
     Args:
         history: the records of the epochs, as history.jsonl has them.
+        best: what is said of the best epoch.
     """
     epochs = [record["epoch"] for record in history]
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -150,15 +156,15 @@ def training(history: Sequence[Mapping[str, Any]]) -> bytes:
         ends = [v - e for v, e in pairs], [v + e for v, e in pairs]
         axes.fill_between(epochs, *ends, color="C0", alpha=0.2, lw=0, label="± standard error over the data")
     # Not the highest ELBO: under a weighted loss another epoch is kept.
-    best = max(i for i, record in enumerate(history) if record["best"])
-    axes.plot(epochs[best], elbo[best], "o", color="C3", label=f"kept: {elbo[best]:.2f} at epoch {epochs[best]}")
+    at = max(i for i, record in enumerate(history) if record["best"])
+    axes.plot(epochs[at], elbo[at], "o", color="C3", label=f"{best}: {elbo[at]:.2f} at epoch {epochs[at]}")
     low, high = sorted(elbo)[len(elbo) // 20], max(*elbo, *(-record["loss"] for record in history))
     axes.set_ylim(low - 0.3 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
     axes.set(xlabel="epoch", ylabel="nats per datum")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
-    return png(figure)
+    return figure
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
