@@ -19,7 +19,16 @@ MODULES = {
 }
 # In the order in which data flows; a module may import only from its own line or from the lines above.
 ORDER = [
-    ["errors", "quiet_matplotlib", "randomness", "system", "option_words", "command_lines", "loss_requirements"],
+    [
+        "errors",
+        "quiet_matplotlib",
+        "notebook_html",
+        "randomness",
+        "system",
+        "option_words",
+        "command_lines",
+        "loss_requirements",
+    ],
     ["data"],
     ["model.encoder_inputs"],
     [
@@ -31,11 +40,12 @@ ORDER = [
         "model.constants",
     ],
     ["model.distributions", "model.traces", "model.paths", "model.folding"],
-    ["model.squashed_logits", "model.given_data"],
+    ["model.squashed_logits", "model.open_plates"],
+    ["model.given_data"],
     ["model.posteriors", "model.likelihoods"],
     ["model.priors"],
     ["model.checks"],
-    ["model.autoencoder"],
+    ["model.autoencoder", "model.observing"],
     ["model.vae", "model.hierarchical", "model"],
     ["graphs.watch", "graphs.allocation"],
     ["graphs.suitability", "graphs.kernels"],
@@ -46,7 +56,7 @@ ORDER = [
     ["inference.covered_losses", "inference.fused_adam", "inference.divergence"],
     ["inference.pyro_step"],
     ["inference.step_graphs"],
-    ["inference.svi", "inference.world"],
+    ["inference.svi", "inference.world", "inference.unshared_guides"],
     ["inference.distributed"],
     ["inference.fitting", "inference"],
     ["report.cells", "report.document"],

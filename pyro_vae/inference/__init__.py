@@ -8,6 +8,7 @@ from pyro_vae.inference.fitting import fit
 from pyro_vae.inference.objectives import ImportanceWeightedELBO, MeanFieldELBO, Objective, weighted
 from pyro_vae.inference.sampled_elbo import SampledELBO
 from pyro_vae.inference.svi import SVI
+from pyro_vae.inference.unshared_guides import unshared
 from pyro_vae.inference.world import ALONE, World
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "Trace_ELBO",
     "World",
     "fit",
+    "unshared",
     "weighted",
 ]

@@ -27,6 +27,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from pyro.distributions import constraints
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from pyro_vae.loss_requirements import (
     check_unweighted,
 )
 from pyro_vae.model import traces
+from pyro_vae.model.conditions import base_constraint
 from pyro_vae.option_words import Gradient, check_word
 
 PyroFunction = Callable[..., Any]
@@ -59,7 +61,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         gradient: "total" alone; an analytic KL samples no score that another could leave out.
 
     Raises:
-        ValueError: another gradient; or model and guide sample their latent sites in different orders.
+        ValueError: another gradient; model and guide sample their latent sites in different orders; or an automatic
+            guide is over a site that does not range over all real numbers, whose Jacobian Pyro leaves out.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         wanted = list(traces.latent_sites(model_trace))
         order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
         check_order(wanted, order)
+        _check_jacobians(model_trace, guide_trace)
         return model_trace, guide_trace
 
 
@@ -160,6 +164,20 @@ class ImportanceWeightedELBO(ELBO):
         return pair.model, pair.guide
 
 
+def _check_jacobians(model: Any, guide: Any) -> None:
+    """Refuses an automatic guide over a constrained site: a Delta at a transformed draw, whose Jacobian Pyro drops."""
+    if not any((site["infer"] or {}).get("is_auxiliary") for site in traces.latent_sites(guide).values()):
+        return
+    for name, site in traces.latent_sites(guide).items():
+        if name in model.nodes and traces.is_point(site["fn"]):
+            support = base_constraint(model.nodes[name]["fn"].support)
+            if support not in (constraints.real, constraints.real_vector):
+                raise ValueError(
+                    f"site {name} is over {support}, and an automatic guide moves it there: an analytic KL would leave "
+                    "the Jacobian of that out. Use Trace_ELBO (`objective='trace_elbo'`)"
+                )
+
+
 def log_mean_exp(log_weights: Tensor) -> Tensor:
     """Computes log (1/K) sum_k exp(log_weights[k]): (K, B) -> (B,), stable for weights of any size."""
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
@@ -176,7 +194,8 @@ class Objective(nn.Module):
         loss: an ELBO with `differentiable_loss`.
 
     Raises:
-        ValueError: the loss has none.
+        TypeError: the program has no model and guide, or the loss is no ELBO.
+        ValueError: the loss has no `differentiable_loss`.
 
     Example:
         >>> import pyro_vae as pv
@@ -188,6 +207,10 @@ class Objective(nn.Module):
 
     def __init__(self, program: Any, loss: ELBO) -> None:
         super().__init__()
+        if not (callable(getattr(program, "model", None)) and callable(getattr(program, "guide", None))):
+            raise TypeError(f"a program has a model and a guide, Objective(vae, loss); got {type(program).__name__}")
+        if isinstance(loss, type) or not isinstance(loss, ELBO):
+            raise TypeError(f"loss must be an ELBO, e.g. pyro.infer.Trace_ELBO(); got {loss!r}")
         if not hasattr(loss, "differentiable_loss"):
             raise ValueError(f"{type(loss).__name__} has no differentiable_loss; at order 0 use ImportanceWeightedELBO")
         self.program, self.loss = program, loss
