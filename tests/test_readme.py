@@ -9,7 +9,7 @@ import pytest
 from cases import thorough
 
 from pyro_vae.cli.parser import config_from, config_parser
-from pyro_vae.experiment import build
+from pyro_vae.experiment import tables
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -62,7 +62,7 @@ def test_the_two_lines_stand_first():
 @pytest.mark.parametrize("table", ["PRIORS", "POSTERIORS", "LIKELIHOODS", "NETWORKS", "OBJECTIVES", "DATASETS"])
 def test_the_table_names_every_member(table):
     rows = README.split("## What there is")[1]
-    assert all(f"`{name}`" in rows for name in getattr(build, table))
+    assert all(f"`{name}`" in rows for name in getattr(tables, table))
 
 
 def test_the_pictures_are_there():

@@ -13,21 +13,24 @@ read.
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from types import FrameType
 
 from pyro_vae import system
 from pyro_vae.command_lines import script
 from pyro_vae.errors import PyroVAEError, StorageError
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
-_SETTINGS = frozenset(field.name for field in fields(Config))
+_SETTINGS = frozenset(setting.name for setting in settings_of(Config))
+# A class of the user's own, which the library takes and the command line names by its place.
+_OWN_CLASS = re.compile(r"`(\w+)=\(?([\w, ]+)\)?` of '([^']+)'")
 _CALLED = {"num_levels": "levels"}  # arguments whose flags have another name
 
 
@@ -90,9 +93,14 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
         words, of = name.replace("_", "-"), "" if name in arguments else f" of {script('train')}"
         if value in (None, "True", "False"):
             return f"--no-{words}{of}" if value == "False" else f"--{words}{of}"
-        return f"--{words} {value.strip(chr(34) + chr(39))}{of}"
+        plain = value.strip(chr(34) + chr(39))
+        return f"--{words} {shlex.quote(plain) if plain.startswith('{') else plain}{of}"
 
-    return _ARGUMENT.sub(flag, message)
+    return _ARGUMENT.sub(flag, _OWN_CLASS.sub(_by_place, message))
+
+
+def _by_place(said: re.Match[str]) -> str:
+    return f"`{said[1]}={said[3]}:{said[2].replace(', ', ',')}`"
 
 
 def wording_of(arguments: Collection[str] = _SETTINGS) -> Callable[[str], str]:

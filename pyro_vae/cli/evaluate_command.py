@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.errors import UsageError
@@ -18,7 +19,7 @@ SHARD = (
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates the run that the command line names."""
-    parser = run_parser("Say how good a trained run is, and how far that can be trusted.")
+    parser = run_parser("Say how good a trained run is, and how far that can be trusted.", own=True)
     parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
     parser.add_argument("--shard", type=str, default="auto", help=SHARD)
     parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.merge and arguments.shard not in ("auto", "none"):
             raise UsageError("--shard computes a share, --merge puts all together: give one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
-        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
+        own = own_code.offered(vars(arguments))
+        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir, "own": own}
         if shard is not None:
             compute(shard, arguments.run, out, plan, where)
         else:
@@ -46,6 +48,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], *, merge: bo
 
     begun = time.perf_counter()
     trained = open_run(run, **where)
+    own_code.check_served(where["own"], trained.config)
     files.check_folder(Path(out))
     known = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
     look = evaluate(trained, plan, say, known)
@@ -61,7 +64,9 @@ def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, Any])
     from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.trained_run import open_run
 
-    subject, folder = Subject(open_run(run, **where), plan), Path(out) / shards.FOLDER
+    trained, folder = open_run(run, **where), Path(out) / shards.FOLDER
+    own_code.check_served(where["own"], trained.config)
+    subject = Subject(trained, plan)
     files.check_folder(folder)
     if shards.is_done(subject, shard, folder):
         say(f"shard {shard} is in {folder} already")

@@ -4,24 +4,27 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, replace
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import in_flags, printable
 from pyro_vae.cli.config_file import ConfigFile
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build, presets
-from pyro_vae.experiment.checked_fields import kind_of, words_of
+from pyro_vae.experiment import build, presets, tables
+from pyro_vae.experiment.checked_fields import kind_of, settings_of, words_of
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES
 
 Settings = TypeVar("Settings")
 _WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
     r"Parser key \"(\w+)\".*Expected (?:an? <class '|type: )(int|str|bool)(?:'>)?\. Got value: (.*)", re.DOTALL
 )
 _LONGEST_MESSAGE = 800
+_OWN = "place of a {} of your own, file.py:Class or module:Class"
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
@@ -69,41 +72,61 @@ def config_parser(description: str) -> Parser:
     return parser
 
 
-def run_parser(description: str, *, many: bool = False) -> Parser:
-    """A parser for commands that look back at trained runs: their folders, where the data are, where to compute."""
+def run_parser(description: str, *, many: bool = False, own: bool = False) -> Parser:
+    """A parser for commands that look back at trained runs: their folders, where the data are, where to compute.
+
+    Args:
+        description: of the command.
+        many: whether it takes several runs.
+        own: whether it takes members of the user's own, each flag perhaps several times.
+    """
     parser = Parser(description)
     if many:
         parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
     else:
         parser.add_argument("run", type=str, help="folder of a trained run")
     add_flags(parser, Evaluation, ("data_dir", "device"))
+    for family in FAMILIES if own else ():
+        which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
+        parser.add_argument(f"--{family}", type=str, action="append", default=[], help=f"{which}, that a run has")
     return parser
 
 
 def add_flags(parser: Parser, settings: type, only: Collection[str] = ()) -> None:
     """One flat flag for each field of a dataclass made of `checked_fields.flag`, or for some of them."""
-    for field in fields(settings):
+    for field in settings_of(settings):
         if not only or field.name in only:
             _add_flag(parser, field)
 
 
 def settings_from(arguments: Namespace, kind: type[Settings]) -> Settings:
     """A dataclass of settings, of those of its fields that have a flag; the others have their defaults."""
-    named = [field.name for field in fields(kind) if field.name in arguments]  # type: ignore[arg-type]
+    named = [setting.name for setting in settings_of(kind) if setting.name in arguments]
     return kind(**{name: arguments[name] for name in named})
 
 
-def config_from(arguments: Namespace, check: Callable[[Config], object] = build.check_names) -> Config:
-    """The `Config` among parsed arguments, with every name checked, or as a command does it."""
+def config_from(
+    arguments: Namespace, check: Callable[[Config], object] = build.check_names, argv: Sequence[str] | None = None
+) -> Config:
+    """The `Config` among parsed arguments, with every name checked, and with the user's own code that the line names.
+
+    Args:
+        arguments: what the line says.
+        check: checks the names.
+        argv: the line, where code of a user's own must stand; by default that of the process.
+    """
     config = settings_from(arguments, Config)
+    places = own_code.places(config, sys.argv[1:] if argv is None else argv)
+    named: dict[str, Any] = {place.family: place.name for place in places}
+    config = replace(config, **named)
     check(config)
-    return config
+    return replace(config, own=own_code.imported(places)) if places else config
 
 
 def given_flags(parser: Parser, argv: Sequence[str] | None) -> set[str]:
     """The names of `Config` fields that were set on the command line or in a `--config` file, and by no preset."""
     given = parser.parse_args(argv, defaults=False)
-    return {field.name for field in fields(Config) if field.name in given}
+    return {field.name for field in settings_of(Config) if field.name in given}
 
 
 class _Float:
@@ -130,6 +153,6 @@ def _add_flag(parser: Parser, field: Field[Any]) -> None:
 
 def help_of(field: Field[Any]) -> str:
     """The words that a flag takes, what it does, and the limits of its numbers."""
-    words = getattr(build, field.metadata["table"]) if field.metadata["table"] else words_of(field)
+    words = getattr(tables, field.metadata["table"]) if field.metadata["table"] else words_of(field)
     reason, limits = in_flags(field.metadata["help"]), str(field.metadata["limits"])
     return f"{', '.join(words)}: {reason}" if words else f"{reason} ({limits})" if limits else reason

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
 from pyro_vae.option_words import PathKind, words
@@ -12,7 +13,8 @@ def main(argv: list[str] | None = None) -> None:
     """Draws the pictures that the command line asks for."""
     parser = run_parser(
         "Samples, reconstructions, interpolations, traversals and the latent map of a trained run: pictures as PNG, "
-        "and the arrays that each shows as NPZ."
+        "and the arrays that each shows as NPZ.",
+        own=True,
     )
     parser.add_argument("--out", type=str, default="", help="folder for them; by default samples/ in the run's folder")
     parser.add_argument("--only", type=str, nargs="+", default=[], help="names of pictures; by default all")
@@ -42,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
             number=arguments.number,
         )
         where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
-        trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted))
+        own = own_code.offered(vars(arguments))
+        trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted), own=own)
+        own_code.check_served(own, trained.config)
         folder = Path(arguments.out) if arguments.out else trained.run.path / "samples"
         for sentence in sampling.write(trained, folder, wanted):
             print(sentence, flush=True)

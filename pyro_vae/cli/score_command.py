@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ActionYesNo
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.evaluate_command import say
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = run_parser(
         "Score new data by a trained run: for each row of a file log p(x) with its error and k-hat, its percentile "
         "among the test data, ELBO, reconstruction, KL, mean and spread of q(z|x), the class of a conditional run, and "
-        "whether the row was in training."
+        "whether the row was in training.",
+        own=True,
     )
     parser.add_argument(
         "--data", type=str, default="", help="file to score, .npy, .npz, .csv or a folder, as the training data's own"
@@ -59,7 +61,9 @@ def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
     given = vars(arguments)
     begun, out, wants = time.perf_counter(), Path(given["out"]), {"reconstructions": given["reconstructions"]}
     score_table.check_out(out, **wants)
-    run = scored_run.open_scored(given["run"], device=given["device"], data_dir=given["data_dir"])
+    own = own_code.offered(given)
+    run = scored_run.open_scored(given["run"], device=given["device"], data_dir=given["data_dir"], own=own)
+    own_code.check_served(own, run.config)
     if given["data"]:
         rows = scored_rows.of_file(run, given["data"], plan, array=given["array"], **wants)
     else:

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
             raise uninstalled("--tensorboard", "tensorboard")
         # A run that is taken up may have the settings that go with those given here.
         check = build.check_each_name if arguments.resume else build.check_names
-        config, given = config_from(arguments, check), given_flags(parser, argv)
+        config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 
         from pyro_vae.experiment.train import training

@@ -4,11 +4,12 @@ from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimat
 from pyro_vae.evaluation.baseline import Baselines, baselines
 from pyro_vae.evaluation.block_graphs import compiled
 from pyro_vae.evaluation.bounds import IWAECurve, iwae_curve
-from pyro_vae.evaluation.classification import Classification, classify
+from pyro_vae.evaluation.classification import Accuracy, Classification, accuracy, classify, evidence
 from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_seeds, paired, pooled, unpaired
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.global_latents import Given, PredictiveEstimate, draw_globals, given, predictive
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
@@ -44,6 +45,7 @@ from pyro_vae.evaluation.trust.true_posterior import Comparison, PosteriorDraws,
 from pyro_vae.evaluation.weights import log_weights
 
 __all__ = [
+    "Accuracy",
     "ActiveUnits",
     "AggregateTerms",
     "AnnealedEstimate",
@@ -58,6 +60,7 @@ __all__ = [
     "Escalation",
     "Estimate",
     "GapBudget",
+    "Given",
     "GridEstimate",
     "IWAECurve",
     "Identity",
@@ -68,11 +71,13 @@ __all__ = [
     "MutualInformation",
     "PosteriorDraws",
     "PosteriorGrid",
+    "PredictiveEstimate",
     "RateDistortion",
     "Refinement",
     "Scores",
     "SeedDifference",
     "TrainTestGap",
+    "accuracy",
     "active_units",
     "aggregate_terms",
     "ais",
@@ -81,11 +86,14 @@ __all__ = [
     "between_seeds",
     "classify",
     "compiled",
+    "draw_globals",
     "effective_sample_size",
     "elbo",
     "elbo_terms",
     "escalate",
+    "evidence",
     "gap_budget",
+    "given",
     "identity",
     "impute",
     "is_rounded",
@@ -101,6 +109,7 @@ __all__ = [
     "paired",
     "pooled",
     "posterior_on_grid",
+    "predictive",
     "psis_khat",
     "quadrature",
     "rate_distortion",

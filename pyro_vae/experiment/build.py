@@ -1,27 +1,34 @@
 """The one place where strings become objects.
 
-Each table maps a name of the command line to "module:attribute"; nothing is imported until a name is used. To offer a
-new member, add its row. An argument of its constructor that has the name of a `Config` field gets the value of that
-field; `x_shape`, `num_levels`, `y_dim` and the scalings (`column_scale`, `column_mean`, `data_scale`) come from the
-data, and `posterior` is that of the program. So a member with an option needs no code here.
+To offer a new member, add its row to `tables`. An argument of its constructor that has the name of a `Config` field
+gets the value of that field; `x_shape`, `num_levels`, `y_dim` and the scalings (`column_scale`, `column_mean`,
+`data_scale`) come from the data, and `posterior` is that of the program. So a member with an option needs no code here.
+A class of the user's own, which the config carries, gets facts alone and arguments of its own, see `own_members`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae import data as data_room
-from pyro_vae.errors import PyroVAEError, UsageError, of_data, unknown
-from pyro_vae.experiment import presets
+from pyro_vae.errors import PyroVAEError, UsageError, of_data
+from pyro_vae.experiment import own_members, program_members, tables
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
-from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_point_guide, check_unweighted
+from pyro_vae.experiment.own_members import OwnMembers, check_arguments, is_place, sentences_of
+from pyro_vae.experiment.program_members import Values, find, options, takes
+from pyro_vae.loss_requirements import (
+    check_gradient,
+    check_no_warm_up,
+    check_order,
+    check_point_guide,
+    check_total_gradient,
+    check_unweighted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -31,90 +38,10 @@ if TYPE_CHECKING:
     from pyro_vae.inference.fitting import Schedule
     from pyro_vae.inference.step_graphs import Compile
     from pyro_vae.model.autoencoder import Autoencoder
-    from pyro_vae.model.likelihoods import Likelihood
-    from pyro_vae.model.posteriors import Posterior
-    from pyro_vae.model.priors import Prior
 
-Values = dict[str, Any]
-
-PRESETS = tuple(presets.names())
-DATASETS = data_room.SOURCES
-PRIORS = {
-    "standard": "pyro_vae.model.priors:StandardNormal",
-    "diagonal": "pyro_vae.model.priors:DiagonalNormal",
-    "full": "pyro_vae.model.priors:FullNormal",
-    "laplace": "pyro_vae.model.priors:Laplace",
-    "student_t": "pyro_vae.model.priors:StudentT",
-    "mixture": "pyro_vae.model.priors:MixtureOfNormals",
-    "vamp": "pyro_vae.model.priors:VampPrior",
-    "flow": "pyro_vae.model.priors:FlowPrior",
-    "conditional": "pyro_vae.model.priors:ConditionalNormal",
-}
-POSTERIORS = {
-    "diagonal": "pyro_vae.model.posteriors:DiagonalNormal",
-    "full": "pyro_vae.model.posteriors:FullNormal",
-    "low_rank": "pyro_vae.model.posteriors:LowRankNormal",
-    "flow": "pyro_vae.model.posteriors:FlowPosterior",
-    "delta": "pyro_vae.model.posteriors:Delta",
-}
-LIKELIHOODS = {
-    "bernoulli": "pyro_vae.model.likelihoods:Bernoulli",
-    "continuous_bernoulli": "pyro_vae.model.likelihoods:ContinuousBernoulli",
-    "normal": "pyro_vae.model.likelihoods:Normal",
-    "low_rank_normal": "pyro_vae.model.likelihoods:LowRankNormal",
-    "laplace": "pyro_vae.model.likelihoods:Laplace",
-    "exponential_norm": "pyro_vae.model.likelihoods:ExponentialNorm",
-    "discretized_logistic": "pyro_vae.model.likelihoods:DiscretizedLogistic",
-    "categorical": "pyro_vae.model.likelihoods:Categorical",
-    "poisson": "pyro_vae.model.likelihoods:Poisson",
-    "negative_binomial": "pyro_vae.model.likelihoods:NegativeBinomial",
-}
-NETWORKS = {
-    "mlp": "pyro_vae.model.networks:MLP",
-    "gated_mlp": "pyro_vae.model.networks:GatedMLP",
-    "conv": "pyro_vae.model.networks:ConvEncoder",
-}
-DECODERS = {**NETWORKS, "conv": "pyro_vae.model.networks:ConvDecoder"}
-ACTIVATIONS = {
-    "relu": "torch.nn:ReLU",
-    "tanh": "torch.nn:Tanh",
-    "silu": "torch.nn:SiLU",
-    "gelu": "torch.nn:GELU",
-    "softplus": "torch.nn:Softplus",
-}
-OBJECTIVES = {
-    "trace_elbo": "pyro.infer:Trace_ELBO",
-    "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
-    "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
-}
 # Which of them have no separate KL, and which a KL in closed form: a test holds both to the classes.
 _IMPORTANCE_WEIGHTED = frozenset({"iwae"})
 _ANALYTIC = frozenset({"mean_field_elbo"})
-OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax": "torch.optim:Adamax"}
-
-
-def check_name(table: str, name: str) -> str:
-    """Returns the name if the table has it.
-
-    Args:
-        table: the table's name in this module.
-        name: a name of the command line.
-
-    Raises:
-        UsageError: it does not; the error says the nearest valid name.
-
-    Example:
-        >>> check_name("OPTIMIZERS", "adan")
-        Traceback (most recent call last):
-        ...
-        pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
-    """
-    names = globals()[table]
-    is_path = table == "DATASETS" and data_room.is_path(name)
-    if name in names or is_path or (table == "PRESETS" and not name):
-        return name
-    also = f", or {data_room.PATHS}" if table == "DATASETS" else ""
-    raise unknown(table.removesuffix("S").lower(), name, names, also)
 
 
 def check_names(config: Config) -> None:
@@ -133,9 +60,40 @@ def check_each_name(config: Config) -> None:
     Raises:
         UsageError: a name is unknown.
     """
-    for field in fields(config):
+    for field in settings_of(Config):
         if table := field.metadata["table"]:
-            check_name(table, getattr(config, field.name))
+            tables.check_name(table, getattr(config, field.name))
+    for family in own_members.FAMILIES:
+        if getattr(config, f"{family}_args") and not _is_own(config, family):
+            raise UsageError(
+                f"`{family}_args` are those of a member of your own, and `{family}={getattr(config, family)!r}` is "
+                "none: its options are settings by themselves. Leave them out"
+            )
+
+
+def _is_own(config: Config, family: str) -> bool:
+    return is_place(getattr(config, family)) or getattr(config.own, family) is not None
+
+
+def check_own(config: Config, built: Collection[str] = ()) -> None:
+    """Checks that the config carries every class that it names by place, and that these take their arguments.
+
+    Args:
+        config: the settings.
+        built: the names of members that are there already, and are not built.
+
+    Raises:
+        UsageError: a class is not there, or does not take an argument that it is given.
+    """
+    wanted = [family for family in own_members.FAMILIES if family not in built]
+    if {"posterior1", "posterior2"} <= {*built}:
+        wanted.remove("posterior")
+    named = {family: getattr(config, family) for family in wanted if not getattr(config.own, family)}
+    if missing := {family: name for family, name in named.items() if is_place(name)}:
+        raise own_members.without_code(missing)
+    for family in wanted:
+        if own := getattr(config.own, family):
+            check_arguments(own, getattr(config, f"{family}_args"))
 
 
 def check_clashes(config: Config) -> None:
@@ -161,6 +119,11 @@ def check_clashes(config: Config) -> None:
         if config.objective in _IMPORTANCE_WEIGHTED:
             check_no_warm_up(config.kl_warmup)
             check_unweighted(config.reconstruction_weight, config.kl_weight)
+        if config.objective in _ANALYTIC:
+            check_total_gradient(config.gradient)
+        else:
+            weighted = config.objective in _IMPORTANCE_WEIGHTED
+            check_gradient(config.gradient, config.num_particles, importance_weighted=weighted)
         if config.objective in _ANALYTIC and config.layers == 2:
             check_order(["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
 
@@ -174,7 +137,7 @@ def data(config: Config) -> Splits:
     """
     from pyro_vae.data import load
 
-    likelihood = _find("LIKELIHOODS", config.likelihood)
+    likelihood = find(config, "likelihood")
     splits = load(
         config.dataset,
         data_dir=config.data_dir,
@@ -182,7 +145,7 @@ def data(config: Config) -> Splits:
         binarize=_binarize(config),
         dequantize=config.dequantize,
         levels=_takes_levels(likelihood),
-        standardize=_standardize(config, likelihood),
+        standardize=_standardize(config),
         split=config.split,
         data_seed=config.data_seed,
         **reading(config),
@@ -207,7 +170,7 @@ def recipe(config: Config, num_levels: int | None) -> str:
         >>> recipe(Config(), 17), recipe(Config(likelihood="normal"), 17), recipe(Config(), 2)
         ('dynamic', 'none', 'none')
     """
-    if _takes_levels(_find("LIKELIHOODS", config.likelihood)):
+    if _takes_levels(find(config, "likelihood")):
         return "levels"
     return "dequantize" if config.dequantize else "none" if num_levels == 2 else _binarize(config)
 
@@ -217,15 +180,14 @@ def _binarize(config: Config) -> str:
 
     if config.binarize != "auto":
         return config.binarize
-    return "dynamic" if _find("LIKELIHOODS", config.likelihood).support is constraints.boolean else "none"
+    return "dynamic" if find(config, "likelihood").support is constraints.boolean else "none"
 
 
 def reading(config: Config) -> Values:
     """Returns what is said of a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
     from pyro.distributions import constraints
 
-    likelihood = _find("LIKELIHOODS", config.likelihood)
-    support, has_levels = likelihood.support, "num_levels" in inspect.signature(likelihood).parameters
+    support, has_levels = find(config, "likelihood").support, "num_levels" in takes(config, "likelihood")
     return {
         **{
             name: getattr(config, name)
@@ -240,11 +202,10 @@ def reading(config: Config) -> Values:
     }
 
 
-def _standardize(config: Config, likelihood: Any) -> str:
+def _standardize(config: Config) -> str:
     """Leaves tables as they are under likelihoods that have no scale of their own for each column."""
-    can = "column_scale" in inspect.signature(likelihood).parameters
     wanted = config.standardize
-    return wanted if can or wanted == "yes" else "no"
+    return wanted if takes_column_scale(config) or wanted == "yes" else "no"
 
 
 def vae(
@@ -280,7 +241,8 @@ def vae(
     names = members_of(config)
     if others := sorted(set(members) - set(names)):
         raise UsageError(f"a program of {config.layers} layer(s) has the members {', '.join(names)}; got {others}")
-    likelihood = members.get("likelihood", _find("LIKELIHOODS", config.likelihood))
+    check_own(config, members)
+    likelihood = members["likelihood"] if "likelihood" in members else find(config, "likelihood")
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
     facts["masks"] = missing = config.missing == "nan"
     if num_levels is not None and _takes_levels(likelihood):
@@ -291,16 +253,17 @@ def vae(
         values = {
             **_values(config),
             **_resolved(config, scaling),
-            **_scalings(scaling, x_shape, members, missing=missing),
+            **program_members.scalings(scaling, x_shape, members, missing=missing),
             **facts,
         }
         if "likelihood" not in members:
             _check_scaling(config, scaling)
         made: Autoencoder
         if config.layers == 1:
-            made = VAE(**_members(values, members), missing=missing)
+            made = VAE(**program_members.one_layer(values, members), missing=missing)
         else:
-            made = HierarchicalVAE(**_two_layers(values, members), guide=config.guide, missing=missing)
+            two = program_members.two_layers(values, members)
+            made = HierarchicalVAE(**two, guide=config.guide, missing=missing)
     _check_autoencoder(config, made)
     return made.to(_device(config.device))
 
@@ -333,18 +296,35 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
     """
     import torch
 
-    # A flow cannot be laid out without its numbers: its layers are counted by hand, and a plain member stands in.
+    # A flow cannot be laid out without its numbers: its layers are counted by hand, and a plain member stands in. So it
+    # does for a class of one's own, of which nobody knows whether it can.
+    plain = _without_own(config)
     plain = replace(
-        config,
+        plain,
         device="meta",
-        prior="standard" if config.prior == "flow" else config.prior,
-        posterior="diagonal" if config.posterior == "flow" else config.posterior,
+        prior="standard" if config.prior == "flow" else plain.prior,
+        posterior="diagonal" if config.posterior == "flow" else plain.posterior,
     )
     layers = [config.latent_dim, *config.flow_hidden, config.latent_dim]
     flow = config.latent_dim**2 + sum(a * b for a, b in pairwise(layers))
     flows = config.flow_transforms * [config.prior, config.posterior].count("flow")
     with torch.device("meta"):
         return flows * flow + sum(tensor.numel() for tensor in vae(plain, *form, **members).tensors().values())
+
+
+_STAND_INS: dict[str, Values] = {
+    "prior": {"prior": "standard", "prior_args": ""},
+    "posterior": {"posterior": "diagonal", "posterior_args": ""},
+    "likelihood": {"likelihood": "normal", "likelihood_args": ""},
+    "network": {"network": "mlp", "network_args": "", "hidden": (1,)},
+}
+
+
+def _without_own(config: Config) -> Config:
+    plain: Values = {}
+    for family in own_members.FAMILIES:
+        plain |= _STAND_INS[family] if _is_own(config, family) else {}
+    return replace(config, own=OwnMembers(), **plain)
 
 
 def unused(config: Config) -> list[str]:
@@ -354,13 +334,16 @@ def unused(config: Config) -> list[str]:
         >>> unused(Config(prior="vamp", num_components=50)), unused(Config(prior="standard", num_components=50))
         ([], ['num_components'])
     """
-    chosen = {"PRIORS": config.prior, "POSTERIORS": config.posterior, "LIKELIHOODS": config.likelihood}
-    taken = set().union(*(_takes(table, name) for table, name in chosen.items()))
-    known = set().union(*(_takes(table, name) for table in chosen for name in globals()[table]))
+    families = program_members.TABLES
+    taken = set().union(*(takes(config, family) for family in families if not getattr(config.own, family)))
+    known = set().union(*(_takes(table, name) for table in families.values() for name in getattr(tables, table)))
     known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
+    known -= {name for names in own_members.FACTS.values() for name in names}
+    if config.own.network and config.layers == 1:
+        known |= {"hidden", "activation", "precision"}
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
-    return [f.name for f in fields(config) if f.name in known - taken and getattr(config, f.name) != f.default]
+    return [f.name for f in settings_of(Config) if f.name in known - taken and getattr(config, f.name) != f.default]
 
 
 def start(config: Config, program: Autoencoder, data: Splits) -> None:
@@ -383,7 +366,7 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
     check_data(program, data)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
-    with stream(config.seed, "start"):
+    with stream(config.seed, "start"), sentences_of(*config.own.given().values(), doing="start at the data"):
         program.start_at(train.expected(), train.fixed(), y)
 
 
@@ -415,7 +398,7 @@ def is_discrete(config: Config) -> bool:
         >>> is_discrete(Config(likelihood="bernoulli")), is_discrete(Config(likelihood="normal"))
         (True, False)
     """
-    return _find("LIKELIHOODS", config.likelihood).support.is_discrete
+    return bool(find(config, "likelihood").support.is_discrete)
 
 
 def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tuple[float, float]:
@@ -426,16 +409,16 @@ def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tupl
         form: what must be known of the data.
         protocol: of the data.
     """
-    levels = _takes_levels(_find("LIKELIHOODS", config.likelihood)) and form.num_levels
+    levels = _takes_levels(find(config, "likelihood")) and form.num_levels
     low, high = (0, levels - 1) if levels else protocol.get("range", (0, 1))
     return float(low), float(high)
 
 
 def optimizer(config: Config, program: Autoencoder) -> torch.optim.Optimizer:
     """Builds the optimiser that the config names, one over all parameters of the program."""
-    optimizer_class = _find("OPTIMIZERS", config.optimizer)
-    options = {**_options(optimizer_class, _values(config)), **_options(optimizer_class, {"fused": True})}
-    return optimizer_class(program.parameters(), **options)
+    optimizer_class = tables.find("OPTIMIZERS", config.optimizer)
+    wanted = {**options(optimizer_class, _values(config)), **options(optimizer_class, {"fused": True})}
+    return optimizer_class(program.parameters(), **wanted)
 
 
 def svi(config: Config, program: Autoencoder) -> SVI:
@@ -451,10 +434,10 @@ def svi(config: Config, program: Autoencoder) -> SVI:
     from pyro_vae.inference.svi import SVI
 
     check_clashes(config)
-    objective = _find("OBJECTIVES", config.objective)
+    objective = tables.find("OBJECTIVES", config.objective)
     # One plate, the data; told so, Pyro need not run the program once to find out.
     batched = {"vectorize_particles": True, "max_plate_nesting": 1} if config.num_particles > 1 else {}
-    loss = objective(**_options(objective, {**_values(config), **batched}))
+    loss = objective(**options(objective, {**_values(config), **batched}))
     step = program.model, program.guide, optimizer(config, program), loss
     return SVI(*step, config.max_grad_norm, _compile(config))
 
@@ -516,110 +499,6 @@ def _usage_errors(prefix: str = "") -> Iterator[None]:
         raise UsageError(f"{prefix}{error}") from error
 
 
-def _members(values: Values, given: Values) -> Values:
-    # The prior last: it may need the posterior, and other priors leave the networks' first weights as they are.
-    made = dict(given)
-    if "posterior" not in made:
-        made["posterior"] = _posterior(values["x_shape"], values)
-    if "likelihood" not in made:
-        made["likelihood"] = _likelihood(values)
-    if "prior" not in made:
-        made["prior"] = _prior({**values, "posterior": made["posterior"]})
-    return made
-
-
-def _two_layers(values: Values, given: Values) -> Values:
-    """The members of two layers: z1 has `latent_dim` dimensions, z2 `latent_dim2`, and `hidden2` is between them."""
-    network = "mlp" if values["network"] == "conv" else values["network"]
-    of_z2 = {**values, "latent_dim": values["latent_dim2"]}
-    apart = {"network": network, "input_scale": 1.0, "data_scale": None, "masks": False}
-    between = {**of_z2, "hidden": values["hidden2"], **apart}
-    made = dict(given)
-    if values["guide"] == "top_down":
-        encoded, encoder2, y_dim = values["x_shape"], of_z2, values["latent_dim2"] + values["y_dim"]
-    else:
-        encoded, encoder2, y_dim = (values["latent_dim"],), between, values["y_dim"]
-    if "posterior1" not in made:
-        made["posterior1"] = _posterior(values["x_shape"], {**values, "y_dim": y_dim})
-    if "posterior2" not in made:
-        made["posterior2"] = _posterior(encoded, encoder2)
-    if "likelihood" not in made:
-        made["likelihood"] = _likelihood(values)
-    if "middle" not in made:
-        made["middle"] = _middle(between, values["latent_dim"])
-    if "prior" not in made:
-        made["prior"] = _prior({**encoder2, "posterior": made["posterior2"], "x_shape": encoded})
-    return made
-
-
-def _posterior(encoded: tuple[int, ...], values: Values) -> Posterior:
-    member = _find("POSTERIORS", values["posterior"])
-    shape = member.encoder_shape(**_options(member.encoder_shape, values))
-    return member(_encoder(encoded, shape, values), **_options(member, values))
-
-
-def _encoder(encoded: tuple[int, ...], shape: tuple[int, ...], values: Values) -> Any:
-    """The network from data, or from z1: it sees data as they are scaled, and which numbers are missing."""
-    from pyro_vae.model.networks import WithMask
-    from pyro_vae.model.scaling import Rescaled
-
-    if values["masks"]:
-        inner = _network("NETWORKS", WithMask.in_shape(encoded), shape, {**values, "input_scale": 1.0})
-        network = WithMask(inner, values["input_scale"])
-    else:
-        network = _network("NETWORKS", encoded, shape, values)
-    return network if values["data_scale"] is None else Rescaled(network, values["data_scale"])
-
-
-def _likelihood(values: Values) -> Likelihood:
-    member = _find("LIKELIHOODS", values["likelihood"])
-    shape = member.decoder_shape(**_options(member.decoder_shape, values))
-    return member(_network("DECODERS", (values["latent_dim"],), shape, values), **_options(member, values))
-
-
-def _middle(values: Values, latent_dim: int) -> Likelihood:
-    """p(z1|z2): a normal whose mean and scales the network predicts, at first near N(0, I)."""
-    from pyro_vae.model.likelihoods import Normal
-
-    shape = Normal.decoder_shape((latent_dim,), "predicted")
-    return Normal(_network("DECODERS", (values["latent_dim"],), shape, values), scale=1.0, learn_scale="predicted")
-
-
-def _prior(values: Values) -> Prior:
-    member = _find("PRIORS", values["prior"])
-    return member(**_options(member, values))
-
-
-def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], values: Values) -> Any:
-    scale = {"input_scale": values["input_scale"]} if table == "NETWORKS" else {}
-    return _find(table, values["network"])(
-        in_shape,
-        out_shape,
-        hidden=values["hidden"],
-        activation=_find("ACTIVATIONS", values["activation"]),
-        y_dim=values["y_dim"],
-        precision=values["precision"],
-        **scale,
-    )
-
-
-def _scalings(scaling: str, x_shape: tuple[int, ...], given: Values, *, missing: bool) -> Values:
-    """The scalings that members take by name: of networks that see x, of rates, and of a density's columns."""
-    from pyro_vae.model.scaling import Centred, ColumnMean, ColumnScale, LogCounts
-    from pyro_vae.option_words import Scaling, check_word
-
-    check_word("scaling", scaling, Scaling)
-    if scaling == "counts":
-        log = LogCounts()
-        return {"data_scale": Centred(x_shape, log) if missing else log, "column_mean": ColumnMean(x_shape)}
-    if scaling == "as_stored":
-        return {"data_scale": Centred(x_shape) if missing else None}
-    # One for all members, those that are given among them: they share its numbers.
-    parts = (part for member in given.values() for part in member.modules())
-    scale = next((part for part in parts if isinstance(part, ColumnScale)), None) or ColumnScale(x_shape)
-    return {"data_scale": scale, "column_scale": scale}
-
-
 def _resolved(config: Config, scaling: str) -> Values:
     """The settings whose default depends on how networks see the data."""
     standardized = scaling == "standardized"
@@ -629,7 +508,7 @@ def _resolved(config: Config, scaling: str) -> Values:
 
 def _check_scaling(config: Config, scaling: str) -> None:
     if scaling == "standardized" and not takes_column_scale(config):
-        able = [name for name in LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
+        able = [name for name in tables.LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
         raise UsageError(
             f"`likelihood={config.likelihood!r}` is no density of columns in units of their own: use "
             f"`standardize='no'`, or `likelihood={able[0]!r}` ({', '.join(able)})"
@@ -643,7 +522,7 @@ def takes_column_scale(config: Config) -> bool:
         >>> takes_column_scale(Config(likelihood="normal")), takes_column_scale(Config(likelihood="poisson"))
         (True, False)
     """
-    return "column_scale" in _takes("LIKELIHOODS", config.likelihood)
+    return "column_scale" in takes(config, "likelihood")
 
 
 def _takes_levels(likelihood: Any) -> bool:
@@ -680,17 +559,11 @@ def _device(name: str) -> torch.device:
 
 
 def _values(config: Config) -> Values:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
-
-
-def _options(function: Any, values: Values) -> Values:
-    return {name: values[name] for name in inspect.signature(function).parameters if name in values}
+    families = program_members.TABLES
+    named = {f"{family}_class": getattr(config.own, family) or getattr(config, family) for family in families}
+    settings = {f.name: getattr(config, f.name) for f in settings_of(Config)}
+    return {**settings, **named, "network": config.own.network or config.network}
 
 
 def _takes(table: str, name: str) -> set[str]:
-    return set(inspect.signature(_find(table, name)).parameters)
-
-
-def _find(table: str, name: str) -> Any:
-    module, _, attribute = globals()[table][check_name(table, name)].partition(":")
-    return getattr(import_module(module), attribute)
+    return set(own_members.parameters(tables.find(table, name)))

@@ -68,6 +68,20 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
     return field(default=default, metadata=told)
 
 
+def settings_of(kind: type) -> tuple[Field[Any], ...]:
+    """Returns those fields of a dataclass that are settings, made by `flag`; it may have others beside them.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     size: int = flag(1, "how large")
+        ...     note: str = ""
+        >>> [setting.name for setting in settings_of(Options)]
+        ['size']
+    """
+    return tuple(each for each in fields(kind) if "help" in each.metadata)
+
+
 def words_of(setting: Field[Any]) -> tuple[str, ...]:
     """Returns the words that a field of a `Literal` type takes; none for any other."""
     return get_args(setting.type) if get_origin(setting.type) is Literal else ()
@@ -88,7 +102,7 @@ def check(settings: Any) -> None:
     Raises:
         UsageError: a value is none that the field takes; the error says its name, its value, and what it must be.
     """
-    for setting in fields(settings):
+    for setting in settings_of(type(settings)):
         value = getattr(settings, setting.name)
         if isinstance(setting.default, tuple):
             _check_several(setting, value)

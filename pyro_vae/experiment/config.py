@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment.checked_fields import MOST_LAYERS, check, flag
+from pyro_vae.experiment.checked_fields import MOST_LAYERS, check, flag, settings_of
+from pyro_vae.experiment.own_members import FAMILIES, OwnMembers, canonical
 from pyro_vae.option_words import (
     Binarize,
     Channels,
     Colour,
     EncoderPredicts,
     Flow,
+    Gradient,
     Guide,
     LearningRates,
     LearnScale,
@@ -30,7 +32,8 @@ class Config:
     """The settings of one experiment. `metadata["help"]` of a field says what it does, and the reason of its default.
 
     Fields whose names are also constructor arguments of a member (`latent_dim`, `scale`, `num_particles`, ...) reach
-    that member; see `pyro_vae.experiment.build`.
+    that member; see `pyro_vae.experiment.build`. `own` is no setting: it carries the classes of members such as
+    `prior="mine.py:Mine"`, and is never written down.
 
     Raises:
         UsageError: a value is out of range. Names of a table are checked where they are resolved, in `build`.
@@ -120,8 +123,11 @@ class Config:
     )
 
     prior: str = flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
+    prior_args: str = flag("", "arguments of a prior of your own, a JSON object; what it is built from else are facts")
     posterior: str = flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
+    posterior_args: str = flag("", "arguments of a posterior of your own, a JSON object")
     likelihood: str = flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
+    likelihood_args: str = flag("", "arguments of a likelihood of your own, a JSON object")
     conditional: bool = flag(
         False, "give one-hot labels to encoder and decoder, for p(x|y); off, since not all data have labels"
     )
@@ -137,6 +143,7 @@ class Config:
         "Burda et al. 2016",
     )
     network: str = flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
+    network_args: str = flag("", "arguments of networks of your own, a JSON object; each takes those that it has")
     hidden: tuple[int, ...] = flag(
         (256,), "widths or channels of the hidden layers; one layer is enough for digits", above=0
     )
@@ -194,6 +201,11 @@ class Config:
         "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
     )
     num_particles: int = flag(1, "draws of z per datum and step; for iwae the K of the bound", above=0)
+    gradient: Gradient = flag(
+        "total",
+        "of a sampled objective: sticking_the_landing (trace_elbo) or doubly_reparametrised (iwae) has the same mean, "
+        "and less noise for the encoder where q(z|x) is near the posterior; total is Pyro's own, for any q",
+    )
     reconstruction_weight: float = flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL", least=0)
     kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction", least=0)
     kl_warmup: int = flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it", least=0)
@@ -267,17 +279,22 @@ class Config:
     )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU", scope="place")
 
+    own: OwnMembers = field(default=OwnMembers(), compare=False, repr=False)
+
     def __post_init__(self) -> None:
         check(self)
-        for field in fields(self):
-            if isinstance(field.default, tuple):
-                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        for setting in settings_of(Config):
+            if isinstance(setting.default, tuple):
+                object.__setattr__(self, setting.name, tuple(getattr(self, setting.name)))
+        for option in (f"{family}_args" for family in FAMILIES):
+            object.__setattr__(self, option, canonical(option, getattr(self, option)))
         if self.kl_weight == self.reconstruction_weight == 0.0:
             raise UsageError("`kl_weight` and `reconstruction_weight` are both 0: there is nothing to train")
 
     def to_dict(self) -> dict[str, Any]:
         """Converts to plain values for JSON; an infinite bound becomes the string "inf"."""
-        return {k: "inf" if v == math.inf else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = {setting.name: getattr(self, setting.name) for setting in settings_of(Config)}
+        return {k: "inf" if v == math.inf else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def scientific(self) -> dict[str, Any]:
         """Converts to plain values like `to_dict`, without those that say where to compute."""
@@ -291,7 +308,7 @@ class Config:
             >>> Config.within("place")
             ('data_dir', 'download', 'device')
         """
-        return tuple(f.name for f in fields(cls) if f.metadata["scope"] == scope)
+        return tuple(f.name for f in settings_of(cls) if f.metadata["scope"] == scope)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
@@ -302,11 +319,11 @@ class Config:
         Raises:
             UsageError: a setting is unknown, or a value out of range.
         """
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in settings_of(cls)}
         if unknown := sorted(set(values) - known):
             raise UsageError(f"unknown settings {unknown}: written by another version?")
-        floats = {f.name for f in fields(cls) if f.type is float}
-        older = {f.name: f.metadata["before"] for f in fields(cls)}
+        floats = {f.name for f in settings_of(cls) if f.type is float}
+        older = {f.name: f.metadata["before"] for f in settings_of(cls)}
         plain: dict[str, Any] = {k: math.inf if v == "inf" and k in floats else v for k, v in values.items()}
         try:
             return cls(**{**older, **plain})

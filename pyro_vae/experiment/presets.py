@@ -6,7 +6,7 @@ fields of `Target`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pyro_vae.errors import UsageError, unknown
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
 
 _FOLDER = Path(__file__).parent / "published"
@@ -87,7 +88,7 @@ def changed(config: Config) -> dict[str, Any]:
         {'prior': 'vamp', 'hidden': (300, 300)}
     """
     start = replace(Config(), **preset(config.preset).settings) if config.preset else Config()
-    return {f.name: value for f in fields(Config) if (value := getattr(config, f.name)) != getattr(start, f.name)}
+    return {f.name: value for f in settings_of(Config) if (value := getattr(config, f.name)) != getattr(start, f.name)}
 
 
 def verdict(

@@ -330,10 +330,21 @@ def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
     return len(y) if y is not None else 1 if num_data is None else num_data
 
 
+def _cure_of(x: Any) -> str:
+    """How what a DataLoader gives, or the loader itself, becomes a tensor."""
+    if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
+        return "it holds tensors, as a batch of a DataLoader does, x is the first of them, `for x, *_ in loader`"
+    if isinstance(x, Mapping):
+        return f"x is one of its values, of the keys {', '.join(map(str, list(x)[:10]))}"
+    if isinstance(x, Iterable) and not hasattr(x, "__array__") and not isinstance(x, list | tuple | str):
+        return "go through it, and give the tensor of each batch, or all of them, torch.cat([x for x, *_ in loader])"
+    return "torch.as_tensor(x)"
+
+
 def check_tensor(x: Any) -> None:
     """Raises, with the cure, TypeError where x is no tensor and ValueError where it holds no data."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}: {_cure_of(x)}")
     if x.dim() == 0 or len(x) == 0:
         raise ValueError(f"x holds no data, its shape is {tuple(x.shape)}: its first axis counts them, one is x[None]")
 
@@ -348,8 +359,9 @@ def undisturbed(program: Any) -> Iterator[None]:
         program: anything with a model and a guide; flags are those of an `nn.Module`.
     """
     with evaluating(program), parameter_store.store_kept():
-        if isinstance(program, Program):
-            program.check_store()
+        for inner in program.modules() if isinstance(program, nn.Module) else []:
+            if isinstance(inner, Program):
+                inner.check_store()
         yield
 
 

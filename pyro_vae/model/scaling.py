@@ -181,6 +181,33 @@ class LogCounts(Scaling):
         return u.masked_fill(u < 0, 0).expm1() - u.masked_fill(u >= 0, 0).neg().expm1()
 
 
+class Times(Scaling):
+    r"""Every number times a factor, such as 1 / 255 for grey levels.
+
+    .. math:: u = f x, \qquad x = u / f
+
+    Args:
+        factor: f.
+
+    Example:
+        >>> Times(1 / 255).see(torch.tensor([0.0, 255.0]))
+        tensor([0., 1.])
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def see(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def undo(self, u: Tensor) -> Tensor:
+        return u / self.factor
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
+
+
 class Centred(Scaling):
     r"""Each number less its mean over the training data, so that the zeros that stand for missing ones say nothing.
 

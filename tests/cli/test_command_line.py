@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ import pytest
 from pyro_vae import errors, system
 from pyro_vae.cli.command_ending import exit_codes, in_flags
 from pyro_vae.cli.parser import config_from, config_parser, given_flags, help_of
-from pyro_vae.experiment import build
+from pyro_vae.experiment import tables
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.own_members import FAMILIES
 from pyro_vae.model.conditions import IF_MISSING
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +67,9 @@ FLAGS = {
 
 
 def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
-    assert set(FLAGS) | {"--preset"} == {"--" + f.name.replace("_", "-") for f in fields(Config)}
+    assert {*FLAGS, "--preset", *(f"--{family}-args" for family in FAMILIES)} == {
+        "--" + f.name.replace("_", "-") for f in settings_of(Config)
+    }
     for flag, value in FLAGS.items():
         given = [] if value is True else map(str, value if isinstance(value, tuple) else [value])
         name = flag.removeprefix("--").replace("-", "_")
@@ -74,13 +78,13 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
 
 def test_every_flag_is_explained_in_help(parser):
     text = " ".join(parser.format_help().split())
-    for field in fields(Config):
+    for field in settings_of(Config):
         reason = in_flags(field.metadata["help"])
         assert reason in text
         assert len(reason.split()) >= 3, field.name
         assert "`" not in reason
         if table := field.metadata["table"]:
-            assert f"{', '.join(getattr(build, table))}: {reason}" in text
+            assert f"{', '.join(getattr(tables, table))}: {reason}" in text
 
 
 def test_a_program_that_takes_missing_numbers_is_a_word_on_the_command_line():
@@ -93,7 +97,7 @@ def test_what_a_field_says_of_its_values_stands_in_its_help(parser):
     text = " ".join(parser.format_help().split())
     assert "no, one, pixel, predicted: learn the likelihood's sigma" in text
     assert "falls by then (above 0" not in text
-    helps = {field.name: help_of(field) for kind in (Evaluation, Plan, Config) for field in fields(kind)}
+    helps = {field.name: help_of(field) for kind in (Evaluation, Plan, Config) for field in settings_of(kind)}
     assert helps["flow_transforms"].endswith(" (above 0, at most 100)")
     assert helps["latent_data"].endswith(" (at least 2)")
     assert helps["conditional"] == Config.__dataclass_fields__["conditional"].metadata["help"]

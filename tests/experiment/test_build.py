@@ -16,15 +16,19 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data import Form, Split, loading
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.inference.epochs import learning_rate_factor
 from pyro_vae.inference.fitting import Schedule
-from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.inference.objectives import is_importance_weighted
 from pyro_vae.model.scaling import LogCounts
 from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 
-TABLES = [name for name in vars(build) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
-ROWS = [(table, name) for table in TABLES if isinstance(getattr(build, table), dict) for name in getattr(build, table)]
+TABLES = [name for name in vars(tables) if re.fullmatch("[A-Z]+", name) and name != "SOURCES"]
+ROWS = [
+    (table, name) for table in TABLES if isinstance(getattr(tables, table), dict) for name in getattr(tables, table)
+]
 IMAGE = (1, 6, 5)
 
 
@@ -38,37 +42,37 @@ def widths(network):
 
 @pytest.mark.parametrize(("table", "name"), ROWS)
 def test_every_row_leads_to_something_that_can_be_called(table, name):
-    assert callable(build._find(table, name))
+    assert callable(tables.find(table, name))
 
 
 def test_names_without_a_place_are_those_that_the_rooms_know():
     assert all(loading.load("digits", binarize=name) for name in words(Binarize))
     assert all(loading.load("digits", split=name) for name in words(SplitKind))
     assert all(0 < learning_rate_factor(name, 1, 10) <= 1 for name in words(LearningRates))
-    assert set(build.DECODERS) == set(build.NETWORKS)
+    assert set(tables.DECODERS) == set(tables.NETWORKS)
     assert all(pv.networks.MLP((2,), (3,), precision=name) for name in words(Precision))
     assert all(pv.priors.FlowPrior(2, flow=name) for name in words(Flow))
 
 
 def test_every_table_is_offered_by_a_flag():
-    assert {f.metadata["table"] for f in fields(Config)} - {""} == set(TABLES) - {"DECODERS"}
+    assert {f.metadata["table"] for f in settings_of(Config)} - {""} == set(TABLES) - {"DECODERS"}
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_an_unknown_name_is_answered_with_the_nearest(table):
-    name = max(getattr(build, table), key=len)
+    name = max(getattr(tables, table), key=len)
     with pytest.raises(UsageError, match=rf"unknown \w+ '{name[:-2]}x'; did you mean '{name}'\?"):
-        build.check_name(table, name[:-2] + "x")
+        tables.check_name(table, name[:-2] + "x")
 
 
-@pytest.mark.parametrize("field", [f for f in fields(Config) if f.metadata["table"]], ids=lambda f: f.name)
+@pytest.mark.parametrize("field", [f for f in settings_of(Config) if f.metadata["table"]], ids=lambda f: f.name)
 def test_names_are_checked_before_anything_is_built(field):
     with pytest.raises(UsageError, match=r"unknown .* 'nonesuch'; did you mean"):
         build.check_names(replace(Config(), **{field.name: "nonesuch"}))
 
 
 def test_an_own_file_is_a_data_set():
-    assert [build.check_name("DATASETS", name) for name in ("x.npy", "a/b.npz")] == ["x.npy", "a/b.npz"]
+    assert [tables.check_name("DATASETS", name) for name in ("x.npy", "a/b.npz")] == ["x.npy", "a/b.npz"]
 
 
 FIELD = {"NETWORKS": "network", "ACTIVATIONS": "activation", "PRIORS": "prior", "POSTERIORS": "posterior"}
@@ -140,7 +144,7 @@ def test_hidden_reaches_encoder_and_decoder():
     assert widths(vae.posterior.encoder) == widths(vae.likelihood.decoder) == [7, 9]
 
 
-@pytest.mark.parametrize("network", build.NETWORKS)
+@pytest.mark.parametrize("network", tables.NETWORKS)
 def test_precision_reaches_encoder_and_decoder_and_no_parameter(network):
     plain, rounded = (program(network=network, precision=name) for name in words(Precision))
     for vae, name in ((plain, "float32"), (rounded, "bfloat16")):
@@ -159,10 +163,10 @@ def test_the_optimiser_gets_its_settings_and_all_parameters():
     assert set(map(id, group["params"])) == set(map(id, vae.parameters()))
 
 
-@pytest.mark.parametrize("objective", build.OBJECTIVES)
+@pytest.mark.parametrize("objective", tables.OBJECTIVES)
 def test_the_objective_gets_its_particles_and_svi_its_bound(objective):
     svi = build.svi(Config(objective=objective, num_particles=6, max_grad_norm=2.5), program())
-    assert type(svi.loss) is build._find("OBJECTIVES", objective)
+    assert type(svi.loss) is tables.find("OBJECTIVES", objective)
     assert (svi.loss.num_particles, svi.loss.vectorize_particles, svi.max_grad_norm) == (6, True, 2.5)
 
 
@@ -205,9 +209,9 @@ def test_a_member_that_a_vae_has_not_is_refused():
         build.vae(Config(), IMAGE, flow=None)
 
 
-@pytest.mark.parametrize("objective", build.OBJECTIVES)
+@pytest.mark.parametrize("objective", tables.OBJECTIVES)
 def test_what_is_said_of_objectives_without_torch_is_so(objective):
-    kind = build._find("OBJECTIVES", objective)
+    kind = tables.find("OBJECTIVES", objective)
     assert (objective in build._IMPORTANCE_WEIGHTED) == is_importance_weighted(kind)
     assert (objective in build._ANALYTIC) == issubclass(kind, TraceMeanField_ELBO)
 
@@ -240,7 +244,7 @@ def test_building_leaves_the_random_state_alone():
 # What the data say.
 
 
-@pytest.mark.parametrize("likelihood", build.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", tables.LIKELIHOODS)
 def test_a_likelihood_of_whole_numbers_is_given_the_levels(likelihood):
     whole = {"discretized_logistic", "categorical", "poisson", "negative_binomial"}
     recipe = "levels" if likelihood in whole else "dynamic" if likelihood == "bernoulli" else "none"
@@ -313,7 +317,7 @@ MEMBERS = {"prior": "PRIORS", "posterior": "POSTERIORS", "likelihood": "LIKELIHO
 
 
 @pytest.mark.parametrize(
-    ("field", "name"), [(field, name) for field in MEMBERS for name in getattr(build, MEMBERS[field])]
+    ("field", "name"), [(field, name) for field in MEMBERS for name in getattr(tables, MEMBERS[field])]
 )
 def test_the_choice_of_a_member_always_has_an_effect(field, name):
     assert build.unused(replace(Config(), **{field: name})) == []
@@ -359,7 +363,7 @@ def test_the_decoder_starts_at_the_mean_of_what_training_draws(binarize):
     assert ((vae.likelihood(torch.randn(1, 3)).mean[0] - drawn.mean(0)).abs() < 4.1e-4).all()
 
 
-@pytest.mark.parametrize("likelihood", sorted(set(build.LIKELIHOODS) - {"bernoulli"}))
+@pytest.mark.parametrize("likelihood", sorted(set(tables.LIKELIHOODS) - {"bernoulli"}))
 def test_every_decoder_starts_at_the_mean_of_the_training_data(likelihood):
     """Within half a grey level of 256; those who keep away from the ends do so by less."""
     vae, data = started(likelihood=likelihood, binarize="none")
@@ -442,7 +446,7 @@ def two_layers(num_classes=0, **settings):
 
 
 @pytest.mark.parametrize("guide", words(Guide))
-@pytest.mark.parametrize("prior", sorted(set(build.PRIORS) - {"conditional"}))
+@pytest.mark.parametrize("prior", sorted(set(tables.PRIORS) - {"conditional"}))
 def test_two_layers_are_built_with_every_prior(guide, prior):
     vae = two_layers(guide=guide, objective="trace_elbo", prior=prior, num_components=4)
     assert isinstance(vae, pv.HierarchicalVAE)
@@ -522,7 +526,7 @@ def test_settings_of_the_second_layer_are_named_where_there_is_none():
 
 
 def test_a_members_defaults_are_those_of_the_settings():
-    settings = {**{field.name: field.default for field in fields(Config)}, "learn_scale": "no", "scale": 0.1}
+    settings = {**{field.name: field.default for field in settings_of(Config)}, "learn_scale": "no", "scale": 0.1}
     named = [getattr(room, name) for room in (pv.priors, pv.posteriors, pv.likelihoods) for name in dir(room)]
     members = [each for each in named if inspect.isclass(each) and issubclass(each, nn.Module)]
     options = [option for member in members for option in inspect.signature(member).parameters.values()]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -10,15 +10,16 @@ from pyro_vae.cli.parser import config_parser
 from pyro_vae.cli.sweep_command import space
 from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import memory
-from pyro_vae.experiment.checked_fields import words_of
+from pyro_vae.experiment.checked_fields import settings_of, words_of
 from pyro_vae.experiment.compare.comparable_runs import Candidate, groups
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.randomness import block_seed
 
-NUMBERS = [f.name for f in fields(Config) if f.type in (int, float)]
-FLOATS = [f.name for f in fields(Config) if f.type is float]
+NUMBERS = [f.name for f in settings_of(Config) if f.type in (int, float)]
+FLOATS = [f.name for f in settings_of(Config) if f.type is float]
 MAY_BE_ZERO = {
     "reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data", "seed", "data_seed",
     "levels", "image_size", "scale",
@@ -43,10 +44,11 @@ def test_the_defaults_survive_json():
 
 
 def test_every_field_survives_json():
-    plain = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in fields(Config) if not words_of(f)}
-    words = {f.name: words_of(f)[words_of(f)[0] == f.default] for f in fields(Config) if words_of(f)}
-    config = Config(**{**plain, **words, "layers": 2, "reader": 1})
-    assert all(getattr(config, f.name) != f.default for f in fields(Config))
+    plain = {f.name: OTHER_THAN_DEFAULT[f.type](f.default) for f in settings_of(Config) if not words_of(f)}
+    words = {f.name: words_of(f)[words_of(f)[0] == f.default] for f in settings_of(Config) if words_of(f)}
+    own = {f"{family}_args": '{"df": 3}' for family in FAMILIES}
+    config = Config(**{**plain, **words, **own, "layers": 2, "reader": 1})
+    assert all(getattr(config, f.name) != f.default for f in settings_of(Config))
     assert through_json(config) == config
 
 
@@ -122,7 +124,7 @@ def test_widths_that_make_no_layers_are_refused(hidden):
         Config(hidden=hidden)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Config)])
+@pytest.mark.parametrize("name", [f.name for f in settings_of(Config)])
 def test_a_null_is_refused_by_name(name):
     with pytest.raises(UsageError, match=f"`{name}` must be .*None"):
         replace(Config(), **{name: None})
@@ -139,7 +141,7 @@ def test_a_setting_of_another_version_is_refused_by_name():
         Config.from_dict({**Config().to_dict(), "temperature": 1.0})
 
 
-@pytest.mark.parametrize("field", [f for f in fields(Config) if words_of(f)], ids=lambda f: f.name)
+@pytest.mark.parametrize("field", [f for f in settings_of(Config) if words_of(f)], ids=lambda f: f.name)
 def test_a_word_that_a_setting_does_not_take_is_answered_with_the_nearest(field):
     near = max(words_of(field), key=len)
     with pytest.raises(UsageError, match=f"unknown {field.name} '{near[:-1]}_'; did you mean '{near}'"):

@@ -14,7 +14,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.checkpoint import Checkpoint
@@ -104,7 +104,7 @@ def test_as_stored_is_what_there_was_before(likelihood):
     assert not [m for m in plain.modules() if isinstance(m, Rescaled | ColumnScale | ColumnMean)]
 
 
-@pytest.mark.parametrize("likelihood", sorted(set(build.LIKELIHOODS) - set(SCALING)))
+@pytest.mark.parametrize("likelihood", sorted(set(tables.LIKELIHOODS) - set(SCALING)))
 def test_a_likelihood_that_is_no_density_of_columns_is_refused_with_the_cure(likelihood):
     config = Config(likelihood=likelihood, **SMALL)
     assert not build.takes_column_scale(config)

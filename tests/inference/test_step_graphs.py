@@ -21,7 +21,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError, DivergenceError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.graphs.capture import Graph
 from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, step_graphs
@@ -96,19 +96,19 @@ def objectives(posterior):
     return ["trace_elbo", "mean_field_elbo"] + (["iwae"] if posterior != "delta" else [])
 
 
-PRIORS = [(p, "diagonal", "bernoulli", o) for p in build.PRIORS for o in objectives("diagonal")]
-POSTERIORS = [("standard", q, "bernoulli", o) for q in build.POSTERIORS for o in objectives(q)]
-LIKELIHOODS = [("standard", "diagonal", k, "trace_elbo") for k in build.LIKELIHOODS]
+PRIORS = [(p, "diagonal", "bernoulli", o) for p in tables.PRIORS for o in objectives("diagonal")]
+POSTERIORS = [("standard", q, "bernoulli", o) for q in tables.POSTERIORS for o in objectives(q)]
+LIKELIHOODS = [("standard", "diagonal", k, "trace_elbo") for k in tables.LIKELIHOODS]
 ALL = [
     (p, q, k, o)
-    for p, q, k in itertools.product(build.PRIORS, build.POSTERIORS, build.LIKELIHOODS)
+    for p, q, k in itertools.product(tables.PRIORS, tables.POSTERIORS, tables.LIKELIHOODS)
     if sensible(p, q)
     for o in objectives(q)
 ]
 
 
-NORMAL = [name for name in build.POSTERIORS if name != "delta"]
-COVERED = covering(build.PRIORS, NORMAL, build.LIKELIHOODS, objectives("diagonal"))
+NORMAL = [name for name in tables.POSTERIORS if name != "delta"]
+COVERED = covering(tables.PRIORS, NORMAL, tables.LIKELIHOODS, objectives("diagonal"))
 SOME = [("standard", "delta", "bernoulli", "trace_elbo"), *COVERED[:6]]
 
 

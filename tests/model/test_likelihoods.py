@@ -328,9 +328,17 @@ def test_a_pixel_that_is_always_off_starts_at_half_a_count():
     assert torch.allclose(member.decoder.output_bias, torch.full(SHAPE, expected, dtype=torch.float32))
 
 
-def test_a_decoder_without_output_bias_can_not_start_at_the_mean():
-    with pytest.raises(ValueError, match="needs a parameter output_bias"):
-        pv.likelihoods.Bernoulli(nn.Linear(D, 8)).start_at(torch.zeros(9, *SHAPE))
+def test_a_decoder_without_output_bias_starts_where_it_is(caplog):
+    decoder = nn.Linear(D, 8)
+    before = decoder.bias.clone()
+    pv.likelihoods.Bernoulli(decoder).start_at(torch.zeros(9, *SHAPE))
+    assert torch.equal(decoder.bias, before)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "Linear has no parameter output_bias"
+    ]
+
+
+def test_an_output_bias_of_another_shape_is_refused():
     one_a_pixel = pv.likelihoods.Normal(CASES["Normal"].decoder(), learn_scale="predicted")
     with pytest.raises(ValueError, match=r"output_bias of shape \(2, 1, 2, 4\); MLP has \(1, 2, 4\)"):
         one_a_pixel.start_at(torch.zeros(9, *SHAPE))

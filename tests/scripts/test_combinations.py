@@ -18,7 +18,7 @@ from scripted import exit_code
 
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
 
 pytestmark = pytest.mark.usefixtures("sketched")
@@ -60,12 +60,12 @@ def run(folder, data, prior, posterior, likelihood):
     return exit_code(MAIN, ["--dataset", data, "--out", folder, *SMALL, *members, *flags])
 
 
-TABLES = build.PRIORS, build.POSTERIORS, build.LIKELIHOODS
+TABLES = tables.PRIORS, tables.POSTERIORS, tables.LIKELIHOODS
 FEW = {*covering(*TABLES), ("standard", "delta", "bernoulli")}
 PAIRS = [
     (prior, posterior, likelihood)
     for (i, prior), (j, posterior), (k, likelihood) in product(*map(enumerate, TABLES))
-    if (i + k) % len(build.POSTERIORS) == j
+    if (i + k) % len(tables.POSTERIORS) == j
 ]
 
 

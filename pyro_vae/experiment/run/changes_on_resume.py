@@ -51,7 +51,7 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
             f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave `{name}` "
             "out, or start another run with another `folder`"
         )
-    return replace(saved, **{name: getattr(wanted, name) for name in given})
+    return replace(saved, own=wanted.own, **{name: getattr(wanted, name) for name in given})
 
 
 def check_same_config(run: Run, before: Config) -> None:

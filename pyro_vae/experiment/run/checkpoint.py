@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pyro_vae.data import Form
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.inference.fitting import Part, Progress
@@ -47,6 +48,7 @@ class Checkpoint:
         optimizer: the state of the optimiser, as in `state_dict`.
         history: the SHA-256 of the lines of history.jsonl that belong to it; "" where it is not known.
         intake: the recipe of the raw data; None where it is not known.
+        own: names and SHA-256 of the members of a user's own, by family, as they were when it was written.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     history: str = ""
     intake: Intake | None = None
+    own: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
@@ -110,6 +113,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "optimizer": groups,
         **({"intake": checkpoint.intake.to_dict()} if checkpoint.intake is not None else {}),
+        **({"own": own} if (own := checkpoint.config.own.recorded()) else {}),
     }
     step = f"-step-{progress.steps:05d}" if progress.part is not None else ""
     manifest = folder / f"epoch-{progress.epoch:05d}{step}.json"
@@ -145,6 +149,7 @@ def read(manifest: Path) -> Checkpoint:
             optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
             history=str(body.get("history", "")),
             intake=Intake.of_dict(body["intake"]) if body.get("intake") else None,
+            own=own_of(body),
         )
 
 
@@ -227,6 +232,15 @@ def form_of(body: dict[str, Any]) -> Form:
         _count(body.get("num_classes", 0)),
         _known_scaling(body.get("scaling", "as_stored")),
     )
+
+
+def own_of(body: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Reads names and hashes of the members of a user's own from the body of a manifest."""
+    return {
+        family: {"name": str(body["own"][family]["name"]), "sha256": str(body["own"][family]["sha256"])}
+        for family in FAMILIES
+        if family in body.get("own", {})
+    }
 
 
 def _known_scaling(word: Any) -> str:

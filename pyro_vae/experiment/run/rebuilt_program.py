@@ -4,8 +4,9 @@ No code is read from a file. What `build` can name is built, and a user's own me
 """
 
 import copy
+import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.data import Form
-from pyro_vae.errors import CheckpointError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, changes
 from pyro_vae.experiment.run import checkpoint, raw_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.model.autoencoder import Autoencoder
@@ -23,7 +25,7 @@ from pyro_vae.model.autoencoder import Autoencoder
 _MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
 
 
-def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
+def load(run_or_checkpoint: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:
     """Loads the trained program of a run folder (its best state), or of a checkpoint's manifest or tensor file.
 
     Arguments and errors are those of `pyro_vae.load`, which opens shared folders too.
@@ -36,6 +38,7 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
         newest = checkpoint.read(path.with_suffix(".json"))
     if newest is None:
         raise CheckpointError(f"no checkpoint at {run_or_checkpoint}: pass a run folder, or an epoch-*.json in one")
+    newest, overrides = with_members(newest, own, overrides)
     program = rebuilt(newest, **overrides)
     run = next((p for p in (path, *path.parents[:2]) if (p / "run.json").exists()), path)
     try:
@@ -45,6 +48,44 @@ def load(run_or_checkpoint: str | Path, **overrides: Any) -> Autoencoder:
     return program
 
 
+def with_members(
+    saved: Checkpoint, own: Iterable[OwnMember], overrides: Mapping[str, Any]
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """Gives a checkpoint's config the classes of a user's own, and warns of those that have changed since.
+
+    Args:
+        saved: the checkpoint.
+        own: classes under names of configs; those count that this config names.
+        overrides: as for `pyro_vae.load`: members, or classes of members, which are built as the config says.
+
+    Returns:
+        The checkpoint, and those of the overrides that are no classes.
+
+    Raises:
+        UsageError: a class is given for a member that is not built from one.
+    """
+    config = saved.config
+    found = {member.family: member for member in own if member.name == getattr(config, member.family)}
+    kept: dict[str, Any] = {}
+    for name, override in overrides.items():
+        classes = override if isinstance(override, tuple) else (override,)
+        are_classes = name == "network" or inspect.isclass(override)
+        if name == "network" and len(classes) != 2:
+            raise UsageError("`network` must be two classes, of the encoder and of the decoder")
+        if name in FAMILIES:
+            kinds = classes if are_classes else (type(override),)
+            found[name] = OwnMember.of(name, getattr(config, name), *kinds)
+        elif are_classes:
+            raise UsageError(f"`{name}` must be a member that was built; classes go in under {', '.join(FAMILIES)}")
+        if not are_classes:
+            kept[name] = override
+    config = replace(config, own=OwnMembers(**found))
+    build.check_own(config, kept)
+    for sentence in changes(saved.own, config.own):
+        warnings.warn(sentence, stacklevel=3)
+    return replace(saved, config=config), kept
+
+
 def warn(complaints: Iterable[str]) -> None:
     """Warns of checkpoints that are passed over."""
     for complaint in complaints:
@@ -52,7 +93,11 @@ def warn(complaints: Iterable[str]) -> None:
 
 
 def rebuilt(saved: Checkpoint, **overrides: Any) -> Autoencoder:
-    """Builds the program of a checkpoint at its best state; overrides and errors are those of `pyro_vae.load`."""
+    """Builds the program of a checkpoint at its best state.
+
+    Its config carries the classes of a user's own, see `with_members`; overrides are members that were built, else they
+    and the errors are those of `pyro_vae.load`.
+    """
     # Not where it was trained: that device may not exist here.
     config = replace(saved.config, device=str(overrides.pop("device", "cpu")))
     tensors = saved.tensors()

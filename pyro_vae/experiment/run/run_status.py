@@ -64,6 +64,7 @@ class RunStatus:
             "teams": teams,
             "seeds": {"seed": config.seed, "data_seed": config.data_seed},
             "protocol": protocol,
+            **({"own": config.own.recorded()} if config.own.given() else {}),
             **provenance.surroundings(config.device),
         }
         files.write(self.path, files.to_json(about))

@@ -1,7 +1,7 @@
 """A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError
-from pyro_vae.experiment import build, presets
+from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
@@ -170,7 +171,13 @@ class TrainedRun(ProgramAndData):
 
 
 def open_run(
-    path: str | Path, *, device: str = "cpu", data_dir: str = "", read: bool = True, **members: Any
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    data_dir: str = "",
+    read: bool = True,
+    own: Iterable[OwnMember] = (),
+    **members: Any,
 ) -> TrainedRun:
     """Opens a run folder.
 
@@ -179,9 +186,12 @@ def open_run(
         device: where it is evaluated; where it was trained does not count, and may not exist here.
         data_dir: where the data are now, if they moved.
         read: whether to read the data now, and not when something asks for them.
-        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`.
+        own: classes of a user's own, of which the run takes those that its config names.
+        members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`. Data are read as the
+            likelihood that is given takes them.
 
     Raises:
+        UsageError: its config names a class of a user's own that is not given.
         CheckpointError: there is no run, a damaged one, or one that was trained on other data.
         DataError: the data are not there.
 
@@ -196,9 +206,10 @@ def open_run(
     if not newest.progress.best_epoch:
         again = command_line("train", out=path, resume=True)
         raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
+    newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
-    vae = rebuilt_program.rebuilt(newest, device=device, **members)
+    vae = rebuilt_program.rebuilt(newest, device=device, **instances)
     vae.intake = raw_data.intake_of_run(path, run.config, newest.form, newest.intake)
     run.history.first_lines(newest.progress.epoch, newest.history)
     trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
@@ -226,7 +237,7 @@ def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _moved(config: Config, data_dir: str) -> Config:
-    if config.dataset in build.DATASETS:
+    if config.dataset in tables.DATASETS:
         return replace(config, data_dir=data_dir or config.data_dir)
     path = Path(data_dir) / Path(config.dataset).name if data_dir else Path(config.dataset)
     return replace(config, dataset=str(path))
@@ -234,5 +245,5 @@ def _moved(config: Config, data_dir: str) -> Config:
 
 def _check_there(config: Config) -> None:
     path = Path(config.dataset)
-    if config.dataset not in build.DATASETS and not path.exists():
+    if config.dataset not in tables.DATASETS and not path.exists():
         raise DataError(f"{path}: there is no such file or folder here. Name the folder that holds it with `data_dir`.")

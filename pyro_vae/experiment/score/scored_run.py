@@ -1,5 +1,6 @@
 """A run, or a shared folder, that scores data: its program, and its training data where they are there."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from pyro_vae.data import Splits
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.run import raw_data
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.experiment.share import sharing
@@ -70,13 +72,16 @@ class ScoredRun:
         return self.data.train.one_hot(number).mean(0)
 
 
-def open_scored(path: str | Path, *, device: str = "cpu", data_dir: str = "") -> ScoredRun:
+def open_scored(
+    path: str | Path, *, device: str = "cpu", data_dir: str = "", own: Iterable[OwnMember] = ()
+) -> ScoredRun:
     """Opens the folder of a run, or one that `pyro_vae.share` wrote.
 
     Args:
         path: the folder.
         device: where to compute.
         data_dir: where the run's data are now, if they moved.
+        own: classes of a user's own, of which the run takes those that its config names.
 
     Raises:
         CheckpointError: it holds neither, or is damaged.
@@ -89,9 +94,9 @@ def open_scored(path: str | Path, *, device: str = "cpu", data_dir: str = "") ->
     """
     path = Path(path)
     if sharing.is_shared(path):
-        saved, vae = sharing.open_shared(path, device=device)
+        saved, vae = sharing.open_shared(path, device=device, own=own)
         config = replace(saved.config, device=device)
         return ScoredRun(path, config, vae, vae.intake or raw_data.of_settings(config, saved.form), None)
-    trained = open_run(path, device=device, data_dir=data_dir, read=False)
+    trained = open_run(path, device=device, data_dir=data_dir, read=False, own=own)
     known: Any = trained.vae.intake
     return ScoredRun(path, trained.config, trained.vae, known, trained)

@@ -13,7 +13,7 @@ of it anew. It is checked as the manifest of a checkpoint is, see `manifest`.
 import contextlib
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
@@ -48,7 +49,7 @@ _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels",
 _NEWER_KEYS = {"scaling", "intake"}  # that a share of an older version lacks
 
 
-def load(source: str | Path, **overrides: Any) -> Autoencoder:
+def load(source: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:
     """Loads a trained program: of a run folder (its best state), of one checkpoint, of a shared folder, or of the hub.
 
     No code is read from files: what `build` can name is rebuilt from the config; a member of your own is passed in.
@@ -57,16 +58,19 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
         source: path of a run folder, of an `epoch-*.json` or `epoch-*.safetensors` in one, or of a folder that `share`
             wrote; "hf://user/name" or "hf://user/name@revision" for one on the Hugging Face hub, which takes
             `pip install -e '.[hub]'`.
-        overrides: `prior`, `posterior` or `likelihood` (of two layers those of `build.members_of`) to use instead of
-            the one that the config names, already of the right sizes; its values come from the file. `device` to load
-            onto, by default the CPU.
+        own: classes of your own under the names that a config may have for them, as a command takes them.
+        overrides: `prior`, `posterior` or `likelihood` to use instead of the one that the config names: a class, which
+            is built as the config says, or a member already of the right sizes (of two layers those of
+            `build.members_of`); its values come from the file. `network` is the two classes of encoder and decoder.
+            `device` to load onto, by default the CPU.
 
     Returns:
         The program, with the values of its best epoch, or of the checkpoint that was named.
 
     Raises:
         CheckpointError: there is nothing, it is damaged, or its tensors do not fit the members.
-        UsageError: there is no override of that name, or the hub's package is not installed.
+        UsageError: there is no override of that name, the config names a class that is not given, or the hub's package
+            is not installed.
 
     Example:
         >>> load("no-such-run")
@@ -77,8 +81,9 @@ def load(source: str | Path, **overrides: Any) -> Autoencoder:
     on_hub = str(source).startswith(hub.SCHEME)
     folder = hub.fetch(str(source), (TENSORS, CONFIG)) if on_hub else Path(source)
     if not on_hub and not is_shared(folder):
-        return rebuilt_program.load(folder, **overrides)
+        return rebuilt_program.load(folder, own=own, **overrides)
     shared, members, intake = _read(folder)
+    shared, overrides = rebuilt_program.with_members(shared, own, overrides)
     try:
         program = rebuilt_program.rebuilt(shared, **overrides)
     except (CheckpointError, UsageError) as error:
@@ -125,7 +130,8 @@ def share(
     """
     run, folder = Path(run), Path(folder)
     trained = _trained(run)
-    program = rebuilt_program.rebuilt(trained, **members)
+    trained, built = rebuilt_program.with_members(trained, (), members)
+    program = rebuilt_program.rebuilt(trained, **built)
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
@@ -279,7 +285,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
         "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
-        f"{config.kl_weight:g}, num_particles {config.num_particles}",
+        f"{config.kl_weight:g}, num_particles {config.num_particles}, {config.gradient.replace('_', ' ')} gradient",
         "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
         "the best on validation data",
         "seeds": f"training {config.seed}, data {config.data_seed}",

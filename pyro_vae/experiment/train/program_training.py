@@ -115,7 +115,8 @@ def train(
         seed: of the order of data, binarisation and draws of z; the initialisation is the caller's.
         quiet: True shows nothing; else a bar on a terminal, and lines elsewhere.
         settings: `epochs`, `batch_size`, `fewest_steps`, `lr`, `lr_schedule`, `weight_decay`, `max_grad_norm`,
-            `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `valid_samples`, `compile`.
+            `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `gradient`, `valid_samples`,
+            `compile`.
             Meaning, range and default are those of the flags, see `pyro_vae.experiment.config.Config`: 600 epochs of
             batches of 128, Adam with a rate of 0.003 that falls along a cosine.
 

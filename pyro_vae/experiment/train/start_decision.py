@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from pyro_vae.command_lines import script
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import changes
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_lock
@@ -56,9 +58,10 @@ def decide(
                 config, is_finished = _decided(Run(folder, config), given, resume, world)
             if not is_finished:
                 build.check_clashes(config)
+                build.check_own(config)
             told = json.dumps([config.to_dict(), is_finished])
     settings, is_finished = json.loads(world.gather(told)[0])
-    return Decision(folder, Config.from_dict(settings), is_finished, mark)
+    return Decision(folder, replace(Config.from_dict(settings), own=config.own), is_finished, mark)
 
 
 def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Config, bool]:
@@ -75,6 +78,8 @@ def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Con
     about = run.status.read()
     if "refitted_from" in about:
         raise UsageError(f"{run.path} holds a refitted prior, which {script('refit')} makes anew: use another `folder`")
+    for sentence in changes(about.get("own", {}), run.config.own):
+        print(f"warning: {sentence}", file=sys.stderr)
     if (before := about.get("processes", 1)) != world.size:
         print(
             f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from pyro_vae.command_lines import command_line
 from pyro_vae.data import Splits
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import short_name
 from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.run_folder import Run, new_folder
+from pyro_vae.experiment.train import member_checks, torchrun, training_lock, training_report
 from pyro_vae.experiment.train import tensorboard as board
-from pyro_vae.experiment.train import torchrun, training_lock, training_report
 from pyro_vae.experiment.train.epoch_display import Display, Wording, as_it_is, nothing
 from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
@@ -104,13 +105,14 @@ def _train(
 ) -> Run:
     """Trains what was decided, in the processes that train together; all except the first leave before the report."""
     config = decision.config
-    data, vae, svi = _built(config, world)
+    begins = decision.folder is None or not Run(decision.folder, config).exists()
+    data, vae, svi = _built(config, world, check=begins)
     run = Run(decision.folder or _new_folder(config, world), config)
     with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
-            if world.first and _is_new(session.progress) and config.dataset not in build.DATASETS:
+            if world.first and _is_new(session.progress) and config.dataset not in tables.DATASETS:
                 _tell_of(data, wording)
             _fit(session, display, tensorboard=tensorboard)
             torchrun.leave(world)
@@ -119,12 +121,14 @@ def _train(
     return run
 
 
-def _built(config: Config, world: World) -> tuple[Splits, Autoencoder, SVI]:
-    """Builds data, program and step."""
+def _built(config: Config, world: World, *, check: bool) -> tuple[Splits, Autoencoder, SVI]:
+    """Builds data, program and step; checks members of the user's own, where that is wanted."""
     data = world.in_turn(lambda: build.data(config))
     with world.together():
         vae = build.vae(config, *data.form)
         build.start(config, vae, data)
+        if check and world.first:
+            member_checks.check(config, vae, data)
         svi = build.svi(config, vae)
     if world.size > 1:
         if config.compile != "no":
@@ -140,7 +144,7 @@ def _new_folder(config: Config, world: World) -> Path:
     made = ""
     with world.together():
         if world.first:
-            made = str(new_folder(Path("runs"), f"{Path(config.dataset).stem}-{config.likelihood}"))
+            made = str(new_folder(Path("runs"), f"{Path(config.dataset).stem}-{short_name(config.likelihood)}"))
     return Path(world.gather(made)[0])
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import pyro_vae as pv
 from pyro_vae.errors import CheckpointError, StorageError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import tables
 from pyro_vae.experiment.run import files, manifest
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import newest_checkpoint
@@ -72,11 +72,11 @@ def same(a, b):
 
 # Every member that a table names, the first of each table together and so on; a point has no KL and goes apart.
 TABLES = {
-    "prior": build.PRIORS,
-    "posterior": [name for name in build.POSTERIORS if name != "delta"],
-    "likelihood": build.LIKELIHOODS,
-    "network": [name for name in build.NETWORKS if name != "conv"],
-    "activation": build.ACTIVATIONS,
+    "prior": tables.PRIORS,
+    "posterior": [name for name in tables.POSTERIORS if name != "delta"],
+    "likelihood": tables.LIKELIHOODS,
+    "network": [name for name in tables.NETWORKS if name != "conv"],
+    "activation": tables.ACTIVATIONS,
 }
 PROGRAMS = [
     {key: name for key, name in zip(TABLES, names, strict=True) if name} for names in zip_longest(*TABLES.values())

@@ -1,14 +1,14 @@
 """Grids and ranges of flags: crossed, read by the parser of the flags, refused in a sentence."""
 
-from dataclasses import fields
-
 import pytest
 
 from pyro_vae.cli.parser import config_from, config_parser
 from pyro_vae.cli.sweep_command import space
 from pyro_vae.command_lines import flags
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES
 from pyro_vae.experiment.presets import changed
 from pyro_vae.experiment.sweep.swept_settings import Range
 
@@ -109,7 +109,7 @@ def test_ranges_keep_their_kind_and_ask_for_a_logarithm_from_a_decade_on():
 def test_the_flags_of_a_config_make_it_again():
     """Each field at a value that is not its default, so that none can be left out."""
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 3 if v < 1e300 else 7.1, str: str.upper}
-    values = {field.name: other[field.type](field.default) for field in fields(Config) if field.type in other}
+    values = {field.name: other[field.type](field.default) for field in settings_of(Config) if field.type in other}
     named = {
         "dataset": "mnist", "data_dir": "a folder=1", "binarize": "none", "split": "contiguous", "prior": "vamp",
         "posterior": "full", "likelihood": "normal", "network": "conv", "activation": "tanh", "precision": "bfloat16",
@@ -118,9 +118,11 @@ def test_the_flags_of_a_config_make_it_again():
         "reconstruction_weight": 0.3, "weight_decay": 1e-7, "hidden": (3, 4), "flow_hidden": (5,), "hidden2": (6,),
         "guide": "bottom_up", "preset": "iwae_1l_k5", "standardize": "yes", "scale": 0.3, "reader": 1, "label": "a",
         "id": "b", "group": "c", "columns": ("d", "e f"), "channels": "last", "colour": "grey", "missing": "nan",
+        "gradient": "sticking_the_landing",
     }  # fmt: skip
     config = Config(**{**values, **named})
-    assert all(getattr(config, field.name) != field.default for field in fields(Config))
+    of_own_members = {f"{family}_args" for family in FAMILIES}  # which go with code that is typed
+    assert {f.name for f in settings_of(Config) if getattr(config, f.name) == f.default} == of_own_members
     assert config_from(PARSER.parse_args(flags(changed(config)))) == config
     assert changed(Config()) == {}
 

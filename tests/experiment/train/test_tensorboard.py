@@ -16,7 +16,7 @@ import pyro_vae as pv
 from pyro_vae.data import Split
 from pyro_vae.data.splits import one_hot
 from pyro_vae.errors import UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training
@@ -174,9 +174,9 @@ def test_the_graph_of_two_layers_is_that_of_its_equations(guide):
 
 
 MEMBERS = [
-    *({"prior": name} for name in build.PRIORS),
-    *({"posterior": name} for name in build.POSTERIORS if name != "delta"),
-    *({"likelihood": name} for name in build.LIKELIHOODS),
+    *({"prior": name} for name in tables.PRIORS),
+    *({"posterior": name} for name in tables.POSTERIORS if name != "delta"),
+    *({"likelihood": name} for name in tables.LIKELIHOODS),
     {"posterior": "delta", "kl_weight": 0.0},
 ]
 

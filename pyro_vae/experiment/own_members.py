@@ -1,0 +1,328 @@
+"""Members of a user's own: classes that a config carries beside their names, and how they are built.
+
+A config names such a member by its place, "horseshoe.py:Horseshoe" or "module:Horseshoe". No file brings its code along
+and none is imported here: the classes come from whoever calls. A network is two classes, "nets.py:Encoder,Decoder".
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.errors import PyroVAEError, UsageError, unknown
+
+_OF_ALL = ("latent_dim", "x_shape", "y_dim", "num_levels")
+# What a class of each family gets by name. All else are its own arguments.
+FACTS = {
+    "prior": (*_OF_ALL, "posterior"),
+    "posterior": (*_OF_ALL, "encoder"),
+    "likelihood": (*_OF_ALL, "decoder", "column_scale", "column_mean"),
+    "network": (*_OF_ALL, "in_shape", "out_shape"),
+}
+FAMILIES = tuple(FACTS)
+# How a command line names one.
+FORM = {
+    **dict.fromkeys(FAMILIES, "file.py:Class or module:Class"),
+    "network": "file.py:Encoder,Decoder or module:Encoder,Decoder",
+}
+
+
+@dataclass(frozen=True)
+class OwnMember:
+    """A member of a user's own.
+
+    Attributes:
+        family: "prior", "posterior", "likelihood" or "network".
+        name: as a config has it.
+        classes: the class; of a network those of encoder and decoder.
+        sha256: of the source file, "" where there is none.
+    """
+
+    family: str
+    name: str
+    classes: tuple[Any, ...]
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, family: str, name: str, *classes: Any) -> "OwnMember":
+        """Makes the member of these classes, with the SHA-256 of the files that they stand in."""
+        return cls(family, name, classes, _sha256_of_sources(classes))
+
+
+@dataclass(frozen=True)
+class OwnMembers:
+    """The members of a user's own that a config carries, by family; None where the tables have the member."""
+
+    prior: OwnMember | None = None
+    posterior: OwnMember | None = None
+    likelihood: OwnMember | None = None
+    network: OwnMember | None = None
+
+    def given(self) -> dict[str, OwnMember]:
+        """Returns those that are there, by family."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {family: member for family, member in named.items() if member is not None}
+
+    def recorded(self) -> dict[str, dict[str, str]]:
+        """Returns what a run writes down of them: the name and the SHA-256 of the source."""
+        return {family: {"name": own.name, "sha256": own.sha256} for family, own in self.given().items()}
+
+
+def is_place(name: str) -> bool:
+    """Returns whether a name of a member says where its class is, and is no name of a table.
+
+    Example:
+        >>> is_place("horseshoe.py:Horseshoe"), is_place("standard")
+        (True, False)
+    """
+    return ":" in name
+
+
+def short_name(name: str) -> str:
+    """Returns the class of a place, or a name of a table as it is.
+
+    Example:
+        >>> short_name("horseshoe.py:Horseshoe"), short_name("standard")
+        ('Horseshoe', 'standard')
+    """
+    return name.rpartition(":")[2]
+
+
+def without_code(missing: Mapping[str, str]) -> UsageError:
+    """The error for places whose classes are not there, by family.
+
+    >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
+    the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
+    """
+    what = f"the {' and the '.join(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
+    cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
+    return UsageError(f"{what}, which no file brings along: pass {cure}")
+
+
+def _as_argument(family: str, source: str, classes: str) -> str:
+    given = f"({', '.join(classes.split(','))})" if "," in classes else classes
+    return f"`{family}={given}` of {source!r}"
+
+
+def changes(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[str]:
+    """Lists, in sentences, the members whose source is not the one that was written down.
+
+    Args:
+        recorded: what `OwnMembers.recorded` gave then.
+        own: the members that are here now.
+    """
+    return [
+        f"{recorded[family]['name']} has changed since it was trained (its file has another SHA-256): numbers may be "
+        "those of another program."
+        for family, member in own.given().items()
+        if family in recorded and member.sha256 and recorded[family]["sha256"] not in ("", member.sha256)
+    ]
+
+
+def arguments_of(option: str, text: str) -> dict[str, Any]:
+    """Reads the arguments of a member from JSON: an object of numbers, words, true, false, null, and lists of them.
+
+    Args:
+        option: the setting that it is, for the message.
+        text: JSON; "" is none.
+
+    Raises:
+        UsageError: it is no such object.
+
+    Example:
+        >>> arguments_of("prior_args", '{"df": 3}')
+        {'df': 3}
+    """
+    try:
+        found = json.loads(text or "{}", parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"`{option}` must be a JSON object, as in `{option}='{{\"df\": 3}}'`; got {text!r:.200} ({error!s:.100})"
+        ) from error
+    if not isinstance(found, dict) or not all(map(_is_plain, found.values())):
+        raise UsageError(
+            f"`{option}` must be a JSON object of numbers, words and lists of them, as in `{option}='{{\"df\": 3}}'`; "
+            f"got {text!r:.200}"
+        )
+    return found
+
+
+def canonical(option: str, text: str) -> str:
+    """Writes the arguments of a member in the one form that equal arguments have; "" for none.
+
+    Example:
+        >>> canonical("prior_args", ' {"b":1, "a":[2]} '), canonical("prior_args", "{}")
+        ('{"a": [2], "b": 1}', '')
+    """
+    found = arguments_of(option, text)
+    return json.dumps(found, sort_keys=True) if found else ""
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(not isinstance(each, list) and _is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """Returns what can be passed by name; of a class whose constructor passes `**more` on, its parents' too.
+
+    Example:
+        >>> class Parent:
+        ...     def __init__(self, latent_dim): ...
+        >>> class Child(Parent):
+        ...     def __init__(self, df=3.0, **more): super().__init__(**more)
+        >>> list(parameters(Child))
+        ['df', 'latent_dim']
+    """
+    if not inspect.isclass(function):
+        return _named(function)[0]
+    found: dict[str, inspect.Parameter] = {}
+    constructors = [each.__dict__["__init__"] for each in function.__mro__ if "__init__" in each.__dict__]
+    for constructor in constructors:
+        named, passes_on = _named(constructor)
+        found = {**{name: each for name, each in named.items() if name != "self"}, **found}
+        if not passes_on:
+            break
+    return found
+
+
+def _named(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    every = inspect.signature(function).parameters
+    named = {n: p for n, p in every.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in every.values())
+
+
+def check_arguments(member: OwnMember, text: str) -> None:
+    """Checks the names of the arguments that a member of one's own is given.
+
+    Args:
+        member: the member.
+        text: its arguments, as the config has them.
+
+    Raises:
+        UsageError: it has no argument of that name, or one that is filled in.
+    """
+    family = member.family
+    given = arguments_of(f"{family}_args", text)
+    taken = [name for kind in member.classes for name in parameters(kind)]
+    free = sorted({name for name in taken if name not in FACTS[family]})
+    for name in given:
+        if name in taken and name in FACTS[family]:
+            raise UsageError(
+                f"`{family}_args`: {name} of {member.name} is known from data and settings: leave it out there"
+            )
+        if name not in taken and free:
+            raise UsageError(f"`{family}_args`: {unknown(f'argument of {member.name}', name, free)}")
+        if name not in taken:
+            raise UsageError(f"{member.name} takes no argument {name!r}, nor any of its own: leave `{family}_args` out")
+
+
+def checked_network(member: OwnMember, made: Any) -> Any:
+    """Returns a network that a class or function of one's own made.
+
+    Raises:
+        UsageError: it is no module, whose parameters could be trained.
+    """
+    from torch.nn import Module  # here, since a name needs no torch
+
+    if not isinstance(made, Module):
+        raise UsageError(f"{member.name} makes a {type(made).__name__}: a network must be a torch.nn.Module")
+    return made
+
+
+def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str) -> Any:
+    """Calls a function of a member of one's own, most often its class, with the facts that it takes and its arguments.
+
+    Args:
+        member: the member.
+        function: the class, or a static method of it that says a shape.
+        facts: by name; those that it has no argument for are left out.
+        text: the arguments, as the config has them.
+
+    Raises:
+        UsageError: it lacks an argument, or raises an error.
+    """
+    known = {**facts, **arguments_of(f"{member.family}_args", text)}
+    taken = parameters(function)
+    for name, each in taken.items():
+        if each.default is each.empty and name not in known:
+            raise _lacking(member, function, name)
+    with sentences_of(member, doing=f"be built from `{member.family}_args='{text}'`" if text else "be built"):
+        return function(**{name: known[name] for name in taken if name in known})
+
+
+def _lacking(member: OwnMember, function: Any, name: str) -> UsageError:
+    family = member.family
+    called_as = getattr(function, "__qualname__", function.__name__)
+    what = f"{called_as} of {member.name.rpartition(':')[0]}"
+    if name == "self":
+        return UsageError(f"{what} is called without an instance: make it a static method, @staticmethod")
+    if name in FACTS[family]:
+        return UsageError(f"{what} needs {name}, which these data do not have: give it a default")
+    cure = f"`{family}_args='{json.dumps({name: 1})}'`"
+    return UsageError(f"{what} needs {name!r}, which has no default: give it, as in {cure}")
+
+
+class sentences_of:  # noqa: N801 - a context manager, written as one is called
+    """Turns whatever code of a user's own raises inside into one sentence, with the place in its file.
+
+    Args:
+        members: whose code runs inside.
+        doing: what it does.
+
+    Raises:
+        UsageError: the code raises an error that is no sentence of this package.
+    """
+
+    def __init__(self, *members: OwnMember, doing: str = "be built") -> None:
+        self.members, self.doing = members, doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not self.members or not isinstance(error, Exception) or isinstance(error, PyroVAEError):
+            return
+        names = " and ".join(member.name for member in self.members)
+        said = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"{names} cannot {self.doing}: {type(error).__name__}{where_raised(error, self._files())}: {said}"
+        ) from error
+
+    def _files(self) -> set[str]:
+        return {file for member in self.members for kind in member.classes if (file := _source(kind))}
+
+
+def where_raised(error: BaseException, files: Iterable[str]) -> str:
+    """Returns " (line 12 of horseshoe.py)", the last line of these files that an error came through; "" for none."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file in files:
+            found = f" (line {trace.tb_lineno} of {Path(file).name})"
+        trace = trace.tb_next
+    return found
+
+
+def _source(kind: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsourcefile(kind) or ""
+    except (TypeError, OSError):  # of a notebook, say
+        return ""
+
+
+def _sha256_of_sources(classes: Iterable[Any]) -> str:
+    paths = sorted({source for kind in classes if (source := _source(kind))})
+    try:
+        contents = [Path(path).read_bytes() for path in paths]
+    except OSError:
+        return ""
+    return hashlib.sha256(b"".join(contents)).hexdigest() if contents else ""

@@ -1,0 +1,88 @@
+"""Holds the members of a user's own to their contract, once, before a training begins."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Splits
+from pyro_vae.errors import UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import sentences_of
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
+from pyro_vae.model.hierarchical import HierarchicalVAE
+from pyro_vae.model.program import undisturbed
+from pyro_vae.randomness import stream
+
+_DATA = 4
+
+
+def check(config: Config, program: Autoencoder, data: Splits) -> None:
+    """Checks every member of a program that is a class of the user's own, by the contract of its family.
+
+    Networks have no contract: what they give for a few data must have the shape that their member asks for.
+
+    Args:
+        config: the settings, which carry the classes.
+        program: it stays as it is.
+        data: of which a few are looked at.
+
+    Raises:
+        UsageError: a member fails; its table has been printed.
+    """
+    own = config.own
+    if not own.given():
+        return
+    train = data.train.in_memory()
+    x = train.fixed()[:_DATA].to(next(program.parameters()).device)
+    y = train.one_hot(data.num_classes)[:_DATA].to(x) if config.conditional else None
+    with stream(config.seed, "checks", device=x.device), undisturbed(program), torch.no_grad():
+        with sentences_of(*own.given().values(), doing="take data"):
+            _pass_through(config, program, x, y)
+        called = list(_calls(config, program, x, y))
+    for family, report in called:
+        if report.failed:
+            print(report, file=sys.stderr)
+            raise UsageError(
+                f"`{family}={getattr(config, family)!r}` fails the contract of its family, in "
+                f"{', '.join(report.failed)} (see the lines above): mend it, or pick another `{family}`"
+            )
+
+
+def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> None:
+    """Runs guide and model once, as a training does, and compares shapes."""
+    z = program.from_guide(x, 1, y)[0]
+    event = tuple(program.likelihood(z, y).event_shape)
+    if event != tuple(x.shape[1:]):
+        named = " and ".join(f"`{family}={member.name!r}`" for family, member in config.own.given().items())
+        raise UsageError(
+            f"p(x|z) is over data of shape {event}, and these have shape {tuple(x.shape[1:])}: mend {named}"
+        )
+
+
+def _calls(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Report]]:
+    own = config.own
+    z = program.from_guide(x, 1, y)[0]
+    if own.prior is not None:
+        yield "prior", check_prior(program.prior, y)
+    if own.posterior is not None:
+        for posterior, *given in _posteriors(program, x, z, y):
+            yield "posterior", check_posterior(posterior, *given)
+    if own.likelihood is not None:
+        yield "likelihood", check_likelihood(program.likelihood, z, x, y)
+
+
+def _posteriors(program: Autoencoder, x: Tensor, z: Tensor, y: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Each posterior with what it is called with."""
+    if not isinstance(program, HierarchicalVAE):
+        yield program.posterior, x, y
+    elif program.top_down:
+        z2 = program.posterior2(x, y).sample()
+        yield program.posterior2, x, y
+        yield program.posterior1, x, z2 if y is None else torch.cat([z2, y], -1)
+    else:
+        yield program.posterior1, x, y
+        yield program.posterior2, z, y
