@@ -285,7 +285,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
         "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
-        f"{config.kl_weight:g}, num_particles {config.num_particles}",
+        f"{config.kl_weight:g}, num_particles {config.num_particles}, {config.gradient.replace('_', ' ')} gradient",
         "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
         "the best on validation data",
         "seeds": f"training {config.seed}, data {config.data_seed}",
