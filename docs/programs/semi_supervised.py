@@ -117,8 +117,11 @@ def build(data, likelihood, latent_dim, hidden, precision="float32"):
 def divide(split, labels, num_classes, seed):
     """Cuts a split in two: those that keep their labels, as many of each class, and all others."""
     each, most = divmod(labels, num_classes), int(split.labels.bincount(minlength=num_classes).min())
-    if each[1] or not 1 <= each[0] <= most:
-        raise ValueError(f"labels={labels}: from 1 to {most} of each of {num_classes} classes, as many of each")
+    if each[1] or not 1 <= each[0] < most:
+        raise ValueError(
+            f"labels={labels}: as many of each of {num_classes} classes are needed, from {num_classes} to "
+            f"{num_classes * (most - 1)} in all, a multiple of {num_classes}"
+        )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     chosen = torch.cat([order[split.labels[order] == c][: each[0]] for c in range(num_classes)])
     known = torch.isin(torch.arange(len(split)), chosen)
@@ -145,6 +148,7 @@ def train_on_labels(classifier, known, seed, steps=1000, lr=1e-3):
 def train(m2, known, unknown, *, epochs, batch_size, alpha, lr, seed, after=lambda epoch, loss: None):
     """Makes steps on a batch of each kind. In the first fifth q(y|x) stays: it would follow a decoder that is noise."""
     few, C, N = min(100, len(known)), len(m2.classes), len(known) + len(unknown)
+    batch_size = min(batch_size, len(unknown))
     share, each = batch_size / len(unknown), len(unknown) // batch_size
     objective = Objective(m2, share * len(known) / few, share * alpha * N / few)
     adam = torch.optim.Adam([{"params": part.parameters()} for part in (m2.vae, m2.classifier)], lr=lr, fused=True)

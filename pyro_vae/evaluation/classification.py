@@ -108,9 +108,8 @@ def accuracy(prediction: Tensor, labels: Tensor) -> Accuracy:
         75.00%   [30.06%, 95.44%] over 4 data
     """
     if prediction.shape != labels.shape or labels.dim() != 1 or not len(labels):
-        raise ValueError(
-            f"there is one prediction for each label, both (N,); got {tuple(prediction.shape)} and {tuple(labels.shape)}"
-        )
+        shapes = f"{tuple(prediction.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"there must be one prediction for each label, both (N,); got {shapes}")
     share, N = (prediction == labels).double().mean().item(), len(labels)
     centre, half = _wilson(share, N, 1.959964)
     return Accuracy(share, _wilson(share, N, 1.0)[1], (centre - half, centre + half), N)
