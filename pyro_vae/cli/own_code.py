@@ -22,7 +22,7 @@ from typing import Any
 from pyro_vae import system
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, is_place, where_raised
+from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, is_place, where_raised, without_folder
 
 _FORM = {
     **dict.fromkeys(FAMILIES, "file.py:Class or module:Class"),
@@ -59,8 +59,12 @@ class Place:
     @property
     def name(self) -> str:
         """What a config says: of a file its own name, for nobody else has its folder."""
-        source = Path(self.source.replace("\\", "/")).name if self.is_file else self.source
-        return f"{source}:{','.join(self.classes)}"
+        return without_folder(self.typed)
+
+    @property
+    def typed(self) -> str:
+        """The place as the command line named it."""
+        return f"{self.source}:{','.join(self.classes)}"
 
 
 def place(family: str, text: str) -> Place:
@@ -168,7 +172,7 @@ def member(found: Place) -> OwnMember:
     """
     module = _module(found)
     classes = [_class(found, module, name) for name in found.classes]
-    return OwnMember.of(found.family, found.name, *classes)
+    return OwnMember.of(found.family, found.name, *classes, typed=found.typed)
 
 
 def _module(found: Place) -> ModuleType:

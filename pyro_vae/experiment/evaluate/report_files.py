@@ -14,6 +14,7 @@ from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
 from pyro_vae.experiment import build, run_pictures
 from pyro_vae.experiment.evaluate.measurements import Look
+from pyro_vae.experiment.own_members import places_of
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.provenance import command, surroundings
@@ -79,7 +80,7 @@ def about(look: Look) -> dict[str, Any]:
     members = {name: type(getattr(vae, name)).__name__ for name in build.members_of(run.config)}
     return {
         "name": run.path.resolve().name,
-        "command": command_line("evaluate", run.path, **_settings(look)),
+        "command": command_line("evaluate", run.path, **_settings(look), **places_of(run.config)),
         "trained_by": run.status.read().get("command"),
         **surroundings(run.config.device),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),

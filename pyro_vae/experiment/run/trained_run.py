@@ -11,7 +11,7 @@ from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import OwnMember
+from pyro_vae.experiment.own_members import OwnMember, places_of
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
@@ -141,7 +141,7 @@ def open_run(
     path = Path(path)
     newest, complaints = _newest(path)
     if not newest.progress.best_epoch:
-        again = command_line("train", out=path, resume=True)
+        again = command_line("train", **places_of(newest.config), out=path, resume=True)
         raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
     newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
