@@ -38,7 +38,5 @@ def main(argv: list[str] | None = None) -> None:
         loss_ablation.train(
             folder, config, given, resume=arguments.resume, display=progress_bar, wording=wording_of(vars(arguments))
         )
-        print(
-            f"\n{loss_ablation.report(folder, plan, own=config.own.given().values())}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the "
-            "three runs."
-        )
+        text = loss_ablation.report(folder, plan, own=config.own.given().values())
+        print(f"\n{text}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the three runs.")

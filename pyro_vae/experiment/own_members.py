@@ -102,7 +102,7 @@ def without_folder(name: str) -> str:
     return f"{source.replace(chr(92), '/').rpartition('/')[2]}{colon}{classes}" if colon else name
 
 
-def places_of(config: "Config", *, absolute: bool = False) -> dict[str, str]:
+def places_of(config: "Config", *, absolute: bool = False) -> dict[str, Any]:
     """Returns the flags that a command needs for the members of a user's own in a config: family -> place.
 
     Args:
