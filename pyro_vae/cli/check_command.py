@@ -72,7 +72,7 @@ def _check_class(member_class: Any, options: argparse.Namespace) -> Report:
         except Exception as error:  # whatever the user's constructor raises
             raise UsageError(
                 f"{member_class.__name__} cannot be built from {', '.join(facts)} ({type(error).__name__}: {error}): "
-                "give labels (--y-dim C), its arguments (--args) or defaults to them, or call its check_ function yourself"
+                "give labels (--y-dim C), its arguments (--args) or defaults to them, or call its check_ function"
             ) from error
     if isinstance(member, Posterior):
         return check_posterior(member, x, y, seed=options.seed)

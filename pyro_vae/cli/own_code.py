@@ -22,13 +22,16 @@ from typing import Any
 from pyro_vae import system
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, is_place, where_raised, without_folder
+from pyro_vae.experiment.own_members import (
+    FAMILIES,
+    FORM,
+    OwnMember,
+    OwnMembers,
+    is_place,
+    where_raised,
+    without_folder,
+)
 
-_FORM = {
-    **dict.fromkeys(FAMILIES, "file.py:Class or module:Class"),
-    "network": "file.py:Encoder,Decoder or module:Encoder,Decoder",
-    "member": "file.py:Class or module:Class",
-}
 _BASES = {
     "prior": "pyro_vae.priors.Prior",
     "posterior": "pyro_vae.posteriors.Posterior",
@@ -89,7 +92,8 @@ def place(family: str, text: str) -> Place:
     wanted = 2 if family == "network" else 1
     is_module = not found.is_file and all(part.isidentifier() for part in source.split("."))
     if len(classes) != wanted or not all(name.isidentifier() for name in classes) or not (is_module or found.is_file):
-        raise UsageError(f"{said} is no place of a {family}: write {_FORM[family]}")
+        form = FORM.get(family, FORM["prior"])
+        raise UsageError(f"{said} is no place of a {family}: write {form}")
     if found.is_file and not Path(source).is_file():
         raise UsageError(f"{said}: there is no file {source} (relative paths start in {Path.cwd()})")
     return found

@@ -26,6 +26,11 @@ FACTS = {
     "network": (*_OF_ALL, "in_shape", "out_shape"),
 }
 FAMILIES = tuple(FACTS)
+# How a command line names one.
+FORM = {
+    **dict.fromkeys(FAMILIES, "file.py:Class or module:Class"),
+    "network": "file.py:Encoder,Decoder or module:Encoder,Decoder",
+}
 
 
 @dataclass(frozen=True)
@@ -289,7 +294,7 @@ def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str
     for name, each in taken.items():
         if each.default is each.empty and name not in known:
             raise _lacking(member, function, name)
-    with sentences_of(member):
+    with sentences_of(member, doing=f"be built from `{member.family}_args='{text}'`" if text else "be built"):
         return function(**{name: known[name] for name in taken if name in known})
 
 

@@ -80,13 +80,15 @@ def check_name(table: str, name: str) -> str:
         ...
         pyro_vae.errors.UsageError: unknown optimizer 'adan'; did you mean 'adam'? (adam, adamw, adamax)
     """
-    names = globals()[table]
+    names, kind = globals()[table], table.removesuffix("S").lower()
     is_path = table == "DATASETS" and data_room.is_path(name)
-    is_own = table.removesuffix("S").lower() in own_members.FAMILIES and own_members.is_place(name)
+    is_own = kind in own_members.FAMILIES and own_members.is_place(name)
     if name in names or is_path or is_own or (table == "PRESETS" and not name):
         return name
-    also = f", or {data_room.PATHS}" if table == "DATASETS" else ""
-    raise unknown(table.removesuffix("S").lower(), name, names, also)
+    also = {"DATASETS": f", or {data_room.PATHS}"}.get(table, "")
+    if kind in own_members.FAMILIES:
+        also = f", or one of your own, {own_members.FORM[kind]}"
+    raise unknown(kind, name, names, also)
 
 
 def find(table: str, name: str) -> Any:

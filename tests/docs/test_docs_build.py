@@ -23,7 +23,7 @@ INNER = re.compile(
     r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|loss_requirements)"
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data)"
-    r"|pyro_vae\.experiment\.train\.training_report|pyro_vae\.experiment\.score\..*"
+    r"|pyro_vae\.experiment\.train\.(training_report|member_checks)|pyro_vae\.experiment\.score\..*"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
 PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import own_file
 import pytest
 from finished import content, finished_run, images
 from scripted import exit_code
+
+from pyro_vae.cli import own_code
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
@@ -42,6 +45,20 @@ def test_it_says_what_it_does_prints_the_report_and_writes_into_the_run(run, cap
     written = {"report." + kind for kind in ("json", "txt", "md", "csv", "tex", "html")}
     assert after.keys() - before.keys() == {*written, "data.csv", "log_likelihood.nc", "timings.json"}
     assert before.items() <= after.items()
+
+
+@pytest.mark.thorough
+def test_a_run_of_ones_own_members_is_evaluated_once_they_are_named(tmp_path, capsys):
+    place = own_code.place("prior", f"{own_file.write(tmp_path)}:Horseshoe")
+    settings = {"prior": place.name, "prior_args": '{"tau": 0.5}', "own": own_code.imported([place])}
+    run = finished_run(tmp_path / "run", images(tmp_path / "grey.npz"), **settings)
+    assert evaluate(run) == 2
+    assert "no file brings along: pass --prior horseshoe.py:Horseshoe" in capsys.readouterr().err
+    mine = ["--prior", f"{tmp_path}/horseshoe.py:Horseshoe"]
+    assert evaluate(run, *mine, "--posterior", f"{tmp_path}/horseshoe.py:LaplacePosterior") == 2
+    assert "serves no run, for their posterior is diagonal" in capsys.readouterr().err
+    assert evaluate(run, *mine) == 0
+    assert "log p(x) of 16 test data, K = 30" in capsys.readouterr().out
 
 
 @pytest.mark.thorough

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import OwnMember, places_of
+from pyro_vae.experiment.own_members import FAMILIES, OwnMember, places_of, short_name
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import rebuilt_program
 from pyro_vae.experiment.run.run_folder import Run
@@ -166,10 +166,14 @@ def _settings(config: Config) -> dict[str, Any]:
     return {**settings, "dataset": Path(config.dataset).name}
 
 
+def _short(name: str, value: Any) -> str:
+    return short_name(value) if name in FAMILIES else as_typed(value)
+
+
 def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candidate]]) -> list[str]:
     if len(members) == 1:
         return ["seeds " + ", ".join(str(run.config.seed) for run in members[0])]
-    typed = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
+    typed = [[f"{name}={_short(name, value)}" for name, value in own.items()] for own in settings]
     num_differing = len(typed[0])
     fits = [i for i in range(2, num_differing + 1) if max(len(", ".join(own[:i])) for own in typed) <= _LONGEST_LABEL]
     shown = max(fits, default=1)

@@ -110,7 +110,7 @@ class Likelihood(nn.Module):
         """Sets the decoder's output bias so that training starts at the mean of the data.
 
         A decoder without an `output_bias`, such as a plain `nn.Sequential`, stays where it is, and a line of the log
-        says so.
+        says so. So it does where a member that needs several numbers a pixel has no `start` of its own.
 
         Args:
             x: data (N, *x_shape); where they are binarised anew in each epoch, their grey levels, the means of the
@@ -121,19 +121,21 @@ class Likelihood(nn.Module):
         """
         bias = getattr(self.decoder, "output_bias", None)
         if bias is None:
-            _logger.warning(
-                "note: training starts where the decoder is, and not at the mean of the data: %s has no parameter "
-                "output_bias",
-                type(self.decoder).__name__,
-            )
+            self._stay("%s has no parameter output_bias", type(self.decoder).__name__)
             return
         wanted = self.start(x)
+        if bias.shape != wanted.shape and type(self).start is Likelihood.start:
+            self._stay("%s has no `start` that says which of the decoder's numbers are", type(self).__name__)
+            return
         if bias.shape != wanted.shape:
             raise ValueError(
                 f"to start at the mean of the data the decoder needs a parameter output_bias of shape "
                 f"{tuple(wanted.shape)}; {type(self.decoder).__name__} has {tuple(bias.shape)}"
             )
         bias.copy_(wanted)
+
+    def _stay(self, why: str, name: str) -> None:
+        _logger.warning(f"note: training starts where the decoder is, and not at the mean of the data: {why}", name)
 
     def check_missing(self) -> None:
         """Raises ValueError where p(x_obs|z) of some numbers of x cannot be had from p(x|z), see `observed_part`."""
