@@ -75,3 +75,63 @@ def check_point_guide(kl: float) -> None:
             "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with `kl_weight=0`, "
             f"not {kl:g}"
         )
+
+
+def check_gradient(gradient: str, num_particles: int, *, importance_weighted: bool = False) -> None:
+    """Checks that a gradient has the mean of the gradient of a sampled loss.
+
+    Args:
+        gradient: one of `pyro_vae.option_words.Gradient`.
+        num_particles: K.
+        importance_weighted: whether the loss is the importance-weighted bound, and not the sampled ELBO.
+
+    Raises:
+        ValueError: it has not.
+
+    Example:
+        >>> check_gradient("sticking_the_landing", 8)
+        >>> check_gradient("sticking_the_landing", 8, importance_weighted=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: `gradient='sticking_the_landing'` is biased for the importance-weighted bound of 8 ...
+    """
+    if gradient == "sticking_the_landing" and importance_weighted and num_particles > 1:
+        raise ValueError(
+            f"`gradient='sticking_the_landing'` is biased for the importance-weighted bound of {num_particles} "
+            "particles. Use `gradient='doubly_reparametrised'`"
+        )
+    if gradient == "doubly_reparametrised" and not importance_weighted:
+        raise ValueError(
+            "`gradient='doubly_reparametrised'` is that of the importance-weighted bound (`objective='iwae'`). Of the "
+            "sampled ELBO use `gradient='sticking_the_landing'`, which is the same for one particle"
+        )
+
+
+def check_total_gradient(gradient: str) -> None:
+    """Checks the gradient of a loss with an analytic KL, where only the reconstruction term is sampled.
+
+    Args:
+        gradient: one of `pyro_vae.option_words.Gradient`.
+
+    Raises:
+        ValueError: it is not "total".
+    """
+    if gradient != "total":
+        raise ValueError(
+            f"`gradient={gradient!r}` leaves the score of a sampled log q(z|x) out, and an analytic KL samples none. "
+            "Use the sampled ELBO, `objective='trace_elbo'`"
+        )
+
+
+def check_reparametrised(site: str, has_rsample: bool) -> None:
+    """Checks a latent of a loss whose gradient flows through draws alone.
+
+    Args:
+        site: its name.
+        has_rsample: whether its distribution is reparametrised.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not has_rsample:
+        raise ValueError(f"site {site} has no reparametrised sampler: its gradient would be wrong")

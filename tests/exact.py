@@ -9,6 +9,7 @@ Of x with missing numbers (NaN) all of this holds with the rows of W and b that 
 """
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import scipy.stats
 import torch
@@ -80,6 +81,67 @@ class ProbabilisticPCA:
             pv.likelihoods.Normal(_Affine(self.W, self.b), scale=self.scale),
             missing=missing,
         ).double()
+
+
+class SharedShift(ProbabilisticPCA):
+    """Probabilistic PCA whose data share a shift, in float64; C = W W' + s^2 I.
+
+    u ~ N(0, t^2 I_d),   x_i | u ~ N(b + u, C)
+    u | x_1 ... x_n ~ N(V C^-1 sum_i (x_i - b), V),   V = (I / t^2 + n C^-1)^-1
+    """
+
+    spread = 1.5  # t
+
+    def shift_posterior(self, x):
+        inverse, unit = torch.linalg.inv(self.evidence().covariance_matrix), torch.eye(self.data_dim).double()
+        V = torch.linalg.inv(unit / self.spread**2 + len(x) * inverse)
+        return dist.MultivariateNormal((x - self.b).sum(0) @ inverse @ V, V)
+
+    def predictive(self, x):
+        law = self.shift_posterior(x)
+        return dist.MultivariateNormal(self.b + law.mean, self.evidence().covariance_matrix + law.covariance_matrix)
+
+    def log_evidence_of_all(self, x):
+        """log p(x_1 ... x_n), of all n d numbers as one normal vector, by scipy."""
+        n, (C, unit) = len(x), (self.evidence().covariance_matrix.numpy(), np.eye(self.data_dim))
+        covariance = np.kron(np.eye(n), C) + np.kron(np.ones((n, n)), self.spread**2 * unit)
+        return scipy.stats.multivariate_normal(np.tile(self.b.numpy(), n), covariance).logpdf(x.numpy().ravel())
+
+    def shifted_data(self, size, seed=3):
+        with stream(seed, "shift"):
+            return self.data(size, seed) + self.spread * torch.randn(self.data_dim, dtype=torch.float64)
+
+    def program(self, law, **options):
+        """Model and guide with q(u) = law, and q(z | x, u) the posterior; options of `_Shifted`."""
+        return _Shifted(self, law, **options)
+
+
+class _Shifted:
+    """A plate of `size` data, of which it is given some; `dims` puts the shift into a plate of its own at dim -1."""
+
+    def __init__(self, truth, law, size=None, dims=False, widen=1.0):
+        self.truth, self.law, self.size, self.dims = truth, law, size, dims
+        self.vae = truth.vae(widen=widen)
+
+    def model(self, x=None, y=None):
+        zero = torch.zeros(self.truth.data_dim, dtype=torch.float64)
+        prior = dist.Normal(zero, self.truth.spread)
+        u = self._in_plate(prior) if self.dims else pyro.sample("u", prior.to_event(1))
+        with self._plate(torch.zeros(1) if x is None else x):
+            z = pyro.sample("z", self.vae.prior())
+            return pyro.sample("x", dist.Normal(self.vae.likelihood(z).mean + u, self.truth.scale).to_event(1), obs=x)
+
+    def guide(self, x, y=None):
+        u = self._in_plate(self.law.base_dist) if self.dims else pyro.sample("u", self.law)
+        with self._plate(x):
+            pyro.sample("z", self.vae.posterior(x - u))
+
+    def _plate(self, x):
+        return pyro.plate("data", self.size or len(x), subsample=x, dim=-1)
+
+    def _in_plate(self, law):
+        with pyro.plate("dims", self.truth.data_dim, dim=-1):
+            return pyro.sample("u", law)
 
 
 class _ExactPosterior(pv.posteriors.Posterior):

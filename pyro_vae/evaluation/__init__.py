@@ -9,6 +9,7 @@ from pyro_vae.evaluation.comparison import Difference, SeedDifference, between_s
 from pyro_vae.evaluation.estimators import ELBOTerms, Estimate, elbo, elbo_terms, iwae, subset
 from pyro_vae.evaluation.exact.identity import Identity, identity
 from pyro_vae.evaluation.exact.quadrature import GridEstimate, PosteriorGrid, posterior_on_grid, quadrature
+from pyro_vae.evaluation.global_latents import Given, PredictiveEstimate, draw_globals, given, predictive
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.joint_difference import JointDifference, over_data_and_seeds
 from pyro_vae.evaluation.latent import (
@@ -58,6 +59,7 @@ __all__ = [
     "Escalation",
     "Estimate",
     "GapBudget",
+    "Given",
     "GridEstimate",
     "IWAECurve",
     "Identity",
@@ -68,6 +70,7 @@ __all__ = [
     "MutualInformation",
     "PosteriorDraws",
     "PosteriorGrid",
+    "PredictiveEstimate",
     "RateDistortion",
     "Refinement",
     "Scores",
@@ -81,11 +84,13 @@ __all__ = [
     "between_seeds",
     "classify",
     "compiled",
+    "draw_globals",
     "effective_sample_size",
     "elbo",
     "elbo_terms",
     "escalate",
     "gap_budget",
+    "given",
     "identity",
     "impute",
     "is_rounded",
@@ -101,6 +106,7 @@ __all__ = [
     "paired",
     "pooled",
     "posterior_on_grid",
+    "predictive",
     "psis_khat",
     "quadrature",
     "rate_distortion",

@@ -26,6 +26,7 @@ from pyro_vae.evaluation.comparison import Difference, paired
 from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.model.conditions import base_constraint
+from pyro_vae.notebook_html import Row
 
 _FEWEST = 10  # training data of a class that has a fit of its own
 
@@ -36,6 +37,9 @@ Pieces = Iterable[tuple[Tensor, Tensor | None]]
 @dataclass(frozen=True)
 class ExactEstimate(Estimate):
     """An estimate in closed form: nothing is drawn, so that `num_samples` and `value_error` are 0."""
+
+    def table_rows(self) -> list[Row]:
+        return [{**row, "Monte Carlo": "none, exact", "draws": "none"} for row in super().table_rows()]
 
 
 class Baselines(NamedTuple):

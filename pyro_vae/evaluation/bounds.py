@@ -19,6 +19,7 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.trust.diagnostics import effective_sample_size, psis_khat
 from pyro_vae.evaluation.weights import draw_columns, read_log_weights
+from pyro_vae.notebook_html import html_table
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class IWAECurve:
 
     def __str__(self) -> str:
         return "\n".join(str(estimate) for estimate in (*self.bounds.values(), self.jackknife))
+
+    def _repr_html_(self) -> str:
+        return html_table([row for each in (*self.bounds.values(), self.jackknife) for row in each.table_rows()])
 
 
 class Moment(NamedTuple):

@@ -23,6 +23,7 @@ from scipy import stats
 
 from pyro_vae.evaluation.estimators import Estimate, known, without_labels
 from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.notebook_html import Row, html_table, plus_minus
 from pyro_vae.randomness import derive
 
 LEFT_OUT = "without the variance over training seeds"
@@ -86,6 +87,13 @@ class Difference:
             f"({LEFT_OUT})"
         )
 
+    def _repr_html_(self) -> str:
+        numbers = [f"{number:,}" for number in self.num_data]
+        row = difference_row(self.name, self.mean, self.standard_error, self.interval, self.confidence, self.unit)
+        row |= {"Monte Carlo": plus_minus(self.monte_carlo_error)}
+        row |= {"data": numbers[0] if self.is_paired else f"{' and '.join(numbers)}, unpaired"}
+        return html_table([row], note=LEFT_OUT)
+
 
 @dataclass(frozen=True)
 class SeedDifference:
@@ -131,6 +139,12 @@ class SeedDifference:
             + f"{self.confidence * 100:g} % in "
             + "[{:.3f}, {:.3f}] (without the variance over test data)".format(*self.interval)
         )
+
+    def _repr_html_(self) -> str:
+        name = "difference over training seeds"
+        row = difference_row(name, self.mean, self.standard_error, self.interval, self.confidence, "nats", "over seeds")
+        seeds = " and ".join(map(str, self.num_seeds))
+        return html_table([row | {"seeds": seeds}], note="without the variance over test data")
 
 
 def paired(
@@ -261,7 +275,11 @@ def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
         next((known for e in estimates if len(known := getattr(e, name))), getattr(first, name))
         for name in ("fingerprint", "labels")
     )
-    return Estimate(first.name, value, error, first.num_samples, first.unit, first.kind, first.quantity, data, labels)
+    shared = None
+    if any(e.shared_error is not None for e in estimates):
+        shared = math.hypot(*(e.monte_carlo_error for e in estimates)) / len(estimates)
+    of_what = first.unit, first.kind, first.quantity, data, labels, shared
+    return Estimate(first.name, value, error, first.num_samples, *of_what)
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
@@ -426,6 +444,21 @@ def _difference(
     noise = math.hypot(first.monte_carlo_error, second.monte_carlo_error)
     sizes = first.num_data, second.num_data
     return Difference(name, float(mean), float(error), noise, interval, confidence, sizes, is_paired, first.unit)
+
+
+def difference_row(
+    name: str,
+    mean: float,
+    error: float,
+    interval: tuple[float, float],
+    confidence: float,
+    unit: str,
+    over: str = "over data",
+) -> Row:
+    """What a notebook shows of any difference, as a row of `html_table`."""
+    low, high = interval
+    within = f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) else "n/a"
+    return {"": name, f"mean, {unit}": f"{mean:.3f}", over: plus_minus(error), f"{confidence * 100:g} % in": within}
 
 
 def known_interval(interval: tuple[float, float]) -> list[float] | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.weights import draw_blocks, read_log_weights
 from pyro_vae.model import traces
+from pyro_vae.notebook_html import Row, html_table, plus_minus
 from pyro_vae.randomness import generator
 
 
@@ -36,6 +37,8 @@ class Estimate:
         fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty
             where they are not known.
         labels: the fingerprint of the labels, where it is of x given y.
+        shared_error: the Monte Carlo error of the mean, where data share draws; None where they have draws of their
+            own, and `value_error` says it.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -51,6 +54,7 @@ class Estimate:
     quantity: str = ""
     fingerprint: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), repr=False)
+    shared_error: float | None = None
 
     @property
     def num_data(self) -> int:
@@ -70,6 +74,8 @@ class Estimate:
     @property
     def monte_carlo_error(self) -> float:
         """The Monte Carlo standard error of the mean, over repeated draws of z for the same data."""
+        if self.shared_error is not None:
+            return self.shared_error
         return self.value_error.square().sum().sqrt().item() / self.num_data
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +97,22 @@ class Estimate:
             f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"{over_draws} Monte Carlo (K = {self.num_samples})"
         )
+
+    def table_rows(self) -> list[Row]:
+        """What a notebook shows of it: one row, of heading and cell."""
+        return [
+            {
+                "": self.name,
+                f"mean, {self.unit}": f"{self.mean:.3f}",
+                "over data": plus_minus(self.standard_error),
+                "Monte Carlo": plus_minus(self.monte_carlo_error),
+                "data": f"{self.num_data:,}",
+                "draws": f"{self.num_samples:,}",
+            }
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table_rows())
 
 
 E = TypeVar("E", bound=Estimate)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_vae.evaluation.comparison import Difference, between_seeds, known_interval, satterthwaite
+from pyro_vae.evaluation.comparison import Difference, between_seeds, difference_row, known_interval, satterthwaite
 from pyro_vae.evaluation.estimators import known
+from pyro_vae.notebook_html import html_table
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class JointDifference:
             f"{' and '.join(map(str, data))} data and {self.num_seeds[0]} and {self.num_seeds[1]} seeds, "
             f"{self.confidence * 100:g} % in [{low:.3f}, {high:.3f}]"
         )
+
+    def _repr_html_(self) -> str:
+        of_what = "difference over data and seeds", self.mean, self.standard_error, self.interval, self.confidence
+        row = difference_row(*of_what, self.unit, "over data and seeds")
+        data, seeds = (" and ".join(map(str, numbers)) for numbers in (self.num_data, self.num_seeds))
+        return html_table([row | {"data": data, "seeds": seeds}])
 
 
 def over_data_and_seeds(over_data: Difference, first: Sequence[float], second: Sequence[float]) -> JointDifference:

@@ -21,7 +21,14 @@ from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import OwnMembers, check_arguments, is_place, sentences_of
 from pyro_vae.experiment.program_members import Values, find, options, takes
-from pyro_vae.loss_requirements import check_no_warm_up, check_order, check_point_guide, check_unweighted
+from pyro_vae.loss_requirements import (
+    check_gradient,
+    check_no_warm_up,
+    check_order,
+    check_point_guide,
+    check_total_gradient,
+    check_unweighted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +119,11 @@ def check_clashes(config: Config) -> None:
         if config.objective in _IMPORTANCE_WEIGHTED:
             check_no_warm_up(config.kl_warmup)
             check_unweighted(config.reconstruction_weight, config.kl_weight)
+        if config.objective in _ANALYTIC:
+            check_total_gradient(config.gradient)
+        else:
+            weighted = config.objective in _IMPORTANCE_WEIGHTED
+            check_gradient(config.gradient, config.num_particles, importance_weighted=weighted)
         if config.objective in _ANALYTIC and config.layers == 2:
             check_order(["z2", "z1"], ["z2", "z1"] if config.guide == "top_down" else ["z1", "z2"])
 

@@ -14,6 +14,7 @@ from pyro_vae.option_words import (
     Colour,
     EncoderPredicts,
     Flow,
+    Gradient,
     Guide,
     LearningRates,
     LearnScale,
@@ -200,6 +201,11 @@ class Config:
         "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
     )
     num_particles: int = flag(1, "draws of z per datum and step; for iwae the K of the bound", above=0)
+    gradient: Gradient = flag(
+        "total",
+        "of a sampled objective: sticking_the_landing (trace_elbo) or doubly_reparametrised (iwae) has the same mean, "
+        "and less noise for the encoder where q(z|x) is near the posterior; total is Pyro's own, for any q",
+    )
     reconstruction_weight: float = flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL", least=0)
     kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction", least=0)
     kl_warmup: int = flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it", least=0)

@@ -136,7 +136,9 @@ def without_code(missing: Mapping[str, str]) -> UsageError:
     >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
     the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
     """
-    what = f"the {' and the '.join(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
+    *others, last = missing
+    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    what = f"the {names} code of your own"
     cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
     return UsageError(f"{what}, which no file brings along: pass {cure}")
 

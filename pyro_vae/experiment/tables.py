@@ -57,7 +57,7 @@ ACTIVATIONS = {
     "softplus": "torch.nn:Softplus",
 }
 OBJECTIVES = {
-    "trace_elbo": "pyro.infer:Trace_ELBO",
+    "trace_elbo": "pyro_vae.inference.sampled_elbo:SampledELBO",
     "mean_field_elbo": "pyro_vae.inference.objectives:MeanFieldELBO",
     "iwae": "pyro_vae.inference.objectives:ImportanceWeightedELBO",
 }

@@ -11,9 +11,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
+from pyro_vae.inference.sampled_elbo import SampledELBO
 from pyro_vae.model.conditions import require
 
-COVERED = (Trace_ELBO, TraceMeanField_ELBO, ImportanceWeightedELBO)
+COVERED = (Trace_ELBO, TraceMeanField_ELBO, SampledELBO, ImportanceWeightedELBO)
 
 
 def is_covered(loss: Any) -> bool:

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from pyro_vae.errors import unknown
+from pyro_vae.option_words import LearningRates, words
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -105,3 +108,56 @@ class Progress:
             self.best_epoch, self.best_score = self.epoch, score
             self.best_tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         return is_best
+
+
+def warm_up(step: int, num_steps: int) -> float:
+    """The factor on `kl_weight` of a linear warm-up.
+
+    Args:
+        step: counted from 0; there the factor is above 0 at once.
+        num_steps: from which on it is 1.
+
+    Example:
+        >>> [warm_up(step, 4) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+    Reference:
+        Section 3.1 of Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016 (there sigmoid),
+        https://arxiv.org/abs/1511.06349
+    """
+    return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
+
+
+def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
+    """The factor on the learning rate in an epoch; a pure function, so that there is no state to save.
+
+        constant   1
+        cosine     (1 + cos(pi * epoch / epochs)) / 2
+        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts
+
+    Args:
+        schedule: one of these names.
+        epoch: counted from 0.
+        epochs: how many there are.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+        >>> learning_rate_factor("cosine", 50, 100)
+        0.5
+
+    Reference:
+        Eq. 5 of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
+        https://arxiv.org/abs/1608.03983 (cosine); section 5 of Burda, Grosse & Salakhutdinov, "Importance Weighted
+        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step)
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    if schedule == "step":
+        parts = (3**8 - 1) // 2
+        stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
+        return 10 ** (-stretch / 7)
+    raise unknown("lr_schedule", schedule, words(LearningRates))

@@ -21,20 +21,17 @@ from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.divergence import fault_on_data
-from pyro_vae.inference.epochs import Part, Progress, Record, Schedule
-from pyro_vae.inference.objectives import (
-    ImportanceWeightedELBO,
-    is_importance_weighted,
-    learning_rate_factor,
-    warm_up,
-)
+from pyro_vae.inference.epochs import Part, Progress, Record, Schedule, learning_rate_factor, warm_up
+from pyro_vae.inference.objectives import ImportanceWeightedELBO, is_importance_weighted
 from pyro_vae.inference.pyro_step import Make
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import ALONE, World
 from pyro_vae.loss_requirements import check_no_warm_up, check_point_guide
-from pyro_vae.model.program import Program
+from pyro_vae.model import traces
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
-from pyro_vae.randomness import derive, go_to, position, stream
+from pyro_vae.randomness import derive, go_to, position, preserved, stream
 
 
 def fit(
@@ -79,8 +76,10 @@ def fit(
     Raises:
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
             ELBO is not, and the program holds its best state.
+        TypeError: the program is no `Program`, or data are no `Splits`.
         ProcessError: another process has ended, or does not hold the same parameters.
-        ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with.
+        ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with; or all
+            data share a latent, so that no validation ELBO of each is known.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -95,6 +94,16 @@ def fit(
         1 True
         2 True
     """
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"fit trains a Program, such as pv.VAE; got {type(program).__name__}. Of another module a loop of your own "
+            "makes the steps: for x, *_ in loader: svi.step(x)"
+        )
+    if not isinstance(data, Splits):
+        raise TypeError(
+            f"data must be Splits, pv.data.from_arrays(x); got {type(data).__name__}. Over a DataLoader a loop of your "
+            "own makes the steps: for x, *_ in loader: svi.step(x)"
+        )
     if is_importance_weighted(svi.loss):
         check_no_warm_up(schedule.kl_warmup)
     progress = progress if progress is not None else Progress()
@@ -102,6 +111,9 @@ def fit(
     data = data.to(next(program.parameters()).device)
     valid = data.valid.in_memory()
     held_out = _arguments(valid.fixed(), valid.labels, num_classes)
+    if not isinstance(program, Autoencoder):  # whose latents are all of one datum
+        with torch.no_grad(), undisturbed(program), preserved(data.train.device):
+            traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
     make = _Make(data.train.recipe_of_x, num_classes)
     training = _Training(program, svi, data, held_out, make, schedule, seed, world)
     full, done = min(schedule.batch_size, len(data.train)), progress.epoch * training.steps + progress.steps

@@ -1,7 +1,7 @@
-r"""Objectives: what SVI minimises, and the weights and schedules that act on it from outside the program.
+r"""Objectives: what SVI minimises, and the weights that act on it from outside the program.
 
-`pyro.infer.Trace_ELBO` samples all of the first bound, `MeanFieldELBO` takes the KL of the second in closed form, and
-`ImportanceWeightedELBO` is the third:
+`pyro.infer.Trace_ELBO`, and `SampledELBO` with a choice of its gradient, sample all of the first bound, `MeanFieldELBO`
+takes the KL of the second in closed form, and `ImportanceWeightedELBO` is the third:
 
 .. math::
 
@@ -23,17 +23,26 @@ Reference:
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from pyro.distributions import constraints
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.errors import unknown
-from pyro_vae.loss_requirements import check_order, check_unweighted
+from pyro_vae.inference.path_gradients import draws_apart, keep_densities, path_bound
+from pyro_vae.loss_requirements import (
+    check_gradient,
+    check_order,
+    check_reparametrised,
+    check_total_gradient,
+    check_unweighted,
+)
 from pyro_vae.model import traces
-from pyro_vae.option_words import LearningRates, words
+from pyro_vae.model.conditions import base_constraint
+from pyro_vae.option_words import Gradient, check_word
 
 PyroFunction = Callable[..., Any]
 
@@ -47,15 +56,34 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     samples in another order than the model, the stock objective warns and then reports a loss that is too good by any
     number of nats; this one refuses.
 
+    Args:
+        num_particles, max_plate_nesting, vectorize_particles, options: as for `pyro.infer.TraceMeanField_ELBO`.
+        gradient: "total" alone; an analytic KL samples no score that another could leave out.
+
     Raises:
-        ValueError: model and guide sample their latent sites in different orders.
+        ValueError: another gradient; model and guide sample their latent sites in different orders; or an automatic
+            guide is over a site that does not range over all real numbers, whose Jacobian Pyro leaves out.
     """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        max_plate_nesting: float = math.inf,
+        *,
+        vectorize_particles: bool = False,
+        gradient: Gradient = "total",
+        **options: Any,
+    ) -> None:
+        check_word("gradient", gradient, Gradient)
+        check_total_gradient(gradient)
+        super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles, **options)
 
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         wanted = list(traces.latent_sites(model_trace))
         order = [name for name in traces.latent_sites(guide_trace) if name in wanted]
         check_order(wanted, order)
+        _check_jacobians(model_trace, guide_trace)
         return model_trace, guide_trace
 
 
@@ -69,11 +97,20 @@ class ImportanceWeightedELBO(ELBO):
     K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data plate. Gradients flow through the
     draws, so every latent must be reparametrised.
 
+    "doubly_reparametrised" has the mean of the total gradient, and less noise for the guide where it is near the
+    posterior, the more so the larger K is; the value of the loss is the same, see `pyro_vae.inference.path_gradients`:
+
+    .. math:: \nabla_\phi L_K = E \sum_{k=1}^K v_k^2 \, \frac{\partial \log w_k}{\partial z_k}
+              \frac{\partial z_k}{\partial \phi}, \qquad w_k = \frac{p(x, z_k)}{q(z_k|x)}, \qquad
+              v_k = \frac{w_k}{\sum_j w_j}
+
     Args:
         num_particles: K.
+        gradient: "total" or "doubly_reparametrised"; at K = 1 "sticking_the_landing" is the same as the latter.
 
     Raises:
-        ValueError: K < 1, a latent without `rsample`, a site outside the data plate, or loss weights other than 1.
+        ValueError: K < 1, another gradient, a latent without `rsample`, a site outside the data plate, or loss weights
+            other than 1; from a doubly reparametrised step, for batch norm between z and x, which mixes draws.
 
     Example:
         >>> ImportanceWeightedELBO(num_particles=5).num_particles
@@ -82,20 +119,34 @@ class ImportanceWeightedELBO(ELBO):
     Reference:
         Eq. 8 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016,
         https://arxiv.org/abs/1509.00519
+
+        Eq. 8 of Tucker, Lawson, Gu & Maddison, "Doubly Reparameterized Gradient Estimators for Monte Carlo
+        Objectives", ICLR 2019, https://arxiv.org/abs/1810.04152
     """
 
-    def __init__(self, num_particles: int = 1) -> None:
+    def __init__(self, num_particles: int = 1, gradient: Gradient = "total") -> None:
         if num_particles < 1:
             raise ValueError(f"an importance-weighted bound needs at least one particle; got {num_particles}")
+        check_word("gradient", gradient, Gradient)
+        check_gradient(gradient, num_particles, importance_weighted=True)
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
+        self.gradient = gradient
 
     def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Tensor:
         """Computes -L_K with its gradient, summed over the batch."""
-        pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
+        along_paths = self.gradient != "total" and torch.is_grad_enabled()
+        with draws_apart() if along_paths else nullcontext():
+            pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         for name, site in traces.latent_sites(pair.guide).items():
-            if not site["fn"].has_rsample:
-                raise ValueError(f"site {name} has no reparametrised sampler: its gradient would be wrong")
-        return -log_mean_exp(traces.log_weights(pair)).sum()
+            check_reparametrised(name, site["fn"].has_rsample)
+        if along_paths:
+            keep_densities(pair.guide)
+        log_weights = traces.log_weights(pair)
+        loss = -log_mean_exp(log_weights).sum()
+        if not along_paths:
+            return loss
+        surrogate = -path_bound(pair.model, pair.guide, log_weights.detach().softmax(0))
+        return loss.detach() + (surrogate - surrogate.detach())
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> float:
         """Computes -L_K, summed over the batch."""
@@ -111,6 +162,20 @@ class ImportanceWeightedELBO(ELBO):
     def _get_trace(self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
         pair = traces.run(model, guide, self.num_particles, *args, **kwargs)
         return pair.model, pair.guide
+
+
+def _check_jacobians(model: Any, guide: Any) -> None:
+    """Refuses an automatic guide over a constrained site: a Delta at a transformed draw, whose Jacobian Pyro drops."""
+    if not any((site["infer"] or {}).get("is_auxiliary") for site in traces.latent_sites(guide).values()):
+        return
+    for name, site in traces.latent_sites(guide).items():
+        if name in model.nodes and traces.is_point(site["fn"]):
+            support = base_constraint(model.nodes[name]["fn"].support)
+            if support not in (constraints.real, constraints.real_vector):
+                raise ValueError(
+                    f"site {name} is over {support}, and an automatic guide moves it there: an analytic KL would leave "
+                    "the Jacobian of that out. Use Trace_ELBO (`objective='trace_elbo'`)"
+                )
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
@@ -129,7 +194,8 @@ class Objective(nn.Module):
         loss: an ELBO with `differentiable_loss`.
 
     Raises:
-        ValueError: the loss has none.
+        TypeError: the program has no model and guide, or the loss is no ELBO.
+        ValueError: the loss has no `differentiable_loss`.
 
     Example:
         >>> import pyro_vae as pv
@@ -141,6 +207,10 @@ class Objective(nn.Module):
 
     def __init__(self, program: Any, loss: ELBO) -> None:
         super().__init__()
+        if not (callable(getattr(program, "model", None)) and callable(getattr(program, "guide", None))):
+            raise TypeError(f"a program has a model and a guide, Objective(vae, loss); got {type(program).__name__}")
+        if isinstance(loss, type) or not isinstance(loss, ELBO):
+            raise TypeError(f"loss must be an ELBO, e.g. pyro.infer.Trace_ELBO(); got {loss!r}")
         if not hasattr(loss, "differentiable_loss"):
             raise ValueError(f"{type(loss).__name__} has no differentiable_loss; at order 0 use ImportanceWeightedELBO")
         self.program, self.loss = program, loss
@@ -243,56 +313,3 @@ class _Weights(Messenger):
             msg["mask"] = False
         else:
             msg["scale"] = msg["scale"] * weight
-
-
-def warm_up(step: int, num_steps: int) -> float:
-    """The factor on `kl_weight` of a linear warm-up.
-
-    Args:
-        step: counted from 0; there the factor is above 0 at once.
-        num_steps: from which on it is 1.
-
-    Example:
-        >>> [warm_up(step, 4) for step in range(6)]
-        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-    Reference:
-        Section 3.1 of Bowman et al., "Generating Sentences from a Continuous Space", CoNLL 2016 (there sigmoid),
-        https://arxiv.org/abs/1511.06349
-    """
-    return min(1.0, (step + 1) / num_steps) if num_steps > 0 else 1.0
-
-
-def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor on the learning rate in an epoch; a pure function, so that there is no state to save.
-
-        constant   1
-        cosine     (1 + cos(pi * epoch / epochs)) / 2
-        step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts
-
-    Args:
-        schedule: one of these names.
-        epoch: counted from 0.
-        epochs: how many there are.
-
-    Raises:
-        ValueError: another name.
-
-    Example:
-        >>> learning_rate_factor("cosine", 50, 100)
-        0.5
-
-    Reference:
-        Eq. 5 of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
-        https://arxiv.org/abs/1608.03983 (cosine); section 5 of Burda, Grosse & Salakhutdinov, "Importance Weighted
-        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step)
-    """
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * epoch / epochs)) / 2
-    if schedule == "step":
-        parts = (3**8 - 1) // 2
-        stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
-        return 10 ** (-stretch / 7)
-    raise unknown("lr_schedule", schedule, words(LearningRates))

@@ -34,10 +34,11 @@ class SVI(PyroStep):
         loss: any Pyro ELBO.
         max_grad_norm: bound on the norm of the gradient of all parameters together, per datum of the batch.
         compile: False runs each step by Pyro. True makes a graph of the first one and compiles it (`Trace_ELBO`,
-            `TraceMeanField_ELBO`, `ImportanceWeightedELBO`, programs of static structure; Pyro runs what cannot be a
-            graph, and a logged sentence says so). "auto" does so where it saves time, if model and guide are methods
-            of modules. It makes a graph, whose numbers are the same to the last bit, after 1,000 steps or where 2,000
-            are expected (see `expect`), and a compiled one after 20,000 or where 40,000 are expected.
+            `TraceMeanField_ELBO`, `SampledELBO`, `ImportanceWeightedELBO`, programs of static structure; Pyro runs
+            what cannot be a graph, and a logged sentence says so). "auto" does so where it saves time, if model and
+            guide are methods of modules. It makes a graph, whose numbers are the same to the last bit, after 1,000
+            steps or where 2,000 are expected (see `expect`), and a compiled one after 20,000 or where 40,000 are
+            expected.
 
     Attributes:
         num_steps: how many steps were made.

@@ -8,28 +8,24 @@
 Each of these switches the program to evaluation, and leaves it as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.data.intake import Intake
-from pyro_vae.errors import DataError
+from pyro_vae.errors import UsageError
 from pyro_vae.model import paths
-from pyro_vae.model.conditions import base_constraint, require
-from pyro_vae.model.distributions.missing import inside
-from pyro_vae.model.given_data import check_ends, check_labels
+from pyro_vae.model.given_data import NO_DATA, check_data_in_plates, check_labels
 from pyro_vae.model.likelihoods import Likelihood
-from pyro_vae.model.posteriors import Posterior
+from pyro_vae.model.open_plates import open_plates
+from pyro_vae.model.posteriors import Posterior, encoding
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import Program, check_tensor, number_to_generate, undisturbed
+from pyro_vae.model.program import Program, check_tensor, evaluating, number_to_generate, undisturbed
 from pyro_vae.randomness import stream
 
-_CONDITIONED = (
-    "site x holds NaN: data with missing numbers are the argument of the program, model(x), and no site to condition on"
-)
 _CODE_DRAWS = 100  # of a q(z|x) whose moments have no closed form
 
 
@@ -88,6 +84,52 @@ class Autoencoder(Program):
             DataError: with the value, its place and the cure.
         """
         self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first, place)
+
+    @property
+    def encoder_of_data(self) -> Posterior:
+        """The posterior whose encoder sees x."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoder_of_data")
+
+    def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Samples what `model` does, without its plate, under the plates that are open: see `VAE.generative`."""
+        raise NotImplementedError(f"{type(self).__name__} has no generative half")
+
+    def recognition(self, x: Tensor, y: Tensor | None = None) -> Any:
+        """Samples what `guide` does, without its plate, under the plates that are open: see `VAE.recognition`."""
+        raise NotImplementedError(f"{type(self).__name__} has no recognition half")
+
+    @contextmanager
+    def _encoding(self, x: Tensor | None, y: Tensor | None) -> Iterator[None]:
+        """Checks data (*plates, *x_shape) of a guide under plates that others opened, and lets them be encoded."""
+        if x is None:
+            raise ValueError(NO_DATA)
+        check_tensor(x)
+        event_dim = self._event_dim(x, y)
+        check_data_in_plates(x, y, self.missing, event_dim)
+        with encoding(event_dim):
+            yield
+
+    def _event_dim(self, x: Tensor, y: Tensor | None) -> int:
+        """Returns the number of dimensions of x_shape, which an encoder of the user's own does not say."""
+        known = self.encoder_of_data.known_event_dim()
+        if known is not None:
+            return known
+        plates = open_plates()
+        return x.dim() - 1 if plates.keys() == {-1} else self._event_dim_of_likelihood(x, y)
+
+    @torch.no_grad()
+    def _event_dim_of_likelihood(self, x: Tensor, y: Tensor | None) -> int:
+        like = next((p for p in self.likelihood.parameters() if p.is_floating_point()), x)
+        z = like.new_zeros(1, self.encoder_of_data.latent_dim)
+        try:
+            with evaluating(self.likelihood):
+                return len(self.likelihood(z, None if y is None else y.new_zeros(1, y.shape[-1])).event_shape)
+        except Exception as error:
+            raise UsageError(
+                f"x of shape {tuple(x.shape)} lies in several plates, and which of its dimensions are those of one "
+                "datum is not known, as the decoder does not run at one z "
+                f"({error}): set {type(self.encoder_of_data).__name__}'s `event_dim`, 3 for images (C, H, W)"
+            ) from error
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
         """Draws what the decoder sees, z ~ p(z): (num_data, D); labels y (num_data, C)."""
@@ -325,13 +367,6 @@ def _check_paths(start: Tensor, end: Tensor, y: Tensor | None, y_end: Tensor | N
     check_labels(y_end, len(end))
 
 
-def plate_size(x: Tensor | None, y: Tensor | None) -> int:
-    """Returns B, the number of data, or else that of labels, or else 1, and checks the labels."""
-    size = len(x) if x is not None else len(y) if y is not None else 1
-    check_labels(y, size)
-    return size
-
-
 def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
     """Returns y, or where y_end is given the straight line from y to it.
 
@@ -350,76 +385,3 @@ def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor |
     if y is None:
         raise ValueError("y_end, the labels of the ends, goes with labels y of the starts; there are none")
     return paths.straight(y, y_end, steps)
-
-
-def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None, missing: bool = False) -> Tensor:
-    """Samples the site x ~ p(x|z), inside the data plate: observed where x is given, else drawn.
-
-    Args:
-        likelihood: p(x|z).
-        z: (*, B, D).
-        x: data (B, *x_shape).
-        y: one-hot labels (B, C).
-        missing: whether NaN is a missing number. The site then is x ~ p(x_obs|z), its value x with numbers inside the
-            support for those that are missing, which count nothing.
-
-    Returns:
-        The value of the site.
-
-    Raises:
-        DataError: x has another shape, lies outside the support, or at an end of it where the density is not finite.
-        ValueError: the site was conditioned from outside on several data, which would share one z; or numbers may be
-            missing, and p(x_obs|z) is not known.
-    """
-    p = likelihood(z, y)
-    given = x
-    if x is not None:
-        p, given = of_observed(likelihood, p, x, missing)
-    value = pyro.sample("x", p, obs=given)
-    if x is None:
-        # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
-        generated = torch.Size([plate_size(x, y)]) + p.event_shape
-        if value.shape[-len(generated) :] != generated:  # on the left there may be plates of draws
-            raise ValueError(
-                f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
-                f"{tuple(generated)} is generated, so that data would share one z: "
-                "pass the data as the argument, model(x)"
-            )
-        if missing:
-            require(~value.isnan().any(), lambda: DataError(_CONDITIONED))
-        likelihood.check(value)
-    return value
-
-
-def of_observed(likelihood: Likelihood, p: Any, x: Tensor, missing: bool) -> tuple[Any, Tensor]:
-    """Checks data, and returns p(x_obs|z) with the numbers at which its density is log p(x_obs|z).
-
-    Args:
-        likelihood: the member that made p.
-        p: p(x|z).
-        x: data (B, *x_shape).
-        missing: whether NaN is a missing number.
-
-    Raises:
-        DataError: as `observe`.
-        ValueError: p(x_obs|z) is not known.
-    """
-    _check_shape(x, p.event_shape)
-    likelihood.check(likelihood.filled(x) if missing else x)
-    given = _with_numbers(p, likelihood, x) if missing else x
-    check_ends(p, given)
-    return likelihood.observed_part(p, ~x.isnan()) if missing else p, given
-
-
-def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:
-    # A mask alone would not do: the gradient of what it hides is 0 times NaN.
-    try:
-        support = p.support
-    except NotImplementedError:
-        support = likelihood.support
-    return torch.where(x.isnan(), inside(base_constraint(support)), x) if x.is_floating_point() else x
-
-
-def _check_shape(x: Tensor, event_shape: torch.Size) -> None:
-    if x.shape[1:] != event_shape:
-        raise DataError(f"p(x|z) is over data of shape {tuple(event_shape)}; got x of shape {tuple(x.shape)}")

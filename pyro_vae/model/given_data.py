@@ -1,6 +1,7 @@
 """What models and guides are given, checked at the door: data, labels, and densities at the ends of their support."""
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch.distributions import Independent
 from pyro_vae.errors import DataError
 from pyro_vae.model.conditions import IF_MISSING, base_constraint, require
 from pyro_vae.model.distributions import ContinuousBernoulli
+from pyro_vae.model.open_plates import HALVES, check_in_plates, check_labels_in_plates
 from pyro_vae.model.program import check_tensor
 
+NO_DATA = "the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone"
 _CLOSED = (constraints.interval, constraints.greater_than_eq, constraints.half_open_interval)
 
 
@@ -31,11 +34,46 @@ def check_data(x: Tensor | None, y: Tensor | None = None, missing: bool = False)
         DataError: a number is not finite, and no missing one.
     """
     if x is None:
-        raise ValueError("the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone")
+        raise ValueError(NO_DATA)
     check_tensor(x)
-    right = ~x.isinf() if missing else torch.isfinite(x)
-    require(right.all(), lambda: _not_finite("x", x, right))
+    _check_finite("x", x, 1, missing)
     check_labels(y, len(x))
+
+
+def check_data_in_plates(x: Tensor, y: Tensor | None, missing: bool, event_dim: int) -> None:
+    """Checks the data that a guide is given under plates that others opened.
+
+    Args:
+        x: (*plates, *x_shape).
+        y: one-hot labels (*, C), or None.
+        missing: whether NaN is a missing number, and let through.
+        event_dim: the number of dimensions of x_shape.
+
+    Raises:
+        TypeError, ValueError, DataError: as `check_data`.
+        UsageError: a batch dimension belongs to no plate that is open, or has another size.
+    """
+    check_in_plates("x", x, event_dim)
+    _check_finite("x", x, x.dim() - event_dim, missing)
+    check_label_rows(y)
+
+
+def check_label_rows(y: Tensor | None) -> None:
+    """Checks labels under plates that others opened, perhaps enumerated.
+
+    Args:
+        y: (*, C), where a batch dimension is that of an open plate, or of size 1, or one that Pyro enumerates; or None.
+
+    Raises:
+        TypeError: y is no tensor.
+        UsageError: a batch dimension belongs to no plate that is open, or has another size.
+        DataError: a number is not finite.
+    """
+    if y is None:
+        return
+    _check_is_labels(y)
+    check_labels_in_plates(y)
+    _check_finite("y", y, y.dim() - 1)
 
 
 def check_labels(y: Tensor | None, number: int) -> None:
@@ -52,33 +90,70 @@ def check_labels(y: Tensor | None, number: int) -> None:
     """
     if y is None:
         return
-    if not isinstance(y, Tensor):
-        raise TypeError(f"labels y must be a tensor; got {type(y).__name__}: torch.as_tensor(y)")
+    _check_is_labels(y)
+    if y.dim() > 2:
+        raise ValueError(
+            f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}. Labels that Pyro enumerates, or that lie in "
+            f"plates of your own, go with {HALVES}, under those plates"
+        )
     if y.dim() != 2:
         raise ValueError(
             f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}: torch.nn.functional.one_hot(y, C).float()"
         )
     if len(y) != number:
         raise ValueError(f"each datum needs its label: there are {number} data and {len(y)} labels")
-    right = torch.isfinite(y)
-    require(right.all(), lambda: _not_finite("y", y, right))
+    _check_finite("y", y, 1)
 
 
-def _not_finite(name: str, x: Tensor, right: Tensor) -> DataError:
-    datum, *place = (~right).nonzero()[0].tolist()
-    number = x[datum][tuple(place)].item()
+def _check_is_labels(y: Any) -> None:
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels y must be a tensor; got {type(y).__name__}: torch.as_tensor(y)")
+    if y.dim() == 0:
+        raise ValueError("labels y are one-hot, (*, C); got a single number: torch.nn.functional.one_hot(y, C).float()")
+
+
+def _check_finite(name: str, x: Tensor, batch_dim: int, missing: bool = False) -> None:
+    right = ~x.isinf() if missing else torch.isfinite(x)
+    require(right.all(), lambda: _not_finite(name, x, right, batch_dim))
+
+
+def _not_finite(name: str, x: Tensor, right: Tensor, batch_dim: int) -> DataError:
+    at = (~right).nonzero()[0].tolist()
+    number = x[tuple(at)].item()
     cure = f". {IF_MISSING}" if math.isnan(number) and name == "x" else ""
-    return DataError(f"{name} holds {number} at datum {datum}, position {tuple(place)}{cure}")
+    return DataError(f"{name} holds {number} at {_datum(at[:batch_dim])}, position {tuple(at[batch_dim:])}{cure}")
 
 
-def check_ends(p: Any, x: Tensor) -> None:
+def in_rows(x: Tensor, batch_dim: int) -> tuple[Tensor, Callable[[int], str]]:
+    """Returns data (*, *x_shape) with their batch dimensions as one, and what turns a row of it into words.
+
+    Args:
+        x: data.
+        batch_dim: the number of batch dimensions.
+
+    Example:
+        >>> rows, place = in_rows(torch.zeros(3, 5, 1, 8, 8), batch_dim=2)
+        >>> rows.shape, place(7)
+        (torch.Size([15, 1, 8, 8]), 'datum (1, 2)')
+    """
+    lead = x.shape[:batch_dim]
+    rows = x.reshape(-1, *x.shape[batch_dim:])
+    return rows, lambda row: _datum([int(at) for at in torch.unravel_index(torch.tensor(row), lead)] if lead else [])
+
+
+def _datum(at: list[int]) -> str:
+    return f"datum {at[0] if len(at) == 1 else tuple(at)}" if at else "the datum"
+
+
+def check_ends(p: Any, x: Tensor, batch_dim: int = 1) -> None:
     """Refuses data at an end of a closed support at which log p is not finite, as that of a Beta is at exactly 0.
 
     There the loss would be -inf and an evaluation NaN.
 
     Args:
         p: p(x|z), perhaps with batch dimensions declared an event.
-        x: data (B, *x_shape).
+        x: data (B, *x_shape), or (*, *x_shape) with batch_dim dimensions before x_shape.
+        batch_dim: the number of batch dimensions.
 
     Raises:
         DataError: with the value, its place and the cure.
@@ -101,7 +176,7 @@ def check_ends(p: Any, x: Tensor) -> None:
     log_prob = log_prob[(..., *[None] * len(p.event_shape))]
     bad = reduce(torch.logical_or, (x == end for end in ends)) & ~log_prob.isfinite()
     bad = bad.reshape(-1, *x.shape).any(0)  # at any of several draws of z
-    require(~bad.any(), lambda: _at_an_end(p, x, bad))
+    require(~bad.any(), lambda: _at_an_end(p, x, bad, batch_dim))
 
 
 def _ends(p: Any) -> list[float | Tensor]:
@@ -117,10 +192,10 @@ def _ends(p: Any) -> list[float | Tensor]:
     return [getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
 
 
-def _at_an_end(p: Any, x: Tensor, bad: Tensor) -> DataError:
-    datum, *place = bad.nonzero()[0].tolist()
+def _at_an_end(p: Any, x: Tensor, bad: Tensor, batch_dim: int) -> DataError:
+    at = bad.nonzero()[0].tolist()
     return DataError(
-        f"the density of {type(p).__name__} is not finite at {x[datum][tuple(place)].item():g}, an end of its support, "
-        f"where x is at datum {datum}, position {tuple(place)}. Move the data off the ends, or use a distribution that "
-        "is finite there, as likelihoods.ContinuousBernoulli is on [0, 1]"
+        f"the density of {type(p).__name__} is not finite at {x[tuple(at)].item():g}, an end of its support, where x "
+        f"is at {_datum(at[:batch_dim])}, position {tuple(at[batch_dim:])}. Move the data off the ends, or use a "
+        "distribution that is finite there, as likelihoods.ContinuousBernoulli is on [0, 1]"
     )

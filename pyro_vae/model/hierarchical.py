@@ -17,18 +17,19 @@ an analytic KL do not apply.
 
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_vae.model.autoencoder import Autoencoder, check_fit, observe, plate_size
-from pyro_vae.model.given_data import check_data
+from pyro_vae.model.autoencoder import Autoencoder, check_fit
+from pyro_vae.model.given_data import check_data, check_label_rows
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.networks import Network
+from pyro_vae.model.observing import observe, observe_in_plates, plate_size
+from pyro_vae.model.open_plates import data_plate, sampled
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import check_member, check_tensor
+from pyro_vae.model.program import check_member
 from pyro_vae.model.scaling import Rescaled, fit_scalings
 from pyro_vae.option_words import Guide, check_word
 
@@ -57,7 +58,7 @@ class HierarchicalVAE(Autoencoder):
         posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
         guide: "top_down" or "bottom_up".
         missing: True takes NaN in x as a missing number, see `VAE`.
-        name: of the program in Pyro's parameter store, see `Program`.
+        name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
         TypeError: a member of another family.
@@ -76,7 +77,7 @@ class HierarchicalVAE(Autoencoder):
         tends to be left unused. https://arxiv.org/abs/1602.02282
 
     Example:
-        >>> import pyro_vae as pv
+        >>> import pyro, pyro_vae as pv
         >>> MLP, normal = pv.networks.MLP, pv.likelihoods.Normal
         >>> vae = pv.HierarchicalVAE(
         ...     prior=pv.priors.StandardNormal(5),
@@ -135,13 +136,10 @@ class HierarchicalVAE(Autoencoder):
         Returns:
             x.
         """
-        if x is not None:
-            check_tensor(x)
-        self.list_parameters(*self._of_model, others=self._of_guide)
-        check_fit(self.prior, self.posterior2)
-        with pyro.plate("data", plate_size(x, y), dim=-1):
-            z2 = pyro.sample("z2", self.prior(y))
-            z1 = pyro.sample("z1", self._p_of_z1(z2, y))
+        size = plate_size(x, y)
+        self._list_model()
+        with data_plate(size, "model"):
+            z1 = self._from_p("", y)
             return observe(self.likelihood, z1, x, y, self.missing)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -155,14 +153,61 @@ class HierarchicalVAE(Autoencoder):
             z1 (B, D1) and z2 (B, D2).
         """
         check_data(x, y, self.missing)
+        self._list_guide()
+        with data_plate(len(x), "guide"):
+            return self._from_q("", x, y)
+
+    def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Samples z2, z1 and x, or observes x, under the plates that are open: see `VAE.generative`.
+
+        Args:
+            x: data (*plates, *x_shape); without them there is a datum for each place of the plates.
+            y: one-hot labels (*, C), broadcast against the plates and against z2 and z1.
+
+        Returns:
+            x.
+        """
+        check_label_rows(y)
+        self._list_model()
+        z1 = self._from_p(self.site(""), y)
+        return observe_in_plates(self.likelihood, z1, x, y, self.missing, self.site("x"))
+
+    def recognition(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Samples z1 and z2 given data, under the plates that are open: see `VAE.recognition`.
+
+        Args:
+            x: data (*plates, *x_shape).
+            y: one-hot labels (*, C), broadcast against x.
+
+        Returns:
+            z1 (*plates, D1) and z2 (*plates, D2).
+        """
+        self._list_guide()
+        with self._encoding(x, y):
+            return self._from_q(self.site(""), x, y)
+
+    @property
+    def encoder_of_data(self) -> Posterior:
+        return self.posterior1
+
+    def _list_model(self) -> None:
+        self.list_parameters(*self._of_model, others=self._of_guide)
+        check_fit(self.prior, self.posterior2)
+
+    def _list_guide(self) -> None:
         self.list_parameters(*self._of_guide, others=self._of_model)
-        with pyro.plate("data", len(x), dim=-1):
-            if self.top_down:
-                z2 = pyro.sample("z2", self.posterior2(x, y))
-                z1 = pyro.sample("z1", self.posterior1(x, _joined(z2, y)))
-            else:
-                z1 = pyro.sample("z1", self.posterior1(x, y))
-                z2 = pyro.sample("z2", self.posterior2(z1, y))
+
+    def _from_p(self, prefix: str, y: Tensor | None) -> Tensor:
+        z2 = sampled(f"{prefix}z2", self.prior(y))
+        return sampled(f"{prefix}z1", self._p_of_z1(z2, y))
+
+    def _from_q(self, prefix: str, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.top_down:
+            z2 = sampled(f"{prefix}z2", self.posterior2(x, y))
+            z1 = sampled(f"{prefix}z1", self.posterior1(x, _joined(z2, y)))
+        else:
+            z1 = sampled(f"{prefix}z1", self.posterior1(x, y))
+            z2 = sampled(f"{prefix}z2", self.posterior2(z1, y))
         return z1, z2
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
@@ -212,8 +257,11 @@ class HierarchicalVAE(Autoencoder):
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:
-    """Joins [z2, y], what q(z1|x, z2, y) is given beside x: (*, B, D2 + C) for z2 (*, B, D2) and labels y (B, C)."""
-    return z2 if y is None else torch.cat([z2, y.expand(*z2.shape[:-1], -1)], -1)
+    """Joins [z2, y], what q(z1|x, z2, y) is given beside x: (*, D2 + C) for z2 (*, D2) and labels y (*, C)."""
+    if y is None:
+        return z2
+    lead = torch.broadcast_shapes(z2.shape[:-1], y.shape[:-1])
+    return torch.cat([z2.expand(*lead, -1), y.expand(*lead, -1)], -1)
 
 
 def _check_takes_z2(posterior1: Posterior, latent_dim: int) -> None:

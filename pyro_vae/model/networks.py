@@ -80,7 +80,7 @@ class Network(nn.Module):
         lead = self._leading_shape(x, y)
         if y is not None:
             lead = torch.broadcast_shapes(lead, y.shape[:-1])
-            y = y.expand(*lead, self.y_dim).reshape(-1, self.y_dim)
+            y = y.expand(*lead, self.y_dim).reshape(-1, self.y_dim).to(x.dtype)  # numpy's are float64
             x = x.expand(*lead, *self.in_shape)
         x = x.reshape(-1, *self.in_shape)
         if self.input_scale != 1.0:

@@ -10,7 +10,9 @@ To add a member:
 - options of `encoder_shape` have the names and defaults of the constructor's, which passes them to `super().__init__`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pyro.distributions as dist
@@ -24,6 +26,8 @@ from pyro_vae.model.constants import Constants
 from pyro_vae.model.distributions import flows
 from pyro_vae.model.encoder_inputs import WithMask
 from pyro_vae.model.folding import folded
+from pyro_vae.model.networks import Network
+from pyro_vae.model.scaling import Rescaled
 from pyro_vae.option_words import EncoderPredicts, check_word
 
 
@@ -73,7 +77,7 @@ class Posterior(nn.Module):
         of their own, move its running statistics too.
 
         Args:
-            x: data (B, *x_shape); latents (*, B, D) where `event_dim` is 1.
+            x: data (B, *x_shape), or (*, *x_shape) inside `encoding`; latents (*, B, D) where `event_dim` is 1.
             y: one-hot labels (*, B, C), broadcast against x.
 
         Returns:
@@ -83,9 +87,10 @@ class Posterior(nn.Module):
             TypeError: the encoder returns no tensor.
             ValueError: the output has another shape, or is NaN for data that hold NaN.
         """
-        output = folded(self.encoder, x, y, x.dim() - 1 if self.event_dim is None else self.event_dim)
+        output = folded(self.encoder, x, y, self._event_dim(x))
         wanted = self.encoder_shape(self.latent_dim, **self._options)
-        if output.dim() <= len(wanted) or output.shape[-len(wanted) :] != wanted:
+        needed = len(wanted) if _event_dim.get() is not None else len(wanted) + 1
+        if output.dim() < needed or output.shape[-len(wanted) :] != wanted:
             raise ValueError(
                 f"{type(self).__name__}(latent_dim={self.latent_dim}) needs an encoder whose output has shape "
                 f"(B, {', '.join(map(str, wanted))}); got {tuple(output.shape)}. "
@@ -94,6 +99,21 @@ class Posterior(nn.Module):
         if self.missing and not any(isinstance(part, WithMask) for part in self._parts()):
             require(~(output.isnan().any() & x.isnan().any()), self._does_not_take_gaps)
         return output
+
+    def known_event_dim(self) -> int | None:
+        """Returns `event_dim`, or that of an encoder of `pyro_vae.networks`; None where the encoder is your own."""
+        if self.event_dim is not None:
+            return self.event_dim
+        encoder = self.encoder
+        while isinstance(encoder, WithMask | Rescaled):
+            encoder = encoder.network
+        return len(encoder.in_shape) if isinstance(encoder, Network) else None
+
+    def _event_dim(self, x: Tensor) -> int:
+        if self.event_dim is not None:
+            return self.event_dim
+        given = _event_dim.get()
+        return x.dim() - 1 if given is None else given
 
     def _parts(self) -> list[nn.Module]:
         return list(self.encoder.modules()) if isinstance(self.encoder, nn.Module) else []
@@ -113,6 +133,29 @@ class Posterior(nn.Module):
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns one typical z for each datum (B, D), from which to interpolate: the mean of q(z|x)."""
         return self(x, y).mean
+
+
+_event_dim: ContextVar[int | None] = ContextVar("event_dim", default=None)
+
+
+@contextmanager
+def encoding(event_dim: int) -> Iterator[None]:
+    """Makes posteriors, inside, take data (*, *x_shape), whose x_shape has so many dimensions, in place of (B, ...).
+
+    Args:
+        event_dim: the number of dimensions of x_shape.
+
+    Example:
+        >>> q = DiagonalNormal(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), latent_dim=2)
+        >>> with encoding(event_dim=3):
+        ...     q(torch.zeros(3, 5, 1, 8, 8)).batch_shape
+        torch.Size([3, 5])
+    """
+    token = _event_dim.set(event_dim)
+    try:
+        yield
+    finally:
+        _event_dim.reset(token)
 
 
 class DiagonalNormal(Posterior):

@@ -121,6 +121,11 @@ class Program(nn.Module):
                     "needs a Pyro model of its own, over a PyroModule"
                 )
 
+    def site(self, name: str) -> str:
+        """Returns the name of a site under plates of one's own: "left/z" of a program of the name left, else "z"."""
+        own = self._listing.name
+        return name if own is None else f"{own}/{name}"
+
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
         """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
 
@@ -325,10 +330,21 @@ def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
     return len(y) if y is not None else 1 if num_data is None else num_data
 
 
+def _cure_of(x: Any) -> str:
+    """How what a DataLoader gives, or the loader itself, becomes a tensor."""
+    if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
+        return "it holds tensors, as a batch of a DataLoader does, x is the first of them, `for x, *_ in loader`"
+    if isinstance(x, Mapping):
+        return f"x is one of its values, of the keys {', '.join(map(str, list(x)[:10]))}"
+    if isinstance(x, Iterable) and not hasattr(x, "__array__") and not isinstance(x, list | tuple | str):
+        return "go through it, and give the tensor of each batch, or all of them, torch.cat([x for x, *_ in loader])"
+    return "torch.as_tensor(x)"
+
+
 def check_tensor(x: Any) -> None:
     """Raises, with the cure, TypeError where x is no tensor and ValueError where it holds no data."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor; got {type(x).__name__}: torch.as_tensor(x)")
+        raise TypeError(f"x must be a tensor; got {type(x).__name__}: {_cure_of(x)}")
     if x.dim() == 0 or len(x) == 0:
         raise ValueError(f"x holds no data, its shape is {tuple(x.shape)}: its first axis counts them, one is x[None]")
 
@@ -342,15 +358,22 @@ def undisturbed(program: Any) -> Iterator[None]:
     Args:
         program: anything with a model and a guide; flags are those of an `nn.Module`.
     """
+    with evaluating(program), parameter_store.store_kept():
+        for inner in program.modules() if isinstance(program, nn.Module) else []:
+            if isinstance(inner, Program):
+                inner.check_store()
+        yield
+
+
+@contextmanager
+def evaluating(program: Any) -> Iterator[None]:
+    """Switches dropout and batch statistics to evaluation, inside; other than an `nn.Module` has no such flags."""
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
     try:
-        with parameter_store.store_kept():
-            if isinstance(program, Program):
-                program.check_store()
-            for module in modules:
-                module.training = False
-            yield
+        for module in modules:
+            module.training = False
+        yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag

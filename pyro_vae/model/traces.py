@@ -9,7 +9,8 @@ of shape (K, B), in nats. Latent sites are those that are not observed; no site 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyro
@@ -57,10 +58,14 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
                 [-1.2655, -1.2655]])
     """
     draws = pyro.plate("draws", num_samples, dim=-2)
-    guide_trace = _traced(draws(guide), *args, **kwargs)
-    model_trace = _traced(poutine.replay(draws(model), trace=guide_trace), *args, **kwargs)
-    for site in (*_samples(model_trace), *_samples(guide_trace)):
-        _check_in_data_plate(site)
+    try:
+        guide_trace = _traced(draws(guide), *args, **kwargs)
+        model_trace = _traced(poutine.replay(draws(model), trace=guide_trace), *args, **kwargs)
+    except (ValueError, RuntimeError) as error:
+        if _is_about_shapes(error):
+            look_for_globals(model, guide, *args, **kwargs)
+        raise
+    _check_in_data_plate(model_trace, guide_trace)
     _check_same_shapes(latent_sites(model_trace), latent_sites(guide_trace))
     missing = set(latent_sites(guide_trace)) ^ set(latent_sites(model_trace))
     if missing:
@@ -86,6 +91,15 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
 def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
     """Returns the sites that are observed, by name."""
     return {site["name"]: site for site in _samples(trace) if site["is_observed"]}
+
+
+def global_sites(model: poutine.Trace) -> dict[str, Site]:
+    """Returns the sites of a model that are outside the data plate, by name: those that all data share.
+
+    The data plate is that of the observed sites at dim -1, or where nothing is observed there that of all sites.
+    """
+    homes = _plates(observed_sites(model).values()) or _plates(_samples(model))
+    return {site["name"]: site for site in _samples(model) if not _plates([site]) or _plates([site]) != homes}
 
 
 def value_of(site: Site) -> Tensor:
@@ -162,6 +176,31 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
         return None
 
 
+def check_no_globals(model: poutine.Trace) -> None:
+    """Raises ValueError where a site of the model is outside the data plate."""
+    for name, site in global_sites(model).items():
+        where = "is outside the data plate (dim=-1)"
+        if plates := _plates([site]):
+            where = f"is in plate {', '.join(plates)}, which is not the data plate (dim=-1)"
+        cure = "An observed site must be in it"
+        if not site["is_observed"]:
+            cure = (
+                f"If all data share {name}, Trace_ELBO trains it, pyro_vae.evaluation.given(program, "
+                f'{{"{name}": value}}) fixes it, and predictive(program, x, ...) averages over it. If each datum has '
+                'its own, sample it inside pyro.plate("data", len(x), dim=-1)'
+            )
+        raise ValueError(f"site {name} {where}: there is no log-weight per datum. {cure}")
+
+
+def look_for_globals(model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raises as `check_no_globals` does, of a model that runs, with one draw of the guide; other errors are not its."""
+    drawn = poutine.Trace()
+    with suppress(Exception):
+        one = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=one)).get_trace(*args, **kwargs))
+    check_no_globals(drawn)
+
+
 def holding(values: dict[str, Tensor]) -> poutine.Trace:
     """Makes a trace for `poutine.replay` that holds these values at the latent sites of these names."""
     trace = poutine.Trace()
@@ -197,14 +236,16 @@ def _samples(trace: poutine.Trace) -> list[Site]:
 
 
 def _total(sites: Any) -> Tensor:
-    return sum(map(_log_prob, sites))  # type: ignore[return-value]
+    total = sum(map(_log_prob, sites))
+    return total if isinstance(total, Tensor) else torch.zeros(())  # of a program whose latents are all given
 
 
 def _log_prob(site: Site) -> Tensor:
     if isinstance(site["scale"], Tensor) or site["scale"] != 1.0 or site["mask"] is False:
         raise ValueError(
             f"site {site['name']} carries a loss weight: importance weights and log p(x) are those of the program "
-            "itself. Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights"
+            "itself. Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights. The factor of "
+            "a subsampled plate is taken away by pyro_vae.evaluation.given(program, {})"
         )
     return site["log_prob"]
 
@@ -219,9 +260,21 @@ def _check_same_shapes(of_model: dict[str, Site], of_guide: dict[str, Site]) -> 
             )
 
 
-def _check_in_data_plate(site: Site) -> None:
-    if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
-        raise ValueError(
-            f"site {site['name']} is outside the data plate (dim=-1): there is no log-weight per datum. "
-            'Sample it inside pyro.plate("data", len(x), dim=-1)'
-        )
+def _plates(sites: Iterable[Site]) -> set[str]:
+    """The names of the plates at dim -1 that these sites are in."""
+    frames = (frame for site in sites for frame in site["cond_indep_stack"])
+    return {frame.name for frame in frames if frame.vectorized and frame.dim == -1}
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    return "Shape mismatch inside plate" in str(error) or "must match the size of tensor" in str(error)
+
+
+def _check_in_data_plate(model: poutine.Trace, guide: poutine.Trace) -> None:
+    check_no_globals(model)
+    for site in _samples(guide):
+        if not _plates([site]):
+            raise ValueError(
+                f"site {site['name']} of the guide is outside the data plate (dim=-1): there is no log-weight per "
+                'datum. Sample it inside pyro.plate("data", len(x), dim=-1)'
+            )

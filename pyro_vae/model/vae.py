@@ -7,15 +7,16 @@ The program never asks what its members are.
 
 from typing import Any
 
-import pyro
 from torch import Tensor
 
-from pyro_vae.model.autoencoder import Autoencoder, Code, check_fit, observe, plate_size
-from pyro_vae.model.given_data import check_data
+from pyro_vae.model.autoencoder import Autoencoder, Code, check_fit
+from pyro_vae.model.given_data import check_data, check_label_rows
 from pyro_vae.model.likelihoods import Likelihood
+from pyro_vae.model.observing import observe, observe_in_plates, plate_size
+from pyro_vae.model.open_plates import data_plate, sampled
 from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior
-from pyro_vae.model.program import check_member, check_tensor
+from pyro_vae.model.program import check_member
 from pyro_vae.model.scaling import fit_scalings
 
 
@@ -30,7 +31,7 @@ class VAE(Autoencoder):
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
         missing: True takes NaN in x as a missing number. log p(x), and all that is made of it, is then log p(x_obs),
             that of the observed numbers; the encoder must take NaN, as `networks.WithMask` does.
-        name: of the program in Pyro's parameter store, see `Program`.
+        name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
         TypeError: a member of another family.
@@ -44,7 +45,7 @@ class VAE(Autoencoder):
         Sets", ICML 2019. https://arxiv.org/abs/1812.02633
 
     Example:
-        >>> import torch
+        >>> import pyro, torch
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(
         ...     prior=pv.priors.StandardNormal(20),
@@ -85,13 +86,13 @@ class VAE(Autoencoder):
 
         Raises:
             DataError: x has another shape than p(x|z), or lies outside its support.
+            UsageError: a plate is open at dim -1: under plates of your own it is `generative`.
+            ValueError: y has another shape.
         """
-        if x is not None:
-            check_tensor(x)
-        self.list_parameters(self.prior, self.likelihood, others=[self.posterior])
-        check_fit(self.prior, self.posterior)
-        with pyro.plate("data", plate_size(x, y), dim=-1):
-            z = pyro.sample("z", self.prior(y))
+        size = plate_size(x, y)
+        self._list_model()
+        with data_plate(size, "model"):
+            z = sampled("z", self.prior(y))
             return observe(self.likelihood, z, x, y, self.missing)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -105,12 +106,89 @@ class VAE(Autoencoder):
             z (B, D).
 
         Raises:
-            ValueError: there are no data.
+            ValueError: there are no data, or y has another shape.
+            UsageError: a plate is open at dim -1: under plates of your own it is `recognition`.
         """
         check_data(x, y, self.missing)
+        self._list_guide()
+        with data_plate(len(x), "guide"):
+            return sampled("z", self.posterior(x, y))
+
+    def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        r"""Samples z ~ p(z) and x ~ p(x|z), or observes x, under the plates that are open: `model` without its plate.
+
+        .. math:: \log p(x, z) = \sum_n [\log p(z_n) + \log p(x_n|z_n)], \qquad n \text{ over all open plates}
+
+        For a VAE inside a larger model. The sum is in nats, and times N / B under a plate of N that is subsampled by B.
+        Of a program with `name="left"` the sites are called left/z and left/x.
+
+        Args:
+            x: data (*plates, *x_shape), as (B, *x_shape) or (S, B, *x_shape); without them there is a datum for each
+                place of the plates, and one where none is open.
+            y: one-hot labels (*, C), broadcast against the plates and against z: labels that Pyro enumerates lie in
+                dimensions of their own, left of the plates.
+
+        Returns:
+            x.
+
+        Raises:
+            UsageError: a batch dimension of x or y belongs to no open plate, or has another size; or the model has
+                sites of this name already.
+            DataError: x has another shape than p(x|z), or lies outside its support.
+
+        Example:
+            >>> import pyro, torch
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.StandardNormal(2),
+            ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
+            ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
+            >>> x = torch.zeros(1000, 4)
+            >>> def model():
+            ...     with pyro.plate("images", 1000, subsample_size=32) as index:
+            ...         vae.generative(x[index])
+            >>> def guide():
+            ...     with pyro.plate("images", 1000, subsample_size=32) as index:
+            ...         vae.recognition(x[index])
+            >>> svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+            >>> loss = svi.step()                     # minus the ELBO of all 1000, estimated from 32 of them
+            >>> with pyro.plate("sets", 3, dim=-2), pyro.plate("images", 5, dim=-1):
+            ...     vae.generative().shape
+            torch.Size([3, 5, 4])
+        """
+        check_label_rows(y)
+        self._list_model()
+        z = sampled(self.site("z"), self.prior(y))
+        return observe_in_plates(self.likelihood, z, x, y, self.missing, self.site("x"))
+
+    def recognition(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Samples z ~ q(z|x) under the plates that are open: `guide` without its plate, see `generative`.
+
+        Args:
+            x: data (*plates, *x_shape).
+            y: one-hot labels (*, C), broadcast against x.
+
+        Returns:
+            z (*plates, D); left of the plates there are the dimensions of labels that Pyro enumerates.
+
+        Raises:
+            UsageError: as `generative`; or x lies in several plates, and an encoder and a decoder of your own leave it
+                open how many dimensions one datum has: the posterior's `event_dim` says it.
+            DataError: a number is not finite, and no missing one.
+        """
+        self._list_guide()
+        with self._encoding(x, y):
+            return sampled(self.site("z"), self.posterior(x, y))
+
+    @property
+    def encoder_of_data(self) -> Posterior:
+        return self.posterior
+
+    def _list_model(self) -> None:
+        self.list_parameters(self.prior, self.likelihood, others=[self.posterior])
+        check_fit(self.prior, self.posterior)
+
+    def _list_guide(self) -> None:
         self.list_parameters(self.posterior, others=[self.prior, self.likelihood])
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x, y))
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
         """Draws z ~ p(z): (num_data, D); labels y (num_data, C)."""

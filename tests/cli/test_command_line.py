@@ -62,7 +62,7 @@ FLAGS = {
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
     "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",
-    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1,
+    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1, "--gradient": "total",
 }  # fmt: skip
 
 

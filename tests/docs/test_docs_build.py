@@ -20,13 +20,19 @@ MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.
 # Parts of what is documented as a whole, and what no user calls.
 INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
-    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|loss_requirements)"
+    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements)"
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data)"
     r"|pyro_vae\.experiment\.train\.(training_report|member_checks)|pyro_vae\.experiment\.score\..*"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
-PARTS = {"pyro_vae.inference.objectives", "pyro_vae.data.recipes"}  # whose docstring or some of whose names are shown
+# Whose docstring or some of whose names are shown:
+PARTS = {
+    "pyro_vae.inference.objectives",
+    "pyro_vae.inference.epochs",
+    "pyro_vae.inference.path_gradients",
+    "pyro_vae.data.recipes",
+}
 PACKAGES = {"pyro_vae.report", "pyro_vae.experiment"}  # documented module by module
 
 

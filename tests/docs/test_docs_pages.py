@@ -14,14 +14,16 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 RUNNABLE = [page for page in PAGES if fenced.blocks(page.read_text(encoding="utf-8"), "python")]
 SHELL = "".join(code for page in PAGES for code in fenced.blocks(page.read_text(encoding="utf-8"), "sh"))
-SHORT = [page for page in RUNNABLE if page.stem not in ("swap", "tutorial", "loglik")]  # others take a while
+SHORT = [
+    page for page in RUNNABLE if page.stem not in ("swap", "tutorial", "loglik", "global_latents", "own_loops")
+]  # others take a while
 LINES = SHELL.replace("\\\n", " ").splitlines()
 COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True))]
 SCRIPTS = [words for words in COMMANDS if any(word.startswith("scripts/") for word in words)]  # by torchrun, too
 OTHERS = (
     "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
     "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "seq",
-    "python tests/mutations/run.py",
+    "python tests/mutations/run.py", "python docs/programs", "python benchmarks/gradient_noise.py",
 )  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.inference.epochs import learning_rate_factor
 from pyro_vae.inference.fitting import Schedule
-from pyro_vae.inference.objectives import is_importance_weighted, learning_rate_factor
+from pyro_vae.inference.objectives import is_importance_weighted
 from pyro_vae.model.scaling import LogCounts
 from pyro_vae.option_words import Binarize, Flow, Guide, LearningRates, Precision, SplitKind, words
 

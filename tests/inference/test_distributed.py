@@ -105,6 +105,8 @@ OBJECTIVES = [
     {"objective": "mean_field_elbo", "conditional": True, "prior": "conditional"},
     {"objective": "iwae", "num_particles": 3, "prior": "vamp", "num_components": 3},
     {"objective": "mean_field_elbo", "kl_weight": 0.0, "prior": "diagonal"},  # whose parameters get no gradient
+    {"objective": "trace_elbo", "gradient": "sticking_the_landing", "kl_weight": 0.5, "num_particles": 2},
+    {"objective": "iwae", "gradient": "doubly_reparametrised", "num_particles": 3, "prior": "vamp"},
 ]
 SEED = 7
 
@@ -133,7 +135,7 @@ def gradients(vae):
 
 @pytest.mark.parametrize(
     "flags",
-    [*OBJECTIVES[1:3], *thorough(OBJECTIVES[0], OBJECTIVES[3])],
+    [*OBJECTIVES[1:3], *thorough(OBJECTIVES[0], *OBJECTIVES[3:])],
     ids=lambda flags: "-".join(map(str, flags.values())),
 )
 def test_loss_and_gradient_are_the_sums_over_the_slices_each_with_noise_of_its_own(grey, tmp_path, flags):

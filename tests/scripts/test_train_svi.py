@@ -91,13 +91,14 @@ def cut_after(epochs, whole, folder):
 @pytest.mark.parametrize(
     "settings",
     [
-        ["--kl-warmup", 4, "--lr-schedule", "cosine", "--objective", "trace_elbo"],
+        ["--kl-warmup", 4, "--objective", "trace_elbo", "--gradient", "sticking_the_landing"],
         *thorough(["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"]),
+        *thorough(["--objective", "iwae", "--num-particles", 8, "--gradient", "doubly_reparametrised"]),
         *thorough(["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"]),
         ["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8],  # stops before the sixth epoch
         pytest.param(["--compile", "yes", "--kl-warmup", 4], marks=pytest.mark.slow),
     ],
-    ids=["warm-up", "iwae", "clipped", "patience", "compiled"],
+    ids=["warm-up", "iwae", "gradient", "clipped", "patience", "compiled"],
 )
 def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, settings):
     flags = ["--dataset", tiny, "--batch-size", 16, "--epochs", 6, *settings]

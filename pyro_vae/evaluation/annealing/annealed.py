@@ -30,6 +30,7 @@ from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.memory import SAMPLE_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
+from pyro_vae.notebook_html import Row, html_table, plus_minus
 from pyro_vae.randomness import block_stream, derive_if_given
 
 STARTS = ("guide", "prior")
@@ -56,6 +57,10 @@ class AnnealedEstimate(Estimate):
     def __str__(self) -> str:
         moved = f"T = {self.num_temperatures}, acceptance {self.acceptance.mean().item():.2f}"
         return f"{super().__str__()}   {moved}"
+
+    def table_rows(self) -> list[Row]:
+        moved = {"temperatures": f"{self.num_temperatures:,}", "acceptance": f"{self.acceptance.mean().item():.2f}"}
+        return [{**row, **moved} for row in super().table_rows()]
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class BidirectionalEstimate:
     def __str__(self) -> str:
         gap = f"{'gap':<20} {self.gap:>10.3f} {self.forward.unit}   ±{self.gap_error:.3f}   simulated data only"
         return f"{self.forward}\n{self.reverse}\n{gap}"
+
+    def _repr_html_(self) -> str:
+        gap = f"gap {self.gap:.3f} {self.forward.unit}, {plus_minus(self.gap_error)}, of simulated data only"
+        return html_table([*self.forward.table_rows(), *self.reverse.table_rows()], note=gap)
 
 
 def ais(

@@ -27,6 +27,7 @@ from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.notebook_html import Row
 from pyro_vae.randomness import stream
 
 _DRAWS = 64  # of z, with which a search begins
@@ -72,6 +73,16 @@ class GridEstimate(Estimate):
         )
         bad = (~self.reliable).nonzero().flatten().tolist()
         return f"{line}   UNRELIABLE for {len(bad)} data, first {bad[0]}" if bad else line
+
+    def table_rows(self) -> list[Row]:
+        of_grid = {
+            "Monte Carlo": "none, a grid",
+            "refinement": f"{self.refinement.max():.0e}",
+            "boundary": f"{self.boundary.max():.0e}",
+            "unreliable": f"{int((~self.reliable).sum()):,} data",
+        }
+        (row,) = super().table_rows()
+        return [{name: cell for name, cell in (row | of_grid).items() if name != "draws"}]
 
 
 class PosteriorGrid(NamedTuple):
@@ -229,6 +240,7 @@ class Densities:
         self.vae, self.first, self.args = vae, first, args
         self.all = torch.arange(len(args[0]), device=args[0].device)
         prior, guide = _drawn(vae.model, *args), _drawn(vae.guide, *args)
+        traces.check_no_globals(prior)
         self.coordinates, self.dtype = Coordinates(traces.latent_sites(guide)), torch.get_default_dtype()
         self.dim = self.coordinates.dim
         if self.dim > LARGEST_DIM:

@@ -36,6 +36,7 @@ from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.program import undisturbed
+from pyro_vae.notebook_html import Row
 
 POOL = 256  # draws that are held against one block of data at a time
 _ROUNDING = 1e-3  # nats; where more could be lost, every density is computed by itself, which takes longer
@@ -95,6 +96,13 @@ class Bracket(Estimate):
         lower = replace(self.leave_one_out, name="  leave-one-out")
         most, least = ("   at most", "   at least") if self.are_ends else ("   plug-in", "")
         return f"{super().__str__()}{most}\n{lower}{least}"
+
+    def table_rows(self) -> list[Row]:
+        most, least = ("at most", "at least") if self.are_ends else ("plug-in", "")
+        lower = replace(self.leave_one_out, name="leave-one-out")
+        return [{**row, "end": most} for row in super().table_rows()] + [
+            {**row, "end": least} for row in lower.table_rows()
+        ]
 
 
 class AggregateTerms(NamedTuple):

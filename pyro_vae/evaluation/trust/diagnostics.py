@@ -167,7 +167,8 @@ def to_inference_data(
     The container is the `InferenceData` of ArviZ 0.23, or the `DataTree` of xarray under ArviZ 1.x. The file that its
     `to_netcdf` writes opens under both.
 
-    Any program; the draws are those of `log_weights` under the same seed. All K N draws are held.
+    Any program; the draws are those of `log_weights` under the same seed. All K N draws are held. A site "left/z"
+    is the variable left.z.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -308,7 +309,8 @@ def _dataset(sites: dict[str, Tensor], dims: tuple[str, ...]) -> "Dataset":
     from xarray import Dataset
 
     variables, coordinates = {}, {}
-    for name, tensor in sites.items():
+    for site, tensor in sites.items():
+        name = site.replace("/", ".")  # which xarray takes for a path
         values = tensor.detach().cpu().numpy()
         inner = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(dims)))
         variables[name] = (*dims, *inner), values

@@ -313,7 +313,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
         if is_place(config.network)
         else f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
-        f"{config.kl_weight:g}, num_particles {config.num_particles}",
+        f"{config.kl_weight:g}, num_particles {config.num_particles}, {config.gradient.replace('_', ' ')} gradient",
         "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
         "the best on validation data",
         "seeds": f"training {config.seed}, data {config.data_seed}",

@@ -75,7 +75,9 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any], own: Ow
         )
     if before.layers == 2:
         raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
-    elbo = replace(before, objective="mean_field_elbo", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0)
+    elbo = replace(
+        before, objective="mean_field_elbo", gradient="total", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0
+    )
     members = replace(before.own, prior=own)
     config = replace(elbo, **{"prior_args": "", **changes}, prior=prior, own=members)
     build.check_names(config)

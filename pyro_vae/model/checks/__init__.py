@@ -25,6 +25,7 @@ from pyro_vae.model.posteriors import Posterior
 from pyro_vae.model.priors import Prior, StandardNormal
 from pyro_vae.model.program import check_member, check_tensor, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits
+from pyro_vae.notebook_html import html_table
 from pyro_vae.randomness import stream
 
 
@@ -87,6 +88,12 @@ class Report:
         head = f"{self.subject}: {'passed' if self.passed else 'FAILED'} "
         head += "({} passed, {} failed, {} not checked)".format(*count)
         return "\n".join([head, *(f"  {marks[f.passed]:<4}  {f.name:<{width}}  {f.detail}" for f in self.findings)])
+
+    def _repr_html_(self) -> str:
+        words = {True: "ok", False: "FAILED", None: "not checked"}
+        title = f"{self.subject}: {'passed' if self.passed else 'FAILED'}"
+        rows = [{"": f.name, "passed": words[f.passed], "what was measured": f.detail} for f in self.findings]
+        return html_table(rows, title)
 
 
 def check_prior(prior: Prior, y: Tensor | None = None, *, seed: int = 0) -> Report:

@@ -198,7 +198,7 @@ def _loading(card: Card) -> Iterator[Block]:
     lines = [
         *(["import torch"] if card.conditional else []),
         "import pyro_vae as pv",
-        *dict.fromkeys(filter(None, map(_import, card.own))),
+        *_imports(card.own),
         "",
         f'vae = pv.load("PATH OF THIS FOLDER"{own})  # or "hf://user/name", "hf://user/name@revision"',
         f"x = vae.generate(y={labels})  # one of each class" if card.conditional else "x = vae.generate(16)",
@@ -217,8 +217,12 @@ def _passed(own: Own) -> str:
     return own.classes[0] if len(own.classes) == 1 else f"({', '.join(own.classes)})"
 
 
-def _import(own: Own) -> str:
-    return f"from {own.module} import {', '.join(own.classes)}" if own.module else ""
+def _imports(every: Sequence[Own]) -> list[str]:
+    modules: dict[str, dict[str, None]] = {}
+    for own in every:
+        if own.module:
+            modules.setdefault(own.module, {}).update(dict.fromkeys(own.classes))
+    return [f"from {module} import {', '.join(names)}" for module, names in modules.items()]
 
 
 def _told(own: Own) -> str:

@@ -61,6 +61,8 @@ def _notes(report: Report) -> Iterator[str]:
     yield f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
     if "loss" in report["objective"] and "elbo" in report["test"]:
         yield _weights(report["objective"])
+    if (gradient := report["objective"].get("gradient", "total")) != "total":
+        yield f"gradient: {gradient.replace('_', ' ')}, of the same bound and with the same mean as the total gradient."
     if "preset" in report:
         yield f"preset: {preset_sentence(report['preset'])}"
     split = _split(protocol, report["test"]["reconstruction"]["num_data"])

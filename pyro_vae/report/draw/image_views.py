@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.weights import draw_columns
 from pyro_vae.model import traces
-from pyro_vae.model.autoencoder import Autoencoder, of_observed
+from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.observing import of_observed
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 
