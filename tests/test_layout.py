@@ -72,7 +72,7 @@ ORDER = [
     ["experiment.train"],
     ["experiment"],
     ["selfcheck"],
-    ["cli"],
+    ["cli", "model.checks.__main__"],  # the latter is a command of its own
 ]
 
 

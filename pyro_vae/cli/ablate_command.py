@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         if not arguments.out:
             raise UsageError("three runs need a place: add --out FOLDER")
         given, folder = given_flags(parser, argv), Path(arguments.out)
-        config = config_from(arguments, lambda config: ablated(config, given))
+        config = config_from(arguments, lambda config: ablated(config, given), argv)
         plan = Plan(
             elbo_samples=config.elbo_samples,
             num_samples=config.test_samples,
@@ -38,7 +38,5 @@ def main(argv: list[str] | None = None) -> None:
         loss_ablation.train(
             folder, config, given, resume=arguments.resume, display=progress_bar, wording=wording_of(vars(arguments))
         )
-        print(
-            f"\n{loss_ablation.report(folder, plan)}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the "
-            "three runs."
-        )
+        text = loss_ablation.report(folder, plan, own=config.own.given().values())
+        print(f"\n{text}\n\nIn {folder}: ablation.txt, .json, .csv, .png, and the three runs.")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
@@ -12,7 +13,7 @@ from pyro_vae.experiment.compare.comparison_settings import Evaluation
 
 def main(argv: list[str] | None = None) -> None:
     """Compares the runs that the command line names."""
-    parser = run_parser("Compare trained runs by log p(x) on the same test data, datum by datum.", many=True)
+    parser = run_parser("Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True)
     add_flags(parser, Evaluation, ("num_samples", "test_data", "seed"))
     parser.add_argument("--reference", type=str, default="best", help="best, first, or one of the runs")
     parser.add_argument("--force", action="store_true", help="go on where runs were not tested alike, and say so")
@@ -25,14 +26,15 @@ def main(argv: list[str] | None = None) -> None:
 def compare(arguments: Namespace) -> None:
     """Measures each run, and writes and prints their differences."""
     evaluation = settings_from(arguments, Evaluation)
-    out = Path(arguments.out) if arguments.out else None
+    out, own = Path(arguments.out) if arguments.out else None, own_code.offered(vars(arguments))
 
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
     from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.run_folder import new_folder
 
     # The runs, and whether they were tested alike.
-    runs = comparable_runs.candidates(arguments.runs, evaluation.test_data)
+    runs = comparable_runs.candidates(arguments.runs, evaluation.test_data, own)
+    own_code.check_served(own, *(run.config for run in runs))
     comparing.check_reference(arguments.reference, runs)
     if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
         raise comparable_runs.refusal(differing)

@@ -22,13 +22,22 @@ from typing import Any
 from pyro_vae import system
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FAMILIES, FORM, OwnMember, OwnMembers, is_place, where_raised
+from pyro_vae.experiment.own_members import (
+    FAMILIES,
+    FORM,
+    OwnMember,
+    OwnMembers,
+    is_place,
+    where_raised,
+    without_folder,
+)
 
 _BASES = {
     "prior": "pyro_vae.priors.Prior",
     "posterior": "pyro_vae.posteriors.Posterior",
     "likelihood": "pyro_vae.likelihoods.Likelihood",
     "network": "torch.nn.Module",
+    "member": "pyro_vae.priors.Prior, pyro_vae.posteriors.Posterior or pyro_vae.likelihoods.Likelihood",
 }
 _files: dict[str, tuple[Path, str]] = {}  # what this module has put into sys.modules: the file and its SHA-256
 
@@ -38,7 +47,7 @@ class Place:
     """Where a member of a user's own is.
 
     Attributes:
-        family: "prior", "posterior", "likelihood" or "network".
+        family: "prior", "posterior", "likelihood" or "network"; "member" for any of the first three.
         source: the path of a file, or the name of a module.
         classes: the names in it, one or two.
     """
@@ -55,8 +64,15 @@ class Place:
     @property
     def name(self) -> str:
         """What a config says: of a file its own name, for nobody else has its folder."""
-        source = Path(self.source.replace("\\", "/")).name if self.is_file else self.source
-        return f"{source}:{','.join(self.classes)}"
+        return without_folder(self.typed)
+
+    def __str__(self) -> str:
+        return repr(self.name) if self.family == "member" else f"`{self.family}={self.name!r}`"
+
+    @property
+    def typed(self) -> str:
+        """The place as the command line named it."""
+        return f"{self.source}:{','.join(self.classes)}"
 
 
 def place(family: str, text: str) -> Place:
@@ -72,12 +88,14 @@ def place(family: str, text: str) -> Place:
     source, _, named = text.rpartition(":")
     classes = tuple(name.strip() for name in named.split(","))
     found = Place(family, source, classes)
+    said = repr(text) if family == "member" else f"`{family}={text!r}`"
     wanted = 2 if family == "network" else 1
     is_module = not found.is_file and all(part.isidentifier() for part in source.split("."))
     if len(classes) != wanted or not all(name.isidentifier() for name in classes) or not (is_module or found.is_file):
-        raise UsageError(f"`{family}={text!r}` is no place of a {family}: write {FORM[family]}")
+        form = FORM.get(family, FORM["prior"])
+        raise UsageError(f"{said} is no place of a {family}: write {form}")
     if found.is_file and not Path(source).is_file():
-        raise UsageError(f"`{family}={text!r}`: there is no file {source} (relative paths start in {Path.cwd()})")
+        raise UsageError(f"{said}: there is no file {source} (relative paths start in {Path.cwd()})")
     return found
 
 
@@ -164,7 +182,7 @@ def member(found: Place) -> OwnMember:
     """
     module = _module(found)
     classes = [_class(found, module, name) for name in found.classes]
-    return OwnMember.of(found.family, found.name, *classes)
+    return OwnMember.of(found.family, found.name, *classes, typed=found.typed)
 
 
 def _module(found: Place) -> ModuleType:
@@ -180,7 +198,7 @@ def _module(found: Place) -> ModuleType:
             files = {str(path)} if path is not None else set[str]()
             said = " ".join(str(error).split())[:300]
             raise UsageError(
-                f"`{found.family}={found.name!r}`: {found.name.rpartition(':')[0]} cannot be imported: "
+                f"{found}: {found.name.rpartition(':')[0]} cannot be imported: "
                 f"{type(error).__name__}{where_raised(error, files)}: {said}"
             ) from error
 
@@ -247,8 +265,8 @@ def _members(family: str, module: ModuleType) -> list[str]:
 def _is_member(family: str, kind: Any) -> bool:
     if family == "network" and callable(kind) and not isinstance(kind, type):
         return True
-    base = _base(family)
-    return isinstance(kind, type) and issubclass(kind, base) and kind is not base
+    bases = _bases(family)
+    return isinstance(kind, type) and issubclass(kind, bases) and kind not in bases
 
 
 def _what_else(kind: Any) -> str:
@@ -260,15 +278,17 @@ def _derive(family: str) -> str:
     return f"derive it from {_BASES[family]}"
 
 
-def _base(family: str) -> type:
+def _bases(family: str) -> tuple[type, ...]:
     from torch.nn import Module  # here, since torch takes a second and errors before this need none
 
     from pyro_vae import likelihoods, posteriors, priors
 
+    if family == "member":
+        return priors.Prior, posteriors.Posterior, likelihoods.Likelihood
     bases: dict[str, type] = {
         "prior": priors.Prior,
         "posterior": posteriors.Posterior,
         "likelihood": likelihoods.Likelihood,
         "network": Module,
     }
-    return bases[family]
+    return (bases[family],)

@@ -86,10 +86,16 @@ def run_parser(description: str, *, many: bool = False, own: bool = False) -> Pa
     else:
         parser.add_argument("run", type=str, help="folder of a trained run")
     add_flags(parser, Evaluation, ("data_dir", "device"))
-    for family in FAMILIES if own else ():
+    if own:
+        add_places(parser)
+    return parser
+
+
+def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
+    """Flags for members of the user's own that runs have, each perhaps several times."""
+    for family in families:
         which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
         parser.add_argument(f"--{family}", type=str, action="append", default=[], help=f"{which}, that a run has")
-    return parser
 
 
 def add_flags(parser: Parser, settings: type, only: Collection[str] = ()) -> None:

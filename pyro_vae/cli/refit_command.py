@@ -3,15 +3,17 @@
 import sys
 from pathlib import Path
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import add_flags, given_flags, run_parser, settings_from
+from pyro_vae.cli.parser import add_flags, add_places, given_flags, run_parser, settings_from
 from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.own_members import FAMILIES, is_place, short_name
 
 FLAGS = (
-    "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size", "fewest_steps",
-    "optimizer", "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
+    "prior_args", "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size",
+    "fewest_steps", "optimizer", "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
 )  # fmt: skip
 
 
@@ -24,6 +26,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{CheckError.exit_code} where the check fails."
     )
     add_flags(parser, Config, ("prior",))
+    parser.add_argument("--old-prior", type=str, default="", help="place of the prior of your own that RUN has")
+    add_places(parser, [family for family in FAMILIES if family != "prior"])
     parser.add_argument("--out", type=str, default="", help="folder of the new run; by default RUN-PRIOR beside RUN")
     add_flags(parser, Config, FLAGS)
     add_flags(parser, Plan, ("latent_data", "latent_samples"))
@@ -32,16 +36,29 @@ def main(argv: list[str] | None = None) -> None:
         if "prior" not in given:
             raise UsageError("name the new prior, e.g. `prior='vamp'`")
         plan, source = settings_from(arguments, Plan), Path(arguments.run)
-        folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{arguments.prior}")
+        name = short_name(arguments.prior)
+        folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{name}")
+        new = own_code.offered({"prior": [arguments.prior]})[0] if is_place(arguments.prior) else None
+        own = own_code.offered({**vars(arguments), "prior": [arguments.old_prior] if arguments.old_prior else []})
 
         from pyro_vae.experiment import build
-        from pyro_vae.experiment.run.trained_run import open_run
+        from pyro_vae.experiment.run.trained_run import newest_checkpoint, open_run
         from pyro_vae.experiment.studies import refitting
         from pyro_vae.experiment.train.progress_bar import progress_bar  # here, since --help needs no torch
 
-        trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir)
+        before = newest_checkpoint(source).config
+        own_code.check_served(own, before)
+        if is_place(before.prior) and not arguments.old_prior:
+            raise UsageError(
+                f"the prior of {source} is code of your own, which no file brings along: name it with "
+                f"`old_prior={before.prior}`"
+            )
+        trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir, own=own)
         config = refitting.refitted_config(
-            trained.config, arguments.prior, {name: getattr(arguments, name) for name in given & set(FLAGS)}
+            trained.config,
+            new.name if new else arguments.prior,
+            {name: getattr(arguments, name) for name in given & set(FLAGS)},
+            new,
         )
         for name in sorted(given & set(build.unused(config))):
             print(f"note: {name} has no effect: --prior {config.prior} does not take it", file=sys.stderr)

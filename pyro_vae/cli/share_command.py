@@ -4,8 +4,9 @@ from pathlib import Path
 
 from jsonargparse import ActionYesNo
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import Parser
+from pyro_vae.cli.parser import Parser, add_places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,12 +35,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--push", type=str, default="", help="send it to user/name on the hub, made private if it is new"
     )
+    add_places(parser)
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
-        from pyro_vae.experiment.share import hub, sharing  # here, since --help needs no torch
+        from pyro_vae.experiment.run.trained_run import newest_checkpoint  # here, since --help needs no torch
+        from pyro_vae.experiment.share import hub, sharing
 
         if arguments.push:
             hub.check(arguments.push)
+        own = own_code.offered(vars(arguments))
+        if own:
+            own_code.check_served(own, newest_checkpoint(Path(arguments.run)).config)
         out = Path(arguments.out)
         was = "replaced" if (out / sharing.CONFIG).exists() else "written"
         folder = sharing.share(
@@ -48,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             name=arguments.name,
             license_id=arguments.license,
             pictures=arguments.pictures,
+            own=own,
         )
         there = [file for file in sharing.FILES if (folder / file).exists()]
         print(f"{was.capitalize()}, in {folder}: {', '.join(there)}. Read README.md before others do.")

@@ -1,21 +1,23 @@
 """Sweep over settings: the flags that say which, each value read by the flag that it is of."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser, config_from, config_parser, given_flags
 from pyro_vae.command_lines import flags, module, script
 from pyro_vae.errors import UsageError, unknown
-from pyro_vae.experiment.checked_fields import kind_of
+from pyro_vae.experiment.checked_fields import kind_of, settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES, is_place
 from pyro_vae.experiment.sweep.swept_settings import Range, Space, check_swept
 
-_FIELDS = {field.name: field for field in fields(Config)}
+_FIELDS = {field.name: field for field in settings_of(Config)}
 _NOT_SWEPT = {
     "seed": "--seeds N trains every setting from seeds 0 to N - 1",
     **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
@@ -24,6 +26,8 @@ _NOT_SWEPT = {
     "valid_samples": "all runs are to be judged by equally many draws",
 }
 _EXAMPLES = {"--grid": "--grid kl_weight=0.5,1,2", "--range": "--range lr=1e-4..1e-2"}
+_ARGUMENTS = {f"{family}_args" for family in FAMILIES}
+_JSON_COMMA = re.compile(r"(?<=}),")  # between two objects
 _BOOLS = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -89,6 +93,7 @@ def space(
     if "seed" in given:
         raise UsageError(f"--seed is what the runs of a setting differ in: {_NOT_SWEPT['seed']}")
     crossed = _named("--grid", grids, given)
+    _check_typed(grids, command)
     between = _named("--range", ranges, given | crossed.keys())
     lists = {name: _values(name, text) for name, text in crossed.items()}
     ends = {name: _range(name, text) for name, text in between.items()}
@@ -100,7 +105,8 @@ def _reader(parser: Parser, command: Sequence[str]) -> Callable[[Mapping[str, st
 
     def read(texts: Mapping[str, str]) -> Config:
         typed = {name: _typed(name, text) for name, text in texts.items()}
-        return config_from(parser.parse_args([*command, *flags(typed)]), check_swept)
+        line = [*command, *flags(typed)]
+        return config_from(parser.parse_args(line), check_swept, line)
 
     return read
 
@@ -123,10 +129,36 @@ def _named(flag: str, texts: Sequence[str], taken: Collection[str]) -> dict[str,
     return named
 
 
+def _check_typed(grids: Sequence[str], command: Sequence[str]) -> None:
+    """Refuses code of a user's own in a grid that a file holds."""
+    here = own_code.typed("grid", command)
+    for text in grids:
+        name, _, values = text.partition("=")
+        if name.strip().lstrip("-") in FAMILIES and is_place(values) and text not in here:
+            raise UsageError(
+                f"the grid {text!r} names code, and stands in a file: whoever runs it must name it. Type it, "
+                f"--grid {text}"
+            )
+
+
 def _values(name: str, text: str) -> list[str]:
-    values = [" ".join(value.split()) for value in text.split(",")]
+    pieces = _JSON_COMMA.split(text) if name in _ARGUMENTS else text.split(",")
+    values = [" ".join(value.split()) for value in pieces]
+    if name == "network":
+        values = _pairs(values)
     if not all(values):
         raise UsageError(f"--grid {name}={text} has an empty value: leave the comma out")
+    return values
+
+
+def _pairs(pieces: Sequence[str]) -> list[str]:
+    """Puts the two classes of each place of networks together again: a decoder follows its encoder."""
+    values: list[str] = []
+    for piece in pieces:
+        if values and is_place(values[-1]) and "," not in values[-1] and not is_place(piece):
+            values[-1] = f"{values[-1]},{piece}"
+        else:
+            values.append(piece)
     return values
 
 

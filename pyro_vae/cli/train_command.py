@@ -25,6 +25,11 @@ def main(argv: list[str] | None = None) -> None:
         help="end without the report, which looks at test data: for runs among which validation data are to choose; "
         "--resume without it reports",
     )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="do not hold members of your own to the contract of their family before the training begins",
+    )
     arguments = parser.parse_args(argv)
     with exit_codes(RESUMABLE, vars(arguments)):
         if arguments.resume and not arguments.out:
@@ -48,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             resume=arguments.resume,
             tensorboard=arguments.tensorboard,
             test=not arguments.no_test,
+            check=not arguments.no_check,
             display=progress_bar,
             wording=wording_of(vars(arguments)),
         )

@@ -10,9 +10,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae.errors import PyroVAEError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from pyro_vae.experiment.config import Config
 
 _OF_ALL = ("latent_dim", "x_shape", "y_dim", "num_levels")
 # What a class of each family gets by name. All else are its own arguments.
@@ -39,17 +42,19 @@ class OwnMember:
         name: as a config has it.
         classes: the class; of a network those of encoder and decoder.
         sha256: of the source file, "" where there is none.
+        typed: the place as a command line named it, with its folder; "" where none did. No file keeps it.
     """
 
     family: str
     name: str
     classes: tuple[Any, ...]
     sha256: str = ""
+    typed: str = ""
 
     @classmethod
-    def of(cls, family: str, name: str, *classes: Any) -> "OwnMember":
+    def of(cls, family: str, name: str, *classes: Any, typed: str = "") -> "OwnMember":
         """Makes the member of these classes, with the SHA-256 of the files that they stand in."""
-        return cls(family, name, classes, _sha256_of_sources(classes))
+        return cls(family, name, classes, _sha256_of_sources(classes), typed)
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,49 @@ def short_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
+def without_folder(name: str) -> str:
+    """Returns a place as a config has it: of a file its own name, for nobody else has its folder.
+
+    Example:
+        >>> without_folder("code/horseshoe.py:Horseshoe"), without_folder("my.priors:Horseshoe")
+        ('horseshoe.py:Horseshoe', 'my.priors:Horseshoe')
+    """
+    source, colon, classes = name.rpartition(":")
+    return f"{source.replace(chr(92), '/').rpartition('/')[2]}{colon}{classes}" if colon else name
+
+
+def places_of(config: "Config", *, absolute: bool = False) -> dict[str, Any]:
+    """Returns the flags that a command needs for the members of a user's own in a config: family -> place.
+
+    Args:
+        config: the settings, with the classes or without.
+        absolute: whether paths must hold in every folder; else they are as they were typed.
+
+    Example:
+        >>> from pyro_vae.experiment.config import Config
+        >>> places_of(Config(prior="horseshoe.py:Horseshoe"))
+        {'prior': 'horseshoe.py:Horseshoe'}
+    """
+    named = {family: getattr(config, family) for family in FAMILIES if is_place(getattr(config, family))}
+    given = config.own.given()
+    typed = {family: given[family].typed or name if family in given else name for family, name in named.items()}
+    return {family: _absolute(place) if absolute else place for family, place in typed.items()}
+
+
+def _absolute(place: str) -> str:
+    source, _, classes = place.rpartition(":")
+    return f"{Path(source).absolute()}:{classes}" if Path(source).is_file() else place
+
+
 def without_code(missing: Mapping[str, str]) -> UsageError:
     """The error for places whose classes are not there, by family.
 
     >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
     the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
     """
-    what = f"the {' and the '.join(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
+    *others, last = missing
+    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    what = f"the {names} code of your own"
     cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
     return UsageError(f"{what}, which no file brings along: pass {cure}")
 

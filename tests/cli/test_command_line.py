@@ -62,7 +62,7 @@ FLAGS = {
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
     "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",
-    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1,
+    "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1, "--gradient": "sticking_the_landing",
 }  # fmt: skip
 
 
@@ -73,7 +73,9 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field(parser):
     for flag, value in FLAGS.items():
         given = [] if value is True else map(str, value if isinstance(value, tuple) else [value])
         name = flag.removeprefix("--").replace("-", "_")
-        assert parse(parser, flag, *given) == replace(Config(), **{name: value})
+        sampled = {"objective": "trace_elbo"} if name == "gradient" else {}
+        also = [word for other, chosen in sampled.items() for word in (f"--{other}", chosen)]
+        assert parse(parser, flag, *given, *also) == replace(Config(), **{name: value}, **sampled)
 
 
 def test_every_flag_is_explained_in_help(parser):

@@ -22,8 +22,9 @@ INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
     r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements)"
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
-    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data)"
-    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks)|pyro_vae\.experiment\.score\..*"
+    r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data|program_and_data)"
+    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program)"
+    r"|pyro_vae\.experiment\.score\..*"
     r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
 )
 # Whose docstring or some of whose names are shown:

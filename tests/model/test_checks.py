@@ -15,8 +15,9 @@ from torch import nn
 from torch.distributions import register_kl
 
 import pyro_vae as pv
+from pyro_vae.cli import own_code
+from pyro_vae.cli.check_command import main
 from pyro_vae.model import checks
-from pyro_vae.model.checks.__main__ import main
 
 SHAPE = (1, 2, 4)
 LABELS = torch.eye(3)[[0, 1, 2, 2, 1]]
@@ -602,12 +603,14 @@ def user_folder(tmp_path, monkeypatch):
     (tmp_path / "user_broken.py").write_text("import no_such_thing_at_all")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "user_members", raising=False)  # of an earlier folder
+    monkeypatch.setattr(own_code, "_files", {})
     return tmp_path
 
 
 @pytest.mark.parametrize(("name", "code"), thorough(("NoEvent", 8), ("Good", 0), ("Missing", 2)))
 def test_exit_codes_of_the_process(name, code, user_folder):
-    command = [sys.executable, "-m", "pyro_vae.model.checks", f"user_members:{name}"]
+    command = [sys.executable, "-m", "pyro_vae.model.checks", f"user_members.py:{name}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
@@ -617,13 +620,17 @@ def test_exit_codes_of_the_process(name, code, user_folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([":Good"], "':Good' names no class: write MODULE:CLASS"),
-        (["user_members"], "'user_members' names no class: write MODULE:CLASS"),
-        (["user_memberz:Good"], "module 'user_memberz' cannot be imported (ModuleNotFoundError"),
-        (["user_broken:Good"], "module 'user_broken' cannot be imported (ModuleNotFoundError"),
-        (["user_members:Gold"], "module 'user_members' has no 'Gold'"),
-        (["user_members:number"], "user_members:number is 3: name a subclass of Prior, Posterior or Likelihood"),
-        (["pyro_vae.model.priors:Prior"], "name a subclass of Prior, Posterior or Likelihood"),
+        ([":Good"], "':Good' names no class: write FILE.py:CLASS or MODULE:CLASS"),
+        (["user_members"], "'user_members' names no class: write FILE.py:CLASS or MODULE:CLASS"),
+        (["user_memberz:Good"], "user_memberz cannot be imported: ModuleNotFoundError"),
+        (["user_broken:Good"], "user_broken cannot be imported: ModuleNotFoundError"),
+        (["user_members:Gold"], "unknown member of user_members 'Gold'; did you mean 'Good'?"),
+        (["user_members.py:Gold"], "unknown member of user_members.py 'Gold'; did you mean 'Good'?"),
+        (["no_such.py:Good"], "'no_such.py:Good': there is no file no_such.py"),
+        (["user_members:number"], "number of user_members is no member: derive it from pyro_vae.priors.Prior, "),
+        (["pyro_vae.model.priors:Prior"], "Prior of pyro_vae.model.priors is no member: derive it from"),
+        (["user_members:Good", "--args", "{3}"], "`--args` must be a JSON object"),
+        (["user_members:Good", "--args", '{"d": 3}'], "unknown argument of Good 'd'"),
         (["user_members:Wants"], "Wants cannot be built from latent_dim, x_shape"),
         (["pyro_vae.model.priors:ConditionalNormal"], "p(z|y) needs at least one class; got y_dim=0"),
     ],

@@ -35,7 +35,7 @@ LEVELS = {
     "dequantized": {"num_levels": 256, "log_jacobian": -6 * math.log(256), "sentence": "Noise within a level."},
 }
 CONFIG = {"objective": "trace_elbo", "num_particles": 1, "kl_weight": 1.0, "reconstruction_weight": 1.0, "seed": 3}
-OBJECTIVE = {name: value for name, value in CONFIG.items() if name != "seed"}
+OBJECTIVE = {**{name: value for name, value in CONFIG.items() if name != "seed"}, "gradient": "total"}
 TRAINING = {"epochs": 3, "best_epoch": 2, "valid_elbo": -4.0}
 
 
@@ -104,6 +104,12 @@ def test_the_structure_is_the_promised_one(estimates):
     assert all(promised <= entry.keys() <= promised | {"kind"} for entry in found["test"].values())
     assert (found["protocol"], found["training"], found["config"]) == (PROTOCOL, TRAINING, CONFIG)
     assert found["objective"] == OBJECTIVE
+
+
+def test_a_gradient_along_paths_is_named(estimates):
+    found, document = report(estimates, gradient="sticking_the_landing")
+    assert found["objective"]["gradient"] == "sticking_the_landing"
+    assert "gradient: sticking the landing, of the same bound" in " ".join(document.split())
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, LEVELS])

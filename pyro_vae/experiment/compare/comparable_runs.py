@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES, OwnMember, places_of, short_name
 from pyro_vae.experiment.protocol_card import tested
+from pyro_vae.experiment.run import rebuilt_program
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.report.cells import as_typed
@@ -29,12 +31,14 @@ class Candidate(NamedTuple):
         path: its folder.
         config: its settings.
         card: its protocol card, label -> text.
+        sources: the SHA-256 of the files that members of a user's own stood in when it was trained.
     """
 
     name: str
     path: Path
     config: Config
     card: dict[str, str]
+    sources: tuple[str, ...] = ()
 
 
 class Disagreement(NamedTuple):
@@ -66,20 +70,23 @@ class Group(NamedTuple):
     members: list[int]
 
 
-def candidates(paths: Sequence[str | Path], test_data: int | None = None) -> list[Candidate]:
+def candidates(
+    paths: Sequence[str | Path], test_data: int | None = None, own: Iterable[OwnMember] = ()
+) -> list[Candidate]:
     """Reads the settings and protocol cards of the runs in these folders.
 
     Args:
         paths: the folders of two runs or more.
         test_data: the size of a random subset of the test data, 0 for all of them, None for those of each run's own
             report.
+        own: classes of a user's own, of which each run takes those that its config names.
 
     Returns:
         One candidate a folder, in the same order.
 
     Raises:
         UsageError: there are fewer than two runs, a folder is named twice, or a run is a plain autoencoder, which has
-            no log p(x).
+            no log p(x), or names a class of a user's own that is not given.
         CheckpointError: a folder holds no run, or one that has not been finished.
     """
     folders = [Path(path) for path in paths]
@@ -91,7 +98,8 @@ def candidates(paths: Sequence[str | Path], test_data: int | None = None) -> lis
     names = [folder.name for folder in resolved]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return [_candidate(name, folder, test_data) for name, folder in zip(names, folders, strict=True)]
+    own = list(own)
+    return [_candidate(name, folder, test_data, own) for name, folder in zip(names, folders, strict=True)]
 
 
 def disagreements(runs: Iterable[Candidate]) -> list[Disagreement]:
@@ -122,7 +130,7 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
     """
     places: dict[tuple[str, int], list[int]] = {}
     for i, run in enumerate(runs):
-        alike, copy = repr((_settings(run.config), run.card)), 0
+        alike, copy = repr((_settings(run.config), run.card, run.sources)), 0
         while run.config.seed in [runs[j].config.seed for j in places.get((alike, copy), [])]:
             copy += 1
         places.setdefault((alike, copy), []).append(i)
@@ -134,18 +142,22 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
     return [Group(*row) for row in zip(labels, own, members, strict=True)]
 
 
-def _candidate(name: str, path: Path, test_data: int | None) -> Candidate:
+def _candidate(name: str, path: Path, test_data: int | None, own: Iterable[OwnMember]) -> Candidate:
     checkpoint = newest_checkpoint(path)
     run, config = Run(path, checkpoint.config), checkpoint.config
     if run.status.now() not in ("trained", "finished"):
         done = f"{run.status.now()}, {checkpoint.progress.epoch} of {config.epochs} epochs"
-        raise CheckpointError(
-            f"{path} is not finished ({done}): go on with {command_line('train', out=path, resume=True)}"
-        )
+        again = command_line("train", **places_of(config), out=path, resume=True)
+        raise CheckpointError(f"{path} is not finished ({done}): go on with {again}")
     if config.posterior == "delta":
         raise UsageError(f"{path} is a plain autoencoder: it has no log p(x) to compare. Leave it out")
     num_data = config.test_data if test_data is None else test_data
-    return Candidate(name, path, config, tested(config, run.status.read()["protocol"], num_data))
+    try:
+        config = rebuilt_program.with_members(checkpoint, own, {})[0].config
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    sources = tuple(member["sha256"] for member in checkpoint.own.values())
+    return Candidate(name, path, config, tested(config, run.status.read()["protocol"], num_data), sources)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -154,10 +166,14 @@ def _settings(config: Config) -> dict[str, Any]:
     return {**settings, "dataset": Path(config.dataset).name}
 
 
+def _short(name: str, value: Any) -> str:
+    return short_name(value) if name in FAMILIES else as_typed(value)
+
+
 def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candidate]]) -> list[str]:
     if len(members) == 1:
         return ["seeds " + ", ".join(str(run.config.seed) for run in members[0])]
-    typed = [[f"{name}={as_typed(value)}" for name, value in own.items()] for own in settings]
+    typed = [[f"{name}={_short(name, value)}" for name, value in own.items()] for own in settings]
     num_differing = len(typed[0])
     fits = [i for i in range(2, num_differing + 1) if max(len(", ".join(own[:i])) for own in typed) <= _LONGEST_LABEL]
     shown = max(fits, default=1)

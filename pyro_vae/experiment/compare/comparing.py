@@ -92,7 +92,8 @@ def measure(run: Candidate, evaluation: Evaluation) -> Measured:
         DataError: the data are not there.
         DivergenceError: an estimate is not finite.
     """
-    trained = open_run(run.path, device=evaluation.device, data_dir=evaluation.data_dir)
+    own = run.config.own.given().values()
+    trained = open_run(run.path, device=evaluation.device, data_dir=evaluation.data_dir, own=own)
     test, K = trained.test(evaluation.test_data), evaluation.num_samples
     jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
     bounds, khats = [], []

@@ -183,8 +183,8 @@ def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
 
 def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
     """Says what was trained on; with weights other than 1 also the value of that loss on the test data."""
-    told = ("objective", "num_particles", "gradient", "kl_weight", "reconstruction_weight")
-    about = {name: config[name] for name in told}
+    about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
+    about["gradient"] = config.get("gradient", "total")
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:
         weights = {"reconstruction": -config["reconstruction_weight"], "kl": config["kl_weight"]}
         about["loss"] = sum(weight * estimates[name].mean for name, weight in weights.items() if weight != 0)

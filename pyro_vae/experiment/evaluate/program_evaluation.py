@@ -33,14 +33,14 @@ _PLAN = [field.name for field in fields(Plan) if field.name != "evaluation_seed"
 class Evaluation:
     """What an evaluation found. Printing it gives the text of the report; a notebook shows its head.
 
+    `elbo`, `reconstruction`, `kl` and `log_likelihood` are estimates on the test data, in nats, each an
+    `pyro_vae.evaluation.Estimate` with a value for each datum. A plain autoencoder has `reconstruction` and `rmse`
+    alone, and all else is None.
+
     Attributes:
         report: all of it, as report.json has it.
-        elbo, reconstruction, kl, log_likelihood: of the test data, in nats. A plain autoencoder has a reconstruction
-            and `rmse`, and the others are None.
-        rmse: of a plain autoencoder, else None.
-        khat: of the importance weights of each test datum (N,), see `evaluation.psis_khat`; None for a plain
-            autoencoder.
-        curve: the bounds on log p(x) at k = 1 ... K, and the jackknife; None for a plain autoencoder.
+        khat: of the importance weights of each test datum (N,), see `evaluation.psis_khat`.
+        curve: the bounds on log p(x) at k = 1 ... K, and the jackknife.
         files: the paths of the files that were written.
     """
 

@@ -26,6 +26,7 @@ from pyro_vae.experiment.evaluate import block_tasks
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
+from pyro_vae.experiment.own_members import places_of
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
@@ -145,12 +146,13 @@ def _share(subject: Subject, shard: Shard) -> Iterator[tuple[str, list[int]]]:
 
 def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     """Lists the manifests of shards 0 ... n - 1, all of which must be there."""
-    run = _run_of(subject).run.path
+    trained = _run_of(subject)
+    run = trained.run.path
     names = {path: _NAME.fullmatch(path.name) for path in folder.glob("shard-*.json")}
     paths = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
     if not paths:
         place: dict[str, Any] = {} if folder.parent == run else {"out": folder.parent}
-        make = command_line("evaluate", run, **place, shard="i/n")
+        make = command_line("evaluate", run, **place, **places_of(trained.config), shard="i/n")
         raise CheckpointError(f"{folder} holds no shards: make them with {make}, i = 0 ... n-1")
     numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:

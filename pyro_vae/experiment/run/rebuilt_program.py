@@ -65,7 +65,10 @@ def with_members(
         UsageError: a class is given for a member that is not built from one.
     """
     config = saved.config
-    found = {member.family: member for member in own if member.name == getattr(config, member.family)}
+    named = [member for member in own if member.name == getattr(config, member.family)]
+    # Of several files of one name, that which the run was trained with.
+    named.sort(key=lambda member: member.sha256 == saved.own.get(member.family, {}).get("sha256"))
+    found = {member.family: member for member in named}
     kept: dict[str, Any] = {}
     for name, override in overrides.items():
         classes = override if isinstance(override, tuple) else (override,)

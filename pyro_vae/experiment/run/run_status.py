@@ -13,6 +13,7 @@ from typing import Any
 from pyro_vae.command_lines import command_line
 from pyro_vae.errors import DivergenceError, ProcessError, StorageError
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import places_of
 from pyro_vae.experiment.run import files, provenance
 from pyro_vae.experiment.run.damaged_files import damaged, read_json
 from pyro_vae.inference import Progress
@@ -87,6 +88,7 @@ class RunStatus:
         """The line that makes the whole run anew, where the one that was typed only went on with it."""
         default = Config().to_dict()
         settings = {name: value for name, value in config.to_dict().items() if value != default[name]}
+        settings |= places_of(config)
         return command_line("train", processes=processes, **settings, out=self.path.parent)
 
     def _teams(self, before: dict[str, Any], progress: Progress, processes: int) -> list[dict[str, int]]:

@@ -13,7 +13,7 @@ from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError
 from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import OwnMember
+from pyro_vae.experiment.own_members import OwnMember, places_of
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
@@ -149,7 +149,7 @@ class TrainedRun(ProgramAndData):
         place: dict[str, Any] = {} if device == "cpu" else {"device": device}
         return {
             "name": path.resolve().name,
-            "command": command_line("evaluate", path, **changed, **place),
+            "command": command_line("evaluate", path, **changed, **place, **places_of(self.config)),
             "trained_by": self.run.status.read().get("command"),
             "members": {name: type(getattr(self.vae, name)).__name__ for name in build.members_of(self.config)},
         }
@@ -204,7 +204,7 @@ def open_run(
     path = Path(path)
     newest, complaints = _newest(path)
     if not newest.progress.best_epoch:
-        again = command_line("train", out=path, resume=True)
+        again = command_line("train", **places_of(newest.config), out=path, resume=True)
         raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
     newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))

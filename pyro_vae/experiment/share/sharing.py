@@ -26,7 +26,7 @@ from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import OwnMember
+from pyro_vae.experiment.own_members import FACTS, OwnMember, is_place, without_folder
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
@@ -46,7 +46,7 @@ PICTURES = tuple(model_card.PICTURES)
 FILES = (TENSORS, CONFIG, CARD, *PICTURES)
 _LARGEST_PICTURE = 1 << 24  # bytes
 _KEYS = {"schema", "library_name", "tensors", "config", "x_shape", "num_levels", "num_classes", "members", "versions"}
-_NEWER_KEYS = {"scaling", "intake"}  # that a share of an older version lacks
+_NEWER_KEYS = {"scaling", "intake", "own"}  # that a share of an older version lacks
 
 
 def load(source: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:
@@ -100,7 +100,14 @@ def load(source: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any)
 
 
 def share(
-    run: str | Path, folder: str | Path, *, name: str = "", license_id: str = "", pictures: bool = True, **members: Any
+    run: str | Path,
+    folder: str | Path,
+    *,
+    name: str = "",
+    license_id: str = "",
+    pictures: bool = True,
+    own: Iterable[OwnMember] = (),
+    **members: Any,
 ) -> Path:
     """Writes the program of a run, at its best epoch, as a folder for others; `pyro_vae.load` reads it.
 
@@ -112,7 +119,8 @@ def share(
         name: the name of the model on its card; by default that of the run's folder.
         license_id: the licence of the weights, as the hub names it, e.g. "apache-2.0"; by default none is claimed.
         pictures: whether to take along the pictures of the run; its reconstructions show test data.
-        members: `prior`, `posterior` or `likelihood` of your own, as for `load`.
+        own: classes of your own under the names that the config has for them, as a command takes them.
+        members: `prior`, `posterior`, `likelihood` or `network` of your own, as for `load`.
 
     Returns:
         The folder.
@@ -130,7 +138,7 @@ def share(
     """
     run, folder = Path(run), Path(folder)
     trained = _trained(run)
-    trained, built = rebuilt_program.with_members(trained, (), members)
+    trained, built = rebuilt_program.with_members(trained, own, members)
     program = rebuilt_program.rebuilt(trained, **built)
     _check_free(folder)
     tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
@@ -175,7 +183,8 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], Intake]:
             raise ValueError(f"{sorted(wrong)[:9]} are too many, or missing")
         tensors = manifest_file.tensors(path, body["tensors"], TENSORS)
         checkpoint.check_types(list(tensors.values()))
-        shared = Checkpoint(Config.from_dict(body["config"]), checkpoint.form_of(body), Progress(), tensors, {})
+        config, own = Config.from_dict(body["config"]), checkpoint.own_of(body)
+        shared = Checkpoint(config, checkpoint.form_of(body), Progress(), tensors, {}, own=own)
         told = body.get("intake")
         intake = Intake.of_dict(told) if told else raw_data.of_settings(shared.config, shared.form)
         return shared, {str(name): str(class_name) for name, class_name in body["members"].items()}, intake
@@ -190,6 +199,7 @@ def _body(trained: Checkpoint, program: Program, content: bytes, intake: Intake)
         **trained.form._asdict(),
         "intake": intake.to_dict(),
         "members": _members(program),
+        **({"own": trained.own} if trained.own else {}),
         "versions": surroundings("cpu")["versions"],
     }
 
@@ -261,7 +271,7 @@ def _card(
         name=name or run.resolve().name,
         license=license_id,
         members=_members(program),
-        own=[part for part, member in program.named_children() if not type(member).__module__.startswith("pyro_vae.")],
+        own=_own(trained, program),
         shapes=_shapes(program, trained),
         facts=_facts(trained, program, about),
         report=report,
@@ -275,6 +285,22 @@ def _card(
     )
 
 
+def _own(trained: Checkpoint, program: Program) -> list[model_card.Own]:
+    """What no file brings along: members by place, and those that a caller passed."""
+    config = trained.config
+    places = {family: getattr(config, family) for family in FACTS if is_place(getattr(config, family))}
+    others = {
+        part: type(member).__name__
+        for part, member in program.named_children()
+        if part not in places and not type(member).__module__.startswith("pyro_vae.")
+    }
+    named = [
+        model_card.Own(family, place, getattr(config, f"{family}_args"), trained.own.get(family, {}).get("sha256", ""))
+        for family, place in places.items()
+    ]
+    return named + [model_card.Own(part, name) for part, name in others.items()]
+
+
 def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict[str, str]:
     config, progress = trained.config, trained.progress
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
@@ -283,7 +309,9 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     return {
         "parameters": f"{sum(parameter.numel() for parameter in program.parameters()):,}",
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
-        "networks": f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
+        "networks": f"{config.network} {config.network_args}".strip()
+        if is_place(config.network)
+        else f"{config.network}, hidden {list(config.hidden)}, {config.activation}, {config.precision}",
         "objective": f"{config.objective}, reconstruction weight {config.reconstruction_weight:g}, KL weight "
         f"{config.kl_weight:g}, num_particles {config.num_particles}, {config.gradient.replace('_', ' ')} gradient",
         "training": f"{progress.epoch} epochs of batches of {size}; epoch {progress.best_epoch} is kept, "
@@ -331,5 +359,7 @@ def _without_folders(command: str) -> str:
 
 def _without_folder(word: str) -> str:
     flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    if (source := value.rpartition(":")[0]).endswith(".py"):  # the place of a member of the user's own
+        return f"{flag}{equals}{without_folder(value)}" if Path(source).name else word
     is_elsewhere = value.startswith(("/", "~", "..")) or (len(value) > 2 and value[1:3] in (":\\", ":/"))
     return f"{flag}{equals}{value.replace(chr(92), '/').rstrip('/').rpartition('/')[2] if is_elsewhere else value}"

@@ -7,7 +7,7 @@ With alpha the `reconstruction_weight` and beta the `kl_weight`, the loss of a d
 The numbers are those of the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pyro_vae.evaluation import Estimate, subset
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
@@ -128,7 +129,7 @@ def train(
         if run.exists() and run.is_finished():
             print(f"{places[name]} is finished: skipped")
         else:
-            training.train(run, display=display, wording=wording)
+            training.train(run, check=not there and name == next(iter(WEIGHTS)), display=display, wording=wording)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -145,13 +146,14 @@ def place(folder: Path, name: str) -> Path:
     return folder / name.lower().replace(" ", "-")
 
 
-def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
+def report(folder: Path, plan: Plan, data_dir: str = "", own: Iterable[OwnMember] = ()) -> str:
     """Measures the three runs and writes ablation.txt, .json, .csv and .png into the folder.
 
     Args:
         folder: what `train` was given.
         plan: how many draws, and of how many data.
         data_dir: where the data are, if not where they were in training.
+        own: classes of a user's own that the runs name.
 
     Returns:
         The text of the report.
@@ -161,7 +163,8 @@ def report(folder: Path, plan: Plan, data_dir: str = "") -> str:
         DataError: the data are not there.
         StorageError: the folder cannot be written to.
     """
-    runs = {name: open_run(place(folder, name), data_dir=data_dir) for name in WEIGHTS}
+    own = list(own)
+    runs = {name: open_run(place(folder, name), data_dir=data_dir, own=own) for name in WEIGHTS}
     measured = {name: measure(trained, plan) for name, trained in runs.items()}
     views = {name: view(trained, plan.evaluation_seed) for name, trained in runs.items()}
     both, numbers = runs["both"], {name: run.to_dict() for name, run in measured.items()}

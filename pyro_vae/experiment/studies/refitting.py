@@ -34,11 +34,12 @@ from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.own_members import OwnMember, OwnMembers
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun
-from pyro_vae.experiment.train import training_lock, training_report
+from pyro_vae.experiment.train import member_checks, training_lock, training_report
 from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
@@ -51,13 +52,14 @@ from pyro_vae.report.render.plain_text import to_text
 ROUNDING = 1e-6  # share of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
 
-def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Config:
+def refitted_config(before: Config, prior: str, changes: dict[str, Any], own: OwnMember | None = None) -> Config:
     """Makes the settings of a run with another prior, fitted by the ELBO.
 
     Args:
         before: the settings of the trained run.
         prior: a name of `tables.PRIORS`.
         changes: other settings, and the values that they get.
+        own: the class of the user's own that `prior` is the place of.
 
     Raises:
         UsageError: the run is a plain autoencoder or has two layers, or the prior is unknown or lacks labels.
@@ -76,8 +78,10 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any]) -> Conf
     elbo = replace(
         before, objective="mean_field_elbo", gradient="total", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0
     )
-    config = replace(elbo, prior=prior, **changes)
+    members = replace(before.own, prior=own)
+    config = replace(elbo, **{"prior_args": "", **changes}, prior=prior, own=members)
     build.check_names(config)
+    build.check_own(config)
     return config
 
 
@@ -278,6 +282,8 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another `folder`")
     program = with_prior(trained, config)
+    only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked at their training
+    member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
     with training_lock.locked(folder, b""):
         session = Session.open(run, trained.data, program, svi)

@@ -14,6 +14,7 @@ from pyro_vae.command_lines import flags
 from pyro_vae.errors import BY_EXIT_CODE, CheckpointError, ProcessError, PyroVAEError, UsageError
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import changes, places_of
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
@@ -145,6 +146,12 @@ class Sweep:
                 )
         self._keep({**self._read(), "plan": plan})
 
+    def changed(self, settings: Iterable[Setting]) -> list[str]:
+        """Lists, in sentences, the members of the user's own that are not those that runs here were trained with."""
+        tasks = [task for setting in settings if setting.config.own.given() for task in self.tasks(setting)]
+        told = (changes(task.run.status.read().get("own", {}), task.setting.config.own) for task in tasks)
+        return list(dict.fromkeys(sentence for sentences in told for sentence in sentences))
+
     def chosen(self) -> str | None:
         """Returns the name of the chosen setting; None before it is chosen."""
         return self._read().get("chosen")
@@ -236,8 +243,10 @@ class Sweep:
             raise _failure(failed)
 
     def _command(self, task: Task, **more: bool) -> list[str]:
-        settings = presets.changed(task.run.config)
-        return [*self.trainer, *flags({**settings, "out": task.path, "resume": True, **more})]
+        config = task.run.config
+        # The members of the user's own have been checked, and hold wherever a process starts.
+        own = {**places_of(config, absolute=True), "no_check": True} if config.own.given() else {}
+        return [*self.trainer, *flags({**presets.changed(config), **own, "out": task.path, "resume": True, **more})]
 
 
 def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError, uninstalled
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
+from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching, ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space
+from pyro_vae.experiment.train import member_checks
 from pyro_vae.report.documents.sweep_document import sweep_document, sweep_rows
 from pyro_vae.report.draw import sweep_figures
 from pyro_vae.report.render.csv_file import to_csv
@@ -49,7 +51,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     search = _search() if space.search else None
     settings = space.choices() if search else space.settings()
     runs = (space.search or len(settings)) * space.seeds
-    card = check_settings(settings)
+    card = check_settings(settings, begins=not (folder / "sweep.json").exists())
     if not search and (long := [setting.name for setting in settings if len(setting.name.encode()) > LONGEST_NAME]):
         raise UsageError(
             f"{long[0][:60]}... names a folder, and has {len(long[0].encode())} bytes of at most {LONGEST_NAME}: sweep "
@@ -60,6 +62,8 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     with launching.locked(folder) as lock:
         sweep_folder = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
         sweep_folder.begin(space.plan())
+        for sentence in sweep_folder.changed(settings):
+            _say(f"warning: {sentence}")
         if search:
             settings = search(sweep_folder, space)
         else:
@@ -76,26 +80,35 @@ def _search() -> Callable[[Sweep, Space], list[Setting]]:
     return search
 
 
-def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
+def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[str, str]:
     """Builds every program once, before anything is trained.
+
+    Args:
+        settings: all of them.
+        begins: whether members of the user's own are held to their contract, each once.
 
     Returns:
         The protocol card, which all settings have in common.
 
     Raises:
-        UsageError: a program cannot be built, or the numbers of two settings do not compare.
+        UsageError: a program cannot be built, a member of the user's own fails, or the numbers of two settings do not
+            compare.
         DataError: the data are not there, or do not go with a likelihood.
     """
     facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
     candidates = []
     for setting in settings:
         config = replace(setting.config, device="cpu")
-        choices = tuple(getattr(config, name) for name in _OF_THE_DATA)
-        if choices not in facts:
-            data = build.data(config)
-            facts[choices] = data.form, data.protocol
-        form, protocol = facts[choices]
+        choices = tuple(getattr(config, name) for name in (*_OF_THE_DATA, *_of_own(config)))
         try:
+            if choices not in facts:
+                data = build.data(config)
+                facts[choices] = data.form, data.protocol
+                if begins and config.own.given():
+                    program = build.vae(config, *data.form)
+                    build.start(config, program, data)
+                    member_checks.check(config, program, data)
+            form, protocol = facts[choices]
             build.svi(config, build.vae(config, *form))
         except UsageError as error:
             raise UsageError(f"{setting.name}: {error}") from error
@@ -107,6 +120,10 @@ def check_settings(settings: Sequence[Setting]) -> dict[str, str]:
             "sweep them apart, each into its own `folder`"
         )
     return candidates[0].card
+
+
+def _of_own(config: Config) -> list[str]:
+    return [name for family in config.own.given() for name in (family, f"{family}_args")]
 
 
 def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> str:

@@ -4,7 +4,9 @@ No torch is needed here, so that a wrong name or value is answered at once.
 """
 
 import itertools
+import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES, is_place, short_name, without_folder
 
 _MOST_RUNS = 10_000
 
@@ -74,7 +77,9 @@ class Space:
         crossed = [self.setting(dict(zip(self.grids, texts, strict=True))) for texts in self._product()]
         names = [setting.name for setting in crossed]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise UsageError(f"{twice[0]} is in the grids twice: leave one out")
+            typed = {name: len({*texts}) == len(texts) for name, texts in self.grids.items() if name in FAMILIES}
+            cure = "or give one of two files of the same name another" if any(typed.values()) else ""
+            raise UsageError(f"{twice[0]} is in the grids twice: leave one out{cure and f', {cure}'}")
         return crossed
 
     def setting(self, texts: Mapping[str, str]) -> Setting:
@@ -89,7 +94,15 @@ class Space:
             typed = " ".join(f"{name}={text}" for name, text in texts.items())
             raise UsageError(f"{typed}: {error}" if texts else str(error)) from error
         values = {name: getattr(config, name) for name in texts}
-        return Setting(label(values), values, config)
+        return Setting(label({name: self._named(name, value) for name, value in values.items()}), values, config)
+
+    def _named(self, name: str, value: Any) -> Any:
+        """A member of the user's own by its class, or by its file too where another one has the same."""
+        if name not in FAMILIES or not is_place(value):
+            return value
+        places = {without_folder(text) for text in self.grids[name]}
+        alike = [place for place in places if short_name(place) == short_name(value)]
+        return (short_name(value) if len(alike) < 2 else value).replace(",", "-").replace(":", ".")
 
     def choices(self) -> list[Setting]:
         """Lists what a search chooses from: one setting for each value of each grid and each end of each range."""
@@ -101,7 +114,7 @@ class Space:
         """Returns what makes it this sweep and no other, as plain values for JSON."""
         first = (self.choices() if self.search else self.settings())[0].config.scientific()
         base = {name: value for name, value in first.items() if name not in {*self.grids, *self.ranges, "seed"}}
-        grids = {name: list(texts) for name, texts in self.grids.items()}
+        grids = {name: [_planned(name, text) for text in texts] for name, texts in self.grids.items()}
         ranges = {name: list(between) for name, between in self.ranges.items()}
         return {"base": base, "grids": grids, "ranges": ranges, "search": self.search, "seeds": self.seeds}
 
@@ -111,6 +124,10 @@ class Space:
                 f"that would be {size:,} runs; at most {_MOST_RUNS:,} make sense. `search` tries some of them"
             )
         return list(itertools.product(*self.grids.values()))
+
+
+def _planned(name: str, text: str) -> str:
+    return without_folder(text) if name in FAMILIES else text
 
 
 def check_swept(config: Config) -> None:
@@ -144,11 +161,19 @@ def shown(value: Any) -> str:
     """Writes a value for a name or a table: short, and another text for another value.
 
     Example:
-        >>> shown(1000.0), shown(0.1 + 0.2)
-        ('1000', '0.30000000000000004')
+        >>> shown(1000.0), shown(0.1 + 0.2), shown('{"df": 3, "at": [0, 1]}')
+        ('1000', '0.30000000000000004', 'df=3,at=0-1')
     """
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and value.startswith("{"):
+        return ",".join(f"{name}={_plain(argument)}" for name, argument in json.loads(value).items())
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).replace(" ", "-")
+
+
+def _plain(argument: Any) -> str:
+    """An argument of a member of the user's own, with nothing that a folder cannot have."""
+    listed = argument if isinstance(argument, list) else [argument]
+    return "-".join(re.sub(r"[^\w.+-]", "_", shown(each)) for each in listed)

@@ -41,22 +41,19 @@ class Trained:
     Attributes:
         program: the one that was trained, with the parameters of its best epoch.
         history: the record of each epoch; `pyro_vae.evaluate(..., history=...)` takes this object or its history.
+        best_epoch: the number of the best epoch, from 1.
         seconds: how long it took.
     """
 
     program: Program
     history: list[Record] = field(repr=False)
+    best_epoch: int
     seconds: float
 
     @property
     def best(self) -> Record:
         """The record of the best epoch, whose parameters the program has."""
-        return [record for record in self.history if record.best][-1]
-
-    @property
-    def best_epoch(self) -> int:
-        """The number of the best epoch, from 1."""
-        return self.best.epoch
+        return self.history[self.best_epoch - 1]
 
     def plot(self) -> Figure:
         """Draws minus the training loss and the validation ELBO of every epoch, the best one marked."""
@@ -118,7 +115,8 @@ def train(
         seed: of the order of data, binarisation and draws of z; the initialisation is the caller's.
         quiet: True shows nothing; else a bar on a terminal, and lines elsewhere.
         settings: `epochs`, `batch_size`, `fewest_steps`, `lr`, `lr_schedule`, `weight_decay`, `max_grad_norm`,
-            `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `valid_samples`, `compile`.
+            `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `gradient`, `valid_samples`,
+            `compile`.
             Meaning, range and default are those of the flags, see `pyro_vae.experiment.config.Config`: 600 epochs of
             batches of 128, Adam with a rate of 0.003 that falls along a cosine.
 
@@ -159,7 +157,7 @@ def train(
                 callback(record)
         if stop() and progress.best_tensors:
             vae.set_tensors(progress.best_tensors)
-    return Trained(vae, history, time.perf_counter() - begun)
+    return Trained(vae, history, progress.best_epoch, time.perf_counter() - begun)
 
 
 def _config(objective: Any, optimizer: Any, settings: dict[str, Any], seed: int) -> Config:

@@ -20,7 +20,7 @@ from pyro_vae.command_lines import command_line
 from pyro_vae.data import Splits
 from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import short_name
+from pyro_vae.experiment.own_members import places_of, short_name
 from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import member_checks, torchrun, training_lock, training_report
@@ -42,6 +42,7 @@ def start_or_resume(
     resume: bool = False,
     tensorboard: bool = False,
     test: bool = True,
+    check: bool = True,
     display: Display = nothing,
     wording: Wording = as_it_is,
 ) -> Run:
@@ -57,6 +58,7 @@ def start_or_resume(
         resume: whether the folder may hold a run.
         tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
+        check: whether members of the user's own are held to their contract before a training begins.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -66,7 +68,7 @@ def start_or_resume(
     with torchrun.joined(config.device) as world:
         decision = decide(folder, config, given, resume=resume, world=world)
         if folder is None or not decision.is_finished:
-            return _train(decision, world, display, wording, tensorboard=tensorboard, test=test)
+            return _train(decision, world, display, wording, tensorboard=tensorboard, test=test, check=check)
         run = Run(folder, decision.config)
         if world.first:
             run.sweep()
@@ -80,6 +82,7 @@ def train(
     *,
     tensorboard: bool = False,
     test: bool = True,
+    check: bool = True,
     display: Display = nothing,
     wording: Wording = as_it_is,
 ) -> Run:
@@ -90,6 +93,7 @@ def train(
         tensorboard: whether the training is written for TensorBoard too.
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
+        check: whether members of the user's own are held to their contract before a training begins.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -97,16 +101,16 @@ def train(
         UsageError: another process trains in the folder.
     """
     decision = Decision(run.path, run.config, is_finished=False, mark=None)
-    return _train(decision, ALONE, display, wording, tensorboard=tensorboard, test=test)
+    return _train(decision, ALONE, display, wording, tensorboard=tensorboard, test=test, check=check)
 
 
 def _train(
-    decision: Decision, world: World, display: Display, wording: Wording, *, tensorboard: bool, test: bool
+    decision: Decision, world: World, display: Display, wording: Wording, *, tensorboard: bool, test: bool, check: bool
 ) -> Run:
     """Trains what was decided, in the processes that train together; all except the first leave before the report."""
     config = decision.config
     begins = decision.folder is None or not Run(decision.folder, config).exists()
-    data, vae, svi = _built(config, world, check=begins)
+    data, vae, svi = _built(config, world, check=check and begins)
     run = Run(decision.folder or _new_folder(config, world), config)
     with _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
@@ -218,15 +222,17 @@ def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
 def _end(session: Session, trained: float, *, test: bool) -> None:
     """Reports on test data where that is wanted, and says how the run stands after so many seconds of training."""
     run, begun = session.run, time.perf_counter()
+    places = places_of(run.config)
     if not test:
+        again = command_line("train", **places, out=run.path, resume=True)
         run.status.set("trained", seconds={"training": round(trained, 1)})
-        print(f"trained, not tested: {command_line('train', out=run.path, resume=True)} reports on test data")
+        print(f"trained, not tested: {again} reports on test data")
         return
     text = training_report.write(run, session.vae, session.data, session.progress)
     took = time.perf_counter() - begun
     run.status.set("finished", seconds={"training": round(trained, 1), "report": round(took, 1)})
     print(f"\n{text}\n\n{trained + took:.0f} s. In {run.path}: report.json, report.txt, pictures (*.png), checkpoints.")
-    print(f"How far to trust these numbers: {command_line('evaluate', run.path)}")
+    print(f"How far to trust these numbers: {command_line('evaluate', run.path, **places)}")
 
 
 def _reached(progress: Progress) -> str:

@@ -24,6 +24,33 @@ PICTURES = {
 }
 
 
+class Own(NamedTuple):
+    """A member that is not part of the package.
+
+    Attributes:
+        family: its name as an argument of `load`, such as "prior".
+        place: where its class was, file.py:Class or module:Class; or the class alone.
+        arguments: of the class, a JSON object; "" for none.
+        sha256: of its source file; "" where that is not known.
+    """
+
+    family: str
+    place: str
+    arguments: str = ""
+    sha256: str = ""
+
+    @property
+    def module(self) -> str:
+        """What Python imports it from; "" where that is not known."""
+        module = self.place.rpartition(":")[0].removesuffix(".py")
+        return module if all(name.isidentifier() for name in [*module.split("."), *self.classes]) else ""
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return self.place.rpartition(":")[2].split(",")
+
+
 class Card(NamedTuple):
     """All that a card says.
 
@@ -31,7 +58,7 @@ class Card(NamedTuple):
         name: the name of the model.
         license: the licence of the weights, as the hub names it; "" where none is stated.
         members: part of the program -> its class.
-        own: those of `members` that no file can name; anyone who loads the model passes them in.
+        own: code that no file brings along; anyone who loads the model passes it in.
         shapes: the table that the program's `describe` gives.
         facts: more about the program and its training, label -> text.
         report: what report.json holds; empty where nothing was measured.
@@ -47,7 +74,7 @@ class Card(NamedTuple):
     name: str
     license: str
     members: Mapping[str, str]
-    own: Sequence[str]
+    own: Sequence[Own]
     shapes: str
     facts: Mapping[str, str]
     report: Report
@@ -166,11 +193,13 @@ def _use(card: Card) -> Iterator[str]:
 
 
 def _loading(card: Card) -> Iterator[Block]:
-    own = "".join(f", {name}=YOUR_{name.upper()}" for name in card.own if name.isidentifier())
+    own = "".join(f", {each.family}={_passed(each)}" for each in card.own if each.family.isidentifier())
     labels = f"torch.eye({int(card.protocol['num_classes'])})"
     lines = [
         *(["import torch"] if card.conditional else []),
-        "import pyro_vae as pv\n",
+        "import pyro_vae as pv",
+        *_imports(card.own),
+        "",
         f'vae = pv.load("PATH OF THIS FOLDER"{own})  # or "hf://user/name", "hf://user/name@revision"',
         f"x = vae.generate(y={labels})  # one of each class" if card.conditional else "x = vae.generate(16)",
         *([] if "autoencoder" in card.report else [_ESTIMATED.format(f", y={labels}" if card.conditional else "")]),
@@ -178,7 +207,28 @@ def _loading(card: Card) -> Iterator[Block]:
     yield Code("\n".join(lines), "python")
     yield "No code is read from these files, and nothing is unpickled. The hashes find damage; they sign nothing."
     if card.own:
-        yield f"Not part of pyro_vae, and to be passed in: {', '.join(card.own)}."
+        yield f"Not part of pyro_vae nor of this folder, and to be passed in: {'; '.join(map(_told, card.own))}."
+
+
+def _passed(own: Own) -> str:
+    """What stands for a member of one's own in the line that loads."""
+    if not own.module:
+        return f"YOUR_{own.family.upper()}"
+    return own.classes[0] if len(own.classes) == 1 else f"({', '.join(own.classes)})"
+
+
+def _imports(every: Sequence[Own]) -> list[str]:
+    modules: dict[str, dict[str, None]] = {}
+    for own in every:
+        if own.module:
+            modules.setdefault(own.module, {}).update(dict.fromkeys(own.classes))
+    return [f"from {module} import {', '.join(names)}" for module, names in modules.items()]
+
+
+def _told(own: Own) -> str:
+    arguments = f" with {own.arguments}" if own.arguments else ""
+    digest = f", whose source has the SHA-256 {own.sha256}" if own.sha256 else ""
+    return f"the {own.family} {own.place}{arguments}{digest}"
 
 
 _ESTIMATED = "print(pv.evaluation.iwae(vae, x, num_samples=1000{}, seed=0))"

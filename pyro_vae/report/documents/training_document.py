@@ -62,7 +62,7 @@ def _notes(report: Report) -> Iterator[str]:
         yield _trained(training, is_run="program" not in report.get("run", {}))
     if "loss" in report.get("objective", {}) and "elbo" in report["test"]:
         yield _weights(report["objective"])
-    if (gradient := report["objective"].get("gradient", "total")) != "total":
+    if (gradient := report.get("objective", {}).get("gradient", "total")) != "total":
         yield f"gradient: {gradient.replace('_', ' ')}, of the same bound and with the same mean as the total gradient."
     if "preset" in report:
         yield f"preset: {preset_sentence(report['preset'])}"

@@ -76,7 +76,7 @@ def test_a_program_of_ones_own_is_trained_taken_up_looked_at_and_loaded(tmp_path
     capsys.readouterr()
     assert script("train_svi", "--out", again, "--resume") == 2
     assert capsys.readouterr().err == (
-        "error: the prior and the likelihood and the network are code of your own, which no file brings along: "
+        "error: the prior, likelihood and network are code of your own, which no file brings along: "
         "pass --prior horseshoe.py:Horseshoe, --likelihood horseshoe.py:Cauchy, "
         "--network horseshoe.py:Encoder,decoder\n"
     )
