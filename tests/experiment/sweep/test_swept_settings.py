@@ -46,7 +46,9 @@ def test_code_in_a_grid_must_have_been_typed(tmp_path, monkeypatch):
     grid = "prior=standard,./mine.py:Mine"
     with pytest.raises(UsageError, match="names code, and stands in a file"):
         made(grid)
-    found = made(grid, command=["--grid", grid])
+    parser = config_parser("for tests")
+    parser.add_argument("--grid", action="append", type=str, default=[])
+    found = space(parser, ["--grid", grid], [grid], [], 0, 1)
     assert [setting.name for setting in found.settings()] == ["prior=standard", "prior=Mine"]
     assert found.plan()["grids"] == {"prior": ["standard", "mine.py:Mine"]}
     assert found.settings()[1].config.own.prior.typed == "./mine.py:Mine"
