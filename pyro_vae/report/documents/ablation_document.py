@@ -100,7 +100,7 @@ def _notes(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) 
         )
     yield (
         f"Only KL: q(z|x) is {nothing['test']['kl']['mean']:.2g} nats from the prior and says no more than that about "
-        "x; the decoder was not trained, but for its start at the mean of the data."
+        "x; the decoder was not trained, and is as it started."
     )
     if both["marginal_kl"] is not None:
         yield _marginal(both["marginal_kl"])

@@ -3,7 +3,7 @@
 import pytest
 
 from pyro_vae.cli.parser import config_from, config_parser
-from pyro_vae.cli.sweep_command import space
+from pyro_vae.cli.sweep_command import _values, space
 from pyro_vae.command_lines import flags
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.checked_fields import settings_of
@@ -35,6 +35,28 @@ def test_grids_are_crossed_and_their_values_are_those_of_the_flags():
 def test_a_flag_may_be_written_as_on_the_command_line():
     (found,) = made("--learn-scale=one").settings()
     assert found.config.learn_scale == "one"
+
+
+def test_code_in_a_grid_must_have_been_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import pyro_vae as pv\nclass Mine(pv.priors.StandardNormal):\n    def __init__(self, latent_dim, at=0.0):\n"
+        "        super().__init__(latent_dim)\nclass Other(Mine): pass\n"
+    )
+    grid = "prior=standard,./mine.py:Mine"
+    with pytest.raises(UsageError, match="names code, and stands in a file"):
+        made(grid)
+    parser = config_parser("for tests")
+    parser.add_argument("--grid", action="append", type=str, default=[])
+    found = space(parser, ["--grid", grid], [grid], [], 0, 1)
+    assert [setting.name for setting in found.settings()] == ["prior=standard", "prior=Mine"]
+    assert found.plan()["grids"] == {"prior": ["standard", "mine.py:Mine"]}
+    assert found.settings()[1].config.own.prior.typed == "./mine.py:Mine"
+
+
+def test_arguments_and_pairs_of_networks_have_commas_of_their_own():
+    assert _values("prior_args", '{"df": 3, "at": 1},{"df": 5}') == ['{"df": 3, "at": 1}', '{"df": 5}']
+    assert _values("network", "mlp,n.py:E,D,a.b:E,D,cnn") == ["mlp", "n.py:E,D", "a.b:E,D", "cnn"]
 
 
 def test_without_a_grid_there_is_the_command_itself():
