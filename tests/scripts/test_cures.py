@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import all_but, covering
+from cases import all_but, covering, thorough
 from finished import finished_run, images
 from scripted import exit_code
 
@@ -101,6 +101,7 @@ def test_a_finished_run_is_mended_before_it_is_shared(capsys):
     assert script("share", "run2", "--out", "elsewhere") == 0
 
 
+@pytest.mark.thorough
 def test_shards_are_made_where_they_are_looked_for(capsys):
     assert script("evaluate", *READERS["evaluate"], "--merge") == 4
     assert "python scripts/evaluate.py run --out elsewhere --shard i/n, i = 0" in capsys.readouterr().err
@@ -109,7 +110,7 @@ def test_shards_are_made_where_they_are_looked_for(capsys):
 
 
 @pytest.mark.parametrize("name", ["evaluate", "compare"])
-@pytest.mark.parametrize("place", ["taken", "taken/below"])
+@pytest.mark.parametrize("place", ["taken", *thorough("taken/below")])
 def test_a_place_that_can_not_be_written_is_said_before_the_work(capsys, name, place):
     Path("taken").touch()
     arguments = [place if word == "elsewhere" else word for word in READERS[name]]

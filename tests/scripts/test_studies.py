@@ -59,6 +59,7 @@ def short(monkeypatch):
     monkeypatch.setattr(ladder, "grids", lambda target: iter(()))
 
 
+@pytest.mark.thorough
 def test_a_ladder_without_a_fault_ends_with_zero(short, capsys, tmp_path):
     assert run("selfcheck.py", "--json", tmp_path / "found.json") == 0
     out = capsys.readouterr().out

@@ -95,7 +95,8 @@ def cut_after(epochs, whole, folder):
         *thorough(["--objective", "iwae", "--num-particles", 3, "--lr-schedule", "step", "--optimizer", "adamax"]),
         *thorough(["--objective", "iwae", "--num-particles", 8, "--gradient", "doubly_reparametrised"]),
         *thorough(["--max-grad-norm", 0.5, "--kl-weight", 0.5, "--weight-decay", 0.1, "--optimizer", "adamw"]),
-        ["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8],  # stops before the sixth epoch
+        # It stops before the sixth epoch:
+        *thorough(["--patience", 3, "--lr", 0.3, "--lr-schedule", "constant", "--batch-size", 8]),
         pytest.param(["--compile", "yes", "--kl-warmup", 4], marks=pytest.mark.slow),
     ],
     ids=["warm-up", "iwae", "gradient", "clipped", "patience", "compiled"],

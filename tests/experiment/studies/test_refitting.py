@@ -62,6 +62,7 @@ def test_encoder_and_decoder_stay_bit_by_bit_and_the_identity_holds(tmp_path, ca
     assert type(loaded) is type(again.vae.prior)
 
 
+@pytest.mark.thorough
 def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path):
     """The maximum of E_q[log N(z; m, s^2)] in closed form: mean and variance of 1/N sum_n N(mu_n, sigma_n^2)."""
     trained = make_run(tmp_path, likelihood="normal", epochs=20, lr=0.01)
