@@ -10,12 +10,16 @@ from pathlib import Path
 import fenced
 import own_file
 import pytest
-from cases import all_but
+from cases import all_but, thorough
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
+from pyro_vae.cli import own_code
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.trained_run import open_run
+from pyro_vae.experiment.share.sharing import share
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--epochs", "5"]
@@ -186,3 +190,80 @@ def test_the_commands_of_the_page_do_what_they_say_with_its_file(tmp_path):
         _, name, *arguments = shlex.split(line)
         few = {"train_svi": SMALL, "evaluate": ["--num-samples", "5", "--elbo-samples", "5", "--annealed-data", "0"]}
         assert script(Path(name).stem, *arguments, *few.get(Path(name).stem, ["--only", "samples"])) == 0
+
+
+BAD_SHAPES = """
+
+class Unbound(Horseshoe):
+    def forward(self, y=None):
+        return dist.Normal(self.loc, self.scale)
+
+
+class UnboundPosterior(LaplacePosterior):
+    def forward(self, x, y=None):
+        return super().forward(x, y).base_dist
+
+
+class UnboundCauchy(Cauchy):
+    def forward(self, z, y=None):
+        return super().forward(z, y).base_dist
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--prior", "shapes.py:Unbound"], "end it in .to_event(1)"),
+        *thorough(
+            (["--posterior", "shapes.py:UnboundPosterior"], "end it in .to_event(1)"),
+            (["--likelihood", "shapes.py:UnboundCauchy", "--likelihood-args", '{"gamma": 1}'], "p(x|z) is over"),
+            (["--network", "shapes.py:Encoder,Flat"], "Flat"),
+        ),
+    ],
+)
+def test_shapes_are_looked_at_without_the_contract_too(line, words, capsys, tmp_path):
+    own_file.write(tmp_path, "shapes.py", BAD_SHAPES)
+    assert train("--out", "shapes", "--no-check", *line) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert words in said
+    assert not Path("shapes").exists()
+
+
+def test_a_wrong_member_at_a_resumption_is_answered_with_the_runs_own():
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(Config(prior="horseshoe.py:Horseshoe").to_dict()))
+    wanted = Config(prior="horseshoe.py:Uncorrected")
+    with pytest.raises(UsageError, match="not horseshoe.py:Uncorrected: pass `prior=horseshoe.py:Horseshoe`, or start"):
+        config_for_resume(Path("run"), wanted, {"prior"})
+    with pytest.raises(UsageError, match="leave `lr` out"):
+        config_for_resume(Path("run"), Config(lr=0.5), {"lr"})
+
+
+@pytest.mark.thorough
+def test_what_is_passed_for_a_run_is_the_class_of_its_name(capsys, tmp_path):
+    (tmp_path / "w.pt").write_text("")
+    own_file.write(
+        tmp_path,
+        more="\n\nclass Weighted(Horseshoe):\n    def __init__(self, latent_dim, weights):\n"
+        "        super().__init__(latent_dim)\n\nAlias = Weighted\n",
+    )
+    weights = str(tmp_path / "w.pt")
+    given = ["--prior", "horseshoe.py:Alias", "--prior-args", json.dumps({"weights": weights})]
+    assert train("--out", "run", *given, "--network", "horseshoe.py:Encoder,decoder") == 0
+    assert capsys.readouterr().err.count("training starts where the decoder is") == 1
+    again = cut(tmp_path / "run", tmp_path / "again")
+    assert script("train_svi", "--out", again, "--resume", *given[:2], *NETWORK) == 0
+    assert "training starts where" not in capsys.readouterr().err
+    own = runpy.run_path("horseshoe.py")
+    networks = own["Encoder"], own["decoder"]
+    with pytest.raises(UsageError, match="trained with Alias of 'horseshoe.py', and Horseshoe is another class: pass"):
+        pv.load("run", prior=own["Horseshoe"], network=networks)
+    with pytest.raises(UsageError, match="is a place, as commands take it: import the class"):
+        pv.load("run", prior="horseshoe.py:Alias", network=networks)
+    with pytest.raises(UsageError, match="and decoder is another class"):
+        pv.load("run", prior=own["Weighted"](2, weights), network=(own["decoder"], own["Encoder"]))
+    module = own_code.member(own_code.place("prior", "horseshoe.py:Alias")).classes[0]
+    assert type(pv.load("run", prior=module, network=networks).prior) is module
+    with pytest.warns(UserWarning, match="the shared files hold .*w.pt', the argument weights of `prior_args`"):
+        share("run", "shared", prior=module, network=networks)
