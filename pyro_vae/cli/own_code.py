@@ -31,7 +31,7 @@ from pyro_vae.experiment.own_members import (
     where_raised,
     without_folder,
 )
-from pyro_vae.experiment.own_sources import neighbours
+from pyro_vae.experiment.own_sources import check_neighbours, file_of
 
 _BASES = {
     "prior": "pyro_vae.priors.Prior",
@@ -219,11 +219,11 @@ def _module_of_file(path: Path) -> ModuleType:
     """Imports a file under its own name, under which its classes can be pickled."""
     name, this = path.stem, (path, sha256(path.read_bytes()).hexdigest())
     loaded = sys.modules.get(name)
-    if loaded is not None and (_files.get(name) == this or (name not in _files and _of(loaded) == path)):
+    if loaded is not None and (_files.get(name) == this or (name not in _files and file_of(loaded) == path)):
         return loaded  # a neighbour that a file before it has imported is the same module
     if name not in _files and _is_taken(name, path):
         raise UsageError(f"{path.name} has the name of a module that Python has already: give the file another one")
-    _check_neighbours(path)
+    check_neighbours(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path.name} is no file of Python: its name must end in .py")
@@ -239,23 +239,6 @@ def _module_of_file(path: Path) -> ModuleType:
         raise
     _files[name] = this
     return module
-
-
-def _check_neighbours(path: Path) -> None:
-    """Refuses a file that imports a neighbour under a name that Python has from another file: it would get that one."""
-    for name, neighbour in neighbours(path, ()).items():
-        other = _of(sys.modules.get(name))
-        if other is not None and other != neighbour:
-            raise UsageError(
-                f"{path.name} imports {name}, which is {neighbour} for it, and Python has {other} under that name "
-                "already: rename one of the two"
-            )
-
-
-def _of(module: ModuleType | None) -> Path | None:
-    """The file of a module."""
-    file = getattr(module, "__file__", None)
-    return Path(file).resolve() if file else None
 
 
 def _is_taken(name: str, path: Path) -> bool:

@@ -11,7 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from pyro_vae.errors import UsageError
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _HERE = Path(__file__).resolve().parents[1]
@@ -62,6 +65,27 @@ def neighbours(file: Path, roots: Iterable[Path]) -> dict[str, Path]:
                     found[name if folder in roots else str(path)] = path
                     waiting.append(path)
     return found
+
+
+def check_neighbours(file: Path) -> None:
+    """Refuses a file that would get another module for a neighbour, since Python has one under that name already.
+
+    Raises:
+        UsageError: the files of the two differ.
+    """
+    for name, neighbour in neighbours(file, ()).items():
+        other = file_of(sys.modules.get(name))
+        if other is not None and other != neighbour:
+            raise UsageError(
+                f"{file} imports {name}, which is {neighbour} beside it, and Python has {other} under that name "
+                "already: rename one of the two"
+            )
+
+
+def file_of(module: ModuleType | None) -> Path | None:
+    """Returns the file of a module; None where there is none."""
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file else None
 
 
 def _file(kind: Any) -> Path | None:

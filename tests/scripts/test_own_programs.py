@@ -15,11 +15,15 @@ from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.cli import own_code
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import open_run
 from pyro_vae.experiment.share.sharing import share
+from pyro_vae.experiment.train import training
+from pyro_vae.inference import ALONE
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--epochs", "5"]
@@ -234,14 +238,14 @@ def test_a_wrong_member_at_a_resumption_is_answered_with_the_runs_own():
     Path("run").mkdir()
     Path("run/config.json").write_text(json.dumps(Config(prior="horseshoe.py:Horseshoe").to_dict()))
     wanted = Config(prior="horseshoe.py:Uncorrected")
-    with pytest.raises(UsageError, match="not horseshoe.py:Uncorrected: pass `prior=horseshoe.py:Horseshoe`, or start"):
+    with pytest.raises(UsageError, match=r"not horseshoe\.py:Uncorrected: pass `prior=horseshoe\.py:Horseshoe`"):
         config_for_resume(Path("run"), wanted, {"prior"})
     with pytest.raises(UsageError, match="leave `lr` out"):
         config_for_resume(Path("run"), Config(lr=0.5), {"lr"})
 
 
 @pytest.mark.thorough
-def test_what_is_passed_for_a_run_is_the_class_of_its_name(capsys, tmp_path):
+def test_what_is_passed_for_a_run_is_the_class_of_its_name(caplog, tmp_path):
     (tmp_path / "w.pt").write_text("")
     own_file.write(
         tmp_path,
@@ -251,13 +255,15 @@ def test_what_is_passed_for_a_run_is_the_class_of_its_name(capsys, tmp_path):
     weights = str(tmp_path / "w.pt")
     given = ["--prior", "horseshoe.py:Alias", "--prior-args", json.dumps({"weights": weights})]
     assert train("--out", "run", *given, "--network", "horseshoe.py:Encoder,decoder") == 0
-    assert capsys.readouterr().err.count("training starts where the decoder is") == 1
+    assert caplog.text.count("training starts where the decoder is") == 1
     again = cut(tmp_path / "run", tmp_path / "again")
     assert script("train_svi", "--out", again, "--resume", *given[:2], *NETWORK) == 0
-    assert "training starts where" not in capsys.readouterr().err
+    assert caplog.text.count("training starts where the decoder is") == 1
     own = runpy.run_path("horseshoe.py")
     networks = own["Encoder"], own["decoder"]
-    with pytest.raises(UsageError, match="trained with Alias of 'horseshoe.py', and Horseshoe is another class: pass"):
+    with pytest.raises(
+        UsageError, match=r"trained with Alias of 'horseshoe\.py', and Horseshoe is another class: pass"
+    ):
         pv.load("run", prior=own["Horseshoe"], network=networks)
     with pytest.raises(UsageError, match="is a place, as commands take it: import the class"):
         pv.load("run", prior="horseshoe.py:Alias", network=networks)
@@ -267,3 +273,13 @@ def test_what_is_passed_for_a_run_is_the_class_of_its_name(capsys, tmp_path):
     assert type(pv.load("run", prior=module, network=networks).prior) is module
     with pytest.warns(UserWarning, match="the shared files hold .*w.pt', the argument weights of `prior_args`"):
         share("run", "shared", prior=module, network=networks)
+
+
+def test_an_interrupted_run_says_the_very_command_that_goes_on(capsys):
+    run = Run(Path("runs/a"), Config(prior="horseshoe.py:Horseshoe"))
+    told = training._told_how_to_go_on(run, ALONE, no_test=True)
+    with pytest.raises(SystemExit) as left, exit_codes("all else", noted=True), told:
+        raise SystemExit(130)
+    assert left.value.code == 130
+    again = "python scripts/train_svi.py --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
+    assert capsys.readouterr().err == f"interrupted: what was reached is kept; {again} goes on\n"
