@@ -12,8 +12,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import sentences_of
 from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
-from pyro_vae.model.checks import moderation
+from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior, moderation
 from pyro_vae.model.hierarchical import HierarchicalVAE
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
@@ -71,8 +70,8 @@ def _tell_of_large_numbers(x: Tensor, hooks: dict[str, moderation.Gain]) -> None
     if any(hook.gain not in (None, 1.0) for name, hook in hooks.items() if name.endswith("encoder")):
         largest = x.abs().nan_to_num(0.0).max().item()
         print(
-            f"note: networks see the data as they are stored, numbers up to {largest:.2g}, and training may fail: store "
-            "columns in units of about 1, or give your likelihood the argument column_scale, by which they are "
+            f"note: networks see the data as they are stored, numbers up to {largest:.2g}, and training may fail: "
+            "store columns in units of about 1, or give your likelihood the argument column_scale, by which they are "
             "standardised",
             file=sys.stderr,
         )

@@ -332,7 +332,10 @@ def slopes(case: Case) -> Outcome:
         derivatives = _derivatives(here[route], parameters)
         gradient = sum((g * d).sum().item() for g, d in zip(derivatives, direction, strict=True) if g is not None)
         if not any(abs(slope - gradient) <= _SLOPE_TOLERANCE * (1 + abs(slope)) for slope in found):
-            return False, f"{route} has the slope {found[0]:.5g} in a random direction, its gradient says {gradient:.5g}"
+            return (
+                False,
+                f"{route} has the slope {found[0]:.5g} in a random direction, its gradient says {gradient:.5g}",
+            )
     return True, f"the gradient of {' and '.join(routes)} is its slope in a random direction"
 
 
@@ -354,7 +357,10 @@ def _losses(case: Case, member: Any, value: Tensor | None = None) -> dict[str, T
     """Returns a loss for each route by which training reaches the parameters, at a value, or at draws of its own."""
     p = case.call(member)
     if isinstance(case.member, Likelihood):
-        return {"log p(x|z)": -p.log_prob(case.data()).mean()}
+        routes = {"log p(x|z)": -p.log_prob(case.data()).mean()}
+        if value is not None and case.x is not None:  # data far out would hide the small slope of a place
+            routes["log p(x|z) of its draws"] = -p.log_prob(value).mean()
+        return routes
     value = _draw(p) if value is None else value
     if not isinstance(case.member, Posterior):
         return {"log p(z)": -p.log_prob(value).mean()}
@@ -400,9 +406,7 @@ def _by_rounding(p: Any, value: Tensor) -> Tensor:
     log_prob = p.log_prob(value)
     if not log_prob.requires_grad:
         return nothing
-    (slope,) = torch.autograd.grad(log_prob.sum(), value, allow_unused=True)
-    if slope is None:
-        return nothing
+    (slope,) = torch.autograd.grad(log_prob.sum(), value, materialize_grads=True)
     change = (slope * value).abs().nan_to_num(0.0, posinf=0.0).reshape(*log_prob.shape, -1).sum(-1)
     return _ROUNDINGS * torch.finfo(torch.float32).eps * change.detach()
 
