@@ -43,6 +43,7 @@ class OwnMember:
         classes: the class; of a network those of encoder and decoder.
         sha256: of the source file and those beside it that it imports, "" where there is none.
         typed: the place as a command line named it, with its folder; "" where none did. No file keeps it.
+        arguments: the setting that holds its arguments, for messages; "" is `prior_args` and the like.
     """
 
     family: str
@@ -50,6 +51,12 @@ class OwnMember:
     classes: tuple[Any, ...]
     sha256: str = ""
     typed: str = ""
+    arguments: str = ""
+
+    @property
+    def option(self) -> str:
+        """The setting that holds its arguments."""
+        return self.arguments or f"{self.family}_args"
 
     @classmethod
     def of(cls, family: str, name: str, *classes: Any, typed: str = "") -> "OwnMember":
@@ -261,19 +268,17 @@ def check_arguments(member: OwnMember, text: str) -> None:
     Raises:
         UsageError: it has no argument of that name, or one that is filled in.
     """
-    family = member.family
-    given = arguments_of(f"{family}_args", text)
+    family, option = member.family, member.option
+    given = arguments_of(option, text)
     taken = [name for kind in member.classes for name in parameters(kind)]
     free = sorted({name for name in taken if name not in FACTS[family]})
     for name in given:
         if name in taken and name in FACTS[family]:
-            raise UsageError(
-                f"`{family}_args`: {name} of {member.name} is known from data and settings: leave it out there"
-            )
+            raise UsageError(f"`{option}`: {name} of {member.name} is known from data and settings: leave it out there")
         if name not in taken and free:
-            raise UsageError(f"`{family}_args`: {unknown(f'argument of {member.name}', name, free)}")
+            raise UsageError(f"`{option}`: {unknown(f'argument of {member.name}', name, free)}")
         if name not in taken:
-            raise UsageError(f"{member.name} takes no argument {name!r}, nor any of its own: leave `{family}_args` out")
+            raise UsageError(f"{member.name} takes no argument {name!r}, nor any of its own: leave `{option}` out")
 
 
 def checked_network(member: OwnMember, made: Any) -> Any:
@@ -301,12 +306,12 @@ def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str
     Raises:
         UsageError: it lacks an argument, raises an error, or leaves out the constructor of its family.
     """
-    known = {**facts, **arguments_of(f"{member.family}_args", text)}
+    known = {**facts, **arguments_of(member.option, text)}
     taken = parameters(function)
     for name, each in taken.items():
         if each.default is each.empty and name not in known:
             raise _lacking(member, function, name)
-    with sentences_of(member, doing=f"be built from `{member.family}_args='{text}'`" if text else "be built"):
+    with sentences_of(member, doing=f"be built from `{member.option}='{text}'`" if text else "be built"):
         made = function(**{name: known[name] for name in taken if name in known})
     _check_initialised(member, made)
     return made
@@ -333,7 +338,7 @@ def _lacking(member: OwnMember, function: Any, name: str) -> UsageError:
         return UsageError(f"{what} is called without an instance: make it a static method, @staticmethod")
     if name in FACTS[family]:
         return UsageError(f"{what} needs {name}, which these data do not have: give it a default")
-    cure = f"`{family}_args='{json.dumps({name: 1})}'`"
+    cure = f"`{member.option}='{json.dumps({name: 1})}'`"
     return UsageError(f"{what} needs {name!r}, which has no default: give it, as in {cure}")
 
 

@@ -593,6 +593,24 @@ class Wants(pv.priors.Prior):
     def __init__(self, latent_dim, colour):
         super().__init__(latent_dim)
 
+class Columns(pv.likelihoods.Likelihood):
+    def __init__(self, decoder, column_scale, column_mean):
+        super().__init__(decoder)
+        self.column_scale = column_scale
+
+    def forward(self, z, y=None):
+        return dist.Cauchy(self.column_scale.undo(self.decode(z, y)), self.column_scale.spread).to_event(1)
+
+class Levels(pv.likelihoods.Likelihood):
+    support = dist.constraints.nonnegative_integer
+
+    def __init__(self, decoder, num_levels):
+        super().__init__(decoder)
+        self.num_levels = num_levels
+
+    def forward(self, z, y=None):
+        return dist.Binomial(self.num_levels - 1, logits=self.decode(z, y)).to_event(1)
+
 number = 3
 """
 
@@ -629,9 +647,17 @@ def test_exit_codes_of_the_process(name, code, user_folder):
         (["no_such.py:Good"], "'no_such.py:Good': there is no file no_such.py"),
         (["user_members:number"], "number of user_members is no member: derive it from pyro_vae.priors.Prior, "),
         (["pyro_vae.model.priors:Prior"], "Prior of pyro_vae.model.priors is no member: derive it from"),
-        (["user_members:Good", "--args", "{3}"], "`--args` must be a JSON object"),
-        (["user_members:Good", "--args", '{"d": 3}'], "unknown argument of Good 'd'"),
-        (["user_members:Wants"], "Wants cannot be built from latent_dim, x_shape"),
+        (["user_members:Good", "--args", "{3}"], "--args must be a JSON object"),
+        (
+            ["user_members:Good", "--args", '{"d": 3}'],
+            "takes no argument 'd', nor any of its own: leave --args out",
+        ),
+        (
+            ["user_members:Good", "--args", '{"latent_dim": 5}'],
+            "latent_dim of user_members:Good is known from data",
+        ),
+        (["user_members:Levels"], "Levels needs num_levels, the number of levels of its data: pass --num-levels 256"),
+        (["user_members:Wants"], "needs 'colour', which has no default: give it, as in --args '{\"colour\": 1}'"),
         (["pyro_vae.model.priors:ConditionalNormal"], "p(z|y) needs at least one class; got y_dim=0"),
     ],
 )
@@ -659,6 +685,14 @@ def test_sizes_must_be_sizes(capsys):
 )
 def test_built_in_members_pass_from_the_command_line(arguments, capsys):
     assert main(arguments) == 0
+    assert ": passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["user_members:Columns"], *thorough(["user_members.py:Levels", "--num-levels", "5"])]
+)
+def test_a_member_is_built_from_every_fact_of_a_training(arguments, user_folder, capsys):
+    assert main([*arguments, "--x-shape", "3"]) == 0
     assert ": passed" in capsys.readouterr().out
 
 

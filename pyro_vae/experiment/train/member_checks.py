@@ -12,7 +12,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import sentences_of
 from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
+from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior, moderation
 from pyro_vae.model.hierarchical import HierarchicalVAE
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
@@ -41,11 +41,12 @@ def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool 
     x = train.fixed()[:_DATA].to(next(program.parameters()).device)
     y = train.one_hot(data.num_classes)[:_DATA].to(x) if config.conditional else None
     with stream(config.seed, "checks", device=x.device), undisturbed(program), torch.no_grad():
-        with sentences_of(*own.given().values(), doing="take data"):
-            _pass_through(config, program, x, y)
+        with moderation.moderated(program) as hooks, sentences_of(*own.given().values(), doing="take data"):
+            z = _pass_through(config, program, x, y)
             if not contract:
-                _check_shapes(config, program, x, y)
-        called = list(_calls(config, program, x, y)) if contract else []
+                _check_shapes(config, program, z, x, y)
+        _tell_of_large_numbers(x, hooks)
+        called = list(_calls(config, program, z, x, y)) if contract else []
     for family, report in called:
         if report.failed:
             print(report, file=sys.stderr)
@@ -55,8 +56,8 @@ def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool 
             )
 
 
-def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> None:
-    """Runs guide and model once, as a training does, and compares shapes."""
+def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> Tensor:
+    """Runs guide and model once, as a training does, with networks in range; compares shapes, and returns z."""
     z = program.from_guide(x, 1, y)[0]
     event = tuple(program.likelihood(z, y).event_shape)
     if event != tuple(x.shape[1:]):
@@ -64,11 +65,12 @@ def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | N
         raise UsageError(
             f"p(x|z) is over data of shape {event}, and these have shape {tuple(x.shape[1:])}: mend {named}"
         )
+    return z
 
 
-def _check_shapes(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> None:
+def _check_shapes(config: Config, program: Autoencoder, z: Tensor, x: Tensor, y: Tensor | None) -> None:
     """Calls every density of the user's own once, and compares shapes."""
-    own, z = config.own, program.from_guide(x, 1, y)[0]
+    own = config.own
     called: list[tuple[str, Any, Any]] = []
     if own.prior is not None:
         called.append((own.prior.name, program.prior, program.prior(y)))
@@ -86,9 +88,22 @@ def _check_shapes(config: Config, program: Autoencoder, x: Tensor, y: Tensor | N
         program.likelihood(z, y).log_prob(x)
 
 
-def _calls(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Report]]:
+def _tell_of_large_numbers(x: Tensor, hooks: dict[str, moderation.Gain]) -> None:
+    """Says where a network that sees data gives large numbers for them: the class may be right, and not train."""
+    if any(hook.gain not in (None, 1.0) for name, hook in hooks.items() if name.endswith("encoder")):
+        largest = x.abs().nan_to_num(0.0).max().item()
+        print(
+            f"note: networks see the data as they are stored, numbers up to {largest:.2g}, and training may fail: "
+            "store columns in units of about 1, or give your likelihood the argument column_scale, by which they are "
+            "standardised",
+            file=sys.stderr,
+        )
+
+
+def _calls(
+    config: Config, program: Autoencoder, z: Tensor, x: Tensor, y: Tensor | None
+) -> Iterator[tuple[str, Report]]:
     own = config.own
-    z = program.from_guide(x, 1, y)[0]
     if own.prior is not None:
         yield "prior", check_prior(program.prior, y)
     if own.posterior is not None:
@@ -103,7 +118,8 @@ def _posteriors(program: Autoencoder, x: Tensor, z: Tensor, y: Tensor | None) ->
     if not isinstance(program, HierarchicalVAE):
         yield program.posterior, x, y
     elif program.top_down:
-        z2 = program.posterior2(x, y).sample()
+        with moderation.moderated(program):
+            z2 = program.posterior2(x, y).sample()
         yield program.posterior2, x, y
         yield program.posterior1, x, z2 if y is None else torch.cat([z2, y], -1)
     else:

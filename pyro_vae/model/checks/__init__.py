@@ -7,6 +7,7 @@
     agreement.py   a density and the draws of its sampler, held against each other
     cubature.py    integrals over one to three numbers
     far_tails.py   densities far from their draws
+    moderation.py  networks held in range where they see large numbers
     __main__.py    the command line
 
 The member itself is never called, only copies of it, and the random state and Pyro's parameter store stay as they were.
