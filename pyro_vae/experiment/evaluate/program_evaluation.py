@@ -76,7 +76,7 @@ def evaluate(
     quiet: bool = False,
     **plan: Any,
 ) -> Evaluation:
-    """Says how good a program is and how far that can be trusted: all that `pyro-vae evaluate` computes of a run.
+    """Says how good a program is and how far that can be trusted: all that scripts/evaluate.py computes of a run.
 
     That is ELBO and log p(x) with both errors, simple densities beside them, the bound at every k, k-hat and more work
     on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data, gaps,
@@ -108,8 +108,8 @@ def evaluate(
         conditional: whether the program gets the labels of the splits. None asks it: it gets them where it does not run
             without.
         name: what it is called in the report; by default its class and data.
-        seed: of all draws. With the seed of a run's training the numbers are those of `pyro-vae evaluate`, to the last
-            digit.
+        seed: of all draws. With the seed of a run's training the numbers are those of scripts/evaluate.py, to the
+            last digit.
         quiet: True prints nothing; else a line says what is being done, with the time of day.
         plan: how closely it looks, by the names of `pyro_vae.experiment.evaluate.evaluation_plan.Plan`: `test_data`,
             `elbo_samples`, `num_samples` (K of log p(x), 1000), `annealed_data` (100; 0 is none), `num_temperatures`,
