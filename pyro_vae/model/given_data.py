@@ -73,11 +73,11 @@ def check_label_rows(y: Tensor | None) -> None:
         return
     _check_is_labels(y)
     if not y.is_floating_point():
-        require(~_is_class_numbers(y), lambda: _class_numbers(y))
+        require((y <= 1).all(), lambda: _class_numbers(y))
     try:
         check_labels_in_plates(y)
     except UsageError as error:
-        if _is_class_numbers(y):
+        if (y == y.to(torch.int64)).all() and (y.shape[-1] == 1 or (y > 1).any()):
             raise _class_numbers(y) from error
         raise
     _check_finite("y", y, y.dim() - 1)
@@ -122,11 +122,6 @@ def _check_is_labels(y: Any) -> None:
         raise TypeError(f"labels y must be a tensor; got {type(y).__name__}: torch.as_tensor(y)")
     if y.dim() == 0:
         raise ValueError("labels y are one-hot, (*, C); got a single number: torch.nn.functional.one_hot(y, C).float()")
-
-
-def _is_class_numbers(y: Tensor) -> Tensor:
-    """Whether y is labels 0, 1, 2, ... and not one-hot: whole numbers, not all 0 or 1 or with nothing beside each."""
-    return (y == y.round()).all() & ((y.shape[-1] == 1) | (y > 1).any())
 
 
 def _class_numbers(y: Tensor) -> UsageError:

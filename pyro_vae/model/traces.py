@@ -17,12 +17,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.model.distributions.missing import mask_of
+from pyro_vae.model.subsampled import NoDrawnRows, why_scaled
 
 Site = Any  # a message of pyro.poutine: name, fn, value, log_prob, scale, mask, ...
 
@@ -219,28 +219,13 @@ def is_point(distribution: Any) -> bool:
 def _traced(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace:
     """Runs a program, whose errors keep their own words: Pyro adds a table of shapes to them."""
     try:
-        with _NoDrawnRows():
+        with NoDrawnRows():
             return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
     except (ValueError, RuntimeError) as error:
         cause = error.__cause__
         if cause is None or "Trace Shapes:" not in str(error).removeprefix(str(cause)):
             raise
         raise cause from cause.__cause__
-
-
-class _NoDrawnRows(Messenger):
-    """Refuses a plate that chooses its rows itself: they would not be those of the x that is given."""
-
-    def _pyro_sample(self, msg: Site) -> None:
-        if not site_is_subsample(msg) or msg["value"] is not None:
-            return
-        size, taken, name = msg["fn"].size, msg["fn"].subsample_size, msg["name"]
-        if taken is not None and taken < size:
-            raise ValueError(
-                f"plate {name} draws {taken} of its {size} rows by chance, and log-weights are those of the x that is "
-                f"given. Write model(x) and guide(x) on their argument, under pyro.plate({name!r}, {size}, "
-                "subsample=x), and evaluate pyro_vae.evaluation.given(program, {})"
-            )
 
 
 def _distribution(trace: poutine.Trace, name: str) -> Any:
@@ -258,30 +243,8 @@ def _total(sites: Any) -> Tensor:
 
 def _log_prob(site: Site) -> Tensor:
     if isinstance(site["scale"], Tensor) or site["scale"] != 1.0 or site["mask"] is False:
-        raise ValueError(_of_plates(site) or _of_a_weight(site))
+        raise ValueError(why_scaled(site))
     return site["log_prob"]
-
-
-def _of_plates(site: Site) -> str | None:
-    """What is wrong where the scale of a site is that of its subsampled plates, N / B, and nothing else."""
-    frames = [frame for frame in site["cond_indep_stack"] if frame.full_size not in (None, frame.size)]
-    factor = math.prod(frame.full_size / frame.size for frame in frames)
-    if not frames or isinstance(site["scale"], Tensor) or not math.isclose(site["scale"], factor):
-        return None
-    stand = " and ".join(
-        f"{frame.name} stands for {frame.full_size} data and was given {frame.size}" for frame in frames
-    )
-    return (
-        f"plate {stand}, so that each counts {factor:.4g} times (site {site['name']}), and in log p(x) once. The "
-        "factor of a subsampled plate is taken away by pyro_vae.evaluation.given(program, {})"
-    )
-
-
-def _of_a_weight(site: Site) -> str:
-    return (
-        f"site {site['name']} carries a loss weight: importance weights and log p(x) are those of the program itself. "
-        "Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights"
-    )
 
 
 def _check_same_sites(of_model: dict[str, Site], of_guide: dict[str, Site]) -> None:

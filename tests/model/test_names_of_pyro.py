@@ -63,7 +63,7 @@ def test_the_plates_that_handlers_open_have_these_names(name):
 
 def test_a_plate_asks_for_its_rows_by_a_site_of_the_subsample():
     nodes = poutine.trace(lambda: pyro.plate("data", 5, 2)).get_trace().nodes
-    assert poutine.util.site_is_subsample(nodes["data"]), WHERE.format("site_is_subsample", "model/traces.py")
+    assert poutine.util.site_is_subsample(nodes["data"]), WHERE.format("_Subsample", "model/subsampled.py")
     assert (nodes["data"]["fn"].size, nodes["data"]["fn"].subsample_size) == (5, 2)
 
 
