@@ -13,6 +13,9 @@ from pyro_vae.evaluation.baseline import ExactEstimate
 from pyro_vae.evaluation.latent.aggregate import Bracket
 from pyro_vae.model.checks import Finding, Report
 from pyro_vae.notebook_html import html_table
+from pyro_vae.report.document import Column, Document, Section
+from pyro_vae.report.document import Table as DocumentTable
+from pyro_vae.report.render.notebook import to_cell
 
 TAGS = {"table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
 
@@ -133,6 +136,18 @@ def test_chains_and_grids():
     assert grid["Monte Carlo"] == "none, a grid"
     assert grid["unreliable"] == "0 data"
     assert len(shown(pv.evaluation.bdmc(vae, 3, 3, 2, seed=0)).records) == 2
+
+
+def test_a_document_is_a_table_of_the_same_form():
+    columns = (Column(""), Column("±", right=True), Column("±", right=True))
+    document = Document("", (Section("", (DocumentTable("t", columns, [("a\x1b<b", 1, 2)], "<t>"),)),))
+    table = Table(to_cell(document))
+    assert table.rows == [["", "±", "±"], ["a <b", "1", "2"]]  # headings may be alike
+    assert table.text == {"caption": "<t>"}
+
+
+def test_what_steers_a_terminal_or_the_direction_of_writing_is_not_shown():
+    assert Table(html_table([{"": "a\x1b[31m\u202eb"}])).rows[1] == ["a [31m b"]
 
 
 def test_rows_of_unlike_headings_share_one_head():

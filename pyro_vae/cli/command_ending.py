@@ -35,14 +35,21 @@ _CALLED = {"num_levels": "levels"}  # arguments whose flags have another name
 
 
 @contextmanager
-def exit_codes(kept: str = "", arguments: Collection[str] = (), place: str = "out") -> Iterator[None]:
+def exit_codes(
+    kept: str = "", arguments: Collection[str] = (), place: str = "out", *, noted: bool = False
+) -> Iterator[None]:
     """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
 
     Args:
         kept: what an interrupted command leaves, and how to go on.
         arguments: the names of those that the command has.
         place: that of them which says where the command writes.
+        noted: whether what interrupts it carries, as a note, the command that goes on.
     """
+
+    def left(end: BaseException) -> str:
+        again = getattr(end, "__notes__", [])[-1:] if noted else []
+        return f": what was reached is kept; {again[0]} goes on" if again else kept and f": {kept}"
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -52,10 +59,10 @@ def exit_codes(kept: str = "", arguments: Collection[str] = (), place: str = "ou
         yield
     except SystemExit as end:
         if end.code in system.INTERRUPTED:
-            print(f"interrupted{kept and f': {kept}'}", file=sys.stderr)
+            print(f"interrupted{left(end)}", file=sys.stderr)
         raise
-    except BrokenPipeError:  # whoever read the output, e.g. head, has gone
-        print(f"interrupted: nobody reads the output{kept and f': {kept}'}", file=sys.stderr)
+    except BrokenPipeError as end:  # whoever read the output, e.g. head, has gone
+        print(f"interrupted: nobody reads the output{left(end)}", file=sys.stderr)
         _drop_output()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:

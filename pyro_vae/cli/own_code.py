@@ -31,6 +31,7 @@ from pyro_vae.experiment.own_members import (
     where_raised,
     without_folder,
 )
+from pyro_vae.experiment.own_sources import check_neighbours, file_of
 
 _BASES = {
     "prior": "pyro_vae.priors.Prior",
@@ -217,10 +218,12 @@ def _on_path(folder: Path) -> Iterator[None]:
 def _module_of_file(path: Path) -> ModuleType:
     """Imports a file under its own name, under which its classes can be pickled."""
     name, this = path.stem, (path, sha256(path.read_bytes()).hexdigest())
-    if _files.get(name) == this and name in sys.modules:
-        return sys.modules[name]
+    loaded = sys.modules.get(name)
+    if loaded is not None and (_files.get(name) == this or (name not in _files and file_of(loaded) == path)):
+        return loaded  # a neighbour that a file before it has imported is the same module
     if name not in _files and _is_taken(name, path):
         raise UsageError(f"{path.name} has the name of a module that Python has already: give the file another one")
+    check_neighbours(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path.name} is no file of Python: its name must end in .py")

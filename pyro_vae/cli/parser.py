@@ -25,6 +25,7 @@ _WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
 )
 _LONGEST_MESSAGE = 800
 _OWN = "place of a {} of your own, file.py:Class or module:Class"
+_AGAIN = "for several runs repeat the flag"
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
@@ -95,7 +96,13 @@ def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
     """Flags for members of the user's own that runs have, each perhaps several times."""
     for family in families:
         which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
-        parser.add_argument(f"--{family}", type=str, action="append", default=[], help=f"{which}, that a run has")
+        parser.add_argument(
+            f"--{family}",
+            type=str,
+            action="append",
+            default=[],
+            help=f"{which}, that a run has; {_AGAIN}",
+        )
 
 
 def add_flags(parser: Parser, settings: type, only: Collection[str] = ()) -> None:

@@ -28,10 +28,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--no-check",
         action="store_true",
-        help="do not hold members of your own to the contract of their family before the training begins",
+        help="do not hold members of your own to the contract of their family before the training begins, since they "
+        "were held to it; their shapes are looked at in any case",
     )
     arguments = parser.parse_args(argv)
-    with exit_codes(RESUMABLE, vars(arguments)):
+    with exit_codes(RESUMABLE, vars(arguments), noted=True):
         if arguments.resume and not arguments.out:
             raise UsageError("--resume needs to know the run: add --out FOLDER")
         if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder

@@ -13,6 +13,11 @@ from pyro_vae.data.splits import NAMES, Split
 
 _FEW = 30  # data: below them an interval that is called 95 % may cover less
 
+_STORED = {"standardized": "x is the number as stored", "counts": "x is the count as stored"}
+_SEEN = {
+    "standardized": "the program sees each in units of its spread among the training data",
+    "counts": "the program sees log(1 + x)",
+}
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
@@ -21,8 +26,7 @@ _SENTENCES = {
     "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
     "intensity, by the data seed; training and evaluation see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
-    "standardized": "x is the number as stored; the program sees each in units of its spread among the training data.",
-    "counts": "x is the count as stored; the program sees log(1 + x).",
+    **{scaling: f"{stored}; {_SEEN[scaling]}." for scaling, stored in _STORED.items()},
     "levels": "x is the level 0 ... L-1, or the count, as stored.",
     "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
     "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
@@ -74,6 +78,18 @@ def protocol(
             *_sampled(splits["valid"]),
         ],
     }
+
+
+def without_scaling(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Makes the record for a program that sees x as they are stored, and not scaled.
+
+    Example:
+        >>> card = {"scaling": "counts", "binarization": {"sentence": "..."}}
+        >>> without_scaling(card)["binarization"]["sentence"]
+        'x is the count as stored.'
+    """
+    stored = _STORED.get(protocol.get("scaling", ""))
+    return {**protocol, "binarization": {**protocol["binarization"], "sentence": f"{stored}."}} if stored else protocol
 
 
 def description(raw: Raw, splits: dict[str, Split]) -> str:

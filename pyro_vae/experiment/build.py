@@ -9,7 +9,7 @@ A class of the user's own, which the config carries, gets facts alone and argume
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
@@ -346,7 +346,7 @@ def unused(config: Config) -> list[str]:
     return [f.name for f in settings_of(Config) if f.name in known - taken and getattr(config, f.name) != f.default]
 
 
-def start(config: Config, program: Autoencoder, data: Splits) -> None:
+def start(config: Config, program: Autoencoder, data: Splits, *, tell: bool = True) -> None:
     """Prepares training: the decoder starts at the mean of the training data, and a prior may start among their codes.
 
     Scalings of columns are fitted to the training data first.
@@ -357,16 +357,19 @@ def start(config: Config, program: Autoencoder, data: Splits) -> None:
         config: the settings of the program.
         program: it is changed in place.
         data: all three splits are checked.
+        tell: whether the log says of a decoder that stays where it is.
 
     Raises:
         DataError: a datum lies outside the support of the likelihood.
     """
+    from pyro_vae.model.likelihoods import likelihood
     from pyro_vae.randomness import stream
 
     check_data(program, data)
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
-    with stream(config.seed, "start"), sentences_of(*config.own.given().values(), doing="start at the data"):
+    own, notes = config.own.given().values(), nullcontext() if tell else likelihood.unsaid()
+    with stream(config.seed, "start"), notes, sentences_of(*own, doing="start at the data"):
         program.start_at(train.expected(), train.fixed(), y)
 
 

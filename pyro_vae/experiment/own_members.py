@@ -4,15 +4,15 @@ A config names such a member by its place, "horseshoe.py:Horseshoe" or "module:H
 and none is imported here: the classes come from whoever calls. A network is two classes, "nets.py:Encoder,Decoder".
 """
 
-import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.errors import PyroVAEError, UsageError, unknown
+from pyro_vae.experiment.own_sources import sha256_of, source
 
 if TYPE_CHECKING:
     from pyro_vae.experiment.config import Config
@@ -41,7 +41,7 @@ class OwnMember:
         family: "prior", "posterior", "likelihood" or "network".
         name: as a config has it.
         classes: the class; of a network those of encoder and decoder.
-        sha256: of the source file, "" where there is none.
+        sha256: of the source file and those beside it that it imports, "" where there is none.
         typed: the place as a command line named it, with its folder; "" where none did. No file keeps it.
     """
 
@@ -53,8 +53,8 @@ class OwnMember:
 
     @classmethod
     def of(cls, family: str, name: str, *classes: Any, typed: str = "") -> "OwnMember":
-        """Makes the member of these classes, with the SHA-256 of the files that they stand in."""
-        return cls(family, name, classes, _sha256_of_sources(classes), typed)
+        """Makes the member of these classes, with the SHA-256 of their code, see `own_sources`."""
+        return cls(family, name, classes, sha256_of(classes), typed)
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,28 @@ def _as_argument(family: str, source: str, classes: str) -> str:
 
 
 def changes(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[str]:
-    """Lists, in sentences, the members whose source is not the one that was written down.
+    """Lists, in a sentence for each source, the members whose code is not the one that was written down.
 
     Args:
         recorded: what `OwnMembers.recorded` gave then.
         own: the members that are here now.
     """
-    return [
-        f"{recorded[family]['name']} has changed since it was trained (its file has another SHA-256): numbers may be "
-        "those of another program."
-        for family, member in own.given().items()
-        if family in recorded and member.sha256 and recorded[family]["sha256"] not in ("", member.sha256)
-    ]
+    changed: dict[str, list[str]] = {}
+    for family, member in own.given().items():
+        if family in recorded and member.sha256 and recorded[family]["sha256"] not in ("", member.sha256):
+            name = recorded[family]["name"]
+            changed.setdefault(name.rpartition(":")[0], []).append(name)
+    return [_has_changed(names) for names in changed.values()]
+
+
+def _has_changed(names: list[str]) -> str:
+    *others, last = names
+    since = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    trained = "they were" if others else "it was"
+    return (
+        f"{since} changed since {trained} trained (the file, or one beside it that it imports, has another SHA-256): "
+        "numbers may be those of another program."
+    )
 
 
 def arguments_of(option: str, text: str) -> dict[str, Any]:
@@ -289,7 +299,7 @@ def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str
         text: the arguments, as the config has them.
 
     Raises:
-        UsageError: it lacks an argument, or raises an error.
+        UsageError: it lacks an argument, raises an error, or leaves out the constructor of its family.
     """
     known = {**facts, **arguments_of(f"{member.family}_args", text)}
     taken = parameters(function)
@@ -297,7 +307,22 @@ def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str
         if each.default is each.empty and name not in known:
             raise _lacking(member, function, name)
     with sentences_of(member, doing=f"be built from `{member.family}_args='{text}'`" if text else "be built"):
-        return function(**{name: known[name] for name in taken if name in known})
+        made = function(**{name: known[name] for name in taken if name in known})
+    _check_initialised(member, made)
+    return made
+
+
+def _check_initialised(member: OwnMember, made: Any) -> None:
+    """Refuses a module whose constructor leaves out that of its family, on which all else rests."""
+    from torch.nn import Module  # here, since a name needs no torch
+
+    wanted = {"prior": "latent_dim", "posterior": "encoder", "likelihood": "decoder"}.get(member.family)
+    if isinstance(made, Module) and not ("_parameters" in vars(made) and (wanted is None or hasattr(made, wanted))):
+        passed = {"prior": "latent_dim", "posterior": "encoder, latent_dim", "likelihood": "decoder"}
+        raise UsageError(
+            f"{member.name} is not set up: its __init__ must begin with "
+            f"super().__init__({passed.get(member.family, '')})"
+        )
 
 
 def _lacking(member: OwnMember, function: Any, name: str) -> UsageError:
@@ -339,7 +364,7 @@ class sentences_of:  # noqa: N801 - a context manager, written as one is called
         ) from error
 
     def _files(self) -> set[str]:
-        return {file for member in self.members for kind in member.classes if (file := _source(kind))}
+        return {file for member in self.members for kind in member.classes if (file := source(kind))}
 
 
 def where_raised(error: BaseException, files: Iterable[str]) -> str:
@@ -351,19 +376,3 @@ def where_raised(error: BaseException, files: Iterable[str]) -> str:
             found = f" (line {trace.tb_lineno} of {Path(file).name})"
         trace = trace.tb_next
     return found
-
-
-def _source(kind: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsourcefile(kind) or ""
-    except (TypeError, OSError):  # of a notebook, say
-        return ""
-
-
-def _sha256_of_sources(classes: Iterable[Any]) -> str:
-    paths = sorted({source for kind in classes if (source := _source(kind))})
-    try:
-        contents = [Path(path).read_bytes() for path in paths]
-    except OSError:
-        return ""
-    return hashlib.sha256(b"".join(contents)).hexdigest() if contents else ""

@@ -77,8 +77,13 @@ NO_STEP_YET = (
     "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, "
     "and at the first parameters"
 )
+_AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")  # which are no law of their own
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
 _MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
+_SCALED = (
+    "Scale the data to about 1 (for reals pv.scaling.ColumnScale does so in a program of your own, `standardize='yes'` "
+    "in a run)"
+)
 _ORDINARY = 10.0  # size of data up to which they are not the cause
 
 
@@ -105,8 +110,7 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
             datum = int(sizes.argmax())
             place = f" at datum {datum} of the batch" if len(x) > 1 else ""
             cause = f"{broken.what}, since the data reach {size:.3g}{place}"
-            scaled = "Scale the data to about 1 (`standardize='yes'` does so for reals)"
-            cure = f"{scaled}, or give the encoder the logarithm of counts"
+            cure = f"{_SCALED}, or give the encoder the logarithm of counts"
             return Fault(where, cause, f"{cure}. {_MEND}" if broken.is_of_density else cure)
     if broken.is_of_density:
         cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"
@@ -216,9 +220,10 @@ def _not_finite(name: str, p: Any, value: Any) -> tuple[str, bool]:
 
 
 def _kind(p: Any) -> str:
-    while hasattr(p, "base_dist"):
+    while hasattr(p, "base_dist") and type(p).__name__ in _AROUND:
         p = p.base_dist
-    return type(p).__name__
+    name = type(p).__name__
+    return f"{name} of {_kind(p.base_dist)}" if name == "TransformedDistribution" else name
 
 
 def _parameters(p: Any, depth: int = 4) -> Iterator[tuple[str, Tensor]]:

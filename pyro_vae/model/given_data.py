@@ -17,6 +17,7 @@ from pyro_vae.model.open_plates import HALVES, check_in_plates, check_labels_in_
 from pyro_vae.model.program import check_tensor
 
 NO_DATA = "the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone"
+_MOST_SHOWN = 10  # numbers of a row
 _CLOSED = (constraints.interval, constraints.greater_than_eq, constraints.half_open_interval)
 
 
@@ -115,6 +116,34 @@ def check_labels(y: Tensor | None, number: int) -> None:
             f"each datum needs its label: there are {number} data and {len(y)} labels{one if len(y) == 1 else ''}"
         )
     _check_finite("y", y, 1)
+
+
+def check_one_hot(y: Tensor) -> None:
+    """Checks that each row of labels is a class: zeros and a single 1.
+
+    Args:
+        y: (N, C), of any type.
+
+    Raises:
+        DataError: a row is another one, as that of soft labels is.
+
+    Example:
+        >>> check_one_hot(torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.DataError: `y` are one-hot labels, zeros and a single 1 for each datum; row 1 is [0.5, 0.5]: ...
+    """
+    right = ((y == 0) | (y == 1)).all(1) & ((y == 1).sum(1) == 1)
+    if right.all():
+        return
+    row = int((~right).nonzero()[0])
+    values = y[row].tolist()
+    shown = ", ".join(f"{value:.4g}" for value in values[:_MOST_SHOWN]) + ", ..." * (len(values) > _MOST_SHOWN)
+    raise DataError(
+        f"`y` are one-hot labels, zeros and a single 1 for each datum; row {row} is [{shown}]: "
+        "torch.nn.functional.one_hot(labels, C).float() makes them of class numbers, and for soft labels "
+        "one_hot(y.argmax(1), C) keeps the likeliest class"
+    )
 
 
 def _check_is_labels(y: Any) -> None:

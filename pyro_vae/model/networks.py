@@ -121,9 +121,11 @@ class Network(nn.Module):
     def _cure_of_type(self, given: torch.dtype) -> str:
         if given.is_floating_point:
             return f"x.to({self.output_bias.dtype}), or move the program, e.g. vae.double()"
+        floats = "x.float()" if self.output_bias.dtype == torch.float32 else f"x.to({self.output_bias.dtype})"
         return (
-            "pass levels 0..L-1 as the data were trained on, usually as intensities x / (L - 1), which of uint8 is "
-            "x / 255. A program from pyro_vae.load does so by itself, vae.encode(x)"
+            f"{floats}. Levels 0..L-1 go as the data were trained on, "
+            "usually as intensities x / (L - 1), which of uint8 is x / 255; vae.encode(x) of a program from "
+            "pyro_vae.load does so by itself"
         )
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pyro_vae.notebook_html import clean as clean
+
 MINUS = "\N{MINUS SIGN}"  # as wide as a digit, for pictures and pages
 UNKNOWN = "n/a"
 _LONGEST = 40
@@ -132,15 +134,6 @@ def as_typed(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(as_typed, value))
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def clean(text: str) -> str:
-    r"""Puts text on one line, without characters that steer a terminal or turn the direction of writing.
-
-    >>> clean("a\x1b[31m\nb")
-    'a [31m b'
-    """
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def clipped(text: str, width: int = _LONGEST) -> str:

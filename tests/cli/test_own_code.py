@@ -1,6 +1,7 @@
 """Members of a user's own are named on the command line alone, and what is wrong with one is one sentence."""
 
 import copy
+import importlib
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pyro_vae.cli.parser import config_from, config_parser
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import is_place, without_code
+from pyro_vae.experiment.own_members import OwnMember, is_place, without_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,3 +169,48 @@ def test_errors_that_need_no_torch_load_none(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
     )
     assert told.stdout == "2 False\n"
+
+
+def test_a_changed_neighbour_changes_the_hash_whoever_imports(tmp_path, monkeypatch):
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "first_block.py").write_text("def f(): from second_block import g")
+    (tmp_path / "near" / "second_block.py").write_text("g = 1")
+    (tmp_path / "near" / "untouched.py").write_text("")
+    own_file.write(tmp_path / "near", "with_block.py", "\nfrom first_block import f\n")
+    own_file.write(tmp_path, "with_near.py", "\nfrom near import second_block\n")
+
+    def hashes():
+        places = ["near/with_block.py:Horseshoe", "with_near:Horseshoe"]
+        return [config("--prior", place).own.prior.sha256 for place in places]
+
+    before = hashes()
+    (tmp_path / "near" / "untouched.py").write_text("1")
+    assert hashes() == before
+    (tmp_path / "near" / "second_block.py").write_text("g = 2")
+    assert all(now != then for now, then in zip(hashes(), before, strict=True))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "near")
+    imported = importlib.import_module("near.with_block").Horseshoe
+    assert OwnMember.of("prior", "with_block.py:Horseshoe", imported).sha256 == hashes()[0]
+
+
+def test_neighbours_of_one_name_in_two_folders_are_refused(tmp_path):
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_block.py").write_text(f"SIDE = {folder!r}")
+        own_file.write(tmp_path / folder, f"of_{folder}.py", "\nfrom same_block import SIDE\n")
+    config("--prior", "left/of_left.py:Horseshoe")
+    said = sentence("--prior", "right/of_right.py:Horseshoe")
+    assert all(str(tmp_path / folder / "same_block.py") in said for folder in ("left", "right"))
+    assert "rename one" in said
+    (tmp_path / "right" / "same_block.py").rename(tmp_path / "right" / "right_block.py")
+    own_file.write(tmp_path / "right", "of_right.py", "\nfrom right_block import SIDE\n")
+    config("--prior", "right/of_right.py:Horseshoe")
+
+
+def test_a_file_that_another_one_has_imported_is_a_place_too(tmp_path):
+    own_file.write(tmp_path, "as_neighbour.py")
+    (tmp_path / "first_place.py").write_text("from as_neighbour import Horseshoe\nclass Mine(Horseshoe): pass\n")
+    line = ["--prior", "first_place.py:Mine", "--likelihood", "as_neighbour.py:Cauchy"]
+    assert config(*line).own.likelihood.classes[0].__module__ == "as_neighbour"

@@ -25,7 +25,7 @@ INNER = re.compile(
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data|program_and_data)"
     r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program)"
     r"|pyro_vae\.experiment\.score\..*"
-    r"|pyro_vae\.experiment\.protocol_card|pyro_vae\.cli\..*"
+    r"|pyro_vae\.experiment\.(protocol_card|own_sources)|pyro_vae\.cli\..*"
 )
 # Whose docstring or some of whose names are shown:
 PARTS = {

@@ -234,3 +234,57 @@ def test_a_constructor_that_passes_on_takes_what_its_parents_take():
 
     assert list(parameters(Child)) == ["latent_dim", "scale", "df", "power"]
     assert build.vae(small(prior_args='{"scale": 5}', **own(prior=Child)), IMAGE).prior.width == 5
+
+
+def test_members_of_one_source_are_named_in_one_warning():
+    own = OwnMembers(
+        prior=OwnMember("prior", "mine.py:A", (Scaled,), "b"),
+        likelihood=OwnMember("likelihood", "mine.py:B", (Plain,), "b"),
+        posterior=OwnMember("posterior", "other.py:C", (Plain,), "b"),
+    )
+    recorded = {family: {**each, "sha256": "a"} for family, each in own.recorded().items()}
+    said = changes(recorded, own)
+    assert [sentence.partition(" (")[0] for sentence in said] == [
+        "mine.py:A and mine.py:B have changed since they were trained",
+        "other.py:C has changed since it was trained",
+    ]
+
+
+class NoPrior(pv.priors.Prior):
+    def __init__(self, latent_dim): ...
+
+
+class HalfPrior(pv.priors.Prior):
+    def __init__(self, latent_dim):
+        nn.Module.__init__(self)
+
+
+class NoPosterior(pv.posteriors.Posterior):
+    encoder_shape = pv.posteriors.DiagonalNormal.encoder_shape
+
+    def __init__(self): ...
+
+
+class NoLikelihood(pv.likelihoods.Likelihood):
+    def __init__(self): ...
+
+
+class NoNetwork(nn.Module):
+    def __init__(self): ...
+
+
+@pytest.mark.parametrize(
+    ("classes", "call"),
+    [
+        ({"prior": NoPrior}, r"super().__init__(latent_dim)"),
+        ({"prior": HalfPrior}, r"super().__init__(latent_dim)"),
+        ({"posterior": NoPosterior}, r"super().__init__(encoder, latent_dim)"),
+        ({"likelihood": NoLikelihood}, r"super().__init__(decoder)"),
+        ({"network": (NoNetwork, NoNetwork)}, r"super().__init__()"),
+    ],
+    ids=str,
+)
+def test_a_constructor_that_leaves_out_that_of_its_family_is_told_so(classes, call):
+    with pytest.raises(UsageError) as refused:
+        build.vae(small(**own(**classes)), IMAGE)
+    assert str(refused.value).endswith(f"is not set up: its __init__ must begin with {call}")

@@ -21,6 +21,7 @@ from exact import binary_data, small_vae
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from scripted import exit_code
 from torch import nn
+from torch.distributions.transforms import ExpTransform
 
 import pyro_vae as pv
 from pyro_vae.data import Split, Splits
@@ -388,6 +389,35 @@ def test_the_datum_is_named_where_a_density_is_not_finite_in_validation(far):
     fault = fault_on_data(vae, 5, x)
     assert ("site z of the model, datum 7)" in fault.where) == far == ("is -inf at (" in fault.cause)
     assert (fault == NO_SITE) != far
+
+
+class Skewed(pv.priors.Prior):
+    """A Gumbel, which is a transformed Uniform."""
+
+    def forward(self, y=None):
+        return dist.Gumbel(self.loc, self.scale).to_event(1)
+
+
+class Bent(pv.priors.Prior):
+    """A transformed law without a name, whose density is not finite below -88."""
+
+    def forward(self, y=None):
+        law = dist.TransformedDistribution(dist.Exponential(torch.ones(2)), [ExpTransform().inv, ExpTransform()])
+        return law.to_event(1)
+
+
+@pytest.mark.parametrize(("prior", "name"), [(Skewed, "Gumbel"), (Bent, "TransformedDistribution of Exponential")])
+def test_the_distribution_is_named_and_not_its_base(prior, name):
+    vae = counting(prior(2))
+    with torch.no_grad():
+        vae.posterior.encoder.bias[:2] = -1000.0
+    assert f"log p of site z ({name}) is " in fault_on_data(vae, 2, torch.zeros(3, 4)).cause
+
+
+def test_data_are_scaled_by_what_a_program_of_ones_own_and_a_run_have():
+    fault = fault_on_data(counting(pv.priors.StandardNormal(2)), 2, torch.full((1, 4), 1e9))
+    assert "pv.scaling.ColumnScale does so in a program of your own, `standardize='yes'` in a run" in fault.cure
+    assert pv.scaling.ColumnScale
 
 
 def test_data_that_are_refused_when_cut_are_not_the_cause():

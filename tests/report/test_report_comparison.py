@@ -134,6 +134,19 @@ def test_it_says_what_the_errors_leave_out():
         assert absent not in text
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(", +6", "+6 in a name: 6 more settings differ,"), (", +1", "+1 in a name: one more setting differs,"), ("", "")],
+)
+def test_settings_that_a_name_has_no_room_for_are_said_to_be_in_their_table(more, told):
+    found = comparison(
+        group(f"prior=vamp{more}", [-22.1], prior="vamp"),
+        group(f"prior=standard{more}", [-22.4], -0.3, prior="standard"),
+    )
+    assert ("in a name" in flat(to_text(found))) == bool(told)
+    assert f"{told} for which it has no room; the table of settings lists them all." in flat(to_text(found)) or not told
+
+
 def test_one_run_of_a_kind_is_said_to_tell_nothing_of_its_seed():
     text = flat(to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.05))))
     assert "owes to its training seed is not known" in text

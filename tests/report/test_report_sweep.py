@@ -127,6 +127,14 @@ def test_the_text_fits_a_terminal_says_how_it_was_chosen_and_shows_the_test_apar
         assert words in flat(text)
 
 
+def test_scales_of_many_columns_are_words():
+    scales = {"floor": {"max": 0.06412345, "median": 0.02}, "sigma": 0.5, "learned": "one number"}
+    test = {"test": {"elbo": worth(-1.0), "log_likelihood": worth(-1.0)}, "likelihood": scales}
+    text = flat(to_text(found({"a": {}}, [run("a", 0, -1.0)], [ranking.reported(run("a", 0, 0), test)])))
+    assert "Likelihood: seed 0 floor (max 0.064123, median 0.02); seed 0 sigma 0.5; seed 0 learned one number." in text
+    assert "{" not in text
+
+
 def worth(mean, **more):
     return {"mean": mean, "standard_error": 0.2, "monte_carlo_error": 0.01, "num_samples": 50, "num_data": 360, **more}
 

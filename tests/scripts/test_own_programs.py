@@ -10,12 +10,20 @@ from pathlib import Path
 import fenced
 import own_file
 import pytest
-from cases import all_but
+from cases import all_but, thorough
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
+from pyro_vae.cli import own_code
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import open_run
+from pyro_vae.experiment.share.sharing import share
+from pyro_vae.experiment.train import training
+from pyro_vae.inference import ALONE
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--test-samples", "20", "--elbo-samples", "5", "--epochs", "5"]
@@ -186,3 +194,92 @@ def test_the_commands_of_the_page_do_what_they_say_with_its_file(tmp_path):
         _, name, *arguments = shlex.split(line)
         few = {"train_svi": SMALL, "evaluate": ["--num-samples", "5", "--elbo-samples", "5", "--annealed-data", "0"]}
         assert script(Path(name).stem, *arguments, *few.get(Path(name).stem, ["--only", "samples"])) == 0
+
+
+BAD_SHAPES = """
+
+class Unbound(Horseshoe):
+    def forward(self, y=None):
+        return dist.Normal(self.loc, self.scale)
+
+
+class UnboundPosterior(LaplacePosterior):
+    def forward(self, x, y=None):
+        return super().forward(x, y).base_dist
+
+
+class UnboundCauchy(Cauchy):
+    def forward(self, z, y=None):
+        return super().forward(z, y).base_dist
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--prior", "shapes.py:Unbound"], "end it in .to_event(1)"),
+        *thorough(
+            (["--posterior", "shapes.py:UnboundPosterior"], "end it in .to_event(1)"),
+            (["--likelihood", "shapes.py:UnboundCauchy", "--likelihood-args", '{"gamma": 1}'], "p(x|z) is over"),
+            (["--network", "shapes.py:Encoder,Flat"], "Flat"),
+        ),
+    ],
+)
+def test_shapes_are_looked_at_without_the_contract_too(line, words, capsys, tmp_path):
+    own_file.write(tmp_path, "shapes.py", BAD_SHAPES)
+    assert train("--out", "shapes", "--no-check", *line) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert words in said
+    assert not Path("shapes").exists()
+
+
+def test_a_wrong_member_at_a_resumption_is_answered_with_the_runs_own():
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(Config(prior="horseshoe.py:Horseshoe").to_dict()))
+    wanted = Config(prior="horseshoe.py:Uncorrected")
+    with pytest.raises(UsageError, match=r"not horseshoe\.py:Uncorrected: pass `prior=horseshoe\.py:Horseshoe`"):
+        config_for_resume(Path("run"), wanted, {"prior"})
+    with pytest.raises(UsageError, match="leave `lr` out"):
+        config_for_resume(Path("run"), Config(lr=0.5), {"lr"})
+
+
+@pytest.mark.thorough
+def test_what_is_passed_for_a_run_is_the_class_of_its_name(caplog, tmp_path):
+    (tmp_path / "w.pt").write_text("")
+    own_file.write(
+        tmp_path,
+        more="\n\nclass Weighted(Horseshoe):\n    def __init__(self, latent_dim, weights):\n"
+        "        super().__init__(latent_dim)\n\nAlias = Weighted\n",
+    )
+    weights = str(tmp_path / "w.pt")
+    given = ["--prior", "horseshoe.py:Alias", "--prior-args", json.dumps({"weights": weights})]
+    assert train("--out", "run", *given, "--network", "horseshoe.py:Encoder,decoder") == 0
+    assert caplog.text.count("training starts where the decoder is") == 1
+    again = cut(tmp_path / "run", tmp_path / "again")
+    assert script("train_svi", "--out", again, "--resume", *given[:2], *NETWORK) == 0
+    assert caplog.text.count("training starts where the decoder is") == 1
+    own = runpy.run_path("horseshoe.py")
+    networks = own["Encoder"], own["decoder"]
+    with pytest.raises(
+        UsageError, match=r"trained with Alias of 'horseshoe\.py', and Horseshoe is another class: pass"
+    ):
+        pv.load("run", prior=own["Horseshoe"], network=networks)
+    with pytest.raises(UsageError, match="is a place, as commands take it: import the class"):
+        pv.load("run", prior="horseshoe.py:Alias", network=networks)
+    with pytest.raises(UsageError, match="and decoder is another class"):
+        pv.load("run", prior=own["Weighted"](2, weights), network=(own["decoder"], own["Encoder"]))
+    module = own_code.member(own_code.place("prior", "horseshoe.py:Alias")).classes[0]
+    assert type(pv.load("run", prior=module, network=networks).prior) is module
+    with pytest.warns(UserWarning, match="the shared files hold .*w.pt', the argument weights of `prior_args`"):
+        share("run", "shared", prior=module, network=networks)
+
+
+def test_an_interrupted_run_says_the_very_command_that_goes_on(capsys):
+    run = Run(Path("runs/a"), Config(prior="horseshoe.py:Horseshoe"))
+    told = training._told_how_to_go_on(run, ALONE, no_test=True)
+    with pytest.raises(SystemExit) as left, exit_codes("all else", noted=True), told:
+        raise SystemExit(130)
+    assert left.value.code == 130
+    again = "python scripts/train_svi.py --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
+    assert capsys.readouterr().err == f"interrupted: what was reached is kept; {again} goes on\n"

@@ -196,7 +196,7 @@ def test_a_signal_ends_a_process_with_its_code_and_without_a_traceback(tmp_path,
     assert process.returncode == code
     assert err == (
         "interrupted: keeping this step; a second signal ends at once\n"
-        "interrupted: what was reached is kept; --out FOLDER --resume goes on\n"
+        "interrupted: what was reached is kept; python scripts/train_svi.py --out cut --resume goes on\n"
     )
     assert read(tmp_path / "cut", "run.json")["status"] == "interrupted"
     assert next(pv.load(tmp_path / "cut").parameters()).isfinite().all()

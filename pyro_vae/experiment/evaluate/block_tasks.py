@@ -126,15 +126,14 @@ def _simulated(subject: Subject, block: Block) -> Part:
 def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
     """Draws labels for simulated data, as frequent as among the training data, or else the test data."""
     draws, labelled = generator(seed, "labels"), subject.train or subject.test
-    return labelled.y(torch.randint(len(labelled), (subject.plan.annealed_data,), generator=draws)[index])
+    return labelled.y(torch.randint(len(labelled), (len(subject.chosen),), generator=draws)[index])
 
 
 def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
-    """Which numbers of simulated data are observed: as among the test data that are annealed, in turn."""
+    """Which numbers of simulated data are observed: as among the test data that are annealed."""
     if not getattr(subject.trained.vae, "missing", False):
         return None
-    order = subject.chosen[block.positions % len(subject.chosen)]
-    wanted, back = order.unique(return_inverse=True)  # readers take ascending positions
+    wanted, back = subject.chosen[block.positions].unique(return_inverse=True)  # readers take ascending positions
     return ~torch.cat([x for x, _ in subject.test.pieces([wanted])])[back].isnan()
 
 
@@ -250,7 +249,7 @@ TASKS = {
         _simulated,
         "annealing {size} data simulated from the model, in both directions",
         _is_annealed,
-        lambda s: (None, torch.arange(s.plan.annealed_data)),
+        lambda s: (None, torch.arange(len(s.chosen))),
     ),
     "gaps": Task(_guides, "the guide refined for {size} test data", _is_annealed, _of_chosen),
     "training": Task(

@@ -42,7 +42,7 @@ class Plan:
     )
     annealed_data: int = flag(
         100,
-        "test data, and simulated ones, that are annealed, and test data whose guide is refined; 0 is none",
+        "test data, and as many simulated ones, that are annealed, and test data whose guide is refined; 0 is none",
         least=0,
     )
     num_temperatures: int = flag(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.data import Form, Split, Splits
+from pyro_vae.data.protocol import without_scaling
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
@@ -19,6 +20,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.model.given_data import check_one_hot
 from pyro_vae.model.program import check_tensor
 from pyro_vae.model.scaling import Scaling
 
@@ -52,7 +54,7 @@ class GivenProgram(ProgramAndData):
 
     Raises:
         UsageError: there is no model, no guide, or no test data; or labels or records are of another form.
-        DataError: data outside the support.
+        DataError: data outside the support, or a row of y without a single 1 among zeros.
         ValueError: model and guide do not fit each other.
     """
 
@@ -207,13 +209,14 @@ def _split_of(x: Tensor, y: Tensor | None) -> Split:
     check_tensor(x)
     if y is None:
         return AsGiven("test", x, None, None, "none", 0)
-    if not isinstance(y, Tensor) or y.shape[:-1] != x.shape[:1] or not torch.equal(y.sum(1), torch.ones_like(y[:, 0])):
+    if not isinstance(y, Tensor) or y.shape[:-1] != x.shape[:1]:
         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise UsageError(
             f"`y` are one-hot labels ({len(x)}, C) of {len(x)} data; got {shape}: "
             "torch.nn.functional.one_hot(labels, C).float()"
         )
-    return AsGiven("test", x, y.argmax(1).cpu(), None, "none", 0)
+    check_one_hot(y)
+    return AsGiven("test", x, (y == 1).int().argmax(1).cpu(), None, "none", 0)
 
 
 def _card_of(x: Tensor, split: Split, num_classes: int) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def _card_of(x: Tensor, split: Split, num_classes: int) -> dict[str, Any]:
     ends = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 1.0)
     return {
         "name": "a tensor",
-        "sha256": files.sha256(x.detach().cpu().contiguous().numpy().tobytes()),
+        "sha256": files.sha256(_bytes(x) + (b"" if split.labels is None else _bytes(split.labels))),
         "shape": list(x.shape[1:]),
         "num_levels": None,
         "num_classes": num_classes,
@@ -231,13 +234,14 @@ def _card_of(x: Tensor, split: Split, num_classes: int) -> dict[str, Any]:
     }
 
 
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().numpy().tobytes()
+
+
 def _true_card(vae: Any, data: Splits) -> Mapping[str, Any]:
     """The protocol of the data, without what it says of networks that scale x, where these do not."""
     modules = vae.modules() if isinstance(vae, nn.Module) else ()
-    if data.scaling == "as_stored" or any(isinstance(module, Scaling) for module in modules):
-        return data.protocol
-    drawn = data.protocol["binarization"]
-    return {**data.protocol, "binarization": {**drawn, "sentence": f"{drawn['sentence'].partition(';')[0]}."}}
+    return data.protocol if any(isinstance(module, Scaling) for module in modules) else without_scaling(data.protocol)
 
 
 def _tensors(vae: Any) -> Iterator[Tensor]:

@@ -38,6 +38,10 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 PICTURE_DIM = 2
+NOT_REFINED = (
+    "for them the guide is fitted to single data, which is done where its one latent site is a "
+    "Normal(loc, scale).to_event(1), as that of DiagonalNormal"
+)
 NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
@@ -110,8 +114,12 @@ class Look(Subject):
         try:
             return ask()
         except ValueError as error:
-            self.report.setdefault("left_out", {})[name] = str(error)
+            self.leave_out(name, str(error))
             return None
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Says why something is left out."""
+        self.report.setdefault("left_out", {})[name] = reason
 
 
 def evaluate(
@@ -190,6 +198,8 @@ def _baselines(look: Look) -> None:
 
 def _classes(look: Look) -> dict[str, Any] | None:
     data, labels = look.trained.data, look.test.labels
+    if data is None and labels is not None and not look.is_autoencoder:
+        look.leave_out("classes", NO_TRAINING)
     if data is None or labels is None or not block_tasks.TASKS["classes"].applies(look):
         return None
     columns = {name: column.T for name, column in look.part("classes").items()}
@@ -308,7 +318,7 @@ def _simulated(look: Look) -> None:
     part = look.part("simulated")
     bounds = evaluation.BidirectionalEstimate(part["forward"], part["reverse"], torch.empty(0))
     look.report["simulated"] = {
-        "num_data": look.plan.annealed_data,
+        "num_data": len(look.chosen),
         **{name: estimate.to_dict() for name, estimate in part.items()},
         "gap": bounds.gap,
         "gap_error": bounds.gap_error,
@@ -317,7 +327,9 @@ def _simulated(look: Look) -> None:
 
 def _gaps(look: Look) -> None:
     gaps: dict[str, Any] = {}
-    if look.train is not None:
+    if look.train is None:
+        look.leave_out("train - test", NO_TRAINING)
+    else:
         seen = look.part("training")["elbo"]
         gaps["train_test"] = evaluation.train_test_gap(seen, look.terms.elbo).to_dict()
     if look.reference is not None:
@@ -325,6 +337,8 @@ def _gaps(look: Look) -> None:
         part = look.part("gaps")
         guides = ELBOs(part["elbo"], part.get("refined"), part.get("amortisation"))
         gaps |= budget(reference, guides, label).to_dict()
+        if guides.refined is None:
+            look.leave_out("approximation and amortisation gap", NOT_REFINED)
     if gaps:
         look.report["gaps"] = gaps
 

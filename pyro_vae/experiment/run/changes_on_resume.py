@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.own_members import FAMILIES, is_place
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run, saved_config
 
@@ -46,10 +47,11 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
     """
     saved = saved_config(folder)
     if refused := _refused(saved, wanted, given):
-        name = refused[0]
+        name, before = refused[0], getattr(saved, refused[0])
+        cure = f"pass `{name}={before}`" if name in FAMILIES and is_place(before) else f"leave `{name}` out"
         raise UsageError(
-            f"{folder} was started with {name}={getattr(saved, name)}, not {getattr(wanted, name)}: leave `{name}` "
-            "out, or start another run with another `folder`"
+            f"{folder} was started with {name}={before}, not {getattr(wanted, name)}: {cure}, or start another run "
+            "with another `folder`"
         )
     return replace(saved, own=wanted.own, **{name: getattr(wanted, name) for name in given})
 

@@ -5,6 +5,7 @@ No code is read from a file. What `build` can name is built, and a user's own me
 
 import copy
 import inspect
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pyro_vae.data import Form
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, changes
+from pyro_vae.experiment.own_members import FAMILIES, OwnMember, OwnMembers, changes, is_place
 from pyro_vae.experiment.run import checkpoint, raw_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.model.autoencoder import Autoencoder
@@ -62,7 +63,8 @@ def with_members(
         The checkpoint, and those of the overrides that are no classes.
 
     Raises:
-        UsageError: a class is given for a member that is not built from one.
+        UsageError: a class is given for a member that is not built from one, or one of another name than the run's, or
+            its place.
     """
     config = saved.config
     named = [member for member in own if member.name == getattr(config, member.family)]
@@ -73,8 +75,15 @@ def with_members(
     for name, override in overrides.items():
         classes = override if isinstance(override, tuple) else (override,)
         are_classes = name == "network" or inspect.isclass(override)
+        if name != "device" and any(isinstance(each, str) for each in classes):
+            raise UsageError(
+                f"`{name}={override!r}` is a place, as commands take it: import the class from there, and "
+                "pass the class itself"
+            )
         if name == "network" and len(classes) != 2:
             raise UsageError("`network` must be two classes, of the encoder and of the decoder")
+        if name in FAMILIES and are_classes:
+            _check_name(name, getattr(config, name), classes)
         if name in FAMILIES:
             kinds = classes if are_classes else (type(override),)
             found[name] = OwnMember.of(name, getattr(config, name), *kinds)
@@ -87,6 +96,21 @@ def with_members(
     for sentence in changes(saved.own, config.own):
         warnings.warn(sentence, stacklevel=3)
     return replace(saved, config=config), kept
+
+
+def _check_name(family: str, named: str, classes: tuple[Any, ...]) -> None:
+    """Refuses classes of another name than the run's, as a command does."""
+    if not is_place(named):
+        return
+    source, _, wanted = named.rpartition(":")
+    for kind, name in zip(classes, wanted.split(","), strict=True):
+        own = getattr(kind, "__name__", name)
+        if own != name and getattr(sys.modules.get(kind.__module__), name, None) is not kind:
+            passed = f"({', '.join(wanted.split(','))})" if "," in wanted else wanted
+            raise UsageError(
+                f"`{family}`: the run was trained with {name} of {source!r}, and {own} is another class: pass "
+                f"`{family}={passed}` of {source!r}"
+            )
 
 
 def warn(complaints: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ of it anew. It is checked as the manifest of a checkpoint is, see `manifest`.
 import contextlib
 import io
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FACTS, OwnMember, is_place, without_folder
+from pyro_vae.experiment.own_members import FACTS, OwnMember, arguments_of, is_place, without_folder
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
@@ -111,7 +112,8 @@ def share(
 ) -> Path:
     """Writes the program of a run, at its best epoch, as a folder for others; `pyro_vae.load` reads it.
 
-    Settings that say where something lies on this machine are left out, folders in command lines too.
+    Settings that say where something lies on this machine are left out, folders in command lines too. Arguments of
+    members of your own stay, for their classes need them; a warning names those that are paths.
 
     Args:
         run: the folder of a trained run.
@@ -144,6 +146,8 @@ def share(
     tensors = {key: tensor.contiguous() for key, tensor in trained.tensors().items()}
     content = save_tensors(tensors, metadata={"format": "pt"})
     intake = raw_data.intake_of_run(run, trained.config, trained.form, trained.intake)
+    for sentence in _places_on_this_machine(trained.config):
+        warnings.warn(sentence, stacklevel=2)
     described = manifest_file.sealed(_body(trained, program, content, intake))
     shown = {picture: _picture(run / picture) for picture in PICTURES if pictures and (run / picture).is_file()}
     contents = {CONFIG: described, TENSORS: content, **shown}
@@ -209,6 +213,21 @@ def _portable(config: Config) -> Config:
     return replace(
         config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
     )
+
+
+def _places_on_this_machine(config: Config) -> list[str]:
+    """Names, in sentences, the arguments of members that say where something lies: their classes need them as is."""
+    told = []
+    for family in FACTS:
+        option = f"{family}_args"
+        for name, value in arguments_of(option, getattr(config, option)).items():
+            words = value if isinstance(value, list) else [value]
+            if there := [word for word in words if isinstance(word, str) and _is_elsewhere(word)]:
+                told.append(
+                    f"the shared files hold {', '.join(map(repr, there))}, the argument {name} of `{option}`: a place "
+                    "on this machine, which others do not have and can read."
+                )
+    return told
 
 
 def _members(program: Program) -> dict[str, str]:
@@ -361,5 +380,9 @@ def _without_folder(word: str) -> str:
     flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
     if (source := value.rpartition(":")[0]).endswith(".py"):  # the place of a member of the user's own
         return f"{flag}{equals}{without_folder(value)}" if Path(source).name else word
-    is_elsewhere = value.startswith(("/", "~", "..")) or (len(value) > 2 and value[1:3] in (":\\", ":/"))
-    return f"{flag}{equals}{value.replace(chr(92), '/').rstrip('/').rpartition('/')[2] if is_elsewhere else value}"
+    name = value.replace(chr(92), "/").rstrip("/").rpartition("/")[2]
+    return f"{flag}{equals}{name if _is_elsewhere(value) else value}"
+
+
+def _is_elsewhere(word: str) -> bool:
+    return word.startswith(("/", "~", "..")) or (len(word) > 2 and word[1:3] in (":\\", ":/"))

@@ -106,7 +106,7 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
                 facts[choices] = data.form, data.protocol
                 if begins and config.own.given():
                     program = build.vae(config, *data.form)
-                    build.start(config, program, data)
+                    build.start(config, program, data, tell=False)
                     member_checks.check(config, program, data)
             form, protocol = facts[choices]
             build.svi(config, build.vae(config, *form))

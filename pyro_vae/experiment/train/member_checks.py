@@ -20,7 +20,7 @@ from pyro_vae.randomness import stream
 _DATA = 4
 
 
-def check(config: Config, program: Autoencoder, data: Splits) -> None:
+def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool = True) -> None:
     """Checks every member of a program that is a class of the user's own, by the contract of its family.
 
     Networks have no contract: what they give for a few data must have the shape that their member asks for.
@@ -29,9 +29,10 @@ def check(config: Config, program: Autoencoder, data: Splits) -> None:
         config: the settings, which carry the classes.
         program: it stays as it is.
         data: of which a few are looked at.
+        contract: False leaves out what takes a while, and goes through the program once, for its shapes.
 
     Raises:
-        UsageError: a member fails; its table has been printed.
+        UsageError: a member fails; its table has been printed, where it fails the contract.
     """
     own = config.own
     if not own.given():
@@ -42,7 +43,9 @@ def check(config: Config, program: Autoencoder, data: Splits) -> None:
     with stream(config.seed, "checks", device=x.device), undisturbed(program), torch.no_grad():
         with sentences_of(*own.given().values(), doing="take data"):
             _pass_through(config, program, x, y)
-        called = list(_calls(config, program, x, y))
+            if not contract:
+                _check_shapes(config, program, x, y)
+        called = list(_calls(config, program, x, y)) if contract else []
     for family, report in called:
         if report.failed:
             print(report, file=sys.stderr)
@@ -61,6 +64,26 @@ def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | N
         raise UsageError(
             f"p(x|z) is over data of shape {event}, and these have shape {tuple(x.shape[1:])}: mend {named}"
         )
+
+
+def _check_shapes(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> None:
+    """Calls every density of the user's own once, and compares shapes."""
+    own, z = config.own, program.from_guide(x, 1, y)[0]
+    called: list[tuple[str, Any, Any]] = []
+    if own.prior is not None:
+        called.append((own.prior.name, program.prior, program.prior(y)))
+    if own.posterior is not None:
+        named = own.posterior.name
+        called.extend((named, each, each(*given)) for each, *given in _posteriors(program, x, z, y))
+    for name, member, found in called:
+        event, wanted = tuple(found.event_shape), (member.latent_dim,)
+        if event != wanted:
+            raise UsageError(
+                f"{name} gives a distribution over z of event shape {event}, and not {wanted}: end it in .to_event(1)"
+            )
+        found.log_prob(found.sample())
+    if own.likelihood is not None:
+        program.likelihood(z, y).log_prob(x)
 
 
 def _calls(config: Config, program: Autoencoder, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Report]]:

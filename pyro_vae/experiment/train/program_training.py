@@ -92,7 +92,7 @@ def train(
     quiet: bool = False,
     **settings: Any,
 ) -> Trained:
-    """Trains a program and gives it the parameters of its best epoch: what `pyro-vae train` does, without a run.
+    """Trains a program and gives it the parameters of its best epoch: what scripts/train_svi.py does, without a run.
 
     Data outside the support of p(x|z) are refused first, with their row. Then the decoder starts at the mean of the
     training data, and a prior among their codes, where the program can (`Autoencoder.start_at`). The loop is that of

@@ -58,7 +58,8 @@ def start_or_resume(
         resume: whether the folder may hold a run.
         tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
-        check: whether members of the user's own are held to their contract before a training begins.
+        check: whether members of the user's own are held to their contract before a training begins; their shapes
+            are looked at in any case.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -93,7 +94,8 @@ def train(
         tensorboard: whether the training is written for TensorBoard too.
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
-        check: whether members of the user's own are held to their contract before a training begins.
+        check: whether members of the user's own are held to their contract before a training begins; their shapes
+            are looked at in any case.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -110,9 +112,10 @@ def _train(
     """Trains what was decided, in the processes that train together; all except the first leave before the report."""
     config = decision.config
     begins = decision.folder is None or not Run(decision.folder, config).exists()
-    data, vae, svi = _built(config, world, check=check and begins)
+    data, vae, svi = _built(config, world, begins=begins, check=check)
     run = Run(decision.folder or _new_folder(config, world), config)
-    with _alone(run, world, decision.mark):
+    more = {**({"tensorboard": True} if tensorboard else {}), **({} if test else {"no_test": True})}
+    with _told_how_to_go_on(run, world, **more), _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
@@ -125,14 +128,25 @@ def _train(
     return run
 
 
-def _built(config: Config, world: World, *, check: bool) -> tuple[Splits, Autoencoder, SVI]:
-    """Builds data, program and step; checks members of the user's own, where that is wanted."""
+@contextmanager
+def _told_how_to_go_on(run: Run, world: World, **more: bool) -> Iterator[None]:
+    """Notes, at an interruption, the command that goes on."""
+    try:
+        yield
+    except (SystemExit, BrokenPipeError) as end:
+        places = places_of(run.config)
+        end.add_note(command_line("train", processes=world.size, **places, out=run.path, resume=True, **more))
+        raise
+
+
+def _built(config: Config, world: World, *, begins: bool, check: bool) -> tuple[Splits, Autoencoder, SVI]:
+    """Builds data, program and step; members of the user's own are looked at where a training begins."""
     data = world.in_turn(lambda: build.data(config))
     with world.together():
         vae = build.vae(config, *data.form)
-        build.start(config, vae, data)
-        if check and world.first:
-            member_checks.check(config, vae, data)
+        build.start(config, vae, data, tell=begins)
+        if begins and world.first:
+            member_checks.check(config, vae, data, contract=check)
         svi = build.svi(config, vae)
     if world.size > 1:
         if config.compile != "no":

@@ -1,7 +1,8 @@
 """Likelihood, the base class of p(x|z), and what its members share."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,6 +17,20 @@ from pyro_vae.model.distributions.missing import inside, observed_numbers
 from pyro_vae.model.folding import folded
 
 _logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Keeps back, inside, the note that a decoder stays where it is: of a program whose training does not begin."""
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    _logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        _logger.removeFilter(nothing)
 
 
 class Likelihood(nn.Module):

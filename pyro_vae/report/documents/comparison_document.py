@@ -161,7 +161,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if differences:
         notes += _difference_notes(differences, reference)
     notes += _joint_notes(groups)
-    return [*notes, *_seed_notes(groups)]
+    return [*notes, *_seed_notes(groups), *_name_notes(groups)]
 
 
 def _bound_note(comparison: Comparison) -> str:
@@ -241,6 +241,12 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 # For other programs.
+
+
+def _name_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if more := [found[1] for group in groups if (found := re.search(r", \+(\d+)$", group["label"]))]:
+        settings = "one more setting differs" if more[0] == "1" else f"{more[0]} more settings differ"
+        yield f"+{more[0]} in a name: {settings}, for which it has no room; the table of settings lists them all."
 
 
 def comparison_rows(comparison: Comparison) -> Table:

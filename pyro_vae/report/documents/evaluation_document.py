@@ -251,11 +251,12 @@ def protocol_card(report: Report) -> Table:
 
 def _worst(report: Report) -> Table:
     worst = report.get("khat", {}).get("worst", ())
-    heads = (*_who(worst), "label", "k-hat", "effective draws", "bound on log p")
+    labels = ["label"] if any(row.get("label") is not None for row in worst) else []
+    heads = (*_who(worst), *labels, "k-hat", "effective draws", "bound on log p")
     rows = [
         (
             *(row[key] for key in _who(worst).values()),
-            class_name(report, row.get("label")),
+            *(class_name(report, row.get(label)) for label in labels),
             number(row["khat"], 2),
             number(row["ess"], 0),
             number(row["log_likelihood"]),
@@ -333,7 +334,7 @@ def _posterior(report: Report) -> Iterator[tuple[str, str]]:
 
 def _run(report: Report) -> Iterator[tuple[str, str]]:
     run = report.get("run", {})
-    for key, label in (("evaluated", "evaluated"), ("git", "git commit"), ("num_parameters", "parameters")):
+    for key, label in (("evaluated", "evaluated"), ("git", "pyro_vae commit"), ("num_parameters", "parameters")):
         if run.get(key) is not None:
             yield label, f"{run[key]:,}" if isinstance(run[key], int) else str(run[key])
     for part, label in _MEMBERS.items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pyro_vae.report.cells import clipped, nats
+from pyro_vae.report.cells import clipped, nats, plain
 from pyro_vae.report.document import Document, Notes, Section, Table
 
 PARTS = ("elbo", "rate", "distortion")  # of the validation data
@@ -72,8 +72,13 @@ def _mean_rows(over_seeds: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[An
 
 def _scales(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     scales = [(test["seed"], name, value) for test in tests for name, value in test.get("likelihood", {}).items()]
-    if words := [f"seed {seed} {name} {_short(value)}" for seed, name, value in scales]:
+    if words := [f"seed {seed} {name} {_scale(value)}" for seed, name, value in scales]:
         yield f"Likelihood: {'; '.join(words)}."
+
+
+def _scale(value: Any) -> str:
+    words = plain(value, 5)
+    return f"({words})" if isinstance(value, Mapping) else words
 
 
 def sweep_rows(sweep: Sweep) -> Table:

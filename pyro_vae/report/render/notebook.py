@@ -1,9 +1,6 @@
-"""Writes a document as a piece of HTML for the cell of a notebook: its tables and notes, in its own style."""
+"""Writes a document as a piece of HTML for the cell of a notebook: its tables and notes."""
 
-from html import escape
-from typing import Any
-
-from pyro_vae.report.cells import clean
+from pyro_vae.notebook_html import in_html, table_of_cells
 from pyro_vae.report.document import Caution, Document, Notes, Table
 
 
@@ -19,32 +16,14 @@ def to_cell(document: Document, more: str = "") -> str:
         <h4>a &amp; b</h4>
         <p>More.</p>
     """
-    parts = [f"<h4>{_text(document.title)}</h4>"] if document.title else []
+    parts = [f"<h4>{in_html(document.title)}</h4>"] if document.title else []
     for block in document.blocks:
         if isinstance(block, Table):
-            parts.append(_table(block))
+            parts.append(table_of_cells((column.head for column in block.columns), block.rows, block.title))
         elif isinstance(block, Notes):
             parts += [
-                f"<p><small>{_text(f'{term}: {text}' if term else text)}</small></p>" for term, text in block.items
+                f"<p><small>{in_html(f'{term}: {text}' if term else text)}</small></p>" for term, text in block.items
             ]
         elif isinstance(block, Caution):
-            parts += [f"<p><b>{_text(line)}</b></p>" for line in block.lines]
-    return "\n".join([*parts, *([f"<p>{_text(more)}</p>"] if more else [])])
-
-
-def _table(table: Table) -> str:
-    caption = f"<caption>{_text(table.title)}</caption>" if table.title else ""
-    head = "".join(f"<th>{_text(column.head)}</th>" for column in table.columns)
-    rows = (
-        "".join(_cell(cell, column.right) for cell, column in zip(row, table.columns, strict=True))
-        for row in table.rows
-    )
-    return f"<table>{caption}<tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-
-
-def _cell(cell: Any, right: bool) -> str:
-    return f'<td style="text-align: {"right" if right else "left"}">{_text(cell)}</td>'
-
-
-def _text(value: Any) -> str:
-    return escape(clean(str(value)))
+            parts += [f"<p><b>{in_html(line)}</b></p>" for line in block.lines]
+    return "\n".join([*parts, *([f"<p>{in_html(more)}</p>"] if more else [])])

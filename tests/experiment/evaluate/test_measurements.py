@@ -346,7 +346,7 @@ class TestFiles:
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         for written in (text, re.sub(r"base64,[^\"]*", "", page), (tmp_path / "report.md").read_text(encoding="utf-8")):
             assert not re.search(r"\b(None|nan|inf)\b", written)
-            assert ("amortisation" in written) == bool(look.report.get("gaps", {}).get("amortisation"))
+            assert ("amortisation gap" in written) == ("inference" in look.report.get("gaps", {}))
             assert ("random subset" in written) == (
                 0 < look.plan.annealed_data < len(look.test) and "curve" in look.report
             )

@@ -20,6 +20,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.evaluate.given_program import GivenProgram
 from pyro_vae.experiment.evaluate.measurements import evaluate as evaluated
 from pyro_vae.experiment.evaluate.report_files import NAMES
 from pyro_vae.experiment.evaluate.seen_program import arguments, look_at
@@ -190,6 +191,8 @@ class TestWhatIsSaid:
         assert found.report["left_out"].keys() == {
             "baselines",
             "latents",
+            "train - test",
+            "approximation and amortisation gap",  # its site is no vector
             "simulated data",
             "pictures of draws",
             "pictures of the latent space",
@@ -197,6 +200,31 @@ class TestWhatIsSaid:
         assert "does not generate without x (TypeError, object of type 'NoneType'" in page
         assert json.loads((tmp_path / "report" / "report.json").read_text())["test"] == found.report["test"]
         assert str(found) + "\n" == (tmp_path / "report" / "report.txt").read_text()
+
+    @pytest.mark.thorough
+    def test_no_more_data_are_simulated_than_there_are(self):
+        simulated = evaluate(Ratio(), rows(3), **{**QUICK, "annealed_data": 9}).report["simulated"]
+        assert simulated["num_data"] == 3
+        assert simulated["forward"]["num_data"] == simulated["iwae"]["num_data"] == 3
+
+    @pytest.mark.thorough
+    def test_gaps_of_a_guide_that_is_not_refined_are_said_to_be_left_out(self, tmp_path):
+        full = small_vae(2)
+        full.posterior = pv.posteriors.FullNormal(pv.networks.MLP((6,), (5,)), 2).double()
+        for number, vae in enumerate((full, small_vae(2))):
+            found = evaluate(vae, (rows(6).repeat(1, 2) > 0).double(), tmp_path / str(number), **QUICK)
+            assert (found.report["gaps"]["amortisation"] is None) == (number == 0)
+            for text in (str(found), words((tmp_path / str(number) / "report.html").read_text())):
+                told = "approximation and amortisation gap: for them the guide is fitted to single data, which is"
+                assert (told in re.sub(r"\s+", " ", text)) == (number == 0)
+
+    @pytest.mark.thorough
+    def test_labels_have_a_column_where_there_are_any(self):
+        def heads(found):
+            return next(line for line in str(found).splitlines() if "effective draws" in line)
+
+        assert "label" not in heads(evaluate(labelled(False), torch.zeros(30, 3)))
+        assert "label" in heads(evaluate(labelled(), torch.zeros(30, 3), y=torch.eye(3)[torch.arange(30) % 3]))
 
     @pytest.mark.thorough
     def test_pictures_of_a_program_without_members(self, tmp_path):
@@ -251,7 +279,51 @@ class TestWhatIsSaid:
         assert "<script>alert" not in (tmp_path / "report.html").read_text()
 
 
+def labelled(conditional=True):
+    MLP, y_dim = pv.networks.MLP, 3 if conditional else 0
+    return pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.posteriors.DiagonalNormal(MLP((3,), (4,), y_dim=y_dim), 2),
+        pv.likelihoods.Bernoulli(MLP((2,), (3,), y_dim=y_dim)),
+    )
+
+
 class TestLabels:
+    @pytest.mark.parametrize(
+        ("row", "told"),
+        [
+            ([2.0, -1.0, 0.0], r"row 1 is \[2, -1, 0\]: torch.nn.functional.one_hot"),
+            ([0.5, 0.5, 0.0], r"row 1 is \[0.5, 0.5, 0\]"),
+            ([1.0, 1.0, -1.0], r"row 1 is \[1, 1, -1\]"),
+            ([0.0, 0.0, 0.0], r"row 1 is \[0, 0, 0\]"),
+            ([1.0 - 1e-7, 1e-7, 0.0], "row 1 is"),
+            ([float("nan"), 1.0, 0.0], r"row 1 is \[nan, 1, 0\]"),
+        ],
+    )
+    def test_that_are_no_class_are_refused_with_their_row(self, row, told):
+        y = torch.tensor([[0.0, 1.0, 0.0], row, [0.25, 0.25, 0.5]])
+        with pytest.raises(DataError, match=told):
+            pv.evaluate(labelled(), torch.zeros(3, 3), y=y, quiet=True)
+
+    @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float16, torch.float64])
+    def test_of_any_type_are_the_classes_that_they_are(self, kind):
+        y = torch.eye(3)[[2, 0, 1, 1]].to(kind)
+        given = GivenProgram(labelled(), torch.zeros(4, 3), y)
+        assert given.reader("test").labels.tolist() == [2, 0, 1, 1]
+
+    def test_are_contents_of_the_data(self):
+        x, vae = torch.zeros(3, 3), labelled()
+        orders = [0, 1, 2], [0, 1, 2], [0, 2, 1]
+        first, again, other = (GivenProgram(vae, x, torch.eye(3)[order]).tested(0)["contents"] for order in orders)
+        assert first == again != other
+
+    @pytest.mark.thorough
+    def test_without_training_data_classes_are_said_to_be_left_out(self):
+        found = evaluate(labelled(), torch.zeros(3, 3), y=torch.eye(3))
+        assert "training data" in found.report["left_out"]["classes"]
+        assert "classes: there are test data alone" in re.sub(r"\s+", " ", str(found))
+        assert "classes" not in evaluate(labelled(False), torch.zeros(3, 3)).report["left_out"]
+
     @pytest.mark.thorough
     def test_are_given_where_a_program_does_not_run_without(self):
         data = pv.data.load("digits", binarize="threshold")
@@ -315,6 +387,13 @@ class TestBadInput:
                 (lambda: small_vae(2), lambda: rows(), {}, ValueError, r"takes tensors \(\*, 6\)"),
                 (lambda: small_vae(2), lambda: torch.full((3, 6), 0.5).double(), {}, DataError, "Bernoulli needs x in"),
                 (Ratio, rows, {"y": torch.zeros(12)}, UsageError, r"one-hot labels \(12, C\) of 12 data; got \(12,\)"),
+                (
+                    lambda: labelled(False),
+                    lambda: torch.ones(2, 3).int(),
+                    {},
+                    ValueError,
+                    r"got torch.int32: x.float\(\)",
+                ),
                 (Ratio, rows, {"conditional": True}, UsageError, "these data have none"),
                 (Ratio, rows, {"history": [{"epoch": 1}]}, UsageError, "dict lacks loss"),
             ),
