@@ -38,6 +38,7 @@ ORDER = [
         "model.program",
         "model.conditions",
         "model.constants",
+        "model.subsampled",
     ],
     ["model.distributions", "model.traces", "model.paths", "model.folding"],
     ["model.squashed_logits", "model.open_plates"],

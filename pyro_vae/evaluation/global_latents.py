@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.evaluation.data_fingerprint import fingerprint
@@ -81,7 +81,7 @@ class _Fixed(Messenger):
         self.latent: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not (msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample"):
+        if not (msg["is_observed"] or site_is_subsample(msg)):
             self.latent.append(msg["name"])
         if msg["name"] in self.values:
             self._fix(msg)
@@ -236,6 +236,9 @@ def predictive(
 
     .. math:: \frac{\mathrm{sd}_s(g_s)}{\sqrt{S}}, \qquad
               g_s = \frac{1}{N} \sum_{i=1}^{N} \frac{p_{si}}{\frac{1}{S} \sum_t p_{ti}}
+
+    `paired` adds the errors of two estimates as if their draws were independent. Of two that share their draws of
+    theta, by one `draws`, the Monte Carlo error of the difference is then mostly too large, which is the safe side.
 
     Args:
         program: anything with `.model` and `.guide`, a data plate, and latent sites above it.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.model import traces
@@ -28,28 +29,44 @@ def sample_block(vae: Any, x: Tensor, num_samples: int, labels: tuple[Tensor, ..
         x: the first block of data (B, *x_shape); all of it, since a guide may have parameters for each datum.
         num_samples: K; eight draws or fewer are always one block.
         labels: empty, or one tensor (B, C).
+
+    Raises:
+        ValueError: the model does not read x, so that its numbers would be those of other data.
     """
-    if num_samples <= _FEW:
-        return SAMPLE_BLOCK
     with torch.no_grad(), undisturbed(vae), preserved(x.device):
-        one, two = (_numbers(vae, number, x, *labels) for number in (1, 2))
+        one = _numbers(vae, 1, x, *labels)
+        if num_samples <= _FEW:
+            return SAMPLE_BLOCK
+        two = _numbers(vae, 2, x, *labels)
     return max(_FEWEST, min(SAMPLE_BLOCK, _BUDGET // (DATA_BLOCK * max(1, (two - one) // len(x)))))
 
 
 class _Count(TorchDispatchMode):
-    """Adds up the numbers in all tensors that operations return."""
+    """Adds up the numbers in all tensors that operations return, and sees whether any of them takes `x`."""
 
-    def __init__(self) -> None:
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.numbers = 0
+        self.numbers, self.is_read, self._x = 0, False, x
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.is_read = self.is_read or any(leaf is self._x for leaf in pytree.tree_leaves((args, kwargs)))
         output = func(*args, **(kwargs or {}))
         self.numbers += output.numel() if isinstance(output, Tensor) else 0
         return output
 
 
 def _numbers(vae: Any, num_samples: int, *given: Tensor) -> int:
-    with _Count() as count:
-        traces.run(vae.model, vae.guide, num_samples, *given)
+    x, *labels = given
+    own = x.clone()  # the model's, so that what the guide reads does not count
+
+    def model(_: Tensor, *labels: Tensor) -> Any:
+        return vae.model(own, *labels)
+
+    with _Count(own) as count:
+        traces.run(model, vae.guide, num_samples, x, *labels)
+    if not count.is_read:
+        raise ValueError(
+            f"the model of {type(vae).__name__} does not read the x that it is given: the estimate would be of other "
+            "data. Observe the argument of model(x), `obs=x` or `vae.generative(x)`, and no data of its own"
+        )
     return count.numbers

@@ -5,16 +5,30 @@ alone: batch norm takes the second for channels, `softmax(dim=1)` normalises ove
 (N, *), whatever it is asked for. Those of `pyro_vae.networks` fold for themselves.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.errors import UsageError
 from pyro_vae.model.networks import Network
 
+_OF_FORM = re.compile(
+    "same dtype|scalar type|type .* should be the same|cannot be multiplied|must match|match the size|size mismatch|"
+    "is invalid for input|normalized_shape|expected input|Expected .*D.* input|Expected size|must be equal to|"
+    "should contain"
+)
 
-def folded(network: Callable[..., Any], x: Tensor, y: Tensor | None, event_dim: int) -> Tensor:
+
+def folded(
+    network: Callable[..., Any],
+    x: Tensor,
+    y: Tensor | None,
+    event_dim: int,
+    names: tuple[str, str] = ("the network", "x"),
+) -> Tensor:
     """Calls a network at x and labels y, whose leading dimensions are broadcast against each other.
 
     Args:
@@ -22,11 +36,13 @@ def folded(network: Callable[..., Any], x: Tensor, y: Tensor | None, event_dim: 
         x: (*, *event_shape).
         y: (*, C), or None.
         event_dim: the number of dimensions of event_shape.
+        names: of the network and of what it is given, for a message, as ("the decoder of Bernoulli", "z").
 
     Returns:
         (*, *out_shape).
 
     Raises:
+        UsageError: the network does not take tensors of this shape or type.
         TypeError: the network returns no tensor.
         ValueError: it returns another number of rows than it was given.
 
@@ -37,7 +53,12 @@ def folded(network: Callable[..., Any], x: Tensor, y: Tensor | None, event_dim: 
     if getattr(type(network), "forward", None) is Network.forward:
         return network(x) if y is None else network(x, y)
     lead, rows = _rows([(x, event_dim)] if y is None else [(x, event_dim), (y, 1)])
-    output = network(*rows)
+    try:
+        output = network(*rows)
+    except RuntimeError as error:
+        if not _OF_FORM.search(str(error)):
+            raise
+        raise _misfit(network, rows, names, error) from error
     _check_rows(network, output, lead.numel())
     return output if len(lead) == 1 else output.reshape(*lead, *output.shape[1:])
 
@@ -52,8 +73,31 @@ def _rows(arguments: list[tuple[Tensor, int]]) -> tuple[torch.Size, list[Tensor]
     return lead, [value.reshape(lead.numel(), *value.shape[len(lead) :]) for value in whole]
 
 
+def _misfit(network: Any, rows: list[Tensor], names: tuple[str, str], error: RuntimeError) -> UsageError:
+    what, letter = names
+    given = " and ".join(
+        f"{name} {tuple(value.shape)} of {_plain(value.dtype)}"
+        for name, value in zip((letter, "y"), rows, strict=False)
+    )
+    cure = f"Build it for {letter} (N, {', '.join(map(str, rows[0].shape[1:]))}), or give it what it was built for"
+    own = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()
+    if (others := own - {rows[0].dtype}) and len(own) == 1:
+        (kept,), got = others, rows[0].dtype
+        other = f", or make the program {_plain(got)}, program.to({got})" if got.is_floating_point else ""
+        cure = f"Its parameters are {_plain(kept)}: give it such numbers, {letter}.to({kept}){other}"
+    return UsageError(f"{what}, {_name(network)}, cannot take {given}: {str(error).splitlines()[0]}. {cure}")
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _name(network: Any) -> str:
+    return getattr(network, "__name__", type(network).__name__)
+
+
 def _check_rows(network: Any, output: Any, number: int) -> None:
-    name = getattr(network, "__name__", type(network).__name__)
+    name = _name(network)
     if not isinstance(output, Tensor):
         raise TypeError(
             f"{name} must return one tensor; got a {type(output).__name__}. What an encoder gives stands side by side "

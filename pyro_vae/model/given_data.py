@@ -10,7 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.errors import DataError
+from pyro_vae.errors import DataError, UsageError
 from pyro_vae.model.conditions import IF_MISSING, base_constraint, require
 from pyro_vae.model.distributions import ContinuousBernoulli
 from pyro_vae.model.open_plates import HALVES, check_in_plates, check_labels_in_plates
@@ -73,7 +73,14 @@ def check_label_rows(y: Tensor | None) -> None:
     if y is None:
         return
     _check_is_labels(y)
-    check_labels_in_plates(y)
+    if not y.is_floating_point():
+        require((y <= 1).all(), lambda: _class_numbers(y))
+    try:
+        check_labels_in_plates(y)
+    except UsageError as error:
+        if (y == y.to(torch.int64)).all() and (y.shape[-1] == 1 or (y > 1).any()):
+            raise _class_numbers(y) from error
+        raise
     _check_finite("y", y, y.dim() - 1)
 
 
@@ -102,7 +109,12 @@ def check_labels(y: Tensor | None, number: int) -> None:
             f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}: torch.nn.functional.one_hot(y, C).float()"
         )
     if len(y) != number:
-        raise ValueError(f"each datum needs its label: there are {number} data and {len(y)} labels")
+        one = (
+            f". Labels that Pyro enumerates, one after another or at once, go with {HALVES}, under a plate of your own"
+        )
+        raise ValueError(
+            f"each datum needs its label: there are {number} data and {len(y)} labels{one if len(y) == 1 else ''}"
+        )
     _check_finite("y", y, 1)
 
 
@@ -139,6 +151,13 @@ def _check_is_labels(y: Any) -> None:
         raise TypeError(f"labels y must be a tensor; got {type(y).__name__}: torch.as_tensor(y)")
     if y.dim() == 0:
         raise ValueError("labels y are one-hot, (*, C); got a single number: torch.nn.functional.one_hot(y, C).float()")
+
+
+def _class_numbers(y: Tensor) -> UsageError:
+    return UsageError(
+        f"labels y are one-hot, (*, C); got numbers of classes, of shape {tuple(y.shape)}: sample y from "
+        "dist.OneHotCategorical in place of dist.Categorical, or torch.nn.functional.one_hot(y, C).float()"
+    )
 
 
 def _check_finite(name: str, x: Tensor, batch_dim: int, missing: bool = False) -> None:

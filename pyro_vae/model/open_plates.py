@@ -7,6 +7,7 @@ A shape may lack dimensions on the left, as under plates of draws or particles. 
 of the plates are its own.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _ENUM_ALLOCATOR
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
@@ -114,10 +116,10 @@ def check_labels_in_plates(y: Tensor) -> None:
 def _check_each(
     name: str, value: Tensor, lead: torch.Size, plates: dict[int, OpenPlate], *, is_broadcast: bool
 ) -> None:
-    enumerated = _is_enumerating()
+    first = _first_enumerated()
     for dim, size in _from_the_right(lead):
         plate = plates.get(dim)
-        if plate is None and not (size == 1 or enumerated):
+        if plate is None and not (size == 1 or dim <= first):
             raise UsageError(_without_a_plate(name, value, dim, size))
         if plate is not None and size not in (plate.size, 1 if is_broadcast else plate.size) and plate.size != -1:
             raise UsageError(_of_another_size(name, value, dim, size, plate))
@@ -183,6 +185,13 @@ def _handlers() -> list[Any]:
 
 def _is_enumerating() -> bool:
     return any(isinstance(frame, EnumMessenger) for frame in _handlers())
+
+
+def _first_enumerated() -> float:
+    """The rightmost dimension that Pyro may put classes into, as it enumerates; minus infinity where it does not."""
+    if not _is_enumerating():
+        return -math.inf
+    return max(_ENUM_ALLOCATOR.next_available_dim, *_ENUM_ALLOCATOR.dim_to_id, -math.inf)
 
 
 def _from_the_right(lead: torch.Size) -> Iterator[tuple[int, int]]:

@@ -87,7 +87,7 @@ class Posterior(nn.Module):
             TypeError: the encoder returns no tensor.
             ValueError: the output has another shape, or is NaN for data that hold NaN.
         """
-        output = folded(self.encoder, x, y, self._event_dim(x))
+        output = folded(self.encoder, x, y, self._event_dim(x), (f"the encoder of {type(self).__name__}", "x"))
         wanted = self.encoder_shape(self.latent_dim, **self._options)
         needed = len(wanted) if _event_dim.get() is not None else len(wanted) + 1
         if output.dim() < needed or output.shape[-len(wanted) :] != wanted:

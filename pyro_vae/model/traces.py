@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.model.distributions.missing import mask_of
+from pyro_vae.model.subsampled import NoDrawnRows, why_scaled
 
 Site = Any  # a message of pyro.poutine: name, fn, value, log_prob, scale, mask, ...
 
@@ -42,7 +43,8 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
 
     Raises:
-        ValueError: a site is outside the data plate, or a latent site is in one of the two alone or of another shape.
+        ValueError: a site is outside the data plate, or a latent site is in one of the two alone or of another shape;
+            or a plate draws its rows by chance, which are then not those of x.
 
     Example:
         >>> import pyro.distributions as dist
@@ -67,9 +69,7 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         raise
     _check_in_data_plate(model_trace, guide_trace)
     _check_same_shapes(latent_sites(model_trace), latent_sites(guide_trace))
-    missing = set(latent_sites(guide_trace)) ^ set(latent_sites(model_trace))
-    if missing:
-        raise ValueError(f"model and guide must have the same latent sites; only one of them has {sorted(missing)}")
+    _check_same_sites(latent_sites(model_trace), latent_sites(guide_trace))
     model_trace.compute_log_prob()
     guide_trace.compute_log_prob()
     return Traces(model_trace, guide_trace)
@@ -219,7 +219,8 @@ def is_point(distribution: Any) -> bool:
 def _traced(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace:
     """Runs a program, whose errors keep their own words: Pyro adds a table of shapes to them."""
     try:
-        return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+        with NoDrawnRows():
+            return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
     except (ValueError, RuntimeError) as error:
         cause = error.__cause__
         if cause is None or "Trace Shapes:" not in str(error).removeprefix(str(cause)):
@@ -242,12 +243,22 @@ def _total(sites: Any) -> Tensor:
 
 def _log_prob(site: Site) -> Tensor:
     if isinstance(site["scale"], Tensor) or site["scale"] != 1.0 or site["mask"] is False:
-        raise ValueError(
-            f"site {site['name']} carries a loss weight: importance weights and log p(x) are those of the program "
-            "itself. Use kl_weight = reconstruction_weight = 1 here, or an ELBO objective with weights. The factor of "
-            "a subsampled plate is taken away by pyro_vae.evaluation.given(program, {})"
-        )
+        raise ValueError(why_scaled(site))
     return site["log_prob"]
+
+
+def _check_same_sites(of_model: dict[str, Site], of_guide: dict[str, Site]) -> None:
+    if not (missing := sorted(of_model.keys() ^ of_guide.keys())):
+        return
+    summed = [name for name in missing if name in of_model and of_model[name]["fn"].has_enumerate_support]
+    cure = (
+        f". {', '.join(summed)} is discrete: TraceEnum_ELBO sums it out, and a log-weight needs a draw of it. Sample "
+        "it in the guide too, from a q(y|x); or make labels y an argument of the program, and "
+        "pyro_vae.evaluation.evidence(program, x, p) sums them out"
+    )
+    raise ValueError(
+        f"model and guide must have the same latent sites; only one of them has {missing}{cure if summed else ''}"
+    )
 
 
 def _check_same_shapes(of_model: dict[str, Site], of_guide: dict[str, Site]) -> None:

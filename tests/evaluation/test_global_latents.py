@@ -224,9 +224,23 @@ class TestRefused:
             log_weights(program(law, dims=True), TEST[:4], num_samples)
 
     def test_the_factor_of_a_plate_is_no_loss_weight(self):
-        with pytest.raises(ValueError, match=r"The factor of a subsampled plate .*given\(program, {}\)"):
+        with pytest.raises(
+            ValueError, match=r"^plate data stands for 50 data and was given 3, so .*given\(program, {}\)"
+        ):
             iwae(_Plain(), torch.zeros(3), 1)
         assert iwae(given(_Plain(), {}), torch.zeros(3), 1).value.shape == (3,)
+
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_a_plate_that_draws_its_rows_is_refused(self, size):
+        """It would take 2 rows of its own data, whatever it is given, and numbers would come out for two."""
+        with pytest.raises(ValueError, match=r"plate data draws 2 of its 5 rows by chance.*'data', 5, subsample=x\)"):
+            iwae(given(_Own(pyro.plate("data", 5, 2)), {}), torch.zeros(size), 1)
+
+    @pytest.mark.parametrize("num_samples", [1, 9])
+    def test_a_model_of_data_of_its_own_is_refused(self, num_samples):
+        """Also where it has as many as it is given, which the guide reads."""
+        with pytest.raises(ValueError, match="the model of _Own does not read the x that it is given"):
+            iwae(_Own(pyro.plate("data", 5)), OWN[:5], num_samples)
 
     def test_a_plate_that_leaves_data_out_is_refused(self):
         with pytest.raises(ValueError, match=r"plate data takes 2 of the 3 data .* subsample=x"):
@@ -250,6 +264,24 @@ class _Plain:
     def _plate(self, x):
         chosen = x if self.take is None else torch.arange(self.take)
         return pyro.plate("data", 50, subsample=chosen, dim=-1)
+
+
+OWN = torch.zeros(5)
+
+
+class _Own:
+    """N(x; z, 1) of rows of its own data, in this plate."""
+
+    def __init__(self, plate):
+        self.plate = plate
+
+    def model(self, x):
+        with pyro.plate("data", self.plate.size, self.plate.subsample_size) as rows:
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=OWN[rows])
+
+    def guide(self, x):
+        with pyro.plate("data", self.plate.size, self.plate.subsample_size):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
 
 @pytest.fixture(scope="module")

@@ -233,8 +233,21 @@ class TestAnyProgram:
     def test_a_missing_latent_is_named(self):
         program = self.TwoLayers()
         program.guide = lambda x: None
-        with pytest.raises(ValueError, match=r"only one of them has \['low', 'top'\]"):
+        with pytest.raises(ValueError, match=r"only one of them has \['low', 'top'\]$"):
             pv.evaluation.log_weights(program, torch.zeros(2, 1).double(), 3)
+
+    def test_a_label_that_is_summed_out_in_training_is_told_so(self):
+        class Summed:
+            def model(self, x):
+                with pyro.plate("data", len(x), dim=-1):
+                    y = pyro.sample("y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+                    pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+            def guide(self, x):
+                pass
+
+        with pytest.raises(ValueError, match=r"has \['y'\]. y is discrete: .* q\(y\|x\); or .*evidence\(program"):
+            pv.evaluation.log_weights(Summed(), torch.zeros(2), 3)
 
 
 class Broadcast:

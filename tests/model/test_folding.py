@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.errors import UsageError
 from pyro_vae.model import traces
 from pyro_vae.model.folding import folded
 
@@ -304,6 +305,34 @@ class Twice(nn.Module):
 def test_a_network_that_loses_rows_is_refused(network):
     with pytest.raises(ValueError, match="one row for each"):
         folded(network, torch.zeros(2, 5, D), None, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "match"),
+    [
+        ((X, D), torch.float64, r"encoder of DiagonalNormal, Linear, cannot take x \(5, 4\) of float64: .*program.to"),
+        ((X, D), torch.int64, r"encoder of DiagonalNormal, Linear, .* x\.to\(torch\.float32\)$"),
+        ((X + 1, D), torch.float32, r"encoder of DiagonalNormal, .*5x4 and 5x6.* Build it for x \(N, 4\), or give"),
+        (
+            (X, D + 1),
+            torch.float32,
+            r"decoder of Bernoulli, Linear, cannot take z .*5, 3\) .* Build it for z \(N, 3\)",
+        ),
+    ],
+)
+def test_what_a_network_does_not_take_is_named_with_its_member(sizes, dtype, match):
+    program = vae(nn.Linear(sizes[1], X), nn.Linear(sizes[0], 2 * D)).float()
+    with pytest.raises(UsageError, match=match) as caught:
+        pv.evaluation.elbo(program, torch.zeros(5, X, dtype=dtype), num_samples=1)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_other_errors_of_a_network_are_its_own():
+    def broken(z):
+        raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="no such thing"):
+        folded(broken, torch.zeros(2, 5, D), None, 1)
 
 
 # Checks

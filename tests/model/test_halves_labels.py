@@ -138,6 +138,49 @@ def test_labels_enumerated_one_after_another_in_the_guide_give_the_same():
     assert sequential == pytest.approx(parallel, abs=1e-10)
 
 
+@pytest.mark.parametrize("number", [3, 7])
+@pytest.mark.parametrize("as_float", [False, True])
+def test_numbers_of_classes_are_told_that_labels_are_one_hot(number, as_float):
+    """Where there are as many data as classes they would fit the plate."""
+    vae, _ = semi_supervised(diagonal(y_dim=0))
+    x = binary_data(number, SHAPE)
+
+    def model():
+        with pyro.plate("data", number, dim=-1):
+            y = pyro.sample("y", dist.Categorical(torch.ones(C)), infer={"enumerate": "parallel"})
+            vae.generative(x, y.double() if as_float else y)
+
+    def guide():
+        with pyro.plate("data", number, dim=-1):
+            vae.recognition(x)
+
+    if as_float and number == 3:
+        return  # the decoder says that there is one column
+    with pytest.raises(UsageError, match=r"got numbers of classes, of shape \(3, 1\): sample y from dist.OneHotCat"):
+        TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide)
+    with pyro.plate("data", number), pytest.raises(UsageError, match="got numbers of classes"):
+        vae.generative(x, torch.arange(number))
+
+
+def test_data_under_no_plate_are_refused_while_labels_are_enumerated():
+    vae, _ = semi_supervised(diagonal(y_dim=0))
+    x = binary_data(7, SHAPE)
+
+    def guide():
+        with pyro.plate("data", 7, dim=-1):
+            vae.recognition(x)
+
+    with pytest.raises(UsageError, match=r"x of shape \(7, 1, 2, 4\) has 7 rows at dim -1, where no plate is open"):
+        TraceEnum_ELBO(max_plate_nesting=1).loss(lambda: vae.generative(x, labels(torch.zeros(C).double())), guide)
+
+
+def test_one_row_of_labels_for_many_data_is_sent_to_the_halves():
+    """So come labels that Pyro enumerates one after another."""
+    vae, _ = semi_supervised()
+    with pytest.raises(ValueError, match=r"5 data and 1 labels\. .*`vae.generative\(x, y\)` in the model and `vae.rec"):
+        vae.model(binary_data(5, SHAPE), torch.eye(C).double()[:1])
+
+
 def test_labels_enumerated_under_a_plate_that_is_closed_are_refused():
     """Pyro would sum over one class of all data together: 18.8 in place of 14.4 for three classes."""
     vae, _ = semi_supervised()

@@ -80,7 +80,7 @@ class Likelihood(nn.Module):
             TypeError: the decoder returns no tensor.
             ValueError: it returns another number of rows than it was given.
         """
-        return folded(self.decoder, z, y, event_dim=1)
+        return folded(self.decoder, z, y, 1, (f"the decoder of {type(self).__name__}", "z"))
 
     def decode_parts(self, z: Tensor, y: Tensor | None, count: int) -> Tensor:
         """Calls the decoder and moves its axis of several numbers a pixel to the front.
