@@ -243,7 +243,7 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
         >>> class Child(Parent):
         ...     def __init__(self, df=3.0, **more): super().__init__(**more)
         >>> list(parameters(Child))
-        ['df', 'latent_dim']
+        ['latent_dim', 'df']
     """
     if not inspect.isclass(function):
         return _named(function)[0]
