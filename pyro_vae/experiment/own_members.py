@@ -162,12 +162,24 @@ def changes(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[
         recorded: what `OwnMembers.recorded` gave then.
         own: the members that are here now.
     """
-    changed: dict[str, list[str]] = {}
-    for family, member in own.given().items():
-        if family in recorded and member.sha256 and recorded[family]["sha256"] not in ("", member.sha256):
-            name = recorded[family]["name"]
-            changed.setdefault(name.rpartition(":")[0], []).append(name)
-    return [_has_changed(names) for names in changed.values()]
+    return in_sentences(changed(recorded, own))
+
+
+def changed(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[str]:
+    """Lists the names of the members that `changes` tells of."""
+    return [
+        recorded[family]["name"]
+        for family, member in own.given().items()
+        if family in recorded and member.sha256 and recorded[family]["sha256"] not in ("", member.sha256)
+    ]
+
+
+def in_sentences(names: Iterable[str]) -> list[str]:
+    """Says of members, in a sentence for each source, that they have changed."""
+    sources: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        sources.setdefault(name.rpartition(":")[0], []).append(name)
+    return [_has_changed(each) for each in sources.values()]
 
 
 def _has_changed(names: list[str]) -> str:
@@ -238,7 +250,7 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
         >>> class Child(Parent):
         ...     def __init__(self, df=3.0, **more): super().__init__(**more)
         >>> list(parameters(Child))
-        ['df', 'latent_dim']
+        ['latent_dim', 'df']
     """
     if not inspect.isclass(function):
         return _named(function)[0]

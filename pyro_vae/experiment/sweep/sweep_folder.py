@@ -14,7 +14,7 @@ from pyro_vae.command_lines import flags
 from pyro_vae.errors import BY_EXIT_CODE, CheckpointError, ProcessError, PyroVAEError, UsageError
 from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import changes, places_of
+from pyro_vae.experiment.own_members import changed, in_sentences, places_of
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching
@@ -149,8 +149,8 @@ class Sweep:
     def changed(self, settings: Iterable[Setting]) -> list[str]:
         """Lists, in sentences, the members of the user's own that are not those that runs here were trained with."""
         tasks = [task for setting in settings if setting.config.own.given() for task in self.tasks(setting)]
-        told = (changes(task.run.status.read().get("own", {}), task.setting.config.own) for task in tasks)
-        return list(dict.fromkeys(sentence for sentences in told for sentence in sentences))
+        told = (changed(task.run.status.read().get("own", {}), task.setting.config.own) for task in tasks)
+        return in_sentences(name for names in told for name in names)
 
     def chosen(self) -> str | None:
         """Returns the name of the chosen setting; None before it is chosen."""
