@@ -133,8 +133,7 @@ def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
     """Which numbers of simulated data are observed: as among the test data that are annealed."""
     if not getattr(subject.trained.vae, "missing", False):
         return None
-    wanted, back = subject.chosen[block.positions].unique(return_inverse=True)  # readers take ascending positions
-    return ~torch.cat([x for x, _ in subject.test.pieces([wanted])])[back].isnan()
+    return ~torch.cat([x for x, _ in subject.test.pieces([subject.chosen[block.positions]])]).isnan()
 
 
 def _guides(subject: Subject, block: Block) -> Part:
