@@ -190,6 +190,7 @@ class TestTruth:
         blocks = again.reshape(-1, 200).logsumexp(1) - math.log(200)
         assert before.anew.value == pytest.approx(blocks.mean().item())
 
+    @pytest.mark.thorough
     def test_without_weights_it_draws_those_of_the_headline(self, case):
         vae, x, weights = case
         drawn = escalate(vae, x, num_samples=200, **SHORTEST, seed=0)
@@ -289,6 +290,7 @@ def test_annealing_far_below_the_samples_is_marked_and_long_tables_are_cut():
     assert len(lines) == 28
 
 
+@pytest.mark.thorough
 def test_labels_go_with_their_data():
     """x = 10 y + noise, whatever z: a wrong label is off by far."""
 

@@ -70,6 +70,7 @@ def test_compiled_draws_are_those_of_pyro():
         torch.testing.assert_close(evaluation.iwae(vae, X, 300, seed=0).value, by_pyro)
 
 
+@pytest.mark.thorough
 def test_hard_data_with_gaps_are_escalated():
     vae, few = TRUTH.vae(**WRONG, missing=True), {"num_samples": 100, "num_temperatures": 20, "num_chains": 8}
     found = evaluation.escalate(vae, X, threshold=-math.inf, budget=100_000, seed=0, **few)

@@ -105,6 +105,7 @@ class TestTruth:
         assert_mean_is(statistics(found.draws["z"]), wanted, 0.25)
         assert (weights * ((z[:, 0] - mean) / scale) ** 3).sum() < -1  # skewed: no normal
 
+    @pytest.mark.thorough
     def test_two_latent_sites(self):
         """z2 ~ N(0, I), z1|z2 ~ N(A z2, 0.8^2 I), x|z1 ~ N(W z1, 0.7^2 I): a joint normal, conditioned on x."""
         noise = torch.Generator().manual_seed(4)
@@ -132,6 +133,7 @@ class TestTruth:
         assert "z2[1]" in str(found)
         assert "z1[2]" in str(found)
 
+    @pytest.mark.thorough
     def test_labels_are_given(self):
         truth, noise = ProbabilisticPCA(), torch.Generator().manual_seed(5)
         H = 3 * torch.randn(5, 3, generator=noise, dtype=torch.float64)

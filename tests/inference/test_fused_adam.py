@@ -159,7 +159,10 @@ def stepped(svi, num_steps):
 @pytest.mark.parametrize("mode", [True, *thorough(False)])
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [(torch.optim.Adam, {"fused": True}), (torch.optim.AdamW, {"fused": True}), (torch.optim.SGD, {})],
+    [
+        (torch.optim.Adam, {"fused": True}),
+        *thorough((torch.optim.AdamW, {"fused": True}), (torch.optim.SGD, {})),
+    ],
     ids=["adam", "adamw", "sgd"],
 )
 def test_steady_steps_are_the_same_to_the_last_bit(kind, settings, mode, traced_only):

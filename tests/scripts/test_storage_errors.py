@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cases import thorough
 from forked import Script
 from scripted import save_tiny
 
@@ -99,7 +100,9 @@ def full(size):
             shutil.copytree("disk/run", copy)
 
 
-@pytest.mark.parametrize("size", [*SIZES, *(pytest.param(i, marks=pytest.mark.slow) for i in range(12, 136, 8))])
+@pytest.mark.parametrize(
+    "size", [SIZES[0], *thorough(SIZES[1]), *(pytest.param(i, marks=pytest.mark.slow) for i in range(12, 136, 8))]
+)
 def test_a_full_disk_ends_training_with_what_was_kept_intact(mounts, whole, folder, size):
     code, said = end("train_svi.py", f"{FLAGS} 6 --out disk/run", partial(full, size))
     assert (code, "No space left on device. Free some space." in one_sentence(said)) == (6, True)

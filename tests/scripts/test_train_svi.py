@@ -563,6 +563,7 @@ def test_data_that_are_no_images_get_no_pictures_of_data(tmp_path):
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"training.png", "columns.png"}
 
 
+@pytest.mark.thorough
 def test_progress_is_one_line_an_epoch_and_never_hundreds(tiny, capsys):
     assert run("--dataset", tiny, "--epochs", 3, "--out", "short") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
