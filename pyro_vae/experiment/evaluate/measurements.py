@@ -321,7 +321,7 @@ def _simulated(look: Look) -> None:
         "num_data": len(look.chosen),
         **{name: estimate.to_dict() for name, estimate in part.items()},
         "gap": bounds.gap,
-        "gap_error": bounds.gap_error,
+        "gap_error": known(bounds.gap_error),
     }
 
 
