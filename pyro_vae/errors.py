@@ -23,6 +23,21 @@ class UsageError(PyroVAEError, ValueError):
     exit_code = 2
 
 
+def listed(names: Iterable[str], word: str = "and") -> str:
+    """Writes names as a sentence lists them.
+
+    Args:
+        names: one or more.
+        word: that stands before the last.
+
+    Example:
+        >>> listed(["prior"]), listed(["prior", "likelihood", "network"])
+        ('prior', 'prior, likelihood and network')
+    """
+    *others, last = names
+    return f"{', '.join(others)} {word} {last}" if others else last
+
+
 def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> UsageError:
     """The error for a name that is none of `names`, with the nearest one; `also` says what else would do.
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
 from pyro_vae import system
-from pyro_vae.errors import UsageError, unknown
+from pyro_vae.errors import UsageError, listed, unknown
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import (
     FAMILIES,
@@ -33,13 +34,13 @@ from pyro_vae.experiment.own_members import (
 )
 from pyro_vae.experiment.own_sources import check_neighbours, file_of
 
-_BASES = {
-    "prior": "pyro_vae.priors.Prior",
-    "posterior": "pyro_vae.posteriors.Posterior",
-    "likelihood": "pyro_vae.likelihoods.Likelihood",
-    "network": "torch.nn.Module",
-    "member": "pyro_vae.priors.Prior, pyro_vae.posteriors.Posterior or pyro_vae.likelihoods.Likelihood",
+_BASES: dict[str, tuple[str, ...]] = {
+    "prior": ("pyro_vae.priors.Prior",),
+    "posterior": ("pyro_vae.posteriors.Posterior",),
+    "likelihood": ("pyro_vae.likelihoods.Likelihood",),
+    "network": ("torch.nn.Module",),
 }
+_BASES["member"] = _BASES["prior"] + _BASES["posterior"] + _BASES["likelihood"]
 _files: dict[str, tuple[Path, str]] = {}  # what this module has put into sys.modules: the file and its SHA-256
 
 
@@ -278,20 +279,8 @@ def _what_else(kind: Any) -> str:
 
 
 def _derive(family: str) -> str:
-    return f"derive it from {_BASES[family]}"
+    return f"derive it from {listed(_BASES[family], 'or')}"
 
 
 def _bases(family: str) -> tuple[type, ...]:
-    from torch.nn import Module  # here, since torch takes a second and errors before this need none
-
-    from pyro_vae import likelihoods, posteriors, priors
-
-    if family == "member":
-        return priors.Prior, posteriors.Posterior, likelihoods.Likelihood
-    bases: dict[str, type] = {
-        "prior": priors.Prior,
-        "posterior": posteriors.Posterior,
-        "likelihood": likelihoods.Likelihood,
-        "network": Module,
-    }
-    return (bases[family],)
+    return tuple(map(resolve_name, _BASES[family]))  # now, since torch takes a second and errors before this need none

@@ -4,12 +4,12 @@ The noise of a block depends on its size. So the size depends on the program and
 neither on the machine nor on the number of data.
 """
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.model import traces
@@ -55,10 +55,16 @@ class _Count(TorchDispatchMode):
         self.numbers, self.is_read, self._x = 0, False, x
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.is_read = self.is_read or any(leaf is self._x for leaf in pytree.tree_leaves((args, kwargs)))
+        self.is_read = self.is_read or any(each is self._x for each in _flat([*args, *(kwargs or {}).values()]))
         output = func(*args, **(kwargs or {}))
         self.numbers += output.numel() if isinstance(output, Tensor) else 0
         return output
+
+
+def _flat(arguments: list[Any]) -> Iterator[Any]:
+    """What an operation takes, among it lists of tensors, which hold no other lists."""
+    for argument in arguments:
+        yield from argument if isinstance(argument, list | tuple) else (argument,)
 
 
 def _numbers(vae: Any, num_samples: int, *given: Tensor) -> int:

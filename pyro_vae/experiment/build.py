@@ -144,7 +144,7 @@ def data(config: Config) -> Splits:
         download=config.download,
         binarize=_binarize(config),
         dequantize=config.dequantize,
-        levels=_takes_levels(likelihood),
+        levels=_takes_levels(likelihood.support),
         standardize=_standardize(config),
         split=config.split,
         data_seed=config.data_seed,
@@ -170,7 +170,7 @@ def recipe(config: Config, num_levels: int | None) -> str:
         >>> recipe(Config(), 17), recipe(Config(likelihood="normal"), 17), recipe(Config(), 2)
         ('dynamic', 'none', 'none')
     """
-    if _takes_levels(find(config, "likelihood")):
+    if _takes_levels(find(config, "likelihood").support):
         return "levels"
     return "dequantize" if config.dequantize else "none" if num_levels == 2 else _binarize(config)
 
@@ -245,7 +245,7 @@ def vae(
     likelihood = members["likelihood"] if "likelihood" in members else find(config, "likelihood")
     facts: Values = {"x_shape": x_shape, "y_dim": num_classes if config.conditional else 0, "input_scale": 1.0}
     facts["masks"] = missing = config.missing == "nan"
-    if num_levels is not None and _takes_levels(likelihood):
+    if num_levels is not None and _takes_levels(likelihood.support):
         facts |= {"num_levels": num_levels}
         if scaling == "as_stored":
             facts |= {"input_scale": 1 / (num_levels - 1)}
@@ -412,7 +412,12 @@ def shown_range(config: Config, form: Form, protocol: Mapping[str, Any]) -> tupl
         form: what must be known of the data.
         protocol: of the data.
     """
-    levels = _takes_levels(find(config, "likelihood")) and form.num_levels
+    return range_under(find(config, "likelihood").support, form, protocol)
+
+
+def range_under(support: Any, form: Form, protocol: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns what `shown_range` does, by the support of the likelihood, or None where that is not known."""
+    levels = support is not None and _takes_levels(support) and form.num_levels
     low, high = (0, levels - 1) if levels else protocol.get("range", (0, 1))
     return float(low), float(high)
 
@@ -528,11 +533,11 @@ def takes_column_scale(config: Config) -> bool:
     return "column_scale" in takes(config, "likelihood")
 
 
-def _takes_levels(likelihood: Any) -> bool:
-    """Returns whether x is whole numbers 0, 1, 2, ... under this likelihood."""
+def _takes_levels(support: Any) -> bool:
+    """Returns whether x is whole numbers 0, 1, 2, ... under a likelihood of this support."""
     from pyro.distributions import constraints
 
-    return likelihood.support.is_discrete and likelihood.support is not constraints.boolean
+    return support.is_discrete and support is not constraints.boolean
 
 
 def _check_autoencoder(config: Config, program: Autoencoder) -> None:

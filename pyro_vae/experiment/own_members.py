@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.errors import PyroVAEError, UsageError, unknown
+from pyro_vae.errors import PyroVAEError, UsageError, listed, unknown
 from pyro_vae.experiment.own_sources import sha256_of, source
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def without_code(missing: Mapping[str, str]) -> UsageError:
     >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
     the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
     """
-    *others, last = missing
-    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
-    what = f"the {names} code of your own"
+    what = f"the {listed(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
     cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
     return UsageError(f"{what}, which no file brings along: pass {cure}")
 
@@ -183,12 +181,10 @@ def in_sentences(names: Iterable[str]) -> list[str]:
 
 
 def _has_changed(names: list[str]) -> str:
-    *others, last = names
-    since = f"{', '.join(others)} and {last} have" if others else f"{last} has"
-    trained = "they were" if others else "it was"
+    have, they_were = ("has", "it was") if len(names) == 1 else ("have", "they were")
     return (
-        f"{since} changed since {trained} trained (the file, or one beside it that it imports, has another SHA-256): "
-        "numbers may be those of another program."
+        f"{listed(names)} {have} changed since {they_were} trained (the file, or one beside it that it imports, has "
+        "another SHA-256): numbers may be those of another program."
     )
 
 

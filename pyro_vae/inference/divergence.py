@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from pyro_vae.evaluation.weights import data_blocks
+from pyro_vae.model.conditions import law
 from pyro_vae.model.parameter_store import store_kept
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import go_to, position, preserved, stream
@@ -77,7 +78,6 @@ NO_STEP_YET = (
     "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, "
     "and at the first parameters"
 )
-_AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")  # which are no law of their own
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
 _MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
 _SCALED = (
@@ -220,8 +220,7 @@ def _not_finite(name: str, p: Any, value: Any) -> tuple[str, bool]:
 
 
 def _kind(p: Any) -> str:
-    while hasattr(p, "base_dist") and type(p).__name__ in _AROUND:
-        p = p.base_dist
+    p = law(p)
     name = type(p).__name__
     return f"{name} of {_kind(p.base_dist)}" if name == "TransformedDistribution" else name
 

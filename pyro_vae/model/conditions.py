@@ -9,6 +9,8 @@ from torch import Tensor
 
 IF_MISSING = "If NaN stands for a missing number, build the program with `missing=True`; else leave such data out."
 
+_AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")
+
 _conditions: ContextVar[list[Tensor] | None] = ContextVar("conditions", default=None)
 
 
@@ -56,6 +58,19 @@ def base_constraint(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
+
+
+def law(distribution: Any) -> Any:
+    """Returns a distribution without what only lies around it: a declared event, an expansion, a mask.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> type(law(dist.Gamma(1.0, 1.0).expand((3,)).to_event(1))).__name__
+        'Gamma'
+    """
+    while hasattr(distribution, "base_dist") and type(distribution).__name__ in _AROUND:
+        distribution = distribution.base_dist
+    return distribution
 
 
 def in_words(value: Tensor) -> str:

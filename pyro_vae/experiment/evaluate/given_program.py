@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae.data import Form, Split, Splits
 from pyro_vae.data.protocol import without_scaling
@@ -98,8 +97,6 @@ class GivenProgram(ProgramAndData):
         self._config = self._reading(conditional=given)
         self.silent = self.seen.silent
         support, form = self.seen.support, self._form()
-        levels = support is not None and support.is_discrete and support is not constraints.boolean and form.num_levels
-        low, high = (0, levels - 1) if levels else self._card.get("range", (0, 1))
         names = self._splits.classes if self._splits is not None else ()
         trained = self._splits.trained_classes if self._splits is not None else tuple(range(self._num_classes))
         return Facts(
@@ -113,7 +110,7 @@ class GivenProgram(ProgramAndData):
             form=form,
             classes=tuple(names or map(str, range(self._num_classes))),
             trained_classes=trained,
-            shown_range=(float(low), float(high)),
+            shown_range=build.range_under(support, form, self._card),
             settings={"conditional": given, "latent_dim": sum(self.seen.latents.values())},
         )
 

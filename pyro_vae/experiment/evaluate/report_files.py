@@ -21,6 +21,7 @@ from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.experiment.run.provenance import command, surroundings
 from pyro_vae.report.documents import evaluation_document as documents
 from pyro_vae.report.documents.estimate_sections import datum_rows, estimate_rows
+from pyro_vae.report.documents.training_document import trained
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.html_page import to_html
 from pyro_vae.report.render.latex import to_latex
@@ -112,13 +113,8 @@ def _of_data(protocol: Mapping[str, Any]) -> dict[str, str]:
     return source | ({"x": recipe["sentence"]} if recipe else {})
 
 
-def _of_training(trained: ProgramAndData) -> dict[str, str]:
-    if not (progress := trained.progress):
-        return {}
-    epochs, best = progress["epochs"], progress["best_epoch"]
-    if trained.is_run:
-        return {"model": f"epoch {best} of {epochs}, the best on validation data"}
-    return {"training": f"{epochs} epochs by its records; the best on validation data was epoch {best}"}
+def _of_training(evaluated: ProgramAndData) -> dict[str, str]:
+    return dict([trained(evaluated.progress, is_run=evaluated.is_run)]) if evaluated.progress else {}
 
 
 def _estimated(look: Look) -> dict[str, str]:

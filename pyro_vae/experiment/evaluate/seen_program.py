@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import DataError, UsageError
 from pyro_vae.model import traces
 from pyro_vae.model.autoencoder import Autoencoder
-from pyro_vae.model.conditions import base_constraint
+from pyro_vae.model.conditions import base_constraint, law
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
@@ -114,9 +114,7 @@ def _silent(vae: Any, x: Tensor, y: Tensor | None) -> str:
 
 
 def _kind(p: Any) -> str:
-    while hasattr(p, "base_dist") and type(p).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
-        p = p.base_dist
-    return type(p).__name__.removesuffix("Distribution")
+    return type(law(p)).__name__.removesuffix("Distribution")
 
 
 def _support(vae: Any, observed: list[Any], x: Tensor) -> Any:

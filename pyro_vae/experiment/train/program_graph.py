@@ -15,6 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae.model.conditions import law
 from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.randomness import preserved
 
@@ -113,7 +114,7 @@ class _Reader(Messenger):
         self.calls.clear()
         name = f"{self.title}/{site['name']}"
         shape = (*site["fn"].batch_shape, *site["fn"].event_shape)
-        self.nodes[name] = Node(name, _kind(site["fn"]), tuple(members) or sources, shape)
+        self.nodes[name] = Node(name, type(law(site["fn"])).__name__, tuple(members) or sources, shape)
         if not site["is_observed"] and site["value"].is_floating_point():
             site["value"] = self.leaves[name] = site["value"].detach().requires_grad_()
 
@@ -133,9 +134,3 @@ class _Reader(Messenger):
         before = self.nodes[place].inputs if place in self.nodes else ()
         self.nodes[place] = Node(place, kind, tuple(dict.fromkeys((*before, *sources))))
         return place
-
-
-def _kind(distribution: Any) -> str:
-    while type(distribution).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        distribution = distribution.base_dist
-    return type(distribution).__name__

@@ -59,7 +59,8 @@ def _notes(report: Report) -> Iterator[str]:
     if report.get("classification"):
         yield _classes(report["classification"])
     if training:
-        yield _trained(training, is_run="program" not in report.get("run", {}))
+        what, how = trained(training, is_run="program" not in report.get("run", {}))
+        yield f"{what}: {how}."
     if "loss" in report.get("objective", {}) and "elbo" in report["test"]:
         yield _weights(report["objective"])
     if (gradient := report.get("objective", {}).get("gradient", "total")) != "total":
@@ -77,12 +78,21 @@ def _notes(report: Report) -> Iterator[str]:
         yield pictures
 
 
-def _trained(training: Mapping[str, Any], *, is_run: bool) -> str:
-    """Says how long it was trained. Of a program without a run, only its records are known."""
-    if is_run:
-        return f"model: epoch {training['best_epoch']} of {training['epochs']}, the best on validation data."
+def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
+    """Says how long a program was trained, after a word of what it says.
+
+    Args:
+        training: `epochs` and `best_epoch`.
+        is_run: False for a program without a run, of which only its records are known.
+
+    Example:
+        >>> trained({"epochs": 9, "best_epoch": 7}, is_run=True)
+        ('model', 'epoch 7 of 9, the best on validation data')
+    """
     epochs, best = training["epochs"], training["best_epoch"]
-    return f"training: {epochs} epochs by its records; the best on validation data was epoch {best}."
+    if is_run:
+        return "model", f"epoch {best} of {epochs}, the best on validation data"
+    return "training", f"{epochs} epochs by its records; the best on validation data was epoch {best}"
 
 
 def scale_table(report: Report) -> Table:
