@@ -35,7 +35,7 @@ class Row:
         """The peer.
 
         Raises:
-            NotAvailableError: see `load`; or the peer says why it can not be built.
+            NotAvailableError: see `load`; or the peer says why it cannot be built.
         """
         return self.load()(size, device, **self.options)
 

@@ -2,7 +2,7 @@
 
     {"call": "build", "arguments": {...}}  ->  {"value": ..., "seconds": ...}   or   {"error": ..., "kind": ...}
 
-Rows take turns: each keeps its own process, so that thread pools, allocators and compilers of one framework can not
+Rows take turns: each keeps its own process, so that thread pools, allocators and compilers of one framework cannot
 disturb another, and memory is measured for each alone.
 """
 

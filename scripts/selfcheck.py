@@ -1,4 +1,4 @@
-"""Hold every estimator of log p(x) against a truth that it can not have copied; exit with 8 where one is off.
+"""Hold every estimator of log p(x) against a truth that it cannot have copied; exit with 8 where one is off.
 
 python scripts/selfcheck.py
 python scripts/selfcheck.py --json selfcheck.json

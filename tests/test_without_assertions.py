@@ -50,7 +50,7 @@ def test_everything_is_refused_as_ever(tmp_path):
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert not said["debug"]
-    assert said["Pyro's own"] > -1  # log p of what can not be
+    assert said["Pyro's own"] > -1  # log p of what cannot be
     for name in door.TAKES:
         for each in DOORS:
             door.check_answers(said["door"], name, each)

@@ -8,7 +8,7 @@ from benchmarks.problem import Array, Parameters, Size
 
 
 class NotAvailableError(RuntimeError):
-    """This row can not be measured here; the table prints why in its place."""
+    """This row cannot be measured here; the table prints why in its place."""
 
 
 class Peer:

@@ -81,7 +81,7 @@ def space(
         seeds: how many for each setting.
 
     Raises:
-        UsageError: an unknown flag, one that can not be swept, or that is named twice; numbers out of range.
+        UsageError: an unknown flag, one that cannot be swept, or that is named twice; numbers out of range.
     """
     if seeds < 1 or search < 0:
         raise UsageError(f"--seeds must be 1 or more, --search 0 or more; got {seeds} and {search}")
@@ -122,7 +122,7 @@ def _named(flag: str, texts: Sequence[str], taken: Collection[str]) -> dict[str,
         if name not in _FIELDS:
             raise unknown("flag", name, _FIELDS)
         if name in _NOT_SWEPT:
-            raise UsageError(f"{flag} {name}: it can not be swept; {_NOT_SWEPT[name]}")
+            raise UsageError(f"{flag} {name}: it cannot be swept; {_NOT_SWEPT[name]}")
         if name in taken or name in named:
             raise UsageError(f"{name} is given twice, as a flag or in a --grid or --range: leave one out")
         named[name] = values

@@ -144,7 +144,7 @@ def test_what_is_no_graph_is_run_by_pyro(caplog):
 
 
 class Wrapped:
-    """A program that is no module, and can not be watched."""
+    """A program that is no module, and cannot be watched."""
 
     def __init__(self, vae, factor=1.0):
         self.vae, self.factor = vae, factor

@@ -130,7 +130,7 @@ def test_the_jackknife_is_that_of_slow_sums(name, dtype):
     weights, place = beside(name)
     weights = weights.to(dtype)
     value, error = (moment[place].item() for moment in jackknife(weights))
-    if name == "one alone":  # which can not be left out
+    if name == "one alone":  # which cannot be left out
         assert value == INF
         assert math.isnan(error)
         return

@@ -191,7 +191,7 @@ def test_bfloat16_is_float32_but_for_its_rounding(kind, y_dim):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_in_bfloat16_are_float32_ones_but_for_rounding(kind):
-    exact, rounded, x = pair(kind, activation=nn.Tanh)  # smooth: rounding can not switch a unit off
+    exact, rounded, x = pair(kind, activation=nn.Tanh)  # smooth: rounding cannot switch a unit off
     for net in (exact, rounded):
         net(x).square().mean().backward()
     for p, q in zip(exact.parameters(), rounded.parameters(), strict=True):

@@ -155,7 +155,7 @@ def _copied(bug: Bug, copy: Path) -> Path:
     module = ".".join(("pyro_vae", *Path(bug.file).with_suffix("").parts))
     where = _python(copy, "-c", f"import {module} as it; print(it.__file__)")
     if where.returncode or Path(where.stdout.strip()) != path:
-        raise Mistake(f"{module} can not be imported: {(where.stderr.splitlines() or [where.stdout])[-1]}")
+        raise Mistake(f"{module} cannot be imported: {(where.stderr.splitlines() or [where.stdout])[-1]}")
     return copy
 
 

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, escaped everywhere, and readable by machine and by people who can not see it."""
+"""The page: whole, self-contained, escaped everywhere, and readable by machine and by people who cannot see it."""
 
 import base64
 import struct

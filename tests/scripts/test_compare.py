@@ -108,7 +108,7 @@ def test_other_test_data_are_refused_and_when_forced_not_paired(runs, capsys):
         (["@standard-0", "@laplace-0", "--num-samples", "x"], 2, "--num-samples takes whole numbers; got"),
         (["@standard-0", "@laplace-0", "--test-data", "-1"], 2, "--test-data must be at least 0; got -1"),
         (["@standard-0", "@laplace-0", "--data-dir", "nowhere"], 3, "grey.npz"),
-        (["@standard-0", "@laplace-0", "--out", "standard.txt/x"], 6, "can not write"),
+        (["@standard-0", "@laplace-0", "--out", "standard.txt/x"], 6, "cannot write"),
         (["@standard-0", "@laplace-0", "--forced"], 2, "did you mean --force?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -126,7 +126,7 @@ def test_selfcheck_tries_the_place_of_its_table_first(capsys, monkeypatch, place
     monkeypatch.setattr(ladder, "check", lambda budget, seed: iter([]))
     assert script("selfcheck", "--json", place) == 6
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", f"error: can not write {place}: {why}. Use another --json.\n")
+    assert (said.out, said.err) == ("", f"error: cannot write {place}: {why}. Use another --json.\n")
     assert script("selfcheck", "--json", "x.json") == 0
     assert json.loads(Path("x.json").read_text())["ok"]
 

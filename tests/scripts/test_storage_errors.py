@@ -36,7 +36,7 @@ def allowed(*command):
 def mounts():
     """Skips where a process can have no mounts of its own."""
     if shutil.which("unshare") is None or not allowed("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"):
-        pytest.skip("file systems can not be mounted here")
+        pytest.skip("file systems cannot be mounted here")
 
 
 def mount(*arguments):

@@ -29,4 +29,4 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise damaged(path, error) from error
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}. Put a copy of it back") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}. Put a copy of it back") from error

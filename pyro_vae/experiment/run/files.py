@@ -223,4 +223,4 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Use another `folder`"
-        raise StorageError(f"can not write {path}: {error.strerror or error}. {cure}.") from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}. {cure}.") from error

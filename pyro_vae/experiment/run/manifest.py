@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
         whole = sealed(body)
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged, it can not be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
+            f"{path} is damaged, it cannot be read as a manifest ({error!r:.200}): the SHA-256 that it should have is "
             f"lost with it, that of its {len(content)} bytes is {files.sha256(content)}."
         ) from error
     if content == whole and schema <= SCHEMA:
@@ -156,4 +156,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error

@@ -12,7 +12,7 @@ _MOST_COLUMNS = 100  # that are tried one by one
 
 
 def wild(attempt: Attempt, x: Tensor, y: Tensor | None) -> list[int]:
-    """Finds the rows of a block that can not be scored, by halves.
+    """Finds the rows of a block that cannot be scored, by halves.
 
     Args:
         attempt: scores data and labels.

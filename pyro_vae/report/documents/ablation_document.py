@@ -81,7 +81,7 @@ def _notes(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) 
     yield (
         f"All numbers are those of the program itself, without weights. {labels['log_likelihood']} is a lower bound, "
         f"K = {both['test']['log_likelihood']['num_samples']}; where k-hat is above 0.7 it is loose, and how loose is "
-        f"not known.{known} {information.capitalize()} can not exceed log N = {math.log(num_data):.2f}."
+        f"not known.{known} {information.capitalize()} cannot exceed log N = {math.log(num_data):.2f}."
     )
     (a, a_error), (b, b_error) = (gaps[name]["reconstruction"] for name in ("only reconstruction", "both"))
     yield (

@@ -73,7 +73,7 @@ def _khat(khat: Mapping[str, Any]) -> str:
     )
 
 
-_DISAGREE = "The chains did NOT agree: these draws can not be taken for the posterior's. "
+_DISAGREE = "The chains did NOT agree: these draws cannot be taken for the posterior's. "
 
 
 def _escalated(more: Mapping[str, Any]) -> str:

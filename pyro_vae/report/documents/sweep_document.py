@@ -130,7 +130,7 @@ def sweep_notes(sweep: Sweep, lead: Mapping[str, Any] | None = None) -> list[str
         )
     if diverged := [group["name"] for group in sweep["groups"] if group["diverged"]]:
         some = _first(diverged)
-        notes.append(f"A setting of which a run diverged can not be chosen, whatever its other seeds reached: {some}.")
+        notes.append(f"A setting of which a run diverged cannot be chosen, whatever its other seeds reached: {some}.")
     if len(ranked) > 1:
         notes += [_lead(ranked[0], ranked[1], lead), _flattery(sweep, ranked)]
     return [*notes, *_density(sweep["test"]), *_code(sweep["runs"])]

@@ -273,7 +273,7 @@ def test_a_pair_under_another_name_is_refused(trained, last):
 
 def test_tensors_that_are_not_there_are_named(last):
     last.with_suffix(".safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"epoch-00005\.safetensors can not be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"epoch-00005\.safetensors cannot be read: No such file"):
         checkpoint.read(last)
 
 

@@ -182,7 +182,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "diary").write_text("dear")
     (tmp_path / "lock").symlink_to(tmp_path / "diary")
     with (
-        pytest.raises(StorageError, match=r"can not write .*lock: Too many levels"),
+        pytest.raises(StorageError, match=r"cannot write .*lock: Too many levels"),
         files.locked(tmp_path / "lock", str),
     ):
         pass
@@ -203,7 +203,7 @@ def test_a_holder_that_can_not_sign_is_told_what_is_full(tmp_path, monkeypatch):
 
 def test_a_lock_that_is_a_pipe_is_named(tmp_path):
     os.mkfifo(tmp_path / "lock")
-    with files.locked(tmp_path / "lock", str) as lock, pytest.raises(StorageError, match=r"can not write .*lock"):
+    with files.locked(tmp_path / "lock", str) as lock, pytest.raises(StorageError, match=r"cannot write .*lock"):
         lock.sign("me")
 
 
@@ -240,7 +240,7 @@ def test_append_adds_whole_lines(tmp_path):
 )
 def test_a_place_below_a_file_is_a_storage_error_that_names_it(tmp_path, act):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"can not write .*file/x: Not a directory"):
+    with pytest.raises(StorageError, match=r"cannot write .*file/x: Not a directory"):
         act(tmp_path / "file" / "x")
 
 

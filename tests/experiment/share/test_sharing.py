@@ -1,4 +1,4 @@
-"""A shared folder is the program to the last bit; its card is true and can not be broken; a bad one is refused."""
+"""A shared folder is the program to the last bit; its card is true and cannot be broken; a bad one is refused."""
 
 import json
 import re
@@ -406,7 +406,7 @@ def test_one_flipped_bit_of_the_settings_is_refused_wherever_it_is(shared):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_missing_file_is_named(shared, name):
     (shared / name).unlink()
-    assert f"{name} can not be read: No such file" in complaint(shared)
+    assert f"{name} cannot be read: No such file" in complaint(shared)
 
 
 def test_a_folder_of_other_tensors_is_refused(run, shared, tmp_path):

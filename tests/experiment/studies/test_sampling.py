@@ -1,4 +1,4 @@
-"""sample.py and what it calls: the arrays are those of the library, and what can not be drawn is said in a sentence."""
+"""sample.py and what it calls: the arrays are those of the library, and what cannot be drawn is said in a sentence."""
 
 import io
 import runpy

@@ -141,7 +141,7 @@ def test_a_run_that_diverges_does_not_stop_the_sweep_and_its_setting_is_not_chos
     out = capsys.readouterr().out
     assert "lr=0.1,seed=1: diverged" in out
     assert (
-        "A setting of which a run diverged can not be chosen, whatever its other seeds reached: lr=0.1."
+        "A setting of which a run diverged cannot be chosen, whatever its other seeds reached: lr=0.1."
         in out.replace("\n  ", " ")
     )
     assert swept("lr=0.01,0.1,1") == []
