@@ -25,6 +25,7 @@ from pyro_vae.command_lines import script
 from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.progress_display import shown
 
 RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
@@ -56,7 +57,8 @@ def exit_codes(
 
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
-        yield
+        with shown("starting, which loads PyTorch"):
+            yield
     except SystemExit as end:
         if end.code in system.INTERRUPTED:
             print(f"interrupted{left(end)}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
+from pyro_vae.progress import through
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,7 +43,7 @@ def compare(arguments: Namespace) -> None:
 
     # Each of them, on the same data with the same draws.
     measured = []
-    for i, run in enumerate(runs, 1):
+    for i, run in enumerate(through("runs", runs), 1):
         begun = time.perf_counter()
         measured.append(comparing.measure(run, evaluation))
         seconds = time.perf_counter() - begun

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae import evaluation
+from pyro_vae import evaluation, progress
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
 from pyro_vae.evaluation.baseline import baselines_of, compared
@@ -102,11 +102,12 @@ class Look(Subject):
         return replace(last, name="log p(x)", quantity=quantity)
 
     @contextmanager
-    def step(self, name: str, sentence: str) -> Iterator[None]:
-        """Announces one step and takes its time."""
+    def step(self, name: str, sentence: str, *, parts: int = 1) -> Iterator[None]:
+        """Announces one step, of so many stages, and takes its time."""
         self.say(sentence)
         begun = time.perf_counter()
-        yield
+        with progress.section(name, sentence, parts=parts):
+            yield
         self.timings[name] = round(time.perf_counter() - begun, 2)
 
     def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
@@ -268,7 +269,7 @@ def _latent(look: Look) -> None:
     if look.train is None:
         raise ValueError(NO_TRAINING)
     x, y = look.train.at(torch.arange(len(look.train)))
-    with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
+    with look.step("latent", f"the aggregate posterior of {len(x)} training data", parts=7):
         active = evaluation.active_units(vae, x, y, seed=seed)
         kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
         terms = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))

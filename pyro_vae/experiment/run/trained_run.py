@@ -22,6 +22,7 @@ from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +202,13 @@ def open_run(
         ...
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
     """
-    path = Path(path)
+    with stage(f"opening {path}"):
+        return _opened(Path(path), device, data_dir, own, members, read=read)
+
+
+def _opened(
+    path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any], *, read: bool
+) -> TrainedRun:
     newest, complaints = _newest(path)
     if not newest.progress.best_epoch:
         again = command_line("train", **places_of(newest.config), out=path, resume=True)

@@ -30,6 +30,7 @@ from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import stage
 
 _logger = logging.getLogger(__name__)
 
@@ -141,8 +142,9 @@ def _told_how_to_go_on(run: Run, world: World, **more: bool) -> Iterator[None]:
 
 def _built(config: Config, world: World, *, begins: bool, check: bool) -> tuple[Splits, Autoencoder, SVI]:
     """Builds data, program and step; members of the user's own are looked at where a training begins."""
-    data = world.in_turn(lambda: build.data(config))
-    with world.together():
+    with stage(f"reading {config.dataset}"):
+        data = world.in_turn(lambda: build.data(config))
+    with world.together(), stage("building the program"):
         vae = build.vae(config, *data.form)
         build.start(config, vae, data, tell=begins)
         if begins and world.first:
