@@ -220,10 +220,11 @@ def through(says: str, items: Iterable[T], total: float | None = None, *, parts:
         >>> list(through("letters", "ab"))
         ['a', 'b']
     """
-    if not is_watched():
+    size = len(items) if total is None and isinstance(items, Sized) else total
+    if not is_watched() or (size == 1 and not says):  # what one item does fills the unit around it
         yield from items
         return
-    with stage(says, len(items) if total is None and isinstance(items, Sized) else total, parts=parts) as going:
+    with stage(says, size, parts=parts) as going:
         for item in items:
             yield item
             going.step()

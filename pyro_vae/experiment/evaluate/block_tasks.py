@@ -31,6 +31,7 @@ from pyro_vae.randomness import derive, generator, stream
 Part = dict[str, Estimate | Tensor]  # the first dimension of each tensor is that of the data
 
 GRID_DIM = 3  # a grid needs n^D points
+PICTURE_DIM = 2  # of a posterior on a grid
 
 
 class Block(NamedTuple):

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pyro_vae import progress
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.escalation import GRADIENT, annealing_cost
-from pyro_vae.experiment.evaluate.block_tasks import TASKS
+from pyro_vae.experiment.evaluate.block_tasks import PICTURE_DIM, TASKS
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 
-_REFINED = 500 * 4  # gradients for each datum: steps of the optimiser, and draws for each
-_GRID = 10_000  # points of a grid for each datum and latent dimension
+_STEPS, _STEP = 500, 10_000  # of the optimiser that fits the guide to a block of data, and what each takes
+_GRID = 2_000  # points of a grid for each datum and latent dimension
 _PAIR = 0.05  # of one density of one code, for the aggregate posterior
-_ALONE = 2_000  # of a gradient of a single datum, which is no faster than one of many
-_LEAPS = 7  # gradients of a transition of NUTS
-_PICTURES = 500_000
+_NUTS = 4 * 7 * 500  # chains, gradients of a transition, and what a gradient of a single datum takes
+_PICTURE = 300_000
+_FILES = 2_000_000
 _BASELINES = 100_000
 
 
@@ -31,9 +32,9 @@ def _annealed(subject: Subject, walks: int = 1) -> float:
     return GRADIENT * len(subject.chosen) * (pilots + walks * chains)
 
 
-def _nuts(subject: Subject) -> float:
+def _posterior(subject: Subject) -> float:
     draws = subject.plan.posterior_draws
-    return 4 * (draws + min(200, max(50, draws))) * _LEAPS * _ALONE if subject.latent_dim > 2 else _GRID
+    return _NUTS * (draws + min(200, max(50, draws))) if subject.latent_dim > PICTURE_DIM else _PICTURE
 
 
 def _latent(subject: Subject) -> float:
@@ -56,9 +57,9 @@ _EXPECTED: dict[str, Callable[[Subject], float]] = {
     "grid": lambda s: len(s.chosen) * s.latent_dim * _GRID,
     "simulated": lambda s: _annealed(s, walks=2) + len(s.chosen) * s.plan.num_samples,
     "training": lambda s: len(s.train or ()) * s.plan.elbo_samples,
-    "gaps": lambda s: GRADIENT * len(s.chosen) * _REFINED,
-    "posterior": _nuts,
-    "files": lambda s: _PICTURES,
+    "gaps": lambda s: -(-len(s.chosen) // DATA_BLOCK) * _STEPS * _STEP,
+    "posterior": _posterior,
+    "files": lambda s: _FILES,
 }
 _OF_HEADLINE = ("baselines", "files")
 

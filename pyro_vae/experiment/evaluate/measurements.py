@@ -37,7 +37,6 @@ from pyro_vae.inference.divergence import fault_on_data
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-PICTURE_DIM = 2
 NOT_REFINED = (
     "for them the guide is fitted to single data, which is done where its one latent site is a "
     "Normal(loc, scale).to_event(1), as that of DiagonalNormal"
@@ -347,7 +346,7 @@ def _gaps(look: Look) -> None:
 def _posterior(look: Look) -> None:
     datum = _typical(look.curve.khat)
     x, y = look.test.at(torch.tensor([datum]))
-    if look.latent_dim <= PICTURE_DIM:
+    if look.latent_dim <= block_tasks.PICTURE_DIM:
         with look.step("posterior", f"the true posterior of {look.test.place(datum)} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
             about: dict[str, Any] = {"method": "grid"}
