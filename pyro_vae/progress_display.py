@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyro_vae import progress
 
@@ -71,38 +71,60 @@ class Lines(progress.Watcher):
         now = self._clock()
         if now >= self._due and self.stages:
             self._due = now + _MINUTE
-            self._write(", ".join(filter(None, (" ".join(row) for row in rows(self, now)))))
+            self._write(str(view(self, now)))
 
 
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def rows(watcher: progress.Watcher, now: float, *, narrow: bool = False) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Puts into words how far it has come.
+class View(NamedTuple):
+    """How far work has come, in words.
+
+    Attributes:
+        whole: what it is.
+        share: the share of it that is done; None where that is not known.
+        far: how far that is, and how long the rest will take; or else how long it has taken.
+        inner, inner_far: the same of the innermost stage that has a name; or else how the whole stands.
+    """
+
+    whole: str
+    share: float | None
+    far: str
+    inner: str = ""
+    inner_far: str = ""
+
+    def __str__(self) -> str:
+        inner = f"{self.inner} {self.inner_far}".strip()
+        return f"{self.whole} {self.far}" + (f", {inner}" if inner else "")
+
+
+def view(watcher: progress.Watcher, now: float, *, narrow: bool = False) -> View:
+    """Puts into words how far work has come.
 
     Args:
         watcher: it knows the stages.
         now: in seconds of `time.monotonic`.
         narrow: whether there is little room.
-
-    Returns:
-        What the whole is, and how far it has come; then the same of the innermost stage that has a name, or its note.
     """
-    known = watcher.fractions()
-    counted = [(stage, share) for stage, share in known if stage.total]
-    named = [(stage, share) for stage, share in known if stage.says]
+    named = [(stage, share) for stage, share in watcher.fractions() if stage.says or isinstance(stage, progress.Plan)]
+    if not named:
+        return View("working", None, "")
+    inner, inner_share = named[-1]
+    counted = [(stage, share) for stage, share in named if stage.total]
     if not counted:
-        stage = known[-1][0]
-        return (stage.says, _duration(now - stage.begun)), ("", "")
+        return View(inner.says, None, _duration(now - inner.begun))
     whole, share = counted[0]
     left = _left(whole, share, now)
-    first = _head(whole, narrow=narrow), f"{100 * share:.0f} %{f', {_duration(left)} left' if left is not None else ''}"
-    inner, of_it = named[-1] if named else counted[-1]
-    if inner is whole:
-        return first, (inner.note, "")
-    counts = f"{inner.done:.0f} of {inner.total:.0f}" if (inner.total or 0) > 1 else f"{100 * of_it:.0f} %"
-    return first, (f"{inner.says}", counts if inner.total else "")
+    far = f"{100 * share:.0f} %{f', {_duration(left)} left' if left is not None else ''}"
+    about = (inner.note, "") if inner is whole else (inner.says, _far(inner, inner_share, now))
+    return View(_head(whole, narrow=narrow), share, far, *about)
+
+
+def _far(inner: progress.Stage, share: float, now: float) -> str:
+    if not inner.total:
+        return _duration(now - inner.begun)
+    return f"{inner.done:.0f} of {inner.total:.0f}" if inner.total > 1 else f"{100 * share:.0f} %"
 
 
 def _head(whole: progress.Stage, *, narrow: bool) -> str:
@@ -134,9 +156,9 @@ def _on_terminal(says: str) -> Iterator[None]:
     from rich.live import Live
 
     console = Console(file=sys.stdout)
-    watcher = progress.Watcher()
+    watcher = _OnTerminal()
     display = Live(
-        _Picture(watcher), console=console, transient=True, refresh_per_second=_PER_SECOND,
+        watcher, console=console, transient=True, refresh_per_second=_PER_SECOND,
         redirect_stdout=False, redirect_stderr=False,
     )  # fmt: skip
     with ExitStack() as until_the_end:
@@ -148,28 +170,31 @@ def _on_terminal(says: str) -> Iterator[None]:
             yield
 
 
-class _Picture:
+class _OnTerminal(progress.Watcher):
     """What rich draws at each look: the two lines."""
 
-    def __init__(self, watcher: progress.Watcher) -> None:
-        self.watcher, self.looks = watcher, itertools.count()
+    def __init__(self) -> None:
+        super().__init__()
+        self._looks = itertools.count()
+
+    def changed(self) -> None:
+        """Changes what is said between two stages, once there was one."""
+        if len(self.stages) > 1:
+            self.stages[0].says = "working"
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from rich.text import Text
 
         width, plain = options.max_width, options.ascii_only
-        narrow = width < _NARROW
-        (head, far), (inner, inner_far) = rows(self.watcher, time.monotonic(), narrow=narrow)
+        now = view(self, time.monotonic(), narrow=width < _NARROW)
         signs = "-\\|/" if plain else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-        line = Text(f"{signs[next(self.looks) % len(signs)]} {head} ", no_wrap=True, overflow="ellipsis")
-        share = next((share for stage, share in self.watcher.fractions() if stage.total), None)
-        if share is not None:
-            line.append_text(_bar(share, width - line.cell_len - len(far) - 2, plain=plain))
-        line.append(far)
-        yield line
-        if inner:
-            room = width - len(inner_far) - 4
-            yield Text(f"  {inner[:room]}  {inner_far}", style="dim", no_wrap=True, overflow="ellipsis")
+        line = Text(f"{signs[next(self._looks) % len(signs)]} {now.whole} ", no_wrap=True, overflow="ellipsis")
+        if now.share is not None:
+            line.append_text(_bar(now.share, width - line.cell_len - len(now.far) - 2, plain=plain))
+        yield line.append(now.far)
+        if now.inner:
+            inner = f"  {now.inner[: width - len(now.inner_far) - 4]}  {now.inner_far}"
+            yield Text(inner, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _bar(share: float, room: int, *, plain: bool) -> Any:

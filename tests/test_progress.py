@@ -1,7 +1,10 @@
 """What long work says of itself: shares that add up, sections that are all there, and silence where no one asked."""
 
+import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +18,7 @@ from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan, Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.given_program import GivenProgram
 from pyro_vae.progress import planned, section, stage, through, watched
-from pyro_vae.progress_display import Lines, rows
+from pyro_vae.progress_display import Lines, view
 
 QUICK = {"num_samples": 60, "elbo_samples": 10, "annealed_data": 3, "num_temperatures": 3, "num_chains": 2,
          "latent_samples": 2, "latent_data": 40}  # fmt: skip
@@ -191,18 +194,73 @@ def test_a_short_run_says_nothing():
     assert said == []
 
 
-def row_of(total, done, seconds, *, already=0.0, narrow=False):
+def far(total, done, seconds, *, already=0.0, narrow=False):
     watcher = progress.Watcher()
     with watched(watcher), stage("epochs", total=total, done=already) as going:
         going.done, going.begun = done, 0.0
-        return rows(watcher, seconds, narrow=narrow)[0]
+        found = view(watcher, seconds, narrow=narrow)
+    return found.whole, found.far
 
 
 def test_the_rest_is_said_to_take_as_long_as_the_work_so_far():
-    assert row_of(600, 200, 60.0) == ("epochs 200/600", "33 %, 2:00 left")
-    assert row_of(600, 500, 60.0, already=400) == ("epochs 500/600", "83 %, 1:00 left")  # 100 in this minute
-    assert row_of(600, 6, 5.0) == ("epochs 6/600", "1 %")  # too early to say
-    assert row_of(600, 300, 7200.0, narrow=True) == ("300/600", "50 %, 2:00:00 left")
+    assert far(600, 200, 60.0) == ("epochs 200/600", "33 %, 2:00 left")
+    assert far(600, 500, 60.0, already=400) == ("epochs 500/600", "83 %, 1:00 left")  # 100 in this minute
+    assert far(600, 6, 5.0) == ("epochs 6/600", "1 %")  # too early to say
+    assert far(600, 300, 7200.0, narrow=True) == ("300/600", "50 %, 2:00:00 left")
+
+
+def on_terminal(code, columns=40, **environment):
+    """What a process writes to a terminal."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    around = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **environment}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=around)
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 4096):
+            written += piece
+    assert process.wait() == 0
+    os.close(ours)
+    return written.decode()
+
+
+SHOWN = """
+import sys, time
+from pyro_vae.progress import through
+from pyro_vae.progress_display import shown
+with shown("starting"):
+    time.sleep(0.4)
+    for block in through("blocks", range(3)):
+        print("row", block, "x" * 100)
+        time.sleep(0.3)
+    print("a note", file=sys.stderr)
+    print("no end", end="")
+"""
+
+
+def test_what_is_printed_on_a_terminal_stands_whole_above_the_display():
+    written = on_terminal(SHOWN)
+    assert "starting 0:00" in written
+    assert "2/3 ━" in written  # 40 columns: without words
+    assert [f"row {i} {'x' * 100}\r\n" in written for i in range(3)] == [True] * 3
+    assert "a note\r\n" in written
+    assert written.endswith("no end")
+    shown = [piece for piece in written.split("\r") if "/3" in piece]
+    assert max(len(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", piece).strip("\n")) for piece in shown) <= 40
+    assert written.index("\x1b[?25l") < written.index("\x1b[?25h")  # the cursor is back
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"RANK": "1"}])
+def test_other_terminals_and_other_processes_show_nothing(environment):
+    written = on_terminal(SHOWN, **environment)
+    assert "\x1b" not in written
+    assert "row 2" in written
+
+
+def test_colours_are_left_out_where_they_are_not_wanted():
+    assert "\x1b[36m" in on_terminal(SHOWN)
+    assert "\x1b[36m" not in on_terminal(SHOWN, NO_COLOR="1")
 
 
 def test_the_library_shows_nothing_by_itself():

@@ -89,7 +89,7 @@ class ScoredRows:
         draws = len(self) * self.plan.num_samples
         with build.estimating(self.run.config, draws):
             pieces = zip(wanted, index, self.reader.pieces(index), strict=True)
-            for number, at, (x, y) in through("", pieces, len(wanted)):
+            for number, at, (x, y) in through("blocks of rows", pieces, len(wanted)):
                 yield self._columns(_Block(number, int(at[0]), likelihood_alone), x, y)
 
     def _columns(self, block: "_Block", x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
