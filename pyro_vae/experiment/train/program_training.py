@@ -75,9 +75,9 @@ class Trained:
         )
 
     def _repr_html_(self) -> str:
-        picture = base64.b64encode(images.png(self.plot())).decode()
+        picture = base64.b64encode(images.training([record.to_dict() for record in self.history])).decode()
         lines = "<br>".join(escape(line) for line in str(self).splitlines())
-        return f'<p>{lines}</p><img alt="the training" src="data:image/png;base64,{picture}">'
+        return f'<p>{lines}</p><img alt="the training" width="540" src="data:image/png;base64,{picture}">'
 
 
 def train(
