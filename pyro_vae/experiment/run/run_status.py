@@ -55,10 +55,11 @@ class RunStatus:
         """
         before = self.read()
         teams = self._teams(before, progress, processes)
+        goes_on = progress.epoch or progress.steps
         now = datetime.now(UTC).isoformat(timespec="seconds")
         about = {
             "status": "running",
-            "command": self._repeated(config, processes) if progress.epoch or progress.steps else provenance.command(),
+            "command": self._repeated(config, processes) if goes_on else provenance.command(processes),
             "started": before.get("started", now),
             "session_started": now,
             "processes": processes,
