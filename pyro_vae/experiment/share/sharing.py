@@ -29,7 +29,7 @@ from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FACTS, OwnMember, arguments_of, is_place, without_folder
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, files, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.provenance import surroundings
@@ -325,6 +325,8 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+    for source in about.get(lineage.KEY, [])[:1]:
+        more["started from"] = f"the weights of epoch {source['epoch']} of the run {Path(source['run']).name}"
     return {
         "parameters": f"{sum(parameter.numel() for parameter in program.parameters()):,}",
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
