@@ -251,7 +251,7 @@ def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None) -> tup
 
 @dataclass(frozen=True)
 class _Make:
-    """Makes the arguments of model and guide from a raw batch; equal for equal data, so that fits share their graphs."""
+    """Makes the arguments of model and guide from a raw batch; equal for equal data, so fits share graphs."""
 
     recipe: Recipe
     num_classes: int | None
