@@ -9,7 +9,7 @@ else a density of the same x. The support of the likelihood chooses them, see `s
     counts                Poisson by column, negative binomial by column
     real numbers          independent normals, full-covariance normal
 
-With labels there is one fit for each class. Where nothing can be fitted, a sentence says why in place of a number.
+With labels there is one fit for each class. If a density cannot be fitted, a sentence says why.
 """
 
 from collections.abc import Callable, Iterable, Mapping
