@@ -21,8 +21,8 @@ _SEEN = {
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
-    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity, "
-    "again in every training epoch; evaluation sees one draw, fixed by the data seed.",
+    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity. "
+    "Training draws again in every epoch; evaluation sees one draw, fixed by the data seed.",
     "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
     "intensity, by the data seed; training and evaluation see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",

@@ -91,7 +91,7 @@ def test_every_flag_is_explained_in_help(parser):
 
 def test_a_program_that_takes_missing_numbers_is_a_word_on_the_command_line():
     assert in_flags(f"got nan. {IF_MISSING}").endswith(
-        "build the program with --missing nan; else leave such data out."
+        "build the program with --missing nan; otherwise leave such data out."
     )
 
 

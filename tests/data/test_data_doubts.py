@@ -191,6 +191,6 @@ def test_the_cure_of_names_in_an_archive_works(tmp_path, monkeypatch):
     np.savez("own.npz", spectra=TABLE, kind=Y, other=np.zeros(3))
     with pytest.raises(DataError, match="For example: a = ") as caught:
         load("own.npz")
-    exec(str(caught.value).partition("Such as: ")[2], {"numpy": np})  # noqa: S102 - the cure itself
+    exec(str(caught.value).partition("For example: ")[2], {"numpy": np})  # noqa: S102 - the cure itself
     splits = load("named.npz")
     assert (len(splits.train), splits.num_classes) == (42, 3)

@@ -104,7 +104,7 @@ def test_channels_that_are_last_in_the_file_are_last_in_new_data():
         ({}, GREY[0], r"one datum is 4 numbers; the run was trained on 1 x 3 x 4"),
         ({}, GREY.reshape(40, 12), r"Save x.reshape\(-1, 3, 4\)"),
         *thorough(
-            ({"levels": True}, GREY / 255, r"Of intensities in \[0, 1\] they are \(x \* 255\).round\(\)"),
+            ({"levels": True}, GREY / 255, r"From intensities in \[0, 1\], make them by \(x \* 255\).round\(\)"),
             ({}, GREY.astype(int) - 300, r"-\d+ at datum 0, position \(0, 0, 0\)"),
             ({}, np.array([["a", "b"]]), "the run was trained on|one datum is"),
             ({}, GREY > 9, r"use x.astype\(np.uint8\) \* 255"),

@@ -199,7 +199,7 @@ def jittered(vae):
     vae.posterior = Jittered(vae.posterior.encoder, 3)
 
 
-@pytest.mark.parametrize(("change", "reason"), [(hooked, "has a hook"), (jittered, "something else at each call")])
+@pytest.mark.parametrize(("change", "reason"), [(hooked, "has a hook"), (jittered, "something different at each call")])
 def test_hooks_and_other_random_numbers_are_heard(change, reason, traced_only, drawn, caplog):
     vae, x = small_vae(), binary_data(5)
     change(vae)

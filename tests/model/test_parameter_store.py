@@ -246,7 +246,7 @@ def test_what_the_store_does_not_hold_is_named(x, file):
     vae = build()
     vae.likelihood.requires_grad_(False)  # its values were saved all the same, and are taken
     pyro.get_param_store().load(file)
-    with pytest.warns(UserWarning, match=r"no values of .*running_mean.*running_var"):
+    with pytest.warns(UserWarning, match=r"no values for .*running_mean.*running_var"):
         vae.load_from_store()
 
 

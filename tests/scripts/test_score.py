@@ -280,7 +280,7 @@ WRONG = {
     "large floats": (["--data", "large.npy"], 3, "Save x.astype(np.uint8)"),
     "levels": (["--data", "levels.npy"], 3, "levels.npy: 300 at row 2, position (0, 1, 3); the run was trained"),
     "bools": (["--data", "bools.npy"], 3, "x.astype(np.uint8) * 255"),
-    "two arrays": (["--data", "two.npz"], 2, "holds x_train, x_test; say which, as in --array x_test"),
+    "two arrays": (["--data", "two.npz"], 2, "holds x_train, x_test; choose one, as in --array x_test"),
     "no array": (["--data", "two.npz", "--array", "x_tst"], 2, "did you mean 'x_test'?"),
     "no split": (["--split", "tset"], 2, "a --split is train, valid, test; got 'tset'"),
     "an ending": (["--split", "test", "--out", "scores.txt"], 2, "name such a file, as --out scores.csv"),
