@@ -324,7 +324,9 @@ def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
     names = {member.filename for member in members}
     odd = [n for n in names if not (n.endswith(".npy") and n.isprintable() and len(n) <= _LONGEST_NAME)]
     if odd or len(names) < len(members):
-        what = f"holds {odd[0][:_LONGEST_NAME]!r}, which is no array" if odd else "holds two arrays of the same name"
+        what = (
+            f"holds {odd[0][:_LONGEST_NAME]!r}, which is not an array" if odd else "holds two arrays of the same name"
+        )
         raise DataError(f"{path}: {what}. Write it with np.savez.")
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
         raise DataError(f"{path}: is not packed by deflate. Write it with np.savez.")

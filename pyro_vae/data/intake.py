@@ -108,7 +108,7 @@ class Intake:
             ValueError, TypeError, LookupError: these are not such values.
         """
         if values["recipe"] not in RECIPES:
-            raise ValueError(f"{values['recipe']!r} is no recipe")
+            raise ValueError(f"{values['recipe']!r} is not a recipe")
         made = {
             **values,
             "x_shape": tuple(map(int, values["x_shape"])),

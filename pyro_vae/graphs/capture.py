@@ -208,7 +208,7 @@ def hoist(graph: Graph) -> tuple[Graph, Graph]:
 
 
 def _drawn(nodes: list[fx.Node]) -> set[fx.Node]:
-    """Returns the nodes that depend on random numbers; all nodes if something is written that others may read."""
+    """Returns the nodes that depend on random numbers; all nodes if something is written that others could read."""
     drawn: set[fx.Node] = set()
     for node in nodes:
         if node.op != "call_function":

@@ -43,7 +43,7 @@ def folded(
 
     Raises:
         UsageError: the network does not take tensors of this shape or type.
-        TypeError: the network returns no tensor.
+        TypeError: the network does not return a tensor.
         ValueError: it does not return one row for each row that it was given.
 
     Example:

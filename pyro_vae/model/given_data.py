@@ -30,7 +30,7 @@ def check_data(x: Tensor | None, y: Tensor | None = None, missing: bool = False)
         missing: whether NaN is a missing number, and let through.
 
     Raises:
-        TypeError: x or y is no tensor.
+        TypeError: x or y is not a tensor.
         ValueError: there are no data, or the labels have another shape or number.
         DataError: a number is neither finite nor missing.
     """
@@ -65,7 +65,7 @@ def check_label_rows(y: Tensor | None) -> None:
         y: (*, C), or None. Each batch dimension belongs to an open plate, has size 1, or is enumerated by Pyro.
 
     Raises:
-        TypeError: y is no tensor.
+        TypeError: y is not a tensor.
         UsageError: a batch dimension belongs to no plate that is open, or has another size.
         DataError: a number is not finite.
     """
@@ -91,7 +91,7 @@ def check_labels(y: Tensor | None, number: int) -> None:
         number: B.
 
     Raises:
-        TypeError: y is no tensor.
+        TypeError: y is not a tensor.
         ValueError: it has another shape, or belongs to another number of data.
         DataError: a number is not finite.
     """

@@ -4,7 +4,7 @@ A program lists its tensors under its own prefix: `pyro_vae:left` by its name, o
 
     listed    by a program of this process: it gives way if a member is replaced, and leaves when the program dies
     foreign   put under such a name by anyone else, for example by `pyro.get_param_store().load(file)`: it stays, and
-              programs that it may be meant for refuse to run, since it would have no effect
+              programs that it could be meant for refuse to run, since it would have no effect
 """
 
 import gc
@@ -75,7 +75,7 @@ class Listing:
         _prefixes.add(prefix)
 
     def check(self) -> None:
-        """Raises UsageError if the store holds entries that no program listed and that may be meant for this one."""
+        """Raises UsageError if the store holds entries that no program listed and that could be meant for this one."""
         if not (strangers := _strangers()):
             return
         sweep()  # of a program that died inside a scope
@@ -85,7 +85,7 @@ class Listing:
         self._warn_of({_prefix_of(name) for name in strangers if name in _params()} - _prefixes)
 
     def _warn_of(self, others: set[str]) -> None:
-        """Warns, once for each, of names in the store that no live program has: they may be meant for this one."""
+        """Warns, once for each, of names in the store that no live program has: they could be meant for this one."""
         for prefix in sorted(others - _warned_of):
             _warned_of.add(prefix)
             name = prefix.removeprefix(TAG)
@@ -126,14 +126,14 @@ class Listing:
         if len(fitting) == 1:
             return fitting.pop()
         listed = ", ".join(sorted(prefix.removeprefix(TAG) for prefix in there))
-        wanted = f"of program {name!r}" if name else f"that may be meant for {self.prefix.removeprefix(TAG)}"
+        wanted = f"of program {name!r}" if name else f"that could be meant for {self.prefix.removeprefix(TAG)}"
         raise UsageError(
             f"Pyro's parameter store has {'several programs' if fitting else 'nothing'} {wanted}; "
             + (f"choose one with `load_from_store(name)`: {listed}" if there else "first load it: store.load(file)")
         )
 
     def _may_mean(self, prefix: str) -> bool:
-        """Whether entries with that prefix may belong to this program: names tell programs apart, numbers do not."""
+        """Whether entries with that prefix can belong to this program: names tell programs apart, numbers do not."""
         if prefix in _prefixes:
             return prefix == self.prefix
         return not (_is_named(prefix) and _is_named(self.prefix))

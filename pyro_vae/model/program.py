@@ -177,7 +177,7 @@ class Program(nn.Module):
                 the process were built.
 
         Raises:
-            UsageError: the store holds nothing that may be meant for this program, or several candidates.
+            UsageError: the store holds nothing that could be meant for this program, or several candidates.
             ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
 
         Example:

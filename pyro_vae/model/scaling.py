@@ -271,7 +271,7 @@ class Rescaled(nn.Module):
         self.network, self.scale = network, scale
 
     def forward(self, x: Tensor, *y: Tensor) -> Tensor:
-        seen = self.scale.see(x).to(x.dtype)  # in the type of the input, which the network may refuse
+        seen = self.scale.see(x).to(x.dtype)  # in the type of the input, which the network can refuse
         return self.network(seen, *y)
 
 

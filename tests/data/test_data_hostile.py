@@ -87,11 +87,11 @@ LONG = "x" * 60_000
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("x.npy", npy(PIXELS)), ("notes.txt", b"hello")], "'notes.txt', which is no array"),
+        ([("x.npy", npy(PIXELS)), ("notes.txt", b"hello")], "'notes.txt', which is not an array"),
         ([("x.npy", b"hello")], "cannot be read"),
         ([("x.npy", npy(PIXELS)), ("y.npy", b"hello")], "cannot be read"),
-        ([("x.npy", npy(PIXELS)), ("a\x1b[2J\n.npy", npy(PIXELS))], r"'a\\x1b\[2J\\n.npy', which is no array"),
-        ([("x.npy", npy(PIXELS)), (f"{LONG}.npy", npy(PIXELS))], "'x{100}', which is no array"),
+        ([("x.npy", npy(PIXELS)), ("a\x1b[2J\n.npy", npy(PIXELS))], r"'a\\x1b\[2J\\n.npy', which is not an array"),
+        ([("x.npy", npy(PIXELS)), (f"{LONG}.npy", npy(PIXELS))], "'x{100}', which is not an array"),
         ([("x.npy", npy(PIXELS)), ("x.npy", npy(255 - PIXELS))], "two arrays of the same name"),
         ([("x.npy", npy(PIXELS) + b"!")], r"holds more than the uint8 \(10, 2, 3\)"),
     ],

@@ -163,7 +163,7 @@ REFUSED = [
     ("a,b\n1,2\n3,\x004\n", DataError, "has a NUL byte in line 3"),
     ("a,é\n1,2\n".encode("latin-1"), DataError, "is not UTF-8, from byte 0xe9 in line 1 on"),
     ("age,b\n1,2\n2,3\nn.a.,4\n", DataError, "column 'age' holds numbers, and 'n.a.' in row 2"),
-    ("a;b\n1,500;2\n", DataError, "'1,500' in row 0 may separate thousands or decimals"),
+    ("a;b\n1,500;2\n", DataError, "'1,500' in row 0 could separate thousands or decimals"),
     *thorough(
         ("\n \n", DataError, "begins with 2 blank lines"),
         ("a,b\n", DataError, "no row of data"),
@@ -201,7 +201,7 @@ def test_what_is_no_table_is_refused_with_its_place(read, text, error, message):
         ({"columns": ("town",)}, DataError, "`columns` names 'town', which holds text"),
         ({"columns": ("a", "a")}, UsageError, "`columns` names 'a', and `columns` names it too"),
         ({"columns": ("a", "kind"), "label": "kind"}, UsageError, "`columns` names 'kind', and `label` names it too"),
-        ({"columns": ("void",)}, DataError, "`columns` names 'void', which holds empty cells alone"),
+        ({"columns": ("void",)}, DataError, "`columns` names 'void', which holds only empty cells"),
         ({"group": "twice"}, DataError, "has several columns 'twice'"),
     ],
 )

@@ -62,7 +62,7 @@ def fitted(raw: Raw, train: np.ndarray) -> Columns:
 
 
 def doubtful(x: dict[str, np.ndarray], columns: tuple[str, ...], *, sentinels: bool) -> tuple[str, ...]:
-    """Names columns that are mostly empty, and columns in which a number such as -999 may mark a missing one.
+    """Names columns that are mostly empty, and columns in which a number such as -999 could mark a missing one.
 
     Args:
         x: the parts of a table in memory, (N, D); nothing is said about other data.

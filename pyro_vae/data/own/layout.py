@@ -12,7 +12,7 @@ _FORMS = "(N, D), (N, H, W) or (N, C, H, W)"
 
 
 def laid_out(found: Found, reading: Reading) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Brings every array of x to (N, *x_shape), and notes what may be surprising about the shapes.
+    """Brings every array of x to (N, *x_shape), and notes what could be surprising about the shapes.
 
     Args:
         found: `x` is read, and its masks, which are treated in the same way.

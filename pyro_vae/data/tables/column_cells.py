@@ -18,7 +18,7 @@ _LONGEST = 200  # characters in a label or the name of a row
 
 
 class SeparatorError(DataError):
-    """A column of numbers with signs that may or may not separate thousands, which a reader must not guess.
+    """A column of numbers with signs that could separate thousands, which a reader must not guess.
 
     Args:
         place: file and column.
@@ -97,14 +97,14 @@ def _of_text(series: pd.Series, place: str) -> np.ndarray | None:
 
 
 def _check_commas(text: pd.Series, plain: np.ndarray, comma: np.ndarray, rows: np.ndarray, place: str) -> None:
-    """Refuses commas that may separate thousands, and points next to them."""
+    """Refuses commas that could separate thousands, and points next to them."""
     if not comma.any():
         return
     thousands = text.str.fullmatch(_COMMA_THOUSANDS).to_numpy(bool)
     if (thousands == comma).all():
         steps = {" (for thousands)": _without(","), " (for decimals)": POINTED}
         first = comma.argmax()
-        raise SeparatorError(place, _said(text.iloc[first], rows[first], "may separate thousands or decimals"), steps)
+        raise SeparatorError(place, _said(text.iloc[first], rows[first], "could separate thousands or decimals"), steps)
     point = plain & text.str.contains(".", regex=False).to_numpy(bool)
     if point.any():
         one, other = (f"{text.iloc[i]!r} in row {rows[i]}" for i in (comma.argmax(), point.argmax()))

@@ -179,7 +179,7 @@ def _columns(
     steps = [c for c in x if (is_sequence(x[c]) or is_count(x[c])) and not reading.columns]
     counts = [c for c in steps if (c in unnamed and is_count(x[c])) or _COUNTERS & set(_WORDS.findall(c.lower()))]
     steps = [c for c in steps if c not in counts and is_sequence(x[c])]
-    for wrong, what in ((text, "text, or other things that are not numbers"), (empty, "empty cells alone")):
+    for wrong, what in ((text, "text, or other things that are not numbers"), (empty, "only empty cells")):
         if wrong and reading.columns and not (wrong is empty and reading.missing):
             raise DataError(f"{place}: `columns` names {named(wrong)}, which holds {what}. {_ENCODE}")
     dropped = {*counts, *([] if reading.columns else empty)}

@@ -150,7 +150,7 @@ def _around(path: Path, form: Form) -> tuple[str, str]:
 
 
 def _check_points(path: Path, form: Form, frame: pd.DataFrame, commas: list[int]) -> None:
-    """Refuses points next to a column with decimal commas, since they may separate thousands."""
+    """Refuses points next to a column with decimal commas, since they could separate thousands."""
     floats = [i for i in frame.columns if types.is_float_dtype(frame[i].dtype)]
     if not floats:
         return
