@@ -22,9 +22,9 @@ class WithMask(nn.Module):
     missing. Build the program with `missing=True`.
 
     Args:
-        network: maps rows (N, 2 C, ...), for x_shape (C, ...), and labels (N, Y) where given, to codes. Twice as many
+        network: maps rows (N, 2 C, ...), for x_shape (C, ...), and labels (N, Y), if given, to codes. Twice as many
             numbers or channels go in: (2 D,) for vectors (D,), (2 C, H, W) for images (C, H, W), see `in_shape`.
-        input_scale: factor on x only, e.g. 1 / 255 for grey levels, in place of the network's own `input_scale`.
+            input_scale: factor on x only, e.g. 1 / 255 for grey levels, in place of the network's own `input_scale`.
 
     Reference:
         Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", ICML 2019, who

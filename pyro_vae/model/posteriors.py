@@ -122,7 +122,7 @@ class Posterior(nn.Module):
     def _does_not_take_gaps(self) -> ValueError:
         name = getattr(self.encoder, "__name__", type(self.encoder).__name__)
         return ValueError(
-            f"the codes of {name} are NaN where x has missing numbers, which are NaN: put it into "
+            f"the codes of {name} are NaN because x has missing numbers (NaN): put the network into "
             "networks.WithMask(network), whose network is built with in_shape=WithMask.in_shape(x_shape), or let your "
             "own encoder take NaN"
         )

@@ -303,7 +303,7 @@ def mean_of_counts(x: Tensor) -> Tensor:
 
     .. math:: m_i = \frac{1}{n_i} \Big( \frac{1}{2} + \sum_n x_{ni} \Big)
 
-    n_i is the number of observed counts, or 1 where there are none.
+    n_i is the number of observed counts, or 1 if there are none.
 
     Example:
         >>> mean_of_counts(torch.tensor([[0.0, 3.0], [0.0, torch.nan]]))

@@ -1,7 +1,7 @@
 """What a user says about their own file, and what a reader finds in it.
 
-Reading     how to read the file: which column is the label, where the channels are, how many levels there are Found
-  the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
+Reading     how to read the file: which column is the label, where the channels are, how many levels there are
+Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
 """
 
 from dataclasses import dataclass, field, fields

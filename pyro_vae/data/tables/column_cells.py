@@ -59,7 +59,7 @@ def numbers(series: pd.Series, place: str) -> np.ndarray | None:
         Traceback (most recent call last):
         ...
         pyro_vae.errors.DataError: sizes.csv: column 'a' holds numbers, and 'two' in row 2. Leave that cell empty \
-where the number is missing, or name the columns that are x by `columns`.
+if the number is missing, or name the columns of x with `columns`.
     """
     kind = series.dtype
     if types.is_bool_dtype(kind):
@@ -145,8 +145,8 @@ def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: st
     if 2 * number.sum() > len(number):
         first = (~number).argmax()
         raise DataError(
-            f"{place} holds numbers, and {text.iloc[first][:_LONGEST]!r} in row {rows[first]}. If the number is "
-            "missing, leave that cell empty, or name the columns of x with `columns`."
+            f"{place} holds numbers, and {text.iloc[first][:_LONGEST]!r} in row {rows[first]}. Leave that cell "
+            "empty if the number is missing, or name the columns of x with `columns`."
         )
 
 

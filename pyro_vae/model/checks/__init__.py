@@ -117,7 +117,7 @@ def check_prior(prior: Prior, y: Tensor | None = None, *, seed: int = 0) -> Repo
 
     Args:
         prior: the member.
-        y: labels (B, C), where it takes them.
+        y: labels (B, C), if it takes them.
         seed: of the draws.
 
     Raises:
@@ -143,7 +143,7 @@ def check_posterior(
     Args:
         posterior: the member.
         x: data (B, *x_shape), two or more.
-        y: labels (B, C), where it takes them.
+        y: labels (B, C), if it takes them.
         prior: p(z) of that KL; by default a standard normal.
         seed: of the draws.
 
@@ -177,7 +177,7 @@ def check_likelihood(
         z: latents (B, D), two or more.
         x: data (B, *x_shape), for support and gradients; by default a draw of the member itself. NaN, a missing number,
             is replaced by a number inside the support.
-        y: labels (B, C), where it takes them.
+        y: labels (B, C), if it takes them.
         seed: of the draws.
 
     Raises:

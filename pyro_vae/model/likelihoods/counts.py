@@ -72,7 +72,7 @@ class NegativeBinomial(Likelihood):
 
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
-        total_count: where r starts; it stays above 1e-3.
+        total_count: the start of r, which stays above 1e-3.
         column_mean: the mean of each column; outputs are relative to it, as in `Poisson`.
 
     Raises:

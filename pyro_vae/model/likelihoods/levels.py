@@ -28,7 +28,7 @@ class DiscretizedLogistic(LocationScale):
     Args:
         decoder: z (*, D) -> locations m (*, *x_shape), or m and raw scales (*, 2, *x_shape) for "predicted".
         num_levels: L.
-        scale: s, or where a learned s starts.
+        scale: s, or the start of a learned s.
         learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
         scale_floor: smallest s that is not fixed: s = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
