@@ -23,6 +23,7 @@ from pyro_vae.graphs.watch import Watch
 from pyro_vae.model import traces
 from pyro_vae.model.conditions import collected
 from pyro_vae.model.program import remembering
+from pyro_vae.progress import stage
 
 T = TypeVar("T")
 Read = Callable[[traces.Traces], T]
@@ -150,7 +151,8 @@ def _graph(
     graph = graphs.get(key)
     if key not in graphs or (graph is not None and not graph.is_current()):
         try:
-            graph = BlockGraph(vae, read, num_samples, given)
+            with stage("compiling a graph"):
+                graph = BlockGraph(vae, read, num_samples, given)
         except Exception as error:
             _logger.warning("draws are made by Pyro, and not as a compiled graph: %s", why_not(error))
             graph = None

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.trust.diagnostics import psis_khat, share_above
 from pyro_vae.evaluation.weights import log_weights
+from pyro_vae.progress import through
 
 
 @dataclass(frozen=True)
@@ -222,5 +223,5 @@ def _of_each_class(
     vae: Any, x: Tensor, p: Tensor, num_samples: int, seed: int | None, first_block: int
 ) -> Iterator[Tensor]:
     """Yields the log-weights (K, N) of each class in turn."""
-    for y in torch.eye(len(p), dtype=x.dtype, device=x.device):
+    for y in through("", torch.eye(len(p), dtype=x.dtype, device=x.device)):
         yield log_weights(vae, x, num_samples, y.expand(len(x), -1), seed, first_block=first_block)

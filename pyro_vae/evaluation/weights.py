@@ -18,6 +18,7 @@ from pyro_vae.evaluation.block_graphs import FEWEST_DRAWS, column
 from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.progress import through
 from pyro_vae.randomness import block_stream
 
 T = TypeVar("T")
@@ -52,11 +53,11 @@ def draw_blocks(
         size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
     # A shard with blocks before it ends with the last block of all data: if that block is short, so is the shard's.
     whole, many = DATA_BLOCK if first_block else min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
-    for i, (data, labels) in enumerate(blocks, start=first_block):
+    for i, (data, labels) in enumerate(through("", blocks), start=first_block):
         with torch.no_grad(), undisturbed(vae):
             given = x[data], *labels
             block = column(vae, read, given, size, many and len(given[0]) == whole)
-        for j, samples in enumerate(_slices(num_samples, size)):
+        for j, samples in enumerate(through("", _slices(num_samples, size))):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
                 reading = block.draw(samples.stop - samples.start)
             yield data, reading

@@ -31,6 +31,7 @@ from pyro_vae.model import traces
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive, go_to, position, preserved, stream
 
 
@@ -171,7 +172,7 @@ class _Training:
             go_to(progress.part.noise, train.device)
         raw = train.raw_batches(self.schedule.batch_size, seed=self.seed, epoch=epoch, done=done)
         with self.svi.steady(), closing(raw) as batches:
-            for batch in batches:
+            for batch in through("", batches, self.steps - done):
                 with self.world.noise(self.seed, epoch, done, train.device):
                     loss += self._step(batch, epoch * self.steps + done)
                 done += 1

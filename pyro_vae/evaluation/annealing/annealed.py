@@ -31,6 +31,7 @@ from pyro_vae.evaluation.memory import SAMPLE_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
 from pyro_vae.notebook_html import Row, html_table, plus_minus
+from pyro_vae.progress import through
 from pyro_vae.randomness import block_stream, derive_if_given
 
 STARTS = ("guide", "prior")
@@ -160,7 +161,7 @@ def ais(
     settings = _Settings(num_temperatures, num_chains, num_leapfrog, start)
     memory: dict[Any, Any] = {}
     blocks = []
-    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
+    for i, (data, labels) in enumerate(through("", list(data_blocks(len(x), y)), parts=2), start=first_block):
         with undisturbed(vae), remembering(memory):
             blocks.append(_Block(Path(vae, start, x[data], *labels), settings, seed, i).forward())
     return of_data(_estimate("log p(x), annealed", 1, blocks, settings), fingerprint(x), y, "log p(x)")
@@ -219,7 +220,7 @@ def bdmc(
     size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
-    for i, (data, labels) in enumerate(data_blocks(size, y), start=first_block):
+    for i, (data, labels) in enumerate(through("", list(data_blocks(size, y)), parts=3), start=first_block):
         with undisturbed(vae), remembering(memory):
             simulated = _simulate(vae, data.stop - data.start, labels, derive_if_given(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])
@@ -252,7 +253,8 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
     """
     log_weight = (levels[1] - levels[0]) * point.ratio()
     accepted = torch.zeros_like(log_weight)
-    for b, following, size in zip(levels[1:-1], levels[2:], steps.size, strict=True):
+    walk = list(zip(levels[1:-1], levels[2:], steps.size, strict=True))
+    for b, following, size in through("", walk):
         point, probability = transition(path, point, b, size[:, None] * steps.width, num_leapfrog)
         log_weight = log_weight + (following - b) * point.ratio()
         accepted += probability

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.coordinates import Coordinates, check_real
 from pyro_vae.model import traces
+from pyro_vae.progress import through
 from pyro_vae.randomness import preserved
 
 # The best for many dimensions: Beskos et al., "Optimal tuning of the hybrid Monte Carlo algorithm", Bernoulli 2013.
@@ -175,7 +176,7 @@ def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
     width = ((quartiles[1] - quartiles[0]) / 1.35).clamp(min=torch.finfo(point.z.dtype).tiny)
     log_size = torch.full_like(width[:, 0], math.log(0.2))
     sizes: list[Tensor] = []
-    for b in levels:
+    for b in through("", levels):
         for _ in range(math.ceil(PILOT_TRANSITIONS / len(levels)) + (0 if sizes else FIRST_TRANSITIONS)):
             point, probability = transition(path, point, b, log_size.exp()[:, None] * width, num_leapfrog)
             log_size = log_size + PILOT_RATE * (probability.mean(0) - TARGET_ACCEPTANCE).to(log_size)

@@ -24,10 +24,12 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, of_data
 from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Integrals, LogDensity, fixed, search
 from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.notebook_html import Row
+from pyro_vae.progress import through
 from pyro_vae.randomness import stream
 
 _DRAWS = 64  # of z, with which a search begins
@@ -143,7 +145,7 @@ def quadrature(
     """
     integrals = []
     with frozen(vae, x):
-        for block in densities(vae, x, y):
+        for block in through("", densities(vae, x, y), -(-len(x) // DATA_BLOCK)):
             if support is None:
                 integrals.append(search(block.joint, block.draws, tolerance)[0])
             else:

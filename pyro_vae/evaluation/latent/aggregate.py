@@ -38,6 +38,7 @@ from pyro_vae.model import traces
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.program import undisturbed
 from pyro_vae.notebook_html import Row
+from pyro_vae.progress import through
 
 POOL = 256  # draws that are evaluated against one block of data at a time
 _ROUNDING = 1e-3  # nats; if more could be lost, every density is computed separately, which takes longer
@@ -285,7 +286,7 @@ def _log_mixtures(
     N, size = len(x), len(next(iter(z.values())))
     own, pools = torch.arange(size, device=x.device) % N, []
     with undisturbed(vae):
-        for start in range(0, size, POOL):
+        for start in through("", range(0, size, POOL)):
             rows, pairs = slice(start, start + POOL), []
             pool = {name: value[rows] for name, value in z.items()}
             for first in range(0, N, DATA_BLOCK):

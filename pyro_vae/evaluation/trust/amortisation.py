@@ -26,6 +26,7 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
+from pyro_vae.progress import through
 from pyro_vae.randomness import preserved, stream
 
 
@@ -184,7 +185,7 @@ def _fitted(
     log_ratio = torch.zeros_like(start.loc, requires_grad=True)
     # In nats per standard deviation: at smaller slopes a bare Adam would turn rounding errors into full steps.
     optimizer = torch.optim.Adam([shift, log_ratio], lr=step_size, eps=1e-2)
-    for step in range(steps):
+    for step in through("", range(steps)):
         optimizer.param_groups[0]["lr"] = step_size * (1 + math.cos(math.pi * step / steps)) / 2
         normal = start._replace(loc=start.loc + start.scale * shift, scale=start.scale * log_ratio.exp())
         loss = -_elbo_without_score(model, normal, data, draws).sum()

@@ -34,10 +34,12 @@ from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, psis_khat, worst_data
 from pyro_vae.evaluation.weights import log_weights
+from pyro_vae.progress import planned, section
 from pyro_vae.randomness import derive_if_given
 
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
+GRADIENT = 3  # evaluations of the decoder, which take as long as one with its gradient
 MORE = 10  # times the draws of the fixed K, including these
 
 
@@ -301,7 +303,13 @@ class _Stages:
         return self.new_samples + max(self.new_samples, annealing)
 
     def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
-        old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
+        annealing = GRADIENT * annealing_cost(self.num_temperatures, self.num_chains)
+        with planned({"draws": self.new_samples, "annealing": annealing}):
+            return self._run(chosen, seed)
+
+    def _run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
+        with section("draws", ""):
+            old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
         K, khat = len(old), dict(zip(chosen, psis_khat(torch.cat([old, new])).tolist(), strict=True))
         easy, hard = ([i for i in chosen if (khat[i] <= self.threshold) is enough] for enough in (True, False))
         answering = self._drawn(easy, self.new_samples, derive_if_given(seed, "answering"))
@@ -309,7 +317,8 @@ class _Stages:
         fixed, more = _weighed(chosen, old, K), _weighed(chosen, new, len(new))
         more |= _weighed(easy, answering, 2 * len(new))
         anew = _at_fixed(easy, answering, K, 0) | _at_fixed(hard, apart, K, K)
-        annealed = self._annealed(hard, seed)
+        with section("annealing", ""):
+            annealed = self._annealed(hard, seed)
         return [EscalatedDatum(i, fixed[i], more[i]._replace(khat=khat[i]), annealed.get(i), anew[i]) for i in chosen]
 
     def _drawn(self, data: list[int], samples: int, seed: int | None) -> Tensor:

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import Mixing, chains_to_inference_data, mixing
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.progress import stage, through
 from pyro_vae.randomness import stream
 
 if TYPE_CHECKING:
@@ -250,7 +251,8 @@ def nuts(
             starts = _starts(vae.model, num_chains, data)
         with torch.no_grad(), _noise(seed, x, "guide"):
             beside = traces.run(vae.model, vae.guide, num_chains * num_draws, *data)
-        chains = [_chain(vae.model, start, data, plan, _noise(seed, x, "chain", i)) for i, start in enumerate(starts)]
+        each = enumerate(through("", starts))
+        chains = [_chain(vae.model, start, data, plan, _noise(seed, x, "chain", i)) for i, start in each]
     return _posterior_draws(beside, chains, num_warmup)
 
 
@@ -304,8 +306,11 @@ def _chain(
         return -joint
 
     kernel = NUTS(potential_fn=potential, max_tree_depth=plan.max_tree_depth)
-    sampler: Any = MCMC(kernel, plan.num_draws, plan.num_warmup, initial_params=start, disable_progbar=True)
-    with noise, torch.enable_grad():
+    with noise, torch.enable_grad(), stage("", total=plan.num_warmup + plan.num_draws) as walk:
+        sampler: Any = MCMC(
+            kernel, plan.num_draws, plan.num_warmup, initial_params=start, hook_fn=lambda *_: walk.step(),
+            disable_progbar=True,
+        )  # fmt: skip
         sampler.run()
     draws = {name: values[:, 0] for name, values in sampler.get_samples().items()}
     diverging = torch.zeros(plan.num_draws, dtype=torch.bool)
