@@ -183,7 +183,7 @@ def test_a_conditional_run_names_classes_and_scores_rows_without_labels(conditio
     assert new["log_likelihood"] == pytest.approx(expected.numpy(), abs=1e-9)
     assert new["log_posterior"] == pytest.approx((torch.stack(each, 1) + share).log_softmax(1).numpy(), abs=1e-9)
     np.savez(tmp_path / "other.npz", x=raw["x"][:3], y=[0, 1, 7])
-    assert "label '7' of row 2 is no class" in refused(
+    assert "label '7' of row 2 is not a class" in refused(
         capsys, 3, conditional, tmp_path / "no.csv", "--data", tmp_path / "other.npz"
     )
 
