@@ -256,7 +256,9 @@ def _is_kept(name: str, source: Source) -> bool:
 
 
 def of_page(source: Source) -> list[Picture]:
-    """Draws every picture that a program and its evaluation allow. `left_out` of the report says why others lack.
+    """Draws every picture that a program and its evaluation allow.
+
+    `left_out` and `not_drawn` of the report say why the others are missing.
 
     Returns:
         The pictures in the order in which a reader meets them, each with a title, a caption and its group.
@@ -267,6 +269,8 @@ def of_page(source: Source) -> list[Picture]:
         )
     if source.trained.silent and (source.shows or source.has_columns):
         source.report.setdefault("left_out", {})["pictures of draws"] = source.trained.silent
+    if reasons := dict(_not_drawn(source)):
+        source.report["not_drawn"] = reasons
     own = [picture for name, caption in _captions(source) if (picture := _drawn(source, name, caption))]
     last = [picture for picture in own if picture.group == "posterior"]
     return [*own[: len(own) - len(last)], *of_report(source.report), *last]
@@ -281,6 +285,27 @@ def _drawn(source: Source, name: str, caption: str) -> Picture | None:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200].rstrip(".")
         source.report.setdefault("left_out", {})[f"picture {row.title!r}"] = reason
         return None
+
+
+def _not_drawn(source: Source) -> Iterator[tuple[str, str]]:
+    """Yields the pictures that these data or this program do not allow, and why."""
+    facts, vae = source.trained.facts, source.trained.vae
+    shape = facts.form.x_shape
+    if not source.shows:
+        size = " x ".join(map(str, shape))
+        yield "reconstructions, samples, interpolation, traversal", f"they need images, and these data are {size} numbers"
+    elif source.decodes and facts.conditional:
+        yield "interpolation, traversal", "they need a program that takes no labels"
+    if len(shape) == 1 and not source.has_columns:
+        yield "columns", f"at most {MOST_COLUMNS} are drawn, and these data have {shape[0]}"
+    if not source.trained.records:
+        yield "training", "its history is not known"
+    if source.decodes and not isinstance(vae, VAE):
+        yield "latent cloud, traversal, latent plane", "they need one layer of latents"
+    elif source.decodes and source.trained.data is None:
+        yield "latent cloud", "it needs training data"
+    if isinstance(vae, VAE) and source.shows and not facts.conditional and facts.latent_dim != 2:
+        yield "latent plane", f"it needs a z of 2 dimensions, and this z has {facts.latent_dim}"
 
 
 def _captions(source: Source) -> Iterator[tuple[str, str]]:

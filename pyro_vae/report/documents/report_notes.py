@@ -59,8 +59,13 @@ def _values(report: Report) -> dict[str, Any]:
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if posterior.get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
-        "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
+        "left_out": _reasons(report.get("left_out", {})),
+        "not_drawn": _reasons(report.get("not_drawn", {})),
     }
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    return " ".join(f"{name}: {reason}." for name, reason in reasons.items())
 
 
 def _khat(khat: Mapping[str, Any]) -> str:
@@ -192,6 +197,7 @@ _NOTES = (
     ),
     ("posterior", "true posterior", "{draws} {agreement}One datum shows, it does not prove."),
     ("left_out", "not computed", "{left_out}"),
+    ("not_drawn", "not drawn", "{not_drawn}"),
     ("unfinished", "not finished", "{unfinished}"),
     (
         "autoencoder",

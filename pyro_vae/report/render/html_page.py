@@ -8,8 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pyro_vae.report import palette
 from pyro_vae.report.cells import MINUS, clean
 from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
+
+
+_FRAME = 0.25  # the height of a title and a caption, in widths of a column
 
 
 def to_html(document: Document) -> str:
@@ -34,6 +38,8 @@ def to_html(document: Document) -> str:
     facts = [table for table in tables if not table.columns[0].width]
     return _template().render(
         document=document,
+        accent=palette.BLUE,
+        ink=palette.INK,
         groups=_grouped([*document.pictures, *(block for block in blocks if isinstance(block, Picture))]),
         sections=[
             (section.title, [_kind(block) for block in section.blocks])
@@ -83,15 +89,27 @@ def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     for i, name in enumerate((*GROUPS, *own)):
         title, lead = GROUPS.get(name, (name, ""))
         panels = [_panel(picture) for picture in pictures if picture.group == name]
-        groups.append({"anchor": f"pictures-{i}", "title": title, "lead": lead, "panels": panels})
-    return [group for group in groups if group["panels"]]
+        columns, across = _arranged(panels)
+        about = {"anchor": f"pictures-{i}", "title": title, "lead": lead}
+        groups.append(about | {"columns": columns, "across": across})
+    return [group for group in groups if group["columns"] or group["across"]]
+
+
+def _arranged(panels: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Puts panels into two columns, each where there is more room. The last of an odd number has both columns."""
+    paired = panels[: len(panels) // 2 * 2]
+    columns, heights = ([], []), [0.0, 0.0]
+    for panel in paired:
+        shorter = heights.index(min(heights))
+        columns[shorter].append(panel)
+        heights[shorter] += _FRAME + panel["height"] / (panel["width"] or 1)
+    return [*columns] if paired else [], panels[len(paired) :]
 
 
 def _panel(picture: Picture) -> dict[str, Any]:
     kind, width, height = _measured(picture.content)
     source = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
-    size = {"width": width, "height": height, "wide": width > 2.4 * height}
-    return {"title": picture.title, "caption": picture.caption, "source": source, **size}
+    return {"title": picture.title, "caption": picture.caption, "source": source, "width": width, "height": height}
 
 
 def _measured(picture: bytes) -> tuple[str, int, int]:
