@@ -47,7 +47,9 @@ def unreadable(figure, least):
 def _beyond_limits(figure):
     """The labels of ticks outside the limits of their axes. They are not drawn."""
     every = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    ticks = [(tick, sorted(axis.get_view_interval())) for axis in every for tick in (*axis.majorTicks, *axis.minorTicks)]
+    ticks = [
+        (tick, sorted(axis.get_view_interval())) for axis in every for tick in (*axis.majorTicks, *axis.minorTicks)
+    ]
     return {tick.label1 for tick, (low, high) in ticks if not low <= tick.get_loc() <= high}
 
 

@@ -1,4 +1,4 @@
-"""Writes a document as one page of HTML that stands alone: no script, no network, pictures inside."""
+"""Writes a document as one self-contained page of HTML: no script, no network, pictures inside."""
 
 import base64
 import re
@@ -12,16 +12,14 @@ from pyro_vae.report import palette
 from pyro_vae.report.cells import MINUS, clean
 from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
 
-
 _FRAME = 0.25  # the height of a title and a caption, in widths of a column
 
 
 def to_html(document: Document) -> str:
     """Writes the whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG cannot run.
 
-    Sections with a title stand as they are. What the others hold is put together by its kind: tables with common
-    columns are set as one, the table named "protocol" stands apart, with the commands, and pictures of one group are
-    shown together.
+    Sections with a title stand as they are. What the others hold is sorted by kind: tables with common columns become
+    one, the table named "protocol" stands apart with the commands, and pictures of one group stand together.
 
     Args:
         document: what is shown.
@@ -56,7 +54,7 @@ def to_html(document: Document) -> str:
 
 
 def _kind(block: Block) -> tuple[str, Any]:
-    """What a block is called, and what is shown of it."""
+    """The kind of a block, and what the page shows of it."""
     if isinstance(block, Table):
         return "Table", _minus(block)
     return type(block).__name__, _panel(block) if isinstance(block, Picture) else block
@@ -113,7 +111,7 @@ def _panel(picture: Picture) -> dict[str, Any]:
 
 
 def _measured(picture: bytes) -> tuple[str, int, int]:
-    """The kind of a picture, and its width and height in pixels of a page; 0 where an SVG does not tell."""
+    """The kind of a picture, and its width and height in pixels of a page; 0 where an SVG does not name them."""
     if picture.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png", *struct.unpack(">II", picture[16:24])
     if re.match(rb"\s*<(\?xml|!DOCTYPE svg|svg)", picture):
