@@ -15,8 +15,8 @@ def html_table(rows: Sequence[Row], title: str = "", note: str = "") -> str:
     """Writes rows as a table. Headings, cells, title and note are text, and are escaped.
 
     Args:
-        rows: their headings together, in order, head the columns. A row without one of them has an empty cell there. The
-            first cell heads its row.
+        rows: their headings together, in order, head the columns. A row without one of them has an empty cell there.
+            The first cell heads its row.
         title: stands above.
         note: stands below.
 

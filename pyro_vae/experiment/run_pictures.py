@@ -367,8 +367,8 @@ def _of_codes(source: Source, *, is_plain: bool) -> Iterator[tuple[str, str]]:
     if is_plain:
         yield (
             "traversal",
-            "Each row moves one of the most used dimensions over the quantiles of the prior. The others stay at the code "
-            "of one datum.",
+            "Each row moves one of the most used dimensions over the quantiles of the prior. The others stay at the "
+            "code of one datum.",
         )
         if source.trained.facts.latent_dim == 2:
             yield "latent_grid", "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior."

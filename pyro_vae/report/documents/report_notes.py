@@ -103,8 +103,8 @@ _NOTES = (
     (
         "test",
         "± over data",
-        "Standard error of the mean over other test data of the same kind. Neither error includes what another training "
-        "seed would change.",
+        "Standard error of the mean over other test data of the same kind. Neither error includes what another "
+        "training seed would change.",
     ),
     ("test", "± Monte Carlo", "Standard error over other draws of z for the same data. It does not include the bias."),
     (

@@ -44,8 +44,8 @@ def _likelihood(report: Report) -> Iterator[Picture]:
     if curve := report.get("curve"):
         caption = (
             f"Lower bounds on log p({of}) rise with the number of draws, here all from one pass over "
-            f"{curve[0]['num_data']} test data. A curve that still rises at its end is loose. The jackknife removes the "
-            "first term of the bias. It is not a bound, and stands apart."
+            f"{curve[0]['num_data']} test data. A curve that still rises at its end is loose. The jackknife removes "
+            "the first term of the bias. It is not a bound, and stands apart."
         )
         picture = estimate_figures.bounds(curve, report.get("jackknife"), of=of)
         yield Picture("Importance-weighted bounds", caption, picture, "likelihood")
