@@ -14,7 +14,7 @@ from pyro_vae.data.own.labels import classes as classes_of
 from pyro_vae.data.own.reading import Reading
 from pyro_vae.data.tables.frames import of_frame
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.experiment.score import training_rows
+from pyro_vae.experiment.run import training_rows
 
 FRAME = pd.DataFrame(TABLE, columns=list("abcde"))
 X = {"x": np.zeros((3, 2))}

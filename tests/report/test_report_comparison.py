@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from pyro_vae.report import palette
 from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render import csv_file, markdown, plain_text
@@ -270,7 +271,7 @@ def read(png):
 
 
 def red(png):
-    return np.argwhere(abs(read(png) - matplotlib.colors.to_rgb("C3")).sum(-1) < 0.05)
+    return np.argwhere(abs(read(png) - matplotlib.colors.to_rgb(palette.RED)).sum(-1) < 0.05)
 
 
 def test_the_picture_has_a_row_for_each_group_and_any_label():
@@ -294,7 +295,7 @@ def test_a_wider_interval_is_drawn_wider():
         found = comparison(group("a", [-1.0]), group("b", [-2.0], -1.0))
         found["groups"][1]["difference"]["interval"] = interval
         image = read(picture(found))
-        marks = np.argwhere(abs(image - matplotlib.colors.to_rgb("C0")).sum(-1) < 0.05)
+        marks = np.argwhere(abs(image - matplotlib.colors.to_rgb(palette.BLUE)).sum(-1) < 0.05)
         right = marks[(marks[:, 1] > image.shape[1] // 2) & (marks[:, 0] < image.shape[0] * 0.75)]
         return np.ptp(right[:, 1])
 

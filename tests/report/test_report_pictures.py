@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.report import palette
 from pyro_vae.report.draw import image_views, images
 
 
@@ -119,7 +120,7 @@ def test_the_best_epoch_is_marked_where_it_is():
     # The red mark moves to the left when the best epoch does.
     def red(elbos, kept=None):
         image = read(images.training(history(elbos, kept)))
-        distance = abs(image - matplotlib.colors.to_rgb("C3")).sum(-1)
+        distance = abs(image - matplotlib.colors.to_rgb(palette.RED)).sum(-1)
         return np.argwhere(distance < 0.05)[:, 1].min()
 
     assert red([-30.0, -20.0, -25.0, -25.0, -25.0]) < red([-30.0, -29.0, -28.0, -20.0, -25.0])
@@ -271,7 +272,7 @@ def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():
         for record in elbos
     ]
     elbos = [{**record, "valid_standard_error": None} for record in elbos]
-    blue = matplotlib.colors.to_rgb("C0")
+    blue = matplotlib.colors.to_rgb(palette.BLUE)
     drawn = [abs(read(images.training(h))[:300] - blue).sum(-1) < 0.05 for h in (elbos, codes)]
     assert drawn[0].sum() > 200
     np.testing.assert_array_equal(*drawn)

@@ -49,6 +49,7 @@ class Checkpoint:
         history: the SHA-256 of the lines of history.jsonl that belong to it; "" where it is not known.
         intake: the recipe of the raw data; None where it is not known.
         own: names and SHA-256 of the members of a user's own, by family, as they were when it was written.
+        file, sha256: name and SHA-256 of the file of its tensors, where it was read from one.
     """
 
     config: Config
@@ -59,6 +60,8 @@ class Checkpoint:
     history: str = ""
     intake: Intake | None = None
     own: dict[str, dict[str, str]] = field(default_factory=dict)
+    file: str = ""
+    sha256: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
@@ -150,6 +153,8 @@ def read(manifest: Path) -> Checkpoint:
             history=str(body.get("history", "")),
             intake=Intake.of_dict(body["intake"]) if body.get("intake") else None,
             own=own_of(body),
+            file=str(body["tensors"]["file"]),
+            sha256=str(body["tensors"]["sha256"]),
         )
 
 

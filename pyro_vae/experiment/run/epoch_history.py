@@ -38,6 +38,10 @@ class EpochHistory:
         except (ValueError, TypeError, RecursionError) as error:
             raise damaged(self.path, error) from error
 
+    def length(self) -> int:
+        """Counts the records, of a run that may be going on."""
+        return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
+
     def append(self, record: Record) -> None:
         """Adds the record of an epoch."""
         line = json.dumps(record.to_dict(), allow_nan=False)

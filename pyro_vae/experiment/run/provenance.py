@@ -10,9 +10,13 @@ from typing import Any
 from pyro_vae.command_lines import typed
 
 
-def command() -> str:
-    """The command line of this process."""
-    return typed(sys.argv)
+def command(processes: int = 1) -> str:
+    """The line that started this process.
+
+    Args:
+        processes: how many train together.
+    """
+    return typed(sys.argv, processes)
 
 
 def surroundings(device: str) -> dict[str, Any]:

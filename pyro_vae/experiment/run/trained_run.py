@@ -15,13 +15,14 @@ from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import OwnMember, places_of
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +120,11 @@ class TrainedRun(ProgramAndData):
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How many epochs were trained, the best of them, and its score."""
+        """How many epochs were trained, the best of them, its score, and the weights that the first one began with."""
         valid_elbo = self.records[self.best_epoch - 1]["valid_elbo"]
-        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
+        known = {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
+        earlier = lineage.told(self.run.status.started_from())
+        return {**known, **({lineage.KEY: earlier} if earlier else {})}
 
     @property
     def unfinished(self) -> str:
@@ -201,11 +204,15 @@ def open_run(
         ...
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
     """
-    path = Path(path)
+    with stage(f"opening {path}"):
+        return _opened(Path(path), device, data_dir, own, members, read=read)
+
+
+def _opened(
+    path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any], *, read: bool
+) -> TrainedRun:
     newest, complaints = _newest(path)
-    if not newest.progress.best_epoch:
-        again = command_line("train", **places_of(newest.config), out=path, resume=True)
-        raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
+    check_whole_epoch(path, newest)
     newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
@@ -216,6 +223,17 @@ def open_run(
     if read:
         _ = trained.data
     return trained
+
+
+def check_whole_epoch(path: Path, newest: Checkpoint) -> None:
+    """Refuses a run that has no best epoch yet.
+
+    Raises:
+        CheckpointError: it has no whole epoch.
+    """
+    if not newest.progress.best_epoch:
+        again = command_line("train", **places_of(newest.config), out=path, resume=True)
+        raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
 
 
 def newest_checkpoint(path: Path) -> Checkpoint:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import CheckpointError, StorageError
-from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run import files, training_rows
 from pyro_vae.experiment.run import manifest as manifest_file
-from pyro_vae.experiment.score import training_rows
 from pyro_vae.experiment.score.scored_rows import ScoredRows, of_split
 from pyro_vae.experiment.score.scored_run import ScoredRun
 

@@ -16,10 +16,10 @@ import torch
 
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
-from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run import files, training_rows
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
-from pyro_vae.experiment.score import score_table, summary, training_rows
+from pyro_vae.experiment.score import score_table, summary
 from pyro_vae.experiment.score.reference import reference
 from pyro_vae.experiment.score.score_table import Column, Columns, Spool
 from pyro_vae.experiment.score.scored_rows import ScoredRows

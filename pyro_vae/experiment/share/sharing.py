@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
-from pyro_vae.command_lines import command_line, script
+from pyro_vae.command_lines import command_line, for_others, script
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FACTS, OwnMember, arguments_of, is_place, without_folder
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, files, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.provenance import surroundings
@@ -58,7 +58,7 @@ def load(source: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any)
     Args:
         source: path of a run folder, of an `epoch-*.json` or `epoch-*.safetensors` in one, or of a folder that `share`
             wrote; "hf://user/name" or "hf://user/name@revision" for one on the Hugging Face hub, which takes
-            `pip install -e '.[hub]'`.
+            `pip install 'pyro-vae[hub]'`.
         own: classes of your own under the names that a config may have for them, as a command takes them.
         overrides: `prior`, `posterior` or `likelihood` to use instead of the one that the config names: a class, which
             is built as the config says, or a member already of the right sizes (of two layers those of
@@ -325,6 +325,8 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+    for source in about.get(lineage.KEY, [])[:1]:
+        more["started from"] = f"the weights of epoch {source['epoch']} of the run {Path(source['run']).name}"
     return {
         "parameters": f"{sum(parameter.numel() for parameter in program.parameters()):,}",
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
@@ -373,7 +375,7 @@ def _of_run(run: Path) -> Iterator[None]:
 
 def _without_folders(command: str) -> str:
     """A command line in which paths are names only: its reader need not know this machine."""
-    return shlex.join(map(_without_folder, shlex.split(command)))
+    return shlex.join(map(_without_folder, for_others(command)))
 
 
 def _without_folder(word: str) -> str:

@@ -44,6 +44,7 @@ from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.document import Document, Section, Table
 from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
@@ -298,7 +299,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
             compared = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
                 swap(name, trained.one_layer, program, data, plan.latent_samples, config)
-                for name, data in compared.items()
+                for name, data in through("comparisons of the priors", compared.items(), len(compared))
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
             run.status.set("finished")

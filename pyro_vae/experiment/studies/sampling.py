@@ -39,6 +39,7 @@ from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
+from pyro_vae.progress import through
 from pyro_vae.randomness import generator
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
 from pyro_vae.report.draw import column_views, image_views, latent_views
@@ -155,7 +156,7 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     if not source.shows:
         drawn = "the pictures of columns and" if source.has_columns else "the picture of"
         yield f"data of shape {trained.form.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
-    for name in names:
+    for name in through("pictures", names):
         view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
         arrays = in_own_units({**view._asdict(), **more}, source)

@@ -24,6 +24,7 @@ from pyro_vae.experiment.sweep import launching, ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space
 from pyro_vae.experiment.train import member_checks
+from pyro_vae.progress import through
 from pyro_vae.report.documents.sweep_document import sweep_document, sweep_rows
 from pyro_vae.report.draw import sweep_figures
 from pyro_vae.report.render.csv_file import to_csv
@@ -97,7 +98,7 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
     """
     facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
     candidates = []
-    for setting in settings:
+    for setting in through("settings checked", settings):
         config = replace(setting.config, device="cpu")
         choices = tuple(getattr(config, name) for name in (*_OF_THE_DATA, *_of_own(config)))
         try:

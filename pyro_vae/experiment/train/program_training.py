@@ -22,6 +22,7 @@ from pyro_vae.experiment.train.progress_bar import progress_bar
 from pyro_vae.inference import SVI, Progress, Record, fit
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
+from pyro_vae.progress_display import shown
 from pyro_vae.randomness import preserved
 from pyro_vae.report.draw import images
 
@@ -74,9 +75,9 @@ class Trained:
         )
 
     def _repr_html_(self) -> str:
-        picture = base64.b64encode(images.png(self.plot())).decode()
+        picture = base64.b64encode(images.training([record.to_dict() for record in self.history])).decode()
         lines = "<br>".join(escape(line) for line in str(self).splitlines())
-        return f'<p>{lines}</p><img alt="the training" src="data:image/png;base64,{picture}">'
+        return f'<p>{lines}</p><img alt="the training" width="540" src="data:image/png;base64,{picture}">'
 
 
 def train(
@@ -148,8 +149,9 @@ def train(
     svi = _svi(vae, config, objective, optimizer)
     begun, history, progress = time.perf_counter(), list[Record](), Progress()
     schedule = build.schedule(config, len(data.train))
-    shown = nullcontext(lambda record: None) if quiet else progress_bar(config.epochs, 0)
-    with _flags_kept(vae), interruption.noted() as stop, shown as show:
+    display = nullcontext() if quiet else shown("starting")
+    epochs = nullcontext(lambda record: None) if quiet else progress_bar(config.epochs, 0)
+    with _flags_kept(vae), interruption.noted() as stop, display, epochs as show:
         for record in fit(vae, svi, data, schedule, conditional=given, seed=seed, progress=progress, stop=stop):
             history.append(record)
             show(record)

@@ -548,5 +548,5 @@ def test_an_address_of_another_form_is_refused_before_anything_is_asked(client, 
 
 def test_without_the_package_the_cure_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install -e '.\[hub\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'pyro-vae\[hub\]'"):
         pv.load("hf://me/digits")

@@ -371,5 +371,5 @@ def test_a_search_over_many_flags_names_its_folders_by_numbers():
 def test_a_search_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "pyro_vae.experiment.sweep.optuna_search", raising=False)
-    with pytest.raises(UsageError, match=r"`search` needs its package: pip install -e '.\[search\]'"):
+    with pytest.raises(UsageError, match=r"`search` needs its package: pip install 'pyro-vae\[search\]'"):
         swept(ranges=["lr=1..2"], search=1)
