@@ -203,7 +203,8 @@ def test_every_error_has_a_code_of_its_own():
 
 
 def test_the_table_of_codes_is_that_of_the_classes():
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    table = page.split("| exit code |")[1].split("\n\n")[0]
     codes = [int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(", ")]
     assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(system.INTERRUPTED), system.BROKEN_PIPE]
 

@@ -144,7 +144,7 @@ def test_what_is_no_graph_is_run_by_pyro(caplog):
 
 
 class Wrapped:
-    """A program that is no module, and cannot be watched."""
+    """A program that is not a module, and cannot be watched."""
 
     def __init__(self, vae, factor=1.0):
         self.vae, self.factor = vae, factor
@@ -170,7 +170,7 @@ def test_what_can_not_be_watched_is_run_by_pyro(traced_only, drawn, caplog):
         for wrapped.factor in (1.0, 2.0):
             check_same(wrapped, x)
     assert not drawn
-    assert [r.message for r in caplog.records if "Wrapped is no module" in r.message]
+    assert [r.message for r in caplog.records if "Wrapped is not a torch module" in r.message]
 
 
 def test_a_program_that_counts_is_run_by_pyro(traced_only, drawn, caplog):

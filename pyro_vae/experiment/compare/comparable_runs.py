@@ -177,7 +177,7 @@ def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candi
     num_differing = len(typed[0])
     fits = [i for i in range(2, num_differing + 1) if max(len(", ".join(own[:i])) for own in typed) <= _LONGEST_LABEL]
     shown = max(fits, default=1)
-    more = f", +{num_differing - shown}" if num_differing > shown else ""
+    more = f", and {num_differing - shown} more" if num_differing > shown else ""
     labels = [", ".join(own[:shown]) + more for own in typed]
     unique = [bool(label) and labels.count(label) == 1 for label in labels]
     named = zip(labels, unique, members, strict=True)

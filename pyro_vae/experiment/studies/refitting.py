@@ -215,8 +215,10 @@ class Swap:
     def table(self) -> Table:
         """The table of all terms before and after, with what was checked."""
         (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
+        gained, lost = ("gained", "lost") if self._change("elbo").mean() >= 0 else ("lost", "gained")
+        passed = f"check passed: the ELBO {gained} what {kl} {lost}, and nothing else changed"
         foot = (
-            "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+            "check failed:" if self.faults() else passed,
             f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
             "draw by draw it is 0",
             f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",

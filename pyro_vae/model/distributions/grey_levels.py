@@ -19,8 +19,10 @@ class DiscretizedLogistic(Expandable):
 
     It is computed without this cancellation, as
 
-    .. math:: \log P(v) = \log \mathrm{sigmoid}(b) + \log \mathrm{sigmoid}(-a) + \log(1 - e^{-1/\mathrm{scale}}),
-              \quad \log P(0) = \log \mathrm{sigmoid}(b), \quad \log P(L-1) = \log \mathrm{sigmoid}(-a)
+    .. math::
+
+        \log P(v) &= \log \mathrm{sigmoid}(b) + \log \mathrm{sigmoid}(-a) + \log(1 - e^{-1/\mathrm{scale}}) \\
+        \log P(0) &= \log \mathrm{sigmoid}(b), \qquad \log P(L-1) = \log \mathrm{sigmoid}(-a)
 
     Args:
         loc: (*), on the scale of the levels.

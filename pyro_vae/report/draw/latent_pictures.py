@@ -18,6 +18,7 @@ from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, png
 from pyro_vae.report.palette import BEHIND, CLASSES, RED
 
 _HALF_LETTER = 0.3  # half the width of a bold letter, in font sizes
+_LINE = 66  # letters of a legend, with six for each mark
 _NARROWEST = 290.0  # points: the least width of a cloud
 TITLES = {
     "straight": "straight",
@@ -97,15 +98,17 @@ def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
     """
     groups = _groups(len(view.z), view.labels, key)
     listed = groups if 1 < len(groups) <= 2 * len(CLASSES) else []
-    columns = min(8, max(2, 28 // max((len(group.name) for group in listed), default=1)))
-    with figure(WIDTH + 0.3 * math.ceil(len(listed) / columns)) as drawn:
+    rows = math.ceil(len(listed) * max((len(group.name) + 6 for group in listed), default=0) / _LINE)
+    with figure(WIDTH + 0.5 + 0.3 * rows) as drawn:
         axes = drawn.subplots()
         if view.points.shape[-1] == 1:
             _histogram(axes, view, groups)
         else:
             _scatter(axes, view, groups)
         if listed:
-            drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, handletextpad=0.1)
+            tight = {"handlelength": 1, "handletextpad": 0.1, "columnspacing": 1}
+            columns = math.ceil(len(listed) / rows)
+            drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, **tight)
         return png(drawn)
 
 
