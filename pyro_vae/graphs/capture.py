@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
-    """Says that the last result is no longer needed: the next replay of a CUDA graph writes to the same memory."""
+    """Marks the last result as no longer needed: the next replay of a CUDA graph writes to the same memory."""
 
     def call(*tensors: Tensor) -> Any:
         torch.compiler.cudagraph_mark_step_begin()

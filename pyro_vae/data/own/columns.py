@@ -65,7 +65,7 @@ def doubtful(x: dict[str, np.ndarray], columns: tuple[str, ...], *, sentinels: b
     """Names columns that are mostly empty, and columns in which a number such as -999 could mark a missing one.
 
     Args:
-        x: the parts of a table in memory, (N, D); nothing is said about other data.
+        x: the parts of a table in memory, (N, D); other data get no notes.
         columns: the names of the D columns, if they have any.
         sentinels: whether to look for such numbers.
 

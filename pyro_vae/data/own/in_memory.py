@@ -24,17 +24,17 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
     options = {option: value for option, value in reading.items() if value is not None}
     extra = {what: options.pop(what) for what in ("mask", "group") if not isinstance(options.get(what, ""), str)}
     if hasattr(x, "columns"):
-        for what, beside in {"y": y, **extra}.items():
-            _check_index(what, beside, x)
+        for what, further in {"y": y, **extra}.items():
+            _check_index(what, further, x)
         return _of_frames(name, x, y, valid, test, options, extra)
     given = {"x" if test is None else "x_train": (x, y)}
     given |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
     arrays = {key: _array("x", data) for key, (data, _) in given.items()}
     labels = {key: _array("y", data) for key, (_, data) in given.items() if data is not None}
-    beside = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
+    further = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
     mask = _of_masked(
         {key: data for key, (data, _) in given.items()},
-        beside.get("mask", {}),
+        further.get("mask", {}),
         Reading(missing=options.get("missing", False)),
     )
     about = Found(
@@ -43,7 +43,7 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
         x=arrays,
         y=labels,
         mask=mask,
-        groups=beside.get("group", {}),
+        groups=further.get("group", {}),
         files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
     )
     return about, options

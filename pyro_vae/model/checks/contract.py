@@ -490,7 +490,7 @@ def slices(case: Case) -> Outcome:
 
 
 def _stacked_place(case: Case) -> int | None:
-    """Returns which argument can have more leading dimensions: latents, or else the labels that go with data."""
+    """Returns which argument can have more leading dimensions: latents, or else the labels of data."""
     if isinstance(case.member, Likelihood) or case.member.event_dim is not None:
         return 0
     return None if case.arguments[1] is None else 1
