@@ -60,7 +60,7 @@ def exit_codes(
     atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
-        with shown("starting, which loads PyTorch"):
+        with shown("starting (loading PyTorch)"):
             yield
     except SystemExit as end:
         if end.code in system.INTERRUPTED:

@@ -246,7 +246,9 @@ def test_variances_of_dead_dimensions_may_be_negative():
     found = full()
     found["latent"]["active"]["z"]["variance"] = [0.23, -1e-5, 1.58]
     tree = draw("active_units", found)
-    off, _ = residual(np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, palette.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]])
+    off, _ = residual(
+        np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, palette.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]]
+    )
     assert off < 0.01
     found["latent"]["active"]["z"]["variance"] = [-1e-5, -1e-5, -1e-4]
     assert "active" in words(draw("active_units", found))
