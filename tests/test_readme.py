@@ -46,7 +46,7 @@ def commands():
 
 @pytest.mark.parametrize("flags", commands(), ids=" ".join)
 def test_the_commands_have_flags_that_exist(flags):
-    parser = config_parser("")
+    parser = config_parser("train", "")
     parser.add_argument("--out", type=str)
     parser.add_argument("--resume", action="store_true")
     config_from(parser.parse_args([flag for flag in flags if flag != "--help"]))

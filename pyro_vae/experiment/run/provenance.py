@@ -10,11 +10,11 @@ from typing import Any
 from pyro_vae.command_lines import typed
 
 
-def command(processes: int) -> str:
-    """The line that started this training.
+def command(processes: int = 1) -> str:
+    """The line that started this process.
 
     Args:
-        processes: how many train together.
+        processes: how many torchrun started.
     """
     return typed(sys.argv, processes)
 
