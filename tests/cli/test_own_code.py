@@ -29,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def config(*line):
     """The config of a command line."""
-    return config_from(config_parser("A test.").parse_args(list(line)), argv=line)
+    return config_from(config_parser("train", "A test.").parse_args(list(line)), argv=line)
 
 
 def sentence(*line):

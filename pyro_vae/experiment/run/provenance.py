@@ -14,7 +14,7 @@ def command(processes: int = 1) -> str:
     """The line that started this process.
 
     Args:
-        processes: how many train together.
+        processes: how many torchrun started.
     """
     return typed(sys.argv, processes)
 
