@@ -61,14 +61,14 @@ def other_data():
 
 
 WRONG = {
-    "run.json": (lambda: edit("run.json", lambda text: text[:-9]), "Put a copy of it back, or train anew"),
-    "history.jsonl": (lambda: edit("history.jsonl", lambda text: "x" + text), "Put a copy of it back, or train anew"),
-    "lines": (lambda: edit("history.jsonl", lambda text: ""), "Put a copy of it back, or train anew"),
+    "run.json": (lambda: edit("run.json", lambda text: text[:-9]), "Put a copy of it back, or train again"),
+    "history.jsonl": (lambda: edit("history.jsonl", lambda text: "x" + text), "Put a copy of it back, or train again"),
+    "lines": (lambda: edit("history.jsonl", lambda text: ""), "Put a copy of it back, or train again"),
     "checkpoints": (
         lambda: [path.write_bytes(b"{") for path in Path("run/checkpoints").glob("*.json")],
-        "Put a copy of one back, or train anew",
+        "Put a copy of one back, or train again",
     ),
-    "data": (other_data, "Put those back, or train anew"),
+    "data": (other_data, "Put those back, or train again"),
 }
 NOT_READ = {("sample", "data"), ("share", "history.jsonl"), ("share", "lines"), ("share", "data"), ("compare", "lines")}
 

@@ -1,4 +1,4 @@
-r"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+r"""Another prior for a trained run: encoder and decoder stay as they are, only the prior is fitted.
 
 The ELBO depends on the prior only through E_q[log p(z)], so fitting the prior by the ELBO maximises that. The ELBO then
 gains as many nats per datum as the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior, while
@@ -173,7 +173,7 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
+        """The change of the ELBO plus the change of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
