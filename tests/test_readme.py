@@ -25,7 +25,7 @@ LINKS = re.findall(r"\]\((?!https?:)([^)#]+)", README)
 
 @pytest.mark.thorough
 def test_the_code_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
-    """As a reader would run it, in an empty folder; that it prints the numbers shown is held with those of the pages."""
+    """As a reader would run it, in an empty folder. The test of the pages compares the numbers that it prints."""
     example, member = fenced.blocks(README, "python")
     assert example.count("epochs=150") == 1
     (tmp_path / "example.py").write_text(example.replace("epochs=150", "epochs=2"))
@@ -85,7 +85,7 @@ def test_numbers_that_stand_elsewhere_too_are_the_same():
         assert f"**{value}** ± {error}" in row
         assert row.split(" | ")[6] == minutes
     speed = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    steps = [cells for cells in re.findall(r"^\|.*?(\| [\d.]+ \| [\d.]+ \| [\d.]+ \|)$", README, re.MULTILINE)]
+    steps = re.findall(r"^\|.*?(\| [\d.]+ \| [\d.]+ \| [\d.]+ \|)$", README, re.MULTILINE)
     assert len(steps) == 5
     assert all(cells in speed for cells in steps)
 

@@ -283,5 +283,5 @@ def test_an_interrupted_run_says_the_very_command_that_goes_on(capsys):
     with pytest.raises(SystemExit) as left, exit_codes("all else", noted=True), told:
         raise SystemExit(130)
     assert left.value.code == 130
-    again = "python scripts/train_svi.py --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
+    again = "pyro-vae train --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
     assert capsys.readouterr().err == f"interrupted: what was reached is kept; {again} goes on\n"

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from pyro_vae.report.draw import latent_views
 from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, show, tile
-from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, png
+from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, legend_columns, png
 from pyro_vae.report.palette import BEHIND, CLASSES, RED
 
 _HALF_LETTER = 0.3  # half the width of a bold letter, in font sizes
-_LINE = 66  # letters of a legend, with six for each mark
 _NARROWEST = 290.0  # points: the least width of a cloud
 TITLES = {
     "straight": "straight",
@@ -98,8 +97,8 @@ def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
     """
     groups = _groups(len(view.z), view.labels, key)
     listed = groups if 1 < len(groups) <= 2 * len(CLASSES) else []
-    rows = math.ceil(len(listed) * max((len(group.name) + 6 for group in listed), default=0) / _LINE)
-    with figure(WIDTH + 0.5 + 0.3 * rows) as drawn:
+    columns = legend_columns([group.name for group in listed] or [""])
+    with figure(WIDTH + 0.5 + 0.3 * math.ceil(len(listed) / columns)) as drawn:
         axes = drawn.subplots()
         if view.points.shape[-1] == 1:
             _histogram(axes, view, groups)
@@ -107,7 +106,6 @@ def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
             _scatter(axes, view, groups)
         if listed:
             tight = {"handlelength": 1, "handletextpad": 0.1, "columnspacing": 1}
-            columns = math.ceil(len(listed) / rows)
             drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, **tight)
         return png(drawn)
 
