@@ -52,7 +52,8 @@ def check_data_in_plates(x: Tensor, y: Tensor | None, missing: bool, event_dim: 
 
     Raises:
         TypeError, ValueError, DataError: as `check_data`.
-        UsageError: a batch dimension belongs to no open plate, or has another size."""
+        UsageError: a batch dimension belongs to no open plate, or has another size.
+    """
     check_in_plates("x", x, event_dim)
     _check_finite("x", x, x.dim() - event_dim, missing)
     check_label_rows(y)

@@ -160,7 +160,8 @@ class Program(nn.Module):
             tensors: by name, as `tensors()` of such a program returns them.
 
         Raises:
-            ValueError: a tensor is missing, left over, or of another shape; nothing is changed then."""
+            ValueError: a tensor is missing, left over, or of another shape; nothing is changed then.
+        """
         _copy(tensors, self.tensors())
 
     def load_from_store(self, name: str | None = None) -> None:
@@ -178,7 +179,7 @@ class Program(nn.Module):
 
         Raises:
             UsageError: the store holds nothing that could be meant for this program, or several candidates.
-            ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
+            ValueError: a tensor is missing, left over, or of another shape; nothing is changed then.
 
         Example:
             >>> import tempfile, pyro_vae as pv
