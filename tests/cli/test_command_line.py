@@ -28,7 +28,7 @@ SCRIPT = ROOT / "scripts" / "train_svi.py"
 
 @pytest.fixture
 def parser():
-    return config_parser("A test.")
+    return config_parser("train", "A test.")
 
 
 def parse(parser, *arguments):
@@ -91,7 +91,7 @@ def test_every_flag_is_explained_in_help(parser):
 
 def test_a_program_that_takes_missing_numbers_is_a_word_on_the_command_line():
     assert in_flags(f"got nan. {IF_MISSING}").endswith(
-        "build the program with --missing nan; else leave such data out."
+        "build the program with --missing nan; otherwise leave such data out."
     )
 
 
@@ -217,7 +217,7 @@ def test_the_table_of_codes_is_that_of_the_classes():
         ("`download=True` or `download=False`", "--download or --no-download"),
         ("use another `folder`", "use another --out"),
         ("add `resume=True`", "add --resume"),
-        ("pass `dequantize=True`", "pass --dequantize of train_svi.py"),  # which another command does not take
+        ("pass `dequantize=True`", "pass --dequantize of pyro-vae train"),  # which another command does not take
         ("`force=True`, `y_dim`", "`force=True`, `y_dim`"),  # no flags here
         ("lr=0.1,seed=0 in runs/kl_weight=1", "lr=0.1,seed=0 in runs/kl_weight=1"),  # names of folders
     ],

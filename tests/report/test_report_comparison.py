@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from pyro_vae.report import palette
 from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render import csv_file, markdown, plain_text
@@ -136,7 +137,11 @@ def test_it_says_what_the_errors_leave_out():
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(", +6", "+6 in a name: 6 more settings differ,"), (", +1", "+1 in a name: one more setting differs,"), ("", "")],
+    [
+        (", and 6 more", '"and 6 more" in a name: 6 more settings differ.'),
+        (", and 1 more", '"and 1 more" in a name: one more setting differs.'),
+        ("", ""),
+    ],
 )
 def test_settings_that_a_name_has_no_room_for_are_said_to_be_in_their_table(more, told):
     found = comparison(
@@ -183,7 +188,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
     text = to_text(found)
-    assert text.startswith("FORCED: these runs were not tested alike")
+    assert text.startswith("FORCED: these runs were not tested in the same way")
     assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
     marked = to_markdown(found)
     assert marked.index("FORCED") < marked.index("| log p, nats |")
@@ -270,7 +275,7 @@ def read(png):
 
 
 def red(png):
-    return np.argwhere(abs(read(png) - matplotlib.colors.to_rgb("C3")).sum(-1) < 0.05)
+    return np.argwhere(abs(read(png) - matplotlib.colors.to_rgb(palette.RED)).sum(-1) < 0.05)
 
 
 def test_the_picture_has_a_row_for_each_group_and_any_label():
@@ -294,7 +299,7 @@ def test_a_wider_interval_is_drawn_wider():
         found = comparison(group("a", [-1.0]), group("b", [-2.0], -1.0))
         found["groups"][1]["difference"]["interval"] = interval
         image = read(picture(found))
-        marks = np.argwhere(abs(image - matplotlib.colors.to_rgb("C0")).sum(-1) < 0.05)
+        marks = np.argwhere(abs(image - matplotlib.colors.to_rgb(palette.BLUE)).sum(-1) < 0.05)
         right = marks[(marks[:, 1] > image.shape[1] // 2) & (marks[:, 0] < image.shape[0] * 0.75)]
         return np.ptp(right[:, 1])
 

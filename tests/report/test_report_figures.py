@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from evaluated import estimates, full
 
+from pyro_vae.report import palette
 from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import estimate_figures, latent_figures, report_figures, style
 
@@ -115,7 +116,7 @@ def test_figures_of_numbers_that_are_not_known(name):
 
 
 def test_bounds_rise_with_the_logarithm_of_the_draws():
-    places = placed(draw("bounds"), style.BLUE)[:3]
+    places = placed(draw("bounds"), palette.BLUE)[:3]
     k, mean = [1, 5, 1000], [-22.51, -22.24, -22.15]
     assert residual(np.log(k), places[:, 0])[0] < 0.01
     off, slope = residual(mean, places[:, 1])
@@ -125,7 +126,7 @@ def test_bounds_rise_with_the_logarithm_of_the_draws():
 
 def test_the_jackknife_stands_apart_on_the_same_scale():
     tree = draw("bounds")
-    curve, (apart,) = placed(tree, style.BLUE)[:3], placed(tree, "#ffffff")
+    curve, (apart,) = placed(tree, palette.BLUE)[:3], placed(tree, "#ffffff")
     slope, start = np.polyfit([-22.51, -22.24, -22.15], curve[:, 1], 1)
     assert apart[1] == pytest.approx(slope * -22.1482 + start, abs=0.01)
     assert apart[0] > curve[:, 0].max() + 20
@@ -134,7 +135,7 @@ def test_the_jackknife_stands_apart_on_the_same_scale():
 
 def test_bounds_stand_in_the_order_of_the_report_neither_sorted_nor_clipped():
     tree = draw("reference")
-    lower, (grid,) = placed(tree, style.BLUE), placed(tree, style.GREEN)
+    lower, (grid,) = placed(tree, palette.BLUE), placed(tree, palette.GREEN)
     places = np.array([*lower, grid])
     assert (np.diff(places[:, 1]) < 0).all()  # from above: ELBO, AIS, IWAE, grid
     off, slope = residual([-22.364, -22.03, -22.021, -22.025], places[:, 0])
@@ -151,13 +152,13 @@ def test_the_simulated_panel_says_so_and_brackets_the_truth():
     text = words(tree)
     assert "5 data simulated from the model, not test data" in text
     assert "-0.003 ± 0.005" in text
-    lower, (reverse,) = placed(tree, style.BLUE), placed(tree, style.RED)
+    lower, (reverse,) = placed(tree, palette.BLUE), placed(tree, palette.RED)
     means = [-22.9277, -22.5736, -22.5716]
     slope, start = np.polyfit(means, lower[:, 0], 1)
     assert reverse[0] == pytest.approx(slope * -22.5745 + start, abs=0.01)
     (span,) = [
         node for node in tree.iter(f"{SVG}path")
-        if f"fill: {style.GREEN.lower()}" in node.get("style", "") and "opacity: 0.3" in node.get("style")
+        if f"fill: {palette.GREEN.lower()}" in node.get("style", "") and "opacity: 0.3" in node.get("style")
         and node.get("clip-path")
     ]  # fmt: skip
     ends = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", span.get("d"))]
@@ -174,13 +175,13 @@ def test_both_errors_are_named():
 def test_every_khat_is_a_mark_of_its_zone():
     tree = draw("khat")
     # The last of each colour is the one in the legend.
-    marks = {color: placed(tree, color)[:-1] for color in (style.BLUE, style.ORANGE, style.RED)}
+    marks = {color: placed(tree, color)[:-1] for color in (palette.BLUE, palette.ORANGE, palette.RED)}
     assert [len(places) for places in marks.values()] == [2, 1, 2]
     places = np.concatenate(list(marks.values()))
     assert residual([0.12, 0.31, 0.58, 0.74, 0.82], places[:, 1])[0] < 0.01
     off, step = residual([1, 2, 3, 4, 5], places[:, 0])
     assert off < 0.01
-    (unknown,) = bars(tree, style.PALE)  # as wide as one datum, and left of all marks
+    (unknown,) = bars(tree, palette.PALE)  # as wide as one datum, and left of all marks
     assert unknown == pytest.approx((places[0, 0] - 1.5 * step, places[0, 0] - 0.5 * step), abs=0.01)
     text = words(tree)
     assert "above 0.7: may be loose (2 of 6 data)" in text
@@ -190,14 +191,14 @@ def test_every_khat_is_a_mark_of_its_zone():
 
 def test_effective_sample_sizes_are_sorted_on_a_logarithmic_scale():
     tree = draw("effective_sample_size")
-    reliable = placed(tree, style.BLUE)[:-1]
+    reliable = placed(tree, palette.BLUE)[:-1]
     assert residual(np.log([300.5, 640.0, 811.0, 1000.0]), reliable[:, 1])[0] < 0.01
     assert len(placed(tree, "#ffffff")) == 2 + 1
 
 
 def test_escalation_shows_changes_of_each_datum():
     tree = draw("escalation")
-    (more, _), (ais, _) = placed(tree, style.BLUE), placed(tree, style.RED)
+    (more, _), (ais, _) = placed(tree, palette.BLUE), placed(tree, palette.RED)
     assert more[0] < ais[0]  # -0.048 and +0.066
     assert "datum 2, k-hat 0.82" in words(tree)
 
@@ -214,7 +215,7 @@ def bars(tree, color):
 
 def test_the_parts_of_the_gap_stand_end_to_end():
     tree = draw("gaps")
-    (whole,), (first,), (second,) = (bars(tree, color) for color in (style.BLUE, style.ORANGE, style.GREEN))
+    (whole,), (first,), (second,) = (bars(tree, color) for color in (palette.BLUE, palette.ORANGE, palette.GREEN))
     unit = (whole[1] - whole[0]) / 0.3413
     assert first == pytest.approx((whole[0], whole[0] + 0.1807 * unit), abs=0.01)
     assert second == pytest.approx((first[1], first[1] + 0.1606 * unit), abs=0.01)
@@ -225,14 +226,14 @@ def test_a_part_that_is_negative_goes_back():
     found = full()
     found["gaps"]["approximation"] = {"mean": -0.05, "standard_error": 0.01}
     tree = draw("gaps", found)
-    ((_, end),), (back,) = bars(tree, style.ORANGE), bars(tree, style.GREEN)
+    ((_, end),), (back,) = bars(tree, palette.ORANGE), bars(tree, palette.GREEN)
     assert back[1] == pytest.approx(end, abs=0.01)
     assert "-0.050 ± 0.010" in words(tree)
 
 
 def test_dimensions_are_drawn_by_size_and_active_ones_filled():
     tree = draw("kl_spectrum")
-    active = bars(tree, style.BLUE)
+    active = bars(tree, palette.BLUE)
     inactive = bars(tree, "#ffffff")
     assert len([bar for bar in active if bar[1] - bar[0] > 5]) >= 2
     assert "active (2 of 3)" in words(tree)
@@ -245,7 +246,9 @@ def test_variances_of_dead_dimensions_may_be_negative():
     found = full()
     found["latent"]["active"]["z"]["variance"] = [0.23, -1e-5, 1.58]
     tree = draw("active_units", found)
-    off, _ = residual(np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, style.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]])
+    off, _ = residual(
+        np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, palette.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]]
+    )
     assert off < 0.01
     found["latent"]["active"]["z"]["variance"] = [-1e-5, -1e-5, -1e-4]
     assert "active" in words(draw("active_units", found))
@@ -281,7 +284,7 @@ def test_contours_are_drawn_where_the_densities_are():
     tree = ElementTree.fromstring(svg)  # noqa: S314
     lines = [
         node.get("d") for node in tree.iter(f"{SVG}path")
-        if f"stroke: {style.RED.lower()}" in node.get("style", "") and node.get("clip-path")
+        if f"stroke: {palette.RED.lower()}" in node.get("style", "") and node.get("clip-path")
     ]  # fmt: skip
     assert len(lines) == 3
     spans = [np.ptp(np.array([float(v) for v in re.findall(r"-?[\d.]+", d)]).reshape(-1, 2), axis=0) for d in lines]
@@ -324,7 +327,7 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     assert "no bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
     assert "there is no upper bound" in found["Simulated data only: the truth bracketed"].caption
-    assert "Shown apart" in found["More work on the worst data"].caption
+    assert "They stand apart" in found["More work on the worst data"].caption
 
 
 @pytest.mark.parametrize(

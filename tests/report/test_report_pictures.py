@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.report import palette
 from pyro_vae.report.draw import image_views, images
 
 
@@ -94,7 +95,7 @@ def test_data_stand_in_the_top_row_with_black_for_0_and_white_for_1():
     x[:, :, :, 2:] = 1.0
     shown = read(reconstructions(vae, x, seed=0, num_samples=2))
     grey = shown[..., 0]
-    used = grey[60:]  # below the title
+    used = grey[110:]  # below the title
     assert (used.min(), used.max()) == (0.0, 1.0)
     top, bottom = used[: len(used) // 4], used[len(used) // 2 : -len(used) // 8]
     assert 0.1 < (top == 0).mean() < 0.35  # a quarter of each image is black
@@ -112,14 +113,29 @@ def test_colours_are_kept():
 
 @pytest.mark.parametrize("elbos", [[-30.0], [-30.0, -30.0], [-300.0, *np.linspace(-30, -25, 50)]])
 def test_the_training_curve_is_drawn_for_any_history(elbos):
-    assert read(images.training(history(elbos))).shape == (440, 770, 3)
+    assert read(images.training(history(elbos))).shape[1:] == (1008, 3)
+
+
+def axes_of(elbos):
+    return images.training_figure(history(elbos)).axes
+
+
+def test_every_epoch_is_in_the_training_curve_and_the_last_has_its_tick():
+    first, close = axes_of([-300.0, *np.linspace(-30, -25, 50)])  # the others have a panel of their own
+    assert first.get_ylim()[0] < -300
+    assert -40 < close.get_ylim()[0] < -30
+    for epochs in (1, 2, 7, 51, 600):
+        (axes,) = axes_of(list(np.linspace(-30, -25, epochs)))
+        ticks = axes.get_xticks()
+        assert (ticks[0], ticks[-1]) == (1, epochs)
+        assert axes.get_ylim()[0] < -30
 
 
 def test_the_best_epoch_is_marked_where_it_is():
     # The red mark moves to the left when the best epoch does.
     def red(elbos, kept=None):
         image = read(images.training(history(elbos, kept)))
-        distance = abs(image - matplotlib.colors.to_rgb("C3")).sum(-1)
+        distance = abs(image - matplotlib.colors.to_rgb(palette.RED)).sum(-1)
         return np.argwhere(distance < 0.05)[:, 1].min()
 
     assert red([-30.0, -20.0, -25.0, -25.0, -25.0]) < red([-30.0, -29.0, -28.0, -20.0, -25.0])
@@ -197,7 +213,7 @@ def test_pictures_of_classes_grow_with_their_number(num_classes):
     vae = program((1, 8, 8))
     vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
     height, width, _ = read(samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
-    assert (width, height) == (990, pytest.approx(528 * max(1, num_classes / 4), abs=1))
+    assert (width, height) == (1008, pytest.approx(504 * num_classes / 4 + 90, abs=1))
 
 
 def test_reconstructions_are_given_the_labels_of_their_data():
@@ -271,7 +287,7 @@ def test_the_training_curve_of_an_autoencoder_is_its_reconstruction():
         for record in elbos
     ]
     elbos = [{**record, "valid_standard_error": None} for record in elbos]
-    blue = matplotlib.colors.to_rgb("C0")
+    blue = matplotlib.colors.to_rgb(palette.BLUE)
     drawn = [abs(read(images.training(h))[:300] - blue).sum(-1) < 0.05 for h in (elbos, codes)]
     assert drawn[0].sum() > 200
     np.testing.assert_array_equal(*drawn)

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib import colormaps
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae.report.draw.images import PLAIN, Key, png, show, tile
-
-_GREY = "0.85"
+from pyro_vae.report.draw.images import PLAIN, Key, show, tile
+from pyro_vae.report.draw.latent_pictures import colours
+from pyro_vae.report.draw.style import WIDTH, figure, legend_columns, png
+from pyro_vae.report.palette import BEHIND, CLASSES, INK
 
 
 class AblationView(NamedTuple):
@@ -46,49 +46,57 @@ def ablation_picture(views: Mapping[str, AblationView], key: Key = PLAIN) -> byt
         key: what shades and labels stand for.
     """
     first = next(iter(views.values()))
-    heights, height = ((1, 1, 0.5), 10.8) if first.samples is not None else ((1,), 4.4)
-    figure = Figure(figsize=(4.2 * len(views), height), layout="constrained")
-    grid = figure.subplots(len(heights), len(views), squeeze=False, height_ratios=heights)
-    for (name, view), axes in zip(views.items(), grid.T, strict=True):
-        _draw_cloud(axes[0], view, name)
-        if view.samples is not None and view.reconstructions is not None:
-            side, rows = math.isqrt(len(view.samples)), view.reconstructions
-            show(axes[1], tile(key.shades(view.samples), side), "means of p(x|z), z from the prior")
-            title = f"data; means of p(x|z) at {len(rows) - 1} draws of q(z|x)"
-            show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]), title)
-    _add_legend(figure, first, key)
-    return png(figure)
+    heights = (1.25, 1.0, 0.6) if first.samples is not None else (1.25,)
+    with figure(WIDTH / len(views) * sum(heights) + 0.9) as drawn:
+        grid = drawn.subplots(len(heights), len(views), squeeze=False, height_ratios=heights)
+        for (name, view), axes in zip(views.items(), grid.T, strict=True):
+            _draw_cloud(axes[0], view, name)
+            if view.samples is not None and view.reconstructions is not None:
+                side, rows = math.isqrt(len(view.samples)), view.reconstructions
+                show(axes[1], tile(key.shades(view.samples), side))
+                show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]))
+        if first.samples is not None and first.reconstructions is not None:
+            grid[1, 0].set_title("means of p(x|z), z from the prior")
+            draws = len(first.reconstructions) - 1
+            grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)")
+            for axes in grid[1:, 0]:
+                axes.title.set_in_layout(False)  # one title for all columns
+        _add_legend(drawn, first, key)
+        return png(drawn)
 
 
 def _draw_cloud(axes: Any, view: AblationView, title: str) -> None:
-    colours = ["C0"] * len(view.cloud) if view.labels is None else _colours(view.labels)
-    axes.scatter(*view.prior.T.numpy(), s=3, color=_GREY, lw=0)
-    axes.scatter(*view.cloud.T.numpy(), s=5, lw=0, color=colours)
+    hues = [CLASSES[0]] * len(view.cloud) if view.labels is None else _of_labels(view.labels)
+    axes.scatter(*view.prior.T.numpy(), s=3, color=BEHIND, lw=0)
+    axes.scatter(*view.cloud.T.numpy(), s=5, lw=0, color=hues)
     if view.ellipses is not None:
         mean, scale = view.ellipses.unbind(1)
         width, height = (6 * scale).T.numpy()  # full axes of 3 standard deviations
         ellipses = EllipseCollection(
             width, height, [0.0] * len(mean), units="xy", offsets=mean.numpy(),
-            offset_transform=axes.transData, facecolors="none", edgecolors=colours[: len(mean)], lw=0.6,
+            offset_transform=axes.transData, facecolors="none", edgecolors=hues[: len(mean)], lw=0.6,
         )  # fmt: skip
         axes.add_collection(ellipses)
     reach = torch.cat([view.cloud, view.prior]).abs().quantile(0.995).item() * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.axes[0], ylabel=view.axes[1])
-    axes.set_title(title, fontsize=12, fontweight="bold")
+    axes.set_title(title, fontweight="bold")
 
 
-def _colours(labels: Tensor) -> list[Any]:
+def _of_labels(labels: Tensor) -> list[Any]:
     classes, index = labels.unique(return_inverse=True)
-    table = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    return [table(i if len(classes) <= 10 else i / len(classes)) for i in index.tolist()]
+    table = colours(len(classes))
+    return [table[i] for i in index.tolist()]
 
 
-def _add_legend(figure: Figure, view: AblationView, key: Key) -> None:
+def _add_legend(drawn: Figure, view: AblationView, key: Key) -> None:
     dot: dict[str, Any] = {"ls": "", "marker": "o", "markersize": 5}
-    handles = [Line2D([], [], color=_GREY, label="p(z)", **dot)]
-    if view.labels is not None and len(classes := view.labels.unique()) <= 10:
-        colours = zip(classes.tolist(), _colours(classes), strict=True)
-        handles += [Line2D([], [], color=colour, label=key.name(label), **dot) for label, colour in colours]
+    handles = [Line2D([], [], color=BEHIND, label="p(z)", **dot)]
+    if view.labels is not None and len(classes := view.labels.unique()) <= len(CLASSES):
+        pairs = zip(classes.tolist(), colours(len(classes)), strict=True)
+        handles += [Line2D([], [], color=colour, label=key.name(label), **dot) for label, colour in pairs]
     if view.ellipses is not None:
-        handles.append(Line2D([], [], color="0.3", lw=0.8, label="3 sd of q(z|x)"))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+        handles.append(Line2D([], [], color=INK, lw=0.8, label="3 sd of q(z|x)"))
+    columns = legend_columns([str(handle.get_label()) for handle in handles])
+    drawn.legend(
+        handles=handles, loc="outside lower left", ncols=columns, handlelength=1, handletextpad=0.1, columnspacing=1
+    )

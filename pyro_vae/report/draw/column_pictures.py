@@ -4,15 +4,15 @@ import math
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pyro_vae.report.cells import MINUS, clipped
 from pyro_vae.report.draw.column_views import Columns
-from pyro_vae.report.draw.images import PLAIN, Key, png
-from pyro_vae.report.draw.style import BLUE, INK, PALE, RED
+from pyro_vae.report.draw.images import PLAIN, Key
+from pyro_vae.report.draw.style import figure, png
+from pyro_vae.report.palette import BLUE, INK, PALE, RED
 
 _BINS = 24  # at most
-_SIDE = 5  # panels in a row
+_SIDE = 3  # panels in a row
 
 
 def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
@@ -28,18 +28,17 @@ def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
     panels = x.shape[1] + (x.shape[1] > 1)
     side = min(_SIDE, panels)
     rows = math.ceil(panels / side)
-    figure = Figure(figsize=(max(4.2, 2.1 * side), 1.75 * rows + 0.5), layout="constrained")
-    places = list(figure.subplots(rows, side, squeeze=False).flat)
-    for i, axes in enumerate(places[: x.shape[1]]):
-        _histogram(axes, x[:, i], drawn[:, i])
-        axes.set_xlabel(_named(view.names[i], view.origin[i]), fontsize=8, parse_math=False)
-    if x.shape[1] > 1:
-        _correlations(places[x.shape[1]], x, drawn)
-    for axes in places[panels:]:
-        axes.set_axis_off()
-    handles = places[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    return png(figure)
+    with figure(1.75 * rows + 0.5) as page:
+        places = list(page.subplots(rows, side, squeeze=False).flat)
+        for i, axes in enumerate(places[: x.shape[1]]):
+            _histogram(axes, x[:, i], drawn[:, i])
+            axes.set_xlabel(_named(view.names[i], view.origin[i]))
+        if x.shape[1] > 1:
+            _correlations(places[x.shape[1]], x, drawn)
+        for axes in places[panels:]:
+            axes.set_axis_off()
+        page.legend(*places[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        return png(page)
 
 
 def _named(name: str, origin: float) -> str:
@@ -60,8 +59,7 @@ def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
         label=f"{len(drawn):,} draws from the program",
     )
     axes.set(yticks=[], xlim=(edges[0], edges[-1]))
-    axes.tick_params(labelsize=7)
-    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="x", nbins=3)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
@@ -83,9 +81,7 @@ def _correlations(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
     pairs = np.stack([_pairs(x), _pairs(drawn)])
     axes.plot(*pairs[:, np.isfinite(pairs).all(0)], "o", color=INK, ms=2.5, mew=0, alpha=0.7)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-    axes.set_xlabel("correlation of two columns,\ndata (across) and draws (up)", fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("correlations of two columns:\ndata (across), draws (up)")
 
 
 def _pairs(x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ differences say that. Bounds stand in the order of the report, neither sorted no
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.report.cells import MINUS, clipped
 from pyro_vae.report.documents.estimate_sections import class_name, place
-from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure, known, plain, signed
+from pyro_vae.report.draw.style import error, figure, known, plain, signed, svg, typeset
+from pyro_vae.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED
 
 Numbers = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
     mean = np.array([known(numbers["mean"]) for numbers in curve])
     noise = np.array([error(numbers["monte_carlo_error"]) for numbers in curve])
     data = np.array([error(numbers["standard_error"]) for numbers in curve])
-    with figure(3.2) as (drawn, svg):
+    with figure(3.2) as drawn:
         axes, apart = drawn.subplots(1, 2, sharey=True, width_ratios=[6, 1])
         label = f"± over {curve[-1]['num_data']} data, {data[-1]:.3g}: moves all points together"
         axes.fill_between(k, mean - data, mean + data, color=PALE, lw=0, label=label)
@@ -54,7 +55,7 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
             apart.errorbar([0], [known(jackknife["mean"])], [bar], fmt="D", color=RED, mfc="white", ms=5)
         apart.set(xlim=(-1, 1))
         apart.set_xticks([0], ["jackknife,\nno bound" if jackknife is not None else ""])
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def _round_numbers(k: Sequence[int]) -> list[str]:
@@ -126,7 +127,7 @@ def _ladder(
 ) -> bytes:
     """Draws estimates below each other, and paired differences below them on an axis of their own."""
     counts = [len(rows), max(1, len(differences))]
-    with figure(1.75 + 0.34 * sum(counts)) as (drawn, svg):
+    with figure(1.9 + 0.34 * sum(counts)) as drawn:
         axes, below = drawn.subplots(2, 1, height_ratios=[counts[0] + 0.5, counts[1] + 0.2])
         for i, row in enumerate(rows):
             mark, color = _MARKS[row.bound]
@@ -137,7 +138,7 @@ def _ladder(
             span = axes.axvspan(min(bracket), max(bracket), color=GREEN, alpha=0.3, lw=1, zorder=2)
             span.set_label("between forward and reverse")
             handles.append(span)
-        drawn.legend(handles=handles, loc="outside upper left", ncols=2)
+        drawn.legend(handles=handles, loc="outside upper left")
         axes.set_xlabel(about)
         _list(axes, [row.label for row in rows], [_with_error(row.mean, row.noise) for row in rows], "± Monte Carlo")
         below.axvline(0, color=INK, lw=0.8)
@@ -146,7 +147,7 @@ def _ladder(
         below.set_xlabel("paired differences, nats per datum")
         values = [_with_error(row.mean, row.noise, signed) for row in differences]
         _list(below, [row.label for row in differences], values, "± over data")
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def _list(axes: Any, labels: Sequence[str], values: Sequence[str], head: str, at: Sequence[float] = ()) -> None:
@@ -154,15 +155,15 @@ def _list(axes: Any, labels: Sequence[str], values: Sequence[str], head: str, at
     at = at or range(len(labels))
     axes.set_yticks(at, [textwrap.fill(label, 24) for label in labels])
     axes.set_ylim(max(at, default=0) + 0.5, -0.5)
-    axes.annotate(head, (1.02, 1.0), xycoords="axes fraction", va="bottom", fontsize=8, color=GREY)
+    axes.annotate(head, (1.02, 1.0), xycoords="axes fraction", va="bottom", color=GREY)
     for i, value in zip(at, values, strict=True):
-        axes.annotate(value, (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axes.annotate(value, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     plain(axes, "x")
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _with_error(mean: float, bar: float, show: Any = None) -> str:
-    value = show(mean) if show else f"{mean:.3f}".replace("-", MINUS)
+def _with_error(mean: float, bar: float, show: Callable[[float], str] = typeset) -> str:
+    value = show(mean)
     return f"{value} ± {bar:.3f}" if bar else value
 
 
@@ -181,7 +182,7 @@ def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
         ((values >= 0.5) & (values <= threshold), "s", ORANGE, f"0.5 to {threshold:g}"),
         (values > threshold, "^", RED, f"above {threshold:g}: may be loose"),
     )
-    with figure(3.2) as (drawn, svg):
+    with figure(3.8) as drawn:
         axes = drawn.subplots()
         for line in (0.5, threshold):
             axes.axhline(line, color=GREY, lw=0.8, ls=(0, (4, 3)))
@@ -196,10 +197,10 @@ def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
         axes.set(xlabel="share of the test data, sorted by k-hat, %", ylabel="k-hat of the importance weights")
         axes.set(xlim=(-1, 101))
         axes.set_ylim(top=max(1.0, 1.1 * values.max(initial=0.0)))
-        axes.legend(loc="upper left", handletextpad=0.2)
+        drawn.legend(loc="outside upper left", handletextpad=0.2)
         plain(axes, "y")
         _name_worst(axes, numbers.get("worst", ())[:4], classes)
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def _name_worst(axes: Any, worst: Sequence[Numbers], classes: Sequence[str]) -> None:
@@ -211,7 +212,7 @@ def _name_worst(axes: Any, worst: Sequence[Numbers], classes: Sequence[str]) -> 
     names = [place(row) + (label and f" (label {label})") for row, label in zip(worst, labels, strict=True)]
     kind = names[0].split()[0]
     listed = ", ".join(name.removeprefix(f"{kind} ") for name in names)
-    axes.annotate(f"largest: {kind} {listed}", (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=8)
+    axes.annotate(f"largest: {kind} {listed}", (0.985, 0.03), xycoords="axes fraction", ha="right")
 
 
 def effective_sample_size(numbers: Numbers) -> bytes:
@@ -224,7 +225,7 @@ def effective_sample_size(numbers: Numbers) -> bytes:
     ess = np.array([known(value) for value in numbers["ess"]])[order]
     unreliable = np.array([known(value) > numbers["threshold"] for value in numbers["values"]])[order]
     at, K = 100 * (np.arange(len(ess)) + 0.5) / len(ess), numbers["num_samples"]
-    with figure(3.0) as (drawn, svg):
+    with figure(3.0) as drawn:
         axes = drawn.subplots()
         few: Any = {"ms": 3.5, "rasterized": len(ess) > 3000}
         axes.plot(at[~unreliable], ess[~unreliable], "o", color=BLUE, mew=0, label="one datum", **few)
@@ -237,7 +238,7 @@ def effective_sample_size(numbers: Numbers) -> bytes:
         axes.set(xlabel="share of the test data, sorted, %", ylabel=f"effective draws of {K:,}, log scale")
         axes.legend(loc="lower right", handletextpad=0.2)
         plain(axes, "y")
-    return svg.getvalue()
+        return svg(drawn)
 
 
 LISTED = 20  # data: more make a picture that is longer than the page
@@ -255,7 +256,7 @@ def escalation(numbers: Numbers) -> bytes:
     """
     rows = numbers["rows"][:LISTED]
     first, draws = ("iwae_anew", "K new draws") if "iwae_anew" in rows[0] else ("iwae", "the K draws that chose them")
-    with figure(1.3 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as (drawn, svg):
+    with figure(1.5 + (0.42 if len(rows) <= 12 else 0.26) * len(rows)) as drawn:
         axes = drawn.subplots()
         axes.axvline(0, color=INK, lw=0.8)
         for i, row in enumerate(rows):
@@ -269,7 +270,7 @@ def escalation(numbers: Numbers) -> bytes:
             axes.errorbar([], [], xerr=[], fmt="s", color=RED, ms=4.5, label="AIS"),
         ]
         handles.append(Patch(color=PALE, label=f"± Monte Carlo of the bound at {draws}"))
-        drawn.legend(handles=handles, loc="outside upper left", ncols=3)
+        drawn.legend(handles=handles, loc="outside upper left", ncols=2)
         labels = [f"{place(row)}, k-hat {known(row['khat']):.2f}" for row in rows]
         _list(
             axes,
@@ -278,7 +279,7 @@ def escalation(numbers: Numbers) -> bytes:
             "k-hat then",
         )
         axes.set_xlabel(f"change against the bound at {draws}, nats, ± Monte Carlo")
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def gaps(numbers: Numbers) -> bytes:
@@ -295,7 +296,7 @@ def gaps(numbers: Numbers) -> bytes:
         first = known(numbers["amortisation"]["mean"])
         bars.append(("amortisation gap", 1.0, 0.0, numbers["amortisation"], ORANGE))
         bars.append(("approximation gap", 2.0, first, numbers["approximation"], GREEN))
-    with figure(1.3 + 0.36 * (len(bars) + 1)) as (drawn, svg):
+    with figure(1.3 + 0.36 * (len(bars) + 1)) as drawn:
         axes = drawn.subplots()
         axes.plot([inference, inference], [0, len(bars) - 1], color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
         if numbers.get("train_test") is not None:
@@ -309,4 +310,4 @@ def gaps(numbers: Numbers) -> bytes:
         _list(axes, [label for label, *_ in bars], values, "± over data", [at for _, at, *_ in bars])
         about = f"nats per datum, {numbers['num_data']} test data; reference: {numbers['reference']}"
         axes.set_xlabel(textwrap.fill(about, 64))
-    return svg.getvalue()
+        return svg(drawn)

@@ -9,7 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_vae.report.draw.style import BLUE, INK, RED, error, figure, known, plain
+from pyro_vae.report.draw.style import error, figure, known, plain, svg
+from pyro_vae.report.palette import BLUE, INK, RED
 
 Array = NDArray[np.float64]
 MASSES = (0.5, 0.9, 0.99)  # of the regions that contours enclose
@@ -29,13 +30,13 @@ def kl_spectrum(latent: Mapping[str, Any]) -> bytes:
     sites = {site: numbers for site, numbers in latent.get("kl_per_dimension", {}).items() if numbers is not None}
     if not sites:
         raise ValueError("no site of this report has a KL by dimension: draw active_units instead")
-    with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
+    with figure(2.5 * len(sites) + 0.3) as drawn:
         for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             mean, bars = _array(numbers["mean"]), _array([error(e) for e in numbers["standard_error"]])
             _spectrum(axes, site, mean, bars, _active(latent, site, len(mean)))
             axes.set_ylabel(f"KL, nats per datum ({numbers['kind']})")
             axes.set_ylim(bottom=min(0.0, float(np.nanmin(mean - bars))))
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def active_units(latent: Mapping[str, Any]) -> bytes:
@@ -45,7 +46,7 @@ def active_units(latent: Mapping[str, Any]) -> bytes:
         latent: "latent" of a report.
     """
     sites = latent["active"]
-    with figure(2.5 * len(sites) + 0.3) as (drawn, svg):
+    with figure(2.5 * len(sites) + 0.3) as drawn:
         for axes, (site, numbers) in zip(drawn.subplots(len(sites), squeeze=False).flat, sites.items(), strict=True):
             variance, bars = _array(numbers["variance"]), _array([error(e) for e in numbers["variance_error"]])
             # An estimate of a dead dimension may come out below 0, and is drawn at the foot of the scale.
@@ -56,7 +57,7 @@ def active_units(latent: Mapping[str, Any]) -> bytes:
             axes.set_ylabel("variance of E[z|x] over x, log scale")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.minorticks_off()
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def _active(latent: Mapping[str, Any], site: str, size: int) -> NDArray[np.bool_]:
@@ -106,14 +107,13 @@ def posterior_grid(axes: Sequence[ArrayLike], log_posterior: ArrayLike, log_guid
     places = [_array(axis) for axis in axes]
     p, q = (_normalised(_array(values), places) for values in (log_posterior, log_guide))
     both = len(axes) == 2
-    with figure(4.4 if both else 3.0) as (drawn, svg):
+    with figure(4.6 if both else 3.2) as drawn:
         (_contours if both else _curves)(drawn.subplots(), places, p, q)
         of = ": 50, 90, 99 % of the mass" if both else ""
         fill = Patch(color=_FILLS[1], label=f"p(z|x), the true posterior{of}")
-        drawn.legend(
-            handles=[fill, Line2D([], [], color=RED, label="q(z|x), the guide")], loc="outside upper left", ncols=2
-        )
-    return svg.getvalue()
+        line = Line2D([], [], color=RED, label="q(z|x), the guide")
+        drawn.legend(handles=[fill, line], loc="outside upper left")
+        return svg(drawn)
 
 
 def _normalised(log_density: Array, places: Sequence[Array]) -> Array:
@@ -166,7 +166,7 @@ def posterior_draws(posterior: ArrayLike, guide: ArrayLike) -> bytes:
     """
     p, q = _array(posterior), _array(guide)
     D = p.shape[1]
-    with figure(2.8 if D == 1 else 5.2) as (drawn, svg):
+    with figure(2.8 if D == 1 else 5.2) as drawn:
         if D == 1:
             _intervals(drawn.subplots(), p, q)
         else:
@@ -174,7 +174,7 @@ def posterior_draws(posterior: ArrayLike, guide: ArrayLike) -> bytes:
             _intervals(parts["each"], p, q)
             _pair(parts["p"], parts["q"], p, q)
         drawn.legend(handles=drawn.axes[0].get_legend_handles_labels()[0], loc="outside upper left", ncols=2)
-    return svg.getvalue()
+        return svg(drawn)
 
 
 def _intervals(axes: Any, p: Array, q: Array) -> None:

@@ -1,9 +1,6 @@
 """Draws the latent space as PNG: paths between data, single dimensions moved, the cloud of codes, the plane decoded.
 
 Each function draws a view of `pyro_vae.report.draw.latent_views`; `key` says what shades and labels stand for.
-
-Reference:
-    Petroff, "Accessible Color Sequences for Data Visualization", 2021. https://arxiv.org/abs/2107.02270
 """
 
 import math
@@ -13,16 +10,15 @@ import numpy as np
 import torch
 from matplotlib import colormaps, patheffects
 from matplotlib.collections import EllipseCollection
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.report.draw import latent_views
-from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, png, show, tile
+from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, show, tile
+from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, legend_columns, png
+from pyro_vae.report.palette import BEHIND, CLASSES, RED
 
-# By Petroff: told apart in the common forms of colour blindness, and in lightness.
-PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 _HALF_LETTER = 0.3  # half the width of a bold letter, in font sizes
-_NARROWEST = 290.0  # points: the width of a cloud beside the longest names
+_NARROWEST = 290.0  # points: the least width of a cloud
 TITLES = {
     "straight": "straight",
     "spherical": "spherical, about 0",
@@ -40,10 +36,10 @@ def draw_interpolation(view: latent_views.Interpolation, key: Key = PLAIN) -> by
     kinds, steps = view.mean.shape[:2]
     pictures = [_between(view, means, key) for means in view.mean]
     height, width, _ = pictures[0].shape
-    figure = Figure(figsize=(9, kinds * (9 * height / width + 0.3) + 0.2), layout="constrained")
-    for axes, picture, kind in zip(figure.subplots(kinds, squeeze=False).flat, pictures, view.paths, strict=True):
-        show(axes, picture, f"{TITLES[kind]}: {steps} means of p(x|z), between the data")
-    return png(figure)
+    with figure(kinds * (WIDTH * height / width + 0.4)) as drawn:
+        for axes, picture, kind in zip(drawn.subplots(kinds, squeeze=False).flat, pictures, view.paths, strict=True):
+            show(axes, picture, f"{TITLES[kind]}:\n{steps} means of p(x|z), between the data")
+        return png(drawn)
 
 
 def _between(view: latent_views.Interpolation, means: Tensor, key: Key) -> Tensor:
@@ -65,18 +61,20 @@ def draw_traversal(view: latent_views.Traversal, key: Key = PLAIN) -> bytes:
         key: what shades and labels stand for.
     """
     rows, steps = view.mean.shape[:2]
-    height = 9 / (steps + 3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.2
-    figure = Figure(figsize=(9, max(height, 2.8)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.3, steps))
-    show(left, tile(key.shades(torch.cat([view.x, view.reconstruction])), 1), "datum")
-    left.set_xlabel("p(x|z) at\nits code", fontsize=9)
-    picture = tile(key.shades(view.mean.flatten(0, 1)), steps)
-    show(right, picture, "means of p(x|z), one dimension of the code moved to a quantile of the prior")
-    name_rows(right, picture, [f"$z_{{{j}}}$   {view.usage[j]:.2f}" for j in view.dimensions.tolist()])
-    name_columns(right, picture, [f"{100 * level:.3g} %" for level in view.levels.tolist()])
-    _mark_codes(right, picture, view)
-    right.set_xlabel("left: variance of the codes / of the prior.  Red: where the code itself is", fontsize=9)
-    return png(figure)
+    height = 0.8 * WIDTH / (steps + 1.3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.5
+    with figure(max(height, 2.8)) as drawn:
+        left, right = drawn.subplots(1, 2, width_ratios=(1.3, steps))
+        show(left, tile(key.shades(torch.cat([view.x, view.reconstruction])), 1), "datum")
+        left.set_xlabel("p(x|z) at\nits code")
+        picture = tile(key.shades(view.mean.flatten(0, 1)), steps)
+        show(right, picture, "means of p(x|z): one dimension of the code\nmoved to quantiles of the prior")
+        usage = view.usage.tolist()
+        name_rows(right, picture, [f"z[{j}]  {usage[j]:.2f}" for j in view.dimensions.tolist()])
+        levels = [f"{100 * level:.3g} %" for level in view.levels.tolist()]
+        name_columns(right, picture, [name if i % 2 == 0 else "" for i, name in enumerate(levels)])
+        _mark_codes(right, picture, view)
+        right.set_xlabel("left: variance of the codes / of the prior\ntriangle: where the code itself is")
+        return png(drawn)
 
 
 def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> None:
@@ -84,7 +82,7 @@ def _mark_codes(axes: Any, picture: Tensor, view: latent_views.Traversal) -> Non
     foot = [place + view.x.shape[-2] / 2 - 0.5 for place in centres(picture.shape[0], rows)]
     for y, z, j in zip(foot, view.z.cpu(), view.dimensions.tolist(), strict=True):
         x = np.interp(float(view.code[j]), z[:, j].numpy(), centres(picture.shape[1], steps))
-        axes.plot(x, y, "^", color="#e41a1c", ms=5, clip_on=False)
+        axes.plot(x, y, "^", color=RED, ms=5, clip_on=False)
 
 
 def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
@@ -98,16 +96,18 @@ def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
         key: what labels stand for.
     """
     groups = _groups(len(view.z), view.labels, key)
-    figure = Figure(figsize=(6.9 if len(groups) > 1 else 6.2, 6), layout="constrained")
-    axes = figure.subplots()
-    if view.points.shape[-1] == 1:
-        _histogram(axes, view, groups)
-    else:
-        _scatter(axes, view, groups)
-    axes.spines[["top", "right"]].set_visible(False)
-    if 1 < len(groups) <= 2 * len(PALETTE):
-        figure.legend(title="label", loc="outside right upper", frameon=False, markerscale=1.6)
-    return png(figure)
+    listed = groups if 1 < len(groups) <= 2 * len(CLASSES) else []
+    columns = legend_columns([group.name for group in listed] or [""])
+    with figure(WIDTH + 0.5 + 0.3 * math.ceil(len(listed) / columns)) as drawn:
+        axes = drawn.subplots()
+        if view.points.shape[-1] == 1:
+            _histogram(axes, view, groups)
+        else:
+            _scatter(axes, view, groups)
+        if listed:
+            tight = {"handlelength": 1, "handletextpad": 0.1, "columnspacing": 1}
+            drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, **tight)
+        return png(drawn)
 
 
 def draw_latent_grid(view: latent_views.Grid, key: Key = PLAIN) -> bytes:
@@ -120,22 +120,21 @@ def draw_latent_grid(view: latent_views.Grid, key: Key = PLAIN) -> bytes:
     panels, side = len(view.z), len(view.levels)
     columns = math.ceil(math.sqrt(panels))
     rows = math.ceil(panels / columns)
-    shape = 8.0, 7.3 * view.mean.shape[-2] / view.mean.shape[-1] * rows / columns + 0.8
-    figure = Figure(figsize=shape, layout="constrained")
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, means, z in zip(places, view.mean, view.z, strict=False):
-        picture = tile(key.shades(means.flip(0).flatten(0, 1)), side)
-        show(axes, picture.nan_to_num(0.0))
-        name_columns(axes, picture, _some(z[0, :, 0].tolist(), 5 if panels == 1 else 3))
-        name_rows(axes, picture, _some(z[:, 0, 1].tolist(), 5 if panels == 1 else 3)[::-1])
-    for axes, label in zip(places, [] if view.labels is None else view.labels.tolist(), strict=False):
-        axes.set_title(f"label {key.name(label)}", fontsize=9)
-    for axes in places[panels:]:
-        axes.set_axis_off()
-    figure.suptitle("means of p(x|z) at quantiles of the prior, in equal steps of probability", fontsize=10)
-    figure.supxlabel("$z_0$", fontsize=10)
-    figure.supylabel("$z_1$", fontsize=10)
-    return png(figure)
+    with figure(0.92 * WIDTH * view.mean.shape[-2] / view.mean.shape[-1] * rows / columns + 0.8) as drawn:
+        places = list(drawn.subplots(rows, columns, squeeze=False).flat)
+        for axes, means, z in zip(places, view.mean, view.z, strict=False):
+            picture = tile(key.shades(means.flip(0).flatten(0, 1)), side)
+            show(axes, picture.nan_to_num(0.0))
+            name_columns(axes, picture, _some(z[0, :, 0].tolist(), 5 if panels == 1 else 2))
+            name_rows(axes, picture, _some(z[:, 0, 1].tolist(), 5 if panels == 1 else 2)[::-1])
+        for axes, label in zip(places, [] if view.labels is None else view.labels.tolist(), strict=False):
+            axes.set_title(f"label {key.name(label)}")
+        for axes in places[panels:]:
+            axes.set_axis_off()
+        drawn.suptitle("means of p(x|z) at quantiles of the prior,\nin equal steps of probability", fontsize=LETTERS)
+        drawn.supxlabel("z[0]", fontsize=LETTERS)
+        drawn.supylabel("z[1]", fontsize=LETTERS)
+        return png(drawn)
 
 
 def _some(numbers: list[float], number: int) -> list[str]:
@@ -154,21 +153,22 @@ class _Group(NamedTuple):
 
 def _groups(size: int, labels: Tensor | None, key: Key) -> list[_Group]:
     if labels is None:
-        return [_Group("", PALETTE[0], torch.ones(size, dtype=torch.bool))]
+        return [_Group("", CLASSES[0], torch.ones(size, dtype=torch.bool))]
     names = labels.unique()
-    return [_Group(key.name(int(n)), c, (labels == n).cpu()) for n, c in zip(names, _colours(len(names)), strict=True)]
+    return [_Group(key.name(int(n)), c, (labels == n).cpu()) for n, c in zip(names, colours(len(names)), strict=True)]
 
 
-def _colours(number: int) -> list[Any]:
-    if number <= len(PALETTE):
-        return list(PALETTE[:number])
+def colours(number: int) -> list[Any]:
+    """Lists a colour for each of a number of classes, the same ones in every picture."""
+    if number <= len(CLASSES):
+        return list(CLASSES[:number])
     return list(colormaps["turbo"](np.linspace(0.03, 0.97, number)))
 
 
 def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
     points, prior = view.points.cpu(), view.prior.cpu()
     size = 16 * min(1.0, 600 / len(points))
-    axes.scatter(*prior.T, s=size / 3, color="0.8", lw=0)
+    axes.scatter(*prior.T, s=size / 3, color=BEHIND, lw=0)
     for name, colour, chosen in groups:
         axes.scatter(*points[chosen].T, s=size, color=colour, lw=0, alpha=0.85, label=name)
     seen: list[Tensor] = []
@@ -180,7 +180,7 @@ def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
         reach = 3 * covariance[shown].diagonal(dim1=-2, dim2=-1).sqrt()
         seen = [points[shown] - reach, points[shown] + reach]
         title += f"\nellipses: 3 sigma of q(z|x), {int(shown.sum())} of them"
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title)
     # A heavy-tailed prior has draws far outside: most of them are in sight, and all codes.
     inner = prior.quantile(torch.tensor([0.005, 0.995], dtype=prior.dtype), 0)
     _square(axes, torch.cat([points, inner, *seen]))
@@ -190,7 +190,7 @@ def _scatter(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> None:
 
 def _name_groups(axes: Any, points: Tensor, groups: list[_Group]) -> None:
     """Writes the name of each group at the middle of its points, or so far from it that none reaches over an edge."""
-    size = 13 if all(len(group.name) <= 2 for group in groups) else 9
+    size = 13 if all(len(group.name) <= 2 for group in groups) else LETTERS
     left, right = axes.get_xlim()
     for name, _, chosen in groups:
         x, y = points[chosen].median(0).values.tolist()
@@ -210,10 +210,10 @@ def _square(axes: Any, seen: Tensor) -> None:
 
 def _name_axes(axes: Any, view: latent_views.Cloud) -> None:
     if view.z.shape[-1] == 2:
-        axes.set(xlabel="$z_0$", ylabel="$z_1$")
+        axes.set(xlabel="z[0]", ylabel="z[1]")
         return
     first, second = (f"{100 * part:.0f} %" for part in view.share[:2].tolist())
-    axes.set_xlabel(f"first principal component: {first} of the variance of {view.z.shape[-1]} dimensions")
+    axes.set_xlabel(f"first principal component: {first} of the variance\nof {view.z.shape[-1]} dimensions")
     axes.set_ylabel(f"second: {second}")
 
 
@@ -241,4 +241,4 @@ def _histogram(axes: Any, view: latent_views.Cloud, groups: list[_Group]) -> Non
     parts = [view.points[group.chosen, 0].cpu().numpy() for group in groups]
     axes.hist(parts, bins=40, stacked=True, color=[g.colour for g in groups], label=[g.name for g in groups])
     axes.set(xlabel="z", ylabel="data")
-    axes.set_title(f"centres of q(z|x) of {len(view.z):,} data", fontsize=10)
+    axes.set_title(f"centres of q(z|x) of {len(view.z):,} data")

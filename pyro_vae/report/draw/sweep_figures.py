@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.report.cells import MINUS, as_typed, clipped
-from pyro_vae.report.draw.images import png
-from pyro_vae.report.draw.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, error, figure
+from pyro_vae.report.draw.style import error, figure, png
+from pyro_vae.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED
 
 Group = Mapping[str, Any]  # one of the settings, or a part of one
 
@@ -25,7 +25,7 @@ def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
         sweep: what report.json holds.
     """
     axis, lines = _lines(sweep["groups"])
-    with figure(4.6, 7.0) as (drawn, _):
+    with figure(4.8) as drawn:
         axes = drawn.subplots()
         for (name, groups), colour, marker in _styled(lines):
             rate, distortion = ([group[part] for group in groups] for part in ("rate", "distortion"))
@@ -37,7 +37,7 @@ def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
         axes.set_xlabel("rate: KL(q(z|x) || p(z)), nats per datum")
         axes.set_ylabel("distortion: -E[log p(x|z)], nats per datum")
         axes.set_title(
-            "validation data; grey: lines of equal ELBO; ringed: chosen" + (f"; at the points: {axis}" if axis else "")
+            "validation data; grey: lines of equal ELBO; ringed: chosen" + (f"\nat the points: {axis}" if axis else "")
         )
         _add_legend(axes, lines)
         return png(drawn)
@@ -52,7 +52,7 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
     axis, lines = _lines(sweep["groups"])
     if axis is None:
         return None
-    with figure(3.6, 6.0) as (drawn, _):
+    with figure(3.4) as drawn:
         axes = drawn.subplots()
         for (name, groups), colour, marker in _styled(lines):
             values = [_exactly(group["values"][axis], len(group["elbo"]["runs"])) for group in groups]
@@ -65,7 +65,8 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
         axes.grid(axis="y")
         axes.set_xlabel(axis)
         axes.set_ylabel("validation ELBO, nats per datum")
-        axes.set_title("mean and standard error over seeds; small: single runs")
+        has_errors = any(group["elbo"]["standard_error"] is not None for groups in lines.values() for group in groups)
+        axes.set_title("mean ± standard error over seeds; small: single runs" if has_errors else "one run per setting")
         _add_legend(axes, lines)
         return png(drawn)
 
@@ -111,7 +112,7 @@ def _draw(axes: Any, x: Sequence[Group], y: Sequence[Group], colour: str, marker
 def _name_points(axes: Any, x: Sequence[Group], y: Sequence[Group], names: Sequence[str], colour: str) -> None:
     for across, up, name in zip(x, y, names, strict=True):
         place = across["mean"], up["mean"]
-        axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=7, color=colour)
+        axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", color=colour)
 
 
 def _ring_chosen(axes: Any, x: Sequence[Group], y: Sequence[Group], chosen: Sequence[bool]) -> None:
@@ -130,9 +131,8 @@ def _draw_levels(axes: Any) -> None:
         axes.annotate(
             f"{0.0 - level:g}".replace("-", MINUS),
             place,
-            xytext=(2, -8),
+            xytext=(2, -11),
             textcoords="offset points",
-            fontsize=6,
             color=GREY,
         )
     axes.set(xlim=(left, right), ylim=(low, high))
