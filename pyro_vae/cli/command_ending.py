@@ -11,6 +11,8 @@ that the command does not take is a flag of training. `folder` is the place that
 read.
 """
 
+import atexit
+import gc
 import os
 import re
 import shlex
@@ -55,9 +57,10 @@ def exit_codes(
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
-        with shown("starting, which loads PyTorch"):
+        with shown("starting (loading PyTorch)"):
             yield
     except SystemExit as end:
         if end.code in system.INTERRUPTED:

@@ -3,7 +3,7 @@ r"""Which of two programs is better, by how much, and how sure that is: differen
 .. math:: d_i = v_i(\text{first}) - v_i(\text{second}), \qquad \text{standard error} = \mathrm{sd}(d) / \sqrt{N}
 
 Two programs tested on the same N data find the same data easy and the same data hard. So the mean of d is known far
-better than either mean. Three things could have come out differently, and each has its own error:
+better than either mean. Three things could have been different, and each has its own error:
 
     the test data       `Difference.standard_error` and `Difference.interval`
     the draws of z      `Difference.monte_carlo_error`

@@ -86,7 +86,7 @@ def impute(
         y: one-hot labels (N, C); for a loaded program also class numbers or names.
         num_samples: K, the draws of z for each datum from which M are chosen, with replacement.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood, or in another form than the training data.

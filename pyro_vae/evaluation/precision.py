@@ -39,7 +39,7 @@ def rounding_loss(
         num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: an integer, the seed of the draws on both sides.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Returns:
         The differences; all are 0 if the networks are in float32, or the program in float64.

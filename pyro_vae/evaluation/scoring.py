@@ -110,7 +110,7 @@ def score(
         elbo_samples: draws for the ELBO and its parts and, if there are labels, for the classes.
         class_probabilities: p(y), (C,), for a conditional program: adds `log_posterior`.
         reconstructions: adds `reconstructed`, for a program that has `centre` and a `likelihood`.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.

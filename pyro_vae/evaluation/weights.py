@@ -121,7 +121,7 @@ def log_weights(
         num_samples: K, the draws of z for each datum.
         y: one-hot labels (B, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Returns:
         (K, B), float64, in nats.

@@ -139,8 +139,8 @@ class _Training:
     Attributes:
         program, svi, schedule, seed, world: as for `fit`.
         data: on the program's device.
-        held_out: what model and guide take of the validation data.
-        make: what makes their arguments of a batch.
+        held_out: the arguments of model and guide for the validation data.
+        make: makes their arguments from a batch.
     """
 
     program: Program

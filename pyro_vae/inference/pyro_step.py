@@ -71,8 +71,8 @@ class Attempt(NamedTuple):
 
     Attributes:
         call: the call of this step.
-        args, kwargs: what model and guide take.
-        noise: where its draws began.
+        args, kwargs: the arguments of model and guide.
+        noise: the state of the random streams where its draws began.
     """
 
     call: Call
@@ -157,7 +157,7 @@ class PyroStep:
         Args:
             call: whose step was made in another way, and may not be applied.
             noise: where its draws began.
-            loss: what came out.
+            loss: its loss.
         """
         attempt = Attempt.of(call, noise)
         with noise.again(), buffers_kept(self.modules()), store_kept():

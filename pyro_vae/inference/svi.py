@@ -94,7 +94,7 @@ class SVI(PyroStep):
         """Makes `step(*make(*args), ...)`, with `make` as a part of the graph, such as the binarisation of a batch.
 
         Args:
-            make: tensors to the tensors that model and guide take by place; without random numbers of its own.
+            make: tensors to the positional arguments of model and guide; without random numbers of its own.
             args: what `make` takes.
             kl_weight, reconstruction_weight, kwargs: as for `step`.
 

@@ -132,7 +132,7 @@ class World:
                 raise ProcessError(
                     f"{when}, the parameters of process {rank} differ from those of process 0 (SHA-256 {digest[:12]}, "
                     f"not {digests[0][:12]}). Check that all read the same run folder and run the same code, on "
-                    "machines of one kind. The program itself must keep running statistics equal, such as those of a batch norm"
+                    "machines of one kind. The program itself must keep running statistics equal, as of a batch norm"
                 )
 
     def noise(

@@ -238,7 +238,7 @@ def test_gaps_in_many_columns_leave_the_full_covariance_out():
     found = baselines(split(x), x, support=constraints.real)
     assert list(found.estimates) == ["independent normals"]
     assert found.notes == (
-        "full-covariance normal: left out, since values are missing, and 80 columns are too many for EM.",
+        "full-covariance normal: left out, since values are missing and 80 columns are too many for EM.",
     )
     assert all(estimate.value.isfinite().all() for estimate in found.estimates.values())
 

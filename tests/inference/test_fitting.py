@@ -388,7 +388,7 @@ def test_the_loss_of_an_autoencoder_is_its_reconstruction_without_noise(still, w
 
 
 def test_an_autoencoder_under_a_kl_is_refused(still):
-    with pytest.raises(ValueError, match="trains with `kl_weight=0`, not 1"):
+    with pytest.raises(ValueError, match="train a plain autoencoder with `kl_weight=0`, not 1"):
         next(fit(*autoencoder(), still, Schedule(epochs=1)))
 
 

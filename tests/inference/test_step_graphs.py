@@ -430,7 +430,7 @@ def test_a_counter(caplog):
             return vae.model(x)
 
     svi = SVI(model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), compile=True)
-    check_fallback(svi, binary_data(16), caplog, "it does something else at each call")
+    check_fallback(svi, binary_data(16), caplog, "it does something different at each call")
 
 
 def test_another_loss(caplog):
@@ -785,8 +785,8 @@ class ChanceOfNumpy(Shaped):
     [
         (Stateful, "running it sets calls"),
         (Kept, "running it sets last"),
-        (Rebound, "Rebound sets its buffer mean anew"),
-        (Constant, "it does something else at each call"),
+        (Rebound, "Rebound replaces its buffer mean"),
+        (Constant, "it does something different at each call"),
         (Chance, "random numbers that are not torch's"),
         (ChanceOfNumpy, "random numbers that are not torch's"),
     ],

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from evaluated import estimates, full
 
-from pyro_vae.report.cells import MINUS
 from pyro_vae.report import palette
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import estimate_figures, latent_figures, report_figures, style
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -246,7 +246,9 @@ def test_variances_of_dead_dimensions_may_be_negative():
     found = full()
     found["latent"]["active"]["z"]["variance"] = [0.23, -1e-5, 1.58]
     tree = draw("active_units", found)
-    off, _ = residual(np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, palette.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]])
+    off, _ = residual(
+        np.log([1.58, 0.23, 0.01 / 3]), [*placed(tree, palette.BLUE)[:2, 1], placed(tree, "#ffffff")[0, 1]]
+    )
     assert off < 0.01
     found["latent"]["active"]["z"]["variance"] = [-1e-5, -1e-5, -1e-4]
     assert "active" in words(draw("active_units", found))
@@ -325,7 +327,7 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     assert "no bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
     assert "there is no upper bound" in found["Simulated data only: the truth bracketed"].caption
-    assert "Shown apart" in found["More work on the worst data"].caption
+    assert "They stand apart" in found["More work on the worst data"].caption
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _why_no_longer(folder: Path, saved: Config, epochs: int) -> str:
 
 
 def check_same_config(run: Run, before: Config) -> None:
-    """Holds the config of a run to that of its checkpoint.
+    """Compares the config of a run with the config of its checkpoint.
 
     `config_for_resume` has compared config.json already. This is for a file that was edited, or lost.
 
@@ -106,7 +106,7 @@ def _refused(before: Config, after: Config, names: Iterable[str]) -> list[str]:
 
 
 def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
-    """Holds data, by their protocol, to those that run.json describes.
+    """Compares data, by their protocol, with the data that run.json describes.
 
     Args:
         run: the folder.
@@ -123,7 +123,7 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     ]
     if changed:
         raise CheckpointError(
-            f"{run.path} was trained on other data: {changed} differ. Put those back, or train anew in another folder"
+            f"{run.path} was trained on other data: {changed} differ. Put those back, or train again in another folder"
         )
 
 

@@ -87,7 +87,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint, and removes all except the last few.
 
-    A checkpoint within an epoch gives way to the next one; those of whole epochs count among the last few.
+    A checkpoint within an epoch gives way to the next one. Only checkpoints of whole epochs count among the last few.
 
     Args:
         folder: the folder of checkpoints.
@@ -174,7 +174,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if complaints:
-        cure = "Put a copy of one back, or train anew in another folder."
+        cure = "Put a copy of one back, or train again in another folder."
         raise CheckpointError(f"no checkpoint in {folder} is whole. {cure} {' '.join(complaints)}")
     return None, []
 
@@ -223,7 +223,7 @@ def check_types(tensors: list[Tensor]) -> None:
     Raises:
         ValueError: they are not.
     """
-    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
+    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks too
     if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 

@@ -5,7 +5,7 @@
     history.jsonl   a line for each epoch: see `epoch_history`
     checkpoints/    the last few epochs: see `checkpoint`
     train.lock      there while a process trains, or where one was killed: see `training_lock`
-    report.*        numbers; pictures beside them
+    report.*        numbers; pictures next to them
 
 Each file is written whole, see `files`, except history.jsonl, which grows line by line.
 """
@@ -71,7 +71,7 @@ def saved_config(folder: Path) -> Config:
 
 
 def free_name(path: Path) -> Path:
-    """Returns a path beside this one that nothing has, for a run that goes on from it.
+    """Returns a free path next to this one, for a run that goes on from it.
 
     Example:
         >>> free_name(Path("runs/digits")).as_posix()

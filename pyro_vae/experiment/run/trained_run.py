@@ -135,15 +135,15 @@ class TrainedRun(ProgramAndData):
         return f"Training is {status}: these are the numbers after {epochs}."
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
-        """Gives a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
+        """Returns a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Gives the context for estimates of so many draws in all: compiled graphs where the config wants them."""
+        """Returns the context for estimates of this many draws: compiled graphs where the config wants them."""
         return build.estimating(self.config, num_draws)
 
     def tested(self, num_data: int) -> dict[str, str]:
-        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        """Lists what must be the same where numbers on this many test data are compared, label -> text."""
         return tested(self.config, self.data.protocol, num_data)
 
     def described(self, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class TrainedRun(ProgramAndData):
         }
 
     def seeds(self, draws: int) -> str:
-        """Lists the seeds that its numbers depend on, that of the draws among them."""
+        """Lists the seeds that its numbers depend on, the seed of the draws among them."""
         return f"training {self.config.seed}, data {self.config.data_seed}, draws {draws}"
 
     def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:

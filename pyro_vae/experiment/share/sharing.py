@@ -118,7 +118,7 @@ def share(
     Args:
         run: the folder of a trained run.
         folder: where to; new, or one that was shared before, which is replaced.
-        name: the name of the model on its card; by default that of the run's folder.
+        name: the name of the model on its card; by default the name of the run's folder.
         license_id: the licence of the weights, as the hub names it, e.g. "apache-2.0"; by default none is claimed.
         pictures: whether to take along the pictures of the run; its reconstructions show test data.
         own: classes of your own under the names that the config has for them, as a command takes them.
@@ -209,7 +209,7 @@ def _body(trained: Checkpoint, program: Program, content: bytes, intake: Intake)
 
 
 def _portable(config: Config) -> Config:
-    """The settings without those that hold on one machine alone."""
+    """The settings without those that hold on only one machine."""
     return replace(
         config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
     )
@@ -256,7 +256,7 @@ def _trained(run: Path) -> Checkpoint:
 def _check_free(folder: Path) -> None:
     there = [file for file in FILES if (folder / file).exists()]
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder: use another `folder`")
+        raise UsageError(f"{folder} is not a folder: use another `folder`")
     if (folder / "run.json").exists():
         raise UsageError(f"{folder} is a run: use another `folder`")
     if not there:
@@ -265,7 +265,8 @@ def _check_free(folder: Path) -> None:
         manifest_file.read(folder / CONFIG)  # the tensors may be those of a share that was cut short
     except CheckpointError as error:
         raise UsageError(
-            f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another `folder`"
+            f"{folder} holds {', '.join(there)}, which is not a shared model that could be replaced: use another "
+            "`folder`"
         ) from error
 
 
@@ -273,7 +274,7 @@ def _picture(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(_LARGEST_PICTURE + 1)
     if len(content) > _LARGEST_PICTURE or not content.startswith(b"\x89PNG"):
-        raise CheckpointError(f"{path} is no PNG of a report: remove it, or leave pictures out")
+        raise CheckpointError(f"{path} is not a PNG of a report: remove it, or leave pictures out")
     return content
 
 
@@ -355,7 +356,7 @@ def _report(run: Path, epoch: int) -> dict[str, Any]:
     report = files.from_json(path)
     if (of := report["training"]["best_epoch"]) != epoch:
         raise CheckpointError(
-            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it anew, "
+            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it again, "
             f"{command_line('train', out=run, resume=True)}"
         )
     return report

@@ -1,4 +1,4 @@
-r"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+r"""Another prior for a trained run: encoder and decoder stay as they are, only the prior is fitted.
 
 The ELBO depends on the prior only through E_q[log p(z)], so fitting the prior by the ELBO maximises that. The ELBO then
 gains as many nats per datum as the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior, while
@@ -44,12 +44,13 @@ from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
-from pyro_vae.progress import through
+from pyro_vae.progress import stage, through
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.document import Document, Section, Table
 from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
 from pyro_vae.report.render.plain_text import to_text
 
+_PARTS = 14  # of a comparison: draws of either program, and their mixtures
 ROUNDING = 1e-6  # share of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
 
@@ -172,7 +173,7 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
+        """The change of the ELBO plus the change of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
@@ -215,8 +216,10 @@ class Swap:
     def table(self) -> Table:
         """The table of all terms before and after, with what was checked."""
         (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
+        gained, lost = ("gained", "lost") if self._change("elbo").mean() >= 0 else ("lost", "gained")
+        passed = f"check passed: the ELBO {gained} what {kl} {lost}, and nothing else changed"
         foot = (
-            "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+            "check failed:" if self.faults() else passed,
             f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
             "draw by draw it is 0",
             f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",
@@ -282,7 +285,8 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     run = Run(folder, config)
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another `folder`")
-    program = with_prior(trained, config)
+    with stage("building the program"):
+        program = with_prior(trained, config)
     only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked at their training
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
@@ -299,7 +303,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
             compared = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
                 swap(name, trained.one_layer, program, data, plan.latent_samples, config)
-                for name, data in through("comparisons of the priors", compared.items(), len(compared))
+                for name, data in through("comparisons of the priors", compared.items(), len(compared), parts=_PARTS)
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
             run.status.set("finished")

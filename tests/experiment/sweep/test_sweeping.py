@@ -72,7 +72,9 @@ def swept(*grids, seeds=2, out="out", command=(), **more):
     """Sweeps, and returns the calls that it made."""
     Path("calls.txt").write_text("")
     given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
-    found = space(config_parser("for tests"), given, grids, more.get("ranges", ()), more.get("search", 0), seeds)
+    found = space(
+        config_parser("sweep", "For tests."), given, grids, more.get("ranges", ()), more.get("search", 0), seeds
+    )
     try:
         sweeping.sweep(Path(out), found, ["trainer.py"], 2)
     finally:
