@@ -205,7 +205,7 @@ def far(total, done, seconds, *, already=0.0, narrow=False):
 def test_the_rest_is_said_to_take_as_long_as_the_work_so_far():
     assert far(600, 200, 60.0) == ("epochs 200/600", "33 %, 2:00 left")
     assert far(600, 500, 60.0, already=400) == ("epochs 500/600", "83 %, 1:00 left")  # 100 in this minute
-    assert far(600, 6, 5.0) == ("epochs 6/600", "1 %")  # too early to say
+    assert far(600, 6, 5.0) == ("epochs 6/600", "1 %, 0:05 so far")  # too early to say
     assert far(600, 300, 7200.0, narrow=True) == ("300/600", "50 %, 2:00:00 left")
 
 

@@ -99,7 +99,7 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     rungs = {
         **{f"rung 1, D = {D}": (9.0, linear_gaussian(D, budget, seed)) for D in budget.dims},
         "rung 1, classes": (0.5, classes(budget, seed)),
-        "rung 2": (9.0, curved(budget, seed)),
+        "rung 2": (13.0, curved(budget, seed)),
         "rung 3": (9.0, simulated(budget, seed)),
         "a spike": (0.5, misleading_cases.spike(GRID)),
         "a program that meets its prior": (0.5, misleading_cases.meets_its_prior(3 * budget.num_data, seed)),
