@@ -1,6 +1,6 @@
-"""What a result shows of itself in a notebook: a small table, without colours and styles of its own.
+"""How a result looks in a notebook: a small table, without colours or styles of its own.
 
-Jupyter, and whatever else calls `_repr_html_`, gives tables its own look, in light and in dark.
+Jupyter, and anything else that calls `_repr_html_`, gives tables its own look, light or dark.
 """
 
 import math
@@ -15,8 +15,8 @@ def html_table(rows: Sequence[Row], title: str = "", note: str = "") -> str:
     """Writes rows as a table. Headings, cells, title and note are text, and are escaped.
 
     Args:
-        rows: their headings are put together in order; a row without one has an empty cell there. The first cell heads
-            its row.
+        rows: their headings together, in order, head the columns. A row without one of them has an empty cell there.
+            The first cell heads its row.
         title: stands above.
         note: stands below.
 
@@ -30,11 +30,11 @@ def html_table(rows: Sequence[Row], title: str = "", note: str = "") -> str:
 
 
 def table_of_cells(headings: Iterable[Any], rows: Iterable[Iterable[Any]], title: str = "", note: str = "") -> str:
-    """Writes rows of cells as a table, where headings may be alike.
+    """Writes rows of cells as a table, whose headings need not differ.
 
     Args:
         headings: of the columns.
-        rows: as many cells each; the first heads its row.
+        rows: each has a cell per heading; the first cell heads its row.
         title, note: as for `html_table`.
 
     Example:
@@ -59,7 +59,7 @@ def in_html(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Puts text on one line, without characters that steer a terminal or turn the direction of writing.
+    r"""Puts text on one line, without characters that steer a terminal or change the direction of writing.
 
     >>> clean("a\x1b[31m\nb")
     'a [31m b'

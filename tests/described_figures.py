@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 def in_numbers(values):
@@ -31,12 +32,40 @@ def _described(axes):
     }
 
 
-def kept(monkeypatch):
-    """A list to which each figure is added in place of being saved, one dictionary for each of its axes."""
+def unreadable(figure, least):
+    """What is written on a drawn figure in letters of fewer points than `least`, or reaches over its edge."""
+    page, hidden = figure.bbox.padded(1.0), _beyond_limits(figure)
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text, text.get_window_extent()) for text in shown if text not in hidden]
+    return [
+        text.get_text()
+        for text, box in boxes
+        if text.get_fontsize() < least or not (page.contains(*box.min) and page.contains(*box.max))
+    ]
+
+
+def _beyond_limits(figure):
+    """The labels of ticks outside the limits of their axes. They are not drawn."""
+    every = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = [
+        (tick, sorted(axis.get_view_interval())) for axis in every for tick in (*axis.majorTicks, *axis.minorTicks)
+    ]
+    return {tick.label1 for tick, (low, high) in ticks if not low <= tick.get_loc() <= high}
+
+
+def kept(monkeypatch, checked=None):
+    """A list to which each figure is added in place of being saved, one dictionary for each of its axes.
+
+    Args:
+        monkeypatch: puts saving back.
+        checked: is called with each drawn figure.
+    """
     figures = []
 
     def describe(figure, file, **options):
         figure.draw_without_rendering()
+        if checked is not None:
+            checked(figure)
         figures.append([_described(axes) for axes in figure.axes])
 
     monkeypatch.setattr(Figure, "savefig", describe)

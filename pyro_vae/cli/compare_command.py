@@ -14,7 +14,9 @@ from pyro_vae.progress import through
 
 def main(argv: list[str] | None = None) -> None:
     """Compares the runs that the command line names."""
-    parser = run_parser("Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True)
+    parser = run_parser(
+        "compare", "Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True
+    )
     add_flags(parser, Evaluation, ("num_samples", "test_data", "seed"))
     parser.add_argument("--reference", type=str, default="best", help="best, first, or one of the runs")
     parser.add_argument("--force", action="store_true", help="go on where runs were not tested alike, and say so")

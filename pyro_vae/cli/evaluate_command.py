@@ -19,7 +19,7 @@ SHARD = (
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates the run that the command line names."""
-    parser = run_parser("Say how good a trained run is, and how far that can be trusted.", own=True)
+    parser = run_parser("evaluate", "Say how good a trained run is, and how far that can be trusted.", own=True)
     parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
     parser.add_argument("--shard", type=str, default="auto", help=SHARD)
     parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")

@@ -1,15 +1,16 @@
 r"""Baselines: simple densities of x, fitted to the training data only. A program must beat them to have learned
 anything.
 
-Each is of the same quantity as the program's log p(x), in nats per datum: a mass where the likelihood gives masses,
-else a density of the same x. The support of the likelihood chooses them, see `simple_densities` for the formulas:
+Each estimates the same quantity as the program's log p(x), in nats per datum: a mass if the likelihood gives masses,
+otherwise a density of the same x. The support of the likelihood determines them; see `simple_densities` for the
+formulas:
 
     0 and 1               Bernoulli by pixel
     levels 0 ... L - 1    level frequencies by pixel
     counts                Poisson by column, negative binomial by column
     real numbers          independent normals, full-covariance normal
 
-With labels there is one fit for each class. Where nothing can be fitted, a sentence says why in place of a number.
+With labels there is one fit for each class. If a density cannot be fitted, a sentence says why.
 """
 
 from collections.abc import Callable, Iterable, Mapping

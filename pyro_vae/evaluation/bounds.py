@@ -81,7 +81,7 @@ def iwae_curve(
         num_samples: K, the draws of z for each datum, and the last k.
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.

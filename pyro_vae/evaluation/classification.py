@@ -146,8 +146,9 @@ def classify(
         x: data (N, *x_shape).
         class_probabilities: p(y), (C,), for example the class frequencies in the training data.
         num_samples: K, the draws of z for each datum and class.
-        seed: as for `log_weights`; with an integer every class sees the same noise, so that noise separates them less.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        seed: as for `log_weights`; with an integer all classes share their noise, so their differences are
+            less noisy.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.

@@ -3,7 +3,7 @@ r"""Which of two programs is better, by how much, and how sure that is: differen
 .. math:: d_i = v_i(\text{first}) - v_i(\text{second}), \qquad \text{standard error} = \mathrm{sd}(d) / \sqrt{N}
 
 Two programs tested on the same N data find the same data easy and the same data hard. So the mean of d is known far
-better than either mean. Three things could have come out differently, and each has its own error:
+better than either mean. Three things could have been different, and each has its own error:
 
     the test data       `Difference.standard_error` and `Difference.interval`
     the draws of z      `Difference.monte_carlo_error`
@@ -352,7 +352,7 @@ def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> No
 def _check_quantities(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
     if len(set(quantities)) > 1:
         raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}; {_FORCE}")
-    draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count otherwise
+    draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count differently
     if len(draws) > 1 and quantities[0] == "log p(x)":
         numbers = " and ".join(map(str, sorted(draws)))
         raise ValueError(f"these are bounds of different tightness, with {numbers} draws; {_FORCE}")
@@ -364,7 +364,7 @@ def _bootstrap(
     _check(confidence, resamples)
     if min(len(sample) for sample in samples) == 1:
         return math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa cannot divide by
+    if all(np.ptp(sample) == 0 for sample in samples):  # all resamples are equal, and BCa would divide by 0
         value = float(statistic(*samples, axis=-1))
         return value, value
     # About their means and in units of their spread: values that differ only by rounding would upset BCa's skewness.
@@ -425,7 +425,7 @@ def _check(confidence: float, resamples: int = _FEWEST) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be within (0, 1); got {confidence}")
     if resamples < _FEWEST:
-        raise ValueError(f"an interval needs {_FEWEST} resamples or more; got {resamples}")
+        raise ValueError(f"resamples must be at least {_FEWEST}, to form an interval; got {resamples}")
 
 
 def _difference(

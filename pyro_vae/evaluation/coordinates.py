@@ -16,7 +16,7 @@ class Coordinates:
     """The places of the latent sites in z.
 
     Args:
-        sites: name -> site, in the order in which they stand in z; see `traces.latent_sites`.
+        sites: name -> site, in the order of their places in z; see `traces.latent_sites`.
 
     Attributes:
         shapes: name -> event shape.

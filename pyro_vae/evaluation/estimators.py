@@ -176,7 +176,7 @@ def elbo(
         num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -347,7 +347,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(pair: traces.Traces) -> Terms:
-    """Reads log p(x|z) and the KL of all latent sites: in closed form where one is registered, else log q - log p."""
+    """Reads log p(x|z) and the KL of all latent sites: in closed form if one is registered, else log q - log p."""
     reconstruction = traces.reconstruction(pair).double()
     total, kind = torch.zeros_like(reconstruction), {}
     for name, site in traces.latent_sites(pair.guide).items():

@@ -1,7 +1,8 @@
-"""The pictures of a program and its data, in one table: what each is called, where it stands, how it is drawn.
+"""One table of the pictures of a program and its data: what each is called, where it stands, how it is drawn.
 
-The report of a training keeps some of them as files, which a shared model takes along. An evaluation sets all on its
-page, with those of its numbers. `sample` draws some of them, of other data and seeds, with the arrays behind them.
+The report of a training keeps some of them as files, which a shared model takes along. An evaluation puts all of them
+on its page, with the pictures of its numbers. `sample` draws some of them for other data and seeds, and writes their
+arrays.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -75,12 +76,12 @@ class Source:
 
     @property
     def decodes(self) -> bool:
-        """True for a program with a prior and a decoder to ask; of any other there are its model and its guide."""
+        """True for a program that has a prior and a decoder. Any other has only a model and a guide."""
         return isinstance(self.trained.vae, Autoencoder)
 
     @cached_property
     def has_columns(self) -> bool:
-        """True where the data are rows of a table, of few enough columns for a picture."""
+        """True where the data are rows of a table with few enough columns for a picture."""
         x_shape = self.trained.facts.form.x_shape
         return len(x_shape) == 1 and x_shape[0] <= MOST_COLUMNS
 
@@ -129,7 +130,7 @@ class Source:
         return self.trained.training(CLOUD)
 
     def moved(self) -> DataInMemory:
-        """Returns the datum whose code is moved, and all others: of a mapped file, as many as have room in memory."""
+        """Returns the datum whose code is moved, and all others: of a mapped file, as many as fit in memory."""
         split = self.test.split
         return self.trained.test(0 if split.rows is None else min(len(split), CLOUD))
 
@@ -258,17 +259,21 @@ def _is_kept(name: str, source: Source) -> bool:
 
 
 def of_page(source: Source) -> list[Picture]:
-    """Draws every picture that a program and its evaluation allow. `left_out` of the report says why others lack.
+    """Draws every picture that a program and its evaluation allow.
+
+    `left_out` and `not_drawn` of the report say why the others are missing.
 
     Returns:
         The pictures in the order in which a reader meets them, each with a title, a caption and its group.
     """
     if not source.decodes:
         source.report.setdefault("left_out", {})["pictures of the latent space"] = (
-            f"they ask members, as those of pv.VAE, which {type(source.trained.vae).__name__} does not have"
+            f"they need members like those of pv.VAE, which {type(source.trained.vae).__name__} does not have"
         )
     if source.trained.silent and (source.shows or source.has_columns):
         source.report.setdefault("left_out", {})["pictures of draws"] = source.trained.silent
+    if reasons := dict(_not_drawn(source)):
+        source.report["not_drawn"] = reasons
     own = [
         picture for name, caption in through("", list(_captions(source))) if (picture := _drawn(source, name, caption))
     ]
@@ -287,6 +292,30 @@ def _drawn(source: Source, name: str, caption: str) -> Picture | None:
         return None
 
 
+def _not_drawn(source: Source) -> Iterator[tuple[str, str]]:
+    """Yields the pictures that these data or this program do not allow, and why."""
+    facts, vae = source.trained.facts, source.trained.vae
+    shape = facts.form.x_shape
+    if not source.shows:
+        size = " x ".join(map(str, shape))
+        yield (
+            "reconstructions, samples, interpolation, traversal",
+            f"they need images, and these data are {size} numbers",
+        )
+    elif source.decodes and facts.conditional:
+        yield "interpolation, traversal", "they need a program that takes no labels"
+    if len(shape) == 1 and not source.has_columns:
+        yield "columns", f"at most {MOST_COLUMNS} are drawn, and these data have {shape[0]}"
+    if not source.trained.records:
+        yield "training", "its history is not known"
+    if source.decodes and not isinstance(vae, VAE):
+        yield "latent cloud, traversal, latent plane", "they need one layer of latents"
+    elif source.decodes and source.trained.data is None:
+        yield "latent cloud", "it needs training data"
+    if isinstance(vae, VAE) and source.shows and not facts.conditional and facts.latent_dim != 2:
+        yield "latent plane", f"it needs a z of 2 dimensions, and this z has {facts.latent_dim}"
+
+
 def _captions(source: Source) -> Iterator[tuple[str, str]]:
     """Yields the names of these pictures, and what is seen on them."""
     facts, has_density = source.trained.facts, "curve" in source.report
@@ -302,13 +331,13 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
     if source.has_columns and not source.trained.silent:
         yield (
             "columns",
-            "Each column of the test data beside draws from the program, in the data's own units; and the correlation "
-            "of each pair of columns, on the diagonal where the program has it right.",
+            "Each column of the test data beside draws from the program, in the data's own units. The last panel "
+            "has the correlation of each pair of columns, on the diagonal where the program has it right.",
         )
     if is_plain:
         yield (
             "interpolation",
-            "Means of p(x|z) on paths between the codes of two test data, in each row, shown at its ends.",
+            "Each row shows means of p(x|z) on the path between the codes of two test data, which stand at its ends.",
         )
     if source.trained.records:
         yield (
@@ -327,7 +356,7 @@ def _sampled(source: Source, *, has_density: bool) -> str:
         return "The model run without x: means of p(x|z), and draws of x at the same z."
     is_told = bool(source.trained.progress) and not has_density
     prior = " The prior took no part in training: nothing made these look like data." if is_told else ""
-    return f"z from the prior, then the decoder alone: means of p(x|z), and draws of x at the same z.{prior}"
+    return f"z is drawn from the prior and decoded: means of p(x|z), and draws of x at the same z.{prior}"
 
 
 def _of_codes(source: Source, *, is_plain: bool) -> Iterator[tuple[str, str]]:
@@ -336,13 +365,14 @@ def _of_codes(source: Source, *, is_plain: bool) -> Iterator[tuple[str, str]]:
         is_measured = source.report.get("latent", {}).get("marginal_kl") is not None
         yield (
             "latent_cloud",
-            "Codes of training data over draws from the prior. That the codes fill the prior without gaps is often "
-            f"said{'; the marginal KL in the table says between what it lies' if is_measured else ''}.",
+            "Codes of training data over draws from the prior. It is often said that they fill the prior without "
+            f"gaps{'. The marginal KL in the table measures whether they do' if is_measured else ''}.",
         )
     if is_plain:
         yield (
             "traversal",
-            "The most used dimensions, each moved over the quantiles of the prior, the others at one datum's code.",
+            "Each row moves one of the most used dimensions over the quantiles of the prior. The others stay at the "
+            "code of one datum.",
         )
         if source.trained.facts.latent_dim == 2:
             yield "latent_grid", "Means of p(x|z) over the plane, evenly spaced in quantiles of the prior."
@@ -357,5 +387,5 @@ def _posterior_caption(posterior: PosteriorGrid | PosteriorDraws, report: Mappin
     if isinstance(posterior, PosteriorGrid):
         return "posterior_grid", f"{datum}. No draws are involved."
     chains = f"{posterior.num_chains} chains of {posterior.num_draws} draws, R-hat {posterior.rhat_max:.3f} at most"
-    verdict = "" if posterior.agree else ". They do NOT agree, and cannot be taken for the posterior"
+    verdict = "" if posterior.agree else ". They do NOT agree, and are not draws from the posterior"
     return "posterior_draws", f"{datum}: {chains}{verdict}."

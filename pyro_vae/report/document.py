@@ -85,7 +85,7 @@ class Notes(NamedTuple):
 
 
 class Caution(NamedTuple):
-    """Lines that a reader must not miss. The first says what is wrong, the others why."""
+    """Lines that a reader must not miss. The first says what is wrong, and the others say why."""
 
     lines: tuple[str, ...]
 
@@ -104,7 +104,7 @@ class Picture(NamedTuple):
         title: a few words, which are its alternative text too.
         caption: what is seen.
         content: the bytes of the PNG or SVG.
-        group: one of `GROUPS`, or the title of another group, which comes after those.
+        group: one of `GROUPS`, or the title of another group, which comes after them.
         file: the file beside the report, for a form that cannot hold the picture itself.
     """
 
@@ -120,7 +120,7 @@ GROUPS = {
     "latent": ("Latent space", "What the codes look like, and which of their dimensions are used."),
     "likelihood": (
         "How probable are the data?",
-        "log p(x) is bounded from below by estimators of growing cost. A triangle points to where the truth lies.",
+        "Estimators of growing cost bound log p(x) from below. A triangle points to where the truth lies.",
     ),
     "trust": ("Can these numbers be trusted?", "Importance weights with a heavy tail make a loose bound look exact."),
     "posterior": ("Guide and true posterior", "What is lost because q(z|x) is not p(z|x)."),
@@ -148,7 +148,7 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A report. Title, facts (a few words each), headlines and pictures are for forms that can show them."""
+    """A report. Only forms that can show them use title, facts (a few words each), headlines and pictures."""
 
     title: str
     sections: tuple[Section, ...]

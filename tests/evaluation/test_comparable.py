@@ -180,7 +180,7 @@ def test_a_gap_is_that_of_the_references_data(vaes):
     truth = ProbabilisticPCA()
     vae, x = truth.vae(widen=1.2), truth.data(5)
     reference = iwae(vae, x, 10, seed=0)
-    with pytest.raises(ValueError, match="of as many others, or in another order"):
+    with pytest.raises(ValueError, match="uses as many other data, or another order"):
         pv.evaluation.gap_budget(vae, x.flip(0), reference, steps=2)
 
 

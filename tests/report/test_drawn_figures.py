@@ -29,6 +29,7 @@ from pyro_vae.report.draw import (
     sweep_figures,
 )
 from pyro_vae.report.draw.ablation_figure import ablation_picture
+from pyro_vae.report.draw.style import LETTERS, WIDTH
 
 GOLDEN = Path(__file__).with_name("drawn_figures.json")
 TOLERANCE = 2e-3  # relative; matplotlib may place a tick or a margin elsewhere in its last digits
@@ -106,8 +107,8 @@ def seeded():
     torch.manual_seed(0)
 
 
-def drawn(name, monkeypatch):
-    figures = described_figures.kept(monkeypatch)
+def drawn(name, monkeypatch, checked=None):
+    figures = described_figures.kept(monkeypatch, checked)
     FIGURES[name]()
     return json.loads(json.dumps(figures))
 
@@ -124,8 +125,16 @@ def alike(one, other, place=""):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_on_it_what_it_had(name, monkeypatch):
-    assert alike(drawn(name, monkeypatch), json.loads(GOLDEN.read_text())[name]) == []
+def test_a_figure_has_on_it_what_it_had_in_letters_that_a_telephone_shows(name, monkeypatch):
+    unreadable, sizes = [], []
+
+    def check(figure):
+        unreadable.extend(described_figures.unreadable(figure, LETTERS))
+        sizes.append(figure.get_figwidth())
+
+    assert alike(drawn(name, monkeypatch, check), json.loads(GOLDEN.read_text())[name]) == []
+    assert unreadable == []
+    assert sizes == [WIDTH]
 
 
 if __name__ == "__main__":

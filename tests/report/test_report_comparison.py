@@ -137,7 +137,11 @@ def test_it_says_what_the_errors_leave_out():
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(", +6", "+6 in a name: 6 more settings differ,"), (", +1", "+1 in a name: one more setting differs,"), ("", "")],
+    [
+        (", and 6 more", '"and 6 more" in a name: 6 more settings differ.'),
+        (", and 1 more", '"and 1 more" in a name: one more setting differs.'),
+        ("", ""),
+    ],
 )
 def test_settings_that_a_name_has_no_room_for_are_said_to_be_in_their_table(more, told):
     found = comparison(
@@ -184,7 +188,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
     text = to_text(found)
-    assert text.startswith("FORCED: these runs were not tested alike")
+    assert text.startswith("FORCED: these runs were not tested in the same way")
     assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
     marked = to_markdown(found)
     assert marked.index("FORCED") < marked.index("| log p, nats |")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from evaluated import estimates, full
 
-from pyro_vae.report.cells import MINUS
 from pyro_vae.report import palette
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import estimate_figures, latent_figures, report_figures, style
 
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -327,7 +327,7 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     assert "no bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
     assert "there is no upper bound" in found["Simulated data only: the truth bracketed"].caption
-    assert "Shown apart" in found["More work on the worst data"].caption
+    assert "They stand apart" in found["More work on the worst data"].caption
 
 
 @pytest.mark.parametrize(

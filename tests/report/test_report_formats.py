@@ -179,7 +179,7 @@ def test_the_table_is_honest():
     assert re.search(r"data with k-hat above 0\.7 +33 % +n/a +n/a +1000 +6", text)
     assert re.search(r"jackknife, K = 1000 +no bound +-22\.148", text)
     assert "Independent draws of z from q(z|x) for each datum, not from a Markov chain" in flat
-    assert "Neither error holds what another training seed would change." in flat
+    assert "Neither error includes what another training seed would change." in flat
     assert "apart from the numbers above" in text
 
 

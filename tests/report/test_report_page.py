@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from evaluated import EVALUATED, autoencoder, base, estimate, full
 
+from pyro_vae.report import palette
 from pyro_vae.report.cells import MINUS
 from pyro_vae.report.document import GROUPS, Picture
 from pyro_vae.report.documents.evaluation_document import evaluation_document, headlines
@@ -149,11 +150,30 @@ def test_pictures_are_inside_unchanged_with_their_size_and_a_text():
     assert (by_alt["Mine"]["width"], by_alt["Mine"]["height"]) == ("100", "40")  # 75 pt are 100 px
 
 
-def test_wide_pictures_take_the_whole_width():
+def arranged(sizes):
+    """The titles of panels in each column, and of those that take both."""
+    pictures = [Picture(str(i), "", png(*size)) for i, size in enumerate(sizes)]
+    columns, across = html_page._arranged([html_page._panel(picture) for picture in pictures])
+    return [[panel["title"] for panel in column] for column in columns], [panel["title"] for panel in across]
+
+
+def test_columns_of_pictures_are_about_as_high_as_each_other():
+    assert arranged([(10, 10), (10, 9), (10, 5), (10, 5)]) == ([["0", "3"], ["1", "2"]], [])
+    assert arranged([(10, 20), (10, 5), (10, 5), (10, 5)]) == ([["0"], ["1", "2", "3"]], [])
+
+
+def test_the_last_of_an_odd_number_of_pictures_takes_both_columns():
+    assert arranged([(2, 1)]) == ([], ["0"])
+    assert arranged([(2, 1)] * 3) == ([["0"], ["1"]], ["2"])
     read = Page(to_html(base(), PANELS))
-    wide = [attrs["class"] for attrs in read.all("div") if attrs.get("class", "").startswith("panel ")]
-    assert wide == ["panel wide", "panel wide", "panel wide"]  # 9:2, and twice 75:30
-    assert "panel wide" not in to_html(base(), PANELS[:1])
+    assert [attrs["class"] for attrs in read.all("div") if attrs.get("class") in ("column", "across")] == ["across"] * 4
+
+
+def test_the_page_and_its_pictures_have_one_palette_and_a_dark_form():
+    style = Page(to_html(base())).style
+    assert palette.BLUE in style
+    assert palette.INK in style
+    assert "@media screen and (prefers-color-scheme: dark)" in style  # paper stays white
 
 
 def test_an_svg_without_a_size_is_shown_as_it_is():
@@ -185,6 +205,19 @@ def test_the_page_is_read_in_order_by_those_who_can_not_see_it():
     assert "@media print" in read.style
     assert "A4" in read.style
     assert "max-width: 40rem" in read.style
+
+
+def test_the_title_is_not_the_time_at_which_a_folder_was_made():
+    report = full()
+    report["run"]["name"] = "20261101-101500-digits-bernoulli"
+    assert Page(to_html(report)).text("h1") == ["digits-bernoulli"]
+    report["run"]["name"] = "20261101-101500"
+    assert Page(to_html(report)).text("h1") == ["20261101-101500"]
+
+
+def test_what_is_not_drawn_has_its_reason_on_the_page():
+    report = base() | {"not_drawn": {"latent plane": "it needs a z of 2 dimensions, and this z has 20"}}
+    assert "latent plane: it needs a z of 2 dimensions, and this z has 20." in Page(to_html(report)).text("dd")
 
 
 def plain(report):

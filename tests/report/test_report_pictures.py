@@ -95,7 +95,7 @@ def test_data_stand_in_the_top_row_with_black_for_0_and_white_for_1():
     x[:, :, :, 2:] = 1.0
     shown = read(reconstructions(vae, x, seed=0, num_samples=2))
     grey = shown[..., 0]
-    used = grey[60:]  # below the title
+    used = grey[110:]  # below the title
     assert (used.min(), used.max()) == (0.0, 1.0)
     top, bottom = used[: len(used) // 4], used[len(used) // 2 : -len(used) // 8]
     assert 0.1 < (top == 0).mean() < 0.35  # a quarter of each image is black
@@ -113,7 +113,22 @@ def test_colours_are_kept():
 
 @pytest.mark.parametrize("elbos", [[-30.0], [-30.0, -30.0], [-300.0, *np.linspace(-30, -25, 50)]])
 def test_the_training_curve_is_drawn_for_any_history(elbos):
-    assert read(images.training(history(elbos))).shape == (440, 770, 3)
+    assert read(images.training(history(elbos))).shape[1:] == (1008, 3)
+
+
+def axes_of(elbos):
+    return images.training_figure(history(elbos)).axes
+
+
+def test_every_epoch_is_in_the_training_curve_and_the_last_has_its_tick():
+    first, close = axes_of([-300.0, *np.linspace(-30, -25, 50)])  # the others have a panel of their own
+    assert first.get_ylim()[0] < -300
+    assert -40 < close.get_ylim()[0] < -30
+    for epochs in (1, 2, 7, 51, 600):
+        (axes,) = axes_of(list(np.linspace(-30, -25, epochs)))
+        ticks = axes.get_xticks()
+        assert (ticks[0], ticks[-1]) == (1, epochs)
+        assert axes.get_ylim()[0] < -30
 
 
 def test_the_best_epoch_is_marked_where_it_is():
@@ -198,7 +213,7 @@ def test_pictures_of_classes_grow_with_their_number(num_classes):
     vae = program((1, 8, 8))
     vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
     height, width, _ = read(samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
-    assert (width, height) == (990, pytest.approx(528 * max(1, num_classes / 4), abs=1))
+    assert (width, height) == (1008, pytest.approx(504 * num_classes / 4 + 90, abs=1))
 
 
 def test_reconstructions_are_given_the_labels_of_their_data():

@@ -135,7 +135,7 @@ def ais(
         start: r_0, either "guide" for q(z|x) or "prior" for p(z), which does not depend on the guide and needs more T.
         num_leapfrog: the number of gradients in each transition. It is 5 rather than the usual 10, since directions are
             scaled, and on digits 10 gained no more than their time cost.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.

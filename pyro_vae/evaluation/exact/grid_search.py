@@ -105,7 +105,7 @@ def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Sup
     """
     B, D = draws.shape[1:]
     if len(support) != D or n < 3 or n % 2 == 0:
-        raise ValueError(f"`support` needs (low, high) for each of {D} latent numbers, and n must be odd; got {n}")
+        raise ValueError(f"support needs (low, high) for each of {D} latent numbers, and n must be odd; got {n}")
     integrals = _unknown(draws[0, :, 0])
     z, log_weight = (array.to(draws.device) for array in flat(support).place(trapezoid_rule, n, stretch=False))
     for data in pieces(torch.arange(B, device=draws.device), n**D):

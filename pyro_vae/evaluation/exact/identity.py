@@ -66,9 +66,9 @@ class Identity:
     def __str__(self) -> str:
         N, kinds = len(self.elbo), ", ".join(sorted(set(self.kind.values())))
         grid = f"n^D = {int(self.evidence.points.max())}^{self.evidence.dim} at most"
-        under = f"Gauss-Hermite under q for {int(self.smooth.sum())} of {N} data, else Gauss-Legendre on panels"
+        under = f"Gauss-Hermite under q for {int(self.smooth.sum())} of {N} data, otherwise Gauss-Legendre on panels"
         agreed = f"refinement {self.refinement.max():.0e} at most"
-        cost = f"{agreed}; {self.evaluations.double().mean():,.0f} evaluations a datum"
+        cost = f"{agreed}; {self.evaluations.double().mean():,.0f} evaluations per datum"
         rows = (
             ("log p(x)", f"{self.evidence.mean:12.6f}", f"trapezoid on a grid of p(x, z), {grid}"),
             ("ELBO", f"{self.elbo.mean():12.6f}", f"{under}; KL to the prior {kinds}"),

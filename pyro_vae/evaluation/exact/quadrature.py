@@ -72,7 +72,7 @@ class GridEstimate(Estimate):
             f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"refinement {self.refinement.max():.0e}, boundary {self.boundary.max():.0e} at most "
             f"(n^D = {int(self.points.max())}^{self.dim} = {self.num_samples:,}; "
-            f"{self.evaluations.double().mean():,.0f} evaluations a datum)"
+            f"{self.evaluations.double().mean():,.0f} evaluations per datum)"
         )
         bad = (~self.reliable).nonzero().flatten().tolist()
         return f"{line}   UNRELIABLE for {len(bad)} data, first {bad[0]}" if bad else line

@@ -30,7 +30,7 @@ class EpochHistory:
         """Reads the records, the oldest first. A torn last line is dropped.
 
         Raises:
-            CheckpointError: a line is no record.
+            CheckpointError: a line is not a record.
         """
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []

@@ -52,7 +52,7 @@ class ScoredRows:
 
     @property
     def seed(self) -> int:
-        """The seed of all draws, the same as that of an evaluation."""
+        """The seed of all draws, the same as in an evaluation."""
         again = self.plan.evaluation_seed
         return derive(self.run.config.seed, "evaluation", *([again] if again else []))
 
@@ -201,7 +201,7 @@ def of_split(run: ScoredRun, split: str, plan: Plan, *, reconstructions: bool = 
 
     Raises:
         UsageError: there is no such split.
-        CheckpointError: the run has no data beside it, or others.
+        CheckpointError: the data of the run are not there, or are others.
         DataError: the data are not there.
     """
     if split not in SPLITS:

@@ -4,7 +4,7 @@ With alpha the `reconstruction_weight` and beta the `kl_weight`, the loss of a d
 
 .. math:: -\alpha \, E_q[\log p(x|z)] + \beta \, \mathrm{KL}(q(z|x) \,\|\, p(z))
 
-The numbers are those of the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
+The numbers describe the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
 """
 
 from collections.abc import Iterable, Mapping

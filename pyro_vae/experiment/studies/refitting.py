@@ -1,4 +1,4 @@
-r"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+r"""Another prior for a trained run: encoder and decoder stay as they are, only the prior is fitted.
 
 The ELBO depends on the prior only through E_q[log p(z)], so fitting the prior by the ELBO maximises that. The ELBO then
 gains as many nats per datum as the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior, while
@@ -173,7 +173,7 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
+        """The change of the ELBO plus the change of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
@@ -216,8 +216,10 @@ class Swap:
     def table(self) -> Table:
         """The table of all terms before and after, with what was checked."""
         (gap, error), largest, kl = self.gap, self.residual.abs().max().item(), self.before.marginal_kl.name
+        gained, lost = ("gained", "lost") if self._change("elbo").mean() >= 0 else ("lost", "gained")
+        passed = f"check passed: the ELBO {gained} what {kl} {lost}, and nothing else changed"
         foot = (
-            "check failed:" if self.faults() else f"check passed: the ELBO gained what {kl} lost, and nothing else",
+            "check failed:" if self.faults() else passed,
             f"change of ELBO + change of {kl}: {self.residual.mean():+.1e}, at most {largest:.1e} of one datum; "
             "draw by draw it is 0",
             f"the same with the ELBO by other draws, KL analytic where it can be: {gap:+.4f} ± {error:.4f}",

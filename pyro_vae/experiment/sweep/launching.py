@@ -66,7 +66,7 @@ def work(
     done: Callable[[Job, int, float], None],
     looked: Callable[[Sequence[Job]], None] = lambda working: None,
 ) -> None:
-    """Runs all jobs, so many at once, and shares the cores among them.
+    """Runs all jobs, this many at once, and shares the cores among them.
 
     At the first SIGINT or SIGTERM the jobs are asked to end, see `system.ask_to_end`, and this process ends when they
     have. At a second one they are asked again. The jobs are in process groups of their own, so that Ctrl-C reaches them

@@ -79,7 +79,7 @@ class Task(NamedTuple):
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"{self._report_path} cannot be read: {error!r:.200}; {cure}") from error
         if other:
-            raise CheckpointError(f"{self._report_path} is not that of the training, but of {other}: {cure}")
+            raise CheckpointError(f"{self._report_path} is not the report of the training, but of {other}: {cure}")
         return test
 
     def share(self) -> float:
@@ -241,7 +241,7 @@ class Sweep:
 
         before = self._read()
         kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
-        self._keep({**before, "tests": kept})  # a run that is made anew reports anew
+        self._keep({**before, "tests": kept})  # a run that is made again reports again
         jobs = [Job(task.path, self._command(task, **more)) for task in by_path.values()]
         with stage("runs" if trains else "tests of runs", len(tasks), done=ended) as going:
 

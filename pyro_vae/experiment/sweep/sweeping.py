@@ -40,7 +40,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
         folder: new, or that of a sweep with the same plan.
         space: the settings.
         trainer: what trains one run, as arguments of Python.
-        jobs: how many processes run side by side; 0 for one a core, but no more than there are runs.
+        jobs: how many processes run side by side; 0 for one per core, but no more than there are runs.
 
     Raises:
         UsageError: settings cannot be built or do not compare, or the folder holds another sweep, or a run.
@@ -48,7 +48,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
         PyroVAEError: runs failed; the same call takes them up again.
     """
     if jobs < 0:
-        raise UsageError(f"`jobs` must be 1 or more, or 0 for one a core; got {jobs}")
+        raise UsageError(f"`jobs` must be 1 or more, or 0 for one per core; got {jobs}")
     search = _search() if space.search else None
     settings = space.choices() if search else space.settings()
     runs = (space.search or len(settings)) * space.seeds
@@ -86,7 +86,7 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
 
     Args:
         settings: all of them.
-        begins: whether members of the user's own are held to their contract, each once.
+        begins: whether the user's own members are checked against their contract, each once.
 
     Returns:
         The protocol card, which all settings have in common.
@@ -117,8 +117,8 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
         candidates.append(Candidate(setting.name, Path(setting.name), config, card))
     if differing := disagreements(candidates):
         raise UsageError(
-            f"these settings are not measured alike: {'; '.join(map(str, differing))}. Their ELBOs do not compare: "
-            "sweep them apart, each into its own `folder`"
+            f"these settings are not measured in the same way: {'; '.join(map(str, differing))}. Their ELBOs do "
+            "not compare: sweep them apart, each into its own `folder`"
         )
     return candidates[0].card
 

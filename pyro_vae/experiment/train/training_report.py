@@ -14,7 +14,7 @@ from pyro_vae.progress import section
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
 
-# Files that only an evaluation writes: they are about an older model where training went on after it.
+# Files that only an evaluation writes. Where training went on after it, they describe an older model.
 EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc", "timings.json")
 
 

@@ -244,9 +244,9 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _name_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if more := [found[1] for group in groups if (found := re.search(r", \+(\d+)$", group["label"]))]:
+    if more := [found[1] for group in groups if (found := re.search(r", and (\d+) more$", group["label"]))]:
         settings = "one more setting differs" if more[0] == "1" else f"{more[0]} more settings differ"
-        yield f"+{more[0]} in a name: {settings}, for which it has no room; the table of settings lists them all."
+        yield f'"and {more[0]} more" in a name: {settings}. The table of settings lists them all.'
 
 
 def comparison_rows(comparison: Comparison) -> Table:

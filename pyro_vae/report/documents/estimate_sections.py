@@ -1,5 +1,6 @@
 """The estimates of an evaluated run, in sections: where each belongs, what it bounds and what it is called."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -184,6 +185,16 @@ def dimensions(report: Report) -> list[Estimates]:
 def run_name(report: Report) -> str:
     """The name of the run, or that of its data where the run has none."""
     return report.get("run", {}).get("name") or report.get("protocol", {}).get("name") or "a run"
+
+
+def page_title(report: Report) -> str:
+    """The name of the run, without the time that begins the name of its folder where none was given.
+
+    Example:
+        >>> page_title({"run": {"name": "20261101-101500-digits-bernoulli"}})
+        'digits-bernoulli'
+    """
+    return re.sub(r"^\d{8}-\d{6}-(?=.)", "", run_name(report))
 
 
 def commands(report: Report) -> list[str]:

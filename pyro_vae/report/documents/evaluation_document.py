@@ -14,6 +14,7 @@ from pyro_vae.report.documents.estimate_sections import (
     has_heavy_weights,
     num_test,
     of_x,
+    page_title,
     run_name,
     sections,
 )
@@ -34,7 +35,7 @@ def evaluation_document(report: Report, pictures: Sequence[Picture] = ()) -> Doc
     """
     typed = (Code(clean(command), "sh") for command in commands(report))
     return Document(
-        run_name(report),
+        page_title(report),
         (Section("", (*typed, *_tables(report), Notes(notes(report)))),),
         facts=tuple(_facts(report)),
         headlines=tuple(headlines(report)),

@@ -59,21 +59,26 @@ def _values(report: Report) -> dict[str, Any]:
         "escalated": _escalated(report.get("escalation", {})),
         "agreement": _DISAGREE if posterior.get("agree") is False else "",
         "data": " ".join(report.get("protocol", {}).get("notes", ())),
-        "left_out": " ".join(f"{name}: {reason}." for name, reason in report.get("left_out", {}).items()),
+        "left_out": _reasons(report.get("left_out", {})),
+        "not_drawn": _reasons(report.get("not_drawn", {})),
     }
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    return " ".join(f"{name}: {reason}." for name, reason in reasons.items())
 
 
 def _khat(khat: Mapping[str, Any]) -> str:
     if khat.get("above") is None:
-        return f"There is {NO_KHAT}: nothing tells where the bound is loose."
+        return f"There is {NO_KHAT}: nothing shows where the bound is loose."
     return (
         f"{share(khat['above'])} of the data lie above {khat['threshold']:g}, where the bound may be loose, and its "
-        "Monte Carlo error and the effective sample size too good. Where nearly all draws are effective the weights "
+        "Monte Carlo error and the effective sample size too good. Where nearly all draws are effective, the weights "
         "hardly differ, and a large k-hat does no harm."
     )
 
 
-_DISAGREE = "The chains did NOT agree: these draws cannot be taken for the posterior's. "
+_DISAGREE = "The chains did NOT agree: these draws are not draws from the posterior. "
 
 
 def _escalated(more: Mapping[str, Any]) -> str:
@@ -98,10 +103,10 @@ _NOTES = (
     (
         "test",
         "± over data",
-        "Standard error of the mean over other test data of the same kind. Neither error holds what another training "
-        "seed would change.",
+        "Standard error of the mean over other test data of the same kind. Neither error includes what another "
+        "training seed would change.",
     ),
-    ("test", "± Monte Carlo", "Standard error over other draws of z for the same data. It does not hold the bias."),
+    ("test", "± Monte Carlo", "Standard error over other draws of z for the same data. It does not include the bias."),
     (
         "test.elbo",
         "draws",
@@ -119,18 +124,22 @@ _NOTES = (
     ("baselines", "baselines", "{baselines}"),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),
-    ("jackknife", "jackknife", "The bound with the first term of its bias taken away. No bound: it may lie above."),
+    (
+        "jackknife",
+        "jackknife",
+        "The bound without the first term of its bias. It is not a bound: it can lie above log p({of}).",
+    ),
     (
         "reference.rows.AIS",
         "AIS",
-        "Annealed importance sampling, a lower bound in expectation as well, on {subset} test data. Compare it with "
-        "the other rows of its table, which saw the same data, not with the mean over all test data.",
+        "Annealed importance sampling, also a lower bound in expectation, on {subset} test data. Compare it with the "
+        "other rows of its table, which saw the same data, not with the mean over all test data.",
     ),
     (
         "simulated",
         "gap",
         "Simulated data only: the model's own data come with one exact draw from their posterior, which gives an upper "
-        "bound. Of real data nobody has one. The gap says how tight AIS is under these settings, not how well the "
+        "bound. Real data have none. The gap says how tight AIS is under these settings, not how well the "
         "model fits. Below 0 by no more than about two of its ± it is Monte Carlo noise, and the bounds agree.",
     ),
     (
@@ -141,20 +150,20 @@ _NOTES = (
     (
         "khat.above",
         "± Monte Carlo *",
-        "Too small, since some k-hat is above {threshold:g}: the error of the logarithm of a mean of weights cannot "
-        "exceed 1 nat for a datum, whatever its draws have missed. It is about half of the true one where weights are "
-        "at their worst; that of the jackknife is two thirds to nine tenths.",
+        "Too small, because some k-hat is above {threshold:g}: the error of the logarithm of a mean of weights cannot "
+        "exceed 1 nat for a datum, whatever its draws have missed. It is about half of the true error where "
+        "weights are at their worst; the error of the jackknife is two thirds to nine tenths of the true one.",
     ),
     (
         "escalation",
         "more work",
-        "{escalated} Shown apart: all other numbers are at one K for all data, and stay as they are.",
+        "{escalated} They stand apart: all other numbers use one K for all data, and stay as they are.",
     ),
     (
         "latent.active",
         "active",
-        "Var_x(E_q[z_j|x]) above the threshold. Where the prior learns its scale the count relative to the prior's "
-        "variance is the one to read, which no rescaling of z changes.",
+        "Var_x(E_q[z_j|x]) above the threshold. Where the prior learns its scale, read the count relative to the "
+        "prior's variance, which no rescaling of z changes.",
     ),
     (
         "latent.mutual_information",
@@ -174,15 +183,15 @@ _NOTES = (
     (
         "gaps.amortisation",
         "gaps",
-        "inference = approximation + amortisation, against {reference}. As far as that is a lower bound, the truth is "
+        "inference = approximation + amortisation, against {reference}. Where that is only a lower bound, the truth is "
         "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior. "
-        "The ELBO in these gaps is of draws of its own.",
+        "The ELBO in these gaps has its own draws.",
     ),
     (
         "gaps.inference",
         "inference gap",
-        "log p({of}) by the reference, {reference}, minus the ELBO. As far as the reference is a lower bound, the "
-        "truth is larger.",
+        "log p({of}) by the reference, {reference}, minus the ELBO. Where the reference is only a lower bound, "
+        "the truth is larger.",
     ),
     (
         "gaps.loose",
@@ -190,8 +199,9 @@ _NOTES = (
         "{reference} lies below an ELBO here, so that the inference and the approximation gap mean nothing: only the "
         "amortisation gap holds.",
     ),
-    ("posterior", "true posterior", "{draws} {agreement}One datum shows, it does not prove."),
+    ("posterior", "true posterior", "{draws} {agreement}One datum illustrates; it does not prove."),
     ("left_out", "not computed", "{left_out}"),
+    ("not_drawn", "not drawn", "{not_drawn}"),
     ("unfinished", "not finished", "{unfinished}"),
     (
         "autoencoder",

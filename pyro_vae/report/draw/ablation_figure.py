@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.report.draw.images import PLAIN, Key, show, tile
 from pyro_vae.report.draw.latent_pictures import colours
-from pyro_vae.report.draw.style import WIDTH, figure, png
+from pyro_vae.report.draw.style import WIDTH, figure, legend_columns, png
 from pyro_vae.report.palette import BEHIND, CLASSES, INK
 
 
@@ -96,4 +96,7 @@ def _add_legend(drawn: Figure, view: AblationView, key: Key) -> None:
         handles += [Line2D([], [], color=colour, label=key.name(label), **dot) for label, colour in pairs]
     if view.ellipses is not None:
         handles.append(Line2D([], [], color=INK, lw=0.8, label="3 sd of q(z|x)"))
-    drawn.legend(handles=handles, loc="outside lower left", ncols=6, handletextpad=0.1, columnspacing=1)
+    columns = legend_columns([str(handle.get_label()) for handle in handles])
+    drawn.legend(
+        handles=handles, loc="outside lower left", ncols=columns, handlelength=1, handletextpad=0.1, columnspacing=1
+    )

@@ -107,13 +107,12 @@ def posterior_grid(axes: Sequence[ArrayLike], log_posterior: ArrayLike, log_guid
     places = [_array(axis) for axis in axes]
     p, q = (_normalised(_array(values), places) for values in (log_posterior, log_guide))
     both = len(axes) == 2
-    with figure(4.4 if both else 3.0) as drawn:
+    with figure(4.6 if both else 3.2) as drawn:
         (_contours if both else _curves)(drawn.subplots(), places, p, q)
         of = ": 50, 90, 99 % of the mass" if both else ""
         fill = Patch(color=_FILLS[1], label=f"p(z|x), the true posterior{of}")
-        drawn.legend(
-            handles=[fill, Line2D([], [], color=RED, label="q(z|x), the guide")], loc="outside upper left", ncols=2
-        )
+        line = Line2D([], [], color=RED, label="q(z|x), the guide")
+        drawn.legend(handles=[fill, line], loc="outside upper left")
         return svg(drawn)
 
 

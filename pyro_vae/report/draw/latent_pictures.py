@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.report.draw import latent_views
 from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, show, tile
-from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, png
+from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, legend_columns, png
 from pyro_vae.report.palette import BEHIND, CLASSES, RED
 
 _HALF_LETTER = 0.3  # half the width of a bold letter, in font sizes
@@ -97,15 +97,16 @@ def draw_latent_cloud(view: latent_views.Cloud, key: Key = PLAIN) -> bytes:
     """
     groups = _groups(len(view.z), view.labels, key)
     listed = groups if 1 < len(groups) <= 2 * len(CLASSES) else []
-    columns = min(8, max(2, 28 // max((len(group.name) for group in listed), default=1)))
-    with figure(WIDTH + 0.3 * math.ceil(len(listed) / columns)) as drawn:
+    columns = legend_columns([group.name for group in listed] or [""])
+    with figure(WIDTH + 0.5 + 0.3 * math.ceil(len(listed) / columns)) as drawn:
         axes = drawn.subplots()
         if view.points.shape[-1] == 1:
             _histogram(axes, view, groups)
         else:
             _scatter(axes, view, groups)
         if listed:
-            drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, handletextpad=0.1)
+            tight = {"handlelength": 1, "handletextpad": 0.1, "columnspacing": 1}
+            drawn.legend(loc="outside lower center", ncols=columns, markerscale=1.6, **tight)
         return png(drawn)
 
 

@@ -10,7 +10,7 @@ from pyro_vae.report.draw import estimate_figures, latent_figures
 def of_report(report: Report) -> list[Picture]:
     """Draws all that a report holds numbers for, in the order of the page.
 
-    Pictures of data, of training and of the posterior of one datum are not among them: they need more than the report.
+    Pictures of data, of training and of the posterior of one datum need more than the report.
 
     Args:
         report: what report.json holds.
@@ -44,15 +44,15 @@ def _likelihood(report: Report) -> Iterator[Picture]:
     if curve := report.get("curve"):
         caption = (
             f"Lower bounds on log p({of}) rise with the number of draws, here all from one pass over "
-            f"{curve[0]['num_data']} test data. A curve that still rises at its end is loose. The jackknife takes away "
-            "the first term of the bias; it is no bound, and stands apart."
+            f"{curve[0]['num_data']} test data. A curve that still rises at its end is loose. The jackknife removes "
+            "the first term of the bias. It is not a bound, and stands apart."
         )
         picture = estimate_figures.bounds(curve, report.get("jackknife"), of=of)
         yield Picture("Importance-weighted bounds", caption, picture, "likelihood")
     if reference := report.get("reference"):
         caption = (
             f"The same {reference['num_data']} test data in every row, in order of cost. The grey bars are the error "
-            "over the data, by which all rows move together: which bound is tighter, the paired differences tell."
+            "over the data, which moves all rows together. The paired differences tell which bound is tighter."
         )
         yield Picture("Bounds of growing cost", caption, estimate_figures.reference(reference, of=of), "likelihood")
     if simulated := report.get("simulated"):
@@ -78,15 +78,15 @@ def _trust(report: Report) -> Iterator[Picture]:
         classes = report.get("protocol", {}).get("classes") or ()
         yield Picture("k-hat of every datum", caption, estimate_figures.khat(khat, classes), "trust")
     if khat and khat.get("ess"):
-        caption = "How many of the weighted draws count. Where the tail is heavy it may be fewer than are shown."
+        caption = "How many of the weighted draws count. Where the tail is heavy, fewer may count than are shown."
         yield Picture("Effective sample size", caption, estimate_figures.effective_sample_size(khat), "trust")
     if (more := report.get("escalation")) and more.get("rows"):
         caption = (
             f"More draws, then annealing, for {more['taken']} of the {more['of']} data above the threshold "
-            f"({more['budget']}). Shown apart: the numbers at the top are at one K for all data."
+            f"({more['budget']}). They stand apart: the numbers at the top use one K for all data."
         )
         if len(more["rows"]) > estimate_figures.LISTED:
-            caption += f" The {estimate_figures.LISTED} with the largest k-hat; all are in the table."
+            caption += f" Only the {estimate_figures.LISTED} with the largest k-hat are drawn; the table lists all."
         yield Picture("More work on the worst data", caption, estimate_figures.escalation(more), "trust")
 
 
@@ -94,7 +94,7 @@ def _posterior(report: Report) -> Iterator[Picture]:
     if "inference" in (gaps := report.get("gaps", {})):
         parts = ", and what a better encoder (amortisation) or a richer posterior (approximation) could win back"
         caption = (
-            f"What the ELBO loses against the reference{parts if gaps.get('amortisation') else ''}. As far as the "
-            "reference is a lower bound, more is lost."
+            f"What the ELBO loses against the reference{parts if gaps.get('amortisation') else ''}. Where the "
+            "reference is only a lower bound, more is lost."
         )
         yield Picture("Where the ELBO loses", caption, estimate_figures.gaps(gaps), "posterior")

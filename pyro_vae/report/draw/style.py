@@ -6,7 +6,7 @@ a figure is 370 pixels wide, its letters are still 9 pixels high: no letter of a
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from pyro_vae.report.palette import CLASSES, GREY, INK, PALE
 
 WIDTH = 5.6  # inches: a column of the page
 LETTERS = 10  # points
+_LINE = 66  # letters of a legend in a row, with six for each mark
 _DPI = 180  # of a PNG: sharp on a telephone, and two columns of the page wide
 
 _STYLE: dict[Any, Any] = {
@@ -83,6 +84,16 @@ def _written(drawn: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, dpi=_DPI, **options)
     return buffer.getvalue()
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """Computes how many of these names a legend has room for in a row, so that its rows are about equally long.
+
+    >>> legend_columns([str(digit) for digit in range(10)]), legend_columns(["a long name of a class"] * 3)
+    (5, 2)
+    """
+    fit = max(1, _LINE // (6 + max(map(len, names))))
+    return math.ceil(len(names) / math.ceil(len(names) / fit))
 
 
 def known(value: Any) -> float:

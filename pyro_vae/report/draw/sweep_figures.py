@@ -65,7 +65,8 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
         axes.grid(axis="y")
         axes.set_xlabel(axis)
         axes.set_ylabel("validation ELBO, nats per datum")
-        axes.set_title("mean and standard error over seeds; small: single runs")
+        has_errors = any(group["elbo"]["standard_error"] is not None for groups in lines.values() for group in groups)
+        axes.set_title("mean ± standard error over seeds; small: single runs" if has_errors else "one run per setting")
         _add_legend(axes, lines)
         return png(drawn)
 
@@ -130,9 +131,8 @@ def _draw_levels(axes: Any) -> None:
         axes.annotate(
             f"{0.0 - level:g}".replace("-", MINUS),
             place,
-            xytext=(2, -8),
+            xytext=(2, -11),
             textcoords="offset points",
-            fontsize=6,
             color=GREY,
         )
     axes.set(xlim=(left, right), ylim=(low, high))

@@ -1,4 +1,4 @@
-"""Writes a document as one page of HTML that stands alone: no script, no network, pictures inside."""
+"""Writes a document as one self-contained page of HTML: no script, no network, pictures inside."""
 
 import base64
 import re
@@ -8,16 +8,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pyro_vae.report import palette
 from pyro_vae.report.cells import MINUS, clean
 from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
+
+_FRAME = 0.25  # the height of a title and a caption, in widths of a column
 
 
 def to_html(document: Document) -> str:
     """Writes the whole page. Every string is escaped; pictures are data URIs, in which a script of an SVG cannot run.
 
-    Sections with a title stand as they are. What the others hold is put together by its kind: tables with common
-    columns are set as one, the table named "protocol" stands apart, with the commands, and pictures of one group are
-    shown together.
+    Sections with a title stand as they are. What the others hold is sorted by kind: tables with common columns become
+    one, the table named "protocol" stands apart with the commands, and pictures of one group stand together.
 
     Args:
         document: what is shown.
@@ -34,6 +36,8 @@ def to_html(document: Document) -> str:
     facts = [table for table in tables if not table.columns[0].width]
     return _template().render(
         document=document,
+        accent=palette.BLUE,
+        ink=palette.INK,
         groups=_grouped([*document.pictures, *(block for block in blocks if isinstance(block, Picture))]),
         sections=[
             (section.title, [_kind(block) for block in section.blocks])
@@ -50,7 +54,7 @@ def to_html(document: Document) -> str:
 
 
 def _kind(block: Block) -> tuple[str, Any]:
-    """What a block is called, and what is shown of it."""
+    """The kind of a block, and what the page shows of it."""
     if isinstance(block, Table):
         return "Table", _minus(block)
     return type(block).__name__, _panel(block) if isinstance(block, Picture) else block
@@ -83,19 +87,31 @@ def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     for i, name in enumerate((*GROUPS, *own)):
         title, lead = GROUPS.get(name, (name, ""))
         panels = [_panel(picture) for picture in pictures if picture.group == name]
-        groups.append({"anchor": f"pictures-{i}", "title": title, "lead": lead, "panels": panels})
-    return [group for group in groups if group["panels"]]
+        columns, across = _arranged(panels)
+        about = {"anchor": f"pictures-{i}", "title": title, "lead": lead}
+        groups.append(about | {"columns": columns, "across": across})
+    return [group for group in groups if group["columns"] or group["across"]]
+
+
+def _arranged(panels: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Puts panels into two columns, each where there is more room. The last of an odd number has both columns."""
+    paired = panels[: len(panels) // 2 * 2]
+    columns, heights = ([], []), [0.0, 0.0]
+    for panel in paired:
+        shorter = heights.index(min(heights))
+        columns[shorter].append(panel)
+        heights[shorter] += _FRAME + panel["height"] / (panel["width"] or 1)
+    return [*columns] if paired else [], panels[len(paired) :]
 
 
 def _panel(picture: Picture) -> dict[str, Any]:
     kind, width, height = _measured(picture.content)
     source = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
-    size = {"width": width, "height": height, "wide": width > 2.4 * height}
-    return {"title": picture.title, "caption": picture.caption, "source": source, **size}
+    return {"title": picture.title, "caption": picture.caption, "source": source, "width": width, "height": height}
 
 
 def _measured(picture: bytes) -> tuple[str, int, int]:
-    """The kind of a picture, and its width and height in pixels of a page; 0 where an SVG does not tell."""
+    """The kind of a picture, and its width and height in pixels of a page; 0 where an SVG does not name them."""
     if picture.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png", *struct.unpack(">II", picture[16:24])
     if re.match(rb"\s*<(\?xml|!DOCTYPE svg|svg)", picture):

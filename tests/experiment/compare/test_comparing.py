@@ -141,7 +141,10 @@ def test_runs_that_differ_only_in_their_seed_are_pooled_and_labels_say_the_rest(
 def test_a_label_names_the_data_first_and_counts_what_does_not_fit(run):
     other = {"prior": "mixture", "num_components": 4, "hidden": (9, 10), "lr": 0.02}
     first, second = groups(candidates([run(), run(**other)]))
-    assert (first.label, second.label) == ("prior=standard, hidden=8, +2", "prior=mixture, hidden=9,10, +2")
+    assert (first.label, second.label) == (
+        "prior=standard, hidden=8, and 2 more",
+        "prior=mixture, hidden=9,10, and 2 more",
+    )
     assert second.settings == {"prior": "mixture", "hidden": [9, 10], "num_components": 4, "lr": 0.02}
 
 
