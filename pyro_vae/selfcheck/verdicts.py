@@ -5,7 +5,7 @@
     the R means spread no further than independent noise of N data lets them, at the rate of 4 errors
 
 Four errors of a normal are exceeded in 6 of 100,000 checks. The stated bias of the logarithm of a mean of K weights is
--Var(w) / (2 K). To first order that is minus half the squared spread of the estimate itself, which stands in for it where
+-Var(w) / (2 K). To first order that is minus half the squared spread of the estimate itself, which stands in for it if
 the weights have no closed form.
 
 Reference:
