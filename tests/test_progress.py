@@ -124,7 +124,7 @@ def test_estimators_count_to_their_ends_and_give_the_same_numbers(estimate):
         seen = estimate(vae, x)
     assert seen.equal(alone)
     assert climbs_to_one(recorder.shares)
-    assert len(set(recorder.shares)) > 3
+    assert len(set(recorder.shares)) > 2  # steps in between
 
 
 def evaluated(recorder=None, **more):
