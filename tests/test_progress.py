@@ -23,6 +23,8 @@ from pyro_vae.progress_display import Lines, view
 QUICK = {"num_samples": 60, "elbo_samples": 10, "annealed_data": 3, "num_temperatures": 3, "num_chains": 2,
          "latent_samples": 2, "latent_data": 40}  # fmt: skip
 
+CHAINS = {"num_draws": 4, "num_warmup": 3, "num_chains": 2, "max_tree_depth": 2}
+
 
 class Recorder(progress.Watcher):
     """Keeps the share of the whole at each change, and the names of all stages."""
@@ -114,7 +116,7 @@ def test_nothing_is_kept_where_no_one_watches(monkeypatch):
     lambda vae, x: annealed.bdmc(vae, 130, 3, 2, seed=0, num_leapfrog=1).reverse.value,
     lambda vae, x: pv.evaluation.refine(vae, x[:3], steps=5, num_samples=4, seed=0).gap.value,
     lambda vae, x: pv.evaluation.marginal_kl(vae, x, 2, seed=0).value,
-    lambda vae, x: pv.evaluation.nuts(vae, x[:1], num_draws=4, num_warmup=3, num_chains=2, max_tree_depth=2, seed=0).draws["z"],
+    lambda vae, x: pv.evaluation.nuts(vae, x[:1], seed=0, **CHAINS).draws["z"],
 ], ids=["weights", "ais", "bdmc", "refine", "marginal KL", "nuts"])  # fmt: skip
 def test_estimators_count_to_their_ends_and_give_the_same_numbers(estimate):
     torch.manual_seed(0)
