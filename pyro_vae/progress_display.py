@@ -116,7 +116,8 @@ def view(watcher: progress.Watcher, now: float, *, narrow: bool = False) -> View
         return View(inner.says, None, _duration(now - inner.begun))
     whole, share = counted[0]
     left = _left(whole, share, now)
-    far = f"{100 * share:.0f} %{f', {_duration(left)} left' if left is not None else ''}"
+    time_of_it = f"{_duration(now - whole.begun)} so far" if left is None else f"{_duration(left)} left"
+    far = f"{100 * share:.0f} %, {time_of_it}"
     about = (inner.note, "") if inner is whole else (inner.says, _far(inner, inner_share, now))
     return View(_head(whole, narrow=narrow), share, far, *about)
 

@@ -1,1 +1,1 @@
-"""Programs whose answers are known, and the ladder that holds every estimator to them."""
+"""Programs whose answers are known, and the ladder that compares every estimator with them."""

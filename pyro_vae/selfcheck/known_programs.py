@@ -1,4 +1,4 @@
-"""Programs to hold estimators against: one whose evidence is known in closed form, one that is not linear."""
+"""Programs to compare estimators with: one whose evidence is known in closed form, one that is not linear."""
 
 import math
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""Programs of known answers on which an estimate may mislead without a word.
+"""Programs with known answers, on which an estimate can mislead without a warning.
 
     a spike       a mode of p(x, z) that is narrower than the spacing of any grid over the whole
     its prior     an aggregate posterior that is the prior, which N data in ten dimensions hardly show
-    chosen data   those whose own draws gave a large k-hat, which draws a large weight, and so a high estimate, as well
+    chosen data   data with a large k-hat by their own draws: a large weight makes both k-hat and the estimate large
 
-`ladder.check` holds the estimators to these too.
+`ladder.check` runs the estimators on these too.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Verdicts on estimators: R runs on the same N data, held against the truth of each datum.
+"""Verdicts on estimators: R runs on the same N data are compared with the truth of each datum.
 
     | mean - truth - stated |  <=  4 errors of the mean + a tenth of the leading bias term, for the orders left out
     0.8 <= claimed / true <= 1.25, beyond 4 errors of the true spread: the variance over the runs, datum by datum
@@ -40,8 +40,8 @@ class Row:
         relation: "=", or "<=" where the truth is a bound of the estimate from above.
         stated: the bias that theory states.
         error: Monte Carlo standard error of the estimate.
-        claimed, spread: the Monte Carlo error of the mean of one run, as it says and as the runs say; None where that
-            is not checked.
+        claimed, spread: the Monte Carlo error of the mean of one run, as it claims and as the runs show; None where
+            that is not checked.
         faults: a sentence for each thing that is off.
 
     Example:
@@ -111,7 +111,7 @@ def judge(
         runs: the estimator's.
         truth: (N,).
         stated: the bias that theory states; None for minus half the squared spread.
-        leading: the size of its leading term, a tenth of which is allowed as well; None for half the squared spread.
+        leading: the size of its leading term, of which a tenth is allowed too; None for half the squared spread.
 
     Example:
         >>> judge("rung", "good", Runs(torch.tensor([[0.9], [1.1], [1.0]])), torch.ones(1), 0.0).faults
@@ -131,7 +131,7 @@ def judge(
 
 
 def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: int) -> Row:
-    """Judges one run on data of which each has noise of its own, where E[exp(-sign (value - truth))] = 1.
+    """Judges one run on data that each have noise of their own, where E[exp(-sign (value - truth))] = 1.
 
     The stated bias is sign times half the variance of value - truth over the data.
 
@@ -191,7 +191,7 @@ def judge_below(rung: str, name: str, lower: Tensor, upper: Tensor) -> Row:
 
 
 def heading(rung: str) -> str:
-    """Returns the lines above the rows of a rung: its name, and those of the columns."""
+    """Returns the lines above the rows of a rung: its name, and the names of the columns."""
     names = "".join(f"{name:>11}" for name in ("bias", "± error", "stated", "claimed ±", "true ±"))
     return f"{rung}\n{'nats, means over the data':<36}{'truth':>13}{'estimate':>11}{names}"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pyro_vae import progress
+from pyro_vae.evaluation.annealing.hamiltonian import PILOT_CHAINS
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.trust.escalation import GRADIENT, annealing_cost
 from pyro_vae.experiment.evaluate.block_tasks import PICTURE_DIM, TASKS
@@ -16,10 +17,11 @@ from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 
-_STEPS, _STEP = 500, 10_000  # of the optimiser that fits the guide to a block of data, and what each takes
+_CALL = 4_000  # what a gradient takes, however few data it is of
+_STEPS, _STEP = 500, 20_000  # of the optimiser that fits the guide to a block of data, and what each takes
 _GRID = 2_000  # points of a grid for each datum and latent dimension
 _PAIR = 0.05  # of one density of one code, for the aggregate posterior
-_NUTS = 4 * 7 * 500  # chains, gradients of a transition, and what a gradient of a single datum takes
+_NUTS = 4 * 7 * 6_000  # chains, gradients of a transition, and what a gradient of a single datum takes
 _PICTURE = 300_000
 _FILES, _FILES_OF_HEADLINE = 2_000_000, 200_000
 _BASELINES = 100_000
@@ -28,8 +30,13 @@ _BASELINES = 100_000
 def _annealed(subject: Subject, walks: int = 1) -> float:
     plan = subject.plan
     pilots = annealing_cost(plan.num_temperatures, 0)
-    chains = annealing_cost(plan.num_temperatures, plan.num_chains) - pilots
-    return GRADIENT * len(subject.chosen) * (pilots + walks * chains)
+    each = annealing_cost(plan.num_temperatures, 1) - pilots  # of a chain, in one walk
+    evaluations = len(subject.chosen) * (pilots + walks * plan.num_chains * each)
+    return GRADIENT * evaluations + _CALL * _blocks(subject) * (pilots / PILOT_CHAINS + walks * each)
+
+
+def _blocks(subject: Subject) -> int:
+    return -(-len(subject.chosen) // DATA_BLOCK)
 
 
 def _posterior(subject: Subject) -> float:
@@ -57,7 +64,7 @@ _EXPECTED: dict[str, Callable[[Subject], float]] = {
     "grid": lambda s: len(s.chosen) * s.latent_dim * _GRID,
     "simulated": lambda s: _annealed(s, walks=2) + len(s.chosen) * s.plan.num_samples,
     "training": lambda s: len(s.train or ()) * s.plan.elbo_samples,
-    "gaps": lambda s: -(-len(s.chosen) // DATA_BLOCK) * _STEPS * _STEP,
+    "gaps": lambda s: _blocks(s) * _STEPS * _STEP,
     "posterior": _posterior,
     "files": lambda s: _FILES_OF_HEADLINE if s.is_headline else _FILES,
 }
