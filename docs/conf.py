@@ -4,6 +4,7 @@ sphinx-build -W -b html docs docs/_build/html
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -34,6 +35,12 @@ add_module_names = False
 python_maximum_signature_line_length = 88
 
 smartquotes = False  # L' is a transpose
+
+# MathJax as one file that holds its letters: formulas are readable from disk, printed, and without a network.
+(mathjax,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
+html_static_path = [f"{mathjax}/static/mathjax/tex-svg.js", "pages.css"]
+html_css_files = ["pages.css"]
+mathjax_path = "tex-svg.js"
 
 html_theme = "furo"
 html_title = f"pyro_vae {version}"

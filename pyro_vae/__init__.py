@@ -1,7 +1,7 @@
 """Variational autoencoders as Pyro programs.
 
-A VAE is three conditional distributions, p(z), q(z|x) and p(x|z). Each is a module whose `forward` returns a
-Pyro distribution; the program samples them and never asks what they are. The rooms, in the order of the data:
+A VAE is three conditional distributions, p(z), q(z|x) and p(x|z). Each is a module whose `forward` returns a Pyro
+distribution; the program samples them and never asks for their type. The packages, in the order of the data:
 
     data         a name or a path -> Splits(train, valid, test, protocol)
     model        networks; priors, posteriors, likelihoods; Program and VAE; the checks of members
@@ -10,7 +10,7 @@ Pyro distribution; the program samples them and never asks what they are. The ro
     inference    objectives, SVI, fit
     report       documents of numbers -> text, Markdown, CSV, LaTeX, HTML, pictures
     experiment   a run on disk: config, build, train, evaluate, compare, sweep, share
-    selfcheck    estimators held against programs whose answers are known
+    selfcheck    estimators compared with programs whose answers are known
     cli          the commands
 
 Imports are lazy: torch is loaded when a name that needs it is first used.

@@ -53,9 +53,9 @@ def uninstalled(what: str, extra: str) -> UsageError:
     """The error for a package that only some need and that is not there.
 
     >>> print(uninstalled("the hub", "hub"))
-    the hub needs its package: pip install -e '.[hub]'
+    the hub needs its package: pip install 'pyro-vae[hub]'
     """
-    return UsageError(f"{what} needs its package: pip install -e '.[{extra}]'")
+    return UsageError(f"{what} needs its package: pip install 'pyro-vae[{extra}]'")
 
 
 class DataError(PyroVAEError, ValueError):

@@ -1,7 +1,7 @@
-"""What losses ask of their weights, and of the guide: rules that need no torch, each said once.
+"""What losses require of their weights and of the guide: rules that need no torch, each in one place.
 
-`pyro_vae.inference` holds losses and programs to them, and `pyro_vae.experiment.build` the names of a config, so that a
-clash of settings is answered at once.
+`pyro_vae.inference` checks losses and programs against them, and `pyro_vae.experiment.build` the names in a config, so
+that a clash of settings is reported at once.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def check_unweighted(reconstruction: float, kl: float) -> None:
 
 
 def check_no_warm_up(kl_warmup: int) -> None:
-    """Checks that an importance-weighted bound has no KL warm-up, be its product with the weight 1 at some step.
+    """Checks that an importance-weighted bound has no KL warm-up, even if its weight is 1 at some step.
 
     Args:
         kl_warmup: how many epochs it lasts.
@@ -46,13 +46,13 @@ def check_no_warm_up(kl_warmup: int) -> None:
 
 
 def check_order(wanted: Sequence[str], order: Sequence[str]) -> None:
-    """Checks that a loss with an analytic KL meets a guide that samples in the model's order.
+    """Checks that a loss with an analytic KL has a guide that samples in the model's order.
 
     Args:
         wanted, order: the latent sites in the order of the model, and in that of the guide.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the guide samples in another order.
     """
     if order != wanted:
         raise ValueError(
@@ -62,7 +62,7 @@ def check_order(wanted: Sequence[str], order: Sequence[str]) -> None:
 
 
 def check_point_guide(kl: float) -> None:
-    """Checks the weight of the KL where the guide is a point (`Delta`), which has no density.
+    """Checks the weight of the KL if the guide is a point (`Delta`), which has no density.
 
     Args:
         kl: the weight.
@@ -72,21 +72,21 @@ def check_point_guide(kl: float) -> None:
     """
     if kl != 0:
         raise ValueError(
-            "a guide that is a point (Delta) has an infinite KL: a plain autoencoder trains with `kl_weight=0`, "
-            f"not {kl:g}"
+            "a guide that is a point (Delta) has an infinite KL: train a plain autoencoder with `kl_weight=0`, not "
+            f"{kl:g}"
         )
 
 
 def check_gradient(gradient: str, num_particles: int, *, importance_weighted: bool = False) -> None:
-    """Checks that a gradient has the mean of the gradient of a sampled loss.
+    """Checks that a gradient has the same mean as the gradient of a sampled loss.
 
     Args:
         gradient: one of `pyro_vae.option_words.Gradient`.
         num_particles: K.
-        importance_weighted: whether the loss is the importance-weighted bound, and not the sampled ELBO.
+        importance_weighted: whether the loss is the importance-weighted bound rather than the sampled ELBO.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it has another mean.
 
     Example:
         >>> check_gradient("sticking_the_landing", 8)
@@ -102,13 +102,13 @@ def check_gradient(gradient: str, num_particles: int, *, importance_weighted: bo
         )
     if gradient == "doubly_reparametrised" and not importance_weighted:
         raise ValueError(
-            "`gradient='doubly_reparametrised'` is that of the importance-weighted bound (`objective='iwae'`). Of the "
-            "sampled ELBO use `gradient='sticking_the_landing'`, which is the same for one particle"
+            "`gradient='doubly_reparametrised'` belongs to the importance-weighted bound (`objective='iwae'`). For "
+            "the sampled ELBO use `gradient='sticking_the_landing'`, which is the same for one particle"
         )
 
 
 def check_total_gradient(gradient: str) -> None:
-    """Checks the gradient of a loss with an analytic KL, where only the reconstruction term is sampled.
+    """Checks the gradient of a loss with an analytic KL, which samples only the reconstruction term.
 
     Args:
         gradient: one of `pyro_vae.option_words.Gradient`.
@@ -118,13 +118,13 @@ def check_total_gradient(gradient: str) -> None:
     """
     if gradient != "total":
         raise ValueError(
-            f"`gradient={gradient!r}` leaves the score of a sampled log q(z|x) out, and an analytic KL samples none. "
+            f"`gradient={gradient!r}` leaves out the score of a sampled log q(z|x), but an analytic KL samples none. "
             "Use the sampled ELBO, `objective='trace_elbo'`"
         )
 
 
 def check_reparametrised(site: str, has_rsample: bool) -> None:
-    """Checks a latent of a loss whose gradient flows through draws alone.
+    """Checks a latent of a loss whose gradient flows only through draws.
 
     Args:
         site: its name.

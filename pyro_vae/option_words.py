@@ -1,7 +1,7 @@
-"""The words that options take, each list said once.
+"""The words that options take, each list in one place.
 
 Members and steps name these types in their signatures; the command line reads the words from them, without torch. To
-offer another word, add it here, and what it does to the member.
+offer another word, add it here, and add what it does to the member.
 
     >>> words(Guide)
     ('top_down', 'bottom_up')
@@ -35,10 +35,10 @@ def words(choice: Any) -> tuple[str, ...]:
 
 
 def check_word(name: str, word: str, choice: Any) -> None:
-    """Holds the value of an argument to the words that it takes.
+    """Checks the value of an argument against the words that it takes.
 
     Raises:
-        UsageError: it is none of them; with the nearest one.
+        UsageError: it is not one of them; the message names the nearest one.
 
     Example:
         >>> check_word("guide", "bottomup", Guide)

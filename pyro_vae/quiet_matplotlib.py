@@ -1,4 +1,4 @@
-"""Matplotlib is loaded without a word."""
+"""Loads Matplotlib without its messages."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Holds back what Matplotlib logs while it is loaded: that it lists the fonts, and where if HOME takes no file."""
+    """Hides what Matplotlib logs while it loads: that it lists the fonts, and where it does so if HOME is read-only."""
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,20 +1,20 @@
 """Named streams of random numbers, all derived from one integer.
 
     derive(seed, "order", epoch)          -> an integer, the same on every machine
-    generator(seed, "order", epoch)       -> a torch.Generator of its own
+    generator(seed, "order", epoch)       -> a separate torch.Generator
     with stream(seed, "noise", epoch):    -> Pyro's draws come from this stream; afterwards the
                                              caller's random state is what it was
-    position(), go_to(...)                -> how far the stream has come, and back to that place
+    position(), go_to(...)                -> the position in the stream, and back to it
 
-A stream is a function of its name alone. So an added evaluation does not change the training, and a
-run that resumes at epoch 7 draws what the uninterrupted run drew at epoch 7. No state needs to be saved,
-except for the position in the middle of an epoch.
+A stream depends only on its name. So an added evaluation does not change the training, and a run that resumes at epoch
+7 draws what the uninterrupted run drew at epoch 7. No state needs to be saved, except for the position in the middle of
+an epoch.
 
 torch's generator for the CPU keeps only the low 32 bits of a seed (manual_seed(1) and
 manual_seed(1 + 2**32) give the same numbers), so everything here has 32 bits, and `block_seed`
 counts blocks instead of hashing them: two blocks of one evaluation can never collide.
 
-torch is imported where it is used, so that the command line knows how many draws a seed keeps apart without it.
+torch is imported where it is used, so that the command line knows without it how many draws one seed keeps apart.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BITS = 32
-_SAMPLE_BITS = 12  # leaves 20 bits for blocks of data
-SAMPLE_BLOCK = 32  # draws in a block at most
-MOST_SAMPLES = SAMPLE_BLOCK << _SAMPLE_BITS  # that one seed keeps apart
+_SAMPLE_BITS = 12  # this leaves 20 bits for blocks of data
+SAMPLE_BLOCK = 32  # most draws in a block
+MOST_SAMPLES = SAMPLE_BLOCK << _SAMPLE_BITS  # most draws that one seed keeps apart
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Derives a 32-bit seed from an integer and a name, by SHA-256: near seeds give unrelated streams.
+    """Derives a 32-bit seed from an integer and a name, by SHA-256: nearby seeds give unrelated streams.
 
     Example:
         >>> derive(0, "order", 3) == derive(0, "order", 3) != derive(0, "order", 4)
@@ -48,7 +48,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def derive_if_given(seed: int | None, *names: str | int) -> int | None:
-    """Derives a seed as `derive` does; None, which goes on in the caller's random stream, stays None.
+    """Derives a seed like `derive`; None, which continues the caller's random stream, stays None.
 
     Example:
         >>> derive_if_given(None, "order"), derive_if_given(0, "order") == derive(0, "order")
@@ -77,7 +77,7 @@ def block_seed(seed: int, data_block: int, sample_block: int) -> int:
 
 
 def generator(seed: int, *names: str | int, device: torch.device | None = None) -> torch.Generator:
-    """A generator of its own at the start of the named stream, on the CPU unless a device is named."""
+    """Returns a new generator at the start of the named stream, on the CPU unless a device is named."""
     import torch
 
     return torch.Generator(device or "cpu").manual_seed(derive(seed, *names))
@@ -85,7 +85,7 @@ def generator(seed: int, *names: str | int, device: torch.device | None = None) 
 
 @contextmanager
 def stream(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """A context that draws from the named stream, and puts the caller's random state back at the end."""
+    """A context that draws from the named stream, and restores the caller's random state at the end."""
     with preserved(device):
         _seed(derive(seed, *names), device)
         yield
@@ -95,7 +95,7 @@ def stream(seed: int, *names: str | int, device: torch.device | None = None) -> 
 def block_stream(
     seed: int | None, data_block: int, sample_block: int, device: torch.device | None = None
 ) -> Iterator[None]:
-    """A context that draws from the stream of one block (see `block_seed`), or with seed None from the caller's own."""
+    """A context that draws from the stream of one block (see `block_seed`); with seed None from the caller's own."""
     if seed is None:
         yield
         return
@@ -105,7 +105,7 @@ def block_stream(
 
 
 def position(device: torch.device | None = None) -> dict[str, Tensor]:
-    """Returns how far the stream that torch draws from has come: the state of its generator, by type of device.
+    """Returns the position in the stream that torch draws from: the state of its generator, by type of device.
 
     Example:
         >>> import torch
@@ -126,10 +126,10 @@ def position(device: torch.device | None = None) -> dict[str, Tensor]:
 
 
 def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> None:
-    """Returns to a position in the stream. A device of another type, which draws other numbers, stays where it is.
+    """Returns to a position in the stream. A device of another type, which draws other numbers, is left as it is.
 
     Raises:
-        ValueError: a position that is no state of a generator.
+        ValueError: the position is not a state of a generator.
     """
     import torch
 
@@ -138,13 +138,13 @@ def go_to(here: Mapping[str, Tensor], device: torch.device | None = None) -> Non
         if device is not None and device.type in here and device.type != "cpu":
             torch.get_device_module(device).set_rng_state(here[device.type], device)
     except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"that is no position of a stream of random numbers: {error}") from error
+        raise ValueError(f"that is not a position in a stream of random numbers: {error}") from error
 
 
 def _seed(seed: int, device: torch.device | None) -> None:
     import torch
 
-    # Not torch.manual_seed: that one reseeds every accelerator of the machine.
+    # Not torch.manual_seed, which reseeds every accelerator of the machine.
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type != "cpu":
         with torch.get_device_module(device).device(device):
@@ -153,7 +153,7 @@ def _seed(seed: int, device: torch.device | None) -> None:
 
 @contextmanager
 def preserved(device: torch.device | None = None) -> Iterator[None]:
-    """Puts the random state of the CPU, and of `device` where it is an accelerator, back at the end."""
+    """Restores at the end the random state of the CPU, and of `device` if it is an accelerator."""
     import torch
 
     accelerators = [device] if device is not None and device.type != "cpu" else []

@@ -1,12 +1,11 @@
-"""The operating system: locks, links, flushing, signals, children. No other module knows what a system lacks.
+"""The operating system: locks, links, flushing, signals, children. Only this module knows what a system lacks.
 
-Each function looks for the name that it wants and does with what is there. A lock is, by what there is:
+Each function looks for the call that it needs and makes do with what there is. A lock is the first available of:
 
-- `flock`, on Linux and macOS: held by this process and by children that inherit it, and free when the last of them has
-  ended, however it ended.
-- `msvcrt.locking`, on Windows: the same, without the children.
-- `lockf`, on a POSIX system without the module fcntl: the same, without the children, and it stops no second holder in
-  one process.
+- `flock`, on Linux and macOS: held by this process and by children that inherit it, and free when the last of them
+  ends, however it ends.
+- `msvcrt.locking`, on Windows: the same, but without the children.
+- `lockf`, on a POSIX system without `flock`: the same, but without the children, and a process can hold it twice.
 """
 
 import errno
@@ -27,21 +26,21 @@ with suppress(ImportError):
     import msvcrt
 
 _BY_CTRL_BREAK = hasattr(signal, "CTRL_BREAK_EVENT")  # Windows, where SIGTERM ends a process at once
-# Signals that ask a process to end, the exit codes that say so, and how a user sends one from elsewhere.
+# Signals that ask a process to end, their exit codes, and how a user sends one from elsewhere.
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.Signals["SIGBREAK"]] if _BY_CTRL_BREAK else []))
 INTERRUPTED = [128 + number for number in STOPPING]
 BY_HAND = "Ctrl-C where it was started" if _BY_CTRL_BREAK else "kill"
-BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code where nobody reads what is printed
-_LOCKED_BYTE = (1 << 31) - 2  # of Windows, where nobody else can read a locked byte: far behind all that a file says
+BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code if nothing reads the output
+_LOCKED_BYTE = (1 << 31) - 2  # on Windows, where no one else can read a locked byte: far beyond the contents of a file
 
 
 def cores() -> int:
-    """Counts the processor cores that this process may use; all of the machine where the system does not say."""
+    """Counts the processor cores that this process may use; all of the machine if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names of files in a folder last. Windows opens no folders: there it does nothing."""
+    """Flushes the names of files in a folder to disk. Windows cannot open folders, so there it does nothing."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -51,9 +50,9 @@ def flush_folder(folder: Path) -> None:
 
 
 def child_options(descriptor: int) -> dict[str, Any]:
-    """Arguments of `subprocess.Popen` for a child that holds a lock too, and that Ctrl-C does not reach.
+    """Returns arguments of `subprocess.Popen` for a child that also holds a lock and that Ctrl-C does not reach.
 
-    On Windows it holds no lock.
+    On Windows the child holds no lock.
     """
     if new_group := getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0):
         return {"creationflags": new_group}
@@ -61,34 +60,34 @@ def child_options(descriptor: int) -> dict[str, Any]:
 
 
 def ask_to_end(process: "subprocess.Popen[Any]") -> None:
-    """Asks a child that `child_options` started to keep its step and end: by SIGTERM, on Windows by Ctrl-Break."""
+    """Asks a child that `child_options` started to save its step and end, by SIGTERM or, on Windows, Ctrl-Break."""
     try:
         process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-    except OSError:  # Windows, where there is no console to send it by
+    except OSError:  # Windows without a console to send it
         process.terminate()
 
 
 def hold(path: Path) -> int:
-    """Locks a file, which is made where it is not there. `release` ends it.
+    """Locks a file, and makes it if it does not exist. `release` ends the lock.
 
     Returns:
         its descriptor, open for reading and writing.
 
     Raises:
-        BlockingIOError: another holds it.
-        OSError: it cannot be opened; a file system that has no locks stops nobody.
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened. A file system without locks stops no one.
     """
     return _opened_and_locked(path, wait=False)
 
 
 def release(path: Path, descriptor: int, *, remove: bool = False) -> None:
-    """Ends what `hold` began, for this process: children that hold the file too go on doing so.
+    """Ends the lock of `hold` for this process; children that hold the file too keep it.
 
     Args:
         path: of the file.
         descriptor: what `hold` returned.
-        remove: whether the file goes too, unless another has come to its place. Where open files can be removed, it
-            goes while it is held. Windows removes none, not that of the next holder either.
+        remove: whether to remove the file too, unless another file has taken its place. If open files can be removed,
+            it is removed while it is held. Windows removes no open file, not even that of the next holder.
     """
     if _locks_bytes():
         with suppress(OSError):
@@ -109,7 +108,7 @@ def _locks_bytes() -> bool:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has this name. On Windows it does."""
+    """Whether an open file still has this name. On Windows it always does."""
     if _locks_bytes():
         return True
     try:
@@ -120,9 +119,9 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def in_the_making(path: Path) -> Iterator[None]:
-    """Keeps `remove_left` from a file that the block makes and renames.
+    """Protects a file that the block makes and renames from `remove_left`.
 
-    By `flock`, which follows a file to its new name. Windows renames no file that is open: there nothing is done.
+    It uses `flock`, which follows a file to its new name. Windows cannot rename an open file, so there it does nothing.
     """
     if fcntl is None:
         yield
@@ -135,11 +134,11 @@ def in_the_making(path: Path) -> Iterator[None]:
 
 
 def remove_left(path: Path, *, in_doubt: bool) -> None:
-    """Removes a file that nobody has in the making, if it can be removed. A link is removed, and not followed.
+    """Removes a file that no process is making, if it can be removed. A link is removed, not followed.
 
     Args:
         path: of the file.
-        in_doubt: whether also where there are no locks to tell it by.
+        in_doubt: whether to remove it even if there are no locks to tell.
     """
     with suppress(OSError):
         if path.is_symlink() or (in_doubt and fcntl is None):
@@ -161,7 +160,7 @@ def _remove_unlocked(path: Path, *, in_doubt: bool) -> None:
 
 
 def _opened_and_locked(path: Path, *, wait: bool) -> int:
-    while True:  # once more where it is removed before it is locked
+    while True:  # again if it is removed before it is locked
         descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
         try:
             _lock(descriptor, wait=wait)
@@ -175,7 +174,7 @@ def _opened_and_locked(path: Path, *, wait: bool) -> int:
 
 
 def _opened(path: Path, how: int) -> int:
-    """Opens a file that is no link."""
+    """Opens a file that is not a link."""
     if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     return os.open(path, how | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)

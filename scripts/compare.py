@@ -1,10 +1,10 @@
-"""Compare trained runs by log p(x) on the same test data, datum by datum.
+"""The same as `pyro-vae compare`, from a checkout: python scripts/compare.py --help."""
 
-python scripts/compare.py runs/standard runs/vamp
-python scripts/compare.py runs/standard-* runs/vamp-* --reference first --out runs/priors
-"""
+import sys
 
-from pyro_vae.cli.compare_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("compare")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,17 +1,10 @@
-"""Say how good a trained run is, and how far that can be trusted: one report, as text, tables, files and a page.
+"""The same as `pyro-vae evaluate`, from a checkout: python scripts/evaluate.py --help."""
 
-python scripts/evaluate.py runs/digits
-python scripts/evaluate.py runs/mnist --test-data 1000 --num-samples 5000
-python scripts/evaluate.py runs/digits --annealed-data 0 --posterior-draws 0
+import sys
 
-In many processes, or on many machines, with the same bytes in the end (docs/scale.md):
+from pyro_vae.cli.front_door import command
 
-python scripts/evaluate.py runs/digits --shard 0/2
-python scripts/evaluate.py runs/digits --shard 1/2
-python scripts/evaluate.py runs/digits --merge
-"""
-
-from pyro_vae.cli.evaluate_command import main
+main = command("evaluate")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,10 @@
-"""Train with only reconstruction, only KL and both, and put the three side by side, in numbers and in a picture.
+"""The same as `pyro-vae ablate`, from a checkout: python scripts/loss_ablation.py --help."""
 
-python scripts/loss_ablation.py --out runs/ablation
-python scripts/loss_ablation.py --latent-dim 2 --epochs 200 --out runs/ablation-2
-python scripts/loss_ablation.py --out runs/ablation --resume
-"""
+import sys
 
-from pyro_vae.cli.ablate_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("ablate")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
-"""Fit another prior to a trained run whose encoder and decoder stay as they are, and check what that changed.
+"""The same as `pyro-vae refit`, from a checkout: python scripts/refit_prior.py --help."""
 
-python scripts/refit_prior.py runs/digits --prior vamp
-python scripts/refit_prior.py runs/digits --prior mixture --num-components 50 --out runs/digits-mixture-50
-"""
+import sys
 
-from pyro_vae.cli.refit_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("refit")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

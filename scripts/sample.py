@@ -1,11 +1,10 @@
-"""Look at what a trained run draws and decodes: pictures, and the arrays they show.
+"""The same as `pyro-vae sample`, from a checkout: python scripts/sample.py --help."""
 
-python scripts/sample.py runs/mnist
-python scripts/sample.py runs/mnist --between 3 5
-python scripts/sample.py runs/labels --y 7 --only samples
-"""
+import sys
 
-from pyro_vae.cli.sample_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("sample")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

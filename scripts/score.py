@@ -1,16 +1,10 @@
-"""Score new data by a trained run: what the program says of each row of a file, as a table.
+"""The same as `pyro-vae score`, from a checkout: python scripts/score.py --help."""
 
-python scripts/score.py runs/digits --data new.npy --out scores.csv
-python scripts/score.py runs/digits --split test --out scores.npz --reconstructions
+import sys
 
-In many processes, or on many machines, with the same bytes in the end:
+from pyro_vae.cli.front_door import command
 
-python scripts/score.py runs/digits --data new.npy --out scores.csv --shard 0/2
-python scripts/score.py runs/digits --data new.npy --out scores.csv --shard 1/2
-python scripts/score.py runs/digits --data new.npy --out scores.csv --merge
-"""
-
-from pyro_vae.cli.score_command import main
+main = command("score")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
-"""Hold every estimator of log p(x) against a truth that it cannot have copied; exit with 8 where one is off.
+"""The same as `pyro-vae selfcheck`, from a checkout: python scripts/selfcheck.py --help."""
 
-python scripts/selfcheck.py
-python scripts/selfcheck.py --json selfcheck.json
-"""
+import sys
 
-from pyro_vae.cli.selfcheck_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("selfcheck")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
-"""Share a trained run: a folder with its weights, its settings and a model card, as the Hugging Face hub has it.
+"""The same as `pyro-vae share`, from a checkout: python scripts/share.py --help."""
 
-python scripts/share.py runs/digits --out shared/digits --license apache-2.0
-python scripts/share.py runs/digits --out shared/digits --push user/digits-vae
-"""
+import sys
 
-from pyro_vae.cli.share_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("share")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
-"""Train over grids of settings and several seeds, choose on validation data, and test the chosen setting alone.
+"""The same as `pyro-vae sweep`, from a checkout: python scripts/sweep.py --help."""
 
-python scripts/sweep.py --grid kl_weight=0.5,1,2 --grid prior=standard,vamp --seeds 3 --out runs/sweep
-python scripts/sweep.py --range lr=1e-4..1e-2 --grid hidden=256,"300 300" --search 30 --out runs/search
-"""
+import sys
 
-from pyro_vae.cli.sweep_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("sweep")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,10 @@
-"""Train a variational autoencoder by stochastic variational inference, and report how good it is.
+"""The same as `pyro-vae train`, from a checkout: python scripts/train_svi.py --help."""
 
-python scripts/train_svi.py --likelihood bernoulli
-python scripts/train_svi.py --dataset mnist --data-dir data --epochs 20 --out runs/mnist
-python scripts/train_svi.py --out runs/mnist --resume
-torchrun --nproc-per-node 2 scripts/train_svi.py --out runs/two
-"""
+import sys
 
-from pyro_vae.cli.train_command import main
+from pyro_vae.cli.front_door import command
+
+main = command("train")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

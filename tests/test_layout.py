@@ -28,7 +28,9 @@ ORDER = [
         "option_words",
         "command_lines",
         "loss_requirements",
+        "progress",
     ],
+    ["progress_display"],
     ["data"],
     ["model.encoder_inputs"],
     [

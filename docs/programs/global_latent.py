@@ -3,8 +3,8 @@
     shift ~ N(0, 2^2 I)
     z_i ~ N(0, I),   x_i | z_i, shift ~ N(W z_i + shift, s^2 I),   i = 1 ... N, in the plate
 
-W, s and the encoder are learned; z and the shift are latent. The decoder is linear, so that once it is trained the
-posterior of the shift, log p(x | D) and log p(D) are known in closed form, and stand beside the estimates.
+W, s and the encoder are learned; z and the shift are latent. The decoder is linear. So once it is trained, the
+posterior of the shift, log p(x | D) and log p(D) are known in closed form, and are printed next to the estimates.
 """
 
 import pyro
@@ -20,7 +20,7 @@ D, NUMBERS, SPREAD = 2, 4, 2.0
 
 
 class SharedShift(nn.Module):
-    """A VAE of what x is without the shift."""
+    """A VAE of x minus the shift."""
 
     def __init__(self, num_data):
         super().__init__()
@@ -59,7 +59,7 @@ def train(x, steps=2000, batch_size=100, seed=0):
 
 
 def exact(program, x):
-    """The posterior of the shift, the law of new data, and log p(D), given W and s."""
+    """The posterior of the shift, the distribution of new data, and log p(D), given W and s."""
     W, s = program.vae.likelihood.decoder.weight.detach(), program.vae.likelihood.learned_scale().detach()
     C, unit = W @ W.T + s**2 * torch.eye(NUMBERS), torch.eye(NUMBERS)
     V = torch.linalg.inv(unit / SPREAD**2 + len(x) * torch.linalg.inv(C))

@@ -52,7 +52,7 @@ class M2(pv.Program):
                 y = pyro.sample("y", q, infer={"enumerate": "parallel"})
             return self.vae.recognition(x, y)
 
-    # The same bound, its sum over y by hand: every datum is there once for each class, and weighs q(y|x).
+    # The same bound with the sum over y by hand: each datum occurs once per class, with weight q(y|x).
 
     def summed_model(self, x):
         with self._each_class(x) as log_q:
@@ -73,12 +73,12 @@ class M2(pv.Program):
 
 
 class Objective(nn.Module):
-    """J of eq. 9 for a batch without labels and one with: the bound of each, and the classification term.
+    """J of eq. 9 for a batch without labels and a batch with labels: the bound of each, and the classification term.
 
     Args:
         m2: the program.
-        labelled: how much a labelled datum of a batch weighs, against 1 without a label.
-        classification: how much its log q(y|x) does.
+        labelled: the weight of a labelled datum of a batch; a datum without a label has weight 1.
+        classification: the weight of its log q(y|x).
     """
 
     def __init__(self, m2, labelled, classification):
@@ -115,12 +115,12 @@ def build(data, likelihood, latent_dim, hidden, precision="float32"):
 
 
 def divide(split, labels, num_classes, seed):
-    """Cuts a split in two: those that keep their labels, as many of each class, and all others."""
+    """Cuts a split in two: data that keep their labels, equally many of each class, and all others."""
     each, most = divmod(labels, num_classes), int(split.labels.bincount(minlength=num_classes).min())
     if each[1] or not 1 <= each[0] < most:
         raise ValueError(
-            f"labels={labels}: as many of each of {num_classes} classes are needed, from {num_classes} to "
-            f"{num_classes * (most - 1)} in all, a multiple of {num_classes}"
+            f"labels={labels}: each of the {num_classes} classes needs equally many; take a multiple of {num_classes} "
+            f"from {num_classes} to {num_classes * (most - 1)}"
         )
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     chosen = torch.cat([order[split.labels[order] == c][: each[0]] for c in range(num_classes)])
@@ -129,7 +129,7 @@ def divide(split, labels, num_classes, seed):
 
 
 def batches(split, batch_size, num_classes, seed):
-    """Full batches without end, x and one-hot labels."""
+    """Yields full batches of x and one-hot labels without end."""
     for epoch in count():
         for x, labels in split.batches(batch_size, seed=seed, epoch=epoch):
             if len(x) == batch_size:
@@ -137,7 +137,7 @@ def batches(split, batch_size, num_classes, seed):
 
 
 def train_on_labels(classifier, known, seed, steps=1000, lr=1e-3):
-    """Labels alone: what M2 is compared with, and where its q(y|x) starts."""
+    """Trains on the labels only: M2 is compared with this classifier, and its q(y|x) starts from it."""
     adam = torch.optim.Adam(classifier.parameters(), lr=lr, fused=True)
     for x, y in islice(batches(known, min(100, len(known)), classifier.out_shape[0], seed), steps):
         adam.zero_grad()
@@ -146,13 +146,13 @@ def train_on_labels(classifier, known, seed, steps=1000, lr=1e-3):
 
 
 def train(m2, known, unknown, *, epochs, batch_size, alpha, lr, seed, after=lambda epoch, loss: None):
-    """Makes steps on a batch of each kind. In the first fifth q(y|x) stays: it would follow a decoder that is noise."""
+    """Steps on a batch of each kind. In the first fifth q(y|x) stays fixed: it would follow a decoder that is noise."""
     few, C, N = min(100, len(known)), len(m2.classes), len(known) + len(unknown)
     batch_size = min(batch_size, len(unknown))
     share, each = batch_size / len(unknown), len(unknown) // batch_size
     objective = Objective(m2, share * len(known) / few, share * alpha * N / few)
     adam = torch.optim.Adam([{"params": part.parameters()} for part in (m2.vae, m2.classifier)], lr=lr, fused=True)
-    compiled = True if epochs * each > 10_000 else "auto"  # it takes the compiler some 20 s, and then halves a step
+    compiled = True if epochs * each > 10_000 else "auto"  # the compiler takes about 20 s and halves a step
     svi = pv.inference.SVI(objective.model, objective.guide, adam, pv.inference.MeanFieldELBO(), compile=compiled)
 
     def fall(step):
@@ -175,19 +175,19 @@ def predictions(m2, split):
 
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="digits", help="a name or a path, see pv.data.load")
+    parser.add_argument("--dataset", default="digits", help="a name or a path (pv.data.load)")
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--likelihood", choices=RECIPES, default="normal", help="of grey levels, or of bits")
+    parser.add_argument("--likelihood", choices=RECIPES, default="normal", help="for grey levels, or for bits")
     parser.add_argument("--labels", type=int, default=100, help="how many training data keep their label")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--latent-dim", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=200)
-    parser.add_argument("--alpha", type=float, default=0.1, help="of the classification term")
-    parser.add_argument("--precision", default="float32", help="of encoder and decoder; bfloat16 takes half the time")
+    parser.add_argument("--alpha", type=float, default=0.1, help="weight of the classification term")
+    parser.add_argument("--precision", default="float32", help="of encoder and decoder: bfloat16 halves the time")
     parser.add_argument("--num-samples", type=int, default=100, help="draws of z for each class, for log p(x)")
-    parser.add_argument("--num-data", type=int, default=1000, help="at most so many test data for log p(x)")
+    parser.add_argument("--num-data", type=int, default=1000, help="at most this many test data for log p(x)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="a .safetensors file for the parameters, written after each epoch")
     return parser.parse_args(argv)
@@ -201,7 +201,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     m2 = build(data, args.likelihood, args.latent_dim, args.hidden, args.precision)
     train_on_labels(m2.classifier, known, args.seed)
-    print(f"{'labels alone':<20} {accuracy(predictions(m2, test), test.labels)}", flush=True)
+    print(f"{'labels only':<20} {accuracy(predictions(m2, test), test.labels)}", flush=True)
 
     def after(epoch, loss):
         if args.out:

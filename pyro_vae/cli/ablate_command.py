@@ -1,10 +1,11 @@
 """Train with one term of the loss, with the other, and with both."""
 
+import sys
 from pathlib import Path
 
-from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, wording_of
+from pyro_vae.cli.command_ending import exit_codes, kept, wording_of
 from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_flags
-from pyro_vae.command_lines import script
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.studies.ablated_losses import ablated
@@ -13,16 +14,18 @@ from pyro_vae.experiment.studies.ablated_losses import ablated
 def main(argv: list[str] | None = None) -> None:
     """Trains the three runs, and writes and prints their table."""
     parser = config_parser(
+        "ablate",
         "Train the same program with only reconstruction, only KL and both, and put the three side by side. The flags "
-        f"are those of {script('train')}; the two weights are set here."
+        f"are those of {script('train')}; the two weights are set here.",
     )
     parser.add_argument("--out", type=str, default="", help="folder of the three runs, the table and the picture")
     parser.add_argument("--resume", action="store_true", help="go on in --out; what is finished there is skipped")
     add_flags(parser, Plan, ("latent_data", "latent_samples"))
     arguments = parser.parse_args(argv)
-    with exit_codes(RESUMABLE, vars(arguments)):
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
+    with exit_codes(kept(command_line("ablate", *words, resume=True)), vars(arguments)):
         if not arguments.out:
-            raise UsageError("three runs need a place: add --out FOLDER")
+            raise UsageError("three runs need a folder: add --out, e.g. --out runs/ablation")
         given, folder = given_flags(parser, argv), Path(arguments.out)
         config = config_from(arguments, lambda config: ablated(config, given), argv)
         plan = Plan(

@@ -1,4 +1,4 @@
-"""The command line of the checks: python -m pyro_vae.model.checks student.py:StudentPrior --latent-dim 3."""
+"""Check a prior, posterior or likelihood of your own."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import in_flags, printable
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.experiment.own_members import OwnMember, called, check_arguments, parameters
 from pyro_vae.model.checks import Report, check_likelihood, check_posterior, check_prior
@@ -25,7 +26,7 @@ _PLACE = "FILE.py:CLASS or MODULE:CLASS"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks the class that the command line names, prints the report, and returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m pyro_vae.model.checks",
+        prog=command_line("check"),
         description="Checks a prior, posterior or likelihood of your own against the contract of its family.",
         epilog=f"Exit codes: 0 passed, {CheckError.exit_code} failed, {UsageError.exit_code} usage.",
     )

@@ -11,6 +11,8 @@ that the command does not take is a flag of training. `folder` is the place that
 read.
 """
 
+import atexit
+import gc
 import os
 import re
 import shlex
@@ -25,8 +27,8 @@ from pyro_vae.command_lines import script
 from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
+from pyro_vae.progress_display import shown
 
-RESUMABLE = "what was reached is kept; --out FOLDER --resume goes on"
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTINGS = frozenset(setting.name for setting in settings_of(Config))
 # A class of the user's own, which the library takes and the command line names by its place.
@@ -36,33 +38,36 @@ _CALLED = {"num_levels": "levels"}  # arguments whose flags have another name
 
 @contextmanager
 def exit_codes(
-    kept: str = "", arguments: Collection[str] = (), place: str = "out", *, noted: bool = False
+    left: str = "", arguments: Collection[str] = (), place: str = "out", *, noted: bool = False
 ) -> Iterator[None]:
     """Turns errors of this package into one sentence and their exit code, and signals into 128 + their number.
 
     Args:
-        kept: what an interrupted command leaves, and how to go on.
+        left: what an interrupted command leaves, and how to go on.
         arguments: the names of those that the command has.
         place: that of them which says where the command writes.
         noted: whether what interrupts it carries, as a note, the command that goes on.
     """
 
-    def left(end: BaseException) -> str:
+    def said_of(end: BaseException) -> str:
         again = getattr(end, "__notes__", [])[-1:] if noted else []
-        return f": what was reached is kept; {again[0]} goes on" if again else kept and f": {kept}"
+        said = kept(again[0]) if again else left
+        return f": {said}" if said else ""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
     try:
-        yield
+        with shown("starting (loading PyTorch)"):
+            yield
     except SystemExit as end:
         if end.code in system.INTERRUPTED:
-            print(f"interrupted{left(end)}", file=sys.stderr)
+            print(f"interrupted{said_of(end)}", file=sys.stderr)
         raise
     except BrokenPipeError as end:  # whoever read the output, e.g. head, has gone
-        print(f"interrupted: nobody reads the output{left(end)}", file=sys.stderr)
+        print(f"interrupted: nobody reads the output{said_of(end)}", file=sys.stderr)
         _drop_output()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
@@ -77,6 +82,15 @@ def exit_codes(
             signal.signal(number, handler)
 
 
+def kept(again: str) -> str:
+    """What an interrupted command leaves.
+
+    Args:
+        again: the command that goes on.
+    """
+    return f"what was reached is kept; {again} goes on"
+
+
 def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = "out") -> str:
     """What the library says to a programmer, for whoever types flags.
 
@@ -89,7 +103,7 @@ def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = 
         >>> in_flags("Use `kl_weight=0`, `objective='iwae'`, or pass `x_shape`; leave `download` out")
         'Use --kl-weight 0, --objective iwae, or pass `x_shape`; leave --download out'
         >>> in_flags("Use another `folder`, or `data_dir`, or `download=True`", ["out", "data_dir"])
-        'Use another --out, or --data-dir, or --download of train_svi.py'
+        'Use another --out, or --data-dir, or --download of pyro-vae train'
     """
 
     def flag(said: re.Match[str]) -> str:

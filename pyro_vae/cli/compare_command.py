@@ -9,11 +9,14 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
+from pyro_vae.progress import through
 
 
 def main(argv: list[str] | None = None) -> None:
     """Compares the runs that the command line names."""
-    parser = run_parser("Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True)
+    parser = run_parser(
+        "compare", "Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True
+    )
     add_flags(parser, Evaluation, ("num_samples", "test_data", "seed"))
     parser.add_argument("--reference", type=str, default="best", help="best, first, or one of the runs")
     parser.add_argument("--force", action="store_true", help="go on where runs were not tested alike, and say so")
@@ -42,7 +45,7 @@ def compare(arguments: Namespace) -> None:
 
     # Each of them, on the same data with the same draws.
     measured = []
-    for i, run in enumerate(runs, 1):
+    for i, run in enumerate(through("runs", runs), 1):
         begun = time.perf_counter()
         measured.append(comparing.measure(run, evaluation))
         seconds = time.perf_counter() - begun

@@ -19,7 +19,7 @@ SHARD = (
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates the run that the command line names."""
-    parser = run_parser("Say how good a trained run is, and how far that can be trusted.", own=True)
+    parser = run_parser("evaluate", "Say how good a trained run is, and how far that can be trusted.", own=True)
     parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
     parser.add_argument("--shard", type=str, default="auto", help=SHARD)
     parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], *, merge: bool) -> None:
     """Writes and prints the report, of what is computed here or of shards that are there."""
-    from pyro_vae.experiment.evaluate import report_files, shards
+    from pyro_vae.experiment.evaluate import expected_work, report_files, shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
     from pyro_vae.experiment.evaluate.measurements import evaluate
     from pyro_vae.experiment.run import files
@@ -51,9 +51,10 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], *, merge: bo
     own_code.check_served(where["own"], trained.config)
     files.check_folder(Path(out))
     known = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
-    look = evaluate(trained, plan, say, known)
-    say("pictures and files")
-    text, written = report_files.write(look, out)
+    with expected_work.planned(trained, plan):
+        look = evaluate(trained, plan, say, known)
+        say("pictures and files")
+        text, written = report_files.write(look, out)
     print(f"\n{text}\n\n{time.perf_counter() - begun:.0f} s. In {out}: {', '.join(written)}")
 
 

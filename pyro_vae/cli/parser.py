@@ -12,6 +12,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import in_flags, printable
 from pyro_vae.cli.config_file import ConfigFile
+from pyro_vae.command_lines import COMMANDS, command_line
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.checked_fields import kind_of, settings_of, words_of
@@ -32,8 +33,14 @@ _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 class Parser(ArgumentParser):
     """jsonargparse's parser; an unknown flag is answered with the nearest one, and a preset moves the defaults."""
 
-    def __init__(self, description: str, **more: Any) -> None:
-        super().__init__(description=description, default_env=False, allow_abbrev=False, **more)
+    def __init__(self, command: str, description: str, **more: Any) -> None:
+        prog = command_line(command)
+        super().__init__(prog=prog, description=description, default_env=False, allow_abbrev=False, **more)
+        self._examples = [f"  {prog} {rest}".rstrip() for rest in COMMANDS[command].examples]
+
+    def format_help(self, *of: Any) -> str:
+        """As argparse does, behind some examples."""
+        return "\n".join([*self._examples, "", super().format_help(*of)])
 
     def parse_args(self, args: Sequence[str] | None = None, *, defaults: bool = True) -> Namespace:  # type: ignore[override]
         """As argparse does; without defaults there is only what was given, which settings of a preset are not."""
@@ -65,23 +72,24 @@ class Parser(ArgumentParser):
         sys.exit(UsageError.exit_code)
 
 
-def config_parser(description: str) -> Parser:
+def config_parser(command: str, description: str) -> Parser:
     """A parser with one flat flag for each field of `Config`, `--config FILE` and `--print_config`."""
-    parser = Parser(description, usage="%(prog)s [--flag value ...]   (--help lists all flags)")
+    parser = Parser(command, description, usage="%(prog)s [--flag value ...]   (--help lists all flags)")
     parser.add_argument("--config", action=ConfigFile, help="YAML or JSON file of flag values; later flags override it")
     add_flags(parser, Config)
     return parser
 
 
-def run_parser(description: str, *, many: bool = False, own: bool = False) -> Parser:
+def run_parser(command: str, description: str, *, many: bool = False, own: bool = False) -> Parser:
     """A parser for commands that look back at trained runs: their folders, where the data are, where to compute.
 
     Args:
-        description: of the command.
+        command: its name.
+        description: what it does.
         many: whether it takes several runs.
         own: whether it takes members of the user's own, each flag perhaps several times.
     """
-    parser = Parser(description)
+    parser = Parser(command, description)
     if many:
         parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
     else:

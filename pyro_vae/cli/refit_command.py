@@ -20,10 +20,11 @@ FLAGS = (
 def main(argv: list[str] | None = None) -> None:
     """Fits another prior to the run that the command line names, and checks what that changed."""
     parser = run_parser(
+        "refit",
         "Fit another prior to a trained run whose encoder and decoder stay as they are, as a run of its own, and check "
         "that the ELBO changed by KL(q(z)||old prior) - KL(q(z)||new prior) and that nothing else did. Settings that "
         "are not given are those of the run, whatever default is shown here. Exit code "
-        f"{CheckError.exit_code} where the check fails."
+        f"{CheckError.exit_code} where the check fails.",
     )
     add_flags(parser, Config, ("prior",))
     parser.add_argument("--old-prior", type=str, default="", help="place of the prior of your own that RUN has")

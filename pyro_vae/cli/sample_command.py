@@ -12,6 +12,7 @@ from pyro_vae.option_words import PathKind, words
 def main(argv: list[str] | None = None) -> None:
     """Draws the pictures that the command line asks for."""
     parser = run_parser(
+        "sample",
         "Samples, reconstructions, interpolations, traversals and the latent map of a trained run: pictures as PNG, "
         "and the arrays that each shows as NPZ.",
         own=True,

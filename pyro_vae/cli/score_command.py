@@ -23,6 +23,7 @@ _DRAWS = ("test_data", "elbo_samples", "num_samples", "evaluation_seed")
 def main(argv: list[str] | None = None) -> None:
     """Scores what the command line names."""
     parser = run_parser(
+        "score",
         "Score new data by a trained run: for each row of a file log p(x) with its error and k-hat, its percentile "
         "among the test data, ELBO, reconstruction, KL, mean and spread of q(z|x), the class of a conditional run, and "
         "whether the row was in training.",

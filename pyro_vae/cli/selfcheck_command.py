@@ -11,9 +11,10 @@ from pyro_vae.errors import CheckError
 def main(argv: list[str] | None = None) -> None:
     """Climbs the ladder, and prints each of its rows."""
     parser = Parser(
+        "selfcheck",
         "Hold every estimator of log p(x) against closed forms, quadrature and bounds from both sides. Takes two to "
         f"three minutes on two cores. Exit code {CheckError.exit_code} where an estimator is off, and a sentence that "
-        "names it."
+        "names it.",
     )
     parser.add_argument("--quick", action="store_true", help="half a minute: fewer draws, and D = 2 alone on rung 1")
     parser.add_argument("--seed", type=int, default=0, help="of programs, data and draws; every seed should pass")

@@ -12,8 +12,9 @@ from pyro_vae.cli.parser import Parser, add_places
 def main(argv: list[str] | None = None) -> None:
     """Writes the folder, and sends it to the hub where that is wanted."""
     parser = Parser(
+        "share",
         "Write the program of a trained run as a folder for others: model.safetensors, config.json and a "
-        'model card. pyro_vae.load(FOLDER) gives it back, and pyro_vae.load("hf://user/name") from the hub.'
+        'model card. pyro_vae.load(FOLDER) gives it back, and pyro_vae.load("hf://user/name") from the hub.',
     )
     parser.add_argument("run", type=str, help="folder of a trained run")
     parser.add_argument(

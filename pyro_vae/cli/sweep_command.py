@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.cli import own_code
-from pyro_vae.cli.command_ending import exit_codes
+from pyro_vae.cli.command_ending import exit_codes, kept
 from pyro_vae.cli.parser import Parser, config_from, config_parser, given_flags
 from pyro_vae.command_lines import flags, module, script
 from pyro_vae.errors import UsageError, unknown
@@ -34,9 +34,10 @@ _BOOLS = {"yes": True, "true": True, "no": False, "false": False}
 def main(argv: list[str] | None = None) -> None:
     """Trains every setting that the command line names, and writes and prints what came out."""
     parser = config_parser(
+        "sweep",
         "Train every setting of some grids from several seeds, choose the best by its ELBO on validation data, and "
         f"test that one alone. The other flags are those of {script('train')}, common to all runs. The same command "
-        "goes on with a sweep that was cut."
+        "goes on with a sweep that was cut.",
     )
     listed: dict[str, Any] = {"action": "append", "type": str, "default": []}
     parser.add_argument("--grid", **listed, help="flag=value,value,...; several grids are crossed, all with all")
@@ -54,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--range", **listed, help="flag=low..high: numbers that --search chooses between")
     parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures")
     arguments = parser.parse_args(argv)
-    with exit_codes("what was reached is kept; the same command goes on", vars(arguments)):
+    with exit_codes(kept("the same command"), vars(arguments)):
         if not arguments.out:
-            raise UsageError("a sweep needs a place: add --out FOLDER")
+            raise UsageError("a sweep needs a folder: add --out, e.g. --out runs/sweep")
         command = sys.argv[1:] if argv is None else argv
         wanted = space(parser, command, arguments.grid, arguments.range, arguments.search, arguments.seeds)
         if not arguments.search:

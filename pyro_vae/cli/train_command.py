@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from pyro_vae.cli.command_ending import RESUMABLE, exit_codes, wording_of
+from pyro_vae.cli.command_ending import exit_codes, wording_of
 from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.errors import UsageError, uninstalled
 from pyro_vae.experiment import build
@@ -13,9 +13,18 @@ from pyro_vae.experiment.train.torchrun import one_speaks
 @one_speaks()
 def main(argv: list[str] | None = None) -> None:
     """Trains what the flags say, from the beginning or on."""
-    parser = config_parser("Train a variational autoencoder by SVI, and report how good it is.")
+    parser = config_parser("train", "Train a variational autoencoder by SVI, and report how good it is.")
     parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")
     parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
+    parser.add_argument(
+        "--start-from",
+        type=str,
+        default="",
+        metavar="RUN",
+        help="begin a new run with the weights of RUN, those of its best epoch, and with its settings where none are "
+        "given here, --epochs among them, whatever default is shown; --kl-warmup alone begins at 0. The program must "
+        "stay the same, the optimiser is new, and validation and test data that RUN was trained on are refused",
+    )
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write scalars, pictures, codes and the program's graph"
     )
@@ -32,13 +41,15 @@ def main(argv: list[str] | None = None) -> None:
         "were held to it; their shapes are looked at in any case",
     )
     arguments = parser.parse_args(argv)
-    with exit_codes(RESUMABLE, vars(arguments), noted=True):
+    with exit_codes("nothing new is kept; the same command starts again", vars(arguments), noted=True):
         if arguments.resume and not arguments.out:
-            raise UsageError("--resume needs to know the run: add --out FOLDER")
+            raise UsageError("--resume needs the folder of the run: add --out, e.g. --out runs/digits")
+        if (start := arguments.start_from) and not Path(start, "config.json").is_file():
+            raise UsageError(f"--start-from {start}: there is no run. Name the folder of one, which has a config.json")
         if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
             raise uninstalled("--tensorboard", "tensorboard")
         # A run that is taken up may have the settings that go with those given here.
-        check = build.check_each_name if arguments.resume else build.check_names
+        check = build.check_each_name if arguments.resume or start else build.check_names
         config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
 
@@ -52,13 +63,10 @@ def main(argv: list[str] | None = None) -> None:
             config,
             given,
             resume=arguments.resume,
+            start_from=Path(start) if start else None,
             tensorboard=arguments.tensorboard,
             test=not arguments.no_test,
             check=not arguments.no_check,
             display=progress_bar,
             wording=wording_of(vars(arguments)),
         )
-
-
-if __name__ == "__main__":
-    main()

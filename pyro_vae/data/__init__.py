@@ -3,15 +3,15 @@
     load("mnist", binarize="dynamic") -> Splits(train, valid, test, x_shape, num_classes, protocol)
 
     formats.py   bytes on disk -> arrays: idx, amat, mat, npy, npz, each read strictly
-    sources.py   what is on offer by name: `source(request) -> Raw`
-    own/         a user's own data, as one more source; tables/ and images/ read two kinds of them
+    sources.py   the data sets that have names: `source(request) -> Raw`
+    own/         a user's own data, as one more source; tables/ and images/ read two kinds of it
     cutting.py   which datum goes to which split
     recipes.py   x of levels and noise: binarised, dequantised, or as they are
     splits.py    Split: levels in storage, in memory, on a device or in a mapped file, and their batches
     read_ahead.py  batches of a mapped file, read ahead
-    protocol.py  the record of all that
-    shown_range.py  which values of x a picture shows black and white
-    loading.py   load: source -> cut -> Splits, with the protocol; from_arrays: the same of arrays in memory
+    protocol.py  the record of all this
+    shown_range.py  which values of x a picture shows as black and white
+    loading.py   load: source -> cut -> Splits, with the protocol; from_arrays: the same for arrays in memory
 
 To add a data set, write one function `Request -> Raw` and name it in `SOURCES`.
 """
@@ -81,7 +81,7 @@ __all__ = [
 
 
 def is_path(dataset: str) -> bool:
-    """Returns whether this is the path of a file or folder, there or not, and no name of a data set.
+    """Returns whether this is the path of a file or folder, which need not exist, and not the name of a data set.
 
     Example:
         >>> is_path("digits"), is_path("own.csv")

@@ -1,4 +1,4 @@
-"""The numbers of new data, held to what a run was trained on: the first wrong one is named, with what cures it."""
+"""Checks the numbers of new data against what a run was trained on. Errors name the first wrong one and the cure."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,17 @@ class Checked:
     Args:
         intake: the recipe of the run's data.
         name: of the data, for messages.
-        row: what a place along the first axis is called.
+        row: what a position along the first axis is called.
     """
 
     def __init__(self, intake: "Intake", name: str, row: str) -> None:
         self.intake, self.name, self.row = intake, name, row
 
     def stored(self, x: np.ndarray) -> np.ndarray:
-        """Brings numbers to the type of their storage, see `Intake.stored`."""
+        """Converts numbers to their storage type, see `Intake.stored`."""
         if x.dtype.kind not in "buif":
             raise DataError(
-                f"{self.name}: type {x.dtype} is none of numbers; the run was trained on {self.intake.in_words}."
+                f"{self.name}: type {x.dtype} does not hold numbers; the run was trained on {self.intake.in_words}."
             )
         if x.dtype.kind == "f":
             self._check_missing(x)
@@ -43,7 +43,7 @@ class Checked:
         stored: Any = np.uint8 if L <= BYTE else np.int32
         if x.dtype.kind == "b" and not bits:
             raise DataError(
-                f"{self.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest one, "
+                f"{self.name}: type bool; the run was trained on levels 0 ... {L - 1}. If True is the highest level, "
                 f"use x.astype(np.{np.dtype(stored)}) * {L - 1}."
             )
         if x.dtype.kind == "f" and not bits and not self.intake.float_levels:
@@ -67,8 +67,8 @@ class Checked:
     def _reals(self, x: np.ndarray) -> np.ndarray:
         if x.dtype.kind in "bui" and len(self.intake.x_shape) == 3:
             raise DataError(
-                f"{self.name}: type {x.dtype}; the run was trained on floats. Scale it as the training data were, "
-                "such as x / 255."
+                f"{self.name}: type {x.dtype}; the run was trained on floats. Scale it like the training data, such "
+                "as x / 255."
             )
         if self.intake.recipe in ("dynamic", "static", "threshold"):
             self._refuse(x, lambda rows: (rows < 0) | (rows > 1), "the run was trained on intensities in [0, 1].")
@@ -79,7 +79,7 @@ class Checked:
     def _check_missing(self, x: np.ndarray) -> None:
         cure = "which is not finite."
         if not self.intake.missing:
-            cure += " The run takes no missing numbers: fill or leave out such rows, or train with `missing='nan'`."
+            cure += " The run takes no missing numbers: fill or drop such rows, or train with `missing='nan'`."
 
         def wrong(rows: np.ndarray) -> np.ndarray:
             with np.errstate(over="ignore"):
@@ -96,15 +96,15 @@ class Checked:
         )
 
     def x_in_floats(self, x: np.ndarray) -> np.ndarray:
-        """Makes x of floats where the data were levels: they are x already, or the intensities that bits come from."""
+        """Makes x from floats where the data were levels: floats are x already, or the intensities behind bits."""
         L = self.intake.num_levels or 2
         self._check_missing(x)
         if self.intake.recipe == "levels":
             self._refuse(
                 x,
                 lambda rows: (rows < 0) | (rows > L - 1) | ((np.floor(rows) != rows) & (rows == rows)),
-                f"the program takes levels, whole numbers 0 ... {L - 1}. Of intensities in [0, 1] they are "
-                f"(x * {L - 1}).round().",
+                f"the program takes levels, whole numbers 0 ... {L - 1}. From intensities in [0, 1], make them by (x "
+                f"* {L - 1}).round().",
             )
             return x.astype(np.float32)
         self._refuse(
@@ -128,7 +128,7 @@ class Checked:
 
 
 def plain_array(raw: Any) -> np.ndarray:
-    """Makes an array (B, ...) of an array, a tensor, a frame or nested lists.
+    """Makes an array (B, ...) from an array, a tensor, a frame or nested lists.
 
     Raises:
         DataError: there are no data, or it is a single datum.
@@ -144,5 +144,5 @@ def plain_array(raw: Any) -> np.ndarray:
         raw = raw.to_numpy()
     array = np.asarray(raw)
     if array.ndim < 2 or not len(array):
-        raise DataError(f"x: has shape {array.shape}; the first axis counts data, and a single datum is x[None].")
+        raise DataError(f"x: has shape {array.shape}; the first axis counts data. Pass a single datum as x[None].")
     return array

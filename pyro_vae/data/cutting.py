@@ -1,4 +1,4 @@
-"""How the data of a source are cut into splits: at random or in order, groups whole, and which row went where."""
+"""Cuts the data of a source into splits, at random or in order, with groups kept whole, and records each row."""
 
 from hashlib import blake2b
 
@@ -12,13 +12,13 @@ from pyro_vae.randomness import generator
 Pieces = dict[str, tuple[Part, np.ndarray]]
 _TESTED = {"valid": "validation", "test": "test"}
 _NUMBERS = 1 << 20  # at a time
-_MOST_COMPARED = 1 << 20  # data in which equal ones are looked for
+_MOST_COMPARED = 1 << 20  # data searched for equal ones
 
 
 def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
     """Maps a split's name to its part and its indices into that part. A random split keeps its random order.
 
-    Data of one group stay in one split, so that the sizes are met as nearly as whole groups allow.
+    Data of one group stay in one split, so the sizes are as close as whole groups allow.
 
     Args:
         raw: the data set.
@@ -52,7 +52,7 @@ def _shuffle(size: int, data_seed: int) -> np.ndarray:
 
 
 def _whole_groups(name: str, part: Part, data_seed: int | None) -> list[np.ndarray]:
-    """Deals groups out, in random order or that of their first rows, to one split until it is full, then the next."""
+    """Deals groups, in random order or by their first rows, to one split until it is full, then to the next."""
     _, first, group_of = np.unique(np.asarray(part.groups), return_index=True, return_inverse=True)
     order = np.argsort(first)
     if len(order) < len(part.cut):
@@ -67,7 +67,7 @@ def _whole_groups(name: str, part: Part, data_seed: int | None) -> list[np.ndarr
 
 
 def _none_empty(split_of: np.ndarray, number: int) -> np.ndarray:
-    """Gives each split at least one of the groups, which are in order."""
+    """Gives each split at least one of the groups, keeping their order."""
     i = np.arange(number)
     first = np.maximum.accumulate(np.searchsorted(split_of, i) - i) + i
     first = np.minimum(first, len(split_of) - number + i)
@@ -75,7 +75,7 @@ def _none_empty(split_of: np.ndarray, number: int) -> np.ndarray:
 
 
 def equal_rows(pieces: Pieces) -> list[str]:
-    """Says how many validation and test data are equal to a training datum, where the data are in memory."""
+    """Notes how many validation and test data equal a training datum, if the data are in memory."""
     arrays = {name: part.levels for name, (part, _) in pieces.items()}
     if (
         any(isinstance(a, np.memmap) for a in arrays.values())
@@ -88,34 +88,34 @@ def equal_rows(pieces: Pieces) -> list[str]:
         index = pieces[name][1]
         if again := int(np.isin(row_hashes(arrays[name], index), seen).sum()):
             notes.append(
-                f"{again:,} of the {len(index):,} {word} data are equal to a training datum, number by number, so that "
-                "numbers measured on them are not those of new data."
+                f"{again:,} of the {len(index):,} {word} data are equal to a training datum, number by number, so "
+                "numbers measured on them do not describe new data."
             )
     return notes
 
 
 def shared_groups(pieces: Pieces) -> list[str]:
-    """Says how many validation and test data are of a group that training data are of, too, as given splits may be."""
+    """Warns how many validation and test data share a group with training data, which happens only in given splits."""
     groups = {name: part.groups[index] for name, (part, index) in pieces.items() if part.groups is not None}
     trained = set(map(str, groups.get("train", ())))
     notes = []
     for name, word in _TESTED.items():
         if shared := sum(str(group) in trained for group in groups.get(name, ())):
             notes.append(
-                f"{shared:,} of the {len(groups[name]):,} {word} data are of a group that training data are of, too: a "
-                "program is tested on groups that it knows. Without splits of your own, `group` keeps groups whole."
+                f"{shared:,} of the {len(groups[name]):,} {word} data share a group with training data: the program "
+                "is tested on groups that it has seen. If you bring no splits, `group` keeps groups whole."
             )
     return notes
 
 
 def row_hashes(levels: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Computes a hash of 64 bits of the numbers of each datum, as float32: (N,) uint64.
+    """Computes a 64-bit hash of the numbers of each datum, as float32: (N,) uint64.
 
     0 equals -0, and a missing number equals another.
 
     Args:
         levels: the data (M, ...).
-        index: which of them (N,), positions.
+        index: (N,) the positions of the data to hash.
 
     Example:
         >>> one, same, other = row_hashes(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]]), np.arange(3))

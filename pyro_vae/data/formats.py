@@ -1,8 +1,8 @@
 """Readers of file formats: bytes on disk -> numpy arrays.
 
-No reader trusts its file. How much may be unpacked is known before unpacking, from the file's own header or from the
-caller, so that neither a damaged header nor a gzip bomb can fill the memory. Whatever is wrong comes out as a
-`DataError` that names the file, the place, the value and the cure.
+No reader trusts its file. The most that can be unpacked is known before unpacking, from the header of the file or from
+the caller, so neither a damaged header nor a gzip bomb can fill the memory. Every fault is raised as a `DataError` that
+names the file, the place, the value and the cure.
 """
 
 import gzip
@@ -21,13 +21,13 @@ import numpy as np
 
 from pyro_vae.errors import DataError
 
-_LARGEST_IDX = 1 << 28  # bytes; the largest idx file on offer has 47 million
-_LARGEST_MAT = 1 << 26  # bytes; the one on offer has a million
-# Bytes; a .npy file above it is mapped. Data of this size still fit beside a model into the memory of any machine that
-# trains one, and twice over, as they do while they are cut into splits.
+_LARGEST_IDX = 1 << 28  # bytes; the largest idx file among the sources has 47 million
+_LARGEST_MAT = 1 << 26  # bytes; the one among the sources has a million
+# Bytes; a larger .npy file is mapped. Data of this size still fit into the memory of any machine that trains
+# a model, even twice, as they do while they are cut into splits.
 MAP_ABOVE = 1 << 30
 _BLOCK = 1 << 22  # bytes of text parsed, or of an array checked, at a time
-_ANEW = "Fetch or copy the file anew"
+_ANEW = "Fetch or copy the file again"
 _LONGEST_NAME = 100
 _COMPRESSED = 15  # of MATLAB's element types
 _MAT_NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
@@ -47,7 +47,7 @@ def find(folders: Iterable[Path], name: str) -> Path | None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for its bytes, unpacked where its name ends in `.gz`.
+    """Opens a file for its bytes, unpacked if its name ends in `.gz`.
 
     Raises:
         DataError: the file cannot be read, or damage (truncation, checksum) shows while the block reads.
@@ -56,7 +56,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]  # a GzipFile reads like any binary file
     except EOFError as error:
-        raise DataError(f"{path}: the gzip data end too early, the file is truncated. {_ANEW}.") from error
+        raise DataError(f"{path}: the gzip data end too early; the file is truncated. {_ANEW}.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip data are damaged ({error}). {_ANEW}.") from error
     except OSError as error:
@@ -96,13 +96,13 @@ def _check_idx_header(path: Path, magic: int, shape: tuple[int, ...], item_shape
     if shape[0] == 0:
         raise DataError(f"{path}: declares no data. {_ANEW}.")
     if math.prod(shape) > _LARGEST_IDX:
-        raise DataError(f"{path}: declares {math.prod(shape)} bytes, more than any data set on offer. {_ANEW}.")
+        raise DataError(f"{path}: declares {math.prod(shape)} bytes, more than any known data set. {_ANEW}.")
 
 
 def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:
     data = file.read(size)
     if len(data) < size:
-        what = "is empty" if not data else f"is truncated: {len(data)} bytes where {size} are declared"
+        what = "is empty" if not data else f"is truncated: {len(data)} bytes instead of the {size} declared"
         raise DataError(f"{path}: {what}. {_ANEW}.")
     return data
 
@@ -112,7 +112,7 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
 
     Args:
         path: of the file.
-        rows, columns: how many there must be.
+        rows, columns: the numbers of lines and of values per line that it must have.
 
     Raises:
         DataError: any other value (with its line and position), a wrong number of values or lines, damage.
@@ -135,13 +135,13 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
             values[done : done + len(parsed)] = parsed
             done += len(parsed)
     if done < rows:
-        what = f"{done} lines where {rows} are expected" if done else "is empty"
+        what = f"{done} lines instead of the {rows} expected" if done else "is empty"
         raise DataError(f"{path}: {what}. {_ANEW}.")
     return values
 
 
 def _regular_lines(block: bytes, columns: int) -> np.ndarray | None:
-    r"""Parses, fast, lines that all are `d d ... d\n` with single blanks. None where any byte differs."""
+    r"""Parses quickly if all lines are `d d ... d\n` with single blanks; returns None if any byte differs."""
     if len(block) % (2 * columns):
         return None
     text = np.frombuffer(block, np.uint8).reshape(-1, 2 * columns)
@@ -151,7 +151,7 @@ def _regular_lines(block: bytes, columns: int) -> np.ndarray | None:
 
 
 def _any_lines(block: bytes, columns: int, path: Path, done: int) -> np.ndarray:
-    """Parses, slowly, lines with other white space, and says what is wrong and where."""
+    """Parses lines with other white space, slowly, and raises an error that says what is wrong and where."""
     lines = enumerate(block.splitlines(), start=done + 1)
     return np.stack([_line(line.split(), columns, f"{path}: line {number}") for number, line in lines])
 
@@ -164,7 +164,7 @@ def _line(row: list[bytes], columns: int, place: str) -> np.ndarray:
     if wrong is None:
         raise DataError(f"{place} has {len(row)} values, expected {columns}. {_ANEW}.")
     value = row[wrong][:20].decode(errors="replace")
-    raise DataError(f"{place}, value {wrong + 1} is {value!r}; only 0 and 1 may occur. {_ANEW}.")
+    raise DataError(f"{place}, value {wrong + 1} is {value!r}; only 0 and 1 are allowed. {_ANEW}.")
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -186,7 +186,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
         content = loadmat(io.BytesIO(packed), variable_names=[key])
     except DataError:
         raise
-    except Exception as error:  # a damaged file raises almost anything in there
+    except Exception as error:  # scipy raises almost anything on a damaged file
         raise DataError(f"{path}: cannot be read as a MATLAB file ({_said(error)}). {_ANEW}.") from error
     if key not in content:
         raise DataError(f"{path}: holds no array {key!r}. {_ANEW}.")
@@ -194,7 +194,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def _check_mat(path: Path, key: str, packed: bytes) -> None:
-    """Refuses what is not a plain array, and a bomb: it counts first how much each compressed element unpacks to."""
+    """Refuses anything but a plain array, and bombs: it first counts how much each compressed element unpacks to."""
     from scipy.io import whosmat
 
     for name, shape, kind in whosmat(io.BytesIO(packed)):
@@ -222,7 +222,7 @@ def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 class Archive(dict[str, np.ndarray]):
-    """The arrays of a file by name, and the names of those that are made of Python objects, which are never loaded."""
+    """The arrays of a file by name, and the names of arrays of Python objects, which are never loaded."""
 
     objects: tuple[str, ...] = ()
 
@@ -230,14 +230,16 @@ class Archive(dict[str, np.ndarray]):
 def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> Archive:
     """Reads the arrays of a `.npz` file by name, or of a `.npy` file under the name `x`; never with pickle.
 
-    Its first bytes, not its name, say which of the two it is.
+    The first bytes of the file, not its name, decide which of the two it is.
 
     Args:
         path: of the file.
-        map_above: a `.npy` file of more bytes is mapped (`np.memmap`, read-only), and its bytes are read when used.
+        map_above: a `.npy` file with more bytes is mapped (`np.memmap`, read-only), and its bytes are read when they
+            are used.
 
     Raises:
-        DataError: not such a file, damaged, empty, made of Python objects, or too large for its type or order.
+        DataError: the file is not of these formats, damaged, empty, made of Python objects, or too large for its type
+            or order.
     """
     try:
         if not path.is_file():
@@ -252,7 +254,7 @@ def read_numpy(path: Path, map_above: int = MAP_ABOVE) -> Archive:
             return Archive(x=_mapped(path) if path.stat().st_size > map_above else _array(path, file))
     except DataError:
         raise
-    except Exception as error:  # headers of damaged files raise almost anything in there
+    except Exception as error:  # numpy raises almost anything on a damaged header
         raise DataError(
             f"{path}: cannot be read as a numpy file ({_said(error)}). Write it with np.save or np.savez from numeric "
             "arrays, such as np.stack(images); arrays of Python objects need pickle, which can run code, and are never "
@@ -272,14 +274,14 @@ def _left_over(path: Path, x: np.ndarray) -> DataError:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    # Read-only: Linux counts a private writable map as memory promised, and refuses one that exceeds it.
+    # Read-only: Linux counts a private writable map as promised memory, and refuses one that exceeds it.
     x = np.lib.format.open_memmap(path, mode="r")
     if x.dtype.str not in ("|u1", "|b1", "<f4", "<i4") or not x.flags.c_contiguous:
         order = "C" if x.flags.c_contiguous else "Fortran"
         raise DataError(
             f"{path}: holds {x.dtype.str} ({x.dtype}) in {order} order. A file of this size is not read into memory "
-            "but mapped as it is, and must hold uint8, bool, or little-endian float32 or int32, in C order: "
-            "np.save(path, np.ascontiguousarray(x, dtype)) writes it so."
+            "but mapped as it is. It must hold uint8, bool, or little-endian float32 or int32, in C order: write it "
+            "with np.save(path, np.ascontiguousarray(x, dtype))."
         )
     if x.offset + x.nbytes < path.stat().st_size:
         raise _left_over(path, x)
@@ -303,7 +305,7 @@ def _archived(path: Path, file: IO[bytes]) -> Archive:
 
 
 def _holds_objects(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    """Looks at the header alone; one that cannot be read is for the reader of the array to complain of."""
+    """Looks only at the header. If it cannot be read, the reader of the array raises the error."""
     with archive.open(member) as content:
         try:
             version = np.lib.format.read_magic(content)
@@ -316,19 +318,21 @@ def _holds_objects(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
 def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuses what np.savez never writes, and a bomb.
 
-    Deflate shrinks zeros by a factor of a thousand, real data hardly by a hundred; bzip2 and lzma would unpack any
+    Deflate shrinks zeros by a factor of a thousand and real data by hardly a hundred. bzip2 and lzma would unpack any
     amount at once.
     """
     names = {member.filename for member in members}
     odd = [n for n in names if not (n.endswith(".npy") and n.isprintable() and len(n) <= _LONGEST_NAME)]
     if odd or len(names) < len(members):
-        what = f"holds {odd[0][:_LONGEST_NAME]!r}, which is no array" if odd else "holds two arrays of one name"
+        what = (
+            f"holds {odd[0][:_LONGEST_NAME]!r}, which is not an array" if odd else "holds two arrays of the same name"
+        )
         raise DataError(f"{path}: {what}. Write it with np.savez.")
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise DataError(f"{path}: is packed by another method than deflate. Write it with np.savez.")
+        raise DataError(f"{path}: is not packed by deflate. Write it with np.savez.")
     size = sum(member.file_size for member in members)
     if size > 1 << 30 and size > 200 * path.stat().st_size:
-        raise DataError(f"{path}: would unpack to {size} bytes. If that is meant, save it with np.save instead.")
+        raise DataError(f"{path}: would unpack to {size} bytes. If you intend that, save it with np.save instead.")
 
 
 def _said(error: Exception) -> str:

@@ -1,11 +1,11 @@
-"""Intake: how raw data, as a user's file or memory has them, become what one trained program sees.
+"""Intake: how raw data, in the form of a user's file or arrays, become what one trained program sees.
 
     bits            0 and 1 of any type                   x is 0 or 1
     levels          whole numbers 0..L-1                  x by the recipe: the intensity, a bit, the level ...
     counts          whole numbers, 0 or more              x is the count
-    reals           any finite numbers                    x is the number, less the origin of its column
+    reals           any finite numbers                    x is the number, minus the origin of its column
 
-A program that was loaded from a run holds one, see `Autoencoder.encode`, and so does all that scores new data.
+A program loaded from a run holds an intake (see `Autoencoder.encode`), and so does everything that scores new data.
 """
 
 import math
@@ -34,17 +34,17 @@ class Intake:
         x_shape: the shape of one datum.
         num_levels: L where the data are levels 0..L-1 (2: bits); None for counts and reals.
         recipe: a key of `RECIPES`.
-        data_seed: fixes the noise of rows that are scored.
+        data_seed: fixes the noise for rows that are scored.
         missing: whether NaN is a missing number.
         channels_last: whether raw images are (N, H, W, C).
-        kept: the positions of the columns of a table that the program sees; empty for all.
-        origin: what is taken from each of these; empty for nothing.
-        columns: their names; empty where they have none.
+        kept: the positions of the columns of a table that the program sees; empty if it sees all.
+        origin: what is subtracted from each of these columns; empty for nothing.
+        columns: their names; empty if they have none.
         classes: the names of the classes 0, 1, ...
-        width: how many columns the file had, where some were left out; 0 where that is not known.
-        dropped: the names of those that were left out since they were constant.
+        width: how many columns the file had, if some were left out; 0 if that is not known.
+        dropped: the names of the columns that were left out because they were constant.
         conditional: whether the program needs labels.
-        float_levels: whether floats are levels, as in the training data, and not intensities.
+        float_levels: whether floats are levels, as in the training data, rather than intensities.
 
     Example:
         >>> Intake((1, 1, 3), 256, "none").x(np.array([[[0, 51, 255]]], np.uint8))
@@ -68,7 +68,7 @@ class Intake:
 
     @classmethod
     def of_protocol(cls, protocol: Mapping[str, Any], *, data_seed: int, channels_last: bool = False) -> "Intake":
-        """Reads it from the protocol of the training data.
+        """Reads the intake from the protocol of the training data.
 
         Args:
             protocol: see `pyro_vae.data.protocol`.
@@ -105,10 +105,10 @@ class Intake:
         """Reads what `to_dict` wrote.
 
         Raises:
-            ValueError, TypeError, LookupError: it did not.
+            ValueError, TypeError, LookupError: these are not such values.
         """
         if values["recipe"] not in RECIPES:
-            raise ValueError(f"{values['recipe']!r} is no recipe")
+            raise ValueError(f"{values['recipe']!r} is not a recipe")
         made = {
             **values,
             "x_shape": tuple(map(int, values["x_shape"])),
@@ -121,7 +121,7 @@ class Intake:
         return cls(**made)
 
     def to_dict(self) -> dict[str, Any]:
-        """Converts to plain values for JSON."""
+        """Converts the intake to plain values for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
@@ -131,24 +131,25 @@ class Intake:
 
     @property
     def in_words(self) -> str:
-        """What one datum is, for a message."""
+        """Describes one datum, for a message."""
         what = "counts" if self.counts else "floats" if self.num_levels is None else f"{self.num_levels} levels"
         return f"{' x '.join(map(str, self.x_shape))} of {what}"
 
     def x(self, raw: Any, seed: int | None = None) -> Tensor:
-        """Makes x (B, *x_shape) float32 of raw data.
+        """Makes x (B, *x_shape) float32 from raw data.
 
-        Whole numbers are levels, or counts. Floats, where the data were levels, are x itself: intensities in [0, 1];
-        but where the training data held levels as floats (with gaps, or `num_levels`), floats are levels.
-        Where the program was trained on bits drawn from intensities, a bit is 1 where the intensity is at least 1/2,
+        Whole numbers are levels, or counts. If the training data were levels, floats are x itself: intensities in
+        [0, 1]. But if the training data held levels as floats (with gaps, or `num_levels`), floats are levels.
+
+        If the program was trained on bits drawn from intensities, a bit is 1 where the intensity is at least 1/2,
         unless a seed is given. Dequantised levels are at the middle of their cell.
 
         Args:
-            raw: (B, ...), an array, a tensor or nested lists, as the file has it.
-            seed: draws the noise of the recipe as training did, anew for each seed; None draws nothing.
+            raw: (B, ...), an array, a tensor or nested lists, in the form of the file.
+            seed: draws the noise of the recipe as training did, different for each seed; None draws nothing.
 
         Raises:
-            DataError: it is of another form; the message names the place and the cure.
+            DataError: the data have another form; the message names the place and the cure.
         """
         columns: tuple[str, ...] = ()
         if hasattr(raw, "columns") and self.columns:
@@ -161,12 +162,13 @@ class Intake:
         return floats if self.recipe in ("levels", "dequantize") else self._made(floats, None, seed)
 
     def one_hot(self, y: Any) -> Tensor | None:
-        """Makes one-hot labels (B, C) of labels: one-hot already, or the names of classes, one for each datum.
+        """Makes one-hot labels (B, C) from labels that are one-hot already, or from the name of a class for each datum.
 
-        A number is a name too, 1.0 that of class "1". Where no class is called by a number, it counts the classes.
+        A number is a name too: 1.0 is the name of class "1". If no class has a number as its name, a number counts the
+        classes.
 
         Raises:
-            DataError: one is no class of the run, or there are none and the program needs them.
+            DataError: a label is not a class of the run, or there are no labels and the program needs them.
         """
         if y is None:
             if self.conditional:
@@ -189,21 +191,22 @@ class Intake:
         counts = not any(name.lstrip("-").isdecimal() for name in self.classes)
         if counts and isinstance(value, int) and 0 <= value < len(self.classes):
             return value
-        raise DataError(f"{value!r} is no class of the run: {self._listed()}{', or their numbers' if counts else ''}")
+        numbers = ", or their numbers" if counts else ""
+        raise DataError(f"{value!r} is not a class of the run: {self._listed()}{numbers}")
 
     def _listed(self) -> str:
         return ", ".join(self.classes[:20]) + (" ..." if len(self.classes) > 20 else "")
 
     def chosen(self, x: np.ndarray, name: str, columns: tuple[str, ...] = ()) -> np.ndarray:
-        """Chooses the columns of a table that the program sees, in its order: by name where there are names.
+        """Chooses the columns of a table that the program sees, in its order, and by name if there are names.
 
         Args:
             x: (N, D).
             name: of the data, for messages.
-            columns: the names of the D columns, where they have any.
+            columns: the names of the D columns, if they have any.
 
         Raises:
-            DataError: there are others, or data of another shape.
+            DataError: the table has other columns, or the data have another shape.
         """
         if len(self.x_shape) == 1 and x.ndim == 2:
             if columns and self.columns:
@@ -216,7 +219,7 @@ class Intake:
                 wanted = (-1, *(self.x_shape[1:] if self.x_shape[0] == 1 else self.x_shape))
                 cure = f" Save x.reshape{wanted}, if the order of the numbers is the same."
             elif x.shape == self.x_shape or (1, *x.shape) == self.x_shape:
-                cure = " A single datum is x[None]."
+                cure = " Pass a single datum as x[None]."
             whole = f", of {self.width} in the file" if self.width > len(self.kept) else ""
             raise DataError(
                 f"{name}: one datum is {_times(x.shape[1:])} numbers; the run was trained on {_times(self.x_shape)}"
@@ -225,38 +228,38 @@ class Intake:
         return x
 
     def stored(self, x: np.ndarray, name: str, row: str = "row") -> np.ndarray:
-        """Checks the numbers of data in the run's own form, and brings them to the type of their storage.
+        """Checks the numbers of data that have the form of the run, and converts them to their storage type.
 
         Args:
-            x: (N, *x_shape), as `chosen` gives it.
+            x: (N, *x_shape), as `chosen` returns it.
             name: of the data, for messages.
-            row: what a place along the first axis is called.
+            row: what a position along the first axis is called.
 
         Returns:
-            uint8, int32 or float32; a mapped file as it is, unless an origin is taken from it.
+            uint8, int32 or float32; a mapped file as it is, unless an origin is subtracted from it.
 
         Raises:
-            DataError: numbers of another kind, or outside of what they may be, with the place and the cure.
+            DataError: the numbers are of another kind or out of range; the message names the place and the cure.
         """
         return Checked(self, name, row).stored(x)
 
     def by_name(self, name: str, columns: tuple[str, ...]) -> list[int]:
-        """Finds the places of the run's columns among those of a file.
+        """Finds the positions of the run's columns among the columns of a file.
 
         Args:
             name: of the file, for messages.
             columns: their names, in the order of the file.
 
         Raises:
-            DataError: one is missing.
+            DataError: a column is missing.
         """
         if missing := [column for column in self.columns if column not in columns]:
             listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            raise DataError(f"{name}: lacks columns that the run was trained on: {listed}.")
+            raise DataError(f"{name}: columns that the run was trained on are missing: {listed}.")
         return [columns.index(column) for column in self.columns]
 
     def _is_whole(self, width: int) -> bool:
-        """Whether a table so wide may be the file that the run was trained on, before columns were left out."""
+        """Whether a table this wide can be the file that the run was trained on, before columns were left out."""
         return width == self.width if self.width else width > max(self.kept)
 
     def _of_frame(self, frame: Any) -> np.ndarray:
@@ -269,7 +272,7 @@ class Intake:
         return found.x["x"]
 
     def _placed(self, x: np.ndarray) -> np.ndarray:
-        """Brings raw data to (B, *x_shape), where only axes have to move."""
+        """Brings raw data to (B, *x_shape) if only axes have to move."""
         if len(self.x_shape) == 3 and x.ndim == 4 and self.channels_last:
             return x.transpose(0, 3, 1, 2)
         return x[:, None] if x.ndim == 3 and len(self.x_shape) == 3 else x

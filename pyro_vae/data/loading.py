@@ -41,28 +41,29 @@ def load(
 ) -> Splits:
     """Loads a data set and cuts it into three disjoint splits.
 
-    A user's `.npy` file that is too large for memory stays on disk: it is mapped, and batches are read as they are
+    A user's `.npy` file that is too large for memory stays on disk. It is mapped, and batches are read as they are
     needed, with the same numbers as from memory. It must hold uint8, bool, or little-endian float32 or int32, in C
     order.
 
     Args:
         dataset: a name in `SOURCES`, or the path of a `.npy`, `.npz` or `.csv` file, or of a folder of images.
         data_dir: the folder that holds the data sets.
-        download: allows the network, where torchvision knows the data set.
+        download: allows the network, if torchvision knows the data set.
         binarize: "dynamic", "static", "threshold" or "none"; data of only 0 and 1 stay as they are.
         dequantize: adds uniform noise within a level; see `Split.log_jacobian`.
         levels: x is the level 0..L-1 itself, or the count, as likelihoods over whole numbers need it.
-        standardize: "auto" prepares tables of reals for a program that standardises their columns, "yes" images of
-            reals too, "no" none: `Splits.scaling` says what came of it. The numbers stay in their own units.
+        standardize: "auto" prepares tables of reals for a program that standardises their columns; "yes" does so for
+            images of reals too, and "no" for none. `Splits.scaling` has the outcome. The numbers stay in their own
+            units.
         split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
         data_seed: fixes the split and the draw that evaluation sees.
-        map_above: a `.npy` file of more bytes is mapped, not read.
-        reading: how a user's own file is to be read: `label`, `id`, `group`, `columns`, `channels`, `num_levels`,
+        map_above: a `.npy` file with more bytes is mapped, not read.
+        reading: how to read a user's own file: `label`, `id`, `group`, `columns`, `channels`, `num_levels`,
             `counts`, `missing` ..., see `Reading`.
 
     Raises:
-        UsageError: an unknown name or choice, or choices that exclude each other.
-        DataError: data that are missing, damaged, too few, or not what `binarize` needs.
+        UsageError: a name or choice is unknown, or choices exclude each other.
+        DataError: the data are missing, damaged, too few, or not what `binarize` needs.
 
     Example:
         >>> splits = load("digits", binarize="dynamic")
@@ -99,17 +100,17 @@ def from_arrays(
     data_seed: int = 0,
     **reading: Any,
 ) -> Splits:
-    """Makes three disjoint splits of arrays in memory, with their protocol.
+    """Makes three disjoint splits from arrays in memory, with their protocol.
 
     Args:
-        x: (N, D), (N, H, W) or (N, C, H, W): a NumPy array, a tensor, or a pandas frame. NaN is a missing number where
+        x: (N, D), (N, H, W) or (N, C, H, W): a NumPy array, a tensor, or a pandas frame. NaN is a missing number if
             `missing=True`.
-        y: (N,) labels of any plain type; the name of a column where x is a frame; None for none.
-        valid, test: data of these splits, x or a pair (x, y); without them x is cut by 70, 10 and 20 per cent, and
-            without `valid` alone one training datum in ten is held out.
+        y: (N,) labels of any plain type, or the name of a column if x is a frame; None for no labels.
+        valid, test: data of these splits, x or a pair (x, y). Without both, x is cut by 70, 10 and 20 per cent; if only
+            `valid` is missing, one training datum in ten is held out.
         name: what the data are called in reports.
         binarize, dequantize, levels, standardize, split, data_seed: as for `load`.
-        reading: as for `load`; `mask` and `group` may be arrays as well.
+        reading: as for `load`; `mask` and `group` can also be arrays.
 
     Raises:
         UsageError, DataError: as for `load`.
@@ -130,7 +131,7 @@ def from_arrays(
 
 @dataclass(frozen=True)
 class Choices:
-    """What `load` and `from_arrays` are told of splits and of x; their arguments say what each is."""
+    """The choices about splits and x; the arguments of `load` and `from_arrays` explain each."""
 
     binarize: str = "none"
     dequantize: bool = False
@@ -145,15 +146,15 @@ class Choices:
         check_word("standardize", self.standardize, Standardize)
         if self.levels and (self.dequantize or self.binarize != "none"):
             raise UsageError(
-                "a likelihood of whole numbers takes the levels as they are: leave `binarize`, `dequantize` out"
+                "a likelihood of whole numbers takes the levels as they are: leave out `binarize` and `dequantize`"
             )
 
 
 def reading_of(options: dict[str, Any]) -> Reading:
-    """Makes a `Reading` of keyword arguments.
+    """Makes a `Reading` from keyword arguments.
 
     Raises:
-        UsageError: it has no such field.
+        UsageError: a `Reading` has no such field.
     """
     known = [field.name for field in fields(Reading)]
     for option in options:
@@ -167,7 +168,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
 
     Args:
         raw: the data set.
-        choices: what is made of it.
+        choices: what to make of it.
         reading: how it was read.
 
     Raises:
@@ -207,19 +208,19 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
 
 
 def _constant(raw: Raw, train: Split, scaling: str) -> list[str]:
-    """Names the constant columns of counts, and of a table that is mapped, which keeps them."""
+    """Names the constant columns of counts and of mapped tables, which keep them."""
     is_mapped = train.rows is not None and scaling == "standardized"
     if train.levels.ndim != 2 or not (is_mapped or (scaling == "counts" and raw.own)):
         return []
-    why = "It tells nothing, and is better left out."
+    why = "Such a column says nothing; leave it out."
     if is_mapped:
-        why = "A mapped file keeps such columns, and sigma runs to its floor there: save the file without them."
+        why = "A mapped file keeps such columns, and their sigma falls to its floor: save the file without them."
     of = "a sample of the training rows" if is_mapped else "the training rows"
     return columns.said_of_constant(train.in_memory().levels.numpy(), raw.columns, of, why)
 
 
 def _range(train: Split) -> dict[str, Any]:
-    """The range of images, where it is not [0, 1]."""
+    """Returns the range of images if it is not [0, 1]."""
     found = UNIT if train.levels.ndim != 4 else shown_range(train)
     return {} if found == UNIT else {"range": list(found)}
 
@@ -236,7 +237,7 @@ def _resolve(dataset: str) -> Callable[[Request], Raw]:
 
 
 def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
-    """Says how a program is to see the numbers: as they are stored, standardised, or as counts."""
+    """Returns how a program should see the numbers: as they are stored, standardised, or as counts."""
     if reading.counts:
         return "counts"
     are_reals = raw.num_levels is None
@@ -248,7 +249,7 @@ def _scaling(raw: Raw, choices: Choices, reading: Reading) -> str:
 
 
 def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces, dict[str, Any]]:
-    """Looks at the columns of a table, see `columns.fitted`; returns what the protocol says of a change, too."""
+    """Checks the columns of a table, see `columns.fitted`; also returns what the protocol says about changes."""
     part, index = pieces["train"]
     if isinstance(part.levels, np.memmap):
         return raw, pieces, {}
@@ -265,11 +266,11 @@ def _with_columns(raw: Raw, pieces: Pieces) -> tuple[Raw, Pieces, dict[str, Any]
 
 
 def _recipe(raw: Raw, binarize: str, dequantize: bool) -> str:
-    """Returns the key of `RECIPES` that serves these choices on these data."""
+    """Returns the key of `RECIPES` for these choices on these data."""
     if dequantize and binarize != "none":
         raise UsageError(f"`dequantize=True` excludes `binarize={binarize!r}`: use one of them, with `binarize='none'`")
     if dequantize and raw.num_levels is None:
-        raise UsageError(f"`dequantize=True` needs integer levels; {raw.name} holds floats. Leave it out.")
+        raise UsageError(f"`dequantize=True` needs integer levels; {raw.name} holds floats. Leave out `dequantize`.")
     if dequantize:
         return "dequantize"
     if raw.num_levels is None and binarize != "none":
@@ -293,10 +294,10 @@ def _check_intensities(raw: Raw, binarize: str) -> None:
 
 def _no_intensities(raw: Raw, value: str, column: int) -> DataError:
     name = repr(raw.columns[column]) if raw.columns else column
-    # Whoever brings a table has often chosen no bits: they are what the default likelihood takes.
+    # Users who bring a table often did not choose bits: the default likelihood takes them.
     return DataError(
         f"{raw.name}: bits are drawn from intensities in [0, 1]; got {value}, column {name}. For a table of "
-        f"measurements use a density (`likelihood='normal'`); of intensities, s{_scaled(raw)[1:]}."
+        f"measurements use a density (`likelihood='normal'`); for intensities, s{_scaled(raw)[1:]}."
     )
 
 
@@ -340,7 +341,7 @@ def _in_memory(levels: np.ndarray) -> torch.Tensor:
 
 def _tensor_of_map(levels: np.memmap) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it ever written to
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is never written to
         return torch.from_numpy(levels)
 
 
@@ -351,7 +352,7 @@ def _untrained(splits: dict[str, Split], num_classes: int) -> list[int]:
 
 
 def _share_missing(splits: dict[str, Split]) -> dict[str, float]:
-    """Returns the share of numbers that are missing, by split."""
+    """Returns the share of missing numbers in each split."""
     shares = {}
     for name, split in splits.items():
         missing = sum(int(split.levels_at(block).isnan().sum()) for block in split.slices())

@@ -11,7 +11,7 @@ from pyro_vae.data.own.layout import in_words
 from pyro_vae.data.sources import Raw
 from pyro_vae.data.splits import NAMES, Split
 
-_FEW = 30  # data: below them an interval that is called 95 % may cover less
+_FEW = 30  # with fewer data, an interval that is called 95 % can cover less
 
 _STORED = {"standardized": "x is the number as stored", "counts": "x is the count as stored"}
 _SEEN = {
@@ -21,14 +21,14 @@ _SEEN = {
 _SENTENCES = {
     "none": "Not binarised: x is the intensity, level / (number of levels - 1), or the float as stored.",
     "already binary": "The data are already binary and stay as they are.",
-    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity, "
-    "anew in every training epoch; evaluation sees one draw, fixed by the data seed.",
+    "dynamic": "Each pixel is drawn from Bernoulli(intensity), 1 where a uniform random number is below the intensity. "
+    "Training draws again in every epoch; evaluation sees one draw, fixed by the data seed.",
     "static": "Each pixel was drawn once from Bernoulli(intensity), 1 where a uniform random number is below the "
     "intensity, by the data seed; training and evaluation see that draw.",
     "threshold": "A pixel is 1 where its intensity is at least 1/2, else 0.",
     **{scaling: f"{stored}; {_SEEN[scaling]}." for scaling, stored in _STORED.items()},
     "levels": "x is the level 0 ... L-1, or the count, as stored.",
-    "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), anew in every training epoch; "
+    "dequantize": "x = (level + u) / (number of levels), u uniform on (0, 1), drawn again in every training epoch; "
     "evaluation sees one draw, fixed by the data seed. Adding the log-Jacobian to log p(x) gives the "
     "log-density on the scale of the levels, whose mean over u bounds the log-probability of the discrete image "
     "from below (Theis et al. 2016).",
@@ -38,7 +38,7 @@ _SENTENCES = {
 def protocol(
     raw: Raw, splits: dict[str, Split], recipe: str, split: str, seed: int, pieces: Pieces, more: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the record: JSON, no absolute path, the same on every machine.
+    """Builds the record: JSON, without absolute paths, the same on every machine.
 
     Args:
         raw: the data set.
@@ -46,8 +46,8 @@ def protocol(
         recipe: a key of `RECIPES`.
         split: "random" or "contiguous".
         seed: the data seed.
-        pieces: which data went where.
-        more: what only some data have, such as the names of columns.
+        pieces: which data went into which split.
+        more: entries that only some data have, such as the names of columns.
     """
     cut = any(len(part.cut) > 1 for part in raw.parts)
     kind = split if cut else "given"
@@ -81,7 +81,7 @@ def protocol(
 
 
 def without_scaling(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Makes the record for a program that sees x as they are stored, and not scaled.
+    """Makes the record for a program that sees x as it is stored, not scaled.
 
     Example:
         >>> card = {"scaling": "counts", "binarization": {"sentence": "..."}}
@@ -93,7 +93,7 @@ def without_scaling(protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def description(raw: Raw, splits: dict[str, Split]) -> str:
-    """Says what the data are: the first line of a run.
+    """Describes the data in a sentence, the first line of a run.
 
     Args:
         raw: the data set.
@@ -138,13 +138,13 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
     notes = []
     if raw.name == "frey_faces" and kind == "random":
         notes.append(
-            "Neighbouring frames of the film are nearly alike, so a random split leaks the training data into "
-            "the test data; a contiguous split avoids it."
+            "Neighbouring frames of the film are nearly equal, so a random split leaks training data into the test "
+            "data; a contiguous split avoids that."
         )
     if raw.name == "frey_faces" and kind == "contiguous":
         notes.append(
-            "Neighbouring frames of the film are nearly alike, so the standard error over the data, which takes "
-            "them for independent, is too small."
+            "Neighbouring frames of the film are nearly equal, so the standard error over the data, which assumes "
+            "independence, is too small."
         )
     if recipe in ("dynamic", "static"):
         other = "static" if recipe == "dynamic" else "dynamic"
@@ -153,22 +153,22 @@ def _notes(raw: Raw, recipe: str, kind: str) -> list[str]:
 
 
 def _missing(more: dict[str, Any]) -> list[str]:
-    """Says what log p of data with gaps is, and what it assumes."""
+    """Explains what log p of data with gaps is, and what it assumes."""
     if not any(more.get("missing", {}).values()):
         return []
     shares = ", ".join(f"{share:.1%} of the {name} numbers" for name, share in more["missing"].items())
     return [
-        f"Missing are {shares}. log p(x) is that of the observed numbers. This assumes that gaps depend on observed "
-        "values alone; where they depend on the missing ones, fit and imputations are biased."
+        f"Missing: {shares}. log p(x) is the log-probability of the observed numbers. It assumes that gaps depend "
+        "only on observed values; if they depend on the missing ones, the fit and the imputations are biased."
     ]
 
 
 def untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
-    """Warns of classes that validation or test data have, and no training datum.
+    """Warns of classes that occur in validation or test data but in no training datum.
 
     Args:
         splits: the three splits.
-        names: of the classes; empty where a class is called by its number.
+        names: of the classes; empty if classes are called by their numbers.
     """
     if splits["train"].labels is None:
         return []
@@ -185,8 +185,8 @@ def untrained(splits: dict[str, Split], names: tuple[str, ...]) -> list[str]:
         if set(labels) & set(missing)
     )
     return [
-        f"No training datum has the label {called}{more}, which {share} {word} data have. Where a file is sorted by "
-        "label, a random split mends it."
+        f"No training datum has the label {called}{more}, which {share} {word} data have. If the file is sorted by "
+        "label, a random split cures this."
     ]
 
 
@@ -197,11 +197,11 @@ def _sampled(valid: Split) -> tuple[str, ...]:
 
 
 def _few(splits: dict[str, Split]) -> list[str]:
-    """Says which splits have so few data that hardly anything can be told of them."""
+    """Warns of splits with so few data that hardly any conclusion is possible."""
     about = {
         "train": "hardly anything can be learned from so few",
         "valid": "the choice of the best epoch is mostly chance",
-        "test": "intervals over so few are rough, and a difference must be large to show",
+        "test": "intervals over so few data are rough, and only a large difference can be seen",
     }
     words = {"train": "training", "valid": "validation", "test": "test"}
     sizes = {name: len(splits[name]) for name in NAMES if len(splits[name]) < _FEW}

@@ -1,4 +1,4 @@
-"""read_ahead: the items of an iterator, made in the background while the consumer is busy."""
+"""read_ahead: makes the items of an iterator in the background while the consumer is busy."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -10,14 +10,14 @@ _END = object()
 
 
 def read_ahead(items: Iterator[Item], depth: int = 4) -> Generator[Item, None, None]:
-    """Yields the same items in the same order, up to `depth` of them made ahead by one thread.
+    """Yields the same items in the same order; one thread makes up to `depth` of them ahead.
 
-    The thread ends with the items, or when the iterator is closed or dropped. An exception of `items` is raised in the
-    consumer, at its place.
+    The thread ends when the items end, or when the iterator is closed or dropped. An exception of `items` is raised in
+    the consumer, in place of that item.
 
     Args:
-        items: consumed by that thread alone, one `next` after another.
-        depth: at least 1; so many items are held beside the one that is in use.
+        items: consumed only by that thread, one `next` after another.
+        depth: at least 1; this many items are held in addition to the one in use.
 
     Example:
         >>> list(read_ahead(iter(range(5)), depth=2))

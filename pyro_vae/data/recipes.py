@@ -1,23 +1,23 @@
-"""Recipes of x: what a model sees of stored levels, x = make(levels, noise), with all that is random in the noise.
+"""Recipes of x: what a model sees of stored levels, x = make(levels, noise). Everything random is in the noise.
 
-Storage is small: integer levels v in 0..L-1, as bytes; or a user's floats p in [0, 1], or any floats where nothing is
-drawn. The model sees floats x, made batch by batch:
+Storage is small: integer levels v in 0..L-1 as bytes, a user's floats p in [0, 1], or any floats if nothing is drawn.
+The model sees floats x, made batch by batch:
 
     none           x = v / (L - 1)                               the intensity, no randomness
-    dynamic        x = 1 if u < v else 0, u ~ U{0, ..., L-2}     anew in every epoch; evaluation sees one fixed draw
+    dynamic        x = 1 if u < v else 0, u ~ U{0, ..., L-2}     again in every epoch; evaluation sees one fixed draw
     static         the same, drawn once                          every epoch and evaluation see the same draw
     threshold      x = 1 if v / (L - 1) >= 1/2 else 0            no randomness
     levels         x = v                                         the level, or count, no randomness
-    dequantize     x = (v + u) / L,       u ~ U(0, 1)            anew in every epoch; evaluation sees one fixed draw
+    dequantize     x = (v + u) / L,       u ~ U(0, 1)            again in every epoch; evaluation sees one fixed draw
 
-Exactly v of the L - 1 equally likely integers u are below v, so that P(x = 1) = v / (L - 1) without rounding, and a
-draw costs one random byte. Floats are drawn alike, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
+Exactly v of the L - 1 equally likely integers u are below v, so P(x = 1) = v / (L - 1) without rounding, and a draw
+costs one random byte. Floats are drawn in the same way, x = 1 if u < p, u ~ U[0, 1) in steps of 2**-24: never at p = 0,
 always at p = 1.
 
-A missing number is NaN among the floats, and is NaN in x under every recipe.
+A missing number is NaN among the floats and NaN in x under every recipe.
 
-`make` is a pure function of tensors, without data-dependent Python, so that a larger graph, with levels and noise as
-inputs, can trace it. To add a recipe, write `noise` and `make` and name it in `RECIPES`.
+`make` is a pure function of tensors, without data-dependent Python, so a larger graph with levels and noise as inputs
+can trace it. To add a recipe, write `noise` and `make` and name it in `RECIPES`.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ _CELLS = 1 << 15
 
 @dataclass(frozen=True)
 class Recipe:
-    """Base class: a recipe makes x of levels; by default it draws nothing.
+    """Base class: a recipe makes x from levels; by default it draws nothing.
 
     Args:
         num_levels: L; None for floats.
-        missing: whether levels, floats then, may be NaN.
+        missing: whether levels can be NaN; they are then floats.
 
     Attributes:
-        stream: names the stream of the noise; empty where nothing is drawn.
+        stream: names the stream of the noise; empty if nothing is drawn.
 
     Example:
         >>> levels, draws = torch.tensor([[0, 8, 16]], dtype=torch.uint8), torch.Generator().manual_seed(0)
@@ -52,15 +52,16 @@ class Recipe:
     stream: ClassVar[str] = ""
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
-        """Draws what `make` takes for levels of this shape, on the generator's device; None where it takes nothing."""
+        """Draws the noise that `make` takes for levels of this shape, on the generator's device; None if it takes
+        none."""
         return None
 
     def make(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        """Makes x, float32, of the shape of the levels (B, *x_shape): a function of both arguments alone."""
+        """Makes x, float32, of the shape of the levels (B, *x_shape): a function of only these two arguments."""
         raise NotImplementedError
 
     def _bits(self, levels: Tensor, bits: Tensor) -> Tensor:
-        """Returns bits as float32, NaN where a level is missing."""
+        """Returns bits as float32, with NaN where a level is missing."""
         return torch.where(levels.isnan(), torch.nan, bits.float()) if self.missing else bits.float()
 
 
@@ -74,7 +75,7 @@ class Intensity(Recipe):
 class Bernoulli(Recipe):
     """The recipe x = 1 where u < v, u uniform on 0..L-2, so that P(x = 1) = v / (L - 1) exactly.
 
-    For floats v in [0, 1] u is uniform on [0, 1).
+    For floats v in [0, 1], u is uniform on [0, 1).
     """
 
     stream = "binarise"
@@ -104,9 +105,9 @@ class Levels(Recipe):
 
 
 class Dequantized(Recipe):
-    """The recipe x = (v + u) / L with u on the midpoints of 2**15 cells, of fewer where L is above 256.
+    """The recipe x = (v + u) / L with u on the midpoints of 2**15 cells, or of fewer if L is above 256.
 
-    v + u is exact in float32, so that no x rounds to the next level.
+    v + u is exact in float32, so no x rounds to the next level.
     """
 
     stream = "dequantise"

@@ -1,7 +1,7 @@
-"""The values of x that a picture of images shows black and white, found once, among the training data.
+"""The values of x that a picture shows as black and white, found once from the training data.
 
-Images of levels have a range by nature, and so have floats that fill [0, 1]. Others, from -1 to 1, standardised, from 0
-to 255, or counts, are shown by the range of their training data.
+Images of levels have a natural range, and so do floats that fill [0, 1]. Others, such as -1 to 1, standardised, 0 to
+255, or counts, are shown over the range of their training data.
 """
 
 import numpy as np
@@ -10,17 +10,18 @@ import torch
 from pyro_vae.data.splits import Split
 
 UNIT = (0.0, 1.0)
-_NUMBERS = 1 << 24  # of the training data that are looked at
+_NUMBERS = 1 << 24  # training data that are looked at
 _TAIL = 0.005
-_FAR = 2.0  # the widths of the middle 99 % of the numbers, beyond which the ends are outliers
+_FAR = 2.0  # widths of the middle 99 % of the numbers; ends further out are outliers
 
 
 def shown_range(train: Split) -> tuple[float, float]:
-    """Returns the values shown black and white, black the smaller.
+    """Returns the values shown as black and as white; black is the smaller.
 
-    It is (0, 1) for levels, for x drawn as 0 and 1, and for floats that stay in [0, 1] and fill half of it. Counts
-    begin at 0, and end where 99.5 % of those above 0 do. Other floats are shown from their smallest to their largest
-    number, or between the quantiles of 0.5 % and 99.5 % where the ends lie far outside. Missing numbers do not count.
+    It is (0, 1) for levels, for x drawn as 0 and 1, and for floats that stay in [0, 1] and fill half of it. The range
+    of counts begins at 0 and ends at the 99.5 % quantile of those above 0. Other floats are shown from their smallest
+    to their largest number, or between the 0.5 % and 99.5 % quantiles if the ends lie far outside. Missing numbers do
+    not count.
 
     Args:
         train: the training data, of images.
@@ -39,7 +40,7 @@ def shown_range(train: Split) -> tuple[float, float]:
 
 
 def _numbers(train: Split) -> np.ndarray:
-    """Those that are there, of data at even distances."""
+    """The observed numbers of evenly spaced data."""
     step = -(-len(train) * train.levels[0].numel() // _NUMBERS)
     x = train.levels_at(torch.arange(0, len(train), step)).cpu().numpy().ravel()
     return x[np.isfinite(x)]

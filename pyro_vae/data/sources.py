@@ -1,7 +1,7 @@
-"""The data sets on offer, each a function `source(request) -> Raw`.
+"""The data sets that have names, each a function `source(request) -> Raw`.
 
-A source finds its files, reads them strictly, and says how each file is to be cut into splits. It draws nothing and
-scales nothing: levels stay the integers that were published. To add one, write such a function and name it in
+A source finds its files, reads them strictly, and says how to cut each file into splits. It draws nothing and scales
+nothing: levels stay the integers that were published. To add one, write such a function and name it in
 `pyro_vae.data.SOURCES`.
 """
 
@@ -26,8 +26,8 @@ class Request:
         dataset: a name or a path.
         data_dir: the folder to search.
         download: allows the network.
-        map_above: a user's file of more bytes is mapped, not read.
-        reading: how a user's own file is to be read.
+        map_above: a user's file with more bytes is mapped, not read.
+        reading: how to read a user's own file.
     """
 
     dataset: str
@@ -42,11 +42,11 @@ class Part:
     """Images that are cut into splits together.
 
     Args:
-        levels: (N, *x_shape) uint8, int32, float32 or float64; a `np.memmap` where the file is mapped, not read.
+        levels: (N, *x_shape) uint8, int32, float32 or float64; a `np.memmap` if the file is mapped, not read.
         labels: (N,) integers, or None.
-        cut: split name -> number of data, in order, N in all. A part with one split keeps its order.
-        groups: (N,); data of equal values stay in one split; None where each datum is a group.
-        ids: (N,) names of the rows; None where the file has none.
+        cut: split name -> number of data, in order, N in total. A part with one split keeps its order.
+        groups: (N,); data with equal values stay in one split; None if each datum is a group.
+        ids: (N,) names of the rows; None if the file has none.
     """
 
     levels: np.ndarray
@@ -62,16 +62,16 @@ class Raw:
 
     Args:
         name: a name or a file name, never a path.
-        source: one sentence: where the data come from.
+        source: one sentence that says where the data come from.
         parts: together they name "train", "valid" and "test" once each.
         num_levels: L where levels are 0..L-1 (2: binary); None for floats.
         num_classes: number of classes of the labels, 0 without labels.
         files: file name -> SHA-256 of the bytes on disk.
-        notes: what a reader of a number measured on these data must know, in sentences.
-        columns: the names of the D numbers of a row, where the data are a table.
-        classes: the names of the classes 0, 1, ...; empty where they are their own numbers.
-        warnings: those of the notes that a user must not miss.
-        own: whether the data are a user's own, and not a data set that has a name.
+        notes: sentences that a reader of a number measured on these data must know.
+        columns: the names of the D numbers of a row, if the data are a table.
+        classes: the names of the classes 0, 1, ...; empty if they are their own numbers.
+        warnings: the notes that a user must not miss.
+        own: whether the data are a user's own, not a data set that has a name.
     """
 
     name: str
@@ -292,19 +292,20 @@ def omniglot(request: Request) -> Raw:
         num_classes=0,
         files={path.name: formats.digest(path) for path in zips if path.is_file()},
         notes=(
-            "This is not the 28 x 28 file of the IWAE paper (Burda et al. 2016): numbers are not comparable.",
+            "This is not the 28 x 28 file of the IWAE paper (Burda et al. 2016). Numbers on the two cannot be "
+            "compared.",
             "Training and test alphabets differ, so there are no labels.",
         ),
     )
 
 
 def _strokes(folder: Path) -> np.ndarray:
-    """Reads (N, 1, 28, 28) uint8, sorted by path, because the order of a folder differs between machines."""
+    """Reads (N, 1, 28, 28) uint8, sorted by path, since the order of a folder differs between machines."""
     from PIL import Image
 
     paths = sorted(folder.glob("*/*/*.png"))
     if not paths:
-        raise DataError(f"{folder}: holds no images. Unpack the archive beside it, or pass `download=True`.")
+        raise DataError(f"{folder}: holds no images. Unpack the archive next to it, or pass `download=True`.")
     x = np.empty((len(paths), 1, 28, 28), np.uint8)
     for i, path in enumerate(paths):
         try:
@@ -317,7 +318,7 @@ def _strokes(folder: Path) -> np.ndarray:
 
 
 def _locate(request: Request, name: str, folders: list[Path], file: str, home: str | None = None) -> Path:
-    """Returns the file, plain or gzipped; where it is missing, raises DataError with the folders and the cure."""
+    """Returns the file, plain or gzipped; if it is missing, raises DataError with the folders and the cure."""
     if path := formats.find(folders, file):
         return path
     if home and request.download:
@@ -330,7 +331,7 @@ def _locate(request: Request, name: str, folders: list[Path], file: str, home: s
 
 
 def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> Any:
-    """Returns torchvision's data set; it verifies its files and fetches them where the request allows it."""
+    """Returns torchvision's data set, which verifies its files and fetches them if the request allows it."""
     datasets = _torchvision_datasets()
     try:
         return getattr(datasets, class_name)(str(request.data_dir), download=request.download, **arguments)

@@ -1,8 +1,8 @@
 """Split: levels in storage, in memory, on a device or in a mapped file, and the batches of x that a model sees.
 
 Every draw is a function of (seed, epoch), or of the data seed and the name of the split; it neither reads nor changes
-the global random state. The order of an epoch, and what evaluation sees, are the same on every device. The noise of
-training is drawn on the device of the data, and devices draw different numbers.
+the global random state. The order of an epoch and what evaluation sees are the same on every device. Training noise is
+drawn on the device of the data, and devices draw different numbers.
 """
 
 import math
@@ -20,9 +20,9 @@ from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator
 
 NAMES = ("train", "valid", "test")
-_BLOCK_NUMBERS = 1 << 20  # per block of a fixed draw, 4 MiB of floats; part of what a fixed draw is
-# Of a mapped split, what a mean or a validation needs: at 2**17 data the error of a mean is 0.3 % of the spread of one
-# datum, far below that between epochs; and no more than 1 GiB of floats.
+_BLOCK_NUMBERS = 1 << 20  # per block of a fixed draw, 4 MiB of floats; it is part of the definition of a fixed draw
+# What a mean or a validation needs of a mapped split: with 2**17 data the error of a mean is 0.3 % of the spread of one
+# datum, far below the change between epochs. It takes no more than 1 GiB of floats.
 _SAMPLE = 1 << 17
 _SAMPLE_NUMBERS = 1 << 28
 
@@ -31,8 +31,8 @@ class Batch(NamedTuple):
     """A batch before its x is made: x = split.x(levels, noise).
 
     Attributes:
-        levels: (B, *x_shape), as stored: uint8, the static draw where there is one; float32 for floats.
-        noise: (B, *x_shape), the draws that x takes; None where it takes none.
+        levels: (B, *x_shape), as stored: uint8, or the static draw if there is one; float32 for floats.
+        noise: (B, *x_shape), the draws that x takes; None if it takes none.
         labels: (B,) int64, or None.
     """
 
@@ -43,23 +43,23 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One of the three splits: levels in storage and the recipe that makes x of them.
+    """One of the three splits: levels in storage and the recipe that makes x from them.
 
     Args:
         name: "train", "valid" or "test"; names the stream of the fixed draw.
-        levels: (N, *x_shape), uint8 or int32 with values 0..L-1 or counts, or float32 for a user's floats and where
-            numbers are missing, NaN; with `rows`, the mapped file.
+        levels: (N, *x_shape), uint8 or int32 with values 0..L-1 or counts, or float32 for a user's floats and if
+            numbers are missing (NaN); with `rows`, the mapped file.
         labels: (N,) int64, or None.
         num_levels: L; None for floats.
         recipe: a key of `RECIPES`.
         data_seed: fixes the draw that evaluation sees.
         drawn: (N, *x_shape) uint8, the draw of the static recipe; `Split.make` fills it in.
-        rows: (N,) int64, where the data of the split lie in a mapped file; None for levels in memory.
+        rows: (N,) int64, the rows of a mapped file that form the split; None for levels in memory.
         target: the device that batches of a mapped file go to; None for the CPU.
-        missing: whether numbers may be missing, NaN.
-        file_rows: (N,) int64, the row of the user's file (or the array of a given split) in which each datum is; None
-            where that is its position.
-        ids: (N,) the names of the rows, where the file has any.
+        missing: whether numbers can be missing (NaN).
+        file_rows: (N,) int64, the row of each datum in the user's file (or in the array of a given split); None if
+            that is its position.
+        ids: (N,) the names of the rows, if the file has any.
 
     Example:
         >>> split = Split.make("test", torch.tensor([[0], [255]], dtype=torch.uint8), None, 256, "threshold", 0)
@@ -92,21 +92,21 @@ class Split:
         rows: Tensor | None = None,
         missing: bool = False,
     ) -> "Split":
-        """Makes a split, with its static draw where the recipe is static.
+        """Makes a split, with its static draw if the recipe is static.
 
         Args:
             name, levels, labels, num_levels, recipe, rows, missing: as for `Split`.
             seed: its `data_seed`.
 
         Raises:
-            UsageError: a static draw of a mapped file.
+            UsageError: the recipe is a static draw and the file is mapped.
         """
         split = cls(name, levels, labels, num_levels, recipe, seed, rows=rows, missing=missing)
         if recipe != "static":
             return split
         if rows is not None:
             raise UsageError(
-                "`binarize='static'` keeps its draw in memory, and a file of this size is not read into memory: use "
+                "`binarize='static'` keeps its draw in memory, but a file of this size is not read into memory: use "
                 "`binarize='dynamic'`, or draw once yourself and save 0 and 1 as uint8"
             )
         return replace(split, drawn=split._whole(torch.float32 if levels.is_floating_point() else torch.uint8))
@@ -115,11 +115,11 @@ class Split:
         return len(self.levels if self.rows is None else self.rows)
 
     def row(self, position: int) -> int:
-        """Returns the row of the file in which the datum at a position of the split is."""
+        """Returns the row of the file that holds the datum at a position of the split."""
         return position if self.file_rows is None else int(self.file_rows[position])
 
     def place(self, position: int) -> str:
-        """Names the datum at a position of the split as its file does.
+        """Returns the name that the file has for the datum at a position of the split.
 
         Example:
             >>> split = Split.make("test", torch.zeros(3, 2), None, None, "none", 0)
@@ -138,13 +138,13 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """The device on which batches are made: that of the levels, or, of a mapped file, the one `to` sent them to."""
+        """The device on which batches are made: that of the levels or, for a mapped file, the device passed to `to`."""
         return self.target if self.target is not None else self.levels.device
 
     def to(self, device: torch.device | str) -> "Split":
-        """Moves the split to a device, levels (as bytes) and labels once; a mapped file stays, its batches move.
+        """Moves the split to a device, levels (as bytes) and labels once; a mapped file stays, and its batches move.
 
-        Where they are on the device already, nothing is copied.
+        If they are on the device already, nothing is copied.
         """
         labels = None if self.labels is None else self.labels.to(device)
         if self.rows is not None:
@@ -156,17 +156,18 @@ class Split:
     def sample_size(self) -> int:
         """The number of data that a mean, a validation or the start of a prior takes.
 
-        It is N in memory; of a mapped split it is at most 2**17, and at most as many data as take 1 GiB as floats.
+        It is N in memory. For a mapped split it is at most 2**17, and at most the number of data that take 1 GiB as
+        floats.
         """
         if self.rows is None:
             return len(self)
         return min(len(self), _SAMPLE, max(1, _SAMPLE_NUMBERS // self.levels[0].numel()))
 
     def in_memory(self) -> "Split":
-        """Returns the split itself; of a mapped one, a random subset in memory, in the order of the split.
+        """Returns the split itself or, if it is mapped, a random subset in memory, in the order of the split.
 
-        The subset is drawn by the data seed and has at most `sample_size` data. Where that is all of them, it is the
-        split as it would have been read.
+        The subset is drawn by the data seed and has at most `sample_size` data. If that is all of them, it is the split
+        as it would have been read.
         """
         if self.rows is None:
             return self
@@ -180,14 +181,14 @@ class Split:
         )
 
     def one_hot(self, num_classes: int) -> Tensor:
-        """Returns the labels as a conditional program takes them: (N, num_classes) float32.
+        """Returns the labels in the form that a conditional program takes: (N, num_classes) float32.
 
         Raises:
             DataError: there are no labels.
         """
         if self.labels is None:
             raise DataError(
-                "these data have no labels, which a conditional program needs: leave `conditional=True` out"
+                "a conditional program needs labels, and these data have none: leave out `conditional=True`"
             )
         return one_hot(self.labels, num_classes)
 
@@ -196,7 +197,7 @@ class Split:
         return Intensity(self.num_levels).make(self.levels_at(index), None)
 
     def expected(self) -> Tensor:
-        """Returns the mean of x over the draws of training, (N, *x_shape) float32, at which a decoder starts."""
+        """Returns the mean of x over the training draws, (N, *x_shape) float32, where a decoder starts."""
         return self.intensities() if self.recipe == "dynamic" else self.fixed()
 
     @property
@@ -221,7 +222,7 @@ class Split:
     def batches(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Makes one pass over all data in random order: x (B, *x_shape) float32 and labels (B,) int64 or None.
 
-        Order and noise are functions of (seed, epoch) alone, given the batch size and the device. The last batch may be
+        Order and noise are functions of (seed, epoch) only, given the batch size and the device. The last batch can be
         short.
 
         Args:
@@ -236,13 +237,13 @@ class Split:
         return ((self.x(batch.levels, batch.noise), batch.labels) for batch in raw)
 
     def raw_batches(self, batch_size: int, *, seed: int, epoch: int, done: int = 0) -> Generator[Batch, None, None]:
-        """Yields the batches of `batches` before their x is made, for anyone who makes it inside a graph.
+        """Yields the batches of `batches` before their x is made, for code that makes x inside a graph.
 
         Batches of a mapped file are read ahead by a thread, with the same numbers.
 
         Args:
             batch_size, seed, epoch: as for `batches`.
-            done: how many batches of the pass are left out; the others are the same.
+            done: how many batches of the pass to skip; the others stay the same.
 
         Raises:
             UsageError: a batch size below 1.
@@ -263,12 +264,12 @@ class Split:
         for number, index in enumerate(order.split(batch_size)):
             noise = self._noise(torch.Size((len(index), *self.levels.shape[1:])), draws)
             if number < done:
-                continue  # its noise is drawn all the same, and the next batch gets its own
+                continue  # its noise is drawn anyway, so that the next batch gets its own
             labels = None if self.labels is None else self.labels.index_select(0, index.to(self.labels.device))
             yield Batch(self._stored(index), noise, labels)
 
     def x(self, levels: Tensor, noise: Tensor | None) -> Tensor:
-        """Makes x (B, *x_shape) float32 of a raw batch: a pure function of its tensors, which a graph can trace."""
+        """Makes x (B, *x_shape) float32 from a raw batch: a pure function of its tensors, which a graph can trace."""
         return self.recipe_of_x.make(levels, noise)
 
     def levels_at(self, index: slice | Tensor) -> Tensor:
@@ -287,7 +288,8 @@ class Split:
         """Returns what evaluation sees, (N, *x_shape) float32: a function of the data seed and the split's name.
 
         Args:
-            index: (M,) int64: only these data, as (M, *x_shape), with the draws that they have among all.
+            index: (M,) int64; returns only these data, as (M, *x_shape), with the draws that they have in the whole
+                split.
         """
         if index is None:
             return self._whole(torch.float32)
@@ -295,10 +297,10 @@ class Split:
         return next(self.pieces([index[order]]))[order.argsort()]
 
     def pieces(self, wanted: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yields `fixed` of one set of data after another, in one pass; it reads only the levels that are asked for.
+        """Yields `fixed` for one set of data after another, in one pass that reads only the levels asked for.
 
         Args:
-            wanted: (M,) int64 each, positions that ascend within a set and from one to the next.
+            wanted: (M,) int64 each, positions that ascend within a set and from one set to the next.
         """
         blocks = self._fixed_noise()
         block, noise = next(blocks)
@@ -313,7 +315,7 @@ class Split:
             yield torch.cat(parts)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yields what evaluation sees, block after block: the position of its first datum, and x (B, *x_shape)."""
+        """Yields what evaluation sees, block by block: the position of the first datum, and x (B, *x_shape)."""
         for block, noise in self._fixed_noise():
             yield block.start, self.x(self._stored(block), noise)
 
@@ -323,7 +325,7 @@ class Split:
             yield block, self._noise(torch.Size((block.stop - block.start, *self.levels.shape[1:])), draws)
 
     def slices(self) -> Iterator[slice]:
-        """Yields the blocks of `blocks` as slices, which cover the split in its order."""
+        """Yields the blocks of `blocks` as slices that cover the split in its order."""
         step = max(1, _BLOCK_NUMBERS // self.levels[0].numel())
         return (slice(first, min(first + step, len(self))) for first in range(0, len(self), step))
 
@@ -335,7 +337,7 @@ class Split:
 
     @property
     def recipe_of_x(self) -> Recipe:
-        """The recipe that makes x of stored levels: a value, equal for equal recipes."""
+        """The recipe that makes x from stored levels, as a value that is equal for equal recipes."""
         return RECIPES[self.recipe](self.num_levels, self.missing) if self.drawn is None else Levels(self.num_levels)
 
     def _draws(self, seed: int, name: int | str, device: torch.device | None = None) -> torch.Generator | None:
@@ -355,7 +357,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Turns labels (B,) of whole numbers below C into float32 (B, C).
 
     Raises:
-        DataError: a label is none of 0 ... C - 1.
+        DataError: a label is not one of 0 ... C - 1.
 
     Example:
         >>> one_hot(torch.tensor([2, 0]), 3)
@@ -373,10 +375,11 @@ class Form(NamedTuple):
 
     Attributes:
         x_shape: the shape of one datum.
-        num_levels: L where they are levels; None for floats.
-        num_classes: of the labels; 0 where there are none.
-        scaling: how networks see them, a word of `pyro_vae.option_words.Scaling`: "as_stored"; "standardized", each
-            column in units of its spread; or "counts", through log(1 + x), with rates relative to the column's mean.
+        num_levels: L if they are levels; None for floats.
+        num_classes: of the labels; 0 if there are none.
+        scaling: how networks see the data, a word of `pyro_vae.option_words.Scaling`: "as_stored"; "standardized", each
+            column in units of its spread; or "counts", through log(1 + x), with rates relative to the mean of the
+            column.
     """
 
     x_shape: tuple[int, ...]
@@ -392,13 +395,13 @@ class Splits:
     Args:
         train, valid, test: the splits.
         x_shape: the shape of one datum, (C, H, W) for images, (D,) for vectors.
-        num_classes: C of the labels; 0 where there are none.
+        num_classes: C of the labels; 0 if there are none.
         protocol: what a reader must know to repeat or compare a number; JSON, the same on every machine.
         classes: the names of the C classes.
         columns: the names of the D numbers of a row of a table; empty for all other data.
-        about: what the data are, in a line.
-        scaling: how a program's networks see x, see `Form`; x itself stays in its own units.
-        warnings: those of the protocol's notes that a user must not miss.
+        about: one line that says what the data are.
+        scaling: how the networks of a program see x, see `Form`; x itself stays in its own units.
+        warnings: the notes of the protocol that a user must not miss.
     """
 
     train: Split

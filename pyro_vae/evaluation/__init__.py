@@ -1,4 +1,4 @@
-"""How good a program is: free functions (vae, x, ...) -> per-datum numbers in nats, with their errors."""
+"""How good a program is: free functions (vae, x, ...) that return per-datum numbers in nats, with their errors."""
 
 from pyro_vae.evaluation.annealing import AnnealedEstimate, BidirectionalEstimate, ais, bdmc
 from pyro_vae.evaluation.baseline import Baselines, baselines

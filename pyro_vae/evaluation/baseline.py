@@ -1,14 +1,16 @@
-r"""Baselines: simple densities of x, fitted to training data alone, that a program must beat to have learned anything.
+r"""Baselines: simple densities of x, fitted to the training data only. A program must beat them to have learned
+anything.
 
-Each is of the same quantity as the program's log p(x), in nats per datum: a mass where the likelihood gives masses,
-else a density of the same x. The support of the likelihood chooses them, see `simple_densities` for the formulas:
+Each estimates the same quantity as the program's log p(x), in nats per datum: a mass if the likelihood gives masses,
+otherwise a density of the same x. The support of the likelihood determines them; see `simple_densities` for the
+formulas:
 
     0 and 1               Bernoulli by pixel
     levels 0 ... L - 1    level frequencies by pixel
     counts                Poisson by column, negative binomial by column
     real numbers          independent normals, full-covariance normal
 
-With labels there is one fit for each class. Where nothing can be fitted, a sentence says why in place of a number.
+With labels there is one fit for each class. If a density cannot be fitted, a sentence says why.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +30,7 @@ from pyro_vae.evaluation.estimators import Estimate
 from pyro_vae.model.conditions import base_constraint
 from pyro_vae.notebook_html import Row
 
-_FEWEST = 10  # training data of a class that has a fit of its own
+_FEWEST = 10  # training data that a class needs for its own fit
 
 Makers = Mapping[str, Callable[[Tensor], simple.LogDensity]]
 Pieces = Iterable[tuple[Tensor, Tensor | None]]
@@ -36,7 +38,7 @@ Pieces = Iterable[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class ExactEstimate(Estimate):
-    """An estimate in closed form: nothing is drawn, so that `num_samples` and `value_error` are 0."""
+    """An estimate in closed form: nothing is drawn, so `num_samples` and `value_error` are 0."""
 
     def table_rows(self) -> list[Row]:
         return [{**row, "Monte Carlo": "none, exact", "draws": "none"} for row in super().table_rows()]
@@ -47,7 +49,7 @@ class Baselines(NamedTuple):
 
     Attributes:
         estimates: name -> log p of each test datum, in nats.
-        notes: sentences: which are left out and why, and what was fitted to other data than all of the training.
+        notes: sentences that say which baselines are left out and why, and which were not fitted to all training data.
         num_fitted: the number of training data that they were fitted to.
     """
 
@@ -57,19 +59,19 @@ class Baselines(NamedTuple):
 
 
 def baselines(train: Split, x: Tensor, y: Tensor | None = None, *, support: Any) -> Baselines:
-    """Fits simple densities to training data, and gives their log p of test data, in nats.
+    """Fits simple densities to training data, and computes their log p of test data, in nats.
 
-    Numbers of x that are NaN are missing, and log p is then that of the others. Of a mapped split a random sample is
-    fitted, see `Split.in_memory`.
+    NaN marks missing numbers of x; log p is then the log density of the others. A mapped split is fitted on a random
+    sample, see `Split.in_memory`.
 
     Args:
-        train: the training data; with labels where y is given.
+        train: the training data, with labels if y is given.
         x: the test data (B, *x_shape), as the program sees them.
-        y: their one-hot labels (B, C), of a program of p(x|y): one fit for each class.
-        support: of the likelihood, such as `vae.likelihood.support`; it chooses the baselines.
+        y: their one-hot labels (B, C), for a program of p(x|y): there is one fit for each class.
+        support: the support of the likelihood, `vae.likelihood.support`; it determines the baselines.
 
     Raises:
-        DataError: y is given, and the training data have no labels.
+        DataError: y is given, but the training data have no labels.
 
     Example:
         >>> import pyro_vae as pv
@@ -82,12 +84,13 @@ def baselines(train: Split, x: Tensor, y: Tensor | None = None, *, support: Any)
 
 
 def baselines_of(pieces: Pieces, train: Split, num_classes: int, *, support: Any) -> Baselines:
-    """Does what `baselines` does for test data that come piece by piece.
+    """Computes `baselines` for test data that arrive piece by piece.
 
     Args:
-        pieces: x (B, *x_shape) and y (B, C) or None, one piece after another; each but the last has a multiple of 128.
+        pieces: x (B, *x_shape) and y (B, C) or None, piece by piece. B is a multiple of 128 for all pieces except the
+            last.
         train, support: as for `baselines`.
-        num_classes: C of a program of p(x|y), else 0.
+        num_classes: C for a program of p(x|y), otherwise 0.
 
     Raises:
         DataError: as for `baselines`.
@@ -116,8 +119,8 @@ def baselines_of(pieces: Pieces, train: Split, num_classes: int, *, support: Any
 def compared(program: Estimate, found: Baselines) -> dict[str, Any]:
     """Compares a program with its baselines on the same data, for a report.
 
-    The noise of the program's log p(x) is independent between data, so that it is part of the spread of the
-    differences, and the interval counts it. Where log p(x) is a lower bound in expectation, so is each difference.
+    The noise of the program's log p(x) is independent between data. So it is part of the spread of the differences, and
+    the interval includes it. If log p(x) is a lower bound in expectation, so is each difference.
 
     Args:
         program: log p of each test datum, by the program.
@@ -128,7 +131,7 @@ def compared(program: Estimate, found: Baselines) -> dict[str, Any]:
         "verdict"; "notes", "num_fitted", and "by_class", whether each class has its own fit.
 
     Raises:
-        ValueError: as for `paired`: other data, for example.
+        ValueError: as for `paired`, for example if the data differ.
 
     Example:
         >>> program, normals = (Estimate("log p(x)", torch.tensor(v), torch.zeros(3), num_samples=9)
@@ -147,7 +150,7 @@ def compared(program: Estimate, found: Baselines) -> dict[str, Any]:
 
 
 def verdict(difference: Difference) -> str:
-    """Says "better" or "worse" of the first of two, or "no difference shown" where the interval does not exclude 0.
+    """Returns "better" or "worse" for the first of two, or "no difference shown" if the interval does not exclude 0.
 
     Example:
         >>> def of(*interval): return Difference("", 0.3, 0.1, 0.0, interval, 0.95, (9, 9), True)
@@ -168,7 +171,7 @@ GivenClass = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def _fitted(sample: Split, num_classes: int, support: Any) -> tuple[dict[str, GivenClass], list[str]]:
-    """Fits what suits a support, and says what could not be fitted."""
+    """Fits the densities that suit a support, and notes those that could not be fitted."""
     labels = sample.one_hot(num_classes).argmax(1).cpu() if num_classes else torch.empty(0)
     x = sample.expected() if support is constraints.boolean else sample.fixed()
     rows, notes = x.cpu().flatten(1), list[str]()
@@ -208,7 +211,7 @@ def _by_class(
     num_classes: int,
     notes: list[str],
 ) -> GivenClass:
-    """Fits the rows of each class, and those of all for a class that has too few, or no density of its own."""
+    """Fits the rows of each class, or all rows for a class that has too few or no density of its own."""
     fits = [make(rows)] * num_classes
     others = []
     for label in range(num_classes):
@@ -222,7 +225,7 @@ def _by_class(
     if others:
         notes.append(
             f"{name}: class {', '.join(others)} has fewer than {_FEWEST} training data or no density of its "
-            "own; there the fit to all training data serves."
+            "own; it uses the fit to all training data."
         )
 
     def log_p(x: Tensor, classes: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 """Blocks of draws as compiled graphs: the encoder once for each datum, decoder and densities in few large kernels.
 
 One block of draws does the same operations as the next. So inside `compiled` the first whole block is captured (see
-`pyro_vae.graphs.capture`), split where its draws begin, and compiled. What depends on the data alone (an encoder, the
-components of a VampPrior) is then computed once for each block of data. The draws are those of the program itself;
-sums run in another order.
+`pyro_vae.graphs.capture`), split where its draws begin, and compiled. Everything that depends only on the data (an
+encoder, the components of a VampPrior) is then computed once for each block of data. The draws are the same as those of
+the program; sums run in another order.
 """
 
 import logging
@@ -23,11 +23,12 @@ from pyro_vae.graphs.watch import Watch
 from pyro_vae.model import traces
 from pyro_vae.model.conditions import collected
 from pyro_vae.model.program import remembering
+from pyro_vae.progress import stage
 
 T = TypeVar("T")
 Read = Callable[[traces.Traces], T]
 
-MANY_DRAWS = 4_000_000  # in all: about a thousand blocks, of which each saves some hundredths of a second
+MANY_DRAWS = 4_000_000  # in total: about a thousand blocks, each of which saves some hundredths of a second
 FEWEST_DRAWS = 256  # for each datum; fewer are not worth a compiler's time
 
 _logger = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ _graphs: ContextVar[dict[Any, "BlockGraph | None"] | None] = ContextVar("graphs"
 def compiled() -> Iterator[None]:
     """A context in which estimators of 256 or more draws for each datum run as compiled graphs.
 
-    A graph takes some seconds to compile and is kept until the end of the context; it pays from about a million
-    decoded draws on. Values of parameters may change in between. The program may change too, and is then captured anew.
-    A program that cannot be a graph is run by Pyro, and a logged sentence says so.
+    A graph takes some seconds to compile and is kept until the end of the context. It pays off from about a million
+    decoded draws. The values of parameters can change in between. The program can change too, and is then captured
+    again. A program that cannot be a graph is run by Pyro, and a logged sentence says so.
 
     Example:
         >>> import pyro_vae as pv
@@ -48,7 +49,7 @@ def compiled() -> Iterator[None]:
         ...              pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (4,)), 2),
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
         >>> with compiled():
-        ...     few = pv.evaluation.iwae(vae, torch.zeros(3, 4), num_samples=100, seed=0)   # by Pyro, for it is few
+        ...     few = pv.evaluation.iwae(vae, torch.zeros(3, 4), num_samples=100, seed=0)   # by Pyro, since K is small
     """
     token = _graphs.set({})
     try:
@@ -58,16 +59,16 @@ def compiled() -> Iterator[None]:
 
 
 class BlockGraph:
-    """A graph of K draws for each datum of a block, and of what `read` makes of them.
+    """A graph of K draws for each datum of a block, and of what `read` computes from them.
 
     Args:
-        vae: a module with `.model` and `.guide`, in evaluation.
-        read: from traces to tensors, perhaps in a named tuple and beside other things that never change.
+        vae: a module with `.model` and `.guide`, in evaluation mode.
+        read: from traces to tensors, perhaps in a named tuple and with other things that never change.
         num_samples: K.
         given: x (B, *x_shape), and labels if there are any.
 
     Raises:
-        NoGraph: a program that is no module, sets its own attributes, has hooks or draws by Python.
+        NoGraph: a program that is not a module, sets its own attributes, has hooks or draws with Python.
         Exception: anything else that keeps the program from being a graph.
     """
 
@@ -85,9 +86,9 @@ class BlockGraph:
             return [*conditions, *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
 
         if not isinstance(vae, torch.nn.Module):
-            raise NoGraph(f"a {type(vae).__name__} is no module, whose changes could be seen")
+            raise NoGraph(f"a {type(vae).__name__} is not a torch module, so its changes cannot be seen")
         check_hooks([vae], vae.parameters())
-        self._vae, self._watch = vae, Watch([vae])  # itself too, so that no other takes its id
+        self._vae, self._watch = vae, Watch([vae])  # the program too, so that no other object takes its id
         with drawing_by_torch(), setting_nothing(self._watch):
             self._before, after = hoist(capture(draw, given, [vae]))
         self._after: Graph = after.compiled(self._before(*given))
@@ -101,7 +102,7 @@ class BlockGraph:
         return list(self._before(*given))
 
     def draw(self, prepared: list[Tensor]) -> Any:
-        """Returns what `read` makes of new draws, or None where the program refuses the data."""
+        """Returns what `read` computes from new draws, or None if the program refuses the data."""
         outputs = self._after(*prepared)
         conditions, tensors = outputs[: self._num_conditions], iter(outputs[self._num_conditions :])
         if not all(conditions):
@@ -121,7 +122,7 @@ class Column(NamedTuple):
     num_samples: int
 
     def draw(self, num_samples: int) -> Any:
-        """Returns what `read` makes of `num_samples` draws for each datum."""
+        """Returns what `read` computes from `num_samples` draws for each datum."""
         if self.graph is not None and num_samples == self.num_samples:
             reading = self.graph.draw(self.prepared)
             if reading is not None:
@@ -150,7 +151,8 @@ def _graph(
     graph = graphs.get(key)
     if key not in graphs or (graph is not None and not graph.is_current()):
         try:
-            graph = BlockGraph(vae, read, num_samples, given)
+            with stage("compiling a graph"):
+                graph = BlockGraph(vae, read, num_samples, given)
         except Exception as error:
             _logger.warning("draws are made by Pyro, and not as a compiled graph: %s", why_not(error))
             graph = None

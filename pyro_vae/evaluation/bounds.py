@@ -2,10 +2,9 @@ r"""How the importance-weighted bound rises with the number of draws.
 
 .. math:: L_k = E \log \frac{1}{k} \sum_{i=1}^{k} w_i, \qquad w_i = \frac{p(x, z_i)}{q(z_i|x)}, \qquad z_i \sim q(z|x)
 
-L_k rises with k from the ELBO (k = 1) to log p(x). Draws that are not shared between blocks give every L_k without
-bias: K draws hold floor(K/k) blocks of k, so that one pass of K draws gives the whole curve, with an error at every
-k < K/2 that needs no theory. What is missing at the end of the curve falls like 1/k, and the jackknife takes that term
-away.
+L_k rises with k from the ELBO (k = 1) to log p(x). Blocks that share no draws estimate every L_k without bias. K draws
+contain floor(K/k) blocks of k, so one pass of K draws gives the whole curve, with an error at every k < K/2 that needs
+no theory. The bias at the end of the curve falls like 1/k, and the jackknife removes that term.
 """
 
 import math
@@ -27,9 +26,9 @@ class IWAECurve:
     """Importance-weighted bounds at several k, from the same draws. Printing it gives a line for each.
 
     Attributes:
-        bounds: k -> `Estimate` of L_k; its `num_samples` is k, the draws that the bound is made of.
-        jackknife: the value at K whose bias is of order 1/K^2 in place of 1/K. It is **no bound**: it may lie above
-            log p(x), and does so where the weights have heavy tails. NaN for K = 1.
+        bounds: k -> `Estimate` of L_k; its `num_samples` is k, the number of draws in the bound.
+        jackknife: the value at K with a bias of order 1/K^2 instead of 1/K. It is **not a bound**: it can lie above log
+            p(x), and does so if the weights have heavy tails. NaN for K = 1.
         khat: (N,), `psis_khat` of all K weights of each datum.
         effective: (N,), `effective_sample_size` of the same weights.
     """
@@ -71,9 +70,10 @@ def iwae_curve(
 
     .. math:: L_k = E \log \frac{1}{k} \sum_{i=1}^{k} \frac{p(x, z_i)}{q(z_i|x)}, \qquad z_i \sim q(z|x)
 
-    The last bound is `iwae` of the same draws; beside it stands the jackknife, whose bias is of a higher order. The
-    error of a bound is measured over its blocks of k draws; one with a single block has the error of `iwae`. The error
-    of the jackknife is its own. The weights are held for one block of data at a time, (K, 128), and never for all.
+    The last bound is `iwae` of the same draws. In addition there is the jackknife, whose bias is of a higher order. The
+    error of a bound is measured over its blocks of k draws; a bound with a single block has the error of `iwae`. The
+    jackknife has an error of its own. The weights are held for one block of data at a time, (K, 128), never for all
+    data.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -81,7 +81,7 @@ def iwae_curve(
         num_samples: K, the draws of z for each datum, and the last k.
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -112,7 +112,7 @@ def iwae_curve(
 
 
 def curve_of(log_weights: Tensor) -> IWAECurve:
-    """The curve of bounds of weights that were drawn before, see `iwae_curve`.
+    """Computes the curve of bounds from existing weights, see `iwae_curve`.
 
     Args:
         log_weights: (K, N), see `pyro_vae.evaluation.log_weights`.
@@ -141,9 +141,9 @@ def steps(num_samples: int) -> list[int]:
 def block_bound(log_weights: Tensor, k: int) -> Moment:
     """Estimates L_k: the mean, over floor(K/k) blocks of k draws, of the logarithm of a block's mean weight.
 
-    Draws after the last full block are left out. The error is that of a mean of floor(K/k) independent blocks (rough
-    for a few blocks, and right on average over the data). For a single block it is that of the logarithm of a mean,
-    sd(w) / (sqrt(k) mean(w)), as in `iwae`; for a single draw it is unknown, NaN.
+    Draws after the last full block are left out. The error is the error of a mean of floor(K/k) independent blocks,
+    which is rough for a few blocks, and right on average over the data. For a single block it is the error of the
+    logarithm of a mean, sd(w) / (sqrt(k) mean(w)), as in `iwae`; for a single draw it is unknown (NaN).
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
@@ -168,7 +168,7 @@ def block_bound(log_weights: Tensor, k: int) -> Moment:
 
 
 def jackknife(log_weights: Tensor) -> Moment:
-    r"""Estimates log p(x) without the term of the bias that falls as 1/K. It is no bound.
+    r"""Estimates log p(x) without the term of the bias that falls as 1/K. It is not a bound.
 
     .. math:: K L_K - (K - 1) \frac{1}{K} \sum_{i=1}^{K} L_{(i)}
 
@@ -180,8 +180,8 @@ def jackknife(log_weights: Tensor) -> Moment:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
 
     Returns:
-        Value and error, (B,) each, in nats. Both are NaN for K = 1, from which nothing can be left out, and for a datum
-        whose weights are all 0 or not all numbers. The value is plus infinity where a single weight is above 0.
+        Value and error, (B,) each, in nats. Both are NaN for K = 1, where no draw can be left out, and for a datum
+        whose weights are all 0 or include NaN. The value is plus infinity if only one weight is above 0.
 
     Reference:
         Nowozin, "Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational

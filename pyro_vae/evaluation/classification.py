@@ -15,6 +15,7 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, of_data, relative_error
 from pyro_vae.evaluation.trust.diagnostics import psis_khat, share_above
 from pyro_vae.evaluation.weights import log_weights
+from pyro_vae.progress import through
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Classification:
     """The class of each datum by a conditional program.
 
     Attributes:
-        log_likelihood: (C, N), log p(x|y) for every class, in nats, by importance sampling: each a lower bound in
-            expectation. The guide was trained on true labels alone, so a wrong class has the looser bound, which
-            flatters the accuracy.
+        log_likelihood: (C, N), log p(x|y) for every class, in nats, by importance sampling. Each is a lower bound in
+            expectation. The guide was trained on true labels only, so the bound of a wrong class is looser, which makes
+            the accuracy look better.
         log_posterior: (C, N), log p(y|x).
         khat: (C, N), PSIS k-hat of each of these estimates.
         num_samples: K, the draws of z for each datum and class.
@@ -41,14 +42,14 @@ class Classification:
         return self.log_posterior.argmax(0)
 
     def summary(self, labels: Tensor, training_labels: Tensor | None = None) -> dict[str, Any]:
-        """Makes what a report says: accuracy with its error, K, and how far the weights can be trusted.
+        """Summarises for a report: accuracy with its error, K, and how far the weights can be trusted.
 
-        The error is half of Wilson's interval at one standard error, which is not 0 where all are right or all wrong.
+        The error is half of Wilson's interval at one standard error, which is not 0 even if all are right or all wrong.
 
         Args:
             labels: the true ones, (N,).
-            training_labels: (M,), whose commonest class is the answer of who looks at no x: "majority_class", and
-                "majority_share" is how often that is right.
+            training_labels: (M,). Their commonest class, "majority_class", is the best guess without x, and
+                "majority_share" is how often it is right.
         """
         majority = {} if training_labels is None else _majority(labels, training_labels)
         share = accuracy(self.prediction, labels)
@@ -58,7 +59,7 @@ class Classification:
             "accuracy": share.value,
             "standard_error": share.standard_error,
             **majority,
-            # A class that the training data lack has p(y) = 0, and JSON has no infinity.
+            # A class without training data has p(y) = 0, and JSON has no infinity.
             "log_p_of_true_class": log_posterior.mean().item() if log_posterior.isfinite().all() else None,
             "num_samples": self.num_samples,
             "num_data": len(labels),
@@ -74,9 +75,9 @@ class Accuracy(NamedTuple):
 
     Attributes:
         value: the share.
-        standard_error: half of Wilson's interval at one standard error, which is not 0 where all are right or all
+        standard_error: half of Wilson's interval at one standard error, which is not 0 even if all are right or all
             wrong.
-        interval: Wilson's interval of 95 %.
+        interval: Wilson's 95 % interval.
         num_data: N.
     """
 
@@ -98,7 +99,7 @@ def accuracy(prediction: Tensor, labels: Tensor) -> Accuracy:
         labels: the true ones, (N,).
 
     Raises:
-        ValueError: no data, or not as many labels as predictions.
+        ValueError: no data, or different numbers of labels and predictions.
 
     Reference:
         Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
@@ -109,7 +110,7 @@ def accuracy(prediction: Tensor, labels: Tensor) -> Accuracy:
     """
     if prediction.shape != labels.shape or labels.dim() != 1 or not len(labels):
         shapes = f"{tuple(prediction.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"there must be one prediction for each label, both (N,); got {shapes}")
+        raise ValueError(f"there must be one prediction for each label, both of shape (N,); got {shapes}")
     share, N = (prediction == labels).double().mean().item(), len(labels)
     centre, half = _wilson(share, N, 1.959964)
     return Accuracy(share, _wilson(share, N, 1.0)[1], (centre - half, centre + half), N)
@@ -143,10 +144,11 @@ def classify(
     Args:
         vae: anything with `.model(x, y)` and `.guide(x, y)`.
         x: data (N, *x_shape).
-        class_probabilities: p(y), (C,), e.g. the frequencies of the training data.
+        class_probabilities: p(y), (C,), for example the class frequencies in the training data.
         num_samples: K, the draws of z for each datum and class.
-        seed: as for `log_weights`; under an integer every class sees the same noise, so that they differ less by it.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        seed: as for `log_weights`; with an integer all classes share their noise, so their differences are
+            less noisy.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -180,14 +182,14 @@ def evidence(
     *,
     first_block: int = 0,
 ) -> Estimate:
-    r"""Estimates log p(x) of each datum by a conditional program, its label summed out, in nats.
+    r"""Estimates log p(x) of each datum for a conditional program, with its label summed out, in nats.
 
     .. math:: \log p(x) = \log \sum_y p(y) \, p(x|y) \approx \log \frac{1}{K} \sum_{k=1}^{K} v_k, \qquad
               v_k = \sum_y p(y) \frac{p(x, z_{ky} | y)}{q(z_{ky}|x, y)}, \qquad z_{ky} \sim q(z|x, y)
 
-    It can be compared with `iwae` of a program without labels. Like that it is a lower bound in expectation, and tight
-    as K grows. The Monte Carlo error is that of the logarithm of a mean, sd(v) / (sqrt(K) mean(v)), whatever noise the
-    classes share: under an integer seed it is the same for all.
+    It can be compared with `iwae` of a program without labels. Like `iwae` it is a lower bound in expectation, and
+    becomes tight as K grows. The Monte Carlo error is the error of the logarithm of a mean, sd(v) / (sqrt(K) mean(v)).
+    It is right even though the classes share their noise under an integer seed.
 
     Args:
         vae, x, class_probabilities, num_samples, seed, first_block: as for `classify`.
@@ -214,7 +216,7 @@ def evidence(
 def _checked(class_probabilities: Tensor) -> Tensor:
     p = class_probabilities.double()
     if not ((p >= 0).all() and abs(p.sum().item() - 1) < 1e-6):
-        raise ValueError(f"class_probabilities must be 0 or above and sum to 1; got {p.tolist()}")
+        raise ValueError(f"`class_probabilities` must be 0 or above and sum to 1; got {p.tolist()}")
     return p
 
 
@@ -222,5 +224,5 @@ def _of_each_class(
     vae: Any, x: Tensor, p: Tensor, num_samples: int, seed: int | None, first_block: int
 ) -> Iterator[Tensor]:
     """Yields the log-weights (K, N) of each class in turn."""
-    for y in torch.eye(len(p), dtype=x.dtype, device=x.device):
+    for y in through("", torch.eye(len(p), dtype=x.dtype, device=x.device)):
         yield log_weights(vae, x, num_samples, y.expand(len(x), -1), seed, first_block=first_block)

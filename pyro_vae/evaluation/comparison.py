@@ -2,14 +2,14 @@ r"""Which of two programs is better, by how much, and how sure that is: differen
 
 .. math:: d_i = v_i(\text{first}) - v_i(\text{second}), \qquad \text{standard error} = \mathrm{sd}(d) / \sqrt{N}
 
-Two programs that are tested on the same N data share what is easy and what is hard among them. So the mean of d is
-known far better than either mean. Three things could have come out otherwise, and each has an error of its own:
+Two programs tested on the same N data find the same data easy and the same data hard. So the mean of d is known far
+better than either mean. Three things could have been different, and each has its own error:
 
     the test data       `Difference.standard_error` and `Difference.interval`
     the draws of z      `Difference.monte_carlo_error`
-    the training        `between_seeds`, which needs two or more runs of each; one run each says nothing about it
+    the training `between_seeds`, which needs two or more runs of each; single runs say nothing about it
 
-`over_data_and_seeds` joins the first and the last.
+`over_data_and_seeds` combines the first and the last.
 """
 
 import math
@@ -28,24 +28,24 @@ from pyro_vae.randomness import derive
 
 LEFT_OUT = "without the variance over training seeds"
 _FEWEST = 100
-_FORCE = "`force=True` takes them all the same"
-_FEW = 30  # data: below them BCa covers less than it says
+_FORCE = "`force=True` takes them nevertheless"
+_FEW = 30  # data: with fewer, BCa covers less than it claims
 _AT_ONCE = 1 << 22  # numbers resampled at a time: 32 MiB, whatever N is
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two means over test data. Printing it gives one line, which says what it leaves out.
+    """The difference of two means over test data. Printing it gives one line, which also says what is left out.
 
     Attributes:
         name: what is compared.
-        mean: first - second, above 0 where the first is higher.
-        standard_error: over other test data of the same kind; NaN for a single datum.
-        monte_carlo_error: over other draws of z for the same data, as for draws that the two do not share.
-        interval: the bootstrap's over the data, or Student's below 30 data; NaN for a single datum.
+        mean: first - second, above 0 if the first is higher.
+        standard_error: over test data drawn again from the same population; NaN for a single datum.
+        monte_carlo_error: over new draws of z for the same data, as if the two shared no draws.
+        interval: the bootstrap interval over the data, or Student's for fewer than 30 data; NaN for a single datum.
         confidence: the confidence of the interval.
         num_data: N of the first and of the second.
-        is_paired: whether both are about the same data.
+        is_paired: whether both use the same data.
         unit: the unit of all numbers.
 
     Example:
@@ -101,8 +101,8 @@ class SeedDifference:
 
     Attributes:
         mean: first - second.
-        standard_error: over other training seeds, sqrt(s_1^2 / n_1 + s_2^2 / n_2).
-        degrees_of_freedom: by Welch and Satterthwaite; NaN where neither side varies.
+        standard_error: over training seeds, sqrt(s_1^2 / n_1 + s_2^2 / n_2).
+        degrees_of_freedom: by Welch and Satterthwaite; NaN if neither side varies.
         interval: Student's t with that many degrees of freedom.
         confidence: the confidence of the interval.
         num_seeds: n_1 and n_2.
@@ -158,25 +158,26 @@ def paired(
 ) -> Difference:
     """Compares two estimates on the same data, datum by datum.
 
-    The interval is that of the BCa bootstrap over the data (`scipy.stats.bootstrap`), which does not take the
-    differences for normal. It covers too little where data are few (85 % for 95 % at N = 5), so that below 30 data it
-    is Student's t if that is wider. It holds for these two trained programs: trained again from other seeds, they would
-    differ by something else.
+    The interval is a BCa bootstrap interval over the data (`scipy.stats.bootstrap`), which does not assume that the
+    differences are normal. Its coverage is too low for few data (85 % instead of 95 % at N = 5), so for fewer than 30
+    data Student's t interval replaces it if that is wider. The interval is valid for these two trained programs:
+    trained again from other seeds, they would differ by another amount.
 
     Args:
         first, second: values of the same data in the same order, (N,) each.
         confidence: the confidence of the interval, within (0, 1).
         resamples: the number of resamples of the bootstrap.
         seed: the seed of the bootstrap; the global random state is neither read nor changed.
-        force: subtract whatever there is: estimates of other data, of other quantities, or bounds of other tightness.
+        force: subtract in any case: even estimates for different data or of different quantities, or bounds of
+            different tightness.
 
     Returns:
-        The mean of first - second, with its errors and interval. Its name says what was subtracted: log p(x|y) and
-        log p(x) of the same data may be.
+        The mean of first - second, with its errors and interval. Its name says what was subtracted; log p(x|y) and log
+        p(x) of the same data can be.
 
     Raises:
-        ValueError: other data or quantities, importance-weighted bounds of other numbers of draws, unequal numbers of
-            data or units, a value that is not finite, confidence or resamples out of range.
+        ValueError: different data or quantities, importance-weighted bounds with different numbers of draws, different
+            numbers of data or units, a value that is not finite, confidence or resamples out of range.
 
     Reference:
         Efron, "Better Bootstrap Confidence Intervals", Journal of the American Statistical Association 82, 1987.
@@ -191,7 +192,7 @@ def paired(
     a, b = _values(first, second)
     if len(a) != len(b):
         raise ValueError(
-            f"a paired difference needs the same data on both sides: got {len(a)} and {len(b)} values. "
+            f"a paired difference needs the same data on both sides; got {len(a)} and {len(b)} values. "
             "Use unpaired for means over different data"
         )
     if not force:
@@ -211,16 +212,16 @@ def unpaired(
     seed: int = 0,
     force: bool = False,
 ) -> Difference:
-    """Compares the means of two estimates over data that they do not share.
+    """Compares the means of two estimates over different data.
 
-    The standard error is sqrt(se_1^2 + se_2^2), and the interval that of the BCa bootstrap over both sets of data, or
-    below 30 data Welch's t if that is wider. Both are far too wide for estimates on the same data, which `paired`
-    compares.
+    The standard error is sqrt(se_1^2 + se_2^2). The interval is a BCa bootstrap interval over both sets of data; for
+    fewer than 30 data Welch's t interval replaces it if that is wider. Both are far too wide for estimates on the same
+    data: use `paired` for those.
 
     Args:
         first, second: values of N_1 and N_2 data.
         confidence, resamples, seed: as for `paired`.
-        force: subtract whatever there is: estimates of other quantities, or bounds of other tightness.
+        force: subtract in any case: even estimates of different quantities, or bounds of different tightness.
 
     Returns:
         The mean of the first - the mean of the second, with its errors and interval.
@@ -243,18 +244,16 @@ def unpaired(
 
 
 def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
-    """Averages the estimates of several runs, datum by datum: what such a run gives on average over its training seeds.
+    """Averages the estimates of several runs, datum by datum: the mean estimate over training seeds.
 
-    The standard error is that of the mean of the runs over other data. The Monte Carlo error takes the noise of the
-    runs for independent, even if all of them were evaluated with one seed: under one seed, the noise of different
-    programs was measured to correlate by 0.03 at most.
+    The standard error refers to the mean of the runs, over test data. The Monte Carlo error assumes that the noise of
+    the runs is independent, even if all of them were evaluated with one seed: under one seed, the measured correlation
+    between the noise of different programs was at most 0.03.
 
     Args:
-        estimates: one for each run, of the same data in the same order.
-        force: average estimates of other data or of other quantities too.
-
-    Raises:
-        ValueError: no estimates, other data or quantities, or unequal numbers of data, draws, or units.
+        estimates: one for each run, of the same data in the same order. force: average estimates of other data or of
+            other quantities too. Raises:
+        ValueError: no estimates, different data or quantities, or different numbers of data, draws, or units.
 
     Example:
         >>> runs = [Estimate("log p(x)", torch.tensor(v), torch.full((2,), 0.1), num_samples=10)
@@ -283,10 +282,10 @@ def pooled(estimates: Sequence[Estimate], *, force: bool = False) -> Estimate:
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> SeedDifference:
-    """Compares two kinds of program, of which several runs each were trained from different seeds.
+    """Compares two kinds of program, each trained several times from different seeds.
 
-    All runs are tested on the same data. Both kinds may vary by different amounts (Welch's interval). With two or three
-    seeds the interval is wide, as it must be. It leaves out the variance over test data, which `paired` gives.
+    All runs must be tested on the same data. The two kinds can have different variances (Welch's interval). With two or
+    three seeds the interval is wide, as it must be. It leaves out the variance over test data; `paired` has that.
 
     Args:
         first, second: one mean for each run, in nats.
@@ -331,12 +330,12 @@ def _values(first: Estimate, second: Estimate) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_labels(*estimates: Estimate) -> list[str]:
-    """What is estimated, where x and x given y may be subtracted."""
+    """The quantities, without "given y": estimates of x and of x given y can be subtracted."""
     return [without_labels(each.quantity or each.name) for each in estimates]
 
 
 def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
-    """Raises ValueError where the estimates are known to be of different things."""
+    """Raises ValueError if the estimates are known to be of different things."""
     _check_quantities(estimates, quantities)
     for name, words in (("fingerprint", "data, or of data"), ("labels", "labels, or of labels")):
         first, *others = [known for e in estimates if len(known := getattr(e, name))] or [torch.empty(0)]
@@ -344,18 +343,19 @@ def _check_alike(estimates: Sequence[Estimate], quantities: Sequence[str]) -> No
             if not first.equal(other):
                 block = int((first != other).nonzero()[0]) if len(first) == len(other) else 0
                 raise ValueError(
-                    f"these are estimates of different {words} in another order, from datum {DATA_BLOCK * block} "
-                    f"to {DATA_BLOCK * (block + 1) - 1} on. `unpaired` compares means over different data; {_FORCE}"
+                    f"these are estimates of different {words} in another order: they first differ "
+                    f"between datum {DATA_BLOCK * block} and {DATA_BLOCK * (block + 1) - 1}. "
+                    f"`unpaired` compares means over different data; {_FORCE}"
                 )
 
 
 def _check_quantities(estimates: Sequence[Estimate], quantities: Sequence[str]) -> None:
     if len(set(quantities)) > 1:
-        raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}: {_FORCE}")
-    draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count otherwise
+        raise ValueError(f"these are estimates of different quantities, {', '.join(sorted(set(quantities)))}; {_FORCE}")
+    draws = {e.num_samples for e in estimates if type(e) is Estimate}  # grids and chains count differently
     if len(draws) > 1 and quantities[0] == "log p(x)":
         numbers = " and ".join(map(str, sorted(draws)))
-        raise ValueError(f"these are bounds of different tightness, by {numbers} draws: {_FORCE}")
+        raise ValueError(f"these are bounds of different tightness, with {numbers} draws; {_FORCE}")
 
 
 def _bootstrap(
@@ -364,10 +364,10 @@ def _bootstrap(
     _check(confidence, resamples)
     if min(len(sample) for sample in samples) == 1:
         return math.nan, math.nan
-    if all(np.ptp(sample) == 0 for sample in samples):  # every resample is the same, which BCa cannot divide by
+    if all(np.ptp(sample) == 0 for sample in samples):  # all resamples are equal, and BCa would divide by 0
         value = float(statistic(*samples, axis=-1))
         return value, value
-    # About their means and in units of their spread: values that differ by roundings alone would upset BCa's skewness.
+    # About their means and in units of their spread: values that differ only by rounding would upset BCa's skewness.
     means = [sample.mean(keepdims=True) for sample in samples]
     centred = [sample - mean for sample, mean in zip(samples, means, strict=True)]
     unit = max(np.abs(sample).max() for sample in centred)
@@ -391,7 +391,7 @@ def _bootstrap(
 
 
 def _student(samples: tuple[np.ndarray, ...], middle: float, confidence: float) -> tuple[float, float]:
-    """Student's t interval of a mean, or Welch's of the difference of two, about the middle."""
+    """Student's t interval for a mean, or Welch's for the difference of two means, about the middle."""
     squares = [sample.var(ddof=1) / len(sample) for sample in samples]
     return satterthwaite(middle, squares, [len(sample) - 1 for sample in samples], confidence)[1]
 
@@ -399,16 +399,15 @@ def _student(samples: tuple[np.ndarray, ...], middle: float, confidence: float) 
 def satterthwaite(
     middle: float, squares: Sequence[float], degrees: Sequence[float], confidence: float
 ) -> tuple[float, tuple[float, float]]:
-    """Returns the degrees of freedom of a sum of squared errors, and Student's t interval with as many.
+    """Returns the degrees of freedom of a sum of squared errors, and Student's t interval with that many.
 
     Args:
-        middle: of the interval.
-        squares: of independent errors.
+        middle: of the interval. squares: of independent errors.
         degrees: the degrees of freedom of each.
         confidence: within (0, 1).
 
     Returns:
-        NaN and no width where nothing varies, or by so little, 1e-200, that its squares are 0.
+        NaN and an interval of no width if nothing varies, or by so little (1e-200) that the squares are 0.
 
     Example:
         >>> freedom, (low, high) = satterthwaite(1.0, [0.5, 0.5], [2, 2], 0.95)
@@ -426,7 +425,7 @@ def _check(confidence: float, resamples: int = _FEWEST) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be within (0, 1); got {confidence}")
     if resamples < _FEWEST:
-        raise ValueError(f"resamples must be at least {_FEWEST}, for an interval to be made of them; got {resamples}")
+        raise ValueError(f"resamples must be at least {_FEWEST}, to form an interval; got {resamples}")
 
 
 def _difference(
@@ -455,12 +454,12 @@ def difference_row(
     unit: str,
     over: str = "over data",
 ) -> Row:
-    """What a notebook shows of any difference, as a row of `html_table`."""
+    """Returns the row of `html_table` that a notebook shows for any difference."""
     low, high = interval
     within = f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) else "n/a"
     return {"": name, f"mean, {unit}": f"{mean:.3f}", over: plus_minus(error), f"{confidence * 100:g} % in": within}
 
 
 def known_interval(interval: tuple[float, float]) -> list[float] | None:
-    """Converts an interval for a report, None where it is unknown."""
+    """Converts an interval for a report, with None if it is unknown."""
     return list(interval) if all(map(math.isfinite, interval)) else None

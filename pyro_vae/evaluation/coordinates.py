@@ -1,4 +1,4 @@
-"""All latent sites of a program side by side, as one vector z of D real numbers: what grids and chains move."""
+"""All latent sites of a program in one vector z of D real numbers, which grids and chains move."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Coordinates:
     """The places of the latent sites in z.
 
     Args:
-        sites: name -> site, in the order in which they stand in z; see `traces.latent_sites`.
+        sites: name -> site, in the order of their places in z; see `traces.latent_sites`.
 
     Attributes:
         shapes: name -> event shape.
@@ -43,9 +43,9 @@ def check_real(name: str, distribution: Any, work: str) -> None:
     """Refuses a latent site that does not range over all real numbers.
 
     Args:
-        name: the site's.
-        distribution: the site's, perhaps within `Independent`.
-        work: what needs real numbers, for the message.
+        name: the name of the site.
+        distribution: its distribution, perhaps within `Independent`.
+        work: what needs real numbers, for the message, such as "a grid".
 
     Raises:
         ValueError: another support.

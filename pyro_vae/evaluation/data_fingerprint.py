@@ -1,4 +1,4 @@
-"""Which data an estimate is about, so that estimates of different data are not taken for those of the same."""
+"""Which data an estimate is about, so that no one compares estimates of different data by mistake."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 def fingerprint(x: Tensor) -> Tensor:
     """Hashes the values of each block of 128 data, whatever their type and device.
 
-    The fingerprints of shards of whole blocks, one after another, are that of the whole.
+    The fingerprints of shards of whole blocks, concatenated, equal the fingerprint of the whole.
 
     Args:
         x: data (N, *x_shape).
@@ -28,10 +28,10 @@ def fingerprint(x: Tensor) -> Tensor:
 
 
 def _hash(block: Tensor) -> int:
-    numbers = block.cpu().double() + 0.0  # which makes -0.0 a 0.0
+    numbers = block.cpu().double() + 0.0  # turns -0.0 into 0.0
     single = numbers.float()
     if torch.equal(single.double(), numbers):
-        numbers = single  # half the bytes, and the same of data that were given as float32
+        numbers = single  # half the bytes, and the same fingerprint for data that were given as float32
     hashed = hashlib.blake2b(repr(tuple(block.shape)).encode(), digest_size=8)
     hashed.update(numbers.contiguous().numpy().tobytes())
     return int.from_bytes(hashed.digest(), "little", signed=True)

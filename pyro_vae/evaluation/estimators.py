@@ -1,9 +1,9 @@
 """Estimates of log p(x) and of its parts, per datum, in nats, each with its errors.
 
-Two errors are kept apart everywhere. For per-datum values v_i with Monte Carlo standard errors e_i, i = 1 ... N,
+Two errors are kept apart everywhere. For per-datum values v_i with Monte Carlo standard errors e_i, i = 1 ... N:
 
-    standard_error    = sd(v) / sqrt(N)            how the mean would vary over other data of the same kind
-    monte_carlo_error = sqrt(sum_i e_i^2) / N      how it would vary over other draws of z for the same data
+    standard_error    = sd(v) / sqrt(N)            how the mean varies over data drawn again from the population
+    monte_carlo_error = sqrt(sum_i e_i^2) / N      how it varies over new draws of z for the same data
 """
 
 import math
@@ -27,18 +27,17 @@ class Estimate:
     Attributes:
         name: what is estimated.
         value: (N,), float64.
-        value_error: (N,), the Monte Carlo standard error of each value; NaN for K = 1, from which no spread is known.
+        value_error: (N,), the Monte Carlo standard error of each value; NaN for K = 1, which has no spread.
         num_samples: K, the draws of z for each datum.
         unit: the unit of value and errors.
-        kind: how the KL of each latent site was taken: "analytic", "sampled" or "infinite" (a guide without a density);
-            empty for an estimate without a KL.
-        quantity: what is estimated, as far as it can be compared, such as "log p(x)" or "log p(x|y)"; empty where the
-            name says it.
-        fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty
-            where they are not known.
-        labels: the fingerprint of the labels, where it is of x given y.
-        shared_error: the Monte Carlo error of the mean, where data share draws; None where they have draws of their
-            own, and `value_error` says it.
+        kind: how the KL of each latent site was computed: "analytic", "sampled" or "infinite" (a guide without a
+            density); empty for an estimate without a KL.
+        quantity: the quantity for comparisons, such as "log p(x)" or "log p(x|y)"; empty if the name says it.
+        fingerprint: of the data, a number for each block of 128, see `pyro_vae.evaluation.data_fingerprint`; empty if
+            the data are not known.
+        labels: the fingerprint of the labels, for an estimate of x given y.
+        shared_error: the Monte Carlo error of the mean if data share draws; None if they share none, and `value_error`
+            suffices.
 
     Example:
         >>> print(Estimate("ELBO", torch.tensor([-1.0, -3.0]), torch.tensor([0.1, 0.1]), num_samples=100))
@@ -99,7 +98,7 @@ class Estimate:
         )
 
     def table_rows(self) -> list[Row]:
-        """What a notebook shows of it: one row, of heading and cell."""
+        """Returns what a notebook shows: one row, from headings to cells."""
         return [
             {
                 "": self.name,
@@ -119,12 +118,10 @@ E = TypeVar("E", bound=Estimate)
 
 
 def of_data(estimate: E, data: Tensor, y: Tensor | None, quantity: str = "") -> E:
-    """Returns the same estimate, which says what it is of.
+    """Returns the same estimate, with the data and the quantity recorded in it.
 
     Args:
-        estimate: of a program.
-        data: the fingerprint of the data.
-        y: their labels (N, C), where it is of x given y.
+        estimate: of a program. data: the fingerprint of the data. y: their labels (N, C), if it is of x given y.
         quantity: what is estimated; by default the name says it.
 
     Example:
@@ -140,7 +137,7 @@ def of_data(estimate: E, data: Tensor, y: Tensor | None, quantity: str = "") -> 
 
 
 def without_labels(quantity: str) -> str:
-    """Returns what a quantity is called that is not given y.
+    """Returns the name of a quantity without "given y".
 
     Example:
         >>> without_labels("log p(x|y)"), without_labels("ELBO given y")
@@ -170,8 +167,8 @@ def elbo(
 
     .. math:: \mathrm{ELBO}(x) = E_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
-    The KL is analytic where one is registered and sampled elsewhere; `Estimate.kind` says which. This is always the
-    ELBO of the program itself, without loss weights.
+    The KL is analytic if one is registered, and sampled otherwise; `Estimate.kind` says which. This is always the ELBO
+    of the program itself, without loss weights.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -179,7 +176,7 @@ def elbo(
         num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -211,7 +208,7 @@ def elbo_terms(
 ) -> ELBOTerms:
     """Estimates the ELBO, the reconstruction E_q[log p(x|z)] and the KL in one pass over the draws, in nats.
 
-    The KL of a guide that is a point (`Delta`) is infinite: `kind` says so, and the ELBO is minus infinity.
+    The KL of a point guide (`Delta`) is infinite: `kind` says so, and the ELBO is minus infinity.
 
     Args:
         vae, x, num_samples, y, seed, first_block: as for `elbo`.
@@ -251,14 +248,14 @@ def iwae(
 
     .. math:: \log \frac{1}{K} \sum_{k=1}^{K} \frac{p(x, z_k)}{q(z_k|x)}, \qquad z_k \sim q(z|x)
 
-    This is a lower bound on log p(x) in expectation (not in each run), and tight as K grows; how fast depends on how
-    well the guide covers the posterior. The Monte Carlo error is that of the logarithm of a mean,
-    sd(w) / (sqrt(K) mean(w)). It does not contain the bias. It cannot exceed 1 nat for a datum, and where few weights
-    dominate it is about half of the true spread: it means something only for data whose `psis_khat` is at most 0.7.
+    This is a lower bound on log p(x) in expectation (not in each run), and becomes tight as K grows. How fast depends
+    on how well the guide covers the posterior. The Monte Carlo error is the error of the logarithm of a mean, sd(w) /
+    (sqrt(K) mean(w)). It does not include the bias. It cannot exceed 1 nat for a datum, and if few weights dominate it
+    is about half of the true spread: it is meaningful only for data whose `psis_khat` is at most 0.7.
 
-    A draw under which p(x, z) is 0 counts as a weight of 0. If all draws of a datum are such, its value is minus
-    infinity and its error NaN. A weight that is not a number makes its own datum NaN and no other. The sum is streamed:
-    no (K, N) array is held.
+    A draw with p(x, z) = 0 counts as a weight of 0. If this holds for all draws of a datum, its value is minus infinity
+    and its error NaN. A weight that is NaN makes its own datum NaN, and no other. The sum is streamed: no (K, N) array
+    is held.
 
     Args:
         vae, x, num_samples, y, seed, first_block: as for `elbo`.
@@ -298,7 +295,7 @@ def relative_error(log_weights: Tensor) -> Tensor:
         log_weights: (K, B).
 
     Returns:
-        (B,), in nats; NaN for K = 1, from which no spread is known.
+        (B,), in nats; NaN for K = 1, which has no spread.
 
     Example:
         >>> relative_error(torch.tensor([[1.0], [3.0]]).log())   # sqrt(2) / (sqrt(2) 2)
@@ -308,7 +305,7 @@ def relative_error(log_weights: Tensor) -> Tensor:
 
 
 def _relative_error(squares: Tensor, K: int) -> Tensor:
-    """The same from sum_k (w_k / sum_j w_j)^2: K times that, less 1, is the squared coefficient of variation."""
+    """The same from sum_k (w_k / sum_j w_j)^2: K times that, minus 1, is the squared coefficient of variation."""
     spread = (K * squares - 1).clamp(min=0)
     return (spread / (K - 1)).sqrt() if K > 1 else torch.full_like(squares, math.nan)
 
@@ -327,11 +324,11 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 def subset(size: int, num_data: int, seed: int) -> Tensor:
     """Draws the positions of a random subset, sorted.
 
-    Data files may be sorted by class, so that the first ones are no fair sample.
+    Data files are sometimes sorted by class, and the first data are then not a fair sample.
 
     Args:
         size: the number of data to choose from.
-        num_data: the number of positions; all of them where there are no more.
+        num_data: the number of positions; all of them if there are no more.
         seed: the seed of the choice.
 
     Example:
@@ -350,7 +347,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(pair: traces.Traces) -> Terms:
-    """Reads log p(x|z) and the KL of all latent sites: in closed form where one is registered, else log q - log p."""
+    """Reads log p(x|z) and the KL of all latent sites: in closed form if one is registered, else log q - log p."""
     reconstruction = traces.reconstruction(pair).double()
     total, kind = torch.zeros_like(reconstruction), {}
     for name, site in traces.latent_sites(pair.guide).items():
@@ -373,13 +370,13 @@ class _Moments:
         old, new = self.count[data], float(len(values))
         mean, square = values.mean(0), (values - values.mean(0)).square().sum(0)
         step = mean - self.mean[data]
-        # If one of the means is infinite, the mean of both is their sum.
+        # If one of the means is infinite, the common mean is their sum.
         self.mean[data] += torch.where(step.isfinite(), step * new / (old + new), mean)
         self.square[data] += square + step.square() * old * new / (old + new)
         self.count[data] += new
 
     def estimate(self, name: str, kind: dict[str, str]) -> Estimate:
-        variance = self.square / (self.count - 1)  # 0/0 = NaN for a single draw, from which no spread is known
+        variance = self.square / (self.count - 1)  # 0/0 = NaN for a single draw, which has no spread
         return Estimate(name, self.mean, (variance / self.count).sqrt(), int(self.count[0]), kind=kind)
 
 

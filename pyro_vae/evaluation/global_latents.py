@@ -3,8 +3,8 @@ r"""Programs with global latents: sites above the data plate, which all data sha
 .. math:: p(D, z, \theta) = p(\theta) \prod_i p(z_i) \, p(x_i | z_i, \theta), \qquad
           q(\theta) \prod_i q(z_i | x_i, \theta)
 
-The data depend on each other through theta, so that such a program has no log p(x) per datum. Two things take its
-place, and a third is of all data together:
+The data depend on each other through theta, so such a program has no log p(x) per datum. Two quantities take its place,
+and a third describes all data together:
 
     given         the program at one theta: log p(x | theta), which every estimator of this room takes
     predictive    log p(x | D) = log E_q(theta) p(x | theta), the mean over the posterior of theta
@@ -36,7 +36,7 @@ class Given(nn.Module):
 
     Attributes:
         program: the program, which is not changed.
-        names: of the sites that are fixed.
+        names: the names of the fixed sites.
     """
 
     def __init__(self, program: Any, values: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Given(nn.Module):
             return self.program.guide(x, *_if_given(y))
 
     def set_values(self, values: Mapping[str, Tensor]) -> None:
-        """Puts other values in the place of those of the same sites."""
+        """Replaces the values of the fixed sites."""
         for name, value in self._values().items():
             value.copy_(values[name])
 
@@ -72,7 +72,7 @@ class Given(nn.Module):
 
 
 class _Fixed(Messenger):
-    """Sets sites to values and hides them, and takes the factor of a subsampled plate away."""
+    """Sets sites to values and hides them, and removes the factor of a subsampled plate."""
 
     def __init__(self, values: dict[str, Tensor], x: Tensor | None, *, is_guide: bool) -> None:
         super().__init__()
@@ -86,52 +86,54 @@ class _Fixed(Messenger):
         if msg["name"] in self.values:
             self._fix(msg)
         elif not msg["is_observed"] and (msg["infer"] or {}).get("is_auxiliary"):
-            msg["stop"] = True  # what an automatic guide draws, of which the site itself is made
+            msg["stop"] = True  # the draw of an automatic guide from which the site itself is computed
         else:
             msg["scale"] = msg["scale"] / self._plate_scale(msg)
 
     def _fix(self, msg: Any) -> None:
         name, value = msg["name"], self.values[msg["name"]]
         if msg["is_observed"]:
-            raise ValueError(f"site {name} is observed, and no latent that can be fixed")
+            raise ValueError(f"site {name} is observed; only latent sites can be fixed")
         if value.shape != msg["fn"].shape():
             raise ValueError(f"site {name} has shape {tuple(msg['fn'].shape())}; got a value of {tuple(value.shape)}")
         if not self.is_guide:
-            error = f"site {name} is over {msg['fn'].support}; got a value outside of it"
+            error = f"site {name} has the support {msg['fn'].support}; got a value outside of it"
             require(_is_within(msg["fn"], value), lambda: ValueError(error))
         self.found.add(name)
         msg["value"], msg["done"], msg["stop"] = value, True, True
 
     def _plate_scale(self, msg: Any) -> float:
-        """The factor N / B by which plates weigh B of N data, multiplied as they do."""
+        """The product of the factors N / B by which plates weigh B of N data."""
         scale = 1.0
         for frame in msg["cond_indep_stack"]:
             if self.x is not None and frame.dim == -1 and frame.size not in (frame.full_size, len(self.x)):
                 raise ValueError(
-                    f"plate {frame.name} takes {frame.size} of the {len(self.x)} data that it is given, and estimates "
-                    f"are of each: pyro.plate({frame.name!r}, N, subsample=x) takes all it is given as a part of N"
+                    f"plate {frame.name} uses {frame.size} of the {len(self.x)} data that it is given, and estimates "
+                    f"need all of them. Write pyro.plate({frame.name!r}, N, subsample=x), which uses all data that it "
+                    "is given as a part of N"
                 )
             scale = scale * (frame.full_size or frame.size) / frame.size
         return scale
 
 
 def given(program: Any, values: Mapping[str, Any]) -> Given:
-    r"""Fixes global latents of a program, so that every estimator takes it.
+    r"""Fixes global latents of a program, so that every estimator accepts it.
 
     .. math:: p(x, z | \theta) = p(z) \, p(x | z, \theta), \qquad q(z | x, \theta)
 
-    In model and guide the sites have these values and leave the trace, with what an automatic guide draws to make them.
-    So `iwae(given(program, values), x, ...)` estimates log p(x | theta), and likewise `elbo`, `ais`, `quadrature`,
-    `bdmc`, `impute`, ... A plate that stands for N data and is given B of them, `pyro.plate("data", N, subsample=x)`,
-    weighs each by N / B; here each counts once. With no values, `given(program, {})`, only that changes.
+    In model and guide the sites have these values and leave the trace, together with the draws of an automatic guide
+    behind them. So `iwae(given(program, values), x, ...)` estimates log p(x | theta); the same holds for `elbo`, `ais`,
+    `quadrature`, `bdmc`, `impute`, ... A plate that stands for N data and is given B of them, `pyro.plate("data", N,
+    subsample=x)`, weighs each datum by N / B; here each counts once. Without values, `given(program, {})` changes only
+    this.
 
     Args:
         program: anything with `.model` and `.guide`.
-        values: of the sites by name, without draws: `AutoNormal.median()`, or one draw of `draw_globals`.
+        values: site name -> one value, such as `AutoNormal.median()` or one draw of `draw_globals`.
 
     Raises:
-        ValueError: at the first use, for a name that is no latent site of the model, a value of another shape than its
-            site or outside its support, or a plate that takes some of its data only.
+        ValueError: at the first use, for a name that is not a latent site of the model, a value of another shape than
+            its site or outside its support, or a plate that uses only some of its data.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -154,7 +156,7 @@ def given(program: Any, values: Mapping[str, Any]) -> Given:
 def draw_globals(
     program: Any, x: Tensor, num_globals: int, y: Tensor | None = None, seed: int | None = None
 ) -> dict[str, Tensor]:
-    """Draws the global latents of a program from its guide, by name: each (S, *shape).
+    """Draws the global latents of a program from its guide: name -> (S, *shape).
 
     The guide is run with one datum of x, which q(theta) must not depend on.
 
@@ -196,8 +198,8 @@ class PredictiveEstimate(Estimate):
 
     Attributes:
         num_globals: S.
-        at_each: (S, N), the estimates of log p(x | theta_s). `psis_khat(at_each)` above 0.7 says that few draws of
-            theta decide about a datum, and that the errors mean nothing there.
+        at_each: (S, N), the estimates of log p(x | theta_s). If `psis_khat(at_each)` is above 0.7 for a datum, few
+            draws of theta dominate its estimate, and its errors are meaningless.
     """
 
     num_globals: int = 0
@@ -228,17 +230,18 @@ def predictive(
     .. math:: \log \frac{1}{S} \sum_{s=1}^{S} \frac{1}{K} \sum_{k=1}^{K}
               \frac{p(x, z_{sk} | \theta_s)}{q(z_{sk} | x, \theta_s)}, \qquad \theta_s \sim q(\theta)
 
-    It is a lower bound in expectation on log E_q p(x | theta), and that is log p(x | D) where q(theta) is the posterior
-    of theta given the training data D; else it is the predictive density of this q, a proper density all the same.
+    It is a lower bound in expectation on log E_q p(x | theta). That is log p(x | D) if q(theta) is the posterior of
+    theta given the training data D. Otherwise it is the predictive density under this q, which is still a proper
+    density.
 
-    Each draw of theta is shared by all data, so that their errors do not average out. The Monte Carlo error of the
-    mean, `shared_error`, is that of S draws of (theta, z), to first order:
+    All data share each draw of theta, so their errors do not average out. The Monte Carlo error of the mean,
+    `shared_error`, is the error of S draws of (theta, z), to first order:
 
     .. math:: \frac{\mathrm{sd}_s(g_s)}{\sqrt{S}}, \qquad
               g_s = \frac{1}{N} \sum_{i=1}^{N} \frac{p_{si}}{\frac{1}{S} \sum_t p_{ti}}
 
-    `paired` adds the errors of two estimates as if their draws were independent. Of two that share their draws of
-    theta, by one `draws`, the Monte Carlo error of the difference is then mostly too large, which is the safe side.
+    `paired` adds the errors of two estimates as if their draws were independent. If two estimates share their draws of
+    theta, by the same `draws`, the Monte Carlo error of their difference is usually too large, which is conservative.
 
     Args:
         program: anything with `.model` and `.guide`, a data plate, and latent sites above it.
@@ -247,7 +250,7 @@ def predictive(
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
         num_globals: S, the draws of theta from the guide; the errors need two or more.
-        draws: draws of theta from elsewhere, a chain say, by name, (S, *shape) each, in place of the guide's.
+        draws: draws of theta to use instead of the guide's, from a chain for example: name -> (S, *shape).
 
     Raises:
         DataError: data outside the support of the likelihood.

@@ -2,8 +2,8 @@ r"""Missing numbers drawn given the observed ones, by importance resampling.
 
 .. math:: p(x_{mis}|x_{obs}) = \int p(x_{mis}|x_{obs}, z) \, p(z|x_{obs}) \, dz
 
-z comes from K draws of the guide, each chosen as often as its importance weight says, x_mis from its distribution given
-z and what was observed. So the encoder only proposes: what it predicts wrongly the weights mend, as far as k-hat says.
+z is chosen from K draws of the guide in proportion to the importance weights, and x_mis is drawn from its distribution
+given z and the observed numbers. So the encoder only proposes, and the weights correct its errors; k-hat says how well.
 """
 
 import math
@@ -22,21 +22,20 @@ from pyro_vae.model.distributions.missing import completed, expected
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.randomness import block_stream, derive_if_given
 
-_MISSING = "impute draws numbers that are missing, and the program takes none: build it with `missing=True`"
+_MISSING = "impute draws missing numbers, but this program does not accept any. Build it with `missing=True`"
 
 
 @dataclass(frozen=True)
 class Imputation:
-    """Draws of what is missing. Printing it gives one line.
+    """Draws of the missing numbers. Printing it gives one line.
 
     Attributes:
-        draws: (M, N, *x_shape), data whose observed numbers are those that were given; each is one imputation of all.
-        mean: (N, *x_shape), data with the expected value of each missing number: the mean of E[x_mis|x_obs, z] over the
-            M chosen z, which is the best single imputation where the squared error counts, and has less noise than the
-            mean of the draws. NaN where p(x|z) has no mean.
-        khat: (N,), PSIS k-hat of the weights; above 0.7 the draws of that datum are not to be trusted.
-        num_samples: K, the draws of z for each datum, from which M are chosen.
-        missing: the share of numbers that were missing.
+        draws: (M, N, *x_shape), M imputations of all data; observed numbers stay as they were given.
+        mean: (N, *x_shape), the data with the expected value of each missing number, the mean of E[x_mis|x_obs, z] over
+            the M chosen z. It is the best single imputation under squared error, and has less noise than the mean of
+            the draws. NaN where p(x|z) has no mean.
+        khat: (N,), PSIS k-hat of the weights; do not trust the draws of a datum if it is above 0.7.
+        num_samples: K, the draws of z for each datum, from which M are chosen. missing: the share of missing numbers.
     """
 
     draws: Tensor = field(repr=False)
@@ -69,26 +68,28 @@ def impute(
     .. math:: P(z = z_k) = \frac{w_k}{\sum_j w_j}, \quad w_k = \frac{p(x_{obs}, z_k)}{q(z_k|x)}, \quad z_k \sim q(z|x),
               \qquad x_{mis} \sim p(x_{mis}|x_{obs}, z)
 
-    Under independent numbers p(x_mis|x_obs, z) is p(x_mis|z); under `LowRankNormal` it is the normal of the missing
-    numbers given z and the observed ones. As K grows the draws are those of p(x_mis|x_obs), several of them show how
-    much is left open: analyse each by itself, and pool ("multiple imputation").
+    If the numbers are independent given z, p(x_mis|x_obs, z) is p(x_mis|z). Under `LowRankNormal` it is the normal of
+    the missing numbers given z and the observed ones. As K grows the draws follow p(x_mis|x_obs). Several draws show
+    how uncertain the missing numbers are: analyse each completed data set separately, and pool the results ("multiple
+    imputation").
 
-    They assume what the program assumes of gaps: that they depend on observed values alone (missing at random). Where a
-    number is missing because of its own value, the draws are biased, and nothing in the data tells.
+    Like the program, the draws assume that the gaps depend only on observed values (missing at random). If a number is
+    missing because of its own value, the draws are biased, and nothing in the data shows it.
 
     Args:
         vae: a program with `missing=True`.
-        x: data (N, *x_shape), NaN where a number is missing. One that `pyro_vae.load` gave takes what `encode` takes,
-            arrays, frames or tensors as they are in a file. What is drawn is x as the program sees it: a table less
-            `vae.intake.origin`, intensities in [0, 1] for grey levels, the middle of its cell for a dequantised one.
+        x: data (N, *x_shape), NaN where a number is missing. A program from `pyro_vae.load` accepts what `encode`
+            accepts: arrays, frames or tensors in the form of the file. The draws are x as the program sees it: for a
+            table, with `vae.intake.origin` subtracted; for grey levels, intensities in [0, 1]; for a dequantised level,
+            the middle of its cell.
         num_imputations: M.
-        y: one-hot labels (N, C); to a program that was loaded also numbers of classes or their names.
+        y: one-hot labels (N, C); for a loaded program also class numbers or names.
         num_samples: K, the draws of z for each datum from which M are chosen, with replacement.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
-        DataError: data outside the support of the likelihood, or of another form than the program was trained on.
+        DataError: data outside the support of the likelihood, or in another form than the training data.
         ValueError: a program without `missing=True`, no data, M or K below 1, or what `log_weights` refuses.
 
     Reference:
@@ -167,7 +168,7 @@ def _gathered(values: list[Tensor], index: Tensor) -> Tensor:
 def _completed(
     vae: Any, given: tuple[Tensor, ...], latents: dict[str, Tensor], number: int, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """Draws x (M, b, *x_shape) at latents (M, b, *event); and the mean over them of what is expected (b, *x_shape)."""
+    """Draws x (M, b, *x_shape) at latents (M, b, *event), and averages the expected x over them, (b, *x_shape)."""
     memory: dict[Any, Any] = {}
     with undisturbed(vae), remembering(memory):
         size = sample_block(vae, given[0], number, given[1:])
@@ -178,5 +179,5 @@ def _completed(
             (site,) = traces.observed_sites(traces.run_at(vae.model, vae.guide, some, *given).model).values()
             draws.append(completed(site["fn"], site["value"]))
             total = total + expected(site["fn"], site["value"]).sum(0)
-    seen = ~given[0].isnan()  # exactly as they are, and not a mean of equal numbers
+    seen = ~given[0].isnan()  # exactly as given, not a mean of equal numbers
     return torch.cat(draws), torch.where(seen, given[0], total / number)

@@ -1,10 +1,10 @@
-r"""The difference of two kinds of program, over other test data **and** other training seeds.
+r"""The difference of two kinds of program, over test data **and** training seeds.
 
 .. math:: v_{ri} = \mu + a_r + b_i + e_{ri}, \qquad r = 1 \dots n \text{ runs}, \quad i = 1 \dots N \text{ data}
 
-An interval over the data alone holds for these trained programs, and one over seeds alone for these data. What is asked
-as a rule is whether one kind of program is better than the other, trained and tested again: both vary then, and the
-variances add up.
+An interval over the data holds only for these trained programs, and an interval over seeds only for these data. The
+usual question is whether one kind of program is better than the other if both are trained and tested again. Then data
+and seeds both vary, and the variances add up.
 
     standard_error^2 = Var(data) / N + s_1^2 / n_1 + s_2^2 / n_2
 """
@@ -25,9 +25,10 @@ class JointDifference:
 
     Attributes:
         mean: first - second.
-        standard_error: over other data and other seeds; NaN for a single datum.
-        degrees_of_freedom: by Satterthwaite; NaN where nothing varies.
-        interval: Student's t with that many degrees of freedom, or that over the data where it is the wider one.
+        standard_error: over data and seeds; NaN for a single datum.
+        degrees_of_freedom: by Satterthwaite; NaN if nothing varies.
+        interval: Student's t interval with that many degrees of freedom, or the interval over the data if that is
+            wider.
         confidence: the confidence of the interval.
         num_data: N of the first and of the second.
         num_seeds: n_1 and n_2.
@@ -76,14 +77,14 @@ class JointDifference:
 
 
 def over_data_and_seeds(over_data: Difference, first: Sequence[float], second: Sequence[float]) -> JointDifference:
-    """Joins the difference over test data, of estimates that are pooled over seeds, with that over training seeds.
+    """Combines the difference over test data, of estimates pooled over seeds, with the difference over training seeds.
 
-    Variances are added. What single runs and single data have of their own is in both, so that the error is somewhat
-    too large where that is most of it.
+    Variances are added. The interaction of runs and data is counted in both, so the error is somewhat too large if the
+    interaction dominates.
 
     Args:
         over_data: the difference of the pooled estimates, by `paired` or `unpaired`.
-        first, second: one mean for each run that was pooled, in the same unit.
+        first, second: one mean for each pooled run, in the same unit.
 
     Raises:
         ValueError: fewer than two runs on a side.
@@ -106,7 +107,7 @@ def over_data_and_seeds(over_data: Difference, first: Sequence[float], second: S
     squares = over_data.standard_error**2, seeds.standard_error**2
     error, freedom, interval = math.sqrt(sum(squares)), math.nan, over_data.interval
     if error > 0:
-        # Over the data they are those of the smaller set.
+        # Over the data, the degrees of freedom are those of the smaller set.
         degrees = min(over_data.num_data) - 1, seeds.degrees_of_freedom
         freedom, joint = satterthwaite(over_data.mean, squares, degrees, over_data.confidence)
         interval = max(joint, interval, key=lambda ends: ends[1] - ends[0])

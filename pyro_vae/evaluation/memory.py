@@ -1,7 +1,7 @@
-"""The number of draws in a block: as many as keep its tensors within a budget of memory.
+"""The number of draws in a block: as many as fit its tensors into a memory budget.
 
-The noise of a block depends on its size. So the size depends on the program and the shape of a datum alone, and
-neither on the machine nor on the number of data.
+The noise of a block depends on its size. So the size depends only on the program and the shape of a datum, not on the
+machine or the number of data.
 """
 
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import SAMPLE_BLOCK, preserved
 
 DATA_BLOCK = 128
-_FEW = 8  # draws that are a block whatever the program
-_FEWEST = 2  # so that one seed keeps 8,192 draws apart at least
-_seen_to_read: WeakSet[nn.Module] = WeakSet()  # so that a training, which validates each epoch, asks its program once
-_BUDGET = 1 << 27  # numbers, 512 MiB, that all operations on a block make; a few of its tensors live at a time
+_FEW = 8  # draws that always make one block, whatever the program
+_FEWEST = 2  # so that one seed has separate noise for at least 8,192 draws
+_seen_to_read: WeakSet[nn.Module] = WeakSet()  # so that a training, which validates each epoch, checks only once
+_BUDGET = 1 << 27  # numbers, 512 MiB, that all operations on a block produce; few of its tensors exist at a time
 
 
 def sample_block(vae: Any, x: Tensor, num_samples: int, labels: tuple[Tensor, ...] = ()) -> int:
-    """Counts the draws of a block: 32, or fewer for a program that makes more than 32,768 numbers of each draw.
+    """Returns the number of draws in a block: 32, or fewer if a program computes more than 32,768 numbers per draw.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
-        x: the first block of data (B, *x_shape); all of it, since a guide may have parameters for each datum.
+        x: the first block of data (B, *x_shape); the whole block, since a guide can have parameters for each datum.
         num_samples: K; eight draws or fewer are always one block.
         labels: empty, or one tensor (B, C).
 
     Raises:
-        ValueError: the model does not read x, so that its numbers would be those of other data.
+        ValueError: the model does not read x, so the estimate would be for other data.
     """
     if num_samples <= _FEW and isinstance(vae, nn.Module) and vae in _seen_to_read:
         return SAMPLE_BLOCK
@@ -48,7 +48,7 @@ def sample_block(vae: Any, x: Tensor, num_samples: int, labels: tuple[Tensor, ..
 
 
 class _Count(TorchDispatchMode):
-    """Adds up the numbers in all tensors that operations return, and sees whether any of them takes `x`."""
+    """Counts the numbers in all tensors that operations return, and notes whether any operation takes `x`."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class _Count(TorchDispatchMode):
 
 
 def _flat(arguments: list[Any]) -> Iterator[Any]:
-    """What an operation takes, among it lists of tensors, which hold no other lists."""
+    """The arguments of an operation, with lists of tensors flattened; these hold no other lists."""
     for argument in arguments:
         yield from argument if isinstance(argument, list | tuple) else (argument,)
 
 
 def _numbers(vae: Any, num_samples: int, *given: Tensor) -> int:
     x, *labels = given
-    own = x.clone()  # the model's, so that what the guide reads does not count
+    own = x.clone()  # only for the model, so that a guide that reads x does not count
 
     def model(_: Tensor, *labels: Tensor) -> Any:
         return vae.model(own, *labels)
@@ -78,7 +78,7 @@ def _numbers(vae: Any, num_samples: int, *given: Tensor) -> int:
         traces.run(model, vae.guide, num_samples, x, *labels)
     if not count.is_read:
         raise ValueError(
-            f"the model of {type(vae).__name__} does not read the x that it is given: the estimate would be of other "
-            "data. Observe the argument of model(x), `obs=x` or `vae.generative(x)`, and no data of its own"
+            f"the model of {type(vae).__name__} does not read the x that it is given, so the estimate would be for "
+            "other data. Observe the argument of model(x), by `obs=x` or `vae.generative(x)`, and not other data"
         )
     return count.numbers

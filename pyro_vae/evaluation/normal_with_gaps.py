@@ -1,11 +1,11 @@
-r"""A normal with a full covariance of rows in which numbers are missing: its fit by EM, and its log p of what is there.
+r"""A normal with a full covariance for rows with missing numbers: its fit by EM, and log p of the observed numbers.
 
 With M the diagonal matrix that is 1 where a row has a number, r the row with 0 for the others, and A = M C M + I - M,
 
 .. math:: E[r | r_{obs}] = C M A^{-1} r, \qquad \mathrm{Cov}[r | r_{obs}] = C - C M A^{-1} M C
 
-The M-step shrinks C to the identity by D rows more, of independent columns of mean 0 and spread 1. It is right where
-gaps depend on nothing but numbers that are there.
+The M-step shrinks C towards the identity by D extra rows, with independent columns of mean 0 and spread 1. The fit is
+valid if gaps depend only on observed numbers.
 
 Reference:
     Section 11.2 of Little & Rubin, "Statistical Analysis with Missing Data", second edition, 2002, for the two steps.
@@ -17,22 +17,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_ROWS_AT_ONCE = 1 << 20  # numbers of their matrices
-_MOST_NUMBERS = 1 << 20  # of all matrices of an iteration, so that a fit takes a second or two
+_ROWS_AT_ONCE = 1 << 20  # numbers in the matrices of these rows
+_MOST_NUMBERS = 1 << 20  # in all matrices of an iteration, so that a fit takes a second or two
 _ITERATIONS = 200
-_CLOSE = 1e-4  # the change of any mean or correlation at which it ends
+_CLOSE = 1e-4  # EM ends when no mean or correlation changes by more
 
 
 def fit_with_gaps(rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """Fits mean (D,) and covariance (D, D), float64, to rows in units of their columns' spread.
 
-    Every n-th row is taken where there are many.
+    If there are many rows, every n-th one is used.
 
     Args:
         rows: (N, D) float64, of mean about 0 and spread about 1; NaN where a number is missing.
 
     Returns:
-        None where the rows that can be taken are fewer than five for each column.
+        None if there are fewer than five usable rows per column.
 
     Example:
         >>> noise = torch.randn(400, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -58,7 +58,7 @@ def fit_with_gaps(rows: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def log_density_of_the_rest(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """Computes log p of the numbers that are there, (B,), in nats.
+    """Computes log p of the observed numbers, (B,), in nats.
 
     Args:
         x: (B, D) float64, NaN where a number is missing.
@@ -89,7 +89,7 @@ def _expected(rows: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, T
 
 
 def _masked(rows: Tensor, mean: Tensor, covariance: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields the masks, what lies above the mean, and the Cholesky factor of A, of some rows after others."""
+    """Yields the masks, the deviations from the mean, and the Cholesky factors of A, for some rows at a time."""
     for some in rows.split(max(1, _ROWS_AT_ONCE // covariance.numel())):
         seen = (~some.isnan()).to(mean.dtype)
         r = torch.where(some.isnan(), 0.0, some - mean)

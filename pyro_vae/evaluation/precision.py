@@ -26,27 +26,27 @@ def is_rounded(vae: Any) -> bool:
 def rounding_loss(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, *, seed: int, first_block: int = 0
 ) -> Estimate:
-    """Estimates what rounding in the networks takes from the ELBO of each datum, in nats.
+    """Estimates how much rounding in the networks lowers the ELBO of each datum, in nats.
 
-    It is the ELBO with float32 networks - the ELBO with the networks as they are, above 0 where bfloat16 makes the ELBO
-    lower. Both sides have the same parameters and the same draws, so that the Monte Carlo error, taken draw by draw, is
-    far below that of either ELBO. A plain autoencoder has no ELBO: for it, the reconstructions are compared, and
-    `Estimate.name` says so.
+    It is the ELBO with float32 networks - the ELBO with the networks as they are, above 0 if bfloat16 lowers the ELBO.
+    Both sides have the same parameters and the same draws, so the Monte Carlo error of the difference is far below that
+    of either ELBO. A plain autoencoder has no ELBO: its reconstructions are compared instead, and `Estimate.name` says
+    so.
 
     Args:
         vae: a program with networks of `pyro_vae.networks`.
         x: data (N, *x_shape).
         num_samples: K, the draws of z for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
-        seed: an integer, from which the draws of both sides start.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        seed: an integer, the seed of the draws on both sides.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Returns:
         The differences; all are 0 if the networks are in float32, or the program in float64.
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1, or a program without a `Network` in it.
+        ValueError: no data, K < 1, or a program that contains no `Network`.
 
     Example:
         >>> import pyro_vae as pv
@@ -64,13 +64,13 @@ def rounding_loss(
 
 
 def rounding_summary(loss: Estimate) -> dict[str, Any]:
-    """What `rounding_loss` gave, for a report: the change of the mean, and how far single data moved either way."""
+    """Summarises a `rounding_loss` for a report: the change of the mean, and the largest changes of single data."""
     size = loss.value.abs()
     return {"name": loss.name, **loss.to_dict(), "mean_absolute": size.mean().item(), "largest": size.max().item()}
 
 
 def _draws(vae: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int, first_block: int) -> tuple[Tensor, str]:
-    """Draws of the ELBO or the reconstruction (K, N), on the CPU, and the name of what they are."""
+    """Draws of the ELBO or the reconstruction (K, N), on the CPU, and which of the two they are."""
     names = set()
 
     def read(pair: Traces) -> Tensor:

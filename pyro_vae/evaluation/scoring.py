@@ -1,4 +1,4 @@
-"""Scores: all that a program says of single data, side by side and in one pass over blocks of 128."""
+"""Scores: all that a program says about single data, computed in one pass over blocks of 128."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,21 +22,21 @@ _CODE_DRAWS = 100
 
 @dataclass(frozen=True)
 class Scores:
-    """What a program says of each of N data. Printing it gives one line.
+    """What a program says about each of N data. Printing it gives one line.
 
     Attributes:
-        log_likelihood: (N,) log p(x) by importance sampling, in nats; log p(x|y) where labels were given to a
-            conditional program. None for a plain autoencoder, which has none.
-        log_likelihood_error: (N,) its Monte Carlo standard error, which means something where k-hat is at most 0.7.
-        khat: (N,) `psis_khat` of its weights.
+        log_likelihood: (N,) log p(x) by importance sampling, in nats; log p(x|y) if a conditional program was given
+            labels. None for a plain autoencoder, which has no log p(x).
+        log_likelihood_error: (N,) its Monte Carlo standard error, which is meaningful if k-hat is at most 0.7.
+        khat: (N,) `psis_khat` of the weights.
         elbo: (N,) the ELBO; None for a plain autoencoder.
         reconstruction: (N,) E_q[log p(x|z)].
         kl: (N,) KL(q(z|x) || p(z)); None for a plain autoencoder.
-        mean: (N, D) mean of q(z|x), of what the decoder sees.
+        mean: (N, D) mean of q(z|x), in the coordinates that the decoder sees.
         spread: (N, D) its standard deviation.
         num_samples: K, the draws of z for log p(x).
-        log_posterior: (N, C) log p(y|x) of every class, where class probabilities were given.
-        reconstructed: (N, *x_shape) the mean of p(x|z) at the centre of q(z|x), where it was asked for.
+        log_posterior: (N, C) log p(y|x) of every class, if class probabilities were given.
+        reconstructed: (N, *x_shape) the mean of p(x|z) at the centre of q(z|x), if requested.
 
     Example:
         >>> zeros = torch.zeros(2)
@@ -60,7 +60,7 @@ class Scores:
         return len(self.reconstruction)
 
     def columns(self) -> dict[str, Tensor]:
-        """Lists what there is of each datum by name."""
+        """Lists the available numbers of each datum by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -92,25 +92,25 @@ def score(
 ) -> Scores:
     r"""Scores each datum: log p(x) with its error and k-hat, ELBO, reconstruction, KL, and its code q(z|x).
 
-    A datum's log p(x) is a sum over its numbers, not a distance: one that is too high (a constant image) is as strange
-    as one that is too low, and data of another kind may lie within the range of the training data.
+    A datum's log p(x) is a sum over its numbers, not a distance. A value that is too high (a constant image) is as
+    suspicious as one that is too low, and data of another kind can lie within the range of the training data.
 
-    A conditional program scores log p(x|y). Where its labels are not known, `class_probabilities` make it
+    A conditional program scores log p(x|y). Without labels, give `class_probabilities`; the score is then
 
     .. math:: \log p(x) = \log \sum_y p(y) \, p(x|y)
 
-    and ELBO and code are those of the most probable class.
+    and ELBO and code belong to the most probable class.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
         num_samples: K, the draws of z for each datum's log p(x).
-        seed: as for `log_weights`. The noise is that of `iwae`, `elbo` and `classify` of the same seed.
-        elbo_samples: draws for the ELBO and its parts, and, beside labels, for the classes.
+        seed: as for `log_weights`. The noise is the same as in `iwae`, `elbo` and `classify` under the same seed.
+        elbo_samples: draws for the ELBO and its parts and, if there are labels, for the classes.
         class_probabilities: p(y), (C,), for a conditional program: adds `log_posterior`.
-        reconstructions: adds `reconstructed`, of a program that has `centre` and a `likelihood`.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        reconstructions: adds `reconstructed`, for a program that has `centre` and a `likelihood`.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -161,7 +161,7 @@ class _Block:
         return Scores(None, None, None, None, terms.reconstruction.value, None, *self._code(), 1)
 
     def _of_all_classes(self, K: int, elbo_samples: int, p: Tensor, reconstructions: bool) -> Scores:
-        """Sums the weights of a draw over classes, so that error and k-hat are those of the sum."""
+        """Sums the weights of a draw over classes, so that error and k-hat refer to the sum."""
         each = []
         labels = torch.eye(len(p), dtype=self.x.dtype, device=self.x.device)
         for y, share in zip(labels, p.double().log().tolist(), strict=True):
@@ -185,7 +185,7 @@ class _Block:
         return (self.x,) if self.y is None else (self.x, self.y)
 
     def _code(self) -> tuple[Tensor, Tensor]:
-        """Mean and spread of what the decoder sees; of a program that does not say it, of all latents side by side."""
+        """Mean and spread in the coordinates that the decoder sees, or of all latents if these are unknown."""
         seed = derive_if_given(self.seed, "code")
         with torch.no_grad(), undisturbed(self.vae), block_stream(seed, self.number, 0, self.x.device):
             if hasattr(self.vae, "code"):
@@ -206,7 +206,7 @@ def _is_point(terms: ELBOTerms) -> bool:
 
 
 def _read_latents(pair: traces.Traces) -> Tensor:
-    """Reads all latents side by side, (k, b, D)."""
+    """Reads all latents as one vector, (k, b, D)."""
     return Coordinates(traces.latent_sites(pair.guide)).read(pair.guide)
 
 

@@ -1,4 +1,4 @@
-r"""Simple densities of vectors, each fitted to rows (N, D) by a formula: what a baseline is made of.
+r"""Simple densities of vectors, each fitted to rows (N, D) by a formula. Baselines consist of them.
 
     bernoulli          p_j = (sum_i x_ij + 1/2) / (N + 1)                  0 and 1, or intensities in [0, 1]
     frequencies        p_jv = (#{i: x_ij = v} + 1/L) / (N + 1)              whole numbers 0 ... L - 1
@@ -7,9 +7,9 @@ r"""Simple densities of vectors, each fitted to rows (N, D) by a formula: what a
     normals            mean_j, variance_j with N - 1                        real numbers
     full_normal        means, covariance s_i s_j C_ij                       real numbers
 
-Each maker takes rows, float32 or float64, and returns x (B, D) float64 -> log p(x) (B,), in nats, summed over columns.
-All compute in float64. A number that is NaN is missing: N is then that of the numbers of the column, and log p is that
-of the numbers that are there.
+Each function takes rows, float32 or float64, and returns x (B, D) float64 -> log p(x) (B,), in nats, summed over
+columns. All compute in float64. NaN marks a missing number: N is then the number of observed values in the column, and
+log p covers only the observed numbers.
 """
 
 import math
@@ -21,20 +21,20 @@ from torch import Tensor
 from pyro_vae.evaluation.normal_with_gaps import fit_with_gaps, log_density_of_the_rest
 from pyro_vae.model.scaling import mean_of_counts
 
-MOST_COLUMNS = 500  # of a full covariance: beyond, it takes longer than it tells
-_BLOCK_NUMBERS = 1 << 22  # that are float64 at a time
-_MOST_NUMBERS = 1 << 22  # that the dispersion of counts is fitted to, every n-th row where there are more
-_LARGEST_R = 1e6  # where a negative binomial is a Poisson
+MOST_COLUMNS = 500  # of a full covariance: with more, it is not worth its time
+_BLOCK_NUMBERS = 1 << 22  # converted to float64 at a time
+_MOST_NUMBERS = 1 << 22  # used to fit the dispersion of counts; of more, every n-th row
+_LARGEST_R = 1e6  # here a negative binomial is a Poisson
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 class NoFitError(ValueError):
-    """Rows to which a density cannot be fitted, or of which it has none; the message says why."""
+    """A density cannot be fitted to the rows, or is not defined for them; the message says why."""
 
 
 def bernoulli(rows: Tensor) -> LogDensity:
-    """Fits Bernoulli distributions of the columns, by the estimate of Krichevsky and Trofimov.
+    """Fits a Bernoulli distribution to each column, by the estimate of Krichevsky and Trofimov.
 
     Reference:
         Krichevsky & Trofimov, "The Performance of Universal Encoding", IEEE Transactions on Information Theory 27,
@@ -51,7 +51,7 @@ def bernoulli(rows: Tensor) -> LogDensity:
 
 
 def frequencies(rows: Tensor, num_levels: int) -> LogDensity:
-    """Fits the frequencies of L levels in each column, with one datum more that is spread evenly over them.
+    """Fits the frequencies of L levels in each column, with one extra datum spread evenly over them.
 
     Args:
         rows: (N, D), whole numbers 0 ... L - 1.
@@ -73,7 +73,7 @@ def frequencies(rows: Tensor, num_levels: int) -> LogDensity:
 
 
 def poisson(rows: Tensor) -> LogDensity:
-    """Fits Poisson distributions of the columns, with half a count more, so that no rate is 0.
+    """Fits a Poisson distribution to each column, with half a count added, so that no rate is 0.
 
     Example:
         >>> log_p = poisson(torch.tensor([[1.0], [2.5]]))   # the rate is 2
@@ -84,9 +84,9 @@ def poisson(rows: Tensor) -> LogDensity:
 
 
 def negative_binomial(rows: Tensor) -> LogDensity:
-    """Fits negative binomials of the columns; one whose variance is not above its mean is Poisson.
+    """Fits a negative binomial to each column; if the variance is not above the mean, it is Poisson.
 
-    Of more than 4 million numbers every n-th row has a say in r; all of them have in the means.
+    With more than 4 million numbers, r is fitted to every n-th row; the means use all rows.
 
     Example:
         >>> log_p = negative_binomial(torch.tensor([[3.0], [3.0], [3.0]]))   # no spread: Poisson of rate 3.5 / 3
@@ -127,10 +127,11 @@ def full_normal(rows: Tensor) -> LogDensity:
 
     .. math:: \log N(x; \mu, S C S) = \log N(S^{-1} (x - \mu); 0, C) - \sum_j \log s_j
 
-    C is that of Ledoit and Wolf; by EM where numbers are missing, see `normal_with_gaps`.
+    C is the estimate of Ledoit and Wolf or, if numbers are missing, the result of EM, see `normal_with_gaps`.
 
     Raises:
-        NoFitError: a column is constant, there are more than 500, or numbers are missing in rows of many columns.
+        NoFitError: a column is constant, there are more than 500 columns, or numbers are missing in rows of many
+            columns.
 
     Reference:
         Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", Journal of Multivariate
@@ -143,7 +144,7 @@ def full_normal(rows: Tensor) -> LogDensity:
         True
     """
     if rows.shape[1] > MOST_COLUMNS:
-        raise NoFitError(f"left out, since {rows.shape[1]:,} columns are more than {MOST_COLUMNS}")
+        raise NoFitError(f"left out, since there are {rows.shape[1]:,} columns, more than {MOST_COLUMNS}")
     mean, scale = _moments(rows)
     centre, covariance = _correlations((rows - mean) / scale)
     lower, info = torch.linalg.cholesky_ex(covariance)
@@ -166,7 +167,7 @@ def _correlations(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Fits mean (D,) and covariance (D, D) to rows in units of their columns' spread."""
     if rows.isnan().any():
         if (fit := fit_with_gaps(rows)) is None:
-            raise NoFitError(f"left out, since values are missing, and {rows.shape[1]} columns are too many for EM")
+            raise NoFitError(f"left out, since values are missing and {rows.shape[1]} columns are too many for EM")
         return fit
     from sklearn.covariance import ledoit_wolf
 
@@ -175,7 +176,7 @@ def _correlations(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_columns(terms: Callable[[Tensor], Tensor]) -> LogDensity:
-    """Sums the log-densities of the columns, those of missing numbers left out."""
+    """Sums the log-densities of the columns, without missing numbers."""
 
     def log_p(x: Tensor) -> Tensor:
         missing = x.isnan()
@@ -189,7 +190,7 @@ def _poisson(rate: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _dispersion(rows: Tensor) -> Tensor:
-    """Solves for the r of most likelihood by Newton's method in log r, begun at that of the moments.
+    """Finds the maximum-likelihood r by Newton's method in log r, starting from the moment estimate.
 
     The derivative of the mean log-likelihood of a column is mean psi(x + r) - psi(r) + log(r / (r + m)), m its mean.
     """

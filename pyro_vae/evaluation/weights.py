@@ -1,11 +1,10 @@
-r"""Log-weights of draws from the guide, in nats, from which everything about log p(x) is estimated.
+r"""Log-weights of draws from the guide, in nats. All estimates of log p(x) use them.
 
 .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b), \qquad z_{kb} \sim q(z | x_b)
 
-The work goes through blocks of a size that depends on the program alone (see `pyro_vae.evaluation.memory`), so that the
-memory for activations depends on neither K nor N. The noise of a seeded call is a function of (seed, block of data,
-block of samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share
-noise.
+The work is done in blocks whose size depends only on the program (see `pyro_vae.evaluation.memory`), so the memory for
+activations depends on neither K nor N. The noise of a seeded call is a function of (seed, block of data, block of
+samples): chunks, streams and shards of whole blocks give the same numbers, and different data never share noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pyro_vae.evaluation.block_graphs import FEWEST_DRAWS, column
 from pyro_vae.evaluation.memory import DATA_BLOCK, sample_block
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.progress import through
 from pyro_vae.randomness import block_stream
 
 T = TypeVar("T")
@@ -33,9 +33,9 @@ def draw_blocks(
     read: Callable[[traces.Traces], T],
     first_block: int = 0,
 ) -> Iterator[tuple[slice, T]]:
-    """Yields the data of each block of draws, and what `read` makes of their traces.
+    """Yields the data of each block of draws, and what `read` computes from their traces.
 
-    All blocks of samples of one block of data come after one another, before the next block of data.
+    All blocks of samples for one block of data come before the next block of data.
 
     Args:
         vae, x, num_samples, y, seed, first_block: as for `log_weights`.
@@ -51,13 +51,13 @@ def draw_blocks(
     blocks = list(data_blocks(len(x), y))
     with remembering(memory):
         size = sample_block(vae, x[blocks[0][0]], num_samples, blocks[0][1])
-    # A shard with blocks before it ends with the last block of all: what was short there is short here.
+    # A shard with blocks before it ends with the last block of all data: if that block is short, so is the shard's.
     whole, many = DATA_BLOCK if first_block else min(len(x), DATA_BLOCK), num_samples >= FEWEST_DRAWS
-    for i, (data, labels) in enumerate(blocks, start=first_block):
+    for i, (data, labels) in enumerate(through("", blocks), start=first_block):
         with torch.no_grad(), undisturbed(vae):
             given = x[data], *labels
             block = column(vae, read, given, size, many and len(given[0]) == whole)
-        for j, samples in enumerate(_slices(num_samples, size)):
+        for j, samples in enumerate(through("", _slices(num_samples, size))):
             with torch.no_grad(), undisturbed(vae), remembering(memory), block_stream(seed, i, j, x.device):
                 reading = block.draw(samples.stop - samples.start)
             yield data, reading
@@ -90,7 +90,7 @@ def draw_columns(
     read: Callable[[traces.Traces], T],
     first_block: int = 0,
 ) -> Iterator[tuple[slice, list[T]]]:
-    """Yields the positions of each block of data, and what `read` makes of all its blocks of samples.
+    """Yields the positions of each block of data, and what `read` computes from all its blocks of samples.
 
     Args:
         vae, x, num_samples, y, seed, read, first_block: as for `draw_blocks`.
@@ -113,7 +113,7 @@ def log_weights(
 
     .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b), \qquad z_{kb} \sim q(z | x_b)
 
-    If the guide is the exact posterior, all log-weights of a datum are log p(x).
+    If the guide is the exact posterior, all log-weights of a datum equal log p(x).
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -121,15 +121,15 @@ def log_weights(
         num_samples: K, the draws of z for each datum.
         y: one-hot labels (B, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Returns:
         (K, B), float64, in nats.
 
     Raises:
         DataError: data outside the support of the likelihood.
-        ValueError: no data, K < 1, K > 131,072 (fewer for a program so large that its blocks are small), a program with
-            sites outside the data plate, or a guide without a density (`Delta`).
+        ValueError: no data, K < 1, K > 131,072 (or a lower limit for a program so large that its blocks are small), a
+            program with sites outside the data plate, or a guide without a density (`Delta`).
 
     Reference:
         Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, eq. 7.
@@ -148,7 +148,7 @@ def log_weights(
 
 
 def read_log_weights(pair: traces.Traces) -> Tensor:
-    """Reads log-weights (k, b), in float64, for the three terms are large and nearly cancel."""
+    """Reads log-weights (k, b), in float64, since the three terms are large and nearly cancel."""
     log_prior, log_posterior = traces.log_prior(pair).double(), traces.log_posterior(pair).double()
     return traces.reconstruction(pair).double() + log_prior - log_posterior
 

@@ -3,7 +3,7 @@
 To offer a new member, add its row to `tables`. An argument of its constructor that has the name of a `Config` field
 gets the value of that field; `x_shape`, `num_levels`, `y_dim` and the scalings (`column_scale`, `column_mean`,
 `data_scale`) come from the data, and `posterior` is that of the program. So a member with an option needs no code here.
-A class of the user's own, which the config carries, gets facts alone and arguments of its own, see `own_members`.
+A class of the user's own, which the config carries, gets only facts, and arguments of its own, see `own_members`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def check_names(config: Config) -> None:
 
 
 def check_each_name(config: Config) -> None:
-    """Checks every name in the config by itself.
+    """Checks each name in the config, without the clashes between settings.
 
     Raises:
         UsageError: a name is unknown.
@@ -66,8 +66,8 @@ def check_each_name(config: Config) -> None:
     for family in own_members.FAMILIES:
         if getattr(config, f"{family}_args") and not _is_own(config, family):
             raise UsageError(
-                f"`{family}_args` are those of a member of your own, and `{family}={getattr(config, family)!r}` is "
-                "none: its options are settings by themselves. Leave them out"
+                f"`{family}_args` belong to a member of your own, and `{family}={getattr(config, family)!r}` is "
+                "not one: its options are settings of their own. Leave them out"
             )
 
 
@@ -351,7 +351,7 @@ def start(config: Config, program: Autoencoder, data: Splits, *, tell: bool = Tr
 
     Scalings of columns are fitted to the training data first.
 
-    Data in a mapped file are checked block by block, and mean and prior are those of a sample, see `Split.in_memory`.
+    Data in a mapped file are checked block by block, and mean and prior come from a sample, see `Split.in_memory`.
 
     Args:
         config: the settings of the program.
@@ -377,7 +377,7 @@ def check_data(program: Autoencoder, data: Splits) -> None:
     """Checks all three splits, block by block.
 
     Args:
-        program: what is to be trained.
+        program: what will be trained.
         data: the splits.
 
     Raises:
@@ -460,8 +460,8 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
 
     Args:
         config: the settings of the run.
-        num_draws: how many draws of latents there are in all, data times draws for each. Anyone who splits an estimate
-            over processes passes the whole, so that all round alike.
+        num_draws: how many draws of latents there are, data times draws for each. Anyone who splits an estimate
+            over processes passes the whole, so that all round in the same way.
     """
     from pyro_vae.evaluation.block_graphs import MANY_DRAWS, compiled
 
@@ -518,7 +518,7 @@ def _check_scaling(config: Config, scaling: str) -> None:
     if scaling == "standardized" and not takes_column_scale(config):
         able = [name for name in tables.LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
         raise UsageError(
-            f"`likelihood={config.likelihood!r}` is no density of columns in units of their own: use "
+            f"`likelihood={config.likelihood!r}` is not a density of columns in units of their own: use "
             f"`standardize='no'`, or `likelihood={able[0]!r}` ({', '.join(able)})"
         )
 

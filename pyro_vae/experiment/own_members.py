@@ -1,7 +1,7 @@
-"""Members of a user's own: classes that a config carries beside their names, and how they are built.
+"""A user's own members: classes that a config carries next to their names, and how they are built.
 
 A config names such a member by its place, "horseshoe.py:Horseshoe" or "module:Horseshoe". No file brings its code along
-and none is imported here: the classes come from whoever calls. A network is two classes, "nets.py:Encoder,Decoder".
+and none is imported here: the caller passes the classes. A network is two classes, "nets.py:Encoder,Decoder".
 """
 
 import inspect
@@ -84,7 +84,7 @@ class OwnMembers:
 
 
 def is_place(name: str) -> bool:
-    """Returns whether a name of a member says where its class is, and is no name of a table.
+    """Returns whether the name of a member is the place of its class, and not a name in a table.
 
     Example:
         >>> is_place("horseshoe.py:Horseshoe"), is_place("standard")
@@ -104,7 +104,7 @@ def short_name(name: str) -> str:
 
 
 def without_folder(name: str) -> str:
-    """Returns a place as a config has it: of a file its own name, for nobody else has its folder.
+    """Returns a place as a config has it: a file is named without its folder, which no one else has.
 
     Example:
         >>> without_folder("code/horseshoe.py:Horseshoe"), without_folder("my.priors:Horseshoe")
@@ -173,7 +173,7 @@ def changed(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[
 
 
 def in_sentences(names: Iterable[str]) -> list[str]:
-    """Says of members, in a sentence for each source, that they have changed."""
+    """Returns, for each source, a sentence that its members have changed."""
     sources: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         sources.setdefault(name.rpartition(":")[0], []).append(name)
@@ -183,8 +183,8 @@ def in_sentences(names: Iterable[str]) -> list[str]:
 def _has_changed(names: list[str]) -> str:
     have, they_were = ("has", "it was") if len(names) == 1 else ("have", "they were")
     return (
-        f"{listed(names)} {have} changed since {they_were} trained (the file, or one beside it that it imports, has "
-        "another SHA-256): numbers may be those of another program."
+        f"{listed(names)} {have} changed since {they_were} trained (the file, or one next to it that it imports, has "
+        "another SHA-256): the numbers may belong to another program."
     )
 
 
@@ -196,7 +196,7 @@ def arguments_of(option: str, text: str) -> dict[str, Any]:
         text: JSON; "" is none.
 
     Raises:
-        UsageError: it is no such object.
+        UsageError: it is not such an object.
 
     Example:
         >>> arguments_of("prior_args", '{"df": 3}')
@@ -228,7 +228,7 @@ def canonical(option: str, text: str) -> str:
 
 
 def _refused(word: str) -> None:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _is_plain(value: Any) -> bool:
@@ -267,7 +267,7 @@ def _named(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def check_arguments(member: OwnMember, text: str) -> None:
-    """Checks the names of the arguments that a member of one's own is given.
+    """Checks the names of the arguments that a user's own member is given.
 
     Args:
         member: the member.
@@ -290,10 +290,10 @@ def check_arguments(member: OwnMember, text: str) -> None:
 
 
 def checked_network(member: OwnMember, made: Any) -> Any:
-    """Returns a network that a class or function of one's own made.
+    """Returns a network that a user's own class or function made.
 
     Raises:
-        UsageError: it is no module, whose parameters could be trained.
+        UsageError: it is not a module, whose parameters could be trained.
     """
     from torch.nn import Module  # here, since a name needs no torch
 
@@ -303,7 +303,7 @@ def checked_network(member: OwnMember, made: Any) -> Any:
 
 
 def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str) -> Any:
-    """Calls a function of a member of one's own, most often its class, with the facts that it takes and its arguments.
+    """Calls a function of a user's own member, most often its class, with the facts that it takes and its arguments.
 
     Args:
         member: the member.
@@ -358,7 +358,7 @@ class sentences_of:  # noqa: N801 - a context manager, written as one is called
         doing: what it does.
 
     Raises:
-        UsageError: the code raises an error that is no sentence of this package.
+        UsageError: the code raises an error that is not one of this package.
     """
 
     def __init__(self, *members: OwnMember, doing: str = "be built") -> None:

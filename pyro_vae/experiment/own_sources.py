@@ -1,7 +1,7 @@
-"""The code of a user's own classes: the file of a class, those beside it that it imports, and one SHA-256 of all.
+"""The code of a user's own classes: the file of a class, those next to it that it imports, and one SHA-256 of all.
 
-Imports are read from the text, so that the hash is the same whoever imported the class, and however. Code that is found
-at run time alone, what lies elsewhere, and installed packages are not counted.
+Imports are read from the text, so that the hash does not depend on how the class was imported. Code that is found
+only at run time, what lies elsewhere, and installed packages are not counted.
 """
 
 import ast

@@ -18,7 +18,7 @@ from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
 
 _FOLDER = Path(__file__).parent / "published"
-# Elsewhere they tell runs apart; a published number is that of any seed, compiled or not.
+# Elsewhere they tell runs apart; a published number holds for any seed, compiled or not.
 _OF_ONE_RUN = ("preset", "seed", "compile")
 _DRAWS = {"log_likelihood": "test_samples", "elbo": "elbo_samples"}
 
@@ -94,7 +94,7 @@ def changed(config: Config) -> dict[str, Any]:
 def verdict(
     config: Config, test: Mapping[str, Any], num_pixels: int, otherwise: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Tells how far a run came towards the number of its preset.
+    """Describes how far a run came towards the number of its preset.
 
     Args:
         config: the settings of the run. Those changed from the preset are named, except its numbers of draws: the

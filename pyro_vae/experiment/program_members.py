@@ -1,6 +1,6 @@
 """The members of a program, and their networks, from values by name.
 
-An argument of a constructor that has the name of a value gets it. A class of the user's own gets facts alone, and the
+An argument of a constructor that has the name of a value gets it. A class of the user's own gets only facts, and the
 arguments that were given for it, see `own_members`.
 """
 

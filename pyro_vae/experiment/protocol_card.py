@@ -64,7 +64,7 @@ def compared(protocol: Mapping[str, Any], num_data: int, data_seed: int, **measu
 def measured_by(
     *, is_autoencoder: bool, is_discrete: bool, missing: bool, conditional: bool, is_dequantised: bool = False
 ) -> dict[str, str]:
-    """Says what the numbers are: the last rows of the card."""
+    """Returns what the numbers are: the last rows of the card."""
     if is_autoencoder:
         return {"quantity": "reconstruction: a plain autoencoder has no log p(x)"}
     what = ("observed " if missing else "") + ("level" if is_dequantised else "x")

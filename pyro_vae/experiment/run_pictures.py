@@ -18,6 +18,7 @@ from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.vae import VAE
+from pyro_vae.progress import through
 from pyro_vae.report.document import Picture
 from pyro_vae.report.documents.estimate_sections import class_name
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
@@ -247,7 +248,8 @@ PICTURES = {
 
 def kept(source: Source) -> Iterator[tuple[str, bytes]]:
     """Draws the pictures that the folder of a run keeps. Yields the names and contents of their files."""
-    return ((f"{name}.png", source.draw(name)) for name in KEPT if _is_kept(name, source))
+    names = [name for name in KEPT if _is_kept(name, source)]
+    return ((f"{name}.png", source.draw(name)) for name in through("", names))
 
 
 def _is_kept(name: str, source: Source) -> bool:
@@ -272,7 +274,9 @@ def of_page(source: Source) -> list[Picture]:
         source.report.setdefault("left_out", {})["pictures of draws"] = source.trained.silent
     if reasons := dict(_not_drawn(source)):
         source.report["not_drawn"] = reasons
-    own = [picture for name, caption in _captions(source) if (picture := _drawn(source, name, caption))]
+    own = [
+        picture for name, caption in through("", list(_captions(source))) if (picture := _drawn(source, name, caption))
+    ]
     last = [picture for picture in own if picture.group == "posterior"]
     return [*own[: len(own) - len(last)], *of_report(source.report), *last]
 

@@ -65,7 +65,7 @@ OPTIMIZERS = {"adam": "torch.optim:Adam", "adamw": "torch.optim:AdamW", "adamax"
 
 
 def check_name(table: str, name: str) -> str:
-    """Returns the name if the table has it, or if it is the place of a member of one's own.
+    """Returns the name if the table has it, or if it is the place of a user's own member.
 
     Args:
         table: the table's name in this module.

@@ -1,16 +1,16 @@
 """A Pyro program as a graph of tensor operations.
 
-`capture` runs a function, handlers and all, and keeps the tensor operations that it made. Replaying them gives what the
-function would give, without Pyro; compiling them gives it faster still.
+`capture` runs a function, including its handlers, and keeps the tensor operations that it made. Replaying them gives
+the result of the function without Pyro. Compiling them is faster still.
 
     given     tensors that differ from call to call, e.g. the data: arguments of the graph
     held      tensors that the function read from elsewhere (parameters, buffers): the graph reads the same tensors
               at each call, so that it sees every change of their values
-    the rest  Python numbers, shapes, flags and branches: as they were during the capture. `pyro_vae.graphs.watch` tells
-              when those of a module have changed, and the graph with them
+    the rest  Python numbers, shapes, flags and branches: as they were during the capture. `pyro_vae.graphs.watch`
+              detects when those of a module have changed, and the graph with them
 
-Random numbers are drawn anew at each call, from the generators that the function itself would draw from, in the same
-order; compiled graphs leave that to torch's own kernels, so that compiling changes the speed and not the draws.
+Random numbers are drawn again at each call, from the generators that the function itself would use, in the same order.
+Compiled graphs leave that to torch's own kernels, so compiling changes the speed but not the draws.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from pyro_vae.randomness import preserved
 
 
 class Graph:
-    """Tensor operations in place of a function; made by `capture`.
+    """Tensor operations that replace a function; made by `capture`.
 
     Args:
-        module: takes the given tensors, then the held ones.
+        module: takes the given tensors and then the held ones.
         held: the tensors that are the same objects at each call.
     """
 
@@ -55,25 +55,25 @@ class Graph:
 
     @property
     def code(self) -> str:
-        """The operations as Python, with every number that was baked in."""
+        """The operations as Python code, with every number that was baked in."""
         return str(getattr(self.module, "code", ""))
 
     def is_current(self) -> bool:
-        """Tells whether the held tensors are where they were: `.to(device)` and `.double()` move them."""
+        """Whether the held tensors are where they were: `.to(device)` and `.double()` move them."""
         return [tensor.data_ptr() for tensor in self.tensors] == self._places
 
     @sources_forgotten()
     def compiled(self, given: Sequence[Tensor]) -> Graph:
-        """Compiles the operations by Inductor.
+        """Compiles the operations with Inductor.
 
         Args:
-            given: tensors of the shapes, types and device that it is for.
+            given: tensors with the shapes, types and device to compile for.
 
         Returns:
             The same graph, with a compiled module.
 
         Raises:
-            Exception: whatever the compiler has against it; most often there is no C++ compiler.
+            Exception: any failure of the compiler; most often there is no C++ compiler.
         """
         inputs: list[Any] = [*given, *self.held]
         device = next((tensor.device.type for tensor in (*given, *self.held)), "cpu")
@@ -88,7 +88,7 @@ class Graph:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the compiler's warnings about itself, and torch's about a CUDA compiler without a device."""
+    """Hides the compiler's warnings about itself, and torch's about a CUDA compiler without a device."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
-    """What a replayed CUDA graph returns lies where the next replay writes: this says that the last is done with."""
+    """Marks the last result as no longer needed: the next replay of a CUDA graph writes to the same memory."""
 
     def call(*tensors: Tensor) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
@@ -112,20 +112,20 @@ def _step_of_cuda_graph(made: Callable[..., Any]) -> Callable[..., Any]:
 
 @sources_forgotten()
 def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], modules: Iterable[nn.Module]) -> Graph:
-    """Runs `function(*given)`, twice to be sure, and returns its tensor operations.
+    """Runs `function(*given)`, twice to be safe, and returns its tensor operations.
 
-    It leaves nothing behind: random state, buffers of `modules` and Pyro's parameter store are as before. Pyro's
-    validation is off inside, since a graph cannot raise; `require` puts conditions on data.
+    It leaves nothing behind: the random state, the buffers of `modules` and Pyro's parameter store are as before.
+    Pyro's validation is off inside, since a graph cannot raise errors; `require` puts conditions on data.
 
     Args:
-        function: of the given tensors, to a list of tensors. It may take gradients inside.
+        function: maps the given tensors to a list of tensors. It can take gradients inside.
         given: the first arguments.
-        modules: whose buffers the function may change, as a batch norm does.
+        modules: the function can change their buffers, as a batch norm does.
 
     Raises:
-        NoGraph: the function does something else at each call.
-        ValueError: a buffer is another tensor afterwards.
-        Exception: whatever a branch on the value of a tensor leads to; such a function has no one graph.
+        NoGraph: the function does something different at each call.
+        ValueError: the function replaces a buffer by another tensor.
+        Exception: the function branches on the value of a tensor; it then has no single graph.
 
     Example:
         >>> graph = capture(lambda x: [x.sin() + torch.rand(2)], [torch.zeros(2)], [])
@@ -136,7 +136,7 @@ def capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], 
     first, second = (_capture(function, given, modules) for _ in range(2))
     constants = zip(first.tensors, second.tensors, strict=False)
     if first.code != second.code or not all(one is other or one.equal(other) for one, other in constants):
-        raise NoGraph("it does something else at each call")
+        raise NoGraph("it does something different at each call")
     return first
 
 
@@ -144,16 +144,16 @@ def _capture(function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor],
     device = next((tensor.device for tensor in given if tensor.device.type != "cpu"), None)
     kept = buffers_kept(modules)
     with preserved(device), kept as buffers, store_kept(), _pyro_without_values(), torch.no_grad():
-        # Objects of their own: the same tensor may be given twice, or be one that the function reads.
+        # New objects: the same tensor can be given twice, or be one that the function reads.
         with _forms_noted_at_once():
             module = make_fx(function)(*(tensor.detach() for tensor in given))
         _check_buffers(buffers)
-    module.graph.eliminate_dead_code()  # but for draws, whose order it keeps
+    module.graph.eliminate_dead_code()  # except draws, whose order it keeps
     return Graph(module, _lift(module))
 
 
 def why_not(error: Exception) -> str:
-    """Says in a few words what kept a function from being captured or compiled."""
+    """Returns in a few words what prevented a function from being captured or compiled."""
     line = next(iter(str(error).splitlines()), "")
     if isinstance(error, NoGraph):
         return line
@@ -178,10 +178,10 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
 
 @sources_forgotten()
 def hoist(graph: Graph) -> tuple[Graph, Graph]:
-    """Splits a graph into what does not depend on its draws, and the rest: (before, after).
+    """Splits a graph into the part that does not depend on its draws, and the rest: (before, after).
 
-    `after(*before(*given))` is `graph(*given)`, and so is `after` alone on what `before` gave once, with other draws.
-    So an encoder runs once for each datum and not once for each draw.
+    `after(*before(*given))` is `graph(*given)`. Calling only `after` again, on the stored result of `before`, gives
+    other draws. So an encoder runs once per datum and not once per draw.
 
     Args:
         graph: as captured; compiled ones cannot be split.
@@ -208,7 +208,7 @@ def hoist(graph: Graph) -> tuple[Graph, Graph]:
 
 
 def _drawn(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The nodes that depend on random numbers; all of them, where something is written that others may read."""
+    """Returns the nodes that depend on random numbers; all nodes if something is written that others could read."""
     drawn: set[fx.Node] = set()
     for node in nodes:
         if node.op != "call_function":
@@ -245,7 +245,7 @@ Buffers = list[tuple[nn.Module, str, Tensor]]
 
 @contextmanager
 def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
-    """Puts the buffers of the modules, the statistics of a batch norm, say, back after whatever runs inside."""
+    """Restores the buffers of the modules, such as batch norm statistics, after whatever runs inside."""
     parts = {id(part): part for module in modules for part in module.modules()}.values()
     buffers = [(part, name, b) for part in parts for name, b in part._buffers.items() if b is not None]
     before = [buffer.clone() for _, _, buffer in buffers]
@@ -260,22 +260,22 @@ def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
 def _check_buffers(buffers: Buffers) -> None:
     for part, name, buffer in buffers:
         if part._buffers.get(name) is not buffer:
-            raise ValueError(f"{type(part).__name__} sets its buffer {name} anew; {name}.copy_(...) could be a graph")
+            raise ValueError(f"{type(part).__name__} replaces its buffer {name}; {name}.copy_(...) could be a graph")
 
 
 def _forms_noted_at_once() -> AbstractContextManager[Any]:
-    """One mode in which `make_fx` notes the form of every tensor; to make one for each is two thirds of its time."""
+    """One mode in which `make_fx` notes the form of all tensors; one per tensor would take two thirds of its time."""
     try:
         from torch._guards import TracingContext, tracing
         from torch._subclasses import FakeTensorMode
-    except ImportError:  # they are torch's own business: without them a capture is slower, and the same
+    except ImportError:  # these are torch internals: without them a capture is slower, but the same
         return nullcontext()
     return tracing(TracingContext(FakeTensorMode()))
 
 
 @contextmanager
 def _pyro_without_values() -> Iterator[None]:
-    """Pyro's losses ask tensors for their values, to return a float and to warn of NaN; inside, they do not."""
+    """Stops Pyro's losses from reading values of tensors inside, which they do to return a float and to warn of NaN."""
     homes: tuple[Any, ...] = (pyro.infer.trace_elbo, pyro.infer.trace_mean_field_elbo)
     before = [(home, home.torch_item, home.warn_if_nan) for home in homes]
     try:
@@ -290,7 +290,7 @@ def _pyro_without_values() -> Iterator[None]:
 
 
 def _detached(value: Any) -> Any:
-    # float64, for in its place Pyro sums Python's floats.
+    # float64, since Pyro sums Python floats here.
     return value.detach().double() if isinstance(value, Tensor) else value
 
 

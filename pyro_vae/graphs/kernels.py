@@ -1,8 +1,9 @@
-"""Kernels for compiled graphs: faster products of float32 matrices and log(1 + x), and draws that stay torch's own.
+"""Kernels for compiled graphs: faster products of float32 matrices and log(1 + x), and torch's own draws.
 
-torch hands products to MKL, which does not use the wide vectors of other makers' processors; oneDNN does, and there is
-about twice as fast, on Intel's own about equal. It is the library that torch itself uses in bfloat16. The logarithm is
-taken of the sum, and corrected. Numbers differ in their last digits, as between any two such libraries.
+torch passes products to MKL, which does not use the wide vectors of processors that are not from Intel. oneDNN does,
+and is about twice as fast there and about equal on Intel processors. It is the library that torch itself uses in
+bfloat16. log(1 + x) is the logarithm of the sum with a correction. Numbers differ in their last digits, as between any
+two such libraries.
 """
 
 import platform
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-_FEWEST = 10_000_000  # multiplications; smaller products are over before the call of another library pays
+_FEWEST = 10_000_000  # multiplications; for smaller products the call of another library does not pay off
 
 _library = torch.library.Library("pyro_vae", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -24,7 +25,7 @@ _library.define("bernoulli_like(Tensor x, float p) -> Tensor", tags=_random)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if 1 in x.stride() and 1 in weight.stride():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.nn.functional.linear(x, weight, bias)  # of every second column, say, which oneDNN does not take
+    return torch.nn.functional.linear(x, weight, bias)  # such as every second column, which oneDNN does not take
 
 
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,10 +49,10 @@ torch.library.register_fake("pyro_vae::bernoulli_like", lambda x, p: torch.empty
 
 
 def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
-    """Puts the float32 matrix products of a graph on the CPU into oneDNN's hands, where torch has that library.
+    """Uses oneDNN for the float32 matrix products of a graph on the CPU, if torch has that library.
 
     Args:
-        module: with the shapes of its tensors at the nodes, as `make_fx` leaves them.
+        module: has the shapes of its tensors at the nodes, as `make_fx` leaves them.
 
     Example:
         >>> from torch.fx.experimental.proxy_tensor import make_fx
@@ -86,8 +87,8 @@ def _pays(node: fx.Node) -> bool:
 def log1p(x: Tensor) -> Tensor:
     """Computes log(1 + x) to two units in the last place.
 
-    It is the logarithm of the rounded sum u with a first-order correction. Vectorised, torch's own takes twelve times
-    as long as a logarithm, more than all else that a Bernoulli needs.
+    It is the logarithm of the rounded sum u with a first-order correction. When vectorised, torch's own takes twelve
+    times as long as a logarithm, more than everything else that a Bernoulli needs.
 
     Reference:
         Theorem 4 of Goldberg, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", ACM
@@ -99,10 +100,10 @@ def log1p(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Computes 1 / (1 + exp(-x)) by exp(-|x|).
+    """Computes 1 / (1 + exp(-x)) from exp(-|x|).
 
-    log(1 + exp(x)) is made of the same exponential, so that a compiler takes one for the loss of a Bernoulli, which
-    holds the latter, and its gradient, which holds the former.
+    log(1 + exp(x)) uses the same exponential. So a compiler computes it once for the loss of a Bernoulli, which
+    contains the logarithm, and for the gradient, which contains this function.
     """
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     e = torch.exp(-x.abs())
@@ -110,7 +111,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Replaces operations by those above, and draws by torch's own kernels, whatever the compiler has for them."""
+    """Replaces operations by the ones above, and draws by torch's own kernels, whatever the compiler would use."""
     aten = torch.ops.aten
     to_log1p: list[Any] = [
         aten.binary_cross_entropy_with_logits,
@@ -124,7 +125,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _draws() -> dict[Any, Callable[..., Any]]:
     aten, own = torch.ops.aten, torch.ops.pyro_vae
-    # None of them takes a generator here: one that does is not compiled.
+    # None of them takes a generator here: a draw that does is not compiled.
     return {
         aten.bernoulli.default: lambda p: own.bernoulli(p),
         aten.bernoulli.p: lambda x, p: own.bernoulli_like(x, p),

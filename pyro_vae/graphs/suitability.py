@@ -1,4 +1,4 @@
-"""Tells which programs can be a graph of tensor operations, and which Pyro has to run."""
+"""Decides which programs can be a graph of tensor operations, and which Pyro has to run."""
 
 import pickle
 import random
@@ -14,24 +14,24 @@ from pyro_vae.graphs.watch import Watch, has_hook
 
 
 class NoGraph(Exception):  # noqa: N818 - it is an answer, not an error
-    """Says that Pyro has to run the program; the message says why."""
+    """Means that Pyro has to run the program; the message explains why."""
 
 
 def is_surrounded() -> bool:
-    """Tells whether something is around the program, handlers of Pyro or autocast, that a graph would not hear."""
+    """Returns whether Pyro handlers or autocast surround the program, which a graph would ignore."""
     autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     return autocast or bool(poutine.runtime._PYRO_STACK)
 
 
 def check_hooks(modules: Iterable[nn.Module], parameters: Iterable[Tensor]) -> None:
-    """Checks that no function of the user's wants to be called at each run.
+    """Checks that no hook of the user must be called at each run.
 
     Args:
-        modules: whose hooks count, with those of their submodules.
-        parameters: whose hooks count.
+        modules: their hooks count, and those of their submodules.
+        parameters: their hooks count.
 
     Raises:
-        NoGraph: one does.
+        NoGraph: there is such a hook.
     """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     parts = [part for module in modules for part in module.modules()]
@@ -41,10 +41,10 @@ def check_hooks(modules: Iterable[nn.Module], parameters: Iterable[Tensor]) -> N
 
 @contextmanager
 def drawing_by_torch() -> Iterator[None]:
-    """Puts the generators of Python and numpy back after what runs inside.
+    """Restores the generators of Python and numpy after whatever runs inside.
 
     Raises:
-        NoGraph: it has drawn from them.
+        NoGraph: the code inside drew from them.
     """
     before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's
     try:
@@ -59,10 +59,10 @@ def drawing_by_torch() -> Iterator[None]:
 
 @contextmanager
 def setting_nothing(watch: Watch) -> Iterator[None]:
-    """Puts numbers and tensors that are watched back after what runs inside.
+    """Restores watched numbers and tensors after whatever runs inside.
 
     Raises:
-        NoGraph: it has set one.
+        NoGraph: the code inside set one.
     """
     try:
         yield

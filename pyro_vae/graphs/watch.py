@@ -1,4 +1,4 @@
-"""Watch: tells whether modules are still what they were when a graph was made of them."""
+"""Watch: detects whether modules are still as they were when a graph was made from them."""
 
 import operator
 from argparse import Namespace
@@ -17,12 +17,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class Watch:
-    """Tells whether modules, and other objects, are still as they were: members, tensors, flags, plain attributes.
+    """Detects whether modules and other objects are still as they were: members, tensors, flags, plain attributes.
 
-    A graph has baked in what its function saw in Python. A watch remembers it, and compares in some microseconds.
-    It compares numbers and strings by value, all else by identity: members, tensors, functions, the entries of
-    dictionaries, lists and tuples. It looks into dataclasses and namespaces, where settings are kept, but not into
-    other objects, nor into classes, globals and closures.
+    A graph has baked in what its function saw in Python. A watch remembers that, and compares it in a few microseconds.
+    It compares numbers and strings by value and everything else by identity: members, tensors, functions, the entries
+    of dictionaries, lists and tuples. It looks into dataclasses and namespaces, where settings are kept, but not into
+    other objects, classes, globals or closures.
 
     Args:
         objects: modules (with their submodules) and others, whose attributes matter.
@@ -48,7 +48,7 @@ class Watch:
             (mapping, key, value)
             for mapping in self._mappings
             for key, value in mapping.items()
-            if not (key in _OF_EVERY_MODULE and isinstance(value, dict))  # what is in them is seen
+            if not (key in _OF_EVERY_MODULE and isinstance(value, dict))  # their contents are compared
         ]
         self._plain = _columns([row for row in rows if isinstance(row[2], self._PLAIN)])
         self._types = list(map(type, self._plain[2]))
@@ -60,18 +60,18 @@ class Watch:
         self._flags = list(map(_flags, self._tensors))
 
     def unchanged(self) -> bool:
-        """Whether all is as it was."""
+        """Whether everything is as it was."""
         held = pyro.get_param_store()._params  # another dictionary, after the store was cleared
         if not all(held.get(name) is tensor for name, tensor in self._listed):
             return False
-        # In the loops of the interpreter, since this is asked at every step.
+        # In the interpreter's own loops, since this is asked at every step.
         mappings, keys, values = self._same
         if not all(map(operator.is_, map(dict.get, mappings, keys), values)):
             return False
         mappings, keys, values = self._plain
         now = list(map(dict.get, mappings, keys))
         return (
-            list(map(type, now)) == self._types  # first, for a tensor has no one answer to ==
+            list(map(type, now)) == self._types  # first, since == on a tensor has no single answer
             and now == values
             and list(map(len, self._mappings)) == self._sizes
             and all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in self._sequences)
@@ -79,7 +79,7 @@ class Watch:
         )
 
     def put_back(self) -> list[str]:
-        """Puts changed numbers and tensors back, lets other objects go, and returns the names of what was put back."""
+        """Restores changed numbers and tensors, forgets other objects, and returns the names of what was restored."""
         changed = [row for rows in (self._same, self._plain) for row in zip(*rows, strict=True) if not _is_there(*row)]
         state = [row for row in changed if isinstance(row[2], (Tensor, *self._PLAIN))]
         for mapping, key, value in state:
@@ -94,7 +94,7 @@ def _is_there(mapping: dict[Any, Any], key: Any, value: Any) -> bool:
 
 
 def has_hook(tensor: Tensor) -> bool:
-    """Whether functions of the user's look at the gradient of this tensor."""
+    """Whether hooks of the user look at the gradient of this tensor."""
     return bool(tensor._backward_hooks) or bool(tensor._post_accumulate_grad_hooks)
 
 

@@ -1,4 +1,4 @@
-"""Which steps can be a graph, beyond what `pyro_vae.graphs.suitability` asks of every program."""
+"""Which steps can be a graph, in addition to the conditions of `pyro_vae.graphs.suitability` for every program."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COVERED = (Trace_ELBO, TraceMeanField_ELBO, SampledELBO, ImportanceWeightedELBO)
 
 
 def is_covered(loss: Any) -> bool:
-    """Whether its step is that of a covered loss: subclasses may have a step of their own."""
+    """Returns whether its step is that of a covered loss: subclasses can have a step of their own."""
     kind = next((kind for kind in reversed(COVERED) if isinstance(loss, kind)), None)
     own = ("loss", "differentiable_loss", "loss_and_grads", "_differentiable_loss_particle")
     return kind is not None and all(getattr(type(loss), name, None) is getattr(kind, name, None) for name in own)
 
 
 def requiring_support(model: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns what Pyro's validation asks of a model's observed values into conditions of its graph."""
+    """Turns Pyro's validation of a model's observed values into conditions of its graph."""
     return _Supported()(model)
 
 
@@ -38,5 +38,5 @@ class _Supported(Messenger):
 def _inside(distribution: Any, value: Tensor) -> Tensor:
     try:
         return distribution.support.check(value).all()
-    except (NotImplementedError, ValueError):  # a support that is not known, as torch's own check lets it pass
+    except (NotImplementedError, ValueError):  # the support is not known, and torch's own check lets it pass too
         return torch.ones((), dtype=torch.bool, device=value.device)

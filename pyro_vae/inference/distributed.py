@@ -1,7 +1,7 @@
-"""The step and the validation of one process of many, with the numbers of all.
+"""The step and the validation in one of many processes, with the numbers of all.
 
-Every process is given the whole batch and computes on its slice. The gradient that the optimisers see is the sum over
-the whole batch, the same on all processes to the last bit, and so the parameters stay the same.
+Every process gets the whole batch and computes on its slice. The optimisers see the gradient summed over the whole
+batch, which is the same on all processes to the last bit. So the parameters stay the same too.
 """
 
 import json
@@ -28,17 +28,17 @@ from pyro_vae.inference.world import World, peers
 class SharedSVI(SVI):
     """`SVI` in many processes: `DistributedDataParallel` over `Objective`, with sums in place of its averages.
 
-    All processes call `step` with the same batch. Each computes on its slice, the slices as even as they can be. One
-    that has no slice, of a batch smaller than the number of processes, computes on the first datum with weight 0. Loss
-    and gradient are the sums over the batch, so that one process and many make the same step except for their draws of
-    z and for rounding. Where the loss of one process is refused, all refuse the step, with the same error.
+    All processes call `step` with the same batch. Each computes on its slice; the slices are as even as possible. If
+    the batch is smaller than the number of processes, a process without a slice computes on the first datum with zero
+    weight. Loss and gradient are sums over the batch, so one process and many make the same step, except for their
+    draws of z and for rounding. If the loss of one process is refused, all refuse the step, with the same error.
 
-    Pyro runs the steps, which are no graphs.
+    Pyro runs the steps; they are not graphs.
 
     Args:
         program: a module with `.model` and `.guide`.
         optimizer, loss, max_grad_norm: as for `SVI`; the bound is per datum of the whole batch.
-        world: the processes, of a process group that runs.
+        world: the processes, of a running process group.
 
     Raises:
         ValueError: the loss has no `differentiable_loss`.
@@ -55,8 +55,8 @@ class SharedSVI(SVI):
     ) -> None:
         super().__init__(program.model, program.guide, optimizer, loss, max_grad_norm, compile=False)
         self.world = world
-        # A parameter that the loss does not reach, as those of a prior under kl_weight=0, has no gradient, as in one
-        # process. Looking for them also keeps the buckets, and so the order of sums, from the first step to the last.
+        # A parameter that the loss does not reach, such as one of a prior under kl_weight=0, has no gradient, as in one
+        # process. Looking for these also keeps the buckets, and so the order of sums, from the first step to the last.
         with peers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # its successor is too new
             self.objective = DistributedDataParallel(
@@ -82,7 +82,7 @@ class SharedSVI(SVI):
                 loss = self._weight(attempt) * self.objective(*own.args, **own.kwargs, **weights)
             value = loss.item()
             self.check_loss(value, own)
-        except Exception as error:  # whatever it is: the others are about to wait for this gradient
+        except Exception as error:  # of any kind: the others are about to wait for this gradient
             refusal = error
         total, refusals = self.world.sum(torch.tensor([value, refusal is not None], dtype=torch.float64)).tolist()
         if refusals:
@@ -114,7 +114,7 @@ def _summed(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor
 def shared_elbo_terms(
     world: World, program: Any, x: Tensor, num_samples: int, y: Tensor | None, seed: int
 ) -> ELBOTerms:
-    """Computes `pyro_vae.evaluation.elbo_terms`, whole blocks in each process; all get the same bits.
+    """Computes `pyro_vae.evaluation.elbo_terms` by whole blocks in each process; all get the same bits.
 
     Args:
         world: the processes.

@@ -1,6 +1,6 @@
 """Where and why a step diverged: the first site, or parameter, whose numbers are not finite.
 
-A step is looked at again on its own draws, since what happens at one draw of many may not happen at the next.
+A step is repeated on its own draws, since what happens at one of many draws need not happen at the next.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pyro_vae.randomness import go_to, position, preserved, stream
 
 
 class Noise:
-    """Remembers where the random streams of the CPU, and of the device of x, stand, to go on from there again.
+    """Remembers the state of the random streams on the CPU and on the device of x, to draw from there again.
 
     Args:
         x: the data; None for those on the CPU.
@@ -46,7 +46,7 @@ class Noise:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draws again inside what was drawn after; afterwards the random state is what it was."""
+        """Repeats, inside, the draws made since then; afterwards the random state is what it was."""
         with preserved(self.device):
             go_to(self._here, self.device)
             yield
@@ -56,8 +56,8 @@ class Fault(NamedTuple):
     """The first site whose value or log-probability is not finite.
 
     Attributes:
-        where: the site, in parentheses; '' where there is none.
-        cause: what of it is not finite, and what else is known of the cause.
+        where: the site, in parentheses; '' if there is none.
+        cause: what is not finite there, and what else is known about the cause.
         cure: what to do about it, as a sentence.
     """
 
@@ -66,7 +66,7 @@ class Fault(NamedTuple):
     cure: str
 
     def after(self, sentence: str, num_steps: int = 1) -> str:
-        """A sentence without its full stop, the cause, and what to do about it after so many steps."""
+        """Appends to a sentence without its full stop the cause, and what to do about it after this many steps."""
         cure = NO_STEP_YET if self.cure == STEP_TOO_LARGE and not num_steps else self.cure
         return f"{sentence}{self.cause and f': {self.cause}'}. {cure}"
 
@@ -75,28 +75,28 @@ STEP_TOO_LARGE = (
     "Use a smaller learning rate (`lr`), bound the gradient (`max_grad_norm`), or scale the data to about 1"
 )
 NO_STEP_YET = (
-    "No step was made yet, so that it is not the learning rate: look at the size of the data, scale them to about 1, "
-    "and at the first parameters"
+    "No step was made yet, so the learning rate is not the cause. Check the size of the data, scale them to about 1, "
+    "and check the first parameters"
 )
 NO_SITE = Fault("", "", STEP_TOO_LARGE)
-_MEND = "Mend log_prob there: check_prior, check_posterior and check_likelihood look for such values"
+_MEND = "Correct log_prob there: check_prior, check_posterior and check_likelihood look for such values"
 _SCALED = (
     "Scale the data to about 1 (for reals pv.scaling.ColumnScale does so in a program of your own, `standardize='yes'` "
     "in a run)"
 )
-_ORDINARY = 10.0  # size of data up to which they are not the cause
+_ORDINARY = 10.0  # data up to this size are not the cause
 
 
 def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> Fault:
-    """Finds the first site that is not finite while the loss is computed, and why; `NO_SITE` where all are.
+    """Finds the first site that is not finite while the loss is computed, and why; `NO_SITE` if all are finite.
 
-    The cause is the data where the site is finite once they are cut to [-1, 1]; the density, where it is not finite at
-    a finite value under finite parameters; and the step size otherwise.
+    The cause is the data if the site becomes finite once they are cut to [-1, 1]. It is the density if that is not
+    finite at a finite value under finite parameters. Otherwise it is the step size.
 
     Args:
         loss: one of Pyro's ELBOs.
         model, guide: the two halves.
-        args, kwargs: what they take.
+        args, kwargs: their arguments.
     """
     broken = _first_broken(loss, model, guide, *args, **kwargs)
     if broken is None:
@@ -109,28 +109,28 @@ def first_fault(loss: Any, model: Callable[..., Any], guide: Callable[..., Any],
         if _is_sound(loss, model, guide, *cut, **named):
             datum = int(sizes.argmax())
             place = f" at datum {datum} of the batch" if len(x) > 1 else ""
-            cause = f"{broken.what}, since the data reach {size:.3g}{place}"
+            cause = f"{broken.what}, because the data reach {size:.3g}{place}"
             cure = f"{_SCALED}, or give the encoder the logarithm of counts"
             return Fault(where, cause, f"{cure}. {_MEND}" if broken.is_of_density else cure)
     if broken.is_of_density:
-        cause = f"{broken.what}, a finite value under finite parameters, so that it is not the step size"
+        cause = f"{broken.what}, a finite value under finite parameters, so the step size is not the cause"
         return Fault(where, cause, _MEND)
     return Fault(where, broken.what, STEP_TOO_LARGE)
 
 
 def _sizes(x: Tensor) -> Tensor:
-    # Of the largest number of each datum; NaN may be a missing one.
+    # By the largest number of each datum; a NaN can be a missing number.
     return x.abs().nan_to_num(nan=0.0, posinf=math.inf).reshape(len(x), -1).amax(1)
 
 
 def fault_on_data(program: Any, num_samples: int, x: Tensor, y: Tensor | None = None) -> Fault:
-    """Finds the first site that is not finite at draws of the guide for data, and the datum; `NO_SITE` for none.
+    """Finds the first site that is not finite at draws of the guide for data, and the datum, or `NO_SITE`.
 
     Args:
         program: anything with `.model` and `.guide` over one data plate.
         num_samples: draws for each datum.
         x: data (B, *x_shape).
-        y: labels (B, C), where there are any.
+        y: labels (B, C), if there are any.
     """
     loss = Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=True)
 
@@ -148,7 +148,7 @@ def fault_on_data(program: Any, num_samples: int, x: Tensor, y: Tensor | None = 
 
 def _first_broken(*call: Any, **kwargs: Any) -> _Broken | None:
     broken: list[_Broken] = []
-    with suppress(ValueError, RuntimeError):  # over numbers that are none; the sites before count
+    with suppress(ValueError, RuntimeError):  # at numbers that are NaN; the sites before count
         _run(broken, *call, **kwargs)
     return broken[0] if broken else None
 
@@ -170,7 +170,7 @@ def _run(broken: list[_Broken], loss: Any, model: Any, guide: Any, *args: Any, *
 
 
 def first_gradient(modules: Iterable[nn.Module]) -> str:
-    """Names the first parameter, of these modules or Pyro's store, whose gradient is not finite; '' for none."""
+    """Names the first parameter, of these modules or Pyro's store, whose gradient is not finite, or returns ''."""
     of_store: Any = pyro.get_param_store().named_parameters()
     named = [*(pair for module in modules for pair in module.named_parameters()), *of_store]
     bad = next((name for name, p in named if p.grad is not None and not _all_finite(p.grad)), None)
@@ -178,7 +178,7 @@ def first_gradient(modules: Iterable[nn.Module]) -> str:
 
 
 class _Broken(NamedTuple):
-    """A site that is not finite, of which half, and what of it is not; whether that is the density alone."""
+    """A site that is not finite, its half, what is not finite there, and whether that is only the density."""
 
     name: str
     half: str
@@ -187,7 +187,7 @@ class _Broken(NamedTuple):
 
 
 class _Finite(Messenger):
-    """Lists the sites of one half that are not finite, where none was listed before."""
+    """Lists the sites of one half that are not finite, if none was listed before."""
 
     def __init__(self, half: str, broken: list[_Broken]) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class _Finite(Messenger):
 
 
 def _not_finite(name: str, p: Any, value: Any) -> tuple[str, bool]:
-    """Says what of a site is not finite, and whether it is its density alone; '' for nothing."""
+    """Describes what is not finite at a site, and whether it is only the density; '' if all is finite."""
     log_prob = p.log_prob(value)
     if _all_finite(value) and _all_finite(log_prob):
         return "", False
@@ -226,7 +226,7 @@ def _kind(p: Any) -> str:
 
 
 def _parameters(p: Any, depth: int = 4) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a distribution is made of, in those that it is made of too."""
+    """The tensors of a distribution, and of the distributions within it."""
     for name, held in vars(p).items():
         for each in held if isinstance(held, list | tuple) else (held,):
             if isinstance(each, Tensor) and each.is_floating_point():

@@ -1,4 +1,4 @@
-"""What a fit is told and what it tells: its schedule, a record of each epoch, and how far it has come."""
+"""The input and output of a fit: its schedule, a record of each epoch, and how far it has come."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ from pyro_vae.option_words import LearningRates, words
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a fit trains, how fast and with which weights.
+    """How long a fit trains, at which rate and with which weights.
 
     Each field is explained in `pyro_vae.experiment.config`.
     """
@@ -28,7 +28,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Record:
-    """One epoch. Everything is per datum and in nats; the validation numbers are those of the true ELBO, unweighted.
+    """One epoch. All numbers are per datum and in nats; the validation numbers are of the true ELBO, unweighted.
 
     Attributes:
         epoch: counted from 1.
@@ -53,7 +53,7 @@ class Record:
     valid_bound: float | None = None
 
     def to_dict(self) -> dict[str, float | bool | None]:
-        """The record for JSON, without `valid_bound` where there is none.
+        """Converts the record for JSON, without `valid_bound` if there is none.
 
         An error that is not known (of a single datum) or a bound that is not finite (of a plain autoencoder) is None.
         """
@@ -63,12 +63,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Part:
-    """The first steps of an epoch that was stopped.
+    """The first steps of an epoch that was interrupted.
 
     Attributes:
         steps: how many were made.
         loss: their sum.
-        noise: the position in the stream that the next one draws from.
+        noise: the position in the random stream for the next step.
     """
 
     steps: int
@@ -78,12 +78,12 @@ class Part:
 
 @dataclass
 class Progress:
-    """How far a fit has come, apart from parameters and optimiser: with those it is all that a later fit needs.
+    """How far a fit has come. Together with parameters and optimiser, this is all that a later fit needs.
 
     Attributes:
         epoch: how many whole epochs were made.
         best_epoch, best_score, best_tensors: the best of them, see `fit`.
-        part: of the epoch after, where the fit was stopped within it.
+        part: of the following epoch, if the fit was stopped within it.
     """
 
     epoch: int = 0
@@ -94,15 +94,15 @@ class Progress:
 
     @property
     def steps(self) -> int:
-        """How many steps were made of the epoch after the last whole one."""
+        """The number of steps made in the epoch after the last whole one."""
         return self.part.steps if self.part is not None else 0
 
     def is_exhausted(self, schedule: Schedule) -> bool:
-        """Whether all epochs were made, or as many without a better one as the schedule has patience for."""
+        """Whether all epochs were made, or the patience of the schedule ran out without a better one."""
         return self.epoch >= schedule.epochs or 0 < schedule.patience <= self.epoch - self.best_epoch
 
     def finish_epoch(self, score: float, tensors: dict[str, Tensor]) -> bool:
-        """Counts an epoch and keeps its tensors where it is the best so far; returns whether it is."""
+        """Counts an epoch and keeps its tensors if it is the best so far; returns whether it is."""
         self.epoch, self.part = self.epoch + 1, None
         if is_best := score > self.best_score:
             self.best_epoch, self.best_score = self.epoch, score
@@ -114,8 +114,8 @@ def warm_up(step: int, num_steps: int) -> float:
     """The factor on `kl_weight` of a linear warm-up.
 
     Args:
-        step: counted from 0; there the factor is above 0 at once.
-        num_steps: from which on it is 1.
+        step: counted from 0, where the factor is already above 0.
+        num_steps: the factor is 1 from here on.
 
     Example:
         >>> [warm_up(step, 4) for step in range(6)]
@@ -129,7 +129,7 @@ def warm_up(step: int, num_steps: int) -> float:
 
 
 def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor on the learning rate in an epoch; a pure function, so that there is no state to save.
+    """The factor on the learning rate in an epoch. It is a pure function, so there is no state to save.
 
         constant   1
         cosine     (1 + cos(pi * epoch / epochs)) / 2

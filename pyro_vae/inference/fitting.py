@@ -1,9 +1,9 @@
-"""fit: a generator of epoch records. It knows no files; whoever consumes the records decides what to keep.
+"""fit: a generator of epoch records. It writes no files; its caller decides what to keep.
 
-All randomness of an epoch (order, binarisation, draws of z) is a function of (seed, epoch). So training that is taken
-up again draws what it would have drawn without the break: at an epoch's end with nothing kept for that, in its middle
-with the position in the stream of the draws of z. Each of many processes has a stream of its own for every step, and
-its slices of one order and one binarisation.
+All randomness of an epoch (order, binarisation, draws of z) is a function of (seed, epoch). So resumed training makes
+the same draws as uninterrupted training. At the end of an epoch this needs no saved state; within an epoch it needs the
+position in the stream of the draws of z. Each of many processes has its own stream for every step, and its slices of a
+common order and binarisation.
 """
 
 import math
@@ -31,6 +31,7 @@ from pyro_vae.model import traces
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive, go_to, position, preserved, stream
 
 
@@ -46,40 +47,40 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     world: World = ALONE,
 ) -> Iterator[Record]:
-    """Trains epoch by epoch, yielding a `Record` after each; when it is exhausted the program holds its best state.
+    """Trains epoch by epoch, yielding a `Record` after each; at the end the program holds its best state.
 
-    The best epoch has the highest validation ELBO. Under an importance-weighted objective it has the highest value of
-    its own bound there, which rises where the ELBO may fall. Under a weighted loss, where the ELBO is not what is asked
-    for, it has the lowest weighted loss on the validation data, with the final weights.
+    The best epoch has the highest validation ELBO. Under an importance-weighted objective it has the highest validation
+    value of that bound, which can rise while the ELBO falls. Under a weighted loss, where the ELBO is not the goal, it
+    has the lowest weighted loss on the validation data, with the final weights.
 
-    Training stops early after `schedule.patience` epochs without a better one. Whoever leaves the loop before its end,
-    or stops it, has the state reached in the program, and the best one in `progress`. The caller's random state is left
-    alone. The schedule multiplies the rate that each parameter group of the optimiser had at its first fit
+    Training stops early after `schedule.patience` epochs without a better one. If you leave the loop before its end, or
+    stop it, the program holds the state reached, and `progress` the best one. The caller's random state does not
+    change. The schedule multiplies the rate that each parameter group of the optimiser had at its first fit
     (`initial_lr`, as in torch's schedulers).
 
-    After the first epoch a warning says so where all logits of the program lie in [0, 1], as under a decoder that ends
-    in a Sigmoid.
+    After the first epoch there is a warning if all logits of the program lie in [0, 1], as for a decoder that ends in a
+    Sigmoid.
 
     Args:
-        program: what is trained; it stays on the device where it is.
+        program: the program to train; it stays on its device.
         svi: the step, over the program's parameters.
-        data: training and validation data; moved to the program's device once. Of a mapped file, validation looks at
-            the sample that `Split.in_memory` takes.
+        data: training and validation data; moved to the program's device once. For a mapped file, validation uses the
+            sample of `Split.in_memory`.
         schedule: number of epochs, batch size, weights, ...
         conditional: pass one-hot labels to model and guide as their second argument.
         seed: of order, binarisation and draws of z.
-        progress: where to go on, changed in place; None starts afresh.
-        stop: asked after each step and each epoch. Where it says yes, no more records come, and `progress` says where
-            to go on, be it in the middle of an epoch. All of many processes must be told the same.
+        progress: where to continue, changed in place; None starts from the beginning.
+        stop: called after each step and each epoch. If it returns True, there are no more records, and `progress` says
+            where to continue, even in the middle of an epoch. It must return the same in all processes.
         world: the processes that train together, each of which calls this with the same program and a `SharedSVI`.
 
     Raises:
         DivergenceError: the loss or a gradient is not finite, and the program is as before that step; or the validation
-            ELBO is not, and the program holds its best state.
-        TypeError: the program is no `Program`, or data are no `Splits`.
-        ProcessError: another process has ended, or does not hold the same parameters.
-        ValueError: weights or warm-up are none that the loss, or a guide that is a point, can be trained with; or all
-            data share a latent, so that no validation ELBO of each is known.
+            ELBO is not finite, and the program holds its best state.
+        TypeError: the program is not a `Program`, or the data are not `Splits`.
+        ProcessError: another process has ended, or has other parameters.
+        ValueError: the loss, or a point guide, cannot be trained with these weights or warm-up; or all data share a
+            latent, so there is no validation ELBO per datum.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -96,13 +97,13 @@ def fit(
     """
     if not isinstance(program, Program):
         raise TypeError(
-            f"fit trains a Program, such as pv.VAE; got {type(program).__name__}. Of another module a loop of your own "
-            "makes the steps: for x, *_ in loader: svi.step(x)"
+            f"fit trains a Program, such as pv.VAE; got {type(program).__name__}. For another module write a loop of "
+            "your own: for x, *_ in loader: svi.step(x)"
         )
     if not isinstance(data, Splits):
         raise TypeError(
-            f"data must be Splits, pv.data.from_arrays(x); got {type(data).__name__}. Over a DataLoader a loop of your "
-            "own makes the steps: for x, *_ in loader: svi.step(x)"
+            f"data must be Splits, pv.data.from_arrays(x); got {type(data).__name__}. For a DataLoader write a loop of "
+            "your own: for x, *_ in loader: svi.step(x)"
         )
     if is_importance_weighted(svi.loss):
         check_no_warm_up(schedule.kl_warmup)
@@ -111,7 +112,7 @@ def fit(
     data = data.to(next(program.parameters()).device)
     valid = data.valid.in_memory()
     held_out = _arguments(valid.fixed(), valid.labels, num_classes)
-    if not isinstance(program, Autoencoder):  # whose latents are all of one datum
+    if not isinstance(program, Autoencoder):  # all latents of which belong to one datum
         with torch.no_grad(), undisturbed(program), preserved(data.train.device):
             traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
     make = _Make(data.train.recipe_of_x, num_classes)
@@ -133,13 +134,13 @@ def fit(
 
 @dataclass(frozen=True)
 class _Training:
-    """What is the same in all epochs of a fit.
+    """The constants of a fit, the same in all epochs.
 
     Attributes:
         program, svi, schedule, seed, world: as for `fit`.
         data: on the program's device.
-        held_out: what model and guide take of the validation data.
-        make: what makes their arguments of a batch.
+        held_out: the arguments of model and guide for the validation data.
+        make: makes their arguments from a batch.
     """
 
     program: Program
@@ -153,11 +154,11 @@ class _Training:
 
     @property
     def steps(self) -> int:
-        """How many steps an epoch has; the last may be of fewer data."""
+        """The number of steps in an epoch; the last can have fewer data."""
         return -(-len(self.data.train) // self.schedule.batch_size)
 
     def train(self, progress: Progress, stop: Callable[[], bool]) -> Part:
-        """Makes the steps of an epoch that are left, until it is to stop."""
+        """Makes the remaining steps of an epoch, until it must stop."""
         self.program.train()
         with stream(self.seed, "noise", progress.epoch, device=self.data.train.device):
             part = self._steps(progress, stop)
@@ -171,7 +172,7 @@ class _Training:
             go_to(progress.part.noise, train.device)
         raw = train.raw_batches(self.schedule.batch_size, seed=self.seed, epoch=epoch, done=done)
         with self.svi.steady(), closing(raw) as batches:
-            for batch in batches:
+            for batch in through("", batches, self.steps - done):
                 with self.world.noise(self.seed, epoch, done, train.device):
                     loss += self._step(batch, epoch * self.steps + done)
                 done += 1
@@ -188,7 +189,7 @@ class _Training:
         return self.schedule.kl_weight * warm_up(number, self.schedule.kl_warmup * self.steps)
 
     def record(self, part: Part, rate: float, progress: Progress) -> Record:
-        """Validates after a whole epoch, which the progress counts."""
+        """Validates after a whole epoch, and counts it in the progress."""
         terms, bound = self._terms(progress), self._bound()
         if progress.epoch == 0 and self.world.first:
             warn_of_squashed_logits_in(self.program, *(array[:DATA_BLOCK] for array in self.held_out))
@@ -232,7 +233,7 @@ class _Training:
         if not isinstance(loss, ImportanceWeightedELBO) or loss.num_particles == 1:
             return None
         x, *y = self.held_out
-        mean = torch.zeros(1, dtype=torch.float64)  # of the first process, so that all have the same bits
+        mean = torch.zeros(1, dtype=torch.float64)  # from the first process, so that all have the same bits
         with self.world.together():
             if self.world.first:
                 seed = derive(self.seed, "validation")
@@ -241,17 +242,17 @@ class _Training:
 
 
 def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None) -> tuple[Tensor, ...]:
-    """What model and guide take: x, and one-hot labels where a program is conditional, on so many classes."""
+    """The arguments of model and guide: x and, for a conditional program, one-hot labels of that many classes."""
     if num_classes is None:
         return (x,)
     if labels is None:
-        raise DataError("these data have no labels, which a conditional program needs")
+        raise DataError("a conditional program needs labels, and these data have none")
     return x, one_hot(labels, num_classes)
 
 
 @dataclass(frozen=True)
 class _Make:
-    """Makes the arguments of model and guide of a raw batch; equal for equal data, so that fits share their graphs."""
+    """Makes the arguments of model and guide from a raw batch; equal for equal data, so fits share graphs."""
 
     recipe: Recipe
     num_classes: int | None
@@ -263,7 +264,7 @@ class _Make:
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:
     if _is_of_a_point(terms):
         check_point_guide(schedule.kl_weight)
-    # Weights of 0 leave a term out, be it infinite.
+    # Weights of 0 leave a term out, even an infinite one.
     weights = ((schedule.reconstruction_weight, terms.reconstruction), (-schedule.kl_weight, terms.kl))
     return sum(weight * term.mean for weight, term in weights if weight != 0)
 

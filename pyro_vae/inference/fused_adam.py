@@ -1,4 +1,4 @@
-"""The update of torch's fused Adam, without what `optimizer.step()` does around it."""
+"""The update of torch's fused Adam, without the overhead of `optimizer.step()`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torchs
 
-# Of torch's own, by whether the weights decay apart from the gradient; a torch without them has `optimizer.step()`.
+# Functions of torch, by whether the weights decay apart from the gradient. Without them `optimizer.step()` is used.
 _KERNELS = {False: getattr(torch, "_fused_adam_", None), True: getattr(torch, "_fused_adamw_", None)}
 _SELDOM = ("amsgrad", "capturable", "differentiable", "foreach")
 
 
 class Update:
-    """Updates parameters as `optimizer.step()` does, to the last bit, as long as the optimiser keeps its state.
+    """Updates parameters to the same bits as `optimizer.step()`, as long as the optimiser keeps its state.
 
-    `optimizer.step()` collects parameters, gradients and state anew at each call, by Python, which takes longer than
-    the arithmetic of a small network. An update has collected them before. It reads rates and other numbers of the
+    At each call, `optimizer.step()` collects parameters, gradients and state again in Python, which takes longer than
+    the arithmetic of a small network. An update collects them only once. It reads rates and other numbers of the
     optimiser's groups at each call.
 
     Args:
         optimizer: whose step it is.
-        groups: as `Update.of` finds them.
+        groups: those that `Update.of` finds.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -42,7 +42,7 @@ class Update:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Self | None:
-        """Collects parameters and state, or returns None where `optimizer.step()` has more to do than Adam.
+        """Collects parameters and state, or returns None if `optimizer.step()` does more than Adam.
 
         Args:
             optimizer: whose step it is.
@@ -64,7 +64,7 @@ class Update:
         return cls(optimizer, groups)
 
     def is_current(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the optimiser is still this one, with the same state, and nobody else has come to hear of steps."""
+        """Whether the optimiser is still this one, with the same state and without new hooks."""
         then, state, groups = self._of
         same = optimizer is then and optimizer.state is state and optimizer.param_groups is groups
         return same and not _has_hooks(optimizer)
@@ -105,7 +105,7 @@ class _Group(NamedTuple):
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether others want to hear of each step; a scheduler puts a `step` of its own in the optimiser's place."""
+    """Whether there are hooks on each step; a scheduler replaces the `step` of the optimiser."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     names = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
     everyones = any(getattr(torchs, name, True) for name in names)
@@ -113,7 +113,7 @@ def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _is_plain(settings: dict[str, Any], members: Sequence[Tensor]) -> bool:
-    """Whether this group is one call of the fused kernel, with nothing more to it."""
+    """Whether this group is a single call of the fused kernel."""
     kinds = {(parameter.dtype, parameter.device) for parameter in members}
     numbers = [settings["lr"], *settings["betas"]]
     return (

@@ -1,7 +1,7 @@
 r"""Objectives: what SVI minimises, and the weights that act on it from outside the program.
 
-`pyro.infer.Trace_ELBO`, and `SampledELBO` with a choice of its gradient, sample all of the first bound, `MeanFieldELBO`
-takes the KL of the second in closed form, and `ImportanceWeightedELBO` is the third:
+`pyro.infer.Trace_ELBO`, and `SampledELBO` with a choice of its gradient, sample all of the first bound. `MeanFieldELBO`
+computes the KL of the second in closed form, and `ImportanceWeightedELBO` is the third:
 
 .. math::
 
@@ -9,8 +9,9 @@ takes the KL of the second in closed form, and `ImportanceWeightedELBO` is the t
     L &= E_q[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z)) \\
     L_K &= E \log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}
 
-A loss is minus the bound, summed over the batch, as everywhere in Pyro. With weights it is no longer a bound and is
-not called an ELBO. `reconstruction_weight` is the alpha of teaching material, `kl_weight` the beta of Higgins et al.:
+A loss is minus the bound, summed over the batch, as everywhere in Pyro. With weights it is no longer a bound and is not
+called an ELBO. `reconstruction_weight` is often called alpha in teaching material; `kl_weight` is the beta of Higgins
+et al.:
 
 .. math::
 
@@ -52,13 +53,13 @@ __all__ = ["ImportanceWeightedELBO", "MeanFieldELBO", "Objective", "Trace_ELBO",
 class MeanFieldELBO(TraceMeanField_ELBO):
     """`pyro.infer.TraceMeanField_ELBO`, with its warning turned into an error.
 
-    Where a KL is registered it is analytic; elsewhere (mixtures, flows) it is sampled, as in Pyro. On a guide that
-    samples in another order than the model, the stock objective warns and then reports a loss that is too good by any
-    number of nats; this one refuses.
+    If a KL is registered, it is analytic; otherwise (mixtures, flows) it is sampled, as in Pyro. If a guide samples in
+    another order than the model, the stock objective warns and then reports a loss that can be too good by any number
+    of nats. This one raises an error.
 
     Args:
         num_particles, max_plate_nesting, vectorize_particles, options: as for `pyro.infer.TraceMeanField_ELBO`.
-        gradient: "total" alone; an analytic KL samples no score that another could leave out.
+        gradient: only "total"; an analytic KL has no sampled score that another gradient could leave out.
 
     Raises:
         ValueError: another gradient; model and guide sample their latent sites in different orders; or an automatic
@@ -97,8 +98,9 @@ class ImportanceWeightedELBO(ELBO):
     K = 1 is the sampled ELBO. The K draws are combined per datum, inside the data plate. Gradients flow through the
     draws, so every latent must be reparametrised.
 
-    "doubly_reparametrised" has the mean of the total gradient, and less noise for the guide where it is near the
-    posterior, the more so the larger K is; the value of the loss is the same, see `pyro_vae.inference.path_gradients`:
+    "doubly_reparametrised" has the same mean as the total gradient. Its noise for the guide is smaller near the
+    posterior, and the advantage grows with K. The value of the loss is the same, see
+    `pyro_vae.inference.path_gradients`:
 
     .. math:: \nabla_\phi L_K = E \sum_{k=1}^K v_k^2 \, \frac{\partial \log w_k}{\partial z_k}
               \frac{\partial z_k}{\partial \phi}, \qquad w_k = \frac{p(x, z_k)}{q(z_k|x)}, \qquad
@@ -106,7 +108,7 @@ class ImportanceWeightedELBO(ELBO):
 
     Args:
         num_particles: K.
-        gradient: "total" or "doubly_reparametrised"; at K = 1 "sticking_the_landing" is the same as the latter.
+        gradient: "total" or "doubly_reparametrised"; at K = 1 "sticking_the_landing" equals the latter.
 
     Raises:
         ValueError: K < 1, another gradient, a latent without `rsample`, a site outside the data plate, or loss weights
@@ -165,7 +167,7 @@ class ImportanceWeightedELBO(ELBO):
 
 
 def _check_jacobians(model: Any, guide: Any) -> None:
-    """Refuses an automatic guide over a constrained site: a Delta at a transformed draw, whose Jacobian Pyro drops."""
+    """Refuses an automatic guide over a constrained site: a Delta at a transformed draw, without the Jacobian."""
     if not any((site["infer"] or {}).get("is_auxiliary") for site in traces.latent_sites(guide).values()):
         return
     for name, site in traces.latent_sites(guide).items():
@@ -173,8 +175,8 @@ def _check_jacobians(model: Any, guide: Any) -> None:
             support = base_constraint(model.nodes[name]["fn"].support)
             if support not in (constraints.real, constraints.real_vector):
                 raise ValueError(
-                    f"site {name} is over {support}, and an automatic guide moves it there: an analytic KL would leave "
-                    "the Jacobian of that out. Use Trace_ELBO (`objective='trace_elbo'`)"
+                    f"site {name} has the support {support}, and an automatic guide transforms it to get there: an "
+                    "analytic KL would leave out the Jacobian. Use Trace_ELBO (`objective='trace_elbo'`)"
                 )
 
 
@@ -194,7 +196,7 @@ class Objective(nn.Module):
         loss: an ELBO with `differentiable_loss`.
 
     Raises:
-        TypeError: the program has no model and guide, or the loss is no ELBO.
+        TypeError: the program has no model and guide, or the loss is not an ELBO.
         ValueError: the loss has no `differentiable_loss`.
 
     Example:
@@ -229,12 +231,12 @@ def weighted(
 ) -> tuple[PyroFunction, PyroFunction]:
     """Weighs observed sites by `reconstruction` and latent sites by `kl`, on both sides, and changes nothing else.
 
-    It takes both sides, because `TraceMeanField_ELBO` reads the guide's scale alone where it has a closed form, and
-    `Trace_ELBO` reads each side's own. So a weight means the same under either, and for every prior. An exact 0 becomes
-    a mask ("only reconstruction", "only KL"), since Pyro's scale must be positive.
+    It weighs both sides, because `TraceMeanField_ELBO` reads only the guide's scale if it has a closed form, and
+    `Trace_ELBO` reads the scale of each side. So a weight means the same under both objectives, and for every prior. An
+    exact 0 becomes a mask ("only reconstruction", "only KL"), since Pyro's scale must be positive.
 
     Importance-weighted bounds have no separate KL: `ImportanceWeightedELBO` and `pyro_vae.inference.SVI` refuse a
-    weighted program; Pyro's own `RenyiELBO`, used without that SVI, cannot tell.
+    weighted program. Pyro's own `RenyiELBO` does not notice the weights if it is used without that SVI.
 
     Args:
         model, guide: the two halves of a program; they are not changed.
@@ -242,7 +244,7 @@ def weighted(
         kl: weight on KL(q(z|x) || p(z)).
 
     Returns:
-        Model and guide, to be given to a loss in place of those.
+        Model and guide, for a loss to use in place of the originals.
 
     Raises:
         ValueError: a weight that is negative or not finite.
@@ -265,10 +267,10 @@ def check_weights(reconstruction: float, kl: float, loss: Any = None) -> None:
 
     Args:
         reconstruction, kl: the weights.
-        loss: a Pyro ELBO, or the class of one, that is to be weighted; None for any.
+        loss: the Pyro ELBO to be weighted, or its class; None for any.
 
     Raises:
-        ValueError: a weight is negative or not finite, or not 1 though the loss has no separate KL.
+        ValueError: a weight is negative or not finite, or it is not 1 although the loss has no separate KL.
 
     Example:
         >>> check_weights(1.0, 0.5, Trace_ELBO)
@@ -298,7 +300,7 @@ def is_importance_weighted(loss: Any) -> bool:
 def weigh(
     model: PyroFunction, guide: PyroFunction, reconstruction: float | Tensor, kl: float | Tensor
 ) -> tuple[PyroFunction, PyroFunction]:
-    """Weighs as `weighted` does, by weights that were checked before, among them tensors of shape ()."""
+    """Does the work of `weighted` with weights that are already checked; they can be tensors of shape ()."""
     return _Weights(reconstruction, kl)(model), _Weights(reconstruction, kl)(guide)
 
 

@@ -1,24 +1,24 @@
-r"""Gradients along the path of each draw: the score of the guide, whose mean is 0 or known, is left out.
+r"""Gradients along the path of each draw, without the score of the guide, whose mean is 0 or known.
 
-A latent is drawn as :math:`z = T_\phi(\epsilon)`. The gradient of a bound by the parameters of the guide has two parts,
-one along the path through z, one by the parameters of log q themselves, the score:
+A latent is drawn as :math:`z = T_\phi(\epsilon)`. The gradient of a bound with respect to the parameters of the guide
+has two parts: one along the path through z, and one through the parameters of log q themselves, the score:
 
 .. math:: \nabla_\phi \log w = \frac{\partial \log w}{\partial z} \frac{\partial z}{\partial \phi}
           - \frac{\partial \log q_\phi(z|x)}{\partial \phi}, \qquad \log w = \log p_\theta(x, z) - \log q_\phi(z|x)
 
-The score has mean 0, but not variance 0. Without it ("sticking the landing") the gradient is 0 for every draw where the
-guide is the posterior, since log w is constant in z there. Of the importance-weighted bound the score has another mean:
-in its place comes a second path, which turns the weights of the first into their squares ("doubly reparametrised"):
+The score has mean 0, but not variance 0. Without it ("sticking the landing") the gradient is 0 for every draw if the
+guide is the posterior, since log w is then constant in z. For the importance-weighted bound the score has another mean.
+A second path replaces it, which turns the weights of the first into their squares ("doubly reparametrised"):
 
 .. math:: \nabla_\phi L_K = E \sum_{k=1}^K v_k^2 \, \frac{\partial \log w_k}{\partial z_k}
           \frac{\partial z_k}{\partial \phi}, \qquad v_k = \frac{w_k}{\sum_j w_j}
 
-The parameters of the model keep their gradient, :math:`\sum_k v_k \nabla_\theta \log p_\theta(x, z_k)`, and so do those
-that prior and guide share, as those of a VampPrior: its part of log p is a function of theta like any other.
+The parameters of the model keep their gradient, :math:`\sum_k v_k \nabla_\theta \log p_\theta(x, z_k)`. So do
+parameters that prior and guide share, as in a VampPrior: its part of log p is a function of theta like any other.
 
-Guide and model run once. Each draw goes on as a tensor of its own into the rest of the guide, and as another into the
-model. So the partial derivatives of log q by each draw, the others fixed, are read off without the network that made
-the draw, and one backward pass takes all paths through guide and model, those of draws that others depend on too.
+Guide and model run once. Each draw enters the rest of the guide as one tensor, and the model as another. So the partial
+derivatives of log q with respect to each draw, with the others fixed, do not need the network that made the draw. One
+backward pass covers all paths through guide and model, including those of draws that others depend on.
 
 Reference:
     Roeder, Wu & Duvenaud, "Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference",
@@ -45,15 +45,15 @@ from pyro_vae.loss_requirements import check_reparametrised
 from pyro_vae.model import traces
 
 _DRAWN = "drawn"  # in a site's `infer`: the value as it was drawn
-_KNOWS_DRAWS_ALONE = "intermediates cache"  # how Pyro's transforms say that they have no inverse
+_KNOWS_DRAWS_ALONE = "intermediates cache"  # in the error of Pyro's transforms without an inverse
 
 
 @contextmanager
 def draws_apart() -> Iterator[None]:
-    """Lets guide and model that run inside see each draw as tensors of their own, with the same numbers.
+    """Inside, guide and model see each draw as separate tensors with the same numbers.
 
     Raises:
-        ValueError: a latent without `rsample`, or one whose density is known at its own draws alone.
+        ValueError: a latent without `rsample`, or one whose density is known only at its own draws.
     """
     try:
         with _DrawsApart():
@@ -62,7 +62,7 @@ def draws_apart() -> Iterator[None]:
         if _KNOWS_DRAWS_ALONE not in str(error):
             raise
         raise ValueError(
-            "this gradient asks for log q(z|x) as a function of z, and a transform of the guide has no inverse: use "
+            "this gradient needs log q(z|x) as a function of z, but a transform of the guide has no inverse. Use "
             "`gradient='total'`"
         ) from error
 
@@ -91,7 +91,7 @@ def _same(value: Tensor) -> Tensor:
 
 
 def keep_densities(guide: poutine.Trace) -> None:
-    """Gives log q(z|x) the value that it has at the draw itself: flows compute it otherwise at any other tensor.
+    """Sets log q(z|x) to its value at the draw itself: at any other tensor, flows compute it in another way.
 
     Args:
         guide: the trace of a guide that ran within `draws_apart`, with densities; it is changed.
@@ -105,14 +105,14 @@ def keep_densities(guide: poutine.Trace) -> None:
 
 
 def _remembers(distribution: Any) -> bool:
-    """Whether it keeps the density of its last draw, or a part of it, to be found by the tensor that was drawn."""
+    """Whether it caches the density of its last draw, or a part of it, under the drawn tensor."""
     while hasattr(distribution, "base_dist") and not hasattr(distribution, "transforms"):
         distribution = distribution.base_dist
     return hasattr(distribution, "cache") or hasattr(distribution, "transforms")
 
 
 def path_bound(model: poutine.Trace, guide: poutine.Trace, weights: Tensor | None = None) -> Tensor:
-    """Returns a number of which the gradient alone counts: that of the bound, along paths.
+    """Returns a number of which only the gradient matters: the gradient of the bound, along paths.
 
     Args:
         model, guide: traces that ran within `draws_apart`, with densities.
@@ -161,7 +161,7 @@ def _scale_gradient(value: Any, factor: Tensor) -> None:
 
 
 def _partial_derivatives(density: Tensor, sites: Sequence[traces.Site]) -> Sequence[Tensor | None]:
-    """Derivatives by each draw, all others fixed."""
+    """Derivatives with respect to each draw, with all others fixed."""
     if not (sites and density.requires_grad):
         return [None] * len(sites)
     with _draws_fixed([site["infer"][_DRAWN] for site in sites]):
@@ -171,7 +171,7 @@ def _partial_derivatives(density: Tensor, sites: Sequence[traces.Site]) -> Seque
 
 @contextmanager
 def _draws_fixed(drawn: Sequence[Tensor]) -> Iterator[None]:
-    """Keeps derivatives, inside, from going through these to what they were drawn from."""
+    """Inside, derivatives stop at these draws, and do not reach what they were drawn from."""
     handles = [value.register_hook(torch.zeros_like) for value in drawn]
     try:
         yield
@@ -181,18 +181,18 @@ def _draws_fixed(drawn: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _check_apart(log_probs: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Raises ValueError where a draw reaches a density through batch norm over the batch, as far as autograd knows."""
+    """Raises ValueError if autograd knows that a draw reaches a density through batch norm over the batch."""
     ends = {value.grad_fn for value in values}
     if any(_mixes_draws(log_prob.grad_fn, ends) for log_prob in log_probs if log_prob.grad_fn is not None):
         raise ValueError(
-            "batch norm in training mode, in a network that takes z, mixes the draws of a datum and other data, and "
-            "`gradient='doubly_reparametrised'` would have another mean. Use `gradient='total'`, or a norm of each row "
-            "alone (torch.nn.LayerNorm)"
+            "batch norm in training mode, in a network that takes z, mixes the draws of a datum with other data, and "
+            "`gradient='doubly_reparametrised'` would be biased. Use `gradient='total'`, or a norm within each row "
+            "(torch.nn.LayerNorm)"
         )
 
 
 def _mixes_draws(start: Any, ends: set[Any]) -> bool:
-    """Whether a path of the graph, from `start` back to one of `ends`, has a batch norm that takes its statistics."""
+    """Whether a path of the graph from `start` back to one of `ends` has a batch norm with batch statistics."""
     leads: dict[Any, bool] = {}
     stack = [(start, False)]
     while stack:

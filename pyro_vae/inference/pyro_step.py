@@ -1,7 +1,7 @@
-"""One gradient step as Pyro runs it, with all its checks: what a step that is made in another way must equal.
+"""One gradient step as Pyro runs it, with all its checks. A step that is made in another way must equal it.
 
-    Call       what the caller gives: tensors, plain values, the loss weights
-    Attempt    what model and guide take, made of a call, and where the draws of the step begin
+    Call       the caller's arguments: tensors, plain values, the loss weights
+    Attempt    the arguments of model and guide, made from a call, and where the draws of the step begin
     PyroStep   model, guide, optimiser and loss; the step, and what is wrong with one that may not be applied
 
 `SVI` and the graphs of `pyro_vae.inference.step_graphs` share them.
@@ -34,9 +34,9 @@ class Call(NamedTuple):
     """The arguments of one step.
 
     Attributes:
-        make: what makes the arguments of model and guide, by place, of the values; None where they are the values.
+        make: makes the positional arguments of model and guide from the values; None if they are the values.
         values: all arguments of the step.
-        names: of the last of them, which are given by name.
+        names: the names of the last of them, which are keyword arguments.
         reconstruction_weight, kl_weight: see `pyro_vae.inference.weighted`.
     """
 
@@ -47,7 +47,7 @@ class Call(NamedTuple):
     kl_weight: float
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What model and guide take, by place and by name."""
+        """The arguments of model and guide, positional and by keyword."""
         cut = len(self.values) - len(self.names)
         args, named = self.values[:cut], self.values[cut:]
         return args if self.make is None else self.make(*args), dict(zip(self.names, named, strict=True))
@@ -62,7 +62,7 @@ class Call(NamedTuple):
         return self._replace(values=tuple(next(left) if isinstance(v, Tensor) else v for v in self.values))
 
     def noise(self) -> Noise:
-        """Where the random streams stand, on the CPU and on the device of the data."""
+        """The state of the random streams on the CPU and on the device of the data."""
         return Noise(next(iter(self.tensors()), None))
 
 
@@ -70,9 +70,9 @@ class Attempt(NamedTuple):
     """A step that is being made.
 
     Attributes:
-        call: whose step it is.
-        args, kwargs: what model and guide take.
-        noise: where its draws began.
+        call: the call of this step.
+        args, kwargs: the arguments of model and guide.
+        noise: the state of the random streams where its draws began.
     """
 
     call: Call
@@ -82,7 +82,7 @@ class Attempt(NamedTuple):
 
     @classmethod
     def of(cls, call: Call, noise: Noise) -> Self:
-        """The attempt of a call, of which nothing was drawn before this noise."""
+        """The attempt of a call whose draws begin at this noise."""
         return cls(call, *call.arguments(), noise)
 
 
@@ -93,7 +93,7 @@ class PyroStep:
         model, guide, optimizer, loss, max_grad_norm: as for `pyro_vae.inference.SVI`.
 
     Raises:
-        TypeError: the optimiser is none of torch's.
+        TypeError: the optimiser is not a torch optimiser.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class PyroStep:
         self.num_steps = 0
 
     def modules(self) -> list[nn.Module]:
-        """The modules that model and guide belong to, or are."""
+        """The modules that model and guide belong to, or that they are."""
         owners = (getattr(half, "__self__", half) for half in (self.model, self.guide))
         return [owner for owner in owners if isinstance(owner, nn.Module)]
 
@@ -123,18 +123,18 @@ class PyroStep:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def weighted(self, call: Call) -> Halves:
-        """Model and guide with the weights of a call, checked before, among them tensors."""
+        """Model and guide with the weights of a call, which are already checked and can be tensors."""
         weights = call.reconstruction_weight, call.kl_weight
         unweighted = all(isinstance(weight, float) and weight == 1.0 for weight in weights)
         return (self.model, self.guide) if unweighted else weigh(self.model, self.guide, *weights)
 
     def largest_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        """The bound on the norm of the gradient, which is a sum over the batch, be it given by place or by name."""
+        """The bound on the norm of the gradient, a sum over the batch, whether x is positional or a keyword."""
         x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         return self.max_grad_norm * (1 if x is None or x.dim() == 0 else len(x))
 
     def _step_by_pyro(self, call: Call) -> float:
-        """Makes the step, checks and all, and returns its loss."""
+        """Makes the step with all checks, and returns its loss."""
         attempt = Attempt.of(call, call.noise())
         self.optimizer.zero_grad(set_to_none=True)
         with poutine.trace(param_only=True) as capture:
@@ -152,12 +152,12 @@ class PyroStep:
             return as_float(self.loss.loss_and_grads(*self.weighted(attempt.call), *attempt.args, **attempt.kwargs))
 
     def _refuse(self, call: Call, noise: Noise, loss: float) -> NoReturn:
-        """Raises what this step has against a call, on the same draws, or that its loss or gradient is not finite.
+        """Raises the error of this step for a call, on the same draws, or an error that loss or gradient is not finite.
 
         Args:
             call: whose step was made in another way, and may not be applied.
             noise: where its draws began.
-            loss: what came out.
+            loss: its loss.
         """
         attempt = Attempt.of(call, noise)
         with noise.again(), buffers_kept(self.modules()), store_kept():
@@ -165,41 +165,41 @@ class PyroStep:
                 self._check_finite(self._loss_and_grads(attempt), attempt)
             finally:
                 self.optimizer.zero_grad(set_to_none=True)
-        # What rounds otherwise here may be finite.
+        # Rounding differs here, and the result can be finite.
         raise self._diverged("gradient is not finite" if math.isfinite(loss) else f"loss is {loss}", NO_SITE)
 
     @contextmanager
     def explaining(self, attempt: Attempt) -> Iterator[None]:
-        """Turns errors of a loss that is computed inside into DivergenceError, where numbers are not finite."""
+        """Turns errors of a loss computed inside into DivergenceError if numbers are not finite."""
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error, with more to say
+                warnings.filterwarnings("ignore", "Encountered NaN")  # it becomes an error with more details
                 yield
         except (ValueError, torch.linalg.LinAlgError) as error:
-            # Pyro validates the parameters of distributions: a diverged network surfaces there first.
+            # Pyro validates the parameters of distributions, and a diverged network shows there first.
             fault = NO_SITE if isinstance(error, PyroVAEError) else self._first_fault(attempt)
             if isinstance(error, ValueError) and fault is NO_SITE:
                 raise
             raise self._diverged("loss is not finite", fault) from error
 
     def check_held(self, trace: poutine.Trace) -> None:
-        """Raises ValueError where a parameter of this trace is none of the optimiser's."""
+        """Raises ValueError if a parameter of this trace is not in the optimiser."""
         known = set(map(id, self.held()))
         for name, site in trace.nodes.items():
             if site["type"] == "param" and id(_unconstrained(site["value"])) not in known:
                 raise ValueError(
-                    f"parameter {name} is not in the optimiser and would silently not train (was a member replaced?): "
-                    "make the optimiser anew, or optimizer.add_param_group({'params': [...]})"
+                    f"parameter {name} is not in the optimiser and would silently not train (was a member replaced?). "
+                    "Make a new optimiser, or call optimizer.add_param_group({'params': [...]})"
                 )
 
     def hidden(self, trace: poutine.Trace) -> list[Tensor]:
-        """The optimiser's parameters that Pyro knows and this trace lacks: `poutine.block`, say, hides them."""
+        """The optimiser's parameters that Pyro knows and this trace lacks, hidden by `poutine.block` for example."""
         shown = {id(_unconstrained(site["value"])) for site in trace.nodes.values() if site["type"] == "param"}
         listed = pyro.get_param_store()._param_to_name
         return [parameter for parameter in self.held() if parameter in listed and id(parameter) not in shown]
 
     def check_loss(self, loss: float, attempt: Attempt) -> None:
-        """Raises DivergenceError, with the first site that is to blame, for a loss that is not finite."""
+        """Raises DivergenceError, naming the first site at fault, for a loss that is not finite."""
         if not math.isfinite(loss):
             raise self._diverged(f"loss is {loss}", self._first_fault(attempt))
 
@@ -227,5 +227,5 @@ def _unconstrained(value: Any) -> Tensor:
 
 
 def as_float(loss: Any) -> float:
-    """A loss as a number: Pyro's return floats or tensors."""
+    """Returns a loss as a number: Pyro's losses are floats or tensors."""
     return loss.item() if isinstance(loss, Tensor) else float(loss)

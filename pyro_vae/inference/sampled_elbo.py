@@ -19,15 +19,15 @@ class SampledELBO(Trace_ELBO):
 
     .. math:: L = E_q[\log p(x, z) - \log q(z|x)]
 
-    The value is Pyro's, to the last bit of the same draws, and so is the gradient "total". "sticking_the_landing" has
-    the same mean, and leaves out the score of the guide, which has mean 0:
+    On the same draws, the value equals Pyro's to the last bit, and so does the gradient "total". "sticking_the_landing"
+    has the same mean, and leaves out the score of the guide, which has mean 0:
 
     .. math:: \nabla_\phi L = E \left[ \frac{\partial}{\partial z} \left( \log p(x, z) - \log q_\phi(z|x) \right)
               \frac{\partial z}{\partial \phi} \right]
 
-    It has less noise where the guide is near the posterior, none for the guide where it is the posterior, and may have
-    more where it is far. Loss weights, see `pyro_vae.inference.weighted`, act on it as on the other. See
-    `pyro_vae.inference.path_gradients` for what it asks of the density of a guide.
+    It has less noise if the guide is near the posterior, none for the guide if it is the posterior, and can have more
+    if it is far. Loss weights act on both gradients in the same way, see `pyro_vae.inference.weighted`.
+    `pyro_vae.inference.path_gradients` describes what this gradient needs from the density of a guide.
 
     Args:
         num_particles: draws of all latents, over which the bound is averaged.
@@ -36,8 +36,8 @@ class SampledELBO(Trace_ELBO):
             drawn at once.
 
     Raises:
-        ValueError: another gradient; from a step along paths, for a latent that has no `rsample` (by its name), or
-            whose density is known at its own draws alone.
+        ValueError: another gradient; from a step along paths, for a latent that has no `rsample` (the message names
+            it), or whose density is known only at its own draws.
 
     Reference:
         Eq. 6 of Roeder, Wu & Duvenaud, "Sticking the Landing: Simple, Lower-Variance Gradient Estimators for

@@ -1,4 +1,4 @@
-"""The step of SVI as one graph: loss, gradients, and the question whether they may be applied.
+"""The step of SVI as one graph: loss, gradients, and a check whether they may be applied.
 
 Pyro's handlers cost more than the arithmetic of a small network. So the program is run once (see
 `pyro_vae.graphs.capture`), and a step replays its tensor operations,
@@ -7,9 +7,9 @@ Pyro's handlers cost more than the arithmetic of a small network. So the program
                which gradients are summed over particles that are not vectorised
     compiled   by Inductor, in fewer and larger kernels: the same draws, with sums in another order
 
-The optimiser stays outside of the graph. torch's fused kernel over all parameters is faster than what Inductor makes
-of the same update, and its state and learning rate stay where schedulers and checkpoints look for them. While a program
-is left alone (`SVI.steady`) a step calls that kernel directly, see `pyro_vae.inference.fused_adam`.
+The optimiser stays outside of the graph. torch's fused kernel over all parameters is faster than Inductor's version of
+the update, and its state and learning rate stay where schedulers and checkpoints look for them. While no one changes
+the program (`SVI.steady`), a step calls that kernel directly, see `pyro_vae.inference.fused_adam`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from pyro_vae.randomness import preserved
 
 Compile = bool | Literal["auto"]
 
-TRACE_AFTER = 1_000  # steps: by then tracing would have saved what it costs, a second or two with what it imports
-COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond a step
-MOST_CAPTURES = 16  # a program that changes more often than that has no graph worth keeping
+TRACE_AFTER = 1_000  # steps: by then tracing would have paid for itself, a second or two with its imports
+COMPILE_AFTER = 20_000  # steps: compiling takes about ten seconds and saves about half a millisecond per step
+MOST_CAPTURES = 16  # if a program changes more often, no graph of it is worth keeping
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (int, float, str, bool, type(None))
@@ -54,7 +54,7 @@ class Replayed(NamedTuple):
 
     Attributes:
         loss: summed over the batch, in nats.
-        is_sound: whether loss and gradients are finite and the data such as the program wants.
+        is_sound: whether loss and gradients are finite and the data are valid for the program.
         gradients: in the order of the graph's parameters.
     """
 
@@ -64,19 +64,19 @@ class Replayed(NamedTuple):
 
 
 class StepGraph:
-    """The graph of all steps whose calls have one form.
+    """The graph of all steps whose calls have the same form.
 
     Args:
-        step: the step as Pyro runs it; later calls are given the same one.
+        step: the step as Pyro runs it; later calls get the same one.
         call: one such call.
 
     Attributes:
-        parameters: those that the loss depends on.
+        parameters: the parameters that the loss depends on.
         is_compiled: whether a compiler was asked for it.
 
     Raises:
         NoGraph: the program cannot be one graph.
-        Exception: what is wrong with the program or the call, as Pyro's own step would say it.
+        Exception: the error that Pyro's own step would raise for the program or the call.
     """
 
     def __init__(self, step: PyroStep, call: Call) -> None:
@@ -96,24 +96,24 @@ class StepGraph:
                 self._graph = self._captured(step)
 
     def is_current(self, step: PyroStep) -> bool:
-        """Tells whether program and step are still what they were when they were captured."""
+        """Returns whether program and step are still what they were when they were captured."""
         unchanged = self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
         return unchanged and self._is_listed(step)
 
     def compile(self) -> None:
-        """Puts compiled operations in place of the traced ones, which stay if the compiler fails."""
+        """Replaces the traced operations by compiled ones, unless the compiler fails."""
         self.is_compiled = True
         try:
             self._graph = self._graph.compiled(self._given(self._call))
         except Exception as error:
-            _logger.warning("steps are traced and not compiled: %s", why_not(error))
+            _logger.warning("steps are traced, but not compiled: %s", why_not(error))
 
     def __call__(self, call: Call) -> Replayed:
         loss, sound, *gradients = self._graph(*self._given(call))
         return Replayed(loss.item(), bool(sound), gradients)
 
     def _is_listed(self, step: PyroStep) -> bool:
-        """Whether Pyro's store holds what the programs list, which they do again where it was cleared."""
+        """Whether Pyro's store holds the parameters of the programs; if it was cleared, they list them again."""
         if not parameter_store.holds(self._entries) or parameter_store.has_strangers():
             for program in step.modules():
                 if isinstance(program, Program):
@@ -125,14 +125,14 @@ class StepGraph:
         try:
             return capture(partial(self._losses, step, validating), given, step.modules())
         except Exception as error:
-            # Whatever it is: the step has just been rehearsed, and runs without a graph.
+            # For any error: the step has just been rehearsed, and runs without a graph.
             raise NoGraph(why_not(error)) from error
 
     def _given(self, call: Call) -> list[Tensor]:
         return [*(self._weight(name, getattr(call, name)) for name in self._weights), *call.tensors()]
 
     def _weight(self, name: str, value: float) -> Tensor:
-        """As a tensor of the program's own type, which a weight that is a Python number would leave as it is."""
+        """A tensor of the program's own type, since a weight must not change the type."""
         if name not in self._last or self._last[name][0] != value:
             self._last[name] = value, torch.tensor(value, dtype=self._like.dtype, device=self._like.device)
         return self._last[name][1]
@@ -160,12 +160,12 @@ class StepGraphs:
     """The graphs of one SVI, which also decides when to use them.
 
     Args:
-        mode: False: never. True: from the first step on. "auto": where it saves time, for models and guides that
-            belong to modules, whose changes can be seen.
+        mode: False: never. True: from the first step on. "auto": if it saves time, for models and guides that belong to
+            modules, whose changes can be seen.
 
     Attributes:
-        expected: how many steps are to come in all, where that is known.
-        largest: the number of data of a full batch, as far as it is known.
+        expected: the total number of steps, if it is known.
+        largest: the number of data in a full batch, if it is known.
     """
 
     def __init__(self, mode: Compile) -> None:
@@ -176,11 +176,11 @@ class StepGraphs:
         self._graphs: dict[tuple[Any, ...], StepGraph] = {}
         self._captures = 0
         self._num_steady = 0
-        self._updates: dict[StepGraph, Update] = {}  # while the program is left alone
+        self._updates: dict[StepGraph, Update] = {}  # valid while no one changes the program
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Remembers inside what was looked at, see `SVI.steady`."""
+        """Inside, the program is inspected only once, see `SVI.steady`."""
         self._num_steady += 1
         try:
             yield
@@ -190,7 +190,7 @@ class StepGraphs:
                 self._updates.clear()
 
     def update(self, step: PyroStep, graph: StepGraph) -> Update | None:
-        """What applies the gradients of a graph; None where that has to be `optimizer.step()`."""
+        """Returns the update that applies the gradients of a graph; None if that must be `optimizer.step()`."""
         if not self._num_steady:
             return None
         if not self._is_left_alone(step, graph):
@@ -200,12 +200,12 @@ class StepGraphs:
         return self._updates.get(graph)
 
     def _is_left_alone(self, step: PyroStep, graph: StepGraph) -> bool:
-        """Whether nobody's code has run since this graph was looked at; hooks and other optimisers are somebody's."""
+        """Whether no foreign code, such as a hook or another optimiser, has run since this graph was inspected."""
         update = self._updates.get(graph)
         return update is not None and update.is_current(step.optimizer)
 
     def find(self, step: PyroStep, call: Call) -> StepGraph | None:
-        """The graph for this call, made where there is none yet; None where the step has to be Pyro's own."""
+        """Returns the graph for this call, and makes it if there is none; None if the step must be Pyro's own."""
         if self.mode is False or is_surrounded():
             return None
         if self.mode == "auto" and not (self._is_worth(step, TRACE_AFTER) and len(step.modules()) == 2):
@@ -216,11 +216,11 @@ class StepGraphs:
             if graph is None or not (self._is_left_alone(step, graph) or graph.is_current(step)):
                 graph = self._graphs[form] = self._make(step, call)
         except NoGraph as reason:
-            _logger.warning("steps are run by Pyro, and not as a graph: %s", reason)
+            _logger.warning("Pyro runs the steps, not a graph: %s", reason)
             self.mode = False
             return None
         except (ValueError, torch.linalg.LinAlgError):
-            return None  # Pyro's own step meets it on the same draws, and says whether it is divergence
+            return None  # Pyro's own step meets the error on the same draws, and says whether it is divergence
         if not graph.is_compiled and self._compiles(step, call):
             graph.compile()
         return graph
@@ -228,7 +228,7 @@ class StepGraphs:
     def _make(self, step: PyroStep, call: Call) -> StepGraph:
         if not is_covered(step.loss):
             names = ", ".join(kind.__name__ for kind in COVERED)
-            raise NoGraph(f"that is for {names}, and the loss is a {type(step.loss).__name__}")
+            raise NoGraph(f"graphs work for {names}, and the loss is a {type(step.loss).__name__}")
         if self._captures == MOST_CAPTURES:
             raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
         graph = StepGraph(step, call)
@@ -236,19 +236,19 @@ class StepGraphs:
         return graph
 
     def _compiles(self, step: PyroStep, call: Call) -> bool:
-        # The short last batch of an epoch is never worth it. That it depends on the number of the step alone lets
-        # training that is taken up again do as it would have done.
+        # The short last batch of an epoch is never worth it. The choice depends only on the number of the step, so
+        # resumed training makes the same one.
         size = next((len(tensor) for tensor in call.tensors() if tensor.dim()), 0)
         self.largest = max(self.largest, size)
         return size == self.largest and (self.mode is True or self._is_worth(step, COMPILE_AFTER))
 
     def _is_worth(self, step: PyroStep, steps: int) -> bool:
-        """Whether what pays after so many steps does: they are over, or twice as many are to come."""
+        """Whether to do what pays off after this many steps: they are over, or twice as many are expected."""
         return step.num_steps >= steps or self.expected >= 2 * steps
 
 
 def _form(call: Call) -> tuple[Any, ...]:
-    """What all calls of one graph have in common."""
+    """The properties that all calls of one graph share."""
     left_out = call.reconstruction_weight == 0.0, call.kl_weight == 0.0
     return call.make, call.names, left_out, tuple(map(_form_of_value, call.values)), torch.get_default_dtype()
 
@@ -266,14 +266,14 @@ def _settings(step: PyroStep) -> tuple[Any, ...]:
 
 
 def _weights(step: PyroStep, call: Call) -> list[str]:
-    """Which weights are arguments of the graph; one that is 0 leaves a term out, which is another graph."""
+    """The weights that are arguments of the graph; a weight of 0 leaves a term out, which makes another graph."""
     if isinstance(step.loss, ImportanceWeightedELBO):
         return []
     return [name for name in ("reconstruction_weight", "kl_weight") if getattr(call, name) != 0.0]
 
 
 def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
-    """Runs the step's loss by Pyro itself, checks and all, and returns the trace of the parameters that it met."""
+    """Runs the step's loss in Pyro with all checks, and returns the trace of the parameters it used."""
     device = next((tensor.device for tensor in call.tensors()), None)
     with (
         preserved(device),
@@ -281,7 +281,7 @@ def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
         warnings.catch_warnings(),
         poutine.trace(param_only=True) as seen,
     ):
-        warnings.filterwarnings("ignore", "Encountered NaN")  # the step itself says so
+        warnings.filterwarnings("ignore", "Encountered NaN")  # the step itself reports it
         args, kwargs = call.arguments()
         step.loss.loss(*step.weighted(call), *args, **kwargs)
     step.check_held(seen.trace)
@@ -289,19 +289,19 @@ def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Optimisers walk through both in the order of memory."""
+    """Returns the gradient in the memory layout of the parameter, since optimisers go through both in memory order."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
-    """As `torch.nn.utils.get_total_norm`, by operations that a compiler can put together."""
+    """Like `torch.nn.utils.get_total_norm`, with operations that a compiler can fuse."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
 
 
 def _bounded(gradients: list[Tensor], norm: Tensor, limit: float) -> list[Tensor]:
-    """As `torch.nn.utils.clip_grads_with_norm_`, only where the norm is above the limit."""
+    """Like `torch.nn.utils.clip_grads_with_norm_`, but only if the norm is above the limit."""
     if math.isinf(limit):
         return gradients
     factor = torch.where(norm > limit, limit / (norm + 1e-6), 1.0)

@@ -1,4 +1,4 @@
-"""SVI: the step of `pyro.infer.SVI`, with one torch optimiser over all parameters, as a graph where that is faster."""
+"""SVI: the step of `pyro.infer.SVI`, with one torch optimiser over all parameters, as a graph if that is faster."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from pyro_vae.inference.step_graphs import Compile, StepGraph, StepGraphs
 
 
 class SVI(PyroStep):
-    """Stochastic variational inference, as `pyro.infer.SVI`, step for step.
+    """Stochastic variational inference, step by step like `pyro.infer.SVI`.
 
-    There are four differences. One torch optimiser holds all parameters (Pyro builds one for each tensor, so that
-    clipping is per tensor). The loss weights are arguments of the step, so that a warm-up cannot leak into anything
-    else. A loss or gradient that is not finite is an error and is not applied. The step can be a graph, see `compile`.
+    There are four differences. One torch optimiser holds all parameters (Pyro builds one for each tensor, so clipping
+    is per tensor). The loss weights are arguments of the step, so a warm-up cannot affect anything else. A loss or
+    gradient that is not finite is an error, and is not applied. The step can be a graph, see `compile`.
 
-    A graph is the program as it ran once. Values of tensors may change (parameters, buffers, data, loss weights,
-    learning rate). Where a member, a flag or another attribute of a module changes, a new graph is made. Pyro runs
-    programs that count their calls, draw random numbers by Python or have hooks, and steps inside of a handler or of
-    autocast. A graph cannot see globals, closures and classes: a model that reads what changes there must run without
-    a graph.
+    A graph is a recording of one run of the program. The values of tensors can change (parameters, buffers, data, loss
+    weights, learning rate). If a member, a flag or another attribute of a module changes, a new graph is made. Pyro
+    runs programs that count their calls, draw random numbers in Python or have hooks, and steps inside a handler or
+    autocast. A graph cannot see changes of globals, closures and classes: a model that reads such values must run
+    without a graph.
 
     Args:
         model, guide: Pyro functions, e.g. `vae.model` and `vae.guide`.
         optimizer: a torch optimiser over the parameters of both.
         loss: any Pyro ELBO.
-        max_grad_norm: bound on the norm of the gradient of all parameters together, per datum of the batch.
-        compile: False runs each step by Pyro. True makes a graph of the first one and compiles it (`Trace_ELBO`,
-            `TraceMeanField_ELBO`, `SampledELBO`, `ImportanceWeightedELBO`, programs of static structure; Pyro runs
-            what cannot be a graph, and a logged sentence says so). "auto" does so where it saves time, if model and
-            guide are methods of modules. It makes a graph, whose numbers are the same to the last bit, after 1,000
-            steps or where 2,000 are expected (see `expect`), and a compiled one after 20,000 or where 40,000 are
-            expected.
+        max_grad_norm: bound on the norm of the gradient with respect to all parameters together, per datum of the
+            batch.
+        compile: With False, Pyro runs each step. True makes a graph of the first step and compiles it (for
+            `Trace_ELBO`, `TraceMeanField_ELBO`, `SampledELBO` and `ImportanceWeightedELBO`, and programs of static
+            structure; Pyro runs what cannot be a graph, and a logged sentence says so). "auto" does this if it saves
+            time, and if model and guide are methods of modules. It makes a graph, whose numbers are the same to the
+            last bit, after 1,000 steps or if 2,000 are expected (see `expect`). It compiles the graph after 20,000
+            steps or if 40,000 are expected.
 
     Attributes:
         num_steps: how many steps were made.
@@ -80,19 +81,20 @@ class SVI(PyroStep):
             The loss, summed over the batch, in nats.
 
         Raises:
-            DivergenceError: the loss or a gradient is not finite. Parameters and optimiser are as before the step (the
-                random state is as after it, and the running statistics of a batch norm have seen the batch).
-            ValueError: a parameter got a gradient that the optimiser does not know, or the loss takes no such weights.
+            DivergenceError: the loss or a gradient is not finite. Parameters and optimiser are as before the step, but
+                the random state is as after it, and the running statistics of a batch norm have seen the batch.
+            ValueError: a parameter that is not in the optimiser got a gradient, or the loss does not accept such
+                weights.
         """
         return self.step_from(None, *args, kl_weight=kl_weight, reconstruction_weight=reconstruction_weight, **kwargs)
 
     def step_from(
         self, make: Make | None, *args: Any, kl_weight: float = 1.0, reconstruction_weight: float = 1.0, **kwargs: Any
     ) -> float:
-        """Makes `step(*make(*args), ...)`, with `make` as a part of the graph: the binarisation of a batch, say.
+        """Makes `step(*make(*args), ...)`, with `make` as a part of the graph, such as the binarisation of a batch.
 
         Args:
-            make: tensors to the tensors that model and guide take by place; without random numbers of its own.
+            make: tensors to the positional arguments of model and guide; without random numbers of its own.
             args: what `make` takes.
             kl_weight, reconstruction_weight, kwargs: as for `step`.
 
@@ -107,12 +109,12 @@ class SVI(PyroStep):
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Promises that nobody changes the program between the steps inside, which then look at it once.
+        """Promises that no one changes the program between the steps inside, so that it is inspected only once.
 
-        That is: no train() or eval(), no to(), no member replaced or frozen. Values of tensors may change, and numbers
-        of the optimiser's groups. With Adam or AdamW, fused, without hooks and schedulers, steps that are graphs call
-        its kernel directly: the same numbers, in a fifth less time where networks are small, and without `.grad`.
-        Other optimisers make their own step, and programs are looked at as ever. `fit` makes an epoch so.
+        This excludes train() and eval(), to(), and replacing or freezing members. The values of tensors and the numbers
+        in the optimiser's groups can change. With fused Adam or AdamW, without hooks and schedulers, steps that are
+        graphs call the kernel directly. They give the same numbers, take a fifth less time for small networks, and
+        leave no `.grad`. With other optimisers nothing changes. `fit` runs each epoch in this context.
 
         Example:
             >>> import pyro, pyro_vae as pv
@@ -128,12 +130,12 @@ class SVI(PyroStep):
             yield
 
     def expect(self, steps: int, *, largest: int = 0, done: int | None = None) -> None:
-        """Says which steps are to come, by which compile="auto" decides; `fit` says so before its first epoch.
+        """Announces the steps to come, for compile="auto" to decide by; `fit` does so before its first epoch.
 
         Args:
-            steps: how many there will be in all, with those that were made.
-            largest: the number of data of a full batch; 0 where it is not known. Smaller batches are not compiled.
-            done: how many were made, by an SVI before this one, say; None where `num_steps` is right.
+            steps: the total number, including those already made.
+            largest: the number of data in a full batch; 0 if it is not known. Smaller batches are not compiled.
+            done: how many were made already, for example by an SVI before this one; None if `num_steps` is right.
         """
         self.graphs.expected, self.graphs.largest = steps, largest
         self.num_steps = self.num_steps if done is None else done
@@ -162,7 +164,7 @@ class SVI(PyroStep):
 
     def _step_by_graph(self, graph: StepGraph, call: Call) -> float:
         update = self.graphs.update(self, graph)
-        # Before the graph runs: its gradients then lie where the last ones did, which the processor has at hand.
+        # Before the graph runs: its gradients then take the memory of the last ones, which the processor has cached.
         for parameter in self.held():
             parameter.grad = None
         noise = call.noise()

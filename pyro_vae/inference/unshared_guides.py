@@ -1,4 +1,4 @@
-"""Automatic guides whose parameters are their own."""
+"""Automatic guides that share no parameters."""
 
 import itertools
 import weakref
@@ -15,22 +15,22 @@ _serial = itertools.count()
 
 
 def unshared(guide: Guide, name: str | None = None) -> Guide:
-    """Gives a guide of Pyro's, `AutoNormal` say, a name of its own in Pyro's parameter store.
+    """Gives a Pyro guide, such as `AutoNormal`, its own name in Pyro's parameter store.
 
-    Pyro knows the parameters of every AutoNormal as `AutoNormal.locs...`. Where two of them are over a site of the same
-    name, in programs of two seeds say, the second takes over the first one's tensors and goes on training them, in
-    both programs. Under a name of its own each keeps its own, which leave the store when the guide dies.
+    Pyro knows the parameters of every AutoNormal as `AutoNormal.locs...`. If two of them have a site of the same name,
+    for example in programs of two seeds, the second takes over the tensors of the first and trains them in both
+    programs. With its own name each guide keeps its own parameters, and they leave the store when the guide is deleted.
 
     Args:
-        guide: a PyroModule that has not run yet. A copy needs a name of its own again.
-        name: in every process the same; by default the class with a number.
+        guide: a PyroModule that has not run yet. A copy needs its own name again.
+        name: the name, the same in every process; by default the class with a number.
 
     Returns:
         The guide.
 
     Raises:
-        TypeError: it is no PyroModule.
-        ValueError: it has run, and its parameters are listed.
+        TypeError: the guide is not a PyroModule.
+        ValueError: the guide has run, so its parameters are already in the store.
 
     Example:
         >>> import pyro.distributions as dist, torch
@@ -42,11 +42,9 @@ def unshared(guide: Guide, name: str | None = None) -> Guide:
         False
     """
     if not isinstance(guide, PyroModule):
-        raise TypeError(
-            f"a guide of Pyro's is a PyroModule; got {type(guide).__name__}, which has no name in the store"
-        )
+        raise TypeError(f"guide must be a PyroModule, which has a name in the store; got {type(guide).__name__}")
     if guide._pyro_context.used:
-        raise ValueError(f"this {type(guide).__name__} has run, and the store knows its parameters: name it before")
+        raise ValueError(f"this {type(guide).__name__} has run already. Call `unshared` before the guide runs")
     prefix = name or f"{type(guide).__name__}-{next(_serial)}"
     guide._pyro_set_supermodule(prefix, guide._pyro_context)
     weakref.finalize(guide, _leave, prefix).atexit = False

@@ -1,7 +1,7 @@
-"""World: the processes that train one program together, each of them with the same code.
+"""World: the processes that train one program together, each with the same code.
 
-Whatever decides how training goes on is made the same on all of them by one operation, a sum over the processes; a
-world of one, which every function has by default, knows nothing of torch.distributed.
+Everything that decides how training continues is made equal in all of them by one operation, a sum over the processes.
+A world of one process, the default of every function, does not use torch.distributed.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from pyro_vae.errors import ProcessError
 from pyro_vae.randomness import block_stream, derive
 
 T = TypeVar("T")
-# The errors that keep their kind from one process to another.
+# The errors whose class is kept from one process to another.
 _OURS = errors.UsageError, errors.DataError, errors.CheckpointError, errors.DivergenceError, errors.StorageError
 _TOLD: dict[str, type[Exception]] = {kind.__name__: kind for kind in (*_OURS, ValueError, torch.linalg.LinAlgError)}
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the default process group of torch.distributed, or alone.
+    """This process within the default process group of torch.distributed, or a single process.
 
-    Each method is called by all processes, in the same order.
+    All processes must call each method, in the same order.
 
     Attributes:
         rank: of this process, from 0.
@@ -45,7 +45,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -60,11 +60,11 @@ class World:
         return values
 
     def largest(self, number: int) -> int:
-        """The largest number that a process has."""
+        """Returns the largest number that any process has."""
         return number if self.size == 1 else int(self._table(torch.tensor([number])).max())
 
     def gather(self, text: str) -> list[str]:
-        """The texts of all processes, by rank."""
+        """Returns the texts of all processes, by rank."""
         if self.size == 1:
             return [text]
         content = torch.tensor(list(text.encode()), dtype=torch.uint8)
@@ -80,7 +80,7 @@ class World:
         return self.sum(table)
 
     def together(self) -> AbstractContextManager[None]:
-        """Makes all processes raise what one raises inside: none goes on without the others, none waits for ever."""
+        """Makes all processes raise an error that one raises inside, so that none goes on alone or waits for ever."""
         return self._together() if self.size > 1 else nullcontext()
 
     @contextmanager
@@ -90,7 +90,7 @@ class World:
             yield
         except ProcessError:
             raise
-        except Exception as error:  # whatever it is: the others are to know
+        except Exception as error:  # of any kind: the others must know
             own = error
         told = self.gather("" if own is None else json.dumps([type(own).__name__, str(own)]))
         if own is not None:
@@ -106,7 +106,7 @@ class World:
         raise ProcessError(f"{where}: {kind}: {message}")
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Makes something in each process, in the first one before the others, for that may download, or write."""
+        """Makes something in each process, in the first one before the others, since it can download or write."""
         made: list[T] = []
         for turn in (True, False):
             with self.together():
@@ -119,7 +119,7 @@ class World:
 
         Args:
             tensors: by name, in the same order on all.
-            when: the time of it, for the message.
+            when: the time of the comparison, for the message.
 
         Raises:
             ProcessError: they differ.
@@ -131,17 +131,17 @@ class World:
             if digest != digests[0]:
                 raise ProcessError(
                     f"{when}, the parameters of process {rank} differ from those of process 0 (SHA-256 {digest[:12]}, "
-                    f"not {digests[0][:12]}): do all read the same run folder and run the same code, on machines of "
-                    "one kind? Running statistics, as of a batch norm, must be kept equal by the program"
+                    f"not {digests[0][:12]}). Check that all read the same run folder and run the same code, on "
+                    "machines of one kind. The program itself must keep running statistics equal, as of a batch norm"
                 )
 
     def noise(
         self, seed: int, epoch: int, step: int, device: torch.device | None = None
     ) -> AbstractContextManager[None]:
-        """Draws from a stream of this process for one step: no two processes and no two steps of an epoch share noise.
+        """Draws from a stream of this process for one step, so that no two processes or steps of an epoch share noise.
 
-        The stream is a function of (seed, epoch, size, step, rank), with no state to save. Alone, the caller's stream
-        goes on.
+        The stream is a function of (seed, epoch, size, step, rank), with no state to save. In a world of one process,
+        the caller's stream continues.
 
         Args:
             seed: of the training.
@@ -158,15 +158,15 @@ ALONE = World()
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Turns the end of another process, which is waited for inside, into a ProcessError."""
+    """Raises a ProcessError if another process ends while this one waits for it inside."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise ProcessError(
-            "another process of this training has ended or does not answer: what it said stands above, if anything. "
-            "What was reached is kept: `resume=True` goes on"
+            "another process of this training has ended or does not answer. Its message, if any, is above. "
+            "The progress so far is kept: continue with `resume=True`"
         ) from error
 
 

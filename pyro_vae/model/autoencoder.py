@@ -1,11 +1,11 @@
-"""Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what all of them can do.
+"""Autoencoder: a program whose decoder p(x|z) sees one latent z, whatever lies above it, and what such programs can do.
 
     generate      z ~ p(z),     x ~ p(x|z)          new data
     reconstruct   z ~ q(z|x),   x ~ p(x|z)          data again
-    encode        mean and spread of q(z|x)         the code of raw data, as a file has them
+    encode        mean and spread of q(z|x)         the code of raw data, in the form of a file
     interpolate   z on a path between two data      the mean of p(x|z)
 
-Each of these switches the program to evaluation, and leaves it as it was.
+Each of these switches the program to evaluation, and then back.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,15 +26,15 @@ from pyro_vae.model.priors import Prior
 from pyro_vae.model.program import Program, check_tensor, evaluating, number_to_generate, undisturbed
 from pyro_vae.randomness import stream
 
-_CODE_DRAWS = 100  # of a q(z|x) whose moments have no closed form
+_CODE_DRAWS = 100  # draws of a q(z|x) whose moments have no closed form
 
 
 class Code(NamedTuple):
-    """What q(z|x) says of each datum.
+    """Mean and spread of q(z|x) for each datum.
 
     Attributes:
-        mean: (B, D), of what the decoder sees.
-        spread: (B, D), its standard deviation; 0 of a plain autoencoder.
+        mean: (B, D), of the z that the decoder sees.
+        spread: (B, D), its standard deviation; 0 for a plain autoencoder.
     """
 
     mean: Tensor
@@ -42,17 +42,17 @@ class Code(NamedTuple):
 
 
 class Autoencoder(Program):
-    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, z itself of one layer, z1 of two layers.
+    """Base class of `VAE` and `HierarchicalVAE`: z is what the decoder sees, which is z1 if there are two layers.
 
-    To write one: hold the decoder as `likelihood`, write `model`, `guide` and `start_at`, and the three sources of z,
+    To write one, hold the decoder as `likelihood`, and write `model`, `guide`, `start_at` and the three sources of z:
     `from_prior`, `from_guide` and `centre`.
 
     Attributes:
-        prior: of the topmost layer, see `pyro_vae.priors`.
+        prior: the prior of the top layer, see `pyro_vae.priors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
         intake: how raw data become x; `pyro_vae.load` sets it, and it is None for a program built by hand.
-        missing: whether NaN in x is a missing number; log p(x) is then that of the observed numbers. It may be set on a
-            program that was built, too.
+        missing: whether NaN in x is a missing number; log p(x) is then the log-density of the observed numbers. It can
+            also be set on a finished program.
     """
 
     prior: Prior
@@ -71,17 +71,17 @@ class Autoencoder(Program):
         super().__setattr__(name, value)
 
     def check_data(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
-        """Refuses data that the likelihood does not take, and names the first such datum.
+        """Refuses data that the likelihood does not accept, and names the first such datum.
 
         NaN is refused too, unless `missing` is set.
 
         Args:
             x: data (N, *x_shape).
-            first: the position of x[0] among the data, where x is a block of them.
-            place: turns a position among the data into words.
+            first: the position of x[0] among the data, if x is a block of them.
+            place: describes a position among the data in words.
 
         Raises:
-            DataError: with the value, its place and the cure.
+            DataError: a datum is refused; the message names the value, its place and the cure.
         """
         self.likelihood.check(self.likelihood.filled(x) if self.missing else x, first, place)
 
@@ -91,11 +91,11 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no encoder_of_data")
 
     def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """Samples what `model` does, without its plate, under the plates that are open: see `VAE.generative`."""
+        """Samples the sites of `model`, without its plate, under the open plates: see `VAE.generative`."""
         raise NotImplementedError(f"{type(self).__name__} has no generative half")
 
     def recognition(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """Samples what `guide` does, without its plate, under the plates that are open: see `VAE.recognition`."""
+        """Samples the sites of `guide`, without its plate, under the open plates: see `VAE.recognition`."""
         raise NotImplementedError(f"{type(self).__name__} has no recognition half")
 
     @contextmanager
@@ -110,7 +110,7 @@ class Autoencoder(Program):
             yield
 
     def _event_dim(self, x: Tensor, y: Tensor | None) -> int:
-        """Returns the number of dimensions of x_shape, which an encoder of the user's own does not say."""
+        """Returns the number of dimensions of x_shape, which a user's own encoder does not tell."""
         known = self.encoder_of_data.known_event_dim()
         if known is not None:
             return known
@@ -126,9 +126,9 @@ class Autoencoder(Program):
                 return len(self.likelihood(z, None if y is None else y.new_zeros(1, y.shape[-1])).event_shape)
         except Exception as error:
             raise UsageError(
-                f"x of shape {tuple(x.shape)} lies in several plates, and which of its dimensions are those of one "
-                "datum is not known, as the decoder does not run at one z "
-                f"({error}): set {type(self.encoder_of_data).__name__}'s `event_dim`, 3 for images (C, H, W)"
+                f"x of shape {tuple(x.shape)} lies in several plates, and it is not known which of its dimensions "
+                f"belong to one datum, since the decoder does not run at one z ({error}): set "
+                f"{type(self.encoder_of_data).__name__}'s `event_dim`, 3 for images (C, H, W)"
             ) from error
 
     def from_prior(self, num_data: int, y: Tensor | None = None) -> Tensor:
@@ -136,11 +136,11 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no from_prior")
 
     def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
-        """Draws what the decoder sees given data, z ~ q(z|x).
+        """Draws what the decoder sees, given data: z ~ q(z|x).
 
         Args:
             x: data (B, *x_shape).
-            num_samples: K, the draws for each datum.
+            num_samples: K, the number of draws for each datum.
             y: one-hot labels (B, C).
 
         Returns:
@@ -153,40 +153,40 @@ class Autoencoder(Program):
         raise NotImplementedError(f"{type(self).__name__} has no centre")
 
     def code(self, x: Tensor, y: Tensor | None = None, num_samples: int = _CODE_DRAWS) -> Code:
-        """Returns mean and spread of q(z|x), of what the decoder sees; here from draws.
+        """Returns mean and spread of q(z|x), of the z that the decoder sees; here from draws.
 
         Args:
             x: data (B, *x_shape), as the program takes them.
             y: one-hot labels (B, C).
-            num_samples: the draws of z for each datum, where the moments have no closed form.
+            num_samples: the number of draws of z for each datum, if the moments have no closed form.
         """
         z = self.from_guide(x, num_samples, y)
         return Code(z.mean(0), z.std(0))
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts, before training, the decoder at the mean of the data, and lets the prior start from their codes.
+        """Before training, puts the decoder at the mean of the data, and lets the prior start from their codes.
 
-        Scalings of columns, see `pyro_vae.scaling`, are fitted to the data first.
+        It first fits scalings of columns to the data, see `pyro_vae.scaling`.
 
         Args:
-            expected: values of data (N, *x_shape), such as the grey levels of pixels that are drawn anew.
+            expected: expected data (N, *x_shape), such as the grey levels of pixels that are drawn again in each epoch.
             x: some of the data (N, *x_shape).
             y: their one-hot labels (N, C).
         """
         raise NotImplementedError(f"{type(self).__name__} has no start_at")
 
     def prior_of_codes(self, y: Tensor | None = None) -> Any:
-        """Returns the distribution p(z) of what the decoder sees; None where it is known only by what lies above it."""
+        """Returns the distribution p(z) of what the decoder sees; None if it is known only given latents above it."""
         return None
 
     @torch.no_grad()
     def generate(self, num_data: int | None = None, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """Draws z from the prior and then x from p(x|z): new data.
 
-        (To draw z from the encoder instead, as some teaching material has it, is reconstruction.)
+        (To draw z from the encoder instead, as some teaching material does, is reconstruction.)
 
         Args:
-            num_data: how many; with labels y it is their number B.
+            num_data: how many data; with labels y it is their number B.
             y: one-hot labels (B, C).
             mean: return the mean of p(x|z) instead of a sample of it.
 
@@ -214,7 +214,7 @@ class Autoencoder(Program):
         Args:
             x: data (B, *x_shape).
             y: one-hot labels (B, C).
-            num_samples: draws of z, and of what lies above it, for each datum.
+            num_samples: draws of z, and of the latents above it, for each datum.
             mean: return the mean of p(x|z) at each z instead of a sample of it.
 
         Returns:
@@ -227,20 +227,20 @@ class Autoencoder(Program):
 
     @torch.no_grad()
     def encode(self, x: Any, y: Any = None, *, seed: int | None = None) -> Code:
-        """Encodes data as they are in a file: mean and spread of q(z|x).
+        """Encodes data in the form of a file: mean and spread of q(z|x).
 
-        A program that `pyro_vae.load` gave knows the recipe of its data. It takes whole numbers for levels (uint8 is
-        divided by 255 where the program saw intensities) or counts, and takes from a column what was taken from it in
-        training. Floats are x itself, and where x is an intensity, one above 1 is refused. A program that saw bits
-        drawn from intensities gets the bit that is more likely, or a draw where there is a seed. A program built by
-        hand takes x as `reconstruct` does.
+        A program from `pyro_vae.load` knows the recipe of its data. It takes whole numbers as levels (uint8 is divided
+        by 255 if the program saw intensities) or counts, and subtracts from a column what was subtracted in training.
+        Floats are x itself; if x is an intensity, a number above 1 is refused. A program that saw bits drawn from
+        intensities gets the more likely bit, or a draw if there is a seed. A program built by hand takes x like
+        `reconstruct`.
 
-        Where q(z|x) has no closed moments (a flow, or two layers of latents), they are those of 100 draws, always the
-        same ones.
+        If the moments of q(z|x) have no closed form (a flow, or two layers of latents), they come from 100 draws,
+        always the same ones.
 
         Args:
             x: (B, ...), an array, a tensor, a frame or nested lists.
-            y: labels, for a conditional program: one-hot (B, C), or names of classes (see `Intake.one_hot`).
+            y: labels for a conditional program: one-hot (B, C), or names of classes (see `Intake.one_hot`).
             seed: draws the bits of binarised data, or the noise of dequantised ones.
 
         Raises:
@@ -262,9 +262,9 @@ class Autoencoder(Program):
             return self.code(x, y)
 
     def taken_in(self, x: Any, y: Any = None, seed: int | None = None) -> tuple[Any, Any]:
-        """Brings raw data and labels to what the program takes, where it is and in its own type, see `encode`.
+        """Converts raw data and labels to what the program takes, on its device and in its type, see `encode`.
 
-        A program built by hand has no recipe, and gets them back as they are.
+        A program built by hand has no recipe, so they come back as they are.
 
         Args:
             x: (B, ...), an array, a tensor, a frame or nested lists.
@@ -294,22 +294,22 @@ class Autoencoder(Program):
         path: str = "straight",
         y_end: Tensor | None = None,
     ) -> Tensor:
-        """Computes means of p(x|z) along a path between the centres of two data, so that its ends are reconstructions.
+        """Computes means of p(x|z) along a path between the centres of two data; the ends are reconstructions.
 
         Args:
             start, end: data (B, *x_shape), the ends of B paths.
             steps: number of points on each path, both ends counted.
             y: one-hot labels (B, C), the same along the path.
-            path: "straight"; "spherical", a great circle about 0; "base", such a circle in the base of a prior that is
-                a flow, which z1 of two layers does not have. See `pyro_vae.model.paths`.
-            y_end: labels (B, C) of the ends, where they are others: y then goes to them in a straight line, through
-                mixtures of labels that the networks were not trained on.
+            path: "straight"; "spherical", a great circle about 0; or "base", such a circle in the base of a flow prior,
+                which z1 of two layers does not have. See `pyro_vae.model.paths`.
+            y_end: labels (B, C) of the ends, if they differ. y then goes to them in a straight line, through mixtures
+                of labels that the networks were not trained on.
 
         Returns:
             (steps, B, *x_shape).
 
         Raises:
-            UsageError: the path is unknown, or it is "base" and the prior is no flow.
+            UsageError: the path is unknown, or it is "base" and the prior is not a flow.
         """
         _check_paths(start, end, y, y_end)
         labels = labels_along(y, y_end, steps)
@@ -328,7 +328,7 @@ class Autoencoder(Program):
         path: str = "straight",
         y_end: Tensor | None = None,
     ) -> Tensor:
-        """Returns the points z (steps, B, D) at which `interpolate`, of the same arguments, shows p(x|z)."""
+        """Returns the points z (steps, B, D) at which `interpolate` with the same arguments shows p(x|z)."""
         _check_paths(start, end, y, y_end)
         with undisturbed(self):
             ends = self.centre(start, y), self.centre(end, y if y_end is None else y_end)
@@ -341,24 +341,24 @@ class Autoencoder(Program):
 
 
 def check_fit(prior: Prior, posterior: Posterior) -> None:
-    """Raises ValueError where prior and posterior are over z of different dimension.
+    """Raises ValueError if prior and posterior are over z of different dimensions.
 
-    And where the prior holds a posterior, as VampPrior does, that is not the program's.
+    It also raises one if the prior holds a posterior, like VampPrior, that is not the program's.
     """
     if prior.latent_dim != posterior.latent_dim:
         raise ValueError(
-            f"prior and posterior are over the same z; got {type(prior).__name__}(latent_dim={prior.latent_dim}) and "
-            f"{type(posterior).__name__}(latent_dim={posterior.latent_dim})"
+            f"prior and posterior must be over the same z; got {type(prior).__name__}(latent_dim={prior.latent_dim}) "
+            f"and {type(posterior).__name__}(latent_dim={posterior.latent_dim})"
         )
     if getattr(prior, "posterior", posterior) is not posterior:
         raise ValueError(
-            f"{type(prior).__name__} is made of another posterior than the program's: build the prior from the "
+            f"{type(prior).__name__} was built from another posterior than the program's: build the prior from the "
             "posterior that the program has now"
         )
 
 
 def _check_paths(start: Tensor, end: Tensor, y: Tensor | None, y_end: Tensor | None) -> None:
-    """Raises unless start and end are tensors of one shape, with as many labels."""
+    """Raises unless start and end are tensors of one shape, with equally many labels."""
     check_tensor(start)
     check_tensor(end)
     if start.shape != end.shape:
@@ -368,7 +368,7 @@ def _check_paths(start: Tensor, end: Tensor, y: Tensor | None, y_end: Tensor | N
 
 
 def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor | None:
-    """Returns y, or where y_end is given the straight line from y to it.
+    """Returns y or, if y_end is given, the straight line from y to it.
 
     Args:
         y, y_end: one-hot labels (B, C) of the starts and of the ends.
@@ -378,10 +378,10 @@ def labels_along(y: Tensor | None, y_end: Tensor | None, steps: int) -> Tensor |
         (B, C), or (steps, B, C).
 
     Raises:
-        ValueError: there are labels of the ends and none of the starts.
+        ValueError: the ends have labels and the starts have none.
     """
     if y_end is None:
         return y
     if y is None:
-        raise ValueError("y_end, the labels of the ends, goes with labels y of the starts; there are none")
+        raise ValueError("y_end, the labels of the ends, needs labels y of the starts; there are none")
     return paths.straight(y, y_end, steps)

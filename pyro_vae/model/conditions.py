@@ -1,4 +1,4 @@
-"""Conditions on data: raised where they are not met, or collected as tensors for a graph."""
+"""Conditions on data: raised if they are not met, or collected as tensors for a graph."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-IF_MISSING = "If NaN stands for a missing number, build the program with `missing=True`; else leave such data out."
+IF_MISSING = "If NaN stands for a missing number, build the program with `missing=True`; otherwise leave such data out."
 
 _AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")
 
@@ -15,7 +15,7 @@ _conditions: ContextVar[list[Tensor] | None] = ContextVar("conditions", default=
 
 
 def require(met: Tensor, explain: Callable[[], Exception]) -> None:
-    """Raises the error that `explain` makes unless `met`; inside `collected` anyone who runs the graph does that.
+    """Raises the error from `explain` unless `met`; inside `collected` that is left to the code that runs the graph.
 
     Args:
         met: boolean tensor of shape ().
@@ -38,7 +38,7 @@ def require(met: Tensor, explain: Callable[[], Exception]) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[Tensor]]:
-    """Keeps `require`, inside, from raising, and yields the list of the truth values that it was given."""
+    """Keeps `require` from raising inside, and yields the list of the truth values that it was given."""
     conditions: list[Tensor] = []
     token = _conditions.set(conditions)
     try:
@@ -48,7 +48,7 @@ def collected() -> Iterator[list[Tensor]]:
 
 
 def base_constraint(support: Any) -> Any:
-    """Returns the constraint of a support without what makes it one of an event or of a mixture.
+    """Returns the constraint of a support without the wrappers of an event or a mixture.
 
     Example:
         >>> from torch.distributions import constraints
@@ -61,7 +61,7 @@ def base_constraint(support: Any) -> Any:
 
 
 def law(distribution: Any) -> Any:
-    """Returns a distribution without what only lies around it: a declared event, an expansion, a mask.
+    """Returns a distribution without its wrappers: a declared event, an expansion, a mask.
 
     Example:
         >>> import pyro.distributions as dist

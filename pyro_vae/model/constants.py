@@ -1,4 +1,4 @@
-"""Constants: buffers that follow from a module's arguments, and that a state dict leaves out."""
+"""Constants: buffers that follow from the arguments of a module and that a state dict leaves out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 class Constants(nn.Module):
-    """Base class of modules with constants: buffers that move with `.to()` and that no checkpoint holds.
+    """Base class of modules with constants: buffers that move with `.to()` and are in no checkpoint.
 
-    A module that is built on the device "meta", or that `to_empty` takes to another, has whatever its new memory held,
-    and no state dict brings the constants back. So they are filled anew wherever a module is moved; one that was set to
-    other values keeps them.
+    A module that is built on the device "meta", or moved by `to_empty`, holds whatever was in its new memory, and no
+    state dict brings the constants back. So they are filled again whenever a module is moved. A constant that was set
+    to other values keeps them.
 
-    A member implements `constants`, and calls `register_constants` once its arguments are there.
+    A member implements `constants`, and calls `register_constants` once its arguments are set.
 
     Example:
         >>> class Ones(Constants):
@@ -33,7 +33,7 @@ class Constants(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no constants()")
 
     def register_constants(self) -> None:
-        """Makes a buffer of each."""
+        """Makes each constant a buffer."""
         for name, value in self.constants().items():
             self.register_buffer(name, value, persistent=False)
 
@@ -50,7 +50,7 @@ class Constants(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
-        """Fills those that are on "meta" still where `load_state_dict(..., assign=True)` brings all other tensors."""
+        """Fills those still on "meta" when `load_state_dict(..., assign=True)` brings all other tensors."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         if not local_metadata.get("assign_to_params_buffers", False):
             return
@@ -63,7 +63,7 @@ class Constants(nn.Module):
 
 
 def _is(buffer: Tensor | None, value: Tensor) -> bool:
-    """Whether a buffer holds these values; one on "meta", which holds none, is taken to be what its shape is."""
+    """Whether a buffer holds these values; of a buffer on "meta", which holds none, only the shape counts."""
     if buffer is None or buffer.shape != value.shape:
         return False
     return buffer.is_meta or torch.equal(buffer.cpu(), value.to(buffer.dtype))

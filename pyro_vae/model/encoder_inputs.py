@@ -1,30 +1,30 @@
-"""What an encoder is given of x where numbers of it may be missing."""
+"""The input of an encoder if numbers in x can be missing."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-_MASK = 0.1  # the size of the mask beside that of x
+_MASK = 0.1  # the size of the mask relative to x
 
 
 class WithMask(nn.Module):
-    r"""An encoder that takes NaN in x as missing numbers: it sees zeros in their place, and which they are.
+    r"""An encoder that takes NaN in x as missing numbers: it sees zeros in their place, and a mask that marks them.
 
     .. math:: \mathrm{network}([\mathrm{scale} \cdot x_0, \, (m - \tfrac{1}{2}) / 10]), \qquad
               m_i = 1 \text{ where } x_i \text{ was observed, else } 0
 
-    The mask is small at first, since gaps at random are noise to the encoder. At full size they drown x: on MNIST with
-    half of the pixels missing one latent of twenty was used, and the ELBO was 20 nats lower. For the same reason x had
-    better be centred, see `pyro_vae.scaling.Centred`.
+    The mask is small at first, since random gaps are noise to the encoder. At full size they drown x: on MNIST with
+    half of the pixels missing, one latent of twenty was used, and the ELBO was 20 nats lower. For the same reason x
+    should be centred, see `pyro_vae.scaling.Centred`.
 
-    x_0 is x with zeros for missing numbers. Zeros alone would leave the encoder in doubt whether a number is 0 or
-    missing. It goes with `missing=True` of the program.
+    x_0 is x with zeros for missing numbers. From zeros only, the encoder could not tell whether a number is 0 or
+    missing. Build the program with `missing=True`.
 
     Args:
-        network: maps rows (N, 2 C, ...), for x_shape (C, ...), and labels (N, Y) where given, to codes. Twice as many
+        network: maps rows (N, 2 C, ...), for x_shape (C, ...), and labels (N, Y), if given, to codes. Twice as many
             numbers or channels go in: (2 D,) for vectors (D,), (2 C, H, W) for images (C, H, W), see `in_shape`.
-        input_scale: factor on x alone, e.g. 1 / 255 for grey levels, in place of the network's own `input_scale`.
+            input_scale: factor on x only, e.g. 1 / 255 for grey levels, in place of the network's own `input_scale`.
 
     Reference:
         Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", ICML 2019, who
@@ -46,7 +46,7 @@ class WithMask(nn.Module):
 
     @staticmethod
     def in_shape(x_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of what the inner network takes, for data of shape x_shape.
+        """Returns the input shape of the inner network for data of shape x_shape.
 
         Example:
             >>> WithMask.in_shape((5,)), WithMask.in_shape((3, 28, 28))

@@ -1,8 +1,8 @@
-"""Leading dimensions folded into one before a network of any user's, and unfolded after it.
+"""Folds leading dimensions into one before a user's network, and unfolds them after it.
 
-Draws, particles and paths put dimensions in front of the data, and nearly every `nn.Module` knows one such dimension
-alone: batch norm takes the second for channels, `softmax(dim=1)` normalises over data. So a network of a user's sees
-(N, *), whatever it is asked for. Those of `pyro_vae.networks` fold for themselves.
+Draws, particles and paths put dimensions in front of the data, but nearly every `nn.Module` knows only one such
+dimension: batch norm takes the second for channels, and `softmax(dim=1)` would normalise over data. So a user's network
+always sees (N, *). The networks of `pyro_vae.networks` fold on their own.
 """
 
 import re
@@ -32,19 +32,19 @@ def folded(
     """Calls a network at x and labels y, whose leading dimensions are broadcast against each other.
 
     Args:
-        network: maps (N, *event_shape) and, where y is given, (N, C) to (N, *out_shape).
+        network: maps (N, *event_shape) and, if y is given, (N, C) to (N, *out_shape).
         x: (*, *event_shape).
         y: (*, C), or None.
         event_dim: the number of dimensions of event_shape.
-        names: of the network and of what it is given, for a message, as ("the decoder of Bernoulli", "z").
+        names: of the network and of its input, for a message, such as ("the decoder of Bernoulli", "z").
 
     Returns:
         (*, *out_shape).
 
     Raises:
         UsageError: the network does not take tensors of this shape or type.
-        TypeError: the network returns no tensor.
-        ValueError: it returns another number of rows than it was given.
+        TypeError: the network does not return a tensor.
+        ValueError: it does not return one row for each row that it was given.
 
     Example:
         >>> folded(torch.nn.Softmax(dim=1), torch.zeros(5, 3, 2), None, event_dim=1)[0, 0]
@@ -79,12 +79,12 @@ def _misfit(network: Any, rows: list[Tensor], names: tuple[str, str], error: Run
         f"{name} {tuple(value.shape)} of {_plain(value.dtype)}"
         for name, value in zip((letter, "y"), rows, strict=False)
     )
-    cure = f"Build it for {letter} (N, {', '.join(map(str, rows[0].shape[1:]))}), or give it what it was built for"
+    cure = f"Build it for {letter} (N, {', '.join(map(str, rows[0].shape[1:]))}), or pass what it was built for"
     own = {p.dtype for p in network.parameters()} if isinstance(network, torch.nn.Module) else set()
     if (others := own - {rows[0].dtype}) and len(own) == 1:
         (kept,), got = others, rows[0].dtype
         other = f", or make the program {_plain(got)}, program.to({got})" if got.is_floating_point else ""
-        cure = f"Its parameters are {_plain(kept)}: give it such numbers, {letter}.to({kept}){other}"
+        cure = f"Its parameters are {_plain(kept)}: pass such numbers, {letter}.to({kept}){other}"
     return UsageError(f"{what}, {_name(network)}, cannot take {given}: {str(error).splitlines()[0]}. {cure}")
 
 
@@ -100,12 +100,12 @@ def _check_rows(network: Any, output: Any, number: int) -> None:
     name = _name(network)
     if not isinstance(output, Tensor):
         raise TypeError(
-            f"{name} must return one tensor; got a {type(output).__name__}. What an encoder gives stands side by side "
-            "in it, torch.cat([loc, scale.log()], -1); what a decoder gives for each pixel in an axis of its own, "
-            "torch.stack([loc, scale.log()], 1)"
+            f"{name} must return one tensor; got a {type(output).__name__}. Put the outputs of an encoder side by "
+            "side, torch.cat([loc, scale.log()], -1), and the outputs of a decoder for each pixel into an axis of "
+            "their own, torch.stack([loc, scale.log()], 1)"
         )
     if output.dim() == 0 or len(output) != number:
         raise ValueError(
-            f"{name} must give one row for each that it is given; got {tuple(output.shape)} for {number} rows. "
-            "Leading dimensions are folded before it: it sees (N, *) alone"
+            f"{name} must return one row for each row that it is given; got {tuple(output.shape)} for {number} rows. "
+            "Leading dimensions are folded before it, so it only sees (N, *)"
         )

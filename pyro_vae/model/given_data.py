@@ -1,4 +1,4 @@
-"""What models and guides are given, checked at the door: data, labels, and densities at the ends of their support."""
+"""Checks what models and guides are given: data, labels, and densities at the ends of their support."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pyro_vae.model.distributions import ContinuousBernoulli
 from pyro_vae.model.open_plates import HALVES, check_in_plates, check_labels_in_plates
 from pyro_vae.model.program import check_tensor
 
-NO_DATA = "the guide is q(z|x) and needs the data: guide(x). Without data, use the model alone"
+NO_DATA = "the guide is q(z|x) and needs the data: guide(x). Without data, use only the model"
 _MOST_SHOWN = 10  # numbers of a row
 _CLOSED = (constraints.interval, constraints.greater_than_eq, constraints.half_open_interval)
 
@@ -30,9 +30,9 @@ def check_data(x: Tensor | None, y: Tensor | None = None, missing: bool = False)
         missing: whether NaN is a missing number, and let through.
 
     Raises:
-        TypeError: x or y is no tensor.
-        ValueError: there are no data, or labels of another shape or number.
-        DataError: a number is not finite, and no missing one.
+        TypeError: x or y is not a tensor.
+        ValueError: there are no data, or the labels have another shape or number.
+        DataError: a number is neither finite nor missing.
     """
     if x is None:
         raise ValueError(NO_DATA)
@@ -52,8 +52,7 @@ def check_data_in_plates(x: Tensor, y: Tensor | None, missing: bool, event_dim: 
 
     Raises:
         TypeError, ValueError, DataError: as `check_data`.
-        UsageError: a batch dimension belongs to no plate that is open, or has another size.
-    """
+        UsageError: a batch dimension belongs to no open plate, or has another size."""
     check_in_plates("x", x, event_dim)
     _check_finite("x", x, x.dim() - event_dim, missing)
     check_label_rows(y)
@@ -63,10 +62,10 @@ def check_label_rows(y: Tensor | None) -> None:
     """Checks labels under plates that others opened, perhaps enumerated.
 
     Args:
-        y: (*, C), where a batch dimension is that of an open plate, or of size 1, or one that Pyro enumerates; or None.
+        y: (*, C), or None. Each batch dimension belongs to an open plate, has size 1, or is enumerated by Pyro.
 
     Raises:
-        TypeError: y is no tensor.
+        TypeError: y is not a tensor.
         UsageError: a batch dimension belongs to no plate that is open, or has another size.
         DataError: a number is not finite.
     """
@@ -85,15 +84,15 @@ def check_label_rows(y: Tensor | None) -> None:
 
 
 def check_labels(y: Tensor | None, number: int) -> None:
-    """Checks the labels of so many data.
+    """Checks the labels of this many data.
 
     Args:
         y: (B, C), or None.
         number: B.
 
     Raises:
-        TypeError: y is no tensor.
-        ValueError: it has another shape, or is of another number of data.
+        TypeError: y is not a tensor.
+        ValueError: it has another shape, or belongs to another number of data.
         DataError: a number is not finite.
     """
     if y is None:
@@ -101,17 +100,15 @@ def check_labels(y: Tensor | None, number: int) -> None:
     _check_is_labels(y)
     if y.dim() > 2:
         raise ValueError(
-            f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}. Labels that Pyro enumerates, or that lie in "
-            f"plates of your own, go with {HALVES}, under those plates"
+            f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}. For labels that Pyro enumerates, or that lie "
+            f"in your own plates, use {HALVES}, under those plates"
         )
     if y.dim() != 2:
         raise ValueError(
             f"labels y are one-hot, (B, C); got shape {tuple(y.shape)}: torch.nn.functional.one_hot(y, C).float()"
         )
     if len(y) != number:
-        one = (
-            f". Labels that Pyro enumerates, one after another or at once, go with {HALVES}, under a plate of your own"
-        )
+        one = f". For labels that Pyro enumerates, one after another or at once, use {HALVES}, under your own plate"
         raise ValueError(
             f"each datum needs its label: there are {number} data and {len(y)} labels{one if len(y) == 1 else ''}"
         )
@@ -125,7 +122,7 @@ def check_one_hot(y: Tensor) -> None:
         y: (N, C), of any type.
 
     Raises:
-        DataError: a row is another one, as that of soft labels is.
+        DataError: a row is something else, such as a soft label.
 
     Example:
         >>> check_one_hot(torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
@@ -141,7 +138,7 @@ def check_one_hot(y: Tensor) -> None:
     shown = ", ".join(f"{value:.4g}" for value in values[:_MOST_SHOWN]) + ", ..." * (len(values) > _MOST_SHOWN)
     raise DataError(
         f"`y` are one-hot labels, zeros and a single 1 for each datum; row {row} is [{shown}]: "
-        "torch.nn.functional.one_hot(labels, C).float() makes them of class numbers, and for soft labels "
+        "torch.nn.functional.one_hot(labels, C).float() makes them from class numbers, and for soft labels "
         "one_hot(y.argmax(1), C) keeps the likeliest class"
     )
 
@@ -156,7 +153,7 @@ def _check_is_labels(y: Any) -> None:
 def _class_numbers(y: Tensor) -> UsageError:
     return UsageError(
         f"labels y are one-hot, (*, C); got numbers of classes, of shape {tuple(y.shape)}: sample y from "
-        "dist.OneHotCategorical in place of dist.Categorical, or torch.nn.functional.one_hot(y, C).float()"
+        "dist.OneHotCategorical instead of dist.Categorical, or torch.nn.functional.one_hot(y, C).float()"
     )
 
 
@@ -173,7 +170,7 @@ def _not_finite(name: str, x: Tensor, right: Tensor, batch_dim: int) -> DataErro
 
 
 def in_rows(x: Tensor, batch_dim: int) -> tuple[Tensor, Callable[[int], str]]:
-    """Returns data (*, *x_shape) with their batch dimensions as one, and what turns a row of it into words.
+    """Returns data (*, *x_shape) with their batch dimensions as one, and a function that names a row of them.
 
     Args:
         x: data.
@@ -194,17 +191,17 @@ def _datum(at: list[int]) -> str:
 
 
 def check_ends(p: Any, x: Tensor, batch_dim: int = 1) -> None:
-    """Refuses data at an end of a closed support at which log p is not finite, as that of a Beta is at exactly 0.
+    """Refuses data at an end of a closed support where log p is not finite, as with a Beta at exactly 0.
 
     There the loss would be -inf and an evaluation NaN.
 
     Args:
-        p: p(x|z), perhaps with batch dimensions declared an event.
+        p: p(x|z), perhaps with batch dimensions declared as an event.
         x: data (B, *x_shape), or (*, *x_shape) with batch_dim dimensions before x_shape.
         batch_dim: the number of batch dimensions.
 
     Raises:
-        DataError: with the value, its place and the cure.
+        DataError: there is such a datum; the message names the value, its place and the cure.
 
     Example:
         >>> check_ends(torch.distributions.Beta(0.5, 0.5), torch.tensor([0.5, 0.0]))
@@ -228,7 +225,7 @@ def check_ends(p: Any, x: Tensor, batch_dim: int = 1) -> None:
 
 
 def _ends(p: Any) -> list[float | Tensor]:
-    """Returns the ends of a closed support of real numbers; none for open ones, and for those of whole numbers."""
+    """Returns the ends of a closed support of real numbers; none if the support is open or holds whole numbers."""
     try:
         support = base_constraint(p.support)
     except NotImplementedError:
@@ -245,5 +242,5 @@ def _at_an_end(p: Any, x: Tensor, bad: Tensor, batch_dim: int) -> DataError:
     return DataError(
         f"the density of {type(p).__name__} is not finite at {x[tuple(at)].item():g}, an end of its support, where x "
         f"is at {_datum(at[:batch_dim])}, position {tuple(at[batch_dim:])}. Move the data off the ends, or use a "
-        "distribution that is finite there, as likelihoods.ContinuousBernoulli is on [0, 1]"
+        "distribution that is finite there, such as likelihoods.ContinuousBernoulli on [0, 1]"
     )

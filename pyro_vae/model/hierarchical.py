@@ -2,11 +2,11 @@ r"""HierarchicalVAE: two layers of latents, five conditional distributions, from
 
     model:      z2 ~ p(z2),       z1 ~ p(z1|z2),       x ~ p(x|z1)
     top-down:   z2 ~ q(z2|x),     z1 ~ q(z1|x, z2)                       a guide in the model's order
-    bottom-up:  z1 ~ q(z1|x),     z2 ~ q(z2|z1)                          a guide against it
+    bottom-up:  z1 ~ q(z1|x),     z2 ~ q(z2|z1)                          a guide in the opposite order
 
 .. math:: \log p(x) \ge E_q[\log p(x|z_1)] - \mathrm{KL}(q(z_1, z_2|x) \,\|\, p(z_1, z_2))
 
-Under the top-down guide the KL is a sum over sites, each analytic where one is registered:
+Under the top-down guide the KL is a sum over sites, each analytic if a closed form is registered:
 
 .. math:: \mathrm{KL}(q(z_1, z_2|x) \,\|\, p(z_1, z_2)) = \mathrm{KL}(q(z_2|x) \,\|\, p(z_2))
           + E_{q(z_2|x)}[\mathrm{KL}(q(z_1|x, z_2) \,\|\, p(z_1|z_2))]
@@ -42,28 +42,30 @@ class HierarchicalVAE(Autoencoder):
     .. math:: q(z_1, z_2|x) = q(z_2|x) \, q(z_1|x, z_2) \quad \text{(top-down)}, \qquad
               q(z_1, z_2|x) = q(z_1|x) \, q(z_2|z_1) \quad \text{(bottom-up)}
 
-    The top-down guide goes with every objective. The bottom-up one goes with `Trace_ELBO` and `ImportanceWeightedELBO`;
-    `MeanFieldELBO` refuses it, and estimators sample its KL. With labels y every factor is given y.
+    The top-down guide works with every objective. The bottom-up guide works with `Trace_ELBO` and
+    `ImportanceWeightedELBO`; `MeanFieldELBO` refuses it, and estimators sample its KL. With labels y, every factor
+    depends on y.
 
     Args:
         prior: p(z2), see `pyro_vae.priors`; event (D2,). A `VampPrior` over `posterior2` has pseudo-inputs of shape
-            x_shape under the top-down guide, of shape (D1,) under the bottom-up one, where
+            x_shape under the top-down guide. Under the bottom-up guide their shape is (D1,), and
             `prior.start_at(posterior2, posterior1(x).sample())` puts them on data.
-        middle: p(z1|z2), a likelihood of event (D1,), continuous and reparametrised; most often
-            `Normal(network, learn_scale="predicted")` with a network (D2,) -> (2, D1).
+        middle: p(z1|z2), a likelihood with event (D1,), continuous and reparametrised; most often `Normal(network,
+            learn_scale="predicted")` with a network (D2,) -> (2, D1).
         likelihood: p(x|z1), see `pyro_vae.likelihoods`.
-        posterior1: top-down q(z1|x, z2), whose encoder takes x (B, *x_shape) and z2 (*, B, D2), or [z2, y]
-            (*, B, D2 + C), as networks with y_dim = D2 or D2 + C do, one of your own as rows (N, *x_shape) and (N, D2)
-            or (N, D2 + C); bottom-up q(z1|x).
-        posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), one of your own as (N, D1).
+        posterior1: top-down q(z1|x, z2); bottom-up q(z1|x). The top-down encoder takes x (B, *x_shape) and z2 (*, B,
+            D2), or [z2, y] (*, B, D2 + C), like networks with y_dim = D2 or D2 + C. Your own encoder gets them as rows
+            (N, *x_shape) and (N, D2) or (N, D2 + C).
+        posterior2: top-down q(z2|x); bottom-up q(z2|z1), whose encoder takes z1 (*, B, D1), or (N, D1) if it is your
+            own.
         guide: "top_down" or "bottom_up".
         missing: True takes NaN in x as a missing number, see `VAE`.
         name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
-        TypeError: a member of another family.
-        ValueError: another guide, latent dimensions that do not fit, a top-down encoder that takes no z2, or a p(z1|z2)
-            that is not reparametrised.
+        TypeError: a member belongs to another family.
+        ValueError: the guide is unknown, latent dimensions do not fit, a top-down encoder takes no z2, or p(z1|z2) is
+            not reparametrised.
         DataError: from `model`, for data outside the support.
 
     Reference:
@@ -73,8 +75,8 @@ class HierarchicalVAE(Autoencoder):
         Bottom-up: section 2 of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
         https://arxiv.org/abs/1509.00519
 
-        Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, compare a guide of each kind and show how z2
-        tends to be left unused. https://arxiv.org/abs/1602.02282
+        Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016, compare a guide of each kind and show that z2
+        often stays unused. https://arxiv.org/abs/1602.02282
 
     Example:
         >>> import pyro, pyro_vae as pv
@@ -117,14 +119,14 @@ class HierarchicalVAE(Autoencoder):
         check_fit(prior, posterior2)
         super().__init__(name)
         self.top_down, self.missing = guide == "top_down", missing
-        # The posteriors first: a prior that holds one too, as VampPrior does, leaves its tensors the posterior's names.
+        # Posteriors first: a prior that holds one too, like VampPrior, leaves its tensors the posterior's names.
         self.posterior1, self.posterior2 = posterior1, posterior2
         self.likelihood, self.middle, self.prior = likelihood, middle, prior
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in ("posterior2", "missing") and "posterior2" in self._modules and not self.top_down:
-            self.posterior2.event_dim, self.posterior2.missing = 1, False  # it encodes z1, not data
+            self.posterior2.event_dim, self.posterior2.missing = 1, False  # this one encodes z1, not data
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Samples z2 ~ p(z2), z1 ~ p(z1|z2) and x ~ p(x|z1), or observes x.
@@ -158,10 +160,10 @@ class HierarchicalVAE(Autoencoder):
             return self._from_q("", x, y)
 
     def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """Samples z2, z1 and x, or observes x, under the plates that are open: see `VAE.generative`.
+        """Samples z2, z1 and x, or observes x, under the open plates: see `VAE.generative`.
 
         Args:
-            x: data (*plates, *x_shape); without them there is a datum for each place of the plates.
+            x: data (*plates, *x_shape); without them, one datum for each index of the plates.
             y: one-hot labels (*, C), broadcast against the plates and against z2 and z1.
 
         Returns:
@@ -173,7 +175,7 @@ class HierarchicalVAE(Autoencoder):
         return observe_in_plates(self.likelihood, z1, x, y, self.missing, self.site("x"))
 
     def recognition(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Samples z1 and z2 given data, under the plates that are open: see `VAE.recognition`.
+        """Samples z1 and z2 given data, under the open plates: see `VAE.recognition`.
 
         Args:
             x: data (*plates, *x_shape).
@@ -215,20 +217,20 @@ class HierarchicalVAE(Autoencoder):
         return self._p_of_z1(self.prior(y).expand((num_data,)).sample(), y).sample()
 
     def from_guide(self, x: Tensor, num_samples: int, y: Tensor | None = None) -> Tensor:
-        """Draws what the decoder sees given data, z1 under the guide: (num_samples, B, D1)."""
+        """Draws what the decoder sees, given data: z1 under the guide, (num_samples, B, D1)."""
         if not self.top_down:
             return self.posterior1(x, y).sample((num_samples,))
         z2 = self.posterior2(x, y).sample((num_samples,))
         return self.posterior1(x, _joined(z2, y)).sample()
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Returns the centre of q(z1|x), top-down that of q(z1|x, z2) at the centre of z2: (B, D1)."""
+        """Returns the centre of q(z1|x) or, top-down, of q(z1|x, z2) at the centre of z2: (B, D1)."""
         above = _joined(self.posterior2.centre(x, y), y) if self.top_down else y
         return self.posterior1.centre(x, above)
 
     @torch.no_grad()
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts scalings, likelihood and prior where `Autoencoder.start_at` says; the prior is that of z2."""
+        """Sets scalings, likelihood and prior as `Autoencoder.start_at` says; the prior is that of z2."""
         fit_scalings(self, expected)
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior2, x if self.top_down else self.posterior1.centre(x, y), y)
@@ -257,7 +259,7 @@ class HierarchicalVAE(Autoencoder):
 
 
 def _joined(z2: Tensor, y: Tensor | None) -> Tensor:
-    """Joins [z2, y], what q(z1|x, z2, y) is given beside x: (*, D2 + C) for z2 (*, D2) and labels y (*, C)."""
+    """Joins [z2, y], which q(z1|x, z2, y) gets in addition to x: (*, D2 + C) for z2 (*, D2) and labels y (*, C)."""
     if y is None:
         return z2
     lead = torch.broadcast_shapes(z2.shape[:-1], y.shape[:-1])

@@ -1,18 +1,18 @@
-"""Networks: tensors to tensors, any leading batch dimensions, no probability.
+"""Networks: from tensors to tensors, with any leading batch dimensions and no probability.
 
-Every network maps `(*, *in_shape)` to `(*, *out_shape)` and, where it was built with `y_dim = C`, takes labels `(B, C)`
-as a second argument; the leading dimensions of the two are broadcast against each other. A network ends in
+Every network maps `(*, *in_shape)` to `(*, *out_shape)`. If it was built with `y_dim = C`, it takes labels `(B, C)` as
+a second argument, and the leading dimensions of the two are broadcast against each other. A network ends in
 `output_bias`, a parameter of `out_shape` numbers added to the output, so that a likelihood can start its decoder at the
 mean of the training data.
 
-Under `precision="bfloat16"` the layers of a network compute in bfloat16, weights and data rounded on the way in, by
-`torch.autocast`. All else stays as it is: the parameters and their gradients are float32, and so is the output, to
-which `output_bias` is added in float32. So densities, KL and log-weights never see a bfloat16 number, and a checkpoint
-of either precision is one of the other. As autocast leaves float64 alone, a program after `.double()` computes in
-float64 whatever its `precision` says.
+Under `precision="bfloat16"` the layers of a network compute in bfloat16 by `torch.autocast`, with weights and data
+rounded on the way in. Everything else stays as it is: the parameters and their gradients are float32, and so is the
+output, to which `output_bias` is added in float32. So densities, KL and log-weights never see a bfloat16 number, and a
+checkpoint of one precision also loads in the other. Autocast does not touch float64, so a program after `.double()`
+computes in float64 whatever its `precision` says.
 
-For a network of your own any `nn.Module` will do that maps rows `(N, *in_shape)`, and labels `(N, C)` if there are any,
-to `(N, *out_shape)`: members fold leading dimensions before it. `output_bias` is needed only by `Likelihood.start_at`.
+Your own network can be any `nn.Module` that maps rows `(N, *in_shape)`, and labels `(N, C)` if there are any, to `(N,
+*out_shape)`: members fold leading dimensions before it. `output_bias` is needed only by `Likelihood.start_at`.
 
 An encoder of data with missing numbers is `WithMask(network)`.
 """
@@ -33,9 +33,9 @@ Activation = Callable[[], nn.Module]
 
 
 class Network(nn.Module):
-    """Base class: checks shapes at the door, folds leading dimensions, sets the precision, adds the output bias.
+    """Base class: checks shapes on entry, folds leading dimensions, sets the precision, adds the output bias.
 
-    A member implements `run`, from `(N, *in_shape)` and labels `(N, C)` or None to `(N, out_size)`.
+    A member implements `run`, which maps `(N, *in_shape)` and labels `(N, C)` or None to `(N, out_size)`.
 
     Args:
         in_shape: event shape of the input.
@@ -87,7 +87,7 @@ class Network(nn.Module):
             x = x * self.input_scale
         with self._arithmetic(x.device.type):
             h = self.run(x, y)
-        return h.reshape(*lead, *self.out_shape) + self.output_bias  # the bias is float32, and makes the sum so
+        return h.reshape(*lead, *self.out_shape) + self.output_bias  # the bias is float32, and makes the sum float32
 
     def extra_repr(self) -> str:
         return "" if self.precision == "float32" else f"precision={self.precision!r}"
@@ -95,7 +95,7 @@ class Network(nn.Module):
     def _arithmetic(self, device: str) -> Any:
         if _known(self.precision) == "float32":
             return nullcontext()
-        # Autocast would keep its rounded weights while an outer autocast is open, though a step changed them.
+        # While an outer autocast is open, autocast would keep its rounded weights even after a step changed them.
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
     def _leading_shape(self, x: Tensor, y: Tensor | None) -> torch.Size:
@@ -110,9 +110,9 @@ class Network(nn.Module):
         given = 0 if y is None else y.shape[-1]
         if given != self.y_dim:
             raise ValueError(
-                f"{type(self).__name__} was built with y_dim={self.y_dim} and got {given} label columns: "
-                f"pass one-hot labels (B, {self.y_dim}). A conditional program needs them wherever it takes x, as "
-                "vae.encode(x, y) and evaluation.impute(vae, x, 20, y)"
+                f"{type(self).__name__} was built with y_dim={self.y_dim} and got {given} label columns: pass one-hot "
+                f"labels (B, {self.y_dim}). A conditional program needs them wherever it takes x, as in vae.encode(x, "
+                "y) and evaluation.impute(vae, x, 20, y)"
                 if self.y_dim
                 else f"{type(self).__name__} was built without labels (y_dim=0) and got labels of {given} columns"
             )
@@ -123,9 +123,8 @@ class Network(nn.Module):
             return f"x.to({self.output_bias.dtype}), or move the program, e.g. vae.double()"
         floats = "x.float()" if self.output_bias.dtype == torch.float32 else f"x.to({self.output_bias.dtype})"
         return (
-            f"{floats}. Levels 0..L-1 go as the data were trained on, "
-            "usually as intensities x / (L - 1), which of uint8 is x / 255; vae.encode(x) of a program from "
-            "pyro_vae.load does so by itself"
+            f"{floats}. Pass levels 0..L-1 in the form used in training, usually as intensities x / (L - 1), which "
+            "for uint8 is x / 255; vae.encode(x) of a program from pyro_vae.load does that for you"
         )
 
 
@@ -140,7 +139,7 @@ class MLP(Network):
         hidden: widths of the hidden layers.
         activation: a module class without arguments, e.g. `torch.nn.Tanh`.
         y_dim: number of label columns C, 0 for none.
-        input_scale: factor on the input, e.g. 1 / 255 for grey levels, which no network likes as they are.
+        input_scale: factor on the input, e.g. 1 / 255 for grey levels, which are too large for a network as they are.
         precision: "float32" or "bfloat16", of the layers.
 
     Example:
@@ -177,7 +176,7 @@ class GatedMLP(MLP):
 
     .. math:: h_i = (A_i h_{i-1} + a_i) \, \mathrm{sigmoid}(G_i h_{i-1} + g_i)
 
-    Its arguments are those of `MLP`; the gate is the only non-linearity, so `activation` is not used.
+    It takes the arguments of `MLP`; the gate is the only non-linearity, so `activation` is not used.
 
     Reference:
         Section 5 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018. https://arxiv.org/abs/1705.07120
@@ -204,7 +203,7 @@ class ConvEncoder(Network):
         precision: "float32" or "bfloat16", of the layers.
 
     Raises:
-        ValueError: in_shape is not that of an image.
+        ValueError: in_shape is not the shape of an image.
 
     Example:
         >>> ConvEncoder((1, 28, 20), (60,), hidden=(16, 32))(torch.zeros(7, 1, 28, 20)).shape
@@ -249,14 +248,15 @@ class ConvDecoder(Network):
 
     Args:
         in_shape: event shape of the input, e.g. `(D,)`.
-        out_shape: `(*, C, H, W)`; leading entries, where a likelihood needs several numbers a pixel, count as channels.
-        hidden: channels, from the output backwards as in the encoder, so that one setting serves both.
+        out_shape: `(*, C, H, W)`; leading entries, for a likelihood that needs several numbers per pixel, count as
+            channels.
+        hidden: channels, listed from the output backwards, so that one setting serves both encoder and decoder.
         activation: a module class without arguments, e.g. `torch.nn.Tanh`.
         y_dim: number of label columns, concatenated to the input.
         precision: "float32" or "bfloat16", of the layers.
 
     Raises:
-        ValueError: out_shape is not that of an image.
+        ValueError: out_shape is not the shape of an image.
 
     Example:
         >>> ConvDecoder((30,), (1, 28, 20), hidden=(16, 32))(torch.zeros(4, 7, 30)).shape
@@ -286,7 +286,7 @@ class ConvDecoder(Network):
                 stride=2,
                 padding=1,
                 output_padding=(1 - sizes[i][0] % 2, 1 - sizes[i][1] % 2),
-                bias=i > 0,  # the last one's bias is output_bias, one number a pixel
+                bias=i > 0,  # the bias of the last one is output_bias, one number per pixel
             )
             for i in reversed(range(len(hidden)))
         )
@@ -300,7 +300,7 @@ class ConvDecoder(Network):
 
 
 def networks(module: nn.Module) -> list[Network]:
-    """Lists every `Network` in a module, itself among them, each once.
+    """Lists every `Network` in a module, including itself, each once.
 
     Example:
         >>> len(networks(nn.Sequential(MLP((2,), (3,)), nn.Linear(3, 3))))
@@ -311,9 +311,9 @@ def networks(module: nn.Module) -> list[Network]:
 
 @contextmanager
 def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
-    """Makes all networks of a module compute in this precision, inside; afterwards each does in its own again.
+    """Makes all networks of a module compute in this precision inside; afterwards each uses its own again.
 
-    What bfloat16 costs, for the same parameters and the same draws:
+    This measures what bfloat16 costs, with the same parameters and the same draws:
 
         with pv.networks.in_precision(vae, "float32"):
             exact = pv.evaluation.elbo(vae, x, 100, seed=0)
@@ -325,7 +325,7 @@ def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
 
     Raises:
         UsageError: an unknown precision.
-        ValueError: a module without a `Network` in it, which would go on as it is.
+        ValueError: the module holds no `Network`, so nothing would change.
 
     Example:
         >>> net = MLP((2,), (3,))
@@ -337,7 +337,7 @@ def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
     """
     inside = networks(module)
     if not inside:
-        raise ValueError(f"{type(module).__name__} holds no network of pyro_vae whose precision could be set")
+        raise ValueError(f"{type(module).__name__} holds no network from pyro_vae whose precision could be set")
     before = [network.precision for network in inside]
     try:
         for network in inside:

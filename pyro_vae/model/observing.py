@@ -1,4 +1,4 @@
-"""The site x ~ p(x|z): data that are observed there are checked, and numbers that are missing count nothing."""
+"""The site x ~ p(x|z): observed data are checked, and missing numbers do not count."""
 
 from typing import Any
 
@@ -14,12 +14,13 @@ from pyro_vae.model.open_plates import check_in_plates, sampled
 from pyro_vae.model.program import check_tensor
 
 _CONDITIONED = (
-    "site x holds NaN: data with missing numbers are the argument of the program, model(x), and no site to condition on"
+    "site x holds NaN: pass data with missing numbers as the argument of the program, model(x); do not condition the "
+    "site"
 )
 
 
 def plate_size(x: Tensor | None, y: Tensor | None) -> int:
-    """Returns B, the number of data, or else that of labels, or else 1, and checks both.
+    """Returns B, the number of data, else of labels, else 1, and checks both.
 
     Args:
         x: data (B, *x_shape).
@@ -33,23 +34,23 @@ def plate_size(x: Tensor | None, y: Tensor | None) -> int:
 
 
 def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None, missing: bool = False) -> Tensor:
-    """Samples the site x ~ p(x|z) inside the data plate of a program: observed where x is given, else drawn.
+    """Samples the site x ~ p(x|z) inside the data plate of a program: observed if x is given, else drawn.
 
     Args:
         likelihood: p(x|z).
         z: (*, B, D).
         x: data (B, *x_shape).
         y: one-hot labels (B, C).
-        missing: whether NaN is a missing number. The site then is x ~ p(x_obs|z), its value x with numbers inside the
-            support for those that are missing, which count nothing.
+        missing: whether NaN is a missing number. The site is then x ~ p(x_obs|z). Its value is x with numbers inside
+            the support in place of missing ones, which do not count.
 
     Returns:
         The value of the site.
 
     Raises:
-        DataError: x has another shape, lies outside the support, or at an end of it where the density is not finite.
-        ValueError: the site was conditioned from outside on several data, which would share one z; or numbers may be
-            missing, and p(x_obs|z) is not known.
+        DataError: x has another shape, or lies outside the support or at an end of it where the density is not finite.
+        ValueError: the site was conditioned from outside on several data, which would share one z; or numbers can be
+            missing and p(x_obs|z) is not known.
     """
     p = likelihood(z, y)
     if x is not None:
@@ -58,11 +59,10 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
     value = sampled("x", p)
     # poutine.condition(model, {"x": data}) would silently explain all the data by one z.
     generated = torch.Size([plate_size(x, y)]) + p.event_shape
-    if value.shape[-len(generated) :] != generated:  # on the left there may be plates of draws
+    if value.shape[-len(generated) :] != generated:  # there can be plates of draws on the left
         raise ValueError(
-            f"site x was conditioned on a tensor of shape {tuple(value.shape)} where one of shape "
-            f"{tuple(generated)} is generated, so that data would share one z: "
-            "pass the data as the argument, model(x)"
+            f"site x was conditioned on a tensor of shape {tuple(value.shape)}, but the model generates one of shape "
+            f"{tuple(generated)}, so data would share one z: pass the data as the argument, model(x)"
         )
     _check_conditioned(likelihood, value, p, missing)
     return value
@@ -71,7 +71,7 @@ def observe(likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | Non
 def observe_in_plates(
     likelihood: Likelihood, z: Tensor, x: Tensor | None, y: Tensor | None, missing: bool, site: str
 ) -> Tensor:
-    """Samples the site x ~ p(x|z) under plates that others opened, as `observe` does inside the data plate.
+    """Samples the site x ~ p(x|z) under plates that others opened; `observe` does so inside the data plate.
 
     Args:
         likelihood: p(x|z).
@@ -82,7 +82,7 @@ def observe_in_plates(
         site: the name of the site.
 
     Raises:
-        UsageError: a batch dimension of x belongs to no plate that is open, or has another size.
+        UsageError: a batch dimension of x belongs to no open plate, or has another size.
         DataError, ValueError: as `observe`.
     """
     p = likelihood(z, y)
@@ -99,7 +99,7 @@ def observe_in_plates(
 
 
 def of_observed(likelihood: Likelihood, p: Any, x: Tensor, missing: bool, batch_dim: int = 1) -> tuple[Any, Tensor]:
-    """Checks data, and returns p(x_obs|z) with the numbers at which its density is log p(x_obs|z).
+    """Checks data, and returns p(x_obs|z) and the numbers at which to evaluate it.
 
     Args:
         likelihood: the member that made p.
@@ -134,7 +134,7 @@ def _check(likelihood: Likelihood, x: Tensor, batch_dim: int) -> None:
 
 
 def _with_numbers(p: Any, likelihood: Likelihood, x: Tensor) -> Tensor:
-    # A mask alone would not do: the gradient of what it hides is 0 times NaN.
+    # A mask would not be enough: the gradient of what it hides is 0 times NaN.
     try:
         support = p.support
     except NotImplementedError:

@@ -1,10 +1,10 @@
-"""The plates that are open around a program: a batch dimension of data belongs to one, or data would share a latent.
+"""The open plates around a program: each batch dimension of data belongs to one, or data would share a latent.
 
     dim        -3   -2   -1  | event           x (*plates, *x_shape),  y (*plates, C),  z (*plates, D)
     plates           S    B
 
-A shape may lack dimensions on the left, as under plates of draws or particles. While Pyro enumerates, dimensions left
-of the plates are its own.
+A shape can lack dimensions on the left, as under plates of draws or particles. While Pyro enumerates, dimensions left
+of the plates belong to Pyro.
 """
 
 import math
@@ -24,7 +24,7 @@ from torch import Tensor
 from pyro_vae.errors import UsageError
 
 DATA = "data"  # the plate of `model` and `guide`
-_OF_HANDLERS = ("num_particles_vectorized", "_num_predictive_samples")  # plates, under which a single datum is shared
+_OF_HANDLERS = ("num_particles_vectorized", "_num_predictive_samples")  # plates under which a single datum is shared
 HALVES = "`vae.generative(x, y)` in the model and `vae.recognition(x, y)` in the guide"
 
 
@@ -33,7 +33,7 @@ class OpenPlate(NamedTuple):
 
     Attributes:
         name: of the plate.
-        size: of its dimension, that of the subsample where there is one; -1 where the plate takes any.
+        size: of its dimension, or of the subsample if there is one; -1 if the plate takes any size.
     """
 
     name: str
@@ -41,7 +41,7 @@ class OpenPlate(NamedTuple):
 
 
 def open_plates() -> dict[int, OpenPlate]:
-    """Returns the vectorised plates that are open here, by their dimension.
+    """Returns the open vectorised plates by their dimension.
 
     Example:
         >>> with pyro.plate("sets", 3, dim=-2), pyro.plate("data", 100, subsample_size=5, dim=-1):
@@ -58,9 +58,9 @@ def open_plates() -> dict[int, OpenPlate]:
 
 
 def check_in_plates(name: str, value: Tensor, event_dim: int) -> None:
-    """Checks that each batch dimension of data is that of an open plate.
+    """Checks that each batch dimension of data belongs to an open plate.
 
-    Without it a batch under no plate would share one z, and one datum under a plate of B would count B times.
+    Otherwise a batch under no plate would share one z, and one datum under a plate of B would count B times.
 
     Args:
         name: of the data, for the message.
@@ -76,7 +76,7 @@ def check_in_plates(name: str, value: Tensor, event_dim: int) -> None:
         >>> check_in_plates("x", torch.zeros(5, 1, 8, 8), event_dim=3)
         Traceback (most recent call last):
         ...
-        pyro_vae.errors.UsageError: x of shape (5, 1, 8, 8) has 5 rows at dim -1, where no plate is open, so that ...
+        pyro_vae.errors.UsageError: x of shape (5, 1, 8, 8) has 5 rows at dim -1, where no plate is open, so all ...
     """
     plates, lead = open_plates(), value.shape[: value.dim() - event_dim]
     _check_each(name, value, lead, plates, is_broadcast=False)
@@ -85,20 +85,20 @@ def check_in_plates(name: str, value: Tensor, event_dim: int) -> None:
         plate = plates[rightmost]
         raise UsageError(
             f"{name} of shape {tuple(value.shape)} has no dim {rightmost}, where the plate {plate.name!r} has "
-            f"{plate.size}, so that it would count {plate.size} times: give one for each, with `.expand` where "
-            "they are the same"
+            f"{plate.size}, so it would count {plate.size} times: pass one for each, with `.expand` if they are the "
+            "same"
         )
 
 
 def check_labels_in_plates(y: Tensor) -> None:
-    """Checks that each batch dimension of labels is that of an open plate, or of size 1, or one that Pyro enumerates.
+    """Checks that each batch dimension of labels belongs to an open plate, has size 1, or is enumerated by Pyro.
 
     Args:
         y: one-hot labels (*, C).
 
     Raises:
-        UsageError: with the dimension, the plate and the cure; or the labels are enumerated under a plate that is
-            closed, under which Pyro would sum over the classes of all data at once.
+        UsageError: with the dimension, the plate and the cure; or the labels are enumerated under a closed plate, where
+            Pyro would sum over the classes of all data at once.
     """
     plates = open_plates()
     _check_each("y", y, y.shape[:-1], plates, is_broadcast=True)
@@ -109,7 +109,7 @@ def check_labels_in_plates(y: Tensor) -> None:
         if dim not in plates and size > 1 and (closed := _plates_of_enumerated(dim) - names):
             raise UsageError(
                 f"y of shape {tuple(y.shape)} is enumerated under the plate {min(closed)!r}, which is not open here: "
-                "sample y and call the half of the program under one plate"
+                "sample y and call the half of the program under the same plate"
             )
 
 
@@ -126,7 +126,7 @@ def _check_each(
 
 
 def _plates_of_enumerated(dim: int) -> set[str]:
-    """Returns the names of the plates of the site that Pyro enumerates at this dimension, the last one there."""
+    """Returns the names of the plates of the last site that Pyro enumerates at this dimension."""
     traces = [frame.trace for frame in _handlers() if isinstance(frame, TraceMessenger)]
     sites = [site for trace in traces[-1:] for site in trace.nodes.values() if site["type"] == "sample"]
     plates = [site["cond_indep_stack"] for site in sites if (site["infer"] or {}).get("_enumerate_dim") == dim]
@@ -135,20 +135,20 @@ def _plates_of_enumerated(dim: int) -> set[str]:
 
 @contextmanager
 def data_plate(size: int, what: str) -> Iterator[None]:
-    """Opens the plate `data` of a program at dim -1, or says which plate is there already.
+    """Opens the plate `data` of a program at dim -1; an error names a plate that is already there.
 
     Args:
         size: the number of data.
-        what: calls for the plate, "model" or "guide".
+        what: the caller, "model" or "guide".
 
     Raises:
-        UsageError: a plate is open at dim -1, or one of the name `data` anywhere; or the trace has such a plate.
+        UsageError: a plate is open at dim -1, or a plate called `data` is open anywhere or is in the trace.
     """
     for dim, open_plate in open_plates().items():
         if dim == -1 or open_plate.name == DATA:
             raise UsageError(
                 f"{what}() opens the plate {DATA!r} at dim=-1, and the plate {open_plate.name!r} (dim={dim}) is open: "
-                f"under plates of your own use the two halves without theirs, {HALVES}"
+                f"under your own plates use the two halves without theirs, {HALVES}"
             )
     with _named_once():
         plate = pyro.plate(DATA, size, dim=-1)
@@ -160,7 +160,7 @@ def sampled(name: str, p: Any, obs: Tensor | None = None) -> Tensor:
     """Samples a site, `pyro.sample`.
 
     Raises:
-        UsageError: the trace has a site of this name, as that of a second program.
+        UsageError: the trace has a site of this name, for example from a second program.
     """
     with _named_once():
         return pyro.sample(name, p, obs=obs)
@@ -174,8 +174,8 @@ def _named_once() -> Iterator[None]:
         if not str(error).startswith("Multiple sample sites named"):
             raise
         raise UsageError(
-            f'{error} in one model: give each program a name, `name="left"`, whose sites {HALVES} then call left/z '
-            'and left/x; or put one of them into `pyro.contrib.autoname.scope(prefix="right")`, in the guide too'
+            f'{error} in one model: give each program a name, `name="left"`, so that {HALVES} call the sites '
+            'left/z and left/x; or put one of them into `pyro.contrib.autoname.scope(prefix="right")`, in the guide too'
         ) from error
 
 
@@ -188,7 +188,7 @@ def _is_enumerating() -> bool:
 
 
 def _first_enumerated() -> float:
-    """The rightmost dimension that Pyro may put classes into, as it enumerates; minus infinity where it does not."""
+    """The rightmost dimension that Pyro can use to enumerate classes; minus infinity if it does not enumerate."""
     if not _is_enumerating():
         return -math.inf
     return max(_ENUM_ALLOCATOR.next_available_dim, *_ENUM_ALLOCATOR.dim_to_id, -math.inf)
@@ -200,7 +200,7 @@ def _from_the_right(lead: torch.Size) -> Iterator[tuple[int, int]]:
 
 def _without_a_plate(name: str, value: Tensor, dim: int, size: int) -> str:
     return (
-        f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where no plate is open, so that all of "
+        f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where no plate is open, so all of "
         f'them would share one latent: with pyro.plate("data", {size}, dim={dim}): ...'
     )
 
@@ -208,5 +208,6 @@ def _without_a_plate(name: str, value: Tensor, dim: int, size: int) -> str:
 def _of_another_size(name: str, value: Tensor, dim: int, size: int, plate: OpenPlate) -> str:
     return (
         f"{name} of shape {tuple(value.shape)} has {size} rows at dim {dim}, where the plate {plate.name!r} has "
-        f"{plate.size}: give one for each, as {name}[index] of a subsampled plate; {name}.expand where all are the same"
+        f"{plate.size}: pass one for each, such as {name}[index] in a subsampled plate, or {name}.expand if all are "
+        "the same"
     )

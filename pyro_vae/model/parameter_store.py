@@ -1,10 +1,10 @@
-"""What programs put into Pyro's parameter store, under which names, and how that is told from what others put there.
+"""What programs put into Pyro's parameter store, under which names, and how to tell it from what others put there.
 
-A program lists its own tensors under a prefix of its own, `pyro_vae:left` by its name or `pyro_vae:VAE-0` by a number.
+A program lists its tensors under its own prefix: `pyro_vae:left` by its name, or `pyro_vae:VAE-0` by a number.
 
-    listed    by a program of this process: it gives way where a member was replaced, and leaves when the program dies
-    foreign   put under such a name by anyone else, as `pyro.get_param_store().load(file)` does: it stays, and programs
-              that it may have been meant for refuse to run beside it, since it would have no effect
+    listed    by a program of this process: it gives way if a member is replaced, and leaves when the program dies
+    foreign   put under such a name by anyone else, for example by `pyro.get_param_store().load(file)`: it stays, and
+              programs that it could be meant for refuse to run, since it would have no effect
 """
 
 import gc
@@ -21,27 +21,27 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae.errors import UsageError
 
-TAG = "pyro_vae:"  # begins the names of programs in Pyro's store
+TAG = "pyro_vae:"  # the names of programs in Pyro's store begin with it
 
 _serial = itertools.count()
-_prefixes: set[str] = set()  # of programs that are alive
+_prefixes: set[str] = set()  # of live programs
 _names: set[str] = set()  # under which they have listed tensors
 _warned_of: set[str] = set()
-_listed: Any = WeakIdKeyDictionary()  # every tensor that was listed; the values say nothing
+_listed: Any = WeakIdKeyDictionary()  # every tensor that was listed; the values have no meaning
 
 
 class Listing:
     """The place of one program in Pyro's store, from which its entries leave by `close`.
 
     Args:
-        kind: the class of the program, which names it with a number where it has no name.
-        name: of the program, so that its entries have the same names in every process.
+        kind: the class of the program, which names it, with a number, if it has no name.
+        name: of the program, which gives its entries the same names in every process.
 
     Attributes:
-        prefix: begins the names of its entries, before a dot.
+        prefix: the start of the names of its entries, before a dot.
 
     Raises:
-        UsageError: the name is no identifier, or that of a program that is alive.
+        UsageError: the name is not an identifier, or belongs to a live program.
 
     Example:
         >>> listing = Listing("VAE", "left")
@@ -59,44 +59,44 @@ class Listing:
 
     @property
     def name(self) -> str | None:
-        """The name that the program was given, if it was."""
+        """The name that the program was given, if any."""
         return self.prefix.removeprefix(TAG) if _is_named(self.prefix) else None
 
     def close(self) -> None:
-        """Takes the program's entries out of the store."""
+        """Removes the program's entries from the store."""
         _prefixes.discard(self.prefix)
         _names.difference_update([name for name in _names if _prefix_of(name) == self.prefix])
         sweep()
 
     def move(self, prefix: str) -> None:
-        """Takes another prefix, under which no program is alive."""
+        """Changes to a prefix that no live program has."""
         self.close()
         self.prefix = prefix
         _prefixes.add(prefix)
 
     def check(self) -> None:
-        """Raises UsageError where the store holds what may have been meant for this program and is no program's."""
+        """Raises UsageError if the store holds entries that no program listed and that could be meant for this one."""
         if not (strangers := _strangers()):
             return
-        sweep()  # of a program that died inside of a scope
+        sweep()  # of a program that died inside a scope
         for name in strangers:
             if name in _params() and self._may_mean(_prefix_of(name)):
                 raise _foreign(name, self.prefix)
         self._warn_of({_prefix_of(name) for name in strangers if name in _params()} - _prefixes)
 
     def _warn_of(self, others: set[str]) -> None:
-        """Warns, once for each, of names in the store that no program that is alive has: is this program meant?"""
+        """Warns, once for each, of names in the store that no live program has: they could be meant for this one."""
         for prefix in sorted(others - _warned_of):
             _warned_of.add(prefix)
             name = prefix.removeprefix(TAG)
             warnings.warn(
-                f"Pyro's parameter store holds values for a program {name!r}, and none that is alive has this name: "
+                f"Pyro's parameter store holds values for a program {name!r}, but no live program has this name: "
                 f"{self.prefix.removeprefix(TAG)!r} does not use them. `load_from_store({name!r})` copies them in",
                 stacklevel=2,
             )
 
     def clear_for(self, name: str, parameter: Tensor) -> None:
-        """Makes way for a parameter under its name.
+        """Makes room for a parameter under its name.
 
         Args:
             name: of the entry, with the prefix.
@@ -113,10 +113,10 @@ class Listing:
         unlist(name)
 
     def saved_under(self, name: str | None) -> str:
-        """Returns the prefix of the foreign entries that belong to a program of this name, or else to this program.
+        """Returns the prefix of the foreign entries that belong to a program of this name, or to this program.
 
         Raises:
-            UsageError: there are none, or of several programs.
+            UsageError: there are none, or several programs have such entries.
         """
         there = {_prefix_of(entry) for entry, tensor in _params().items() if _is_foreign(entry, tensor)}
         if name is not None:
@@ -126,21 +126,21 @@ class Listing:
         if len(fitting) == 1:
             return fitting.pop()
         listed = ", ".join(sorted(prefix.removeprefix(TAG) for prefix in there))
-        wanted = f"of program {name!r}" if name else f"that may be meant for {self.prefix.removeprefix(TAG)}"
+        wanted = f"of program {name!r}" if name else f"that could be meant for {self.prefix.removeprefix(TAG)}"
         raise UsageError(
             f"Pyro's parameter store has {'several programs' if fitting else 'nothing'} {wanted}; "
-            + (f"say which, `load_from_store(name)`, of {listed}" if there else "first load it: store.load(file)")
+            + (f"choose one with `load_from_store(name)`: {listed}" if there else "first load it: store.load(file)")
         )
 
     def _may_mean(self, prefix: str) -> bool:
-        """Whether entries of that prefix may be this program's: names tell programs apart, numbers do not."""
+        """Whether entries with that prefix can belong to this program: names tell programs apart, numbers do not."""
         if prefix in _prefixes:
             return prefix == self.prefix
         return not (_is_named(prefix) and _is_named(self.prefix))
 
 
 def is_free(name: str) -> bool:
-    """Whether no program that is alive has this name."""
+    """Whether no live program has this name."""
     return TAG + name not in _prefixes
 
 
@@ -151,13 +151,13 @@ def put(name: str, parameter: Tensor) -> None:
         store.set_state({"params": {name: parameter}, "constraints": {name: constraints.real}})
         _listed[parameter] = True
         _names.add(name)
-    # A tensor that two programs share has one name at a time; it must not lose its last one.
+    # A tensor that two programs share has one name at a time, and must not lose its last one.
     store._param_to_name.setdefault(parameter, name)
 
 
 def unlist(name: str) -> None:
-    """Takes an entry out of the store."""
-    # `del store[name]` fails where two programs share a tensor: the store keeps one name for each tensor.
+    """Removes an entry from the store."""
+    # `del store[name]` fails if two programs share a tensor: the store keeps one name for each tensor.
     store = pyro.get_param_store()
     parameter = store._params.pop(name)
     store._constraints.pop(name)
@@ -166,21 +166,21 @@ def unlist(name: str) -> None:
 
 
 def unlist_foreign(prefix: str) -> None:
-    """Takes the foreign entries of a prefix out of the store."""
+    """Removes the foreign entries of a prefix from the store."""
     for name, tensor in list(_params().items()):
         if _prefix_of(name) == prefix and _is_foreign(name, tensor):
             unlist(name)
 
 
 def sweep() -> None:
-    """Takes what programs that are dead have listed out of the store."""
+    """Removes what dead programs have listed from the store."""
     for name in _strangers():
         if _params()[name] in _listed and _prefix_of(name) not in _prefixes:
             unlist(name)
 
 
 def entries(names: Iterable[str]) -> dict[str, Tensor]:
-    """What the store holds under those of these names that are names of programs."""
+    """Returns the entries of the store under those of these names that belong to programs."""
     return {name: _params()[name] for name in names if name.startswith(TAG)}
 
 
@@ -191,19 +191,19 @@ def holds(entries: dict[str, Tensor]) -> bool:
 
 
 def has_strangers() -> bool:
-    """Whether the store holds, under the name of a program, what no program that is alive has listed."""
+    """Whether the store holds, under the name of a program, entries that no live program has listed."""
     return bool(_strangers())
 
 
 @contextmanager
 def store_kept() -> Iterator[None]:
-    """Leaves Pyro's parameter store as it was, whatever runs inside."""
+    """Restores Pyro's parameter store, whatever runs inside."""
     store = pyro.get_param_store()
     try:
         with store.scope(store.get_state()):
             yield
     finally:
-        # A program that was collected inside the scope could not leave the store that has just come back.
+        # A program collected inside the scope could not leave the store that has just been restored.
         sweep()
 
 
@@ -212,7 +212,7 @@ def _params() -> dict[str, Tensor]:
 
 
 def _strangers() -> list[str]:
-    # By sets, since this is asked at every call.
+    # With sets, since this is asked at every call.
     return [name for name in _params().keys() - _names if name.startswith(TAG)]
 
 
@@ -232,17 +232,17 @@ def _check_name(name: str) -> None:
     if not name.isidentifier():
         raise UsageError(f"the name of a program is made of letters, digits and _, such as 'left'; got {name!r}")
     if not is_free(name):
-        gc.collect()  # one that nobody has, but that a circle of references keeps, such as a traceback's
+        gc.collect()  # one that nothing uses any more, but that a reference cycle keeps, for example from a traceback
     if not is_free(name):
         raise UsageError(
-            f"a program of the name {name!r} is alive, and two would train each other's tensors: give this one "
-            "another name, or first delete that one and what holds it, such as an SVI"
+            f"a program called {name!r} is alive, and two would train each other's tensors: give this one another "
+            "name, or first delete that one and what holds it, such as an SVI"
         )
 
 
 def _foreign(name: str, prefix: str) -> UsageError:
     return UsageError(
-        f"Pyro's parameter store holds {name}, which no program of this process put there (was it loaded?), and "
-        f"which {prefix} would not use. `load_from_store()` of the program copies such values in; "
-        "`pyro.clear_param_store()` drops them. A whole program, with its buffers, is kept by `state_dict()`"
+        f"Pyro's parameter store holds {name}, which no program of this process put there (was it loaded?) and which "
+        f"{prefix} would not use. `load_from_store()` of the program copies such values in; "
+        "`pyro.clear_param_store()` drops them. `state_dict()` saves a whole program, with its buffers"
     )

@@ -14,10 +14,10 @@ Through the base of a prior z = f^-1(u), u ~ base, with u(t) spherical from f(a)
 .. math:: z(t) = f^{-1}(u(t))
 
 In many dimensions nearly all draws of N(0, I) have a norm close to sqrt(D), and the straight line between two of them
-passes through smaller norms, where the prior hardly ever draws. The spherical path keeps the norm. Where the prior is a
-flow from such a base, that holds in the base, and the path bends around what the flow leaves empty.
+passes through smaller norms, where the prior hardly ever draws. The spherical path keeps the norm. If the prior is a
+flow from such a base, the same holds in the base, and the path bends around regions that the flow leaves empty.
 
-t runs from 0 to 1 in equal steps; at both ends every path is where it should be, up to rounding.
+t runs from 0 to 1 in equal steps. Every path starts and ends at its codes, up to rounding.
 """
 
 import math
@@ -45,13 +45,13 @@ def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -
         kind: one of `PATHS`.
         start, end: its ends, both (B, D).
         steps: points, both ends counted.
-        prior: the distribution p(z), which "base" goes through.
+        prior: the distribution p(z), needed for "base".
 
     Returns:
         (steps, B, D).
 
     Raises:
-        UsageError: the kind is unknown, or it is "base" and the prior is no flow.
+        UsageError: the kind is unknown, or it is "base" and the prior is not a flow.
         ValueError: fewer than two steps.
 
     Example:
@@ -70,14 +70,14 @@ def path(kind: str, start: Tensor, end: Tensor, steps: int, prior: Any = None) -
 
 
 def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Returns points of the straight lines from start to end, both (B, D), ends counted: (steps, B, D)."""
+    """Returns points on the straight lines from start to end, both (B, D), ends included: (steps, B, D)."""
     return start + _times(start, steps) * (end - start)
 
 
 def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Returns points of great circles about 0, whose norm goes linearly and whose angle grows in equal steps.
+    """Returns points on great circles about 0, whose norm changes linearly and whose angle grows in equal steps.
 
-    Where the ends are parallel or opposite, or one of them is 0, no circle is singled out, and the line is straight.
+    If the ends are parallel or opposite, or one of them is 0, no circle is determined, and the line is straight.
 
     Args:
         start, end: (B, D).
@@ -101,7 +101,7 @@ def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
     tiny = torch.finfo(start.dtype).tiny
     directions = start / norms[0].clamp(min=tiny), end / norms[1].clamp(min=tiny)
     angle = _angle(*directions)
-    # Towards 0 and pi the quotient of sines loses as many digits as sin(angle) is small.
+    # Near 0 and pi the quotient of sines loses digits because sin(angle) is small.
     none = (angle.sin() < math.sqrt(torch.finfo(start.dtype).eps)) | (norms[0] == 0) | (norms[1] == 0)
     sine = torch.where(none, 1.0, angle.sin())
     circle = (((1 - t) * angle).sin() * directions[0] + (t * angle).sin() * directions[1]) / sine
@@ -121,7 +121,7 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
         (steps, B, D).
 
     Raises:
-        UsageError: the prior is neither.
+        UsageError: the prior is of neither kind.
 
     Example:
         >>> import pyro.distributions as dist
@@ -133,15 +133,13 @@ def through_base(start: Tensor, end: Tensor, steps: int, prior: Any, between: An
     maps = base_maps(prior)
     if maps is None:
         prior_here = "there is none over these latents" if prior is None else f"here p(z) is a {_name(prior)}"
-        raise UsageError(
-            f"the path 'base' leads through the base of a prior that is a flow; {prior_here}. Use 'spherical'"
-        )
+        raise UsageError(f"the path 'base' goes through the base of a flow prior; {prior_here}. Use 'spherical'")
     to_base, from_base = maps
     return from_base(between(to_base(start), to_base(end), steps))
 
 
 def base_maps(prior: Any) -> tuple[Map, Map] | None:
-    """Returns f and f^-1 of a distribution z = f^-1(u), u ~ base: to the base and back. None for any other."""
+    """Returns f and f^-1 of a distribution z = f^-1(u), u ~ base: to the base and back; None for any other."""
     while isinstance(prior, Independent):
         prior = prior.base_dist
     if isinstance(prior, FlowDistribution):
@@ -155,7 +153,7 @@ def base_maps(prior: Any) -> tuple[Map, Map] | None:
 
 def _times(like: Tensor, steps: int) -> Tensor:
     if steps < 2:
-        raise ValueError(f"a path has two ends: steps must be 2 or more; got {steps}")
+        raise ValueError(f"a path has two ends, so steps must be 2 or more; got {steps}")
     return torch.linspace(0, 1, steps, dtype=like.dtype, device=like.device)[:, None, None]
 
 

@@ -4,10 +4,11 @@
 
 To add a member:
 
-- subclass `Posterior`, say in `encoder_shape` how many numbers it needs, and return a distribution from `forward`;
-- build it from `self.encode(x, y)`, which calls the encoder and checks what comes out;
-- it must have `rsample`, so that gradients reach the encoder through the samples;
-- options of `encoder_shape` have the names and defaults of the constructor's, which passes them to `super().__init__`.
+- subclass `Posterior`, return from `encoder_shape` the shape that it needs, and from `forward` a distribution;
+- build the distribution from `self.encode(x, y)`, which calls the encoder and checks its output;
+- the distribution must have `rsample`, so that gradients reach the encoder through the samples;
+- options of `encoder_shape` have the same names and defaults in the constructor, which passes them to
+`super().__init__`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,14 +36,14 @@ class Posterior(nn.Module):
     """Base class of q(z|x).
 
     Args:
-        encoder: maps x `(N, *x_shape)` (and labels `(N, C)`, where given) to `(N, *encoder_shape(latent_dim))`.
+        encoder: maps x `(N, *x_shape)` (and labels `(N, C)`, if given) to `(N, *encoder_shape(latent_dim))`.
         latent_dim: D.
-        options: what else `encoder_shape` depends on.
+        options: anything else that `encoder_shape` depends on.
 
     Attributes:
-        event_dim: the number of dimensions of what is encoded; None where they are all but the first, as those of data
-            (B, *x_shape). `HierarchicalVAE` sets it to 1 where a posterior encodes latents (*, B, D).
-        missing: whether NaN in x is a missing number; the program sets it.
+        event_dim: the number of dimensions of what is encoded; None if these are all except the first, as for data (B,
+            *x_shape). `HierarchicalVAE` sets it to 1 if a posterior encodes latents (*, B, D). missing: whether NaN in
+            x is a missing number; the program sets it.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -67,24 +68,24 @@ class Posterior(nn.Module):
     @staticmethod
     def encoder_shape(latent_dim: int) -> tuple[int, ...]:
         """Returns the event shape that the encoder's output must have."""
-        raise NotImplementedError("a posterior says in encoder_shape() how many numbers it needs")
+        raise NotImplementedError("a posterior must say in encoder_shape() how many numbers it needs")
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Calls the encoder and checks what comes out.
+        """Calls the encoder and checks its output.
 
-        An encoder of your own sees rows, x as (N, *x_shape) and y as (N, C), as a decoder does (`Likelihood.decode`).
-        So batch norm in training takes its statistics over all of them, and the pseudo-inputs of a `VampPrior`, a batch
-        of their own, move its running statistics too.
+        Your own encoder sees rows, x as (N, *x_shape) and y as (N, C), like a decoder (`Likelihood.decode`). So batch
+        norm in training takes its statistics over all of them, and the pseudo-inputs of a `VampPrior`, which are a
+        separate batch, move its running statistics too.
 
         Args:
-            x: data (B, *x_shape), or (*, *x_shape) inside `encoding`; latents (*, B, D) where `event_dim` is 1.
+            x: data (B, *x_shape), or (*, *x_shape) inside `encoding`; latents (*, B, D) if `event_dim` is 1.
             y: one-hot labels (*, B, C), broadcast against x.
 
         Returns:
             (*, B, *encoder_shape).
 
         Raises:
-            TypeError: the encoder returns no tensor.
+            TypeError: the encoder does not return a tensor.
             ValueError: the output has another shape, or is NaN for data that hold NaN.
         """
         output = folded(self.encoder, x, y, self._event_dim(x), (f"the encoder of {type(self).__name__}", "x"))
@@ -101,7 +102,7 @@ class Posterior(nn.Module):
         return output
 
     def known_event_dim(self) -> int | None:
-        """Returns `event_dim`, or that of an encoder of `pyro_vae.networks`; None where the encoder is your own."""
+        """Returns `event_dim`, or that of an encoder from `pyro_vae.networks`; None if the encoder is your own."""
         if self.event_dim is not None:
             return self.event_dim
         encoder = self.encoder
@@ -121,7 +122,7 @@ class Posterior(nn.Module):
     def _does_not_take_gaps(self) -> ValueError:
         name = getattr(self.encoder, "__name__", type(self.encoder).__name__)
         return ValueError(
-            f"the codes of {name} are NaN where x has missing numbers, which are NaN: put it into "
+            f"the codes of {name} are NaN because x has missing numbers (NaN): put the network into "
             "networks.WithMask(network), whose network is built with in_shape=WithMask.in_shape(x_shape), or let your "
             "own encoder take NaN"
         )
@@ -131,7 +132,7 @@ class Posterior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Returns one typical z for each datum (B, D), from which to interpolate: the mean of q(z|x)."""
+        """Returns one typical z for each datum (B, D), for interpolation: the mean of q(z|x)."""
         return self(x, y).mean
 
 
@@ -140,7 +141,7 @@ _event_dim: ContextVar[int | None] = ContextVar("event_dim", default=None)
 
 @contextmanager
 def encoding(event_dim: int) -> Iterator[None]:
-    """Makes posteriors, inside, take data (*, *x_shape), whose x_shape has so many dimensions, in place of (B, ...).
+    """Makes posteriors inside take data (*, *x_shape), with this many dimensions of x_shape, instead of (B, ...).
 
     Args:
         event_dim: the number of dimensions of x_shape.
@@ -165,8 +166,8 @@ class DiagonalNormal(Posterior):
               \qquad [\mu, s] = \mathrm{encoder}(x)
 
     Samples are reparametrised, z = mu + sigma eps with eps ~ N(0, I). The floor keeps sigma away from 0, where the
-    density would be infinite. Where the encoder predicts the log of sigma^2, sigma = floor + exp(s / 2)
-    moves half as fast.
+    density would be infinite. If the encoder predicts the log of sigma^2, sigma = floor + exp(s / 2) changes half as
+    fast.
 
     Args:
         encoder: x (B, *x_shape) -> (B, 2 D).
@@ -175,7 +176,7 @@ class DiagonalNormal(Posterior):
         encoder_predicts: what s is, "log_sigma" or "log_variance".
 
     Raises:
-        ValueError: the floor is 0 or below, `encoder_predicts` is another word, or the encoder has another size.
+        ValueError: the floor is 0 or below, `encoder_predicts` is unknown, or the encoder has another size.
 
     Reference:
         Eq. 9 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
@@ -262,7 +263,7 @@ class FullNormal(Posterior, Constants):
 
 
 class LowRankNormal(Posterior):
-    r"""A normal posterior between the diagonal and the full covariance: D (2 + rank) numbers a datum.
+    r"""A normal posterior between the diagonal and the full covariance: D (2 + rank) numbers per datum.
 
     .. math:: q(z|x) = N(z; \mu(x), F(x) F(x)' + \mathrm{diag} \, \sigma(x)^2), \qquad
               \sigma = \mathrm{floor} + e^{s(x)}
@@ -313,8 +314,8 @@ class FlowPosterior(Posterior):
               \qquad [\mu, s, h] = \mathrm{encoder}(x)
 
     A draw and its own density cost one pass through each transform. The density at any other z costs D + 1 passes, one
-    after another, which matters wherever one datum's guide is evaluated at another's draws (a VampPrior over it, the
-    aggregate posterior). It has no analytic KL and no closed mean.
+    after another. This matters when the guide of one datum is evaluated at the draws of another (in a VampPrior, or the
+    aggregate posterior). There is no analytic KL and no closed form of the mean.
 
     Args:
         encoder: x (B, *x_shape) -> (B, 3 D): mu, s, and the context h of the transforms; sigma = floor + exp(s).
@@ -358,7 +359,7 @@ class FlowPosterior(Posterior):
         return flows.flow(self.transform(context), loc, self.floor + log_scale.exp())
 
     def centre(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Takes the mean of the base through the flow: a typical z (B, D), not the mean of q(z|x)."""
+        """Passes the mean of the base through the flow: a typical z (B, D), not the mean of q(z|x)."""
         loc, _, context = self.encode(x, y).chunk(3, -1)
         return self.transform(context).inv(loc)
 
@@ -368,9 +369,9 @@ class Delta(Posterior):
 
     .. math:: q(z|x) = \delta(z - \mathrm{encoder}(x))
 
-    It has no density, so KL(q || p) is infinite for every prior with one, the ELBO is minus infinity, and there is no
-    log p(x) by importance sampling. It trains on the reconstruction alone (`kl_weight=0`): up to constants the loss is
-    the squared error with a `Normal` likelihood, and the RMSE with `ExponentialNorm`.
+    It has no density, so KL(q || p) is infinite for every prior with a density, the ELBO is minus infinity, and there
+    is no log p(x) by importance sampling. It trains only on the reconstruction (`kl_weight=0`): up to constants the
+    loss is the squared error with a `Normal` likelihood, and the RMSE with `ExponentialNorm`.
 
     Args:
         encoder: x (B, *x_shape) -> (B, D).
@@ -400,7 +401,7 @@ def _checked(floor: float) -> float:
 
 
 def _triangle(dim: int) -> Tensor:
-    """Returns where each entry of a lower triangular matrix stands in [0, diagonal, below the diagonal]."""
+    """Returns the position of each entry of a lower triangular matrix in [0, diagonal, below the diagonal]."""
     layout = torch.diag(torch.arange(1, dim + 1))
     row, column = torch.tril_indices(dim, dim, -1)
     layout[row, column] = torch.arange(len(row)) + dim + 1

@@ -6,8 +6,8 @@ To add a member:
 
 - subclass `Prior` and return a distribution of event shape `(D,)` from `forward`;
 - it must be a Pyro distribution (`pyro.distributions`), so that plates can expand it;
-- learned quantities are `nn.Parameter`s, constants are buffers (`loc` and `scale` are there already);
-- nothing else: every objective and estimator reads log-probabilities from the trace.
+- learned quantities are `nn.Parameter`s, and constants are buffers (`loc` and `scale` are there already);
+- nothing else is needed: every objective and estimator reads log-probabilities from the trace.
 """
 
 import math
@@ -34,7 +34,7 @@ class Prior(Constants):
         latent_dim: D, the number of latent dimensions.
 
     Raises:
-        ValueError: latent_dim below 1.
+        ValueError: latent_dim is below 1.
 
     Example:
         >>> class StudentPrior(Prior):
@@ -62,7 +62,7 @@ class Prior(Constants):
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Sets, before training, what depends on the data; by default nothing.
+        """Before training, sets what depends on the data; by default nothing.
 
         Args:
             posterior: q(z|x), which encodes the data.
@@ -97,12 +97,12 @@ class StandardNormal(Prior):
 
 
 class DiagonalNormal(Prior):
-    r"""A diagonal normal prior whose mean and scales are learned, from N(0, I) on.
+    r"""A diagonal normal prior whose mean and scales are learned, starting from N(0, I).
 
     .. math:: p(z) = N(z; m, \mathrm{diag} \, \sigma^2)
 
-    It adds nothing that a decoder with a free first layer could not do, and is there for comparison. The KL of normal
-    posteriors is analytic.
+    A decoder with a free first layer could do the same; this prior is there for comparison. The KL of normal posteriors
+    is analytic.
 
     Args:
         latent_dim: D.
@@ -122,12 +122,12 @@ class DiagonalNormal(Prior):
 
 
 class FullNormal(Prior):
-    r"""A normal prior whose mean and full covariance are learned, from N(0, I) on.
+    r"""A normal prior whose mean and full covariance are learned, starting from N(0, I).
 
     .. math:: p(z) = N(z; m, L L'), \qquad L \text{ lower triangular}
 
-    `root` holds the entries of L below the diagonal, and on it their logarithms. The KL of normal posteriors, diagonal
-    or not, is analytic: see `pyro_vae.model.distributions.gaussian_kl`.
+    `root` holds the entries of L below the diagonal, and the logarithms of the entries on it. The KL of normal
+    posteriors, diagonal or not, is analytic: see `pyro_vae.model.distributions.gaussian_kl`.
 
     Args:
         latent_dim: D.
@@ -166,7 +166,7 @@ class Laplace(Prior):
 
 
 class StudentT(Prior):
-    r"""A Student-t prior without parameters, whose tails fall like a power of the distance.
+    r"""A Student-t prior without parameters, whose tails fall as a power of the distance.
 
     .. math:: p(z) \propto \prod_j (1 + z_j^2 / \nu)^{-(\nu + 1) / 2}
 
@@ -195,7 +195,7 @@ class StudentT(Prior):
 
 
 class ConditionalNormal(Prior):
-    r"""A prior with one diagonal normal for each class, learned, from N(0, I) on.
+    r"""A prior with one learned diagonal normal for each class, starting from N(0, I).
 
     .. math:: p(z|y) = N(z; m_y, \mathrm{diag} \, \sigma_y^2)
 
@@ -234,7 +234,7 @@ class ConditionalNormal(Prior):
 
 
 class MixtureOfNormals(Prior):
-    r"""A mixture of diagonal normals, with weights, means and scales learned. Whole vectors are mixed.
+    r"""A mixture of diagonal normals with learned weights, means and scales. Whole vectors are mixed.
 
     .. math:: p(z) = \sum_{k=1}^K w_k \, N(z; m_k, \mathrm{diag} \, \sigma_k^2)
 
@@ -258,8 +258,8 @@ class MixtureOfNormals(Prior):
         (torch.Size([]), torch.Size([20]))
     """
 
-    SPREAD = 0.5  # of the means; within a component sigma^2 = 1 - SPREAD^2, so that the whole has variance 1
-    ENCODED = 1000  # data from which centre and spread are taken
+    SPREAD = 0.5  # of the means; within a component sigma^2 = 1 - SPREAD^2, so the mixture has variance 1
+    ENCODED = 1000  # number of data that determine centre and spread
 
     def __init__(self, latent_dim: int, num_components: int = 100) -> None:
         super().__init__(latent_dim)
@@ -274,7 +274,7 @@ class MixtureOfNormals(Prior):
 
     @torch.no_grad()
     def start_at(self, posterior: Posterior, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts the means on codes z ~ q(z|x) of K data, moved towards their centre: the mixture has their spread."""
+        """Puts the means on codes z ~ q(z|x) of K data, moved to their centre so that the mixture has their spread."""
 
         def encoded(number: int) -> Tensor:
             data, device = _draw(number, len(x)), self.means.device
@@ -290,27 +290,27 @@ class VampPrior(Prior):
 
     .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q(z|u_k)
 
-    The best prior for a guide is its mean over all data, and this is such a mean of few terms. It holds the program's
-    posterior itself: the encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder.
-    Any posterior that has a density will do; over a `FlowPosterior` each p(z) costs K (D + 1) passes of its transforms.
-    There is no analytic KL.
+    The best prior for a guide is its mean over all data, and this is such a mean with few terms. It holds the program's
+    posterior itself, so the encoder is trained through the prior too, and an evaluation of p(z) depends on the encoder.
+    It works with any posterior that has a density. With a `FlowPosterior`, each p(z) costs K (D + 1) passes of its
+    transforms. There is no analytic KL.
 
     Args:
         posterior: the posterior of the same program.
         x_shape: event shape of the data.
         num_components: K.
-        y_dim: number of label columns that the posterior takes. Each u_k then has a label of its own, which `start_at`
-            takes from the data, and p(z) does not depend on y.
-        pseudo_inputs: where `start_at` puts the u_k: "data", on random training data, or "random", uniform over the
-            range of the data. Before that they are uniform in [0, 1].
-        data_scale: the scaling through which the encoder sees data. The u_k are kept as the encoder sees them, so that
-            the steps of an optimiser suit columns of any unit, and the posterior gets x_k = undo(u_k).
-        masks: True for a program with `missing=True`: each u_k has a mask of its own, `pseudo_observed`, at first
-            without gaps. `start_at` takes those of the data, and the posterior sees NaN there.
+        y_dim: number of label columns that the posterior takes. Each u_k then has its own label, which `start_at` takes
+            from the data, and p(z) does not depend on y.
+        pseudo_inputs: where `start_at` puts the u_k: "data" (on random training data) or "random" (uniform over the
+            range of the data). Before that they are uniform in [0, 1].
+        data_scale: the scaling through which the encoder sees data. The u_k are stored in the encoder's units, so that
+            optimiser steps suit columns of any unit, and the posterior gets x_k = undo(u_k).
+        masks: True for a program with `missing=True`: each u_k has its own mask, `pseudo_observed`, at first without
+            gaps. `start_at` takes the masks of the data, and the posterior sees NaN in the gaps.
 
     Raises:
-        ValueError: K is below 1, the posterior is a `Delta`, `pseudo_inputs` is another word, or `start_at` gets data
-            with NaN without `masks=True`.
+        ValueError: K is below 1, the posterior is a `Delta`, `pseudo_inputs` is unknown, or `start_at` gets data with
+            NaN without `masks=True`.
 
     Reference:
         Eq. 9 of Tomczak & Welling, "VAE with a VampPrior", AISTATS 2018. https://arxiv.org/abs/1705.07120
@@ -341,7 +341,8 @@ class VampPrior(Prior):
         check_word("pseudo_inputs", pseudo_inputs, PseudoInputs)
         if isinstance(posterior, Delta):
             raise ValueError(
-                "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none: use another prior"
+                "a VampPrior is a mixture of the guide's densities, but a Delta posterior has no density: use another "
+                "prior"
             )
         self.posterior, self.pseudo_inputs, self.data_scale = posterior, pseudo_inputs, data_scale
         self.pseudo_x = nn.Parameter(torch.rand(num_components, *x_shape))
@@ -365,7 +366,10 @@ class VampPrior(Prior):
         """Puts the pseudo-inputs and their labels on random data, or the inputs at random in the range of the data."""
         x = x if self.data_scale is None else self.data_scale.see(x)
         if (gaps := x.isnan()).any() and self.pseudo_observed is None:
-            raise ValueError("x has missing numbers (NaN), and so have pseudo-inputs on data: VampPrior(masks=True)")
+            raise ValueError(
+                "x has missing numbers (NaN), so pseudo-inputs that start at data have them too: use "
+                "VampPrior(masks=True)"
+            )
         if self.pseudo_inputs == "random":
             self.pseudo_x.uniform_(x[~gaps].min().item(), x[~gaps].max().item())
             return
@@ -382,8 +386,9 @@ class FlowPrior(Prior):
 
     .. math:: \log p(z) = \log N(f(z); 0, I) + \log \left| \det \frac{\partial f}{\partial z} \right|
 
-    `spline` is a neural spline flow with coupling, cheap both ways. `autoregressive` is a masked autoregressive flow,
-    whose density costs one pass and whose samples cost D passes. Both come from zuko. There is no analytic KL.
+    `spline` is a neural spline flow with coupling, which is cheap in both directions. `autoregressive` is a masked
+    autoregressive flow, whose density costs one pass and whose samples cost D passes. Both come from zuko. There is no
+    analytic KL.
 
     Args:
         latent_dim: D.
@@ -392,7 +397,7 @@ class FlowPrior(Prior):
         flow_hidden: hidden widths of each transform's network.
 
     Raises:
-        ValueError: the flow is unknown, or a coupling flow has one dimension.
+        ValueError: the flow is unknown, or a coupling flow has only one dimension.
 
     Reference:
         Durkan, Bekasov, Murray & Papamakarios, "Neural Spline Flows", NeurIPS 2019. https://arxiv.org/abs/1906.04032
@@ -426,5 +431,5 @@ def _check_components(number: int) -> None:
 
 
 def _draw(number: int, size: int) -> Tensor:
-    """Draws `number` positions of `size` data, each position as often as any other."""
+    """Draws `number` positions among `size` data, all positions equally often."""
     return torch.randperm(max(number, size))[:number] % size

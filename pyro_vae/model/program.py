@@ -1,11 +1,11 @@
-"""Program, the base class of every model/guide pair, and what a run of one leaves as it was.
+"""Program, the base class of every model/guide pair, and how to run one without side effects.
 
 A program is a pair of Pyro functions over the same latent variables,
 
     model(x)   p(z) p(x | z)        guide(x)   q(z | x),
 
-together with the parameters of both, as one `torch.nn.Module`. This file holds the two things that each pair needs and
-no member should know: how its parameters reach Pyro's parameter store, and how it runs without leaving a trace.
+together with the parameters of both, as one `torch.nn.Module`. This file holds two things that each pair needs and that
+members need not know about: how its parameters reach Pyro's parameter store, and how it runs without side effects.
 """
 
 import warnings
@@ -34,17 +34,17 @@ class Program(nn.Module):
     """Base class of model/guide pairs whose parameters are trained by SVI.
 
     To write one, hold the members as submodules, and begin both `model` and `guide` with `self.list_parameters()`,
-    which takes the place of stock Pyro's `pyro.module("name", self)`. Under a fixed name a second program of the same
-    process would silently train the first one's tensors, and so would a copy, or a program whose prior was replaced.
-    Here each instance lists its own tensors under a prefix of its own, and they leave the store when the instance dies.
+    which replaces stock Pyro's `pyro.module("name", self)`. Under a fixed name a second program of the same process
+    would silently train the tensors of the first. So would a copy, or a program whose prior was replaced. Here each
+    instance lists its tensors under its own prefix, and they leave the store when the instance dies.
 
     Args:
-        name: of letters, digits and _, under which the store and the state of a `pyro.optim` optimiser know the
-            parameters in every process. Without it they know them by the number of the program in its process. A copy
-            gets a number.
+        name: letters, digits and _. The store and the state of a `pyro.optim` optimiser know the parameters under this
+            name in every process. Without a name they use the number of the program in its process. A copy gets a
+            number.
 
     Raises:
-        UsageError: the name is that of another program that is alive.
+        UsageError: another live program has this name.
 
     Example:
         >>> import pyro.distributions as dist
@@ -91,21 +91,22 @@ class Program(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no guide")
 
     def list_parameters(self, *own: nn.Module, others: Iterable[nn.Module] = ()) -> None:
-        """Shows Pyro the parameters of one half that require a gradient, as this module holds them at this moment.
+        """Shows Pyro the parameters of one half that require a gradient, as this module holds them now.
 
         The tensors themselves go into the store (`store[name] = p` would copy one that is not contiguous, and train the
-        copy). An entry that holds another tensor, because a member was replaced, gives way. A half that lists its own
-        alone can be trained alone: `poutine.block(guide, hide_types=["param"])` then hides no parameter of the model.
-        What neither lists does not train under `pyro.infer.SVI`: a half that replaces another lists too, or calls it.
+        copy). An entry that holds another tensor, because a member was replaced, gives way. A half that lists only its
+        own parameters can be trained separately: `poutine.block(guide, hide_types=["param"])` then hides no parameter
+        of the model. A parameter that neither half lists does not train under `pyro.infer.SVI`, so a half that replaces
+        another must list its parameters too, or call the other half.
 
         Args:
             own: members that this half reads.
-            others: members that only the other half reads, except for what they share with `own`. All that is left, all
-                parameters where no member is named, belongs to both halves.
+            others: members that only the other half reads, except what they share with `own`. All other parameters
+                belong to both halves; if no member is named, these are all of them.
 
         Raises:
             UsageError: the store holds values of the program that it did not put there, see `load_from_store`; or a
-                handler, as `poutine.lift`, gives a parameter another value than the module's own.
+                handler, such as `poutine.lift`, gives a parameter a value that is not the module's.
         """
         left_out = _parameters_of(others) - _parameters_of(own)
         self._listing.check()
@@ -117,21 +118,21 @@ class Program(nn.Module):
             if not _is(parameter, pyro.param(name)):
                 raise UsageError(
                     f"a handler gives parameter {name} another value (poutine.lift and poutine.substitute do), while "
-                    "the modules go on reading their own: put values into them by `set_tensors`. A prior over weights "
-                    "needs a Pyro model of its own, over a PyroModule"
+                    "the modules still read their own values: set values with `set_tensors`. A prior over weights "
+                    "needs its own Pyro model, over a PyroModule"
                 )
 
     def site(self, name: str) -> str:
-        """Returns the name of a site under plates of one's own: "left/z" of a program of the name left, else "z"."""
+        """Returns the name of a site under your own plates: "left/z" for a program called left, else "z"."""
         own = self._listing.name
         return name if own is None else f"{own}/{name}"
 
     def describe(self, x: Tensor | None = None, y: Tensor | None = None) -> str:
-        """Prints and returns the shape table of the traced program, batch shapes left of `|`, event shapes right.
+        """Prints and returns the shape table of the traced program: batch shapes left of `|`, event shapes right of it.
 
         Args:
-            x: data (B, *x_shape) to trace with; without it one datum is generated.
-            y: labels (B, C), where the program needs them.
+            x: data (B, *x_shape) for the trace; without it one datum is generated.
+            y: labels (B, C), if the program needs them.
         """
         device = next((p.device for p in self.parameters()), None)
         with torch.no_grad(), undisturbed(self), preserved(device):
@@ -143,9 +144,9 @@ class Program(nn.Module):
         return table
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors that make up the program's state, each once, by name: what a checkpoint holds.
+        """Returns the tensors of the program's state, each once, by name: what a checkpoint holds.
 
-        They are detached views, not copies. Unlike `state_dict` it names a tensor that two members share only once.
+        They are detached views, not copies. Unlike in `state_dict`, a tensor that two members share has only one name.
         """
         unique: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.state_dict(keep_vars=True).items():
@@ -159,25 +160,24 @@ class Program(nn.Module):
             tensors: by name, as `tensors()` of such a program returns them.
 
         Raises:
-            ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
-        """
+            ValueError: a tensor is missing, left over, or of another shape; nothing is changed then."""
         _copy(tensors, self.tensors())
 
     def load_from_store(self, name: str | None = None) -> None:
         """Copies values that were loaded into Pyro's parameter store into the program.
 
-        This goes after `pyro.get_param_store().load(file)`, which alone has no effect on a program; the state of a
-        `pyro.optim` optimiser, loaded too, then finds its parameters. The store holds what is trained: neither buffers,
-        such as the statistics of a batch norm, nor frozen parameters; a warning names what stays as it is. `state_dict`
-        holds all.
+        Call it after `pyro.get_param_store().load(file)`, which on its own has no effect on a program. The state of a
+        `pyro.optim` optimiser, if it was loaded too, then finds its parameters. The store holds only what is trained:
+        neither buffers, such as the statistics of a batch norm, nor frozen parameters. A warning names what stays as it
+        is. `state_dict` holds everything.
 
         Args:
-            name: of the program that was saved, where it had another name or number than this one, such as "left" or
-                "VAE-0", and the store holds several. A program without a name is known by a number alone, the order in
-                which programs of the process were built.
+            name: of the saved program, such as "left" or "VAE-0", if it differs from that of this program and the store
+                holds several. A program without a name is known only by a number, the order in which the programs of
+                the process were built.
 
         Raises:
-            UsageError: nothing was loaded that may be meant for this program, or several things.
+            UsageError: the store holds nothing that could be meant for this program, or several candidates.
             ValueError: a tensor is missing, left over, or of another shape; nothing was changed then.
 
         Example:
@@ -208,12 +208,12 @@ class Program(nn.Module):
         _copy(saved, own)
         parameter_store.unlist_foreign(prefix)
         if parameter_store.is_free(prefix.removeprefix(parameter_store.TAG)):
-            self._listing.move(prefix)  # which the state of an optimiser goes by
+            self._listing.move(prefix)  # the state of an optimiser uses it
         if stays := self.tensors().keys() - own.keys():
-            warnings.warn(f"Pyro's store held no values of {sorted(stays)}, which stay as they are", stacklevel=2)
+            warnings.warn(f"Pyro's store holds no values for {sorted(stays)}; they stay as they are", stacklevel=2)
 
     def check_store(self) -> None:
-        """Raises UsageError where Pyro's store holds values of the program that it did not put there."""
+        """Raises UsageError if Pyro's store holds values of the program that it did not put there."""
         self._listing.check()
         for name, parameter in self.named_parameters(prefix=self._listing.prefix):
             self._listing.clear_for(name, parameter)
@@ -225,13 +225,13 @@ class Program(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and any(isinstance(module, PyroModule) for module in value.modules()):
             raise TypeError(
-                f"{name} holds a PyroModule, which names its parameters for itself in Pyro's store, so that two "
-                "programs would train the same ones. Use the plain torch.nn module"
+                f"{name} holds a PyroModule, which chooses its own names in Pyro's store, so two programs would train "
+                "the same parameters. Use the plain torch.nn module"
             )
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pyro hangs a weak reference on every listed tensor; neither pickle nor copy can take it along.
+        # Pyro attaches a weak reference to every listed tensor, which neither pickle nor copy can handle.
         for parameter in self.parameters():
             parameter.__dict__.pop("unconstrained", None)
         state = {key: value for key, value in self.__dict__.items() if key != "_listing"}
@@ -240,12 +240,12 @@ class Program(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         name = state.get("_name")
         super().__setstate__({key: value for key, value in state.items() if key != "_name"})
-        # A copy gets a number, a program that was saved its name again.
+        # A copy gets a number, and a saved program gets its name back.
         self._open_listing(name if name and parameter_store.is_free(name) else None)
 
 
 def _is(parameter: Tensor, value: Any) -> bool:
-    # Pyro's tracking of provenance (`render_model`) wraps the tensor, which is then another object in its memory.
+    # Pyro's provenance tracking (`render_model`) wraps the tensor: another object with the same memory.
     return value is parameter or (isinstance(value, Tensor) and value.data_ptr() == parameter.data_ptr())
 
 
@@ -258,7 +258,7 @@ def _copy(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     if wrong := own.keys() ^ values.keys():
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise ValueError(
-            f"these tensors are on one side only: {sorted(wrong)[:10]}{more}. Was the program built otherwise?"
+            f"these tensors are on one side only: {sorted(wrong)[:10]}{more}. Was the program built differently?"
         )
     for name, tensor in own.items():
         if tensor.shape != values[name].shape:
@@ -281,10 +281,10 @@ _memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
 
 @contextmanager
 def remembering(memory: dict[Any, Any]) -> Iterator[None]:
-    """Makes `once`, inside, compute each value a single time and keep it in `memory`.
+    """Makes `once` compute each value a single time inside, and keep it in `memory`.
 
-    It is for evaluation, where parameters stay as they are. Anyone who opens the context owns the memory, and drops it
-    before the next training step.
+    It is for evaluation, where parameters do not change. The code that opens the context owns the memory, and must drop
+    it before the next training step.
 
     Example:
         >>> with remembering({}):
@@ -299,7 +299,7 @@ def remembering(memory: dict[Any, Any]) -> Iterator[None]:
 
 
 def once(key: Any, compute: Callable[[], T]) -> T:
-    """Returns `compute()`, or inside `remembering` what it gave the first time for this key."""
+    """Returns `compute()`, or inside `remembering` the first result for this key."""
     memory = _memory.get()
     if memory is None:
         return compute()
@@ -309,7 +309,7 @@ def once(key: Any, compute: Callable[[], T]) -> T:
 
 
 def check_member(name: str, member: object, family: type) -> None:
-    """Raises TypeError where a member is of another family, or a class in place of an instance."""
+    """Raises TypeError if a member belongs to another family, or is a class instead of an instance."""
     if not isinstance(member, family):
         given = f"the class {member.__name__}" if isinstance(member, type) else f"a {type(member).__name__}"
         raise TypeError(f"{name} must be an instance of {family.__module__}.{family.__name__}; got {given}")
@@ -319,44 +319,47 @@ def number_to_generate(num_data: int | None, y: Tensor | None) -> int:
     """Returns num_data, or the number of labels, or 1.
 
     Args:
-        num_data: how many data were asked for, if a number was.
+        num_data: how many data were asked for, or None.
         y: one-hot labels (B, C).
 
     Raises:
         ValueError: num_data is not the number of labels.
     """
     if y is not None and num_data not in (None, len(y)):
-        raise ValueError(f"num_data={num_data} data for {len(y)} labels: leave num_data out")
+        raise ValueError(f"num_data={num_data} does not fit {len(y)} labels: leave num_data out")
     return len(y) if y is not None else 1 if num_data is None else num_data
 
 
 def _cure_of(x: Any) -> str:
-    """How what a DataLoader gives, or the loader itself, becomes a tensor."""
+    """Explains how to get a tensor from an item of a DataLoader, or from the loader itself."""
     if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
-        return "it holds tensors, as a batch of a DataLoader does, x is the first of them, `for x, *_ in loader`"
+        return "it holds tensors, like a batch of a DataLoader; x is the first of them, `for x, *_ in loader`"
     if isinstance(x, Mapping):
-        return f"x is one of its values, of the keys {', '.join(map(str, list(x)[:10]))}"
+        return f"x is one of its values, under one of the keys {', '.join(map(str, list(x)[:10]))}"
     if isinstance(x, Iterable) and not hasattr(x, "__array__") and not isinstance(x, list | tuple | str):
-        return "go through it, and give the tensor of each batch, or all of them, torch.cat([x for x, *_ in loader])"
+        return "loop over it and pass the tensor of each batch, or all of them as torch.cat([x for x, *_ in loader])"
     return "torch.as_tensor(x)"
 
 
 def check_tensor(x: Any) -> None:
-    """Raises, with the cure, TypeError where x is no tensor and ValueError where it holds no data."""
+    """Raises TypeError if x is not a tensor and ValueError if it holds no data, with the cure."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor; got {type(x).__name__}: {_cure_of(x)}")
     if x.dim() == 0 or len(x) == 0:
-        raise ValueError(f"x holds no data, its shape is {tuple(x.shape)}: its first axis counts them, one is x[None]")
+        raise ValueError(
+            f"x holds no data, its shape is {tuple(x.shape)}: the first axis counts data, so pass a single datum as "
+            "x[None]"
+        )
 
 
 @contextmanager
 def undisturbed(program: Any) -> Iterator[None]:
-    """Leaves the parameter store and every `.training` flag as they were, whatever runs inside.
+    """Restores the parameter store and every `.training` flag, whatever runs inside.
 
-    Dropout and batch statistics are switched to evaluation inside. The random state is left to `pyro_vae.randomness`.
+    Dropout and batch statistics are switched to evaluation inside. `pyro_vae.randomness` handles the random state.
 
     Args:
-        program: anything with a model and a guide; flags are those of an `nn.Module`.
+        program: anything with a model and a guide; only an `nn.Module` has flags.
     """
     with evaluating(program), parameter_store.store_kept():
         for inner in program.modules() if isinstance(program, nn.Module) else []:
@@ -367,7 +370,7 @@ def undisturbed(program: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluating(program: Any) -> Iterator[None]:
-    """Switches dropout and batch statistics to evaluation, inside; other than an `nn.Module` has no such flags."""
+    """Switches dropout and batch statistics to evaluation inside; only an `nn.Module` has such flags."""
     modules = list(program.modules()) if isinstance(program, nn.Module) else []
     flags = [module.training for module in modules]
     try:

@@ -1,18 +1,18 @@
-r"""Scalings: units in which a network sees columns of data that come in units of any size.
+r"""Scalings: the units in which a network sees columns of data, whatever units the data come in.
 
     u = scale.see(x)     what an encoder sees         x = scale.undo(u)     back, in the data's own units
 
-Nothing happens to the data. A scaling is a part of the program: the encoder sees u, and what the decoder says of u is
-taken back, so that p(x|z) is over x as it is. So log p(x), draws and reconstructions are in the data's own units, and
-no Jacobian is left to anybody.
+The data do not change. A scaling is part of the program: the encoder sees u, and the decoder's statement about u is
+transformed back, so p(x|z) is over x as it is. So log p(x), draws and reconstructions are in the units of the data, and
+there is no Jacobian to add.
 
     scale = ColumnScale((13,))
     scale.fit(x)
     posterior = DiagonalNormal(Rescaled(MLP((13,), (8,)), scale), latent_dim=4)
     likelihood = Normal(MLP((4,), (13,)), scale=1.0, learn_scale="pixel", x_shape=(13,), column_scale=scale)
 
-`fit` sets its numbers from training data, and so does `VAE.start_at`. They are buffers: a checkpoint holds them. One
-scaling may be in several members, which then share its numbers.
+`fit` sets its numbers from training data, and so does `VAE.start_at`. They are buffers, so a checkpoint holds them.
+Several members can hold the same scaling and then share its numbers.
 """
 
 import math
@@ -23,28 +23,28 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import DataError
 
-_BLOCK = 1 << 20  # numbers that are float64 at a time
-# Beyond it squares of errors, in float32, end in 0 or infinity.
+_BLOCK = 1 << 20  # numbers held in float64 at a time
+# Beyond this, squares of errors in float32 become 0 or infinity.
 _LARGEST = 1e15
-# The spread, relative to the mean, that float64 leaves to a column that never changes is below it.
+# A constant column has a relative spread below this in float64.
 _ROUNDING = 1e-12
 
 
 class Scaling(nn.Module):
-    """Base class of scalings: `see` and its inverse `undo`, of data (*, *x_shape), and `fit`, which may do nothing.
+    """Base class of scalings: `see` and its inverse `undo`, for data (*, *x_shape), and `fit`, which can do nothing.
 
     NaN, a missing number, stays NaN.
     """
 
     def fit(self, x: Tensor) -> None:
-        """Sets what depends on training data x (N, *x_shape); NaN counts as missing."""
+        """Sets whatever depends on training data x (N, *x_shape); NaN counts as missing."""
 
     def see(self, x: Tensor) -> Tensor:
-        """Returns u, what an encoder sees of data x (*, *x_shape)."""
+        """Returns u, the encoder's view of data x (*, *x_shape)."""
         raise NotImplementedError(f"{type(self).__name__} has no see()")
 
     def undo(self, u: Tensor) -> Tensor:
-        """Returns the x (*, *x_shape) of which an encoder sees u."""
+        """Returns the x (*, *x_shape) that an encoder sees as u."""
         raise NotImplementedError(f"{type(self).__name__} has no undo()")
 
 
@@ -53,10 +53,10 @@ class ColumnScale(Scaling):
 
     .. math:: u_i = \frac{x_i - c_i}{s_i}, \qquad x_i = c_i + s_i u_i
 
-    Before `fit` all c are 0 and all s are 1. A column that never changes has s = 1.
+    Before `fit` all c are 0 and all s are 1. A constant column has s = 1.
 
-    A density of u, such as a decoder's, is one of x with the Jacobian of this map. A likelihood that is given the scale
-    has it in itself, since it moves and stretches its own distribution:
+    A density of u, such as the decoder's, becomes a density of x with the Jacobian of this map. A likelihood that is
+    given the scale contains the Jacobian, since it moves and stretches its own distribution:
 
     .. math:: \log p(x) = \log p(u) - \sum_i \log s_i
 
@@ -85,7 +85,7 @@ class ColumnScale(Scaling):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Sets centre and spread to mean and standard deviation of x (N, *x_shape), which are computed in float64.
+        """Sets centre and spread to the mean and standard deviation of x (N, *x_shape), computed in float64.
 
         Raises:
             DataError: the spread of a column is below 1e-15 or above 1e15, where float32 loses squares of errors.
@@ -99,7 +99,7 @@ class ColumnScale(Scaling):
             place = tuple(wrong.nonzero()[0].tolist())
             raise DataError(
                 f"column {', '.join(map(str, place))} has the standard deviation {spread[place].item():.3g}, whose "
-                "square float32 does not hold: give this column in another unit"
+                "square does not fit into float32: use another unit for this column"
             )
         self.centre.copy_(centre)
         self.spread.copy_(spread)
@@ -127,7 +127,7 @@ class ColumnMean(Scaling):
         x_shape: shape of one datum.
 
     Attributes:
-        mean: m (*x_shape), the mean of the training data by `mean_of_counts`, of which no column has 0.
+        mean: m (*x_shape), the mean of the training data by `mean_of_counts`, which is never 0.
 
     Example:
         >>> scale = ColumnMean((2,))
@@ -145,7 +145,7 @@ class ColumnMean(Scaling):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Sets the mean to that of counts x (N, *x_shape), see `mean_of_counts`."""
+        """Sets the mean to the mean of counts x (N, *x_shape), see `mean_of_counts`."""
         check_columns(self, x, self.x_shape)
         self.mean.copy_(mean_of_counts(x))
 
@@ -162,11 +162,11 @@ class ColumnMean(Scaling):
 
 
 class LogCounts(Scaling):
-    r"""The logarithm of counts 0, 1, 2, ..., which may reach 2^24.
+    r"""The logarithm of counts 0, 1, 2, ..., which can reach 2^24.
 
     .. math:: u = \log(1 + x), \qquad x = e^u - 1
 
-    Below 0, where no counts are but pseudo-inputs may come, it goes on as its mirror image, -log(1 - x).
+    Below 0, where there are no counts but pseudo-inputs can be, it continues as its mirror image, -log(1 - x).
 
     Example:
         >>> LogCounts().see(torch.tensor([0.0, 1e6])), LogCounts().undo(torch.tensor([0.0, math.log(8)]))
@@ -174,7 +174,7 @@ class LogCounts(Scaling):
     """
 
     def see(self, x: Tensor) -> Tensor:
-        # Not sign(x) log(1 + |x|), whose gradient at 0, where many counts are, would be 0.
+        # Not sign(x) log(1 + |x|): its gradient at 0, where many counts are, would be 0.
         return x.masked_fill(x < 0, 0).log1p() - x.masked_fill(x >= 0, 0).neg().log1p()
 
     def undo(self, u: Tensor) -> Tensor:
@@ -209,16 +209,16 @@ class Times(Scaling):
 
 
 class Centred(Scaling):
-    r"""Each number less its mean over the training data, so that the zeros that stand for missing ones say nothing.
+    r"""Each number minus its mean over the training data, so that zeros in place of missing numbers say nothing.
 
     .. math:: u = s(x) - c, \qquad c = \frac{1}{N} \sum_n s(x_n) \text{ over the observed ones}
 
-    On images whose gaps are random, an encoder that sees zeros for dark pixels and for missing ones alike spends itself
+    On images with random gaps, an encoder that sees zeros both for dark pixels and for missing ones spends its capacity
     on telling them apart, and most latents collapse.
 
     Args:
         x_shape: shape of one datum.
-        inner: the scaling s that comes first; None for none.
+        inner: the scaling s that is applied first; None for none.
 
     Example:
         >>> centred = Centred((2,))
@@ -236,7 +236,7 @@ class Centred(Scaling):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Sets the centre to the mean of each number over those data (N, *x_shape) that have it; 0 where none has."""
+        """Sets the centre to the mean of each number over the data (N, *x_shape) that have it; 0 if none has."""
         check_columns(self, x, tuple(self.centre.shape))
         if self.inner is not None:
             self.inner.fit(x)
@@ -254,11 +254,11 @@ class Centred(Scaling):
 
 
 class Rescaled(nn.Module):
-    """A network that sees u = scale.see(x) in place of x. Labels go to it as they are.
+    """A network that sees u = scale.see(x) instead of x. Labels are passed on as they are.
 
     Args:
-        network: an encoder, of u (N, *x_shape) and, where there are any, labels (N, C).
-        scale: a scaling, perhaps one that a likelihood has too.
+        network: an encoder of u (N, *x_shape) and, if there are any, labels (N, C).
+        scale: a scaling, perhaps the same as in a likelihood.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -271,23 +271,23 @@ class Rescaled(nn.Module):
         self.network, self.scale = network, scale
 
     def forward(self, x: Tensor, *y: Tensor) -> Tensor:
-        seen = self.scale.see(x).to(x.dtype)  # of the type given, which the network may refuse
+        seen = self.scale.see(x).to(x.dtype)  # in the type of the input, which the network can refuse
         return self.network(seen, *y)
 
 
 def check_columns(scale: Scaling, x: Tensor, x_shape: tuple[int, ...]) -> None:
-    """Raises ValueError where x is not (*, *x_shape): broadcasting would make (B, 5) of (B, 1)."""
+    """Raises ValueError if x is not (*, *x_shape): broadcasting would turn (B, 1) into (B, 5)."""
     lead = x.dim() - len(x_shape)
     if lead < 0 or x.shape[lead:] != x_shape:
         raise ValueError(f"{type(scale).__name__} was built for x_shape={x_shape}; got {tuple(x.shape)}")
 
 
 def column_means(x: Tensor, of: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
-    """Returns the mean of each column of x (N, *x_shape) in float64, of the numbers that are not NaN; of none, 0.
+    """Returns the mean of each column of x (N, *x_shape) in float64, over the numbers that are not NaN; 0 if none.
 
     Args:
         x: data.
-        of: what is averaged, of rows in float64.
+        of: the function of rows, in float64, that is averaged.
     """
     total = torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device)
     number = torch.zeros_like(total)
@@ -299,11 +299,11 @@ def column_means(x: Tensor, of: Callable[[Tensor], Tensor] = lambda rows: rows) 
 
 
 def mean_of_counts(x: Tensor) -> Tensor:
-    r"""Returns the mean of each column of counts x (N, *x_shape) in float64, with half a count more: none is 0.
+    r"""Returns the mean of each column of counts x (N, *x_shape) in float64, with half a count added, so none is 0.
 
     .. math:: m_i = \frac{1}{n_i} \Big( \frac{1}{2} + \sum_n x_{ni} \Big)
 
-    n_i is the number of observed counts, or 1 where there are none.
+    n_i is the number of observed counts, or 1 if there are none.
 
     Example:
         >>> mean_of_counts(torch.tensor([[0.0, 3.0], [0.0, torch.nan]]))

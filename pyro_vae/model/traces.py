@@ -1,11 +1,11 @@
-r"""Log-probabilities, one per draw and datum, read from the traces of a program.
+r"""Log-probabilities, one per draw and datum, from the traces of a program.
 
-One pass of the guide and of the model replayed on it, under a plate of K draws to the left of the data plate, gives
-everything that an objective or an estimator needs, for any program of static structure:
+One pass of the guide, and of the model replayed on it, under a plate of K draws to the left of the data plate, gives
+everything that an objective or an estimator needs, for any program with a static structure:
 
 .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb} | x_b)
 
-of shape (K, B), in nats. Latent sites are those that are not observed; no site is known by name.
+of shape (K, B), in nats. Latent sites are the sites that are not observed; no name of a site is assumed.
 """
 
 import math
@@ -35,7 +35,7 @@ class Traces(NamedTuple):
 
 
 def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, *args: Any, **kwargs: Any) -> Traces:
-    """Draws K latents for each datum at once; the encoder still sees each datum once.
+    """Draws K latents for each datum at once, while the encoder sees each datum once.
 
     Args:
         model, guide: functions over one plate, the data plate at dim -1.
@@ -43,8 +43,8 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
         args, kwargs: what model and guide take, usually x (B, *x_shape) and y (B, C).
 
     Raises:
-        ValueError: a site is outside the data plate, or a latent site is in one of the two alone or of another shape;
-            or a plate draws its rows by chance, which are then not those of x.
+        ValueError: a site is outside the data plate; a latent site is in only one of the two or differs in shape; or a
+            plate draws its rows at random, which are then not the rows of x.
 
     Example:
         >>> import pyro.distributions as dist
@@ -78,7 +78,7 @@ def run(model: Callable[..., Any], guide: Callable[..., Any], num_samples: int, 
 def run_at(
     model: Callable[..., Any], guide: Callable[..., Any], values: dict[str, Tensor], *args: Any, **kwargs: Any
 ) -> Traces:
-    """Runs a program as `run` does, at given values (K, B, *event) of its latent sites."""
+    """Runs a program like `run`, but at given values (K, B, *event) of its latent sites."""
     num_samples = len(next(iter(values.values())))
     return run(model, poutine.replay(guide, trace=holding(values)), num_samples, *args, **kwargs)
 
@@ -94,16 +94,16 @@ def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def global_sites(model: poutine.Trace) -> dict[str, Site]:
-    """Returns the sites of a model that are outside the data plate, by name: those that all data share.
+    """Returns the sites of a model outside the data plate, by name: the sites that all data share.
 
-    The data plate is that of the observed sites at dim -1, or where nothing is observed there that of all sites.
+    The data plate is the plate of the observed sites at dim -1 or, if nothing is observed there, of all sites.
     """
     homes = _plates(observed_sites(model).values()) or _plates(_samples(model))
     return {site["name"]: site for site in _samples(model) if not _plates([site]) or _plates([site]) != homes}
 
 
 def value_of(site: Site) -> Tensor:
-    """Returns the value of a site, with NaN again for each missing number of an observed one."""
+    """Returns the value of a site; missing numbers of an observed site are NaN again."""
     mask = mask_of(site["fn"]) if site["is_observed"] else None
     if mask is None:
         return site["value"]
@@ -115,7 +115,7 @@ def log_weights(traces: Traces) -> Tensor:
     """Computes log p(x, z) - log q(z|x), (K, B).
 
     Raises:
-        ValueError: the program carries loss weights, under which this is no importance weight.
+        ValueError: the program carries loss weights, so this would not be an importance weight.
     """
     return reconstruction(traces) + log_prior(traces) - log_posterior(traces)
 
@@ -134,13 +134,13 @@ def log_posterior(traces: Traces) -> Tensor:
     """Computes log q(z|x): the sum over latent sites of the guide, (K, B).
 
     Raises:
-        ValueError: a latent site of the guide is a point, and has no density.
+        ValueError: a latent site of the guide is a point and has no density.
     """
     for name, site in latent_sites(traces.guide).items():
         if is_point(site["fn"]):
             raise ValueError(
-                f"the guide's site {name} is a point (Delta) and has no density: there are no importance weights and "
-                "no log p(x) for a plain autoencoder. Use a posterior with a density"
+                f"the guide's site {name} is a point (Delta) and has no density: a plain autoencoder has no "
+                "importance weights and no log p(x). Use a posterior with a density"
             )
     return _total(latent_sites(traces.guide).values())
 
@@ -151,18 +151,18 @@ def sampled_kl(traces: Traces, name: str) -> Tensor:
 
 
 def analytic_kl(traces: Traces, name: str) -> Tensor | None:
-    """Computes KL(q || p) of one latent site in closed form, where one is registered.
+    """Computes KL(q || p) of one latent site in closed form, if one is registered.
 
-    With several latent sites it is the KL given the drawn values of the sites before it. Its mean over draws is that
-    site's share of KL(q(z|x) || p(z)) only if the guide samples in the model's order.
+    With several latent sites it is the KL given the drawn values of the sites before it. Its mean over draws is the
+    share of that site in KL(q(z|x) || p(z)) only if the guide samples in the model's order.
 
     Args:
         traces: of guide and model.
         name: of the site.
 
     Returns:
-        (K, B) or (B,), in nats; infinite where q is a point, which has no density. None where no KL is registered, the
-        guide samples in another order, or a mask is set, which may differ from draw to draw.
+        (K, B) or (B,), in nats; infinite if q is a point, which has no density. None if no KL is registered, the guide
+        samples in another order, or a mask is set, which can differ between draws.
     """
     if list(latent_sites(traces.model)) != list(latent_sites(traces.guide)):
         return None
@@ -177,7 +177,7 @@ def analytic_kl(traces: Traces, name: str) -> Tensor | None:
 
 
 def check_no_globals(model: poutine.Trace) -> None:
-    """Raises ValueError where a site of the model is outside the data plate."""
+    """Raises ValueError if a site of the model is outside the data plate."""
     for name, site in global_sites(model).items():
         where = "is outside the data plate (dim=-1)"
         if plates := _plates([site]):
@@ -193,7 +193,7 @@ def check_no_globals(model: poutine.Trace) -> None:
 
 
 def look_for_globals(model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Raises as `check_no_globals` does, of a model that runs, with one draw of the guide; other errors are not its."""
+    """Runs the model once at a draw of the guide and raises like `check_no_globals`; it ignores other errors."""
     drawn = poutine.Trace()
     with suppress(Exception):
         one = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -202,7 +202,7 @@ def look_for_globals(model: Callable[..., Any], guide: Callable[..., Any], *args
 
 
 def holding(values: dict[str, Tensor]) -> poutine.Trace:
-    """Makes a trace for `poutine.replay` that holds these values at the latent sites of these names."""
+    """Makes a trace for `poutine.replay` that holds these values at the latent sites with these names."""
     trace = poutine.Trace()
     for name, value in values.items():
         trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
@@ -210,14 +210,14 @@ def holding(values: dict[str, Tensor]) -> poutine.Trace:
 
 
 def is_point(distribution: Any) -> bool:
-    """Returns whether it is a `Delta`, perhaps expanded or with its batch dimensions declared an event."""
+    """Returns whether it is a `Delta`, perhaps expanded or with its batch dimensions declared as an event."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return isinstance(distribution, Delta)
 
 
 def _traced(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace:
-    """Runs a program, whose errors keep their own words: Pyro adds a table of shapes to them."""
+    """Runs a program and restores the text of its errors: Pyro adds a table of shapes to them."""
     try:
         with NoDrawnRows():
             return prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
@@ -238,7 +238,7 @@ def _samples(trace: poutine.Trace) -> list[Site]:
 
 def _total(sites: Any) -> Tensor:
     total = sum(map(_log_prob, sites))
-    return total if isinstance(total, Tensor) else torch.zeros(())  # of a program whose latents are all given
+    return total if isinstance(total, Tensor) else torch.zeros(())  # for a program whose latents are all given
 
 
 def _log_prob(site: Site) -> Tensor:
@@ -252,7 +252,7 @@ def _check_same_sites(of_model: dict[str, Site], of_guide: dict[str, Site]) -> N
         return
     summed = [name for name in missing if name in of_model and of_model[name]["fn"].has_enumerate_support]
     cure = (
-        f". {', '.join(summed)} is discrete: TraceEnum_ELBO sums it out, and a log-weight needs a draw of it. Sample "
+        f". {', '.join(summed)} is discrete: TraceEnum_ELBO sums it out, but a log-weight needs a draw of it. Sample "
         "it in the guide too, from a q(y|x); or make labels y an argument of the program, and "
         "pyro_vae.evaluation.evidence(program, x, p) sums them out"
     )
@@ -266,13 +266,13 @@ def _check_same_shapes(of_model: dict[str, Site], of_guide: dict[str, Site]) -> 
         shape, drawn = of_model[name]["fn"].event_shape, of_guide[name]["fn"].event_shape
         if shape != drawn:
             raise ValueError(
-                f"site {name} has event shape {tuple(shape)} in the model and {tuple(drawn)} in the guide, which would "
-                "be broadcast: prior and posterior must be over the same latents"
+                f"site {name} has event shape {tuple(shape)} in the model but {tuple(drawn)} in the guide, which "
+                "would be broadcast: prior and posterior must be over the same latents"
             )
 
 
 def _plates(sites: Iterable[Site]) -> set[str]:
-    """The names of the plates at dim -1 that these sites are in."""
+    """Returns the names of the plates at dim -1 around these sites."""
     frames = (frame for site in sites for frame in site["cond_indep_stack"])
     return {frame.name for frame in frames if frame.vectorized and frame.dim == -1}
 

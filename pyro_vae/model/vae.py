@@ -2,7 +2,7 @@
 
     model:  z ~ p(z),   x ~ p(x|z)          guide:  z ~ q(z|x)
 
-The program never asks what its members are.
+The program never asks for the type of its members.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ class VAE(Autoencoder):
         prior: p(z), see `pyro_vae.priors`.
         posterior: q(z|x), see `pyro_vae.posteriors`.
         likelihood: p(x|z), see `pyro_vae.likelihoods`.
-        missing: True takes NaN in x as a missing number. log p(x), and all that is made of it, is then log p(x_obs),
-            that of the observed numbers; the encoder must take NaN, as `networks.WithMask` does.
+        missing: True takes NaN in x as a missing number. log p(x), and everything computed from it, is then log
+            p(x_obs), the log-density of the observed numbers. The encoder must take NaN, like `networks.WithMask`.
         name: of the program in Pyro's parameter store, see `Program`, and of the sites of its halves, "left/z".
 
     Raises:
-        TypeError: a member of another family.
-        ValueError: prior and posterior differ in latent_dim, or the prior holds another posterior than the program's;
-            or `missing=True` with a likelihood whose p(x_obs|z) is not known, as that of ExponentialNorm.
+        TypeError: a member belongs to another family.
+        ValueError: prior and posterior differ in latent_dim; the prior holds another posterior than the program's; or
+            `missing=True` with a likelihood whose p(x_obs|z) is not known, such as ExponentialNorm.
 
     Reference:
         Eq. 3 of Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. https://arxiv.org/abs/1312.6114
@@ -71,7 +71,7 @@ class VAE(Autoencoder):
         check_fit(prior, posterior)
         super().__init__(name)
         self.missing = missing
-        # The posterior first: a prior that holds it too, as VampPrior does, leaves its tensors the posterior's names.
+        # The posterior first: a prior that holds it too, like VampPrior, leaves its tensors the posterior's names.
         self.posterior, self.likelihood, self.prior = posterior, likelihood, prior
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -86,7 +86,7 @@ class VAE(Autoencoder):
 
         Raises:
             DataError: x has another shape than p(x|z), or lies outside its support.
-            UsageError: a plate is open at dim -1: under plates of your own it is `generative`.
+            UsageError: a plate is open at dim -1: under your own plates use `generative`.
             ValueError: y has another shape.
         """
         size = plate_size(x, y)
@@ -107,7 +107,7 @@ class VAE(Autoencoder):
 
         Raises:
             ValueError: there are no data, or y has another shape.
-            UsageError: a plate is open at dim -1: under plates of your own it is `recognition`.
+            UsageError: a plate is open at dim -1: under your own plates use `recognition`.
         """
         check_data(x, y, self.missing)
         self._list_guide()
@@ -115,25 +115,25 @@ class VAE(Autoencoder):
             return sampled("z", self.posterior(x, y))
 
     def generative(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        r"""Samples z ~ p(z) and x ~ p(x|z), or observes x, under the plates that are open: `model` without its plate.
+        r"""Samples z ~ p(z) and x ~ p(x|z), or observes x, under the open plates: `model` without its plate.
 
         .. math:: \log p(x, z) = \sum_n [\log p(z_n) + \log p(x_n|z_n)], \qquad n \text{ over all open plates}
 
-        For a VAE inside a larger model. The sum is in nats, and times N / B under a plate of N that is subsampled by B.
-        Of a program with `name="left"` the sites are called left/z and left/x.
+        Use it for a VAE inside a larger model. The sum is in nats, and is multiplied by N / B under a plate of N that
+        is subsampled by B. In a program with `name="left"` the sites are called left/z and left/x.
 
         Args:
-            x: data (*plates, *x_shape), as (B, *x_shape) or (S, B, *x_shape); without them there is a datum for each
-                place of the plates, and one where none is open.
-            y: one-hot labels (*, C), broadcast against the plates and against z: labels that Pyro enumerates lie in
+            x: data (*plates, *x_shape), such as (B, *x_shape) or (S, B, *x_shape); without them, one datum for each
+                index of the plates, and a single datum if no plate is open.
+            y: one-hot labels (*, C), broadcast against the plates and against z. Labels that Pyro enumerates are in
                 dimensions of their own, left of the plates.
 
         Returns:
             x.
 
         Raises:
-            UsageError: a batch dimension of x or y belongs to no open plate, or has another size; or the model has
-                sites of this name already.
+            UsageError: a batch dimension of x or y belongs to no open plate, or has another size; or the model already
+                has sites of this name.
             DataError: x has another shape than p(x|z), or lies outside its support.
 
         Example:
@@ -161,19 +161,19 @@ class VAE(Autoencoder):
         return observe_in_plates(self.likelihood, z, x, y, self.missing, self.site("x"))
 
     def recognition(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Samples z ~ q(z|x) under the plates that are open: `guide` without its plate, see `generative`.
+        """Samples z ~ q(z|x) under the open plates: `guide` without its plate, see `generative`.
 
         Args:
             x: data (*plates, *x_shape).
             y: one-hot labels (*, C), broadcast against x.
 
         Returns:
-            z (*plates, D); left of the plates there are the dimensions of labels that Pyro enumerates.
+            z (*plates, D), with the dimensions of labels that Pyro enumerates left of the plates.
 
         Raises:
-            UsageError: as `generative`; or x lies in several plates, and an encoder and a decoder of your own leave it
-                open how many dimensions one datum has: the posterior's `event_dim` says it.
-            DataError: a number is not finite, and no missing one.
+            UsageError: as in `generative`; or x lies in several plates, and your own encoder and decoder do not tell
+                how many dimensions one datum has: set the posterior's `event_dim`.
+            DataError: a number is neither finite nor missing.
         """
         self._list_guide()
         with self._encoding(x, y):
@@ -203,7 +203,7 @@ class VAE(Autoencoder):
         return self.posterior.centre(x, y)
 
     def code(self, x: Tensor, y: Tensor | None = None, num_samples: int = 100) -> Code:
-        """Returns mean and spread of q(z|x), exactly where they have a closed form, see `Autoencoder.code`."""
+        """Returns mean and spread of q(z|x), exact if they have a closed form, see `Autoencoder.code`."""
         q = self.posterior(x, y)
         try:
             return Code(q.mean, q.stddev)
@@ -211,7 +211,7 @@ class VAE(Autoencoder):
             return super().code(x, y, num_samples)
 
     def start_at(self, expected: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        """Puts scalings, likelihood and prior where `Autoencoder.start_at` says."""
+        """Sets scalings, likelihood and prior as `Autoencoder.start_at` says."""
         fit_scalings(self, expected)
         self.likelihood.start_at(expected)
         self.prior.start_at(self.posterior, x, y)

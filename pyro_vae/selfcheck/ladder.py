@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Estimate
+from pyro_vae.progress import planned, section, through
 from pyro_vae.randomness import derive, stream
 from pyro_vae.selfcheck import misleading_cases
 from pyro_vae.selfcheck.known_programs import LinearGaussian, Mismatch, non_linear
@@ -27,6 +28,7 @@ from pyro_vae.selfcheck.verdicts import Row, Runs, judge, judge_below, judge_eac
 GRID, RESIDUAL = 1e-4, 1e-3  # nats, for every datum
 MISMATCH = Mismatch(widen=1.3, shift=0.3)
 _LEAPFROG = 3
+_PARTS = 7  # of a rung: estimators, each of several runs
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,19 @@ def check(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
         budget: the amount of work; `FULL` takes two minutes of one core, `QUICK` a quarter of one.
         seed: the seed of programs, data and draws.
     """
-    for latent_dim in budget.dims:
-        yield from linear_gaussian(latent_dim, budget, seed)
-    yield from classes(budget, seed)
-    yield from curved(budget, seed)
-    yield from simulated(budget, seed)
-    yield from misleading_cases.spike(GRID)
-    yield from misleading_cases.meets_its_prior(3 * budget.num_data, seed)
-    yield from misleading_cases.chosen(4 * budget.num_data, seed)
+    rungs = {
+        **{f"rung 1, D = {D}": (9.0, linear_gaussian(D, budget, seed)) for D in budget.dims},
+        "rung 1, classes": (0.5, classes(budget, seed)),
+        "rung 2": (9.0, curved(budget, seed)),
+        "rung 3": (9.0, simulated(budget, seed)),
+        "a spike": (0.5, misleading_cases.spike(GRID)),
+        "a program that meets its prior": (0.5, misleading_cases.meets_its_prior(3 * budget.num_data, seed)),
+        "chosen data": (3.0, misleading_cases.chosen(4 * budget.num_data, seed)),
+    }
+    with planned({name: share for name, (share, _) in rungs.items()}):
+        for name, (_, rows) in rungs.items():
+            with section(name, name, parts=_PARTS):
+                yield from rows
 
 
 def linear_gaussian(latent_dim: int, budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
@@ -191,7 +198,7 @@ def estimators(target: Target, budget: Budget, seed: int) -> Iterator[Row]:
     rung, vae, x, log_p, elbo, iwae_bias = target
 
     def repeated(name: str, num_runs: int, estimate: Callable[..., Estimate]) -> Runs:
-        return Runs.of(estimate(seed=derive(seed, rung, name, run)) for run in range(num_runs))
+        return Runs.of(estimate(seed=derive(seed, rung, name, run)) for run in through("", range(num_runs)))
 
     K = budget.elbo_samples
     runs = repeated("elbo", budget.num_runs, partial(evaluation.elbo, vae, x, K))

@@ -28,7 +28,7 @@ SCRIPT = ROOT / "scripts" / "train_svi.py"
 
 @pytest.fixture
 def parser():
-    return config_parser("A test.")
+    return config_parser("train", "A test.")
 
 
 def parse(parser, *arguments):
@@ -91,7 +91,7 @@ def test_every_flag_is_explained_in_help(parser):
 
 def test_a_program_that_takes_missing_numbers_is_a_word_on_the_command_line():
     assert in_flags(f"got nan. {IF_MISSING}").endswith(
-        "build the program with --missing nan; else leave such data out."
+        "build the program with --missing nan; otherwise leave such data out."
     )
 
 
@@ -203,7 +203,8 @@ def test_every_error_has_a_code_of_its_own():
 
 
 def test_the_table_of_codes_is_that_of_the_classes():
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    table = page.split("| exit code |")[1].split("\n\n")[0]
     codes = [int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(", ")]
     assert codes == [0, 1, *sorted(errors.BY_EXIT_CODE), *sorted(system.INTERRUPTED), system.BROKEN_PIPE]
 
@@ -216,7 +217,7 @@ def test_the_table_of_codes_is_that_of_the_classes():
         ("`download=True` or `download=False`", "--download or --no-download"),
         ("use another `folder`", "use another --out"),
         ("add `resume=True`", "add --resume"),
-        ("pass `dequantize=True`", "pass --dequantize of train_svi.py"),  # which another command does not take
+        ("pass `dequantize=True`", "pass --dequantize of pyro-vae train"),  # which another command does not take
         ("`force=True`, `y_dim`", "`force=True`, `y_dim`"),  # no flags here
         ("lr=0.1,seed=0 in runs/kl_weight=1", "lr=0.1,seed=0 in runs/kl_weight=1"),  # names of folders
     ],

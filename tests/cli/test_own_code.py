@@ -29,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def config(*line):
     """The config of a command line."""
-    return config_from(config_parser("A test.").parse_args(list(line)), argv=line)
+    return config_from(config_parser("train", "A test.").parse_args(list(line)), argv=line)
 
 
 def sentence(*line):
@@ -117,10 +117,10 @@ BROKEN = {
             ["--config", "place.yaml"],
             "stands in a file: whoever runs it must name it. Type it as a flag, --prior ",
         ),
-        (["--prior-args", '{"df": 3}'], "--prior-args are those of a member of your own, and --prior standard is none"),
+        (["--prior-args", '{"df": 3}'], "--prior-args belong to a member of your own, and --prior standard is not one"),
         (["--prior-args", '{"df":'], "--prior-args must be a JSON object, as in --prior-args '{\"df\": 3}'; got '{"),
         (["--prior-args", "[1]"], "must be a JSON object of numbers, words and lists of them"),
-        (["--prior-args", '{"df": NaN}'], "NaN is no JSON number"),
+        (["--prior-args", '{"df": NaN}'], "NaN is not a JSON number"),
         (["--prior-args", '{"df": {"a": 1}}'], "must be a JSON object of numbers, words and lists of them"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",

@@ -170,7 +170,7 @@ def _(path):
 @case("table_constant_column.npy")
 def _(path):
     splits = load(path)
-    assert "Left out, since constant among the training rows: column 2." in notes(splits)
+    assert "Left out because they are constant among the training rows: column 2." in notes(splits)
     np.testing.assert_array_equal(whole(splits), np.delete(np.load(path), 2, 1).astype(np.float32))
 
 
@@ -255,13 +255,13 @@ def _(path):
 def _(path):
     said = notes(load(path, split="contiguous"))
     assert re.search(r"No training datum has the label 7, 8, 9, which 120 of the 120 test data have", said)
-    assert "a random split mends it" in said
+    assert "a random split cures this" in said
     assert "No training datum" not in notes(load(path))
 
 
 @case("folder")
 def _(path):
-    said = refused(path, r"all must be of one size. `image_size=16` makes them so")
+    said = refused(path, r"all must have the same size: use `image_size=16`")
     splits = load(path, image_size=int(re.search(r"`image_size=(\d+)`", said)[1]))
     assert splits.about == "60 images of 3 x 16 x 16, 256 levels, labels open ... round"
     assert load(path, image_size=16, colour="grey").x_shape == (1, 16, 16)

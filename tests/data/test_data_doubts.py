@@ -14,7 +14,7 @@ from pyro_vae.data.own.labels import classes as classes_of
 from pyro_vae.data.own.reading import Reading
 from pyro_vae.data.tables.frames import of_frame
 from pyro_vae.errors import DataError, UsageError
-from pyro_vae.experiment.score import training_rows
+from pyro_vae.experiment.run import training_rows
 
 FRAME = pd.DataFrame(TABLE, columns=list("abcde"))
 X = {"x": np.zeros((3, 2))}
@@ -107,7 +107,7 @@ def test_groups_that_given_splits_share_are_counted(tmp_path):
     group = np.arange(30) // 3
     parts = {"x_train": TABLE[:30], "x_test": TABLE[30:], "group_train": group, "group_test": group + 8}
     np.savez(tmp_path / "own.npz", **parts)
-    assert "6 of the 30 test data are of a group that training data are of" in shown(load(tmp_path / "own.npz"))
+    assert "6 of the 30 test data share a group with training data" in shown(load(tmp_path / "own.npz"))
     np.savez(tmp_path / "own.npz", **{**parts, "group_test": group + 10})
     assert "of a group" not in shown(load(tmp_path / "own.npz"))
 
@@ -117,7 +117,7 @@ def test_groups_that_given_splits_share_are_counted(tmp_path):
     [
         ("sample_no", 3 + 7 * np.arange(60), False, "count the rows were left out: 'sample_no'"),
         ("Id", 1000 - np.arange(60), False, "count the rows were left out: 'Id'"),
-        ("year", 1950 + np.arange(60), True, "go by one step from row to row were taken as x: 'year'"),
+        ("year", 1950 + np.arange(60), True, "change by one step from row to row were taken as x: 'year'"),
         ("identity", np.arange(60) ** 2, True, ""),
         ("id", np.arange(60) % 7, True, ""),
     ],
@@ -189,8 +189,8 @@ def test_messages_name_the_column():
 def test_the_cure_of_names_in_an_archive_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", spectra=TABLE, kind=Y, other=np.zeros(3))
-    with pytest.raises(DataError, match="Such as: a = ") as caught:
+    with pytest.raises(DataError, match="For example: a = ") as caught:
         load("own.npz")
-    exec(str(caught.value).partition("Such as: ")[2], {"numpy": np})  # noqa: S102 - the cure itself
+    exec(str(caught.value).partition("For example: ")[2], {"numpy": np})  # noqa: S102 - the cure itself
     splits = load("named.npz")
     assert (len(splits.train), splits.num_classes) == (42, 3)

@@ -34,13 +34,13 @@ def test_idx_reads_labels(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (IDX[:9], "truncated: 9 bytes where 16"),
-        (IDX[:-1], "truncated: 23 bytes where 24"),
+        (IDX[:9], "truncated: 9 bytes instead of the 16"),
+        (IDX[:-1], "truncated: 23 bytes instead of the 24"),
         (IDX + b"\0", "more than the 24 bytes"),
         (struct.pack(">IIII", 0x0801, 2, 3, 4), "magic number 0x00000801, expected 0x00000803"),
         (struct.pack(">IIII", 0x0803, 2, 4, 3), r"shape \(4, 3\), expected \(3, 4\)"),
         (struct.pack(">IIII", 0x0803, 0, 3, 4), "declares no data"),
-        (struct.pack(">IIII", 0x0803, 2**32 - 1, 3, 4), "more than any data set"),
+        (struct.pack(">IIII", 0x0803, 2**32 - 1, 3, 4), "more than any known data set"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -121,7 +121,7 @@ def test_amat_needs_no_last_newline(tmp_path):
         (b"0 1\n0\n1 0\n", "line 1 has 2 values, expected 3"),
         (b"0 1 0\n1 0\n", "line 2 has 2 values, expected 3"),
         (b"0 1 0\n\n", "line 2 has 0 values"),
-        (b"0 1 0\n", "1 lines where 2"),
+        (b"0 1 0\n", "1 lines instead of the 2"),
         (b"0 1 0\n" * 3, "more than the 2 lines"),
         (b"0 " * 5000, "expected 3"),
     ],

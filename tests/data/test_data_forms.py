@@ -179,7 +179,7 @@ def test_names_that_say_what_an_array_is(tmp_path, names):
 
 def test_one_split_alone_takes_its_own_labels_and_says_that_it_was_cut(tmp_path):
     splits = load(saved(tmp_path, y_test=(Y + 1) % 3, y_train=Y, x_train=BYTES))
-    assert "Of the splits the file holds x_train alone, which was cut into three." in splits.protocol["notes"]
+    assert "The file holds only the split x_train, which was cut into three." in splits.protocol["notes"]
     assert splits.train.labels.tolist() == Y[splits.train.file_rows].tolist()
 
 

@@ -90,7 +90,7 @@ def test_constant_columns_are_left_out_and_named():
     x = TABLE.copy()
     x[:, 2], x[:42, 4] = 5.0, 0.1
     splits = from_arrays(x, split="contiguous")
-    assert "Left out, since constant among the training rows: column 2, column 4." in notes(splits)
+    assert "Left out because they are constant among the training rows: column 2, column 4." in notes(splits)
     assert splits.x_shape == (3,)
     assert splits.protocol["kept"] == [0, 1, 3]
     np.testing.assert_array_equal(splits.test.fixed().numpy(), x[48:, [0, 1, 3]].astype(np.float32))
@@ -115,7 +115,7 @@ def test_columns_with_a_common_value_are_named():
     x = TABLE.copy()
     x[::3, 1] = 0.0
     said = notes(from_arrays(x))
-    assert re.search(r"A value repeats often in column 1 \(0 in \d\d%\)\. A density there has no upper bound", said)
+    assert re.search(r"A value repeats often in column 1 \(0 in \d\d%\)\. A density has no upper bound there", said)
     assert "repeats often" not in notes(from_arrays(TABLE))
 
 

@@ -162,7 +162,7 @@ def test_colour_is_made_alike(tmp_path):
     grey = read_folder(tmp_path, Reading(colour="grey"))
     np.testing.assert_array_equal(grey.x["x"][0, 0], GREY[0])
     np.testing.assert_allclose(grey.x["x"][1, 0], COLOUR[1] @ [0.299, 0.587, 0.114], atol=0.51)
-    assert grey.notes == ("Colours were made grey: 0.299 red + 0.587 green + 0.114 blue.",)
+    assert grey.notes == ("Colours were converted to grey: 0.299 red + 0.587 green + 0.114 blue.",)
 
 
 def test_transparency_is_dropped_where_it_hides_nothing_and_else_refused(tmp_path):
@@ -170,7 +170,7 @@ def test_transparency_is_dropped_where_it_hides_nothing_and_else_refused(tmp_pat
     write(tmp_path, "a.png", opaque)
     found = read_folder(tmp_path)
     np.testing.assert_array_equal(found.x["x"][0], COLOUR[0].transpose(2, 0, 1))
-    assert found.notes == ("The transparency of 1 images hid nothing, and was dropped.",)
+    assert found.notes == ("The transparency of 1 images hid nothing and was dropped.",)
     opaque[2, 3, 3] = 0
     write(tmp_path, "a.png", opaque)
     with pytest.raises(DataError, match=r"a.png: has transparent pixels. `colour='rgb'` or `colour='grey'`"):
@@ -196,7 +196,7 @@ def test_what_is_skipped_is_counted(tmp_path):
     write(tmp_path, ".hidden/b.png", GREY[1])
     found = read_folder(tmp_path)
     assert len(found.x["x"]) == 1
-    assert found.notes == ("Skipped: hidden files and folders: 2, files that are no images: 2.",)
+    assert found.notes == ("Skipped: hidden files and folders: 2, files that are not images: 2.",)
 
 
 def test_unequal_sizes_are_refused_with_a_cure_that_works(tmp_path):
@@ -240,10 +240,10 @@ BROKEN = {
     "empty": (b"", "cannot be read as an image"),
     "head alone": (jpeg(30), "cannot be read as an image"),
     "a torn png": (png(8, 5, rows=bytes(10)), "cannot be read as an image"),
-    "16 bits a colour": (png(2, 1, kind=2, bits=16, rows=bytes(13)), "16 bits a colour, of which Pillow reads 8"),
-    "16 bits a colour, ppm": (b"P6 2 1 65535\n" + bytes(12), "16 bits a colour, of which Pillow reads 8"),
-    "pages": (stack("TIFF"), "holds 6 images. Write a file of each"),
-    "frames": (stack("GIF"), "holds 6 images. Write a file of each"),
+    "16 bits a colour": (png(2, 1, kind=2, bits=16, rows=bytes(13)), "16 bits per colour, of which Pillow reads 8"),
+    "16 bits a colour, ppm": (b"P6 2 1 65535\n" + bytes(12), "16 bits per colour, of which Pillow reads 8"),
+    "pages": (stack("TIFF"), "holds 6 images. Write each to a file"),
+    "frames": (stack("GIF"), "holds 6 images. Write each to a file"),
     "another format": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image"),
 }
 
@@ -275,14 +275,14 @@ def test_a_long_image_is_not_blown_up(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "holds no image, by the endings"),
-        (["a.png", "b/c.png"], "holds images beside folders of images, such as 'a.png'"),
-        (["train/a.png", "test/b.png", "extra/c.png"], "Beside a folder train there may be test and valid"),
-        (["train/a.png", "val/b.png", "valid/c.png"], "Beside a folder train there may be test and valid"),
-        (["train/a/b.png", "test/c.png"], "the images of 'test' lie in no folders of classes, and others do"),
-        (["images/a/b.png", "images/c/d.png"], "all images lie in 'images', in folders of their own. Use .*images"),
+        ([], "holds no image with one of the endings"),
+        (["a.png", "b/c.png"], "holds images next to folders of images, such as 'a.png'"),
+        (["train/a.png", "test/b.png", "extra/c.png"], "Next to a folder train, only test and valid"),
+        (["train/a.png", "val/b.png", "valid/c.png"], "Next to a folder train, only test and valid"),
+        (["train/a/b.png", "test/c.png"], "the images of 'test' are not in folders of classes, but others are"),
+        (["images/a/b.png", "images/c/d.png"], "all images lie in folders inside 'images'. Use .*images"),
         (["/".join("a" * 40) + ".png"], "lies more than 32 folders deep"),
-        (["a\nb.png"], "a name with signs that cannot be printed"),
+        (["a\nb.png"], "a name with characters that cannot be printed"),
     ],
 )
 def test_folders_that_say_no_classes(tmp_path, names, message):
@@ -319,8 +319,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "reading", "message"),
     [
-        (GREY[0], DEEP[0], {}, "a.png is grey, and b.png is grey of more than 8 bits. Write all images in one form"),
-        (DEEP[0], DEEP[0], {"colour": "rgb"}, "`colour='rgb'` makes RGB of 8 bits alone"),
+        (GREY[0], DEEP[0], {}, "a.png is grey, and b.png is grey of more than 8 bits. Write all images in the same"),
+        (DEEP[0], DEEP[0], {"colour": "rgb"}, "`colour='rgb'` converts only 8-bit images to RGB"),
         (GREY[0] > 9, GREY[0], {}, "a.png is black and white, and b.png is grey"),
     ],
 )
@@ -371,7 +371,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").write_text("")
     (tmp_path / "own" / "b.jpg").unlink()
-    with pytest.raises(StorageError, match="Set XDG_CACHE_HOME to a folder with room"):
+    with pytest.raises(StorageError, match="Set XDG_CACHE_HOME to a folder with enough room"):
         read_folder(tmp_path / "own", map_above=1, cache=tmp_path / "file")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 3}))
     with pytest.raises(StorageError, match=r"40 bytes are needed, 3 are free"):

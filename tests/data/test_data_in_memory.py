@@ -61,7 +61,7 @@ def test_given_splits_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: from_arrays(BYTES, valid=BYTES), UsageError, "`valid` goes with `test`"),
+        (lambda: from_arrays(BYTES, valid=BYTES), UsageError, "`valid` needs `test`"),
         (lambda: from_arrays("own.npy"), UsageError, "`x` must be an array; got str"),
         (lambda: from_arrays([[1, 2], [3]]), (ValueError, DataError), "inhomogeneous|Python objects"),
         (lambda: from_arrays(TABLE, chanels="last"), UsageError, "did you mean 'channels'"),

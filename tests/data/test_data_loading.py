@@ -145,8 +145,8 @@ def test_binary_data_stay_as_they_are(tmp_path, binarize):
         ({"binarize": "auto"}, "unknown binarize 'auto'; did you mean 'threshold'? (dynamic, static, threshold, none)"),
         ({"split": "sorted"}, "unknown split 'sorted'; did you mean 'random'? (random, contiguous)"),
         ({"binarize": "static", "dequantize": True}, "`dequantize=True` excludes `binarize='static'`"),
-        ({"levels": True, "binarize": "static"}, "takes the levels as they are: leave `binarize`, `dequantize` out"),
-        ({"levels": True, "dequantize": True}, "takes the levels as they are: leave `binarize`, `dequantize` out"),
+        ({"levels": True, "binarize": "static"}, "takes the levels as they are: leave out `binarize` and `dequantize`"),
+        ({"levels": True, "dequantize": True}, "takes the levels as they are: leave out `binarize` and `dequantize`"),
     ],
 )
 def test_usage_errors(arguments, message):

@@ -60,4 +60,4 @@ def test_frey_faces_are_upright_and_in_film_order():
 @needs("frey_faces")
 def test_a_random_split_of_a_film_is_called_a_leak():
     notes = load("frey_faces", data_dir=FOLDER).protocol["notes"]
-    assert any("leaks" in note and "a contiguous split avoids it" in note for note in notes)
+    assert any("leaks" in note and "a contiguous split avoids that" in note for note in notes)

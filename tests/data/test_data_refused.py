@@ -78,7 +78,7 @@ TABLE = {
     "objects": (BYTES.astype(object), [], "Python objects need pickle, which can run code, and are never loaded"),
     # Archives.
     "labels-few": ({"x": BYTES, "y": np.arange(29)}, LABELS, "labels of x are int64 .29,.; expected one for each of"),
-    "labels-nan": ({"x": BYTES, "y": np.full(30, np.nan)}, LABELS, "label of row 0 of x is missing. Leave such"),
+    "labels-nan": ({"x": BYTES, "y": np.full(30, np.nan)}, LABELS, "label of row 0 of x is missing. Drop such"),
     "labels-blank": ({"x": BYTES, "y": np.array([*"ab" * 14, "", "b"])}, LABELS, "label of row 28 of x is missing"),
     "labels-dates": ({"x": BYTES, "y": np.zeros(30, "M8[s]")}, LABELS, r"of type datetime64\[s\]; save strings"),
     "labels-two": ({"x": BYTES, "y": np.ones((30, 2))}, LABELS, r"float64 \(30, 2\); expected one .* or one-hot rows"),

@@ -204,7 +204,7 @@ def test_frey_of_another_shape_is_refused(tmp_path):
 def test_binarized_mnist_counts_its_lines(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"binarized_mnist_{split}.amat").write_bytes(b"0 " * 783 + b"1\n")
-    with pytest.raises(DataError, match=r"binarized_mnist_train.amat: 1 lines where 50000 are expected"):
+    with pytest.raises(DataError, match=r"binarized_mnist_train.amat: 1 lines instead of the 50000 expected"):
         load("binarized_mnist", data_dir=tmp_path)
 
 

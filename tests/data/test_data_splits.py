@@ -206,7 +206,7 @@ def test_a_label_beyond_the_classes_is_no_row_of_zeros(label):
 
 
 def test_data_without_labels_have_no_one_hot_ones():
-    with pytest.raises(DataError, match=r"no labels, which a conditional program needs: leave `conditional=True` out"):
+    with pytest.raises(DataError, match=r"these data have none: leave out `conditional=True`"):
         make("none").one_hot(3)
 
 

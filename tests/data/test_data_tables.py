@@ -119,11 +119,15 @@ def test_whole_numbers_stay_whole(read, text, kind):
             ("Unnamed: 0,a\n1,5\n2,8\n", ("a",), "count the rows were left out: 'column 0'. `columns` keeps them."),
             ("ID,a\n1,5\n2,8\n", ("a",), "count the rows were left out: 'ID'."),
             ("a,b,\n1,2,\n3,4,\n", ("a", "b"), "without any value were left out: 'column 2'."),
-            ("a,a,a.1\n1,2,3\n", ("a", "a.2", "a.1"), "Of columns of one name, those after the first are called 'a.2'"),
+            (
+                "a,a,a.1\n1,2,3\n",
+                ("a", "a.2", "a.1"),
+                "Of several columns with one name, all but the first were renamed: 'a.2'",
+            ),
             ("a,b\n1,2\n\n3,4\n\n", ("a", "b"), "Blank lines that were skipped: 1."),
             ("1,2\n", ("column 0", "column 1"), "no line of column names"),
             ("a;b\n1,5;2\n", ("a", "b"), "The comma is the decimal sign in the columns 'a'."),
-            ("a,Y,label\n1,2,4\n", ("a", "Y", "label"), "'Y', 'label' may be the label; none was taken for it."),
+            ("a,Y,label\n1,2,4\n", ("a", "Y", "label"), "'Y', 'label' could be the label, and none was chosen."),
             ("a,y\n1,2.5\n2,3\n", ("a", "y"), "'y' holds too many values for classes"),
             ('a,name\n1,"x, y"\n2,"u\nv"\n3,"u ""v"""\n', ("a",), "left out: 'name'."),
         ),
@@ -159,7 +163,7 @@ REFUSED = [
     ("a,b\n1,2\n3,\x004\n", DataError, "has a NUL byte in line 3"),
     ("a,é\n1,2\n".encode("latin-1"), DataError, "is not UTF-8, from byte 0xe9 in line 1 on"),
     ("age,b\n1,2\n2,3\nn.a.,4\n", DataError, "column 'age' holds numbers, and 'n.a.' in row 2"),
-    ("a;b\n1,500;2\n", DataError, "'1,500' in row 0 may separate thousands or decimals"),
+    ("a;b\n1,500;2\n", DataError, "'1,500' in row 0 could separate thousands or decimals"),
     *thorough(
         ("\n \n", DataError, "begins with 2 blank lines"),
         ("a,b\n", DataError, "no row of data"),
@@ -192,12 +196,12 @@ def test_what_is_no_table_is_refused_with_its_place(read, text, error, message):
 @pytest.mark.parametrize(
     ("reading", "error", "message"),
     [
-        ({"label": "knid"}, UsageError, "`label='knid'` is no column; did you mean 'kind'?"),
-        ({"columns": ("a", "c")}, UsageError, "`columns='c'` is no column"),
+        ({"label": "knid"}, UsageError, "`label='knid'` is not a column; did you mean 'kind'?"),
+        ({"columns": ("a", "c")}, UsageError, "`columns='c'` is not a column"),
         ({"columns": ("town",)}, DataError, "`columns` names 'town', which holds text"),
-        ({"columns": ("a", "a")}, UsageError, "`columns` names 'a', which `columns` names too"),
-        ({"columns": ("a", "kind"), "label": "kind"}, UsageError, "`columns` names 'kind', which `label` names too"),
-        ({"columns": ("void",)}, DataError, "`columns` names 'void', which holds empty cells alone"),
+        ({"columns": ("a", "a")}, UsageError, "`columns` names 'a', and `columns` names it too"),
+        ({"columns": ("a", "kind"), "label": "kind"}, UsageError, "`columns` names 'kind', and `label` names it too"),
+        ({"columns": ("void",)}, DataError, "`columns` names 'void', which holds only empty cells"),
         ({"group": "twice"}, DataError, "has several columns 'twice'"),
     ],
 )
@@ -245,7 +249,7 @@ def cured(tmp_path, message, monkeypatch):
 
 
 def test_the_cure_for_thousands_changes_one_column_alone(tmp_path, read, monkeypatch):
-    with pytest.raises(DataError, match=r"separates thousands\. Change that column alone") as caught:
+    with pytest.raises(DataError, match=r"separates thousands\. Change only that column") as caught:
         read("when;mass;sum;part\n01.04.2023;0.125;1.234,5;a\n02.04.2023;10.5;-2.000;b\n03.04.2023;;1.234.567;c\n")
     found = cured(tmp_path, str(caught.value), monkeypatch)
     np.testing.assert_array_equal(found.x["x"], [[0.125, 1234.5], [10.5, -2000], [NAN, 1234567]])
@@ -259,9 +263,9 @@ def test_the_cure_of_a_file_without_names(tmp_path, read, monkeypatch):
 
 
 def test_the_cure_for_two_decimal_signs_changes_the_columns_of_commas_alone(tmp_path, read, monkeypatch):
-    with pytest.raises(DataError, match="Write one sign in all columns") as caught:
+    with pytest.raises(DataError, match="Use the same sign in all columns") as caught:
         read("when;a;b;note\n01.04.2023;1,5;2.500;Ulm, Bonn\n02.04.2023;2;3.1;x\n")
-    code, _, thousands = str(caught.value).partition(". Where the point separates thousands, do before: ")
+    code, _, thousands = str(caught.value).partition(". If the point separates thousands, first do: ")
     found = cured(tmp_path, code, monkeypatch)
     assert found.x["x"].tolist() == [[1.5, 2.5], [2, 3.1]]
     assert pd.read_csv(tmp_path / "plain.csv")[["when", "note"]].iloc[0].tolist() == ["01.04.2023", "Ulm, Bonn"]
@@ -269,9 +273,9 @@ def test_the_cure_for_two_decimal_signs_changes_the_columns_of_commas_alone(tmp_
 
 
 def test_no_cure_is_given_where_signs_contradict():
-    with pytest.raises(DataError, match="Write all numbers of that column in one way"):
+    with pytest.raises(DataError, match="Write all numbers of that column in the same way"):
         of_frame(pd.DataFrame({"a": ["1.234,5", "1.5"]}), Reading(), "own")
-    with pytest.raises(DataError, match=r"alone: frame\['a'\] = frame\['a'\].str.replace\(' ', ''\)"):
+    with pytest.raises(DataError, match=r"only that column: frame\['a'\] = frame\['a'\].str.replace\(' ', ''\)"):
         of_frame(pd.DataFrame({"a": ["1 234", "1.5"]}), Reading(), "own")
 
 

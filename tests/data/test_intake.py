@@ -75,7 +75,7 @@ def test_a_table_is_chosen_and_moved_as_in_training():
     assert torch.equal(recipe.x(mixed)[rows], made.test.fixed())
     new = rows_alike(mixed, recipe, Reading())
     assert torch.equal(new.split.fixed()[rows], made.test.fixed())
-    with pytest.raises(DataError, match="lacks columns that the run was trained on: time"):
+    with pytest.raises(DataError, match="columns that the run was trained on are missing: time"):
         recipe.x(frame.drop(columns="time"))
 
 
@@ -104,7 +104,7 @@ def test_channels_that_are_last_in_the_file_are_last_in_new_data():
         ({}, GREY[0], r"one datum is 4 numbers; the run was trained on 1 x 3 x 4"),
         ({}, GREY.reshape(40, 12), r"Save x.reshape\(-1, 3, 4\)"),
         *thorough(
-            ({"levels": True}, GREY / 255, r"Of intensities in \[0, 1\] they are \(x \* 255\).round\(\)"),
+            ({"levels": True}, GREY / 255, r"From intensities in \[0, 1\], make them by \(x \* 255\).round\(\)"),
             ({}, GREY.astype(int) - 300, r"-\d+ at datum 0, position \(0, 0, 0\)"),
             ({}, np.array([["a", "b"]]), "the run was trained on|one datum is"),
             ({}, GREY > 9, r"use x.astype\(np.uint8\) \* 255"),
@@ -122,7 +122,7 @@ def test_labels_are_one_hot_numbers_or_names():
     expected = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     for y in (["dog", "cat"], [1, 0], np.array([1, 0]), torch.tensor([1, 0]), np.array(["dog", "cat"]), expected):
         assert torch.equal(recipe.one_hot(y), expected)
-    with pytest.raises(DataError, match="'cow' is no class of the run: cat, dog"):
+    with pytest.raises(DataError, match="'cow' is not a class of the run: cat, dog"):
         recipe.one_hot(["cow"])
 
 
@@ -172,7 +172,7 @@ def test_a_csv_in_another_order_with_more_columns_and_no_label_gives_the_same_ro
     assert new.split.labels is None
     assert new.split.ids.astype(int).tolist() == list(range(100, 150))
     frame[["b"]].to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"new.csv: lacks columns that the run was trained on: a"):
+    with pytest.raises(DataError, match=r"new.csv: columns that the run was trained on are missing: a"):
         rows_alike(path, recipe, Reading())
 
 
@@ -182,7 +182,7 @@ def test_unknown_labels_are_refused_where_they_are_needed_and_else_left_out(tmp_
     new = rows_alike(tmp_path / "new.npz", recipe, Reading())
     assert new.split.labels is None
     assert "The labels were left out" in new.notes[-1]
-    with pytest.raises(DataError, match="the label '5' of row 2 is no class of the run, which knows 0, 1"):
+    with pytest.raises(DataError, match="the label '5' of row 2 is not a class of the run, which has 0, 1"):
         rows_alike(tmp_path / "new.npz", recipe, Reading(), needs_labels=True)
 
 
@@ -192,7 +192,7 @@ def test_labels_that_are_numbers_are_names():
     for y in ([1, 5], [1.0, 5.0], np.array([1, 5]), np.array([1.0, 5.0]), torch.tensor([1, 5]), ["1", "5"]):
         assert recipe.one_hot(y).argmax(1).tolist() == [0, 4]
     for wrong in (0, 6, 1.5, float("nan"), float("inf")):
-        with pytest.raises(DataError, match="is no class of the run: 1, 2, 3, 4, 5"):
+        with pytest.raises(DataError, match="is not a class of the run: 1, 2, 3, 4, 5"):
             recipe.one_hot([wrong])
 
 
@@ -261,7 +261,7 @@ def test_an_empty_cell_alone_is_a_missing_number(tmp_path):
         new = rows_alike(tmp_path / "row.csv", recipe, Reading(missing=True))
         assert new.split.fixed().nan_to_num(-9).tolist() == [[1, -9, 3]]
         assert said in " ".join(new.notes)
-    with pytest.raises(DataError, match="lacks columns that the run was trained on: a, b, c"):
+    with pytest.raises(DataError, match="columns that the run was trained on are missing: a, b, c"):
         rows_alike(pd.DataFrame({"d": [1.0]}), recipe, Reading(missing=True))
 
 
@@ -295,7 +295,7 @@ def test_black_and_white_is_0_and_255_for_a_grey_run(tmp_path):
     split = rows_alike(tmp_path, Intake(SHAPE, 256), Reading()).split
     assert torch.equal(split.fixed()[0, 0], torch.from_numpy(GREY[0] > 99).float())
     assert torch.equal(rows_alike(tmp_path, Intake(SHAPE, 2), Reading()).split.fixed(), split.fixed())
-    with pytest.raises(DataError, match=r"black and white, and the run was trained on levels 0 \.\.\. 15"):
+    with pytest.raises(DataError, match=r"black and white, but the run was trained on levels 0 \.\.\. 15"):
         rows_alike(tmp_path, Intake(SHAPE, 16), Reading())
 
 

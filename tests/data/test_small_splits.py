@@ -15,7 +15,7 @@ def notes(folder, **sizes):
 def test_a_split_of_fewer_than_30_data_is_named_with_its_size(tmp_path):
     assert notes(tmp_path, train=29, valid=30, test=9) == [
         "There are 29 training data: hardly anything can be learned from so few.",
-        "There are 9 test data: intervals over so few are rough, and a difference must be large to show.",
+        "There are 9 test data: intervals over so few data are rough, and only a large difference can be seen.",
     ]
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,10 @@ MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.
 # Parts of what is documented as a whole, and what no user calls.
 INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
-    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements)"
+    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements|progress|progress_display)"
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data|program_and_data)"
-    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program)"
+    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program|expected_work)"
     r"|pyro_vae\.experiment\.score\..*"
     r"|pyro_vae\.experiment\.(protocol_card|own_sources)|pyro_vae\.cli\..*"
 )
@@ -88,7 +89,46 @@ def test_docstrings_are_translated_as_their_translator_says():
 
 @pytest.mark.thorough
 def test_pages_need_no_network(pages):
-    """Scripts and styles come from the pages' own folder; MathJax alone is named by its address, for formulas."""
+    """Scripts, styles and pictures come from the pages' own folder."""
     html = "".join(path.read_text(encoding="utf-8") for path in pages.rglob("*.html"))
-    fetched = set(re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', html))
-    assert all("mathjax" in address for address in fetched)
+    styles = "".join(path.read_text(encoding="utf-8") for path in pages.rglob("*.css"))
+    assert re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="((?:https?:)?//[^"]+)"', html) == []
+    assert re.findall(r"""(?:@import|url\()\s*["']?((?:https?:)?//[^"')]+)""", styles) == []
+    assert 'src="_static/tex-svg.js' in (pages / "tutorial.html").read_text(encoding="utf-8")
+    assert (pages / "_static" / "tex-svg.js").stat().st_size > 1e6  # with its letters
+
+
+@pytest.mark.thorough
+def test_the_search_index_is_a_script_since_a_page_from_disk_cannot_fetch(pages):
+    index = (pages / "searchindex.js").read_text(encoding="utf-8")
+    assert index.startswith("Search.setIndex(")
+    assert '"recipes/large_khat"' in index
+    assert '"elbo"' in index
+    assert 'src="searchindex.js"' in (pages / "search.html").read_text(encoding="utf-8")
+
+
+class TestFromDisk:
+    """As a browser without a network shows the pages from disk."""
+
+    def shown(self, address):
+        browser = shutil.which("chromium") or shutil.which("google-chrome")
+        if browser is None:
+            pytest.skip("needs chromium")
+        offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        shown = [browser, *offline, "--virtual-time-budget=30000", "--dump-dom", address]
+        return subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("page", ["tutorial", "reference/likelihoods"])
+    def test_every_formula_is_drawn(self, pages, page):
+        source = (pages / f"{page}.html").read_text(encoding="utf-8")
+        shown = self.shown((pages / f"{page}.html").as_uri())
+        assert shown.count("<mjx-container") == source.count('class="math notranslate nohighlight"') > 5
+        assert 'data-mml-node="merror"' not in shown
+
+    @pytest.mark.thorough
+    def test_a_search_finds_pages(self, pages):
+        shown = self.shown((pages / "search.html").as_uri() + "?q=elbo")
+        assert re.search(r"found \d+ pages matching", shown)
+        assert 'href="tutorial.html' in shown
+        assert 'href="reference/evaluation.html#pyro_vae.evaluation.elbo"' in shown

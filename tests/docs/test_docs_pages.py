@@ -2,26 +2,44 @@
 
 import inspect
 import re
-import runpy
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import fenced
 import pytest
 from cases import all_but
 
+from pyro_vae import command_lines
+
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def command_of(words):
+    """The name of a command of this package and its arguments; None of any other."""
+    for i, word in enumerate(words):
+        if word in ("pyro-vae", "pyro_vae") and words[i - 1 : i] in ([], ["-m"]):
+            return words[i + 1], words[i + 2 :]
+        for name, about in command_lines.COMMANDS.items():
+            if word == f"scripts/{about.script}":
+                return name, words[i + 1 :]
+    return None
+
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
 RUNNABLE = [page for page in PAGES if fenced.blocks(page.read_text(encoding="utf-8"), "python")]
 SHELL = "".join(code for page in PAGES for code in fenced.blocks(page.read_text(encoding="utf-8"), "sh"))
-LONG = ("swap", "tutorial", "loglik", "report", "global_latents", "own_loops")  # they take a while
+LONG = (  # they take a while
+    "swap", "tutorial", "loglik", "report", "global_latents", "own_loops", "library", "README",
+    "own_arrays", "own_page", "own_members", "large_khat", "which_posterior",
+)  # fmt: skip
 SHORT = [page for page in RUNNABLE if page.stem not in LONG]
 LINES = SHELL.replace("\\\n", " ").splitlines()
 COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True))]
-SCRIPTS = [words for words in COMMANDS if any(word.startswith("scripts/") for word in words)]  # by torchrun, too
+OURS = [(words, ours) for words in COMMANDS if (ours := command_of(words))]  # by torchrun, too
 OTHERS = (
     "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
-    "sphinx-build", "python -m pyro_vae.model.checks", "python benchmarks/run.py", "seq",
+    "sphinx-build", "python -m pyro_vae.model.checks", "pyro-vae --help", "python benchmarks/run.py", "seq",
     "python tests/mutations/run.py", "python docs/programs", "python benchmarks/gradient_noise.py",
 )  # fmt: skip
 
@@ -47,26 +65,25 @@ def test_what_a_page_links_to_is_there(page):
 
 
 class ReadError(Exception):
-    """The command line of a script was read."""
+    """A command line was read."""
 
 
-@pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
-def test_a_script_takes_the_flags_that_the_pages_give_it(words, monkeypatch):
-    place = next(i for i, word in enumerate(words) if word.startswith("scripts/"))
-    main = runpy.run_path(str(ROOT / words[place]))["main"]
+@pytest.mark.parametrize(("name", "arguments"), [ours for _, ours in OURS], ids=[" ".join(words) for words, _ in OURS])
+def test_a_command_takes_the_flags_that_the_pages_give_it(name, arguments, monkeypatch):
+    main = import_module(f"pyro_vae.cli.{name}_command").main
 
     def stop(*_, **__):
         raise ReadError
 
-    # Scripts that train ask which flags were given after they have checked the names of members and data.
+    # Commands that train ask which flags were given after they have checked the names of members and data.
     names = inspect.unwrap(main).__globals__
     step = "given_flags" if "given_flags" in names else "exit_codes"
     monkeypatch.setitem(names, step, stop)
     with pytest.raises(ReadError):
-        main(words[place + 1 :])
+        main(arguments)
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS if words not in SCRIPTS], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in COMMANDS if not command_of(words)], ids=" ".join)
 def test_other_commands_are_known_and_the_files_they_name_exist(words):
     assert " ".join(words).startswith(OTHERS)
     folder = ROOT / words[1] if words[0] == "cd" else ROOT

@@ -55,13 +55,13 @@ class TestBatches:
             "objective": Objective(vae, pyro.infer.Trace_ELBO()),
             "stock": pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()).step,
         }
-        with pytest.raises(TypeError, match=r"got list: it holds tensors, as a batch of a DataLoader does.*x, \*_ in"):
+        with pytest.raises(TypeError, match=r"got list: it holds tensors, like a batch of a DataLoader.*x, \*_ in"):
             calls[step](batch)
         calls[step](*batch)
 
     def test_other_things_that_are_no_tensor_have_their_own_cure(self):
         vae = build()
-        with pytest.raises(TypeError, match=r"got dict: x is one of its values, of the keys image, label"):
+        with pytest.raises(TypeError, match=r"got dict: x is one of its values, under one of the keys image, label"):
             step_of(vae).step({"image": X, "label": LABELS})
         with pytest.raises(TypeError, match=r"got DataLoader: .* torch.cat\(\[x for x, \*_ in loader\]\)"):
             pv.evaluation.iwae(vae, DataLoader(TensorDataset(X)), 2)

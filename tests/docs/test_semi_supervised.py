@@ -186,7 +186,7 @@ def test_the_script_beats_labels_alone(capsys):
     m2 = main(["--labels", "100"])
     assert time.process_time() - start < 30
     printed = capsys.readouterr().out
-    for line in (r"labels alone +[\d.]+%", r"M2, q\(y\|x\) +[\d.]+%", r"M2, p\(y\|x\) +[\d.]+%", r"log p\(x\) +-\d"):
+    for line in (r"labels only +[\d.]+%", r"M2, q\(y\|x\) +[\d.]+%", r"M2, p\(y\|x\) +[\d.]+%", r"log p\(x\) +-\d"):
         assert re.search(line, printed)
     data = pv.data.load("digits", dequantize=True)
     known, unknown = divide(data.train, 100, 10, seed=0)

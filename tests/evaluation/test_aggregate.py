@@ -286,7 +286,7 @@ def conditional():
 
 def test_a_prior_for_each_label_is_refused_unless_there_is_one_label():
     vae, x, y = conditional(), binary_data(10), torch.eye(2, dtype=torch.float64)[torch.arange(10) % 2]
-    with pytest.raises(ValueError, match=r"differs between these labels, .* pass the data of one label at a time"):
+    with pytest.raises(ValueError, match=r"differs between these labels, .* Pass the data of one label at a time"):
         marginal_kl(vae, x, 2, y, seed=0)
     assert 0 < mutual_information(vae, x, 50, y, seed=0).mean < math.log(10)
     one = aggregate_terms(vae, x[:5], 500, y[::2], seed=0)

@@ -238,7 +238,7 @@ def test_gaps_in_many_columns_leave_the_full_covariance_out():
     found = baselines(split(x), x, support=constraints.real)
     assert list(found.estimates) == ["independent normals"]
     assert found.notes == (
-        "full-covariance normal: left out, since values are missing, and 80 columns are too many for EM.",
+        "full-covariance normal: left out, since values are missing and 80 columns are too many for EM.",
     )
     assert all(estimate.value.isfinite().all() for estimate in found.estimates.values())
 
@@ -247,7 +247,7 @@ def test_a_full_covariance_is_left_out_above_500_columns():
     x = torch.randn(20, 501, generator=torch.Generator().manual_seed(0))
     found = baselines(split(x), x, support=constraints.real)
     assert list(found.estimates) == ["independent normals"]
-    assert found.notes == ("full-covariance normal: left out, since 501 columns are more than 500.",)
+    assert found.notes == ("full-covariance normal: left out, since there are 501 columns, more than 500.",)
     assert len(baselines(split(x[:, :500]), x[:, :500], support=constraints.real).estimates) == 2
 
 

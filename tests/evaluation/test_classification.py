@@ -109,7 +109,7 @@ def test_every_class_sees_the_same_noise():
     "p", [[0.5, 0.3, 0.3], [0.5, 0.4, 0.0], [1.2, -0.1, -0.1], [0.5, float("nan"), 0.5], [0.0] * 3]
 )
 def test_what_are_no_probabilities_is_refused(truth, p):
-    with pytest.raises(ValueError, match="class_probabilities must be 0 or above and sum to 1; got"):
+    with pytest.raises(ValueError, match="`class_probabilities` must be 0 or above and sum to 1; got"):
         classify(truth.vae(), truth.base.data(2), torch.tensor(p), 3)
 
 

@@ -156,7 +156,7 @@ def test_enough_data_give_the_interval_of_the_bootstrap():
 @pytest.mark.parametrize(
     ("first", "second", "options", "words"),
     [
-        ([1.0, 2.0], [1.0], {}, "same data on both sides: got 2 and 1 values. Use unpaired"),
+        ([1.0, 2.0], [1.0], {}, "same data on both sides; got 2 and 1 values. Use unpaired"),
         ([], [], {}, "there are no data to compare: the first"),
         ([1.0, math.inf], [1.0, 2.0], {}, r"the first log p\(x\) is inf at datum 1"),
         ([1.0, 1.0], [math.nan, 2.0], {}, r"the second log p\(x\) is nan at datum 0"),

@@ -333,9 +333,9 @@ def test_it_is_reproducible_and_changes_nothing(case):
     [
         ({"more": 1}, "more must be at least 2 and budget at least 0; got 1 and 2000000"),
         ({"budget": -1}, "got 10 and -1"),
-        ({"num_samples": 24}, "a k-hat needs 25 samples or more; got 24"),
-        ({"weights": torch.zeros(30, 2)}, r"\(K, N\) of the same data: \(30, 2\), and N = 3"),
-        ({"weights": torch.zeros(3)}, r"\(K, N\) of the same data: \(3,\), and N = 3"),
+        ({"num_samples": 24}, "k-hat needs 25 samples or more; got 24"),
+        ({"weights": torch.zeros(30, 2)}, r"\(K, N\) of the same data; got \(30, 2\), but N = 3"),
+        ({"weights": torch.zeros(3)}, r"\(K, N\) of the same data; got \(3,\), but N = 3"),
     ],
 )
 def test_mistakes(options, message):

@@ -144,7 +144,7 @@ def test_what_is_no_graph_is_run_by_pyro(caplog):
 
 
 class Wrapped:
-    """A program that is no module, and cannot be watched."""
+    """A program that is not a module, and cannot be watched."""
 
     def __init__(self, vae, factor=1.0):
         self.vae, self.factor = vae, factor
@@ -170,7 +170,7 @@ def test_what_can_not_be_watched_is_run_by_pyro(traced_only, drawn, caplog):
         for wrapped.factor in (1.0, 2.0):
             check_same(wrapped, x)
     assert not drawn
-    assert [r.message for r in caplog.records if "Wrapped is no module" in r.message]
+    assert [r.message for r in caplog.records if "Wrapped is not a torch module" in r.message]
 
 
 def test_a_program_that_counts_is_run_by_pyro(traced_only, drawn, caplog):
@@ -199,7 +199,7 @@ def jittered(vae):
     vae.posterior = Jittered(vae.posterior.encoder, 3)
 
 
-@pytest.mark.parametrize(("change", "reason"), [(hooked, "has a hook"), (jittered, "something else at each call")])
+@pytest.mark.parametrize(("change", "reason"), [(hooked, "has a hook"), (jittered, "something different at each call")])
 def test_hooks_and_other_random_numbers_are_heard(change, reason, traced_only, drawn, caplog):
     vae, x = small_vae(), binary_data(5)
     change(vae)

@@ -156,7 +156,7 @@ def test_a_reference_below_the_elbo_is_called_loose(case):
         short = gap_budget(vae, x[:20], reference, num_samples=400, steps=steps, seed=0)
         assert short.loose
         assert short.to_dict()["loose"] is True
-        assert str(short).splitlines()[-1].startswith("The reference lies below an ELBO, and is too loose")
+        assert str(short).splitlines()[-1].startswith("The reference lies below an ELBO and is too loose")
 
 
 def test_it_is_reproducible_changes_nothing_and_shares_no_noise_with_estimates_of_its_seed():
@@ -182,7 +182,7 @@ def test_it_is_reproducible_changes_nothing_and_shares_no_noise_with_estimates_o
 
 def test_a_reference_for_other_data_is_refused():
     reference = Estimate("log p(x)", torch.zeros(3), torch.zeros(3), 5)
-    with pytest.raises(ValueError, match="of the same data: it has 3, and x has 2"):
+    with pytest.raises(ValueError, match="use the same data; it has 3 data, and x has 2"):
         gap_budget(small_vae(), binary_data(2), reference)
 
 

@@ -118,7 +118,9 @@ class TestGiven:
         median = scaled.auto.median()
         truth = dist.Normal(0.0, (1 + median["scale"] ** 2).sqrt()).log_prob(x)
         assert torch.allclose(iwae(given(scaled, median), x, 1).value.float(), truth, atol=1e-5)
-        with pytest.raises(ValueError, match=r"site scale is over GreaterThan\(lower_bound=0.0\); got a value outside"):
+        with pytest.raises(
+            ValueError, match=r"site scale has the support GreaterThan\(lower_bound=0.0\); got a value outside"
+        ):
             iwae(given(scaled, {"scale": -1.0}), x, 1)
 
     def test_a_factor_of_each_datum_counts(self):

@@ -80,7 +80,7 @@ def test_what_a_fixed_grid_costs():
 
 
 def test_draws_that_are_all_the_same_say_nothing():
-    with pytest.raises(ValueError, match="nowhere to look"):
+    with pytest.raises(ValueError, match="no grid can be placed"):
         search(density(HARD["far"]), torch.zeros_like(DRAWS), 1e-4)
 
 

@@ -225,7 +225,7 @@ class TestVerdict:
         found.guide["z"][:, 6:] += torch.arange(6, 30)
         lines = str(found).splitlines()
         assert len(lines) == 2 + true_posterior.ROWS + 2
-        assert lines[-2] == "and 6 more, whose z-scores are smaller"
+        assert lines[-2] == "and 6 more, with smaller z-scores"
         assert [line.split()[0] for line in lines[2:-2]] == [f"z[{i}]" for i in range(6, 30)]
 
     def test_divergent_transitions_are_counted(self):

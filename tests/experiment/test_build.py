@@ -297,7 +297,7 @@ def test_a_prior_of_the_classes_needs_the_classes():
 
 
 def test_an_autoencoder_trains_without_the_kl():
-    with pytest.raises(UsageError, match="has an infinite KL: a plain autoencoder trains with `kl_weight=0`, not 1"):
+    with pytest.raises(UsageError, match="has an infinite KL: train a plain autoencoder with `kl_weight=0`, not 1"):
         program(posterior="delta")
 
 

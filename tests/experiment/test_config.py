@@ -72,7 +72,7 @@ def test_what_does_not_concern_training_is_free_to_change_not_swept_and_tells_no
     (tmp_path / "config.json").write_bytes(files.to_json(config.to_dict()))
     assert config_for_resume(tmp_path, other, {name}) == other
     with pytest.raises(UsageError, match=f"--grid {name}: it cannot be swept"):
-        space(config_parser("A test."), [], [f"{name}=1,2"], [], 0, 1)
+        space(config_parser("train", "A test."), [], [f"{name}=1,2"], [], 0, 1)
     runs = [Candidate(f"run-{i}", tmp_path, replace(c, seed=i), {}) for i, c in enumerate((config, other))]
     assert [group.members for group in groups(runs)] == [[0, 1]]
 

@@ -170,7 +170,7 @@ def test_columns_are_standardised_for_a_likelihood_that_takes_their_scale():
     assert build.takes_column_scale(knows)
     assert not build.takes_column_scale(plain)
     assert isinstance(build.vae(knows, (5,), scaling="standardized").likelihood.column_scale, pv.scaling.ColumnScale)
-    with pytest.raises(UsageError, match=r"`likelihood='mine\.py:Plain'` is no density of columns"):
+    with pytest.raises(UsageError, match=r"`likelihood='mine\.py:Plain'` is not a density of columns"):
         build.vae(plain, (5,), scaling="standardized")
 
 

@@ -46,14 +46,14 @@ def test_every_preset_can_be_built_and_names_its_source(name):
 
 @pytest.mark.parametrize("line", [["--preset", "iwae_1l_k5", "--epochs", "7"], ["--epochs=7", "--preset=iwae_1l_k5"]])
 def test_a_flag_changes_a_preset_wherever_it_stands(line):
-    parser = config_parser("A test.")
+    parser = config_parser("train", "A test.")
     assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
     assert given_flags(parser, line) == {"preset", "epochs"}
 
 
 def test_a_preset_in_a_config_file_brings_its_settings_and_those_of_the_file_change_them(tmp_path):
     (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k5\nepochs: 7\n")
-    parser, line = config_parser("A test."), ["--config", str(tmp_path / "flags.yaml")]
+    parser, line = config_parser("train", "A test."), ["--config", str(tmp_path / "flags.yaml")]
     assert config_from(parser.parse_args(line)) == config_of("iwae_1l_k5", epochs=7)
     assert config_from(parser.parse_args([*line, "--epochs", "9"])) == config_of("iwae_1l_k5", epochs=9)
     assert given_flags(parser, line) == {"preset", "epochs"}
@@ -62,12 +62,12 @@ def test_a_preset_in_a_config_file_brings_its_settings_and_those_of_the_file_cha
 def test_a_preset_after_a_config_file_takes_the_place_of_its_own(tmp_path):
     (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k5\nepochs: 7\n")
     line = ["--config", str(tmp_path / "flags.yaml"), "--preset", "vamp_dynamic_mnist"]
-    found = config_from(config_parser("A test.").parse_args(line))
+    found = config_from(config_parser("train", "A test.").parse_args(line))
     assert found == config_of("vamp_dynamic_mnist", epochs=7)
 
 
 def test_the_printed_config_has_the_settings_of_a_preset(tmp_path, capsys):
-    parser = config_parser("A test.")
+    parser = config_parser("train", "A test.")
     with pytest.raises(SystemExit):
         parser.parse_args(["--preset", "iwae_1l_k5", "--epochs", "7", "--print_config"])
     (tmp_path / "flags.yaml").write_text(capsys.readouterr().out)
@@ -78,7 +78,7 @@ def test_the_printed_config_has_the_settings_of_a_preset(tmp_path, capsys):
 @pytest.mark.parametrize("second", [["--preset", "gated_dynamic_mnist"], ["--preset=vamp_static_mnist"]])
 def test_a_second_preset_is_refused(second, capsys):
     with pytest.raises(SystemExit) as end:
-        config_parser("A test.").parse_args(["--epochs", "7", "--preset", "vamp_static_mnist", *second])
+        config_parser("train", "A test.").parse_args(["--epochs", "7", "--preset", "vamp_static_mnist", *second])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: --preset is given twice: leave one out (")
 
@@ -86,7 +86,7 @@ def test_a_second_preset_is_refused(second, capsys):
 def test_a_run_of_a_changed_preset_goes_on_with_its_own_settings(tmp_path):
     saved = config_of("gated_static_mnist", epochs=20, test_samples=7)
     (tmp_path / "config.json").write_bytes(files.to_json(saved.to_dict()))
-    parser = config_parser("A test.")
+    parser = config_parser("train", "A test.")
 
     def resumed(*line):
         wanted = config_from(parser.parse_args(["--preset", "gated_static_mnist", *line]))
@@ -103,7 +103,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(in_file, tmp_path, capsy
     (tmp_path / "flags.yaml").write_text("preset: iwae_1l_k6\n")
     line = ["--config", str(tmp_path / "flags.yaml")] if in_file else ["--preset", "iwae_1l_k6"]
     with pytest.raises(SystemExit) as end:
-        config_parser("A test.").parse_args(line)
+        config_parser("train", "A test.").parse_args(line)
     assert end.value.code == 2
     assert "unknown preset 'iwae_1l_k6'; did you mean 'iwae_1l_k5'?" in capsys.readouterr().err
     with pytest.raises(UsageError, match="did you mean 'vamp_static_mnist'"):

@@ -109,7 +109,7 @@ def test_a_likelihood_that_is_no_density_of_columns_is_refused_with_the_cure(lik
     config = Config(likelihood=likelihood, **SMALL)
     assert not build.takes_column_scale(config)
     with pytest.raises(
-        UsageError, match=r"is no density of columns .*: use `standardize='no'`, or `likelihood='normal"
+        UsageError, match=r"is not a density of columns .*: use `standardize='no'`, or `likelihood='normal"
     ):
         build.vae(config, (5,), 17, scaling="standardized")
     assert build.vae(config, (5,), 17)

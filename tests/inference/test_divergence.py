@@ -345,14 +345,14 @@ CAUSES = {
         NoTailPrior,
         move_far,
         1.0,
-        r"at site z of the model.* not applied: log p of site z \(NoTail\) is -inf at \(-[12]\d.*Mend log_prob",
+        r"at site z of the model.* not applied: log p of site z \(NoTail\) is -inf at \(-[12]\d.*Correct log_prob",
         "learning rate",
     ),
     "data": (
         pv.priors.StandardNormal,
         lambda vae: None,
         1e9,
-        r"site z of the guide.* the scale of site z is inf, since the data reach 1e\+09 at datum 1 of .*Scale",
+        r"site z of the guide.* the scale of site z is inf, because the data reach 1e\+09 at datum 1 of .*Scale",
         "learning rate",
     ),
     "step size": (

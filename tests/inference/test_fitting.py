@@ -332,7 +332,7 @@ def test_a_conditional_program_refuses_to_go_without():
 @pytest.mark.parametrize("y_dim", [0, 3])
 def test_data_without_labels_are_refused_before_the_first_step(y_dim):
     vae, svi = conditional(y_dim)
-    with pytest.raises(DataError, match="these data have no labels, which a conditional program needs"):
+    with pytest.raises(DataError, match="a conditional program needs labels, and these data have none"):
         next(fit(vae, svi, labelled(labels=False), Schedule(epochs=1), conditional=True))
     assert svi.num_steps == 0
 
@@ -388,7 +388,7 @@ def test_the_loss_of_an_autoencoder_is_its_reconstruction_without_noise(still, w
 
 
 def test_an_autoencoder_under_a_kl_is_refused(still):
-    with pytest.raises(ValueError, match="trains with `kl_weight=0`, not 1"):
+    with pytest.raises(ValueError, match="train a plain autoencoder with `kl_weight=0`, not 1"):
         next(fit(*autoencoder(), still, Schedule(epochs=1)))
 
 

@@ -282,7 +282,7 @@ class TestMeanFieldOfAutomaticGuides:
         x, guide = torch.ones(3), AutoNormal(model, init_loc_fn=init_to_value(values={"scale": torch.tensor(2.0)}))
         guide(x)
         if loss is MeanFieldELBO:
-            with pytest.raises(ValueError, match=r"site scale is over GreaterThan.* Jacobian .*Use Trace_ELBO"):
+            with pytest.raises(ValueError, match=r"site scale has the support GreaterThan.* Jacobian .*Use Trace_ELBO"):
                 loss().loss(model, guide, x)
             return
         wrong, right = (

@@ -477,7 +477,7 @@ def test_a_density_that_is_known_at_its_own_draws_alone_is_refused():
 
     x = torch.zeros(3, 2, dtype=torch.float64)
     SampledELBO().loss_and_grads(model, guide, x)
-    with pytest.raises(ValueError, match=r"no inverse: use `gradient='total'`"):
+    with pytest.raises(ValueError, match=r"no inverse. Use `gradient='total'`"):
         SampledELBO(1, STL).loss_and_grads(model, guide, x)
 
 

@@ -430,7 +430,7 @@ def test_a_counter(caplog):
             return vae.model(x)
 
     svi = SVI(model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), compile=True)
-    check_fallback(svi, binary_data(16), caplog, "it does something else at each call")
+    check_fallback(svi, binary_data(16), caplog, "it does something different at each call")
 
 
 def test_another_loss(caplog):
@@ -473,7 +473,7 @@ def test_a_compiler_that_fails_leaves_the_trace(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         check_same(lambda mode: ours(small_vae(), mode=mode), binary_data(16))
     ours_alone = [record.message for record in caplog.records if record.name.startswith("pyro_vae")]
-    assert ours_alone == ["steps are traced and not compiled: RuntimeError: no compiler"]
+    assert ours_alone == ["steps are traced, but not compiled: RuntimeError: no compiler"]
 
 
 @pytest.mark.parametrize("mode", ["yes", 1, 0, None])
@@ -785,8 +785,8 @@ class ChanceOfNumpy(Shaped):
     [
         (Stateful, "running it sets calls"),
         (Kept, "running it sets last"),
-        (Rebound, "Rebound sets its buffer mean anew"),
-        (Constant, "it does something else at each call"),
+        (Rebound, "Rebound replaces its buffer mean"),
+        (Constant, "it does something different at each call"),
         (Chance, "random numbers that are not torch's"),
         (ChanceOfNumpy, "random numbers that are not torch's"),
     ],

@@ -51,7 +51,7 @@ def test_a_dead_guide_leaves_the_store():
 
 
 def test_what_cannot_get_a_name_is_refused():
-    with pytest.raises(TypeError, match="got Linear, which has no name in the store"):
+    with pytest.raises(TypeError, match="a PyroModule, which has a name in the store; got Linear"):
         unshared(nn.Linear(1, 1))
     guide = AutoNormal(model)
     guide(torch.zeros(2))

@@ -518,7 +518,7 @@ def test_a_report_can_be_raised_and_printed():
     report = pv.check_prior(NoEvent(2))
     with pytest.raises(ValueError, match="FAIL  shapes"):
         report.raise_if_failed()
-    assert "not checked before what fails above is mended" in str(report)
+    assert "not checked until the failures above are fixed" in str(report)
     assert str(report).startswith("NoEvent: FAILED (2 passed, 1 failed, ")
 
 

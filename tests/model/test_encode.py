@@ -135,7 +135,7 @@ def test_a_program_built_by_hand_takes_x_and_bytes_get_a_cure_that_works(run, ra
         pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (1, 4, 4))),
     )
     x = torch.from_numpy(raw)[:, None]
-    with pytest.raises(ValueError, match=r"which of uint8 is x / 255.*vae.encode\(x\)"):
+    with pytest.raises(ValueError, match=r"which for uint8 is x / 255.*vae.encode\(x\)"):
         vae.encode(x)
     assert agree(vae.encode(x / 255), posterior(vae, x / 255))
     with pytest.raises(ValueError, match=r"vae.encode\(x\)"):

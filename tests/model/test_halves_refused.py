@@ -39,7 +39,7 @@ def test_one_datum_would_count_for_all_of_a_plate():
         under([("data", 4)], half, x[:1].expand(4, 6))()
         under([("num_particles_vectorized", 3)], half, x[0])()  # as an ELBO opens it around a program of one datum
     conditioned = poutine.condition(vae.generative, {"x": x[0]})
-    refused(under([("data", 4)], conditioned), "so that it would count 4 times")
+    refused(under([("data", 4)], conditioned), "so it would count 4 times")
 
 
 def test_data_and_labels_are_checked_and_named_by_their_place_in_the_plates():
@@ -68,7 +68,7 @@ def test_data_and_labels_are_checked_and_named_by_their_place_in_the_plates():
     refused(under(plates, vae.recognition, None, y), "needs the data", ValueError)
     refused(
         lambda: vae.model(x, y),
-        r"labels y are one-hot, \(B, C\); got shape \(2, 3, 3\)\. .* plates of your own",
+        r"labels y are one-hot, \(B, C\); got shape \(2, 3, 3\)\. .* your own plates",
         ValueError,
     )
 

@@ -728,7 +728,7 @@ class TestAtTheDoor:
                 call(x.numpy())
         with pytest.raises(ValueError, match="needs the data"):
             vae.guide(None)
-        with pytest.raises(ValueError, match=r"shape \(8, 6\) where one of shape \(1, 6\) is generated"):
+        with pytest.raises(ValueError, match=r"shape \(8, 6\), but the model generates one of shape \(1, 6\)"):
             poutine.condition(vae.model, {"x": x})(None)
         with pytest.raises(DataError, match=r"shape \(6,\); got x of shape \(2, 7\)"):
             vae.model(torch.zeros(2, 7).double())

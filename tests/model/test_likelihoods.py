@@ -569,10 +569,10 @@ def member(name, **options):
             lambda: member("ExponentialNorm", learn_scale="pixel"),
             "ExponentialNorm takes `learn_scale` 'no' or 'one'; got `learn_scale='pixel'`",
         ),
-        (lambda: member("ExponentialNorm", learn_scale="one"), r"must know the shape of one datum.*x_shape="),
+        (lambda: member("ExponentialNorm", learn_scale="one"), r"needs the shape of one datum.*x_shape="),
         (
             lambda: member("ExponentialNorm", learn_scale="one", rate=1e6, x_shape=SHAPE),
-            "d / rate = 8 / 1e[+]06 is where a learned scale starts .* above its floor 0.001; got 8e-06",
+            "d / rate = 8 / 1e[+]06 is the start of a learned scale .* above its floor 0.001; got 8e-06",
         ),
         (lambda: member("DiscretizedLogistic", num_levels=1), "num_levels .* at least 2; got 1"),
         (lambda: member("Categorical", num_levels=0), "num_levels .* at least 2; got 0"),

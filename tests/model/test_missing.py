@@ -434,7 +434,7 @@ def test_divergence_looks_past_missing_numbers():
     vae.posterior.encoder.network.head.weight.data.fill_(1e-3)
     x[2] = 1e30
     svi = pv.inference.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
-    with pytest.raises(DivergenceError, match=r"since the data reach 1e\+30 at datum 2"):
+    with pytest.raises(DivergenceError, match=r"because the data reach 1e\+30 at datum 2"):
         svi.step(x)
 
 

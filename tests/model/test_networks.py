@@ -316,7 +316,7 @@ def test_an_unknown_precision_is_refused_wherever_it_is_said():
 
 def test_a_module_without_networks_has_no_precision_to_set():
     with (
-        pytest.raises(ValueError, match="Linear holds no network of pyro_vae"),
+        pytest.raises(ValueError, match="Linear holds no network from pyro_vae"),
         in_precision(nn.Linear(2, 2), "float32"),
     ):
         pass

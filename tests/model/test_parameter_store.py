@@ -208,7 +208,7 @@ def test_values_of_another_name_are_refused_where_they_may_be_meant(x, file, sav
             vae.model(x)
         vae.model(x), pv.evaluation.elbo(vae, x, 4)
         assert len([name for name in pyro.get_param_store() if name.startswith("pyro_vae:left.")]) == len(values)
-        with pytest.raises(ValueError, match=r"nothing that may be meant for right.*of left"):
+        with pytest.raises(ValueError, match=r"nothing that could be meant for right.*: left"):
             vae.load_from_store()
     else:
         with pytest.raises(ValueError, match=r"load_from_store\(\)"):
@@ -228,7 +228,7 @@ def test_shapes_are_checked_and_nothing_is_changed(x, file):
     with pytest.raises(ValueError, match="one side only"):
         two_layers().load_from_store()
     pyro.clear_param_store()
-    with pytest.raises(ValueError, match=r"nothing that may be meant .* first load it"):
+    with pytest.raises(ValueError, match=r"nothing that could be meant .* first load it"):
         wider.load_from_store()
 
 
@@ -246,7 +246,7 @@ def test_what_the_store_does_not_hold_is_named(x, file):
     vae = build()
     vae.likelihood.requires_grad_(False)  # its values were saved all the same, and are taken
     pyro.get_param_store().load(file)
-    with pytest.warns(UserWarning, match=r"no values of .*running_mean.*running_var"):
+    with pytest.warns(UserWarning, match=r"no values for .*running_mean.*running_var"):
         vae.load_from_store()
 
 

@@ -133,5 +133,5 @@ class TestInAVAE:
             vae.interpolate(x[:1], x[1:], path="strait")
         with pytest.raises(UsageError, match=r"the base of a prior that is a flow; here p.z. is a Normal"):
             vae.interpolate(x[:1], x[1:], path="base")
-        with pytest.raises(ValueError, match="goes with labels y of the starts"):
+        with pytest.raises(ValueError, match="needs labels y of the starts"):
             vae.interpolate(x[:1], x[1:], y_end=torch.eye(3)[:1].double())

@@ -582,11 +582,11 @@ for wanted in (True, False):
 def test_a_vamp_prior_of_another_posterior_is_refused():
     first, second = (pv.posteriors.DiagonalNormal(pv.networks.MLP((4,), (2 * D,)), D) for _ in range(2))
     likelihood = pv.likelihoods.Bernoulli(pv.networks.MLP((D,), (4,)))
-    with pytest.raises(ValueError, match="made of another posterior than the program's"):
+    with pytest.raises(ValueError, match="built from another posterior than the program's"):
         pv.VAE(pv.priors.VampPrior(first, (4,)), second, likelihood)
     vae = pv.VAE(pv.priors.VampPrior(first, (4,)), first, likelihood)
     vae.posterior = second
-    with pytest.raises(ValueError, match="made of another posterior than the program's"):
+    with pytest.raises(ValueError, match="built from another posterior than the program's"):
         vae.model(torch.zeros(3, 4))
     vae.prior = pv.priors.VampPrior(second, (4,))
     vae.model(torch.zeros(3, 4))

@@ -92,9 +92,7 @@ def test_a_column_without_numbers_stays_as_it_is():
 def test_a_spread_that_float32_cannot_square_is_refused_and_another_unit_is_the_cure(unit):
     x = table()
     x[:, 3] *= unit
-    with pytest.raises(
-        DataError, match=r"column 3 has the standard deviation \S+, .*: give this column in another uni"
-    ):
+    with pytest.raises(DataError, match=r"column 3 has the standard deviation \S+, .*: use another uni"):
         fitted(x)
     x[:, 3] /= unit
     fitted(x)

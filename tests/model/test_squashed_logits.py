@@ -122,7 +122,7 @@ def test_probabilities_are_told_from_logits_after_their_use_too():
         warnings.simplefilter("error")
         warn_of_squashed_logits("x", p.expand((2, 3)).to_event(1))
         warn_of_squashed_logits("x", dist.Bernoulli(logits=torch.zeros(3)))  # a decoder that starts at 0
-    with pytest.warns(UserWarning, match="x is a distribution of logits, and all 6"):
+    with pytest.warns(UserWarning, match="x is a distribution with logits, and all 6"):
         warn_of_squashed_logits("x", raw.expand((2, 3)).to_event(1))
 
 
@@ -161,7 +161,7 @@ def test_fit_tells_once(last, times):
     ],
 )
 def test_it_tells_of_every_distribution_of_logits(make):
-    with pytest.warns(UserWarning, match="x is a distribution of logits, and all 3"):
+    with pytest.warns(UserWarning, match="x is a distribution with logits, and all 3"):
         warn_of_squashed_logits("x", make(torch.tensor([0.2, 0.5, 0.7])))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -77,7 +77,8 @@ def test_the_model_generates_as_many_as_labels_else_one():
 def test_conditioning_the_model_on_data_with_one_z_is_refused(x):
     vae = small_vae()
     with pytest.raises(
-        ValueError, match=r"shape \(16, 6\) where one of shape \(1, 6\) is generated.*pass the data as the argument"
+        ValueError,
+        match=r"shape \(16, 6\), but the model generates one of shape \(1, 6\).*pass the data as the argument",
     ):
         poutine.condition(vae.model, {"x": x})(None)
     assert torch.equal(poutine.condition(vae.model, {"x": x[:1]})(None), x[:1])

@@ -33,7 +33,8 @@ import random_bugs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NEEDED = ("pyro_vae", "tests", "scripts", "benchmarks", "docs", "pyproject.toml", "README.md")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NEEDED = ("pyproject.toml", *PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
 _NONE_CHOSEN = 5  # pytest's exit code where no test has the marks
 LIMIT = 3600  # seconds of one run of pytest: a bug may keep a loop from ending
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - |$)", re.MULTILINE)

@@ -37,7 +37,7 @@ REFUSED = {
     ("delta", "diagonal"): "the parameters of --prior diagonal would not train",
     ("delta", "full"): "the parameters of --prior full would not train",
     ("delta", "mixture"): "the parameters of --prior mixture would not train",
-    ("delta", "vamp"): "a VampPrior is a mixture of the guide's densities, and a Delta posterior has none",
+    ("delta", "vamp"): "a VampPrior is a mixture of the guide's densities, but a Delta posterior has no density",
     ("delta", "flow"): "the parameters of --prior flow would not train",
     ("delta", "conditional"): "the parameters of --prior conditional would not train",
 }

@@ -77,7 +77,7 @@ def test_runs_that_were_not_tested_alike_are_refused_at_once_and_can_be_forced(r
     folders = runs / "standard-0", runs / "labels"
     assert compare(*folders, "--out", "refused") == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: these runs were not tested alike:\n  quantity: ")
+    assert said.startswith("error: these runs were not tested in the same way:\n  quantity: ")
     assert "log p(x) (standard-0) against log p(x|y) (labels)" in said
     assert not Path("refused").exists()
     assert compare(*folders, "--force", "--out", "forced") == 0

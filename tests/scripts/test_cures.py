@@ -61,14 +61,14 @@ def other_data():
 
 
 WRONG = {
-    "run.json": (lambda: edit("run.json", lambda text: text[:-9]), "Put a copy of it back, or train anew"),
-    "history.jsonl": (lambda: edit("history.jsonl", lambda text: "x" + text), "Put a copy of it back, or train anew"),
-    "lines": (lambda: edit("history.jsonl", lambda text: ""), "Put a copy of it back, or train anew"),
+    "run.json": (lambda: edit("run.json", lambda text: text[:-9]), "Put a copy of it back, or train again"),
+    "history.jsonl": (lambda: edit("history.jsonl", lambda text: "x" + text), "Put a copy of it back, or train again"),
+    "lines": (lambda: edit("history.jsonl", lambda text: ""), "Put a copy of it back, or train again"),
     "checkpoints": (
         lambda: [path.write_bytes(b"{") for path in Path("run/checkpoints").glob("*.json")],
-        "Put a copy of one back, or train anew",
+        "Put a copy of one back, or train again",
     ),
-    "data": (other_data, "Put those back, or train anew"),
+    "data": (other_data, "Put those back, or train again"),
 }
 NOT_READ = {("sample", "data"), ("share", "history.jsonl"), ("share", "lines"), ("share", "data"), ("compare", "lines")}
 
@@ -94,7 +94,7 @@ def test_a_finished_run_is_mended_before_it_is_shared(capsys):
     newest = max(Path("run2/checkpoints").glob("*.json"))
     newest.write_bytes(b"{")
     assert script("share", "run2", "--out", "elsewhere") == 4
-    cure = "Mend the run first: remove run2/report.json, then python scripts/train_svi.py --out run2 --resume"
+    cure = "Mend the run first: remove run2/report.json, then pyro-vae train --out run2 --resume"
     assert cure in capsys.readouterr().err
     Path("run2/report.json").unlink()
     assert script("train_svi", "--out", "run2", "--resume") == 0
@@ -104,7 +104,7 @@ def test_a_finished_run_is_mended_before_it_is_shared(capsys):
 @pytest.mark.thorough
 def test_shards_are_made_where_they_are_looked_for(capsys):
     assert script("evaluate", *READERS["evaluate"], "--merge") == 4
-    assert "python scripts/evaluate.py run --out elsewhere --shard i/n, i = 0" in capsys.readouterr().err
+    assert "pyro-vae evaluate run --out elsewhere --shard i/n, i = 0" in capsys.readouterr().err
     assert script("evaluate", *READERS["evaluate"], "--shard", "0/1") == 0
     assert script("evaluate", *READERS["evaluate"], "--merge") == 0
 
@@ -139,4 +139,4 @@ def test_a_flag_of_another_command_is_said_to_be_one(capsys):
         body["config"]["dataset"] = "mnist"
         path.write_bytes(manifest.sealed(body))
     assert script("evaluate", "digits", *FEW, "--data-dir", "none") == 3
-    assert "or pass --download of train_svi.py" in capsys.readouterr().err
+    assert "or pass --download of pyro-vae train" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_home_that_can_not_be_written_goes_unnoticed(tmp_path):
 def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
     assert evaluate(run) == 0
     found, times = (json.loads((run / name).read_bytes()) for name in ("report.json", "timings.json"))
-    assert found["run"]["command"].startswith(f"python scripts/evaluate.py {run} --elbo-samples 5 --num-samples 30 ")
+    assert found["run"]["command"].startswith(f"pyro-vae evaluate {run} --elbo-samples 5 --num-samples 30 ")
     assert times.keys() == {"evaluated", "command", "seconds"}
     assert times["seconds"].keys() >= {"elbo", "iwae", "latent", "training", "draws"}
     assert not times.keys() & found.keys() | times.keys() & found["run"].keys() - {"command"}
@@ -93,7 +93,7 @@ def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["nowhere"], 4, "error: nowhere holds no trained run: name the folder that train_svi.py wrote"),
+        (["nowhere"], 4, "error: nowhere holds no trained run: name the folder that pyro-vae train wrote"),
         (["RUN", "--latent-samples", "1"], 2, "error: --latent-samples must be at least 2; got 1"),
         (["RUN", "--chains", "4"], 2, "error: unknown flag --chains; did you mean --num-chains?"),
         (["RUN", "--device", "abacus"], 2, "error: device 'abacus' cannot be used here"),

@@ -16,6 +16,7 @@ from scripted import exit_code, save_tiny
 import pyro_vae as pv
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
+from pyro_vae.command_lines import COMMANDS
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
@@ -191,9 +192,10 @@ def test_the_commands_of_the_page_do_what_they_say_with_its_file(tmp_path):
     lines = fenced.blocks(page, "console")[0].splitlines()
     assert len(lines) == 4
     for line in lines:
-        _, name, *arguments = shlex.split(line)
-        few = {"train_svi": SMALL, "evaluate": ["--num-samples", "5", "--elbo-samples", "5", "--annealed-data", "0"]}
-        assert script(Path(name).stem, *arguments, *few.get(Path(name).stem, ["--only", "samples"])) == 0
+        _, command, *arguments = shlex.split(line)
+        few = {"train": SMALL, "evaluate": ["--num-samples", "5", "--elbo-samples", "5", "--annealed-data", "0"]}
+        name = Path(COMMANDS[command].script).stem
+        assert script(name, *arguments, *few.get(command, ["--only", "samples"])) == 0
 
 
 BAD_SHAPES = """
@@ -281,5 +283,5 @@ def test_an_interrupted_run_says_the_very_command_that_goes_on(capsys):
     with pytest.raises(SystemExit) as left, exit_codes("all else", noted=True), told:
         raise SystemExit(130)
     assert left.value.code == 130
-    again = "python scripts/train_svi.py --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
+    again = "pyro-vae train --prior horseshoe.py:Horseshoe --out runs/a --resume --no-test"
     assert capsys.readouterr().err == f"interrupted: what was reached is kept; {again} goes on\n"

@@ -56,7 +56,7 @@ def texts(folder):
 
 def test_it_is_compared_with_the_standard_prior_shared_and_loaded_elsewhere(tmp_path, capsys, monkeypatch):
     assert train("--out", "own", *OWN, *GAMMA, "--no-check", "--no-test") == 0
-    assert "train_svi.py --prior code/horseshoe.py:Horseshoe --likelihood" in capsys.readouterr().out
+    assert "train --prior code/horseshoe.py:Horseshoe --likelihood" in capsys.readouterr().out
     assert train("--out", "standard", *LIKELIHOOD, *GAMMA, *NETWORK, "--no-check", "--no-test") == 0
 
     assert script("compare", "own", "standard", *LIKELIHOOD, *NETWORK, "--out", "pair") == 2
@@ -148,12 +148,12 @@ def test_a_loss_is_ablated(capsys):
 @pytest.mark.thorough
 def test_commands_that_are_printed_can_be_given_again(capsys):
     assert train("--out", "own", *OWN, *GAMMA, "--no-test") == 0
-    again = re.search(r"trained, not tested: python scripts/(\S+)\.py (.*) reports on", capsys.readouterr().out)
-    assert script(again[1], *shlex.split(again[2])) == 0
-    line = re.search(r"these numbers: python scripts/(\S+)\.py (.*)", capsys.readouterr().out)
+    again = re.search(r"trained, not tested: pyro-vae train (.*) reports on", capsys.readouterr().out)
+    assert script("train_svi", *shlex.split(again[1])) == 0
+    line = re.search(r"these numbers: pyro-vae (\w+) (.*)", capsys.readouterr().out)
     few = ["--num-samples", "10", "--elbo-samples", "5", "--annealed-data", "0"]
     assert script(line[1], *shlex.split(line[2]), "--merge") == 4
-    shard = re.search(r"make them with python scripts/(\S+)\.py (.*), i = 0", capsys.readouterr().err)
+    shard = re.search(r"make them with pyro-vae (\w+) (.*), i = 0", capsys.readouterr().err)
     for i in "01":
         assert script(shard[1], *shlex.split(shard[2].replace("i/n", f"{i}/2")), *few) == 0
     assert script(line[1], *shlex.split(line[2]), *few, "--merge") == 0

@@ -183,7 +183,7 @@ def test_a_conditional_run_names_classes_and_scores_rows_without_labels(conditio
     assert new["log_likelihood"] == pytest.approx(expected.numpy(), abs=1e-9)
     assert new["log_posterior"] == pytest.approx((torch.stack(each, 1) + share).log_softmax(1).numpy(), abs=1e-9)
     np.savez(tmp_path / "other.npz", x=raw["x"][:3], y=[0, 1, 7])
-    assert "label '7' of row 2 is no class" in refused(
+    assert "label '7' of row 2 is not a class" in refused(
         capsys, 3, conditional, tmp_path / "no.csv", "--data", tmp_path / "other.npz"
     )
 
@@ -280,7 +280,7 @@ WRONG = {
     "large floats": (["--data", "large.npy"], 3, "Save x.astype(np.uint8)"),
     "levels": (["--data", "levels.npy"], 3, "levels.npy: 300 at row 2, position (0, 1, 3); the run was trained"),
     "bools": (["--data", "bools.npy"], 3, "x.astype(np.uint8) * 255"),
-    "two arrays": (["--data", "two.npz"], 2, "holds x_train, x_test; say which, as in --array x_test"),
+    "two arrays": (["--data", "two.npz"], 2, "holds x_train, x_test; choose one, as in --array x_test"),
     "no array": (["--data", "two.npz", "--array", "x_tst"], 2, "did you mean 'x_test'?"),
     "no split": (["--split", "tset"], 2, "a --split is train, valid, test; got 'tset'"),
     "an ending": (["--split", "test", "--out", "scores.txt"], 2, "name such a file, as --out scores.csv"),

@@ -142,7 +142,7 @@ def gone(shards):
         (copied, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (copied_and_renamed_inside, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (of_three, "holds shards of 2 and of 3, which overlap"),
-        (gone, "holds no shards: make them with python scripts/evaluate.py"),
+        (gone, "holds no shards: make them with pyro-vae evaluate"),
     ],
 )
 def test_shards_that_are_not_whole_are_refused(run, copy, capsys, wrong, sentence):

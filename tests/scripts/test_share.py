@@ -42,10 +42,10 @@ def test_every_mistake_has_its_exit_code(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "README.md").write_text("mine")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     wrong = {
-        (run, "--out", tmp_path): (2, "which is no shared model"),
+        (run, "--out", tmp_path): (2, "which is not a shared model"),
         (tmp_path / "none", "--out", tmp_path / "a"): (4, "holds no trained run"),
         (run, "--out", tmp_path / "a", "--push", "digits"): (2, "write user/name"),
-        (run, "--out", tmp_path / "a", "--push", "me/digits"): (2, "pip install -e '.[hub]'"),
+        (run, "--out", tmp_path / "a", "--push", "me/digits"): (2, "pip install 'pyro-vae[hub]'"),
         (run, "--out", tmp_path / "README.md" / "a"): (6, "Not a directory"),
         (run,): (2, "arguments are required: out"),
     }

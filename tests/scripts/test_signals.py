@@ -81,7 +81,7 @@ def test_the_step_in_hand_is_kept_and_the_run_goes_on_to_the_same_bytes(whole, m
         assert run(*FLAGS, "--out", "cut") == code
     assert capfd.readouterr().err.splitlines() == [
         "interrupted: keeping this step; a second signal ends at once",
-        "interrupted: what was reached is kept; python scripts/train_svi.py --out cut --resume goes on",
+        "interrupted: what was reached is kept; pyro-vae train --out cut --resume goes on",
     ]
     assert about("cut")["status"] == "interrupted"
     reached = checkpoint.newest(Path("cut/checkpoints"))[0].progress

@@ -179,6 +179,6 @@ def test_three_losses_side_by_side_and_again(tmp_path, capsys, monkeypatch):
     assert out.count("is finished: skipped") == 3
     assert run("loss_ablation.py", *flags, "--out", "out") == 2
     assert run("loss_ablation.py", *flags) == 2
-    assert "add --out FOLDER" in capsys.readouterr().err
+    assert "add --out, e.g. --out runs/ablation" in capsys.readouterr().err
     assert run("loss_ablation.py", *flags, "--kl-weight", 2, "--out", "other") == 2
     assert "leave it out" in capsys.readouterr().err

@@ -39,10 +39,7 @@ def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_i
     with monkeypatch.context() as patch:
         patch.setattr(training_report, "write", lambda *everything: pytest.fail("it was tested"))
         assert exit_code(TRAIN, [*FLAGS, "--out", "run", "--no-test"]) == 0
-        assert (
-            "trained, not tested: python scripts/train_svi.py --out run --resume reports on test data"
-            in capsys.readouterr().out
-        )
+        assert "trained, not tested: pyro-vae train --out run --resume reports on test data" in capsys.readouterr().out
         assert exit_code(TRAIN, ["--out", "run", "--resume", "--no-test"]) == 0
     assert status("run") == "trained"
     assert not list(Path("run").glob("report.*"))
@@ -65,7 +62,7 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
         found["test"][0]["log_likelihood"] == json.loads((best / "report.json").read_bytes())["test"]["log_likelihood"]
     )
     command = json.loads((best / "run.json").read_bytes())["command"]
-    assert command.startswith("python scripts/train_svi.py --dataset tiny.npy ")
+    assert command.startswith("python -m pyro_vae train --dataset tiny.npy ")
     said = capfd.readouterr().out
     assert "2/2  prior=" in said
     assert f"1/1  {best.name}: tested, validation ELBO" in said
@@ -82,7 +79,7 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
             "prior=vampp: unknown prior 'vampp'; did you mean 'vamp'?",
         ),
         (["--grid", "priro=standard", "--out", "out"], "unknown flag 'priro'; did you mean 'prior'?"),
-        (["--grid", "prior=standard"], "a sweep needs a place: add --out FOLDER"),
+        (["--grid", "prior=standard"], "a sweep needs a folder: add --out"),
         (["--gird", "prior=standard"], "unknown flag --gird; did you mean --grid?"),
         (["--jobs", "-1", "--out", "out"], "--jobs must be 1 or more"),
     ],

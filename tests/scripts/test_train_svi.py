@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -196,7 +197,7 @@ def test_a_signal_ends_a_process_with_its_code_and_without_a_traceback(tmp_path,
     assert process.returncode == code
     assert err == (
         "interrupted: keeping this step; a second signal ends at once\n"
-        "interrupted: what was reached is kept; python scripts/train_svi.py --out cut --resume goes on\n"
+        f"interrupted: what was reached is kept; {Path(sys.executable).name} {SCRIPT} --out cut --resume goes on\n"
     )
     assert read(tmp_path / "cut", "run.json")["status"] == "interrupted"
     assert next(pv.load(tmp_path / "cut").parameters()).isfinite().all()
@@ -215,7 +216,7 @@ def test_a_run_that_was_taken_up_again_names_the_line_that_makes_all_of_it(tiny,
     assert stopped_after(1, *flags) == 143
     assert resume("--out", "cut") == 0
     line = shlex.split(read(tmp_path / "cut", "run.json")["command"])
-    assert line[:2] == ["python", "scripts/train_svi.py"]
+    assert line[:2] == ["pyro-vae", "train"]
     config = read(tmp_path / "cut", "config.json")
     shutil.rmtree("cut")
     assert exit_code(MAIN, line[2:]) == 0

@@ -19,10 +19,10 @@ _DEEPEST = 32
 
 
 def listed(root: Path) -> tuple[list[str], Counter[str]]:
-    """Lists the images of a folder, by path, and counts what else is there: "hidden", or "other".
+    """Lists the images of a folder by path, and counts everything else there: "hidden", or "other".
 
     Raises:
-        DataError: no folder, no image, a link, or folders too deep.
+        DataError: there is no folder, no image, a link, or too many folders inside each other.
     """
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder.")
@@ -37,14 +37,14 @@ def listed(root: Path) -> tuple[list[str], Counter[str]]:
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror or error}).") from error
     if not names:
-        raise DataError(f"{root}: holds no image, by the endings {', '.join(ENDINGS)}.")
+        raise DataError(f"{root}: holds no image with one of the endings {', '.join(ENDINGS)}.")
     if len(names) > _MOST_FILES:
-        raise DataError(f"{root}: holds more than {_MOST_FILES:,} images. Write them into an array with np.save.")
+        raise DataError(f"{root}: holds more than {_MOST_FILES:,} images. Save them as an array with np.save.")
     return sorted(names), skipped
 
 
 def _walk(root: Path, below: str = "") -> Iterator[tuple[str, str]]:
-    """Yields what each file is, and its path. No link is followed."""
+    """Yields the kind of each file, and its path. No link is followed."""
     if below.count("/") > _DEEPEST:
         raise DataError(f"{root / below}: lies more than {_DEEPEST} folders deep.")
     with os.scandir(root / below) as entries:
@@ -53,7 +53,7 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, str]]:
             if entry.name.startswith("."):
                 yield "hidden", name
             elif entry.is_symlink():
-                raise DataError(f"{root / name}: is a link, and links are not followed. Copy what it leads to: cp -rL")
+                raise DataError(f"{root / name}: is a link, and links are not followed. Copy its target: cp -rL")
             elif entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, f"{name}/")
             elif entry.is_file(follow_symlinks=False) and name.lower().endswith(ENDINGS):
@@ -64,18 +64,18 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, str]]:
 
 def _printable(root: Path, name: str) -> str:
     if not name.isprintable():
-        raise DataError(f"{root}: holds {name!r}, a name with signs that cannot be printed. Rename it.")
+        raise DataError(f"{root}: holds {name!r}, a name with characters that cannot be printed. Rename it.")
     return name
 
 
 def said_of(skipped: Counter[str]) -> list[str]:
-    """Says what of a folder was skipped.
+    """Notes what was skipped in a folder.
 
     Example:
         >>> said_of(Counter(hidden=2))
         ['Skipped: hidden files and folders: 2.']
     """
-    what = {"hidden": "hidden files and folders", "other": "files that are no images"}
+    what = {"hidden": "hidden files and folders", "other": "files that are not images"}
     counts = [f"{what[kind]}: {skipped[kind]}" for kind in what if skipped[kind]]
     return [f"Skipped: {', '.join(counts)}."] if counts else []
 
@@ -84,7 +84,7 @@ def parts_of(root: Path, names: list[str]) -> dict[str, list[str]]:
     """Maps x, or x_train, x_valid and x_test, to the paths of their images.
 
     Raises:
-        DataError: a folder train beside folders that are no splits, or images both in folders and beside them.
+        DataError: a folder train next to folders that are not splits, or images both in folders and next to them.
 
     Example:
         >>> parts_of(Path("own"), ["test/1.png", "train/2.png", "train/3.png"])
@@ -98,7 +98,8 @@ def parts_of(root: Path, names: list[str]) -> dict[str, list[str]]:
     keys = [f"x_{_SPLITS[top]}" for top in tops if top in _SPLITS]
     if others or len(set(keys)) < len(keys):
         raise DataError(
-            f"{root}: holds {named(tops)}. Beside a folder train there may be test and valid (or val, or validation)."
+            f"{root}: holds {named(tops)}. Next to a folder train, only test and valid (or val, or validation) are "
+            "allowed."
         )
     for top in tops:
         own = [name.removeprefix(f"{top}/") for name in names if name.startswith(f"{top}/")]
@@ -109,7 +110,7 @@ def parts_of(root: Path, names: list[str]) -> dict[str, list[str]]:
 
 
 def _tops(names: list[str]) -> list[str]:
-    """The first folders of paths, and "" for files that lie in none."""
+    """Returns the first folders of paths, and "" for files that lie in none."""
     return list(dict.fromkeys(name.split("/")[0] if "/" in name else "" for name in names))
 
 
@@ -118,17 +119,15 @@ def _check_depth(root: Path, names: list[str]) -> None:
     if len(tops) > 1 and "" in tops:
         lone = next(name for name in names if "/" not in name)
         raise DataError(
-            f"{root}: holds images beside folders of images, such as {lone!r}. Move all into folders, or none."
+            f"{root}: holds images next to folders of images, such as {lone!r}. Move all of them into folders, or none."
         )
     deeper = {name.split("/")[1] for name in names if name.count("/") > 1}
     if len(tops) == 1 and len(deeper) > 1:
-        raise DataError(
-            f"{root}: all images lie in {tops[0]!r}, in folders of their own. Use {root / tops[0]} instead."
-        )
+        raise DataError(f"{root}: all images lie in folders inside {tops[0]!r}. Use {root / tops[0]} instead.")
 
 
 def classes_of(root: Path, parts: dict[str, list[str]]) -> list[str]:
-    """Names the classes, numbers in the order of numbers; none where images lie in no folder.
+    """Names the classes, with numbers sorted as numbers; none if images lie in no folder.
 
     Example:
         >>> classes_of(Path("own"), {"x": ["10/a.png", "2/b.png"]})
@@ -139,7 +138,8 @@ def classes_of(root: Path, parts: dict[str, list[str]]) -> list[str]:
     if any(True in form for form in forms.values()) and any(False in form for form in forms.values()):
         bare = [key.removeprefix("x_") for key, form in forms.items() if False in form]
         raise DataError(
-            f"{root}: the images of {named(bare)} lie in no folders of classes, and others do. Sort all, or none."
+            f"{root}: the images of {named(bare)} are not in folders of classes, but others are. Sort all of them, or "
+            "none."
         )
     folders = {name.split("/")[depth] for own in parts.values() for name in own if name.count("/") > depth}
     return sorted(folders, key=_natural)
@@ -151,6 +151,6 @@ def _natural(name: str) -> tuple[list[Any], str]:
 
 
 def labels_of(names: list[str], key: str, classes: list[str]) -> np.ndarray:
-    """The number of the class of each image: (N,) int64."""
+    """Returns the class number of each image: (N,) int64."""
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[name.split("/")[0 if key == "x" else 1]] for name in names], np.int64)

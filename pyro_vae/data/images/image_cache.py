@@ -1,4 +1,4 @@
-"""Arrays that were made once and are mapped from then on: files in the user's own folder of caches."""
+"""Arrays that are made once and then mapped: files in the user's own cache folder."""
 
 import hashlib
 import os
@@ -14,18 +14,18 @@ from pyro_vae.errors import StorageError
 
 
 def default_cache() -> Path:
-    """The folder for what can be made anew: `$XDG_CACHE_HOME/pyro_vae`, else that of the system."""
+    """Returns the folder for files that can be made again: `$XDG_CACHE_HOME/pyro_vae`, or the system's default."""
     windows = os.environ.get("LOCALAPPDATA", "") if sys.platform == "win32" else ""
     home = os.environ.get("XDG_CACHE_HOME", "") or windows
     return (Path(home) if home else Path.home() / ".cache") / "pyro_vae"
 
 
 def mapped(cache: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
-    """Maps an array of uint8, made once: beside its place, and renamed when it is whole.
+    """Maps an array of uint8 that is made once: under a temporary name, and renamed when it is complete.
 
     Args:
         cache: the folder of such arrays; it is made.
-        key: says what the array is made of, in full.
+        key: a full description of what the array is made from.
         shape: of the array.
         fill: writes the array.
 
@@ -33,7 +33,7 @@ def mapped(cache: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.nda
         A read-only `np.memmap`.
 
     Raises:
-        StorageError: no room, or no permission.
+        StorageError: there is no room or no permission.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def mapped(cache: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.nda
             _make(path, shape, fill)
         return np.load(path, mmap_mode="r")
     except OSError as error:
-        cure = "Set XDG_CACHE_HOME to a folder with room."
+        cure = "Set XDG_CACHE_HOME to a folder with enough room."
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}). {cure}") from error
 
 

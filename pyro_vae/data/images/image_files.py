@@ -26,13 +26,13 @@ _KINDS = {"1": "bit", "L": "grey", "LA": "grey", "I": "deep", "F": "float"} | {
     **dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "deep"),
     **dict.fromkeys(("RGB", "RGBA", "RGBX", "CMYK", "YCbCr"), "rgb"),
 }
-_TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
+_TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image without decoding it.
+    """What is known about an image without decoding it.
 
     Args:
         name: the path within the folder, with slashes.
@@ -60,8 +60,8 @@ class Target:
     Args:
         kind: a key of `TYPES`.
         size: height and width.
-        image_size: of the square to which an image is resized and cropped; 0 for none.
-        on_white: transparent pixels are laid on white, and no error.
+        image_size: side of the square to which an image is resized and cropped; 0 for none.
+        on_white: transparent pixels are laid on white instead of causing an error.
     """
 
     kind: str
@@ -77,7 +77,7 @@ class Target:
 
 @contextmanager
 def _image(path: Path) -> Iterator[Image.Image]:
-    """Opens an image of one of the formats on offer; whatever it raises inside names the file."""
+    """Opens an image of one of the accepted formats; any error inside names the file."""
     try:
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             yield image
@@ -85,21 +85,22 @@ def _image(path: Path) -> Iterator[Image.Image]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: has too many pixels, more than {MOST_PIXELS:,}. Scale it down first.") from error
-    except Exception as error:  # damaged files raise almost anything in there
+    except Exception as error:  # Pillow raises almost anything on a damaged file
         said = (
             f"{type(error).__name__}: {error}".splitlines()[0].replace(repr(file), "it") if str(error) else "no reason"
         )
         raise DataError(
-            f"{path}: cannot be read as an image ({said[:160]}). Remove it or copy it anew; "
-            f"PNG, JPEG, TIFF, BMP, GIF, PPM, PGM and WebP are read."
+            f"{path}: cannot be read as an image ({said[:160]}). Remove it or copy it again; PNG, JPEG, TIFF, BMP, "
+            "GIF, PPM, PGM and WebP are read."
         ) from error
 
 
 def read_header(root: Path, name: str) -> Header:
-    """Reads what is known of an image before it is decoded.
+    """Reads what is known about an image before it is decoded.
 
     Raises:
-        DataError: no image of the formats on offer, too many pixels, several frames, or 16-bit colours.
+        DataError: the file is not an image of an accepted format, or has too many pixels, several frames, or 16-bit
+            colours.
     """
     path = root / name
     with _image(path) as image:
@@ -123,27 +124,27 @@ def _check_header(path: Path, image: Image.Image) -> None:
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its thumbnails
     if frames > 1:
         raise DataError(
-            f"{path}: holds {frames} images. Write a file of each: for i, frame in "
+            f"{path}: holds {frames} images. Write each to a file: for i, frame in "
             "enumerate(PIL.ImageSequence.Iterator(PIL.Image.open(path))): frame.save(f'{i:04d}.png')"
         )
     if len(image.getbands()) > 1 and any(map(_is_deep, getattr(image, "tile", []))):
         raise DataError(
-            f"{path}: has 16 bits a colour, of which Pillow reads 8. Read such images by another library, such as "
-            "imageio, and keep them as an array: np.save('images.npy', images)."
+            f"{path}: has 16 bits per colour, of which Pillow reads 8. Read such images with another library, such as "
+            "imageio, and save them as an array: np.save('images.npy', images)."
         )
 
 
 def _is_deep(tile: tuple) -> bool:
-    """Says whether a piece of an image has more than 8 bits a number: by its raw mode, or PPM's largest value."""
+    """Returns whether an image has more than 8 bits per number, by its raw mode or PPM's largest value."""
     args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
     return ";16" in str(args[0]) or (tile[0].startswith("ppm") and args[1] > 255)
 
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
-        return 1  # Pillow has turned the size already
+        return 1  # Pillow has already turned the size
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # it may come behind the pixels, which are not decoded here
+        return 1  # it can come after the pixels, which are not decoded here
     return image.getexif().get(_ORIENTATION, 1)
 
 
@@ -152,17 +153,17 @@ def _kind(path: Path, image: Image.Image) -> str:
         palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
         return "grey" if (palette == palette[:, :1]).all() else "rgb"
     if image.mode not in _KINDS:
-        raise DataError(f"{path}: has Pillow's mode {image.mode!r}. Write it as a PNG file of grey or of RGB.")
+        raise DataError(f"{path}: has Pillow's mode {image.mode!r}. Write it as a grey or RGB PNG file.")
     if _KINDS[image.mode] == "deep" and image.has_transparency_data:
-        raise DataError(f"{path}: has 16 bits and transparency. Write it as a PNG file of grey without transparency.")
+        raise DataError(f"{path}: has 16 bits and transparency. Write it as a grey PNG file without transparency.")
     return _KINDS[image.mode]
 
 
 def decode(root: Path, header: Header, target: Target) -> np.ndarray:
-    """Decodes an image and makes of it what its folder becomes: (C, H, W).
+    """Decodes an image and converts it to the target of its folder: (C, H, W).
 
     Raises:
-        DataError: damage, transparent pixels where none may be, or another size than in its header.
+        DataError: the image is damaged, has transparent pixels that are not allowed, or not the size in its header.
     """
     path = root / header.name
     with _image(path) as image:
@@ -177,14 +178,14 @@ def decode(root: Path, header: Header, target: Target) -> np.ndarray:
 
 
 def unequal(name: str, size: tuple[int, ...], other: str, other_size: tuple[int, ...]) -> DataError:
-    """The error for two images of different height or width, with a size that would do.
+    """Makes the error for two images of different height or width, with a size that would work.
 
     >>> print(unequal("a.png", (16, 17), "b.png", (16, 16)))
-    a.png has 16 x 17 pixels and b.png 16 x 16; all must be of one size. `image_size=16` makes them so.
+    a.png has 16 x 17 pixels and b.png 16 x 16; all must have the same size: use `image_size=16`.
     """
     cure = min(64, *size, *other_size)
     sizes = f"{name} has {size[0]} x {size[1]} pixels and {other} {other_size[0]} x {other_size[1]}"
-    return DataError(f"{sizes}; all must be of one size. `image_size={cure}` makes them so.")
+    return DataError(f"{sizes}; all must have the same size: use `image_size={cure}`.")
 
 
 def _opaque(path: Path, image: Image.Image, target: Target) -> Image.Image:
@@ -194,8 +195,8 @@ def _opaque(path: Path, image: Image.Image, target: Target) -> Image.Image:
         return Image.alpha_composite(white, rgba).convert("RGB")
     if rgba.getchannel("A").getextrema() != (255, 255):
         raise DataError(
-            f"{path}: has transparent pixels. `colour='rgb'` or `colour='grey'` lays them on white; "
-            "else lay them on the colour that they should have."
+            f"{path}: has transparent pixels. `colour='rgb'` or `colour='grey'` lays them on white. Otherwise lay "
+            "them on the colour that they should have."
         )
     return rgba.convert("RGB")
 
@@ -206,7 +207,7 @@ def _coloured(image: Image.Image, target: Target) -> Image.Image:
 
 
 def resized(size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Computes height and width after the shorter side became `image_size`, as torchvision's Resize does.
+    """Computes height and width after resizing the shorter side to `image_size`, like torchvision's Resize.
 
     Example:
         >>> resized((20, 30), 8)

@@ -1,8 +1,8 @@
 """A folder of images -> `Found`, by Pillow.
 
     folder/*.png                            images without labels
-    folder/CLASS/*.png                      the class of an image is the first folder, however deep it lies
-    folder/train/..., test/..., valid/...   splits, each of one of these two forms
+    folder/CLASS/*.png                      the class of an image is the first folder, however deep the image lies
+    folder/train/..., test/..., valid/...   splits, each in one of these two forms
 
 Every header is read before the first pixel is decoded. Many images are decoded once, into a file that is mapped.
 """
@@ -25,8 +25,8 @@ from pyro_vae.data.images.image_files import MOST_PIXELS, TYPES, Header, Target,
 from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.errors import DataError
 
-_SMALL, _MOST_TIMES = 1 << 30, 200  # bytes of pixels, and times the bytes of the files; more of both is a bomb
-_IN_HAND = 1 << 29  # bytes of images that are decoded at one time
+_SMALL, _MOST_TIMES = 1 << 30, 200  # bytes of pixels, and multiples of the bytes of the files; more than both is a bomb
+_IN_HAND = 1 << 29  # bytes of images that are decoded at the same time
 _BATCH = 4096
 _DEFAULT = Reading()
 
@@ -40,19 +40,20 @@ def read_folder(
 ) -> Found:
     """Reads a folder of images: x is (N, C, H, W), uint8, or int32 of 16-bit images, or float32 of floats.
 
-    Images stand in the order of their paths, which are their ids. They are turned as EXIF says. `reading.image_size`
-    resizes the shorter side, bilinear and antialiased, and cuts the square out of the middle; `reading.colour` makes
-    all grey or RGB.
+    Images are in the order of their paths, which are their ids, and are turned as EXIF says. `reading.image_size`
+    resizes the shorter side, bilinear and antialiased, and crops the square in the middle. `reading.colour` makes all
+    of them grey or RGB.
 
     Args:
         path: of the folder.
-        reading: whose `image_size` and `colour` are used.
-        map_above: 8-bit images of more bytes in all are converted once, into a file in `cache`, and mapped.
-        cache: the folder of such files; None for `pyro_vae` in the user's own folder of caches.
+        reading: its `image_size` and `colour` are used.
+        map_above: 8-bit images with more bytes in total are converted once, into a file in `cache`, and mapped.
+        cache: the folder of such files; None for `pyro_vae` in the user's own cache folder.
 
     Raises:
-        DataError: no images, a link, a damaged image, too many pixels, transparency, or unequal sizes or colours.
-        StorageError: the cache has no room.
+        DataError: there are no images, a link, a damaged image, too many pixels, transparency, or unequal sizes or
+            colours.
+        StorageError: there is no room for the cache.
 
     Example:
         >>> import tempfile
@@ -88,7 +89,7 @@ def read_folder(
 
 
 def _target(root: Path, headers: list[Header], reading: Reading) -> tuple[Target, list[str]]:
-    """What the images become, and what is to be said of it."""
+    """Returns what the images become, and the notes about it."""
     kind = _kind(root, headers, reading)
     sizes: dict[tuple[int, int], str] = {}
     for header in headers:
@@ -99,7 +100,7 @@ def _target(root: Path, headers: list[Header], reading: Reading) -> tuple[Target
         raise unequal(f"{root}: {name}", size, others[0][1], others[0][0])
     for height, width in [resized(stored, s) for stored in sizes] if s else []:
         if height * width > MOST_PIXELS:
-            raise DataError(f"{root}: an image would be resized to {height} x {width} pixels. Cut it first.")
+            raise DataError(f"{root}: an image would be resized to {height} x {width} pixels. Crop it first.")
     target = Target(kind, (s, s) if s else size, s, reading.colour != "as_stored")
     _check_bomb(root, headers, target)
     return target, list(_notes(headers, target, len(sizes)))
@@ -113,13 +114,17 @@ def _kind(root: Path, headers: list[Header], reading: Reading) -> str:
     (kind, name), *others = first.items()
     if not kinds <= eight:
         if others or reading.colour == "rgb":
-            what = f"{others[0][1]} is {_WORDS[others[0][0]]}" if others else "`colour='rgb'` makes RGB of 8 bits alone"
-            raise DataError(f"{root}: {name} is {_WORDS[kind]}, and {what}. Write all images in one form first.")
+            what = (
+                f"{others[0][1]} is {_WORDS[others[0][0]]}"
+                if others
+                else "`colour='rgb'` converts only 8-bit images to RGB"
+            )
+            raise DataError(f"{root}: {name} is {_WORDS[kind]}, and {what}. Write all images in the same form first.")
         return kind
     if reading.colour == "as_stored" and others:
         raise DataError(
-            f"{root}: {name} is {_WORDS[kind]}, and {others[0][1]} is {_WORDS[others[0][0]]}. "
-            "`colour='grey'` or `colour='rgb'` makes them alike."
+            f"{root}: {name} is {_WORDS[kind]}, and {others[0][1]} is {_WORDS[others[0][0]]}. `colour='grey'` or "
+            "`colour='rgb'` converts them."
         )
     if reading.colour == "rgb":
         return "rgb"
@@ -143,8 +148,8 @@ def _check_bomb(root: Path, headers: list[Header], target: Target) -> None:
     pixels, stored = _num_bytes(len(headers), target), sum(header.num_bytes for header in headers)
     if pixels > _SMALL and pixels > _MOST_TIMES * stored:
         raise DataError(
-            f"{root}: {stored:,} bytes of files would become {pixels:,} bytes of pixels. If that is meant, scale the "
-            f"images down, as `image_size=64` does, or write them into an array with np.save."
+            f"{root}: {stored:,} bytes of files would become {pixels:,} bytes of pixels. If you intend that, scale "
+            "the images down, for example with `image_size=64`, or save them as an array with np.save."
         )
 
 
@@ -162,19 +167,19 @@ def _notes(headers: list[Header], target: Target, num_sizes: int) -> Iterator[st
         were = "one size" if num_sizes == 1 else f"{num_sizes} sizes"
         yield (
             f"Images of {were} were resized, bilinear and antialiased, until the shorter side had {s} pixels, and "
-            f"{s} x {s} pixels were cut out of the middle."
+            f"cropped to the {s} x {s} pixels in the middle."
         )
     if target.kind == "grey" and "rgb" in kinds:
-        yield "Colours were made grey: 0.299 red + 0.587 green + 0.114 blue."
+        yield "Colours were converted to grey: 0.299 red + 0.587 green + 0.114 blue."
     if alpha:
-        became = "was laid on white" if target.on_white else "hid nothing, and was dropped"
+        became = "was laid on white" if target.on_white else "hid nothing and was dropped"
         yield f"The transparency of {alpha} images {became}."
     if others:
         yield f"{others} images of other colours (CMYK, YCbCr) were converted to RGB without their colour profiles."
 
 
 def _digest(headers: list[Header]) -> str:
-    """One digest over the path and the hash of each file, in the order of the paths."""
+    """Computes one digest over the path and the hash of each file, in the order of the paths."""
     digest = hashlib.sha256()
     for header in headers:
         digest.update(f"{header.name}\0{header.sha256}\n".encode())
@@ -182,7 +187,7 @@ def _digest(headers: list[Header]) -> str:
 
 
 def _pixels(root: Path, headers: list[Header], target: Target, home: Path | None, key: str) -> np.ndarray:
-    """The images of a split: in memory, or mapped from a file in `home`."""
+    """Returns the images of a split: in memory, or mapped from a file in `home`."""
     shape = (len(headers), *target.shape)
     if home is not None:
         return mapped(home, f"{key} {target}", shape, partial(_fill, root, headers, target))
@@ -201,7 +206,7 @@ def _fill(root: Path, headers: list[Header], target: Target, x: np.ndarray) -> N
 
 
 def _in_threads(work: Callable[[Any], Any], things: Any, threads: int) -> Iterator[Any]:
-    """Yields what becomes of each thing, in order. The first error ends it, after the batch in hand."""
+    """Yields the result for each item, in order. The first error ends it, after the current batch."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for first in range(0, len(things), _BATCH):
             yield from pool.map(work, things[first : first + _BATCH])

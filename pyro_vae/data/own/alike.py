@@ -1,7 +1,7 @@
-"""New data in the training data's own form: every row of a file, in its order, as one split.
+"""New data in the form of the training data: every row of a file, in its order, as one split.
 
-Levels, recipe, columns and classes are those of the run, and the file does not change them. A file of another form is
-refused with the place and the cure.
+Levels, recipe, columns and classes come from the run; the file does not change them. A file of another form is refused
+with the place and the cure.
 """
 
 import os
@@ -56,21 +56,21 @@ def rows_alike(
 ) -> Alike:
     """Reads new data as one split, with the recipe of a run.
 
-    The noise of binarising or dequantising is keyed by the data seed and the row: a row at the same place of any file
-    gets the same.
+    The noise of binarising or dequantising depends on the data seed and the row: the same row of any file gets the same
+    noise.
 
     Args:
         data: the path of a file or a folder of images, or an array (N, ...), a tensor or a frame.
         intake: the run's recipe of data.
-        reading: how the run read its file.
-        y: labels (N,), where the data are in memory.
-        array: which array of an archive.
-        needs_labels: whether an unknown label is an error; else labels are left out, with a note.
-        map_above: a `.npy` file of more bytes is mapped, not read.
+        reading: how the run read its own file.
+        y: labels (N,), if the data are in memory.
+        array: the name of an array in an archive.
+        needs_labels: whether an unknown label is an error; if not, labels are left out, with a note.
+        map_above: a `.npy` file with more bytes is mapped, not read.
 
     Raises:
-        DataError: there is no such file, or it is of another form.
-        UsageError: it does not say which of its arrays is meant.
+        DataError: there is no such file, or it has another form.
+        UsageError: the file has several arrays that could be meant.
 
     Example:
         >>> new = rows_alike(np.array([[[0, 255]]], np.uint8), Intake((1, 1, 2), 256, "none"), Reading())
@@ -80,10 +80,12 @@ def rows_alike(
     found = _found(data, intake, reading, y, array, map_above)
     if len(found.x) > 1:
         parts = [key.removeprefix("x_") for key in found.x]
-        raise DataError(f"{found.name}: holds the splits {', '.join(parts)}. Name the folder of one, as {data}/test.")
+        raise DataError(
+            f"{found.name}: holds the splits {', '.join(parts)}. Name the folder of one of them, such as {data}/test."
+        )
     key = next(iter(found.x))
     if found.mask and not intake.missing:
-        raise DataError(f"{found.name}: holds a mask of missing numbers, and the run takes none.")
+        raise DataError(f"{found.name}: holds a mask of missing numbers, but the run takes none.")
     placed, of_layout = laid_out(found, reading)
     x = intake.chosen(placed[key], found.name, found.columns)
     stored = intake.stored(x, found.name)
@@ -108,7 +110,7 @@ def _found(data: Any, intake: Intake, reading: Reading, y: Any, array: str, map_
     if ending in ARRAY_ENDINGS:
         return read_rows(path, reading, array, map_above)
     if array:
-        raise UsageError(f"`array` names an array of an .npz file; {path} is none: leave it out")
+        raise UsageError(f"`array` names an array of an .npz file, and {path} is not one: leave it out")
     if ending in TABLE_ENDINGS:
         return _table(path, intake, reading)
     if path.is_dir():
@@ -138,7 +140,7 @@ def _table(path: Path, intake: Intake, reading: Reading) -> Found:
 
 
 def _folder(path: Path, intake: Intake, reading: Reading) -> Found:
-    """Reads images. Black and white is 0 and 255 where the run has grey levels."""
+    """Reads images. Black and white become 0 and 255 if the run has grey levels."""
     from pyro_vae.data.images.image_folder import read_folder
 
     found = read_folder(path, reading)
@@ -146,9 +148,9 @@ def _folder(path: Path, intake: Intake, reading: Reading) -> Found:
     L = intake.num_levels or 2
     if L == 2 or first.dtype != np.uint8 or first.shape[1] != 1 or first.max() > 1:
         return found
-    grey = read_folder(path, replace(reading, colour="grey"))  # the levels 0 and 1 of 8 bits stay what they are
+    grey = read_folder(path, replace(reading, colour="grey"))  # the levels 0 and 1 of 8 bits stay as they are
     if next(iter(grey.x.values())).max() > L - 1:
-        raise DataError(f"{path}: its images are black and white, and the run was trained on levels 0 ... {L - 1}.")
+        raise DataError(f"{path}: its images are black and white, but the run was trained on levels 0 ... {L - 1}.")
     return grey
 
 
@@ -168,7 +170,7 @@ def _labels(found: Found, key: str, intake: Intake, needs_labels: bool) -> tuple
 
 
 def _split(stored: np.ndarray, labels: torch.Tensor | None, intake: Intake) -> Split:
-    # One draw for each row is all that is seen of them, as where it is drawn once.
+    # Each row is seen in one draw only, as if it were drawn once.
     recipe = "dynamic" if intake.recipe == "static" else "none" if _are_bits(intake) else intake.recipe
     rows = torch.arange(len(stored)) if isinstance(stored, np.memmap) else None
     levels = _tensor(stored)

@@ -1,7 +1,7 @@
-"""`.npy` and `.npz` files -> `Found`: which array of an archive is what, by its name.
+"""`.npy` and `.npz` files -> `Found`: the name of an array in an archive says what it is.
 
-A name is made of words: one for what it is (x, data, images ... or y, labels, target ...), and one for its split
-(train, valid, test), in any order, so that x_train, train_images and X_val are understood.
+A name is made of words: one says what the array is (x, data, images ... or y, labels, target ...) and one says its
+split (train, valid, test), in any order. So x_train, train_images and X_val are understood.
 """
 
 from pathlib import Path
@@ -32,16 +32,16 @@ _CURE = "Name the data x and their labels y, or x_train, x_valid and x_test."
 
 
 def read_archive(path: Path, reading: Reading, map_above: int = formats.MAP_ABOVE) -> Found:
-    """Reads a `.npy` file, or a `.npz` file by the names of its arrays; those that are not used are named in a note.
+    """Reads a `.npy` file, or a `.npz` file by the names of its arrays; a note names the unused ones.
 
     Args:
         path: of the file.
-        reading: `label` and `group` name arrays.
+        reading: `label` and `group` are names of arrays.
         map_above: a `.npy` file of more bytes is mapped, not read.
 
     Raises:
         DataError: no such file, a damaged one, or one whose names do not say which array is x.
-        UsageError: it has no array of the name that `label` or `group` gives.
+        UsageError: it has no array with the name in `label` or `group`.
     """
     arrays = _opened(path, map_above)
     given = {"y": reading.label, "group": reading.group}
@@ -53,12 +53,12 @@ def read_archive(path: Path, reading: Reading, map_above: int = formats.MAP_ABOV
 
 
 def read_rows(path: Path, reading: Reading, array: str = "", map_above: int = formats.MAP_ABOVE) -> Found:
-    """Reads one array of a `.npy` or `.npz` file, with its labels, ids and mask: data that are not to be split.
+    """Reads one array of a `.npy` or `.npz` file, with its labels, ids and mask: data that are not split.
 
     Args:
         path: of the file.
-        reading: `label` names an array, which may be missing here.
-        array: the name of the data; "" takes the only one that its name allows, as `read_archive` does.
+        reading: `label` names an array, which can be missing here.
+        array: the name of the data; "" takes the only array whose name fits, as in `read_archive`.
         map_above: as for `read_archive`.
 
     Raises:
@@ -86,7 +86,7 @@ def _only_x(path: Path, arrays: formats.Archive) -> str:
     others = [name for name in arrays if not _meaning(name)[0]]
     names = names or (others if len(others) == 1 else [])
     if len(names) > 1:
-        raise UsageError(f"{path}: holds {', '.join(names)}; say which, as in `array={names[-1]!r}`")
+        raise UsageError(f"{path}: holds {', '.join(names)}; choose one, as in `array={names[-1]!r}`")
     if not names:
         raise _no_x(path, arrays)
     return names[0]
@@ -140,19 +140,19 @@ def _sorted_out(path: Path, arrays: formats.Archive, given: dict[str, str]) -> d
         by_kind["x"].pop("", None)
         if missing := [split for split in ("train", "test") if split not in by_kind["x"]]:
             held = ", ".join(by_kind["x"].values())
-            raise DataError(f"{path}: holds {held} but no x_{missing[0]}; given splits need both ends. {_CURE}")
+            raise DataError(f"{path}: holds {held} but no x_{missing[0]}; your own splits need both. {_CURE}")
     elif "" not in by_kind["x"]:
         by_kind = {kind: _all_data(names, next(iter(by_kind["x"]))) for kind, names in by_kind.items()}
     return {kind: {split: n for split, n in names.items() if split in by_kind["x"]} for kind, names in by_kind.items()}
 
 
 def _all_data(names: dict[str, str], only: str) -> dict[str, str]:
-    """Takes the arrays of the only split that there is for those of all data."""
+    """Takes the arrays of the only split as the arrays of all data."""
     return next(({"": names[key]} for key in (only, "") if key in names), {})
 
 
 def _meaning(name: str) -> tuple[str, str]:
-    """Returns what an array of this name is, "" where that is not known, and its split, "" for none.
+    """Returns what an array of this name is, "" if that is not known, and its split, "" for none.
 
     >>> _meaning("x_val"), _meaning("train_images"), _meaning("Y"), _meaning("arr_0")
     (('x', 'valid'), ('x', 'train'), ('y', ''), ('', ''))
@@ -178,21 +178,21 @@ def _no_x(path: Path, arrays: formats.Archive) -> DataError:
 
 
 def _renaming(path: Path, arrays: formats.Archive) -> str:
-    """The code that writes an archive anew under names that are known."""
+    """Returns the code that writes an archive again under names that are known."""
     if not arrays:
         return ""
     shapes = {name: array.shape for name, array in arrays.items()}
     x = max(shapes, key=lambda name: (len(shapes[name]), shapes[name]))
     y = next((n for n, shape in shapes.items() if n != x and shapes[x][:1] == shape), "")
     labels = f", y=a[{y!r}]" if y else ""
-    return f" Such as: a = numpy.load({path.name!r}); numpy.savez('named.npz', x=a[{x!r}]{labels})"
+    return f" For example: a = numpy.load({path.name!r}); numpy.savez('named.npz', x=a[{x!r}]{labels})"
 
 
 def _of_one_split(x: dict[str, str]) -> list[str]:
     name = x.get("", "")
     if not _meaning(name)[1]:
         return []
-    return [f"Of the splits the file holds {name} alone, which was cut into three."]
+    return [f"The file holds only the split {name}, which was cut into three."]
 
 
 def _left_out(arrays: formats.Archive, used: list[str]) -> list[str]:

@@ -1,11 +1,11 @@
-"""`Found` -> `Raw`: a user's own data, wherever they were found, as one more source.
+"""`Found` -> `Raw`: a user's own data, wherever they come from, as one more source.
 
     (N, D)        -> x_shape (D,)            rows of a table
     (N, H, W)     -> x_shape (1, H, W)       grey images
     (N, C, H, W)  -> x_shape (C, H, W)       images
 
-What the numbers are is for `numbers` to say, and what the labels are for `labels`. A large `.npy` file is mapped: its
-checks go through it in blocks, and its splits hold positions in place of a copy.
+`numbers` decides what the numbers are, and `labels` what the labels are. A large `.npy` file is mapped: it is checked
+in blocks, and its splits hold positions instead of a copy.
 """
 
 from dataclasses import replace
@@ -27,10 +27,10 @@ def user_file(request: Request) -> Raw:
     """Reads the file or folder at a path.
 
     Args:
-        request: whose `dataset` is the path, and whose `reading` says how.
+        request: its `dataset` is the path, and its `reading` says how to read it.
 
     Raises:
-        DataError: there is no such file, or something in it is wrong; with the place and the cure.
+        DataError: there is no such file, or something in it is wrong; the message names the place and the cure.
 
     Example:
         >>> import tempfile
@@ -67,20 +67,20 @@ def _found(path: Path, request: Request) -> Found:
         return read_folder(path, request.reading, map_above=request.map_above)
     from pyro_vae.data.own.conversions import other_format
 
-    raise DataError(other_format(path) or f"{path}: is of no form that is read: give {PATHS}.")
+    raise DataError(other_format(path) or f"{path}: has a form that is not read: give {PATHS}.")
 
 
 def raw(found: Found, reading: Reading) -> Raw:
-    """Checks what a reader found, and says how it is to be cut into splits.
+    """Checks what a reader found, and says how to cut it into splits.
 
-    Without `x_valid` one training datum in ten is held out for it.
+    Without `x_valid`, one training datum in ten is held out for validation.
 
     Args:
         found: the arrays.
-        reading: what the user says of them.
+        reading: what the user says about them.
 
     Raises:
-        DataError: an array is no data set, or labels or masks are none of these data.
+        DataError: an array is not a data set, or labels or masks do not belong to these data.
     """
     if found.mask and not reading.missing:
         raise DataError(f"{found.name}: holds a mask of missing numbers: use `missing=True`, or leave the mask out.")

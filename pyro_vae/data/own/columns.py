@@ -1,8 +1,8 @@
-"""The columns of a table of reals, before they become float32: which say nothing, and which would lose their digits.
+"""The columns of a table of reals before they become float32: which are constant, and which would lose digits.
 
-The model standardises by itself, so a table stays in its own units here. What a float32 cannot do is to hold numbers
-far from 0 that lie close together, such as times in seconds since 1970: six of them, 10 s apart, are one float32. From
-such a column its training mean, rounded to a float32, is taken away, which changes no density.
+The model does the standardising, so a table stays in its own units here. But a float32 cannot hold numbers far from 0
+that lie close together, such as times in seconds since 1970: six of them, 10 s apart, are one float32. The training
+mean of such a column, rounded to a float32, is subtracted from it, which changes no density.
 """
 
 from dataclasses import replace
@@ -12,11 +12,11 @@ import numpy as np
 
 from pyro_vae.data.sources import Part, Raw
 
-_LOST = 2.0**-10  # of the spread of a column, by which rounding to float32 may move it
-_MOST_NAMES, _MOST_NOTES = 15, 10  # in one note, and of one kind
+_LOST = 2.0**-10  # share of the spread of a column by which rounding to float32 may move it
+_MOST_NAMES, _MOST_NOTES = 15, 10  # names in one note, and notes of one kind
 _FAR = 3.0  # spreads of the other numbers of a column
 _SENTINELS = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0)
-_COMMON = 0.05  # of the rows, above which a value has no bounded density
+_COMMON = 0.05  # share of the rows; a more frequent value has no bounded density
 
 
 class Columns(NamedTuple):
@@ -24,8 +24,8 @@ class Columns(NamedTuple):
 
     Attributes:
         raw: the data set with the columns that stay, float64.
-        kept: (D,) their positions among those of the file.
-        origin: (D,) what was taken away from each, 0 from most.
+        kept: (D,) their positions among the columns of the file.
+        origin: (D,) what was subtracted from each, mostly 0.
         notes: sentences.
     """
 
@@ -36,7 +36,7 @@ class Columns(NamedTuple):
 
 
 def fitted(raw: Raw, train: np.ndarray) -> Columns:
-    """Leaves out columns that are constant among the training rows, and moves those that float32 would round away.
+    """Leaves out columns that are constant among the training rows, and shifts those that float32 would round away.
 
     Args:
         raw: a table of reals, its parts (N, D) float64 or float32.
@@ -62,12 +62,12 @@ def fitted(raw: Raw, train: np.ndarray) -> Columns:
 
 
 def doubtful(x: dict[str, np.ndarray], columns: tuple[str, ...], *, sentinels: bool) -> tuple[str, ...]:
-    """Names columns that are mostly empty, and those in which a number such as -999 may stand for a missing one.
+    """Names columns that are mostly empty, and columns in which a number such as -999 could mark a missing one.
 
     Args:
-        x: the parts of a table in memory, (N, D); of other data nothing is said.
-        columns: the names of the D columns, where they have any.
-        sentinels: whether such numbers are looked for.
+        x: the parts of a table in memory, (N, D); other data get no notes.
+        columns: the names of the D columns, if they have any.
+        sentinels: whether to look for such numbers.
 
     Example:
         >>> column = np.r_[np.arange(20.0), -999, -999][:, None]
@@ -96,7 +96,7 @@ and use `missing=True`.
 
 
 def _sentinels(observed: np.ndarray) -> dict[float, int]:
-    """Counts each number that people write for a missing one, where it is no number like the others."""
+    """Counts each number that people write for a missing one, if it is unlike the other numbers."""
     is_one = np.isin(observed, _SENTINELS)
     others = observed[~is_one]
     if not is_one.any() or len(others) < 3:
@@ -108,14 +108,14 @@ def _sentinels(observed: np.ndarray) -> dict[float, int]:
 
 
 def constant(rows: np.ndarray) -> np.ndarray:
-    """Says which columns (D,) of rows (N, D) hold one number alone, but for gaps."""
+    """Returns which columns (D,) of rows (N, D) hold only one number, apart from gaps."""
     with np.errstate(invalid="ignore"):
         low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
     return ~(low < high)
 
 
 def said_of_constant(rows: np.ndarray, columns: tuple[str, ...], of: str, why: str) -> list[str]:
-    """Names constant columns that stay, of rows (N, D) that are called `of`.
+    """Names the constant columns that stay, in rows (N, D) that the note calls `of`.
 
     Example:
         >>> said_of_constant(np.array([[1, 2], [1, 3]]), (), "the training rows", "A count of 0 tells nothing.")
@@ -127,7 +127,7 @@ def said_of_constant(rows: np.ndarray, columns: tuple[str, ...], of: str, why: s
 
 
 def x_is(columns: tuple[str, ...]) -> list[str]:
-    """Says which columns are x.
+    """Makes the sentence that says which columns are x.
 
     Example:
         >>> x_is(("height", "mass"))
@@ -147,20 +147,20 @@ def _left_out(names: tuple[str, ...], constant: np.ndarray) -> list[str]:
         return []
     if constant.all():
         return ["All columns are constant among the training rows: there is nothing to learn."]
-    return [f"Left out, since constant among the training rows: {listed(names, constant)}."]
+    return [f"Left out because they are constant among the training rows: {listed(names, constant)}."]
 
 
 def _moved(names: tuple[str, ...], far: np.ndarray) -> list[str]:
     if not far.any():
         return []
     return [
-        f"Float32 would round away the differences in {listed(names, far)}: their training mean was taken away, which "
+        f"Float32 would round away the differences in {listed(names, far)}: their training mean was subtracted, which "
         "changes no log p(x)."
     ]
 
 
 def _common(names: tuple[str, ...], rows: np.ndarray, kept: np.ndarray) -> list[str]:
-    """Names columns one of whose values is so common that their density has no upper bound."""
+    """Names columns with a value so common that their density has no upper bound."""
     found = []
     for i in kept:
         column = rows[:, i]
@@ -171,13 +171,13 @@ def _common(names: tuple[str, ...], rows: np.ndarray, kept: np.ndarray) -> list[
         return []
     first = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return [
-        f"A value repeats often in {first}. A density there has no upper bound, so that log p(x) says more about the "
-        "smallest scale allowed than about the data. `columns` names the columns that are x, without such a one, and "
+        f"A value repeats often in {first}. A density has no upper bound there, so log p(x) says more about the "
+        "smallest scale allowed than about the data. To leave such a column out, name the others with `columns`; "
         "`label` makes it the class."
     ]
 
 
 def listed(names: tuple[str, ...], chosen: np.ndarray) -> str:
-    """Names the columns that are chosen (D,), the first ten."""
+    """Names the first ten of the chosen columns (D,)."""
     found = [names[i] for i in np.flatnonzero(chosen)]
     return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")

@@ -1,4 +1,4 @@
-"""Files of other formats: the two lines of Python that make one of them that is read."""
+"""Files of other formats: the two lines of Python that convert such a file."""
 
 import os
 import re
@@ -13,7 +13,7 @@ def _unpacked(module: str) -> tuple[str, str, str]:
     return "a packed file", "", f"import {module}, pathlib\n{line}"
 
 
-# Endings -> what such a file is, the ending of the file that is made, and two lines that make it.
+# Endings -> what such a file is, the ending of the converted file, and the two lines that make it.
 _FRAMES = {
     ".parquet": ("a Parquet table", "read_parquet({path})"),
     ".feather .arrow": ("a Feather table", "read_feather({path})"),
@@ -52,7 +52,7 @@ _ARRAYS = {
     ),
     ".zarr": ("a Zarr array", ".npy", "import numpy, zarr\nnumpy.save({out}, zarr.open({path}, mode='r')[:])"),
     ".mtx": (
-        "a Matrix Market file (write .T behind toarray() where its columns are the data)",
+        "a Matrix Market file (write .T after toarray() if its columns are the data)",
         ".npy",
         "import numpy, scipy.io, scipy.sparse\n"
         "numpy.save({out}, scipy.sparse.coo_array(scipy.io.mmread({path}, spmatrix=False)).toarray())",
@@ -63,12 +63,12 @@ _ARRAYS = {
         "import numpy, safetensors.numpy\nnumpy.savez({out}, **safetensors.numpy.load_file({path}))",
     ),
     ".pt .pth": (
-        "a file of PyTorch (here, of one tensor)",
+        "a PyTorch file (here with one tensor)",
         ".npy",
         "import numpy, torch\nnumpy.save({out}, torch.load({path}, weights_only=True).numpy())",
     ),
     ".pkl .pickle .joblib": (
-        "a pickle (which can run code: open none that you do not trust)",
+        "a pickle (which can run code: only open one that you trust)",
         ".npy",
         "import numpy, pandas\nnumpy.save({out}, numpy.asarray(pandas.read_pickle({path})))",
     ),
@@ -95,11 +95,11 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".we
 
 
 def other_format(path: str | os.PathLike[str]) -> str:
-    """Says how a file of a format that is not read becomes one that is; "" of an ending that is not known.
+    """Explains how to convert a file of a format that is not read; "" for an ending that is not known.
 
     Example:
         >>> print(other_format("cells/own.mat"))
-        own.mat is a MATLAB file; such files are not read. These two lines make 'own.npz' of it, which is read:
+        own.mat is a MATLAB file; such files are not read. These two lines convert it to 'own.npz', which is read:
             import numpy, scipy.io
             numpy.savez('own.npz', **{k: v for k, v in scipy.io.loadmat('own.mat').items() if not k.startswith('__')})
         >>> print(other_format("own.png"))
@@ -120,4 +120,4 @@ def other_format(path: str | os.PathLike[str]) -> str:
     what, made, lines = _BY_ENDING[ending]
     out = name[: -len(ending)] + ("" if made == "folder" else made)
     code = "\n".join(f"    {line}" for line in lines.format(path=repr(name), out=repr(out)).splitlines())
-    return f"{name} is {what}; such files are not read. These two lines make {out!r} of it, which is read:\n{code}"
+    return f"{name} is {what}; such files are not read. These two lines convert it to {out!r}, which is read:\n{code}"

@@ -1,10 +1,10 @@
-"""`.npy` and `.npz` files as the first version of this package read them, for runs of that time: `reader=1`.
+"""`.npy` and `.npz` files as the first version of this package read them, for runs from then: `reader=1`.
 
 (N, D)        -> x_shape (D,)            bool, or integers 0 and 1      binary
 (N, H, W)     -> x_shape (1, H, W)       uint8, or integers 0..255      256 levels
 (N, C, H, W)  -> x_shape (C, H, W)       floats                         taken as they are
 
-Nothing is to change here: a run that is opened again must find the numbers that it was trained on.
+Nothing may change here: a run that is opened again must find the numbers that it was trained on.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ _MOST_CLASSES = 1000
 
 
 def user_file(request: Request) -> Raw:
-    """Reads a file of the keys `x`, `y`, or `x_train`, `x_valid`, `x_test` with `y_train`, ...
+    """Reads a file with the keys `x`, `y`, or `x_train`, `x_valid`, `x_test` with `y_train`, ...
 
-    Without `x_valid` one training datum in ten is held out for it.
+    Without `x_valid`, one training datum in ten is held out for validation.
 
     Args:
-        request: whose `dataset` is the path.
+        request: its `dataset` is the path.
 
     Raises:
         DataError: no such file or keys, a wrong rank or type, values that are not finite or outside 0..255.
@@ -48,7 +48,7 @@ def user_file(request: Request) -> Raw:
 
 
 def _pairs(path: Path, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images by key, and labels under the key of their images."""
+    """Returns images by key, and labels under the key of their images."""
     given = [f"x_{split}" for split in _GIVEN if f"x_{split}" in arrays]
     others = [key for key in arrays if key != "y"]
     if given:
@@ -75,7 +75,7 @@ def _unused(arrays: dict[str, np.ndarray], *used: dict[str, np.ndarray]) -> tupl
 def _check_given(path: Path, given: list[str]) -> list[str]:
     missing = [key for key in ("x_train", "x_test") if key not in given]
     if missing:
-        raise DataError(f"{path}: holds {', '.join(given)} but no {missing[0]}; given splits need both ends.")
+        raise DataError(f"{path}: holds {', '.join(given)} but no {missing[0]}; your own splits need both.")
     return given
 
 
@@ -100,7 +100,7 @@ Levels = tuple[dict[str, np.ndarray], int | None, tuple[str, ...]]
 
 
 def _levels(path: Path, images: dict[str, np.ndarray]) -> Levels:
-    """The arrays in storage form, L (None for floats), and notes for the protocol."""
+    """Returns the arrays in storage form, L (None for floats), and notes for the protocol."""
     first, *others = images.values()
     if any(x.shape[1:] != first.shape[1:] or x.dtype != first.dtype for x in others):
         found = ", ".join(f"{key} {x.dtype} {x.shape[1:]}" for key, x in images.items())
@@ -131,7 +131,7 @@ def _float_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
 
 def _integer_levels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     if x.dtype == bool:
-        return _within(path, key, x.view(np.uint8), 1, "a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
+        return _within(path, key, x.view(np.uint8), 1, "a bool is 0 or 1. Save it again, as x != 0 or as uint8.")
     cure = "integers are read as 8-bit levels 0..255. Store such data as floats, or scale them to uint8."
     return _within(path, key, x, 255, cure).astype(np.uint8, copy=False)
 
@@ -150,7 +150,7 @@ def _place(rows: np.ndarray, wrong: np.ndarray, first: int) -> str:
 
 
 def _check_labels(path: Path, images: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> int:
-    """The number of classes, 0 without labels."""
+    """Returns the number of classes, 0 without labels."""
     if labels and labels.keys() != images.keys():
         raise DataError(f"{path}: labels only for {', '.join(labels)}; give them for every split, or for none.")
     for key, y in labels.items():

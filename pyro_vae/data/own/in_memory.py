@@ -14,27 +14,27 @@ _KEYS = {"x": "x", "valid": "x_valid", "test": "x_test"}
 
 
 def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) -> tuple[Found, Options]:
-    """Brings what a user passes to `from_arrays` to arrays by key, and takes arrays out of the options of its reading.
+    """Turns what a user passes to `from_arrays` into arrays by key, and takes the arrays out of the reading options.
 
     Raises:
-        UsageError: `valid` is given without `test`, or something is no array.
+        UsageError: `valid` is given without `test`, or something is not an array.
     """
     if valid is not None and test is None:
-        raise UsageError("`valid` goes with `test`: give both, or only `test`, or none")
+        raise UsageError("`valid` needs `test`: give both, or only `test`, or neither")
     options = {option: value for option, value in reading.items() if value is not None}
     extra = {what: options.pop(what) for what in ("mask", "group") if not isinstance(options.get(what, ""), str)}
     if hasattr(x, "columns"):
-        for what, beside in {"y": y, **extra}.items():
-            _check_index(what, beside, x)
+        for what, further in {"y": y, **extra}.items():
+            _check_index(what, further, x)
         return _of_frames(name, x, y, valid, test, options, extra)
     given = {"x" if test is None else "x_train": (x, y)}
     given |= {_KEYS[split]: _pair(data) for split, data in (("valid", valid), ("test", test)) if data is not None}
     arrays = {key: _array("x", data) for key, (data, _) in given.items()}
     labels = {key: _array("y", data) for key, (_, data) in given.items() if data is not None}
-    beside = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
+    further = {what: {next(iter(arrays)): _array(what, data)} for what, data in extra.items()}
     mask = _of_masked(
         {key: data for key, (data, _) in given.items()},
-        beside.get("mask", {}),
+        further.get("mask", {}),
         Reading(missing=options.get("missing", False)),
     )
     about = Found(
@@ -43,7 +43,7 @@ def found(name: str, x: Any, y: Any, valid: Any, test: Any, reading: Options) ->
         x=arrays,
         y=labels,
         mask=mask,
-        groups=beside.get("group", {}),
+        groups=further.get("group", {}),
         files={f"{key} as {array.dtype}": digest(array) for key, array in arrays.items()},
     )
     return about, options
@@ -59,7 +59,7 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 
 def _of_masked(x: dict[str, Any], mask: dict[str, np.ndarray], reading: Reading) -> dict[str, np.ndarray]:
-    """Adds the masks of NumPy's masked arrays, in which True is a number that is missing."""
+    """Adds the masks of NumPy's masked arrays, in which True means a missing number."""
     hidden = {key: np.ma.getmaskarray(data) for key, data in x.items() if np.ma.is_masked(data)}
     for key, at in hidden.items():
         if not reading.missing:
@@ -71,17 +71,17 @@ def _of_masked(x: dict[str, Any], mask: dict[str, np.ndarray], reading: Reading)
 
 
 def _check_index(what: str, data: Any, frame: Any) -> None:
-    """Refuses to pair by position what pandas would pair by its index."""
+    """Refuses to pair by position what pandas would pair by index."""
     index = getattr(data, "index", None)
     if index is not None and not callable(index) and hasattr(frame, "index") and not index.equals(frame.index):
         raise DataError(
-            f"the index of `{what}` differs from that of the frame: pass {what}.loc[x.index], or {what}.to_numpy() "
-            "where both have the same order"
+            f"the index of `{what}` differs from that of the frame: pass {what}.loc[x.index], or {what}.to_numpy() if "
+            "both are in the same order"
         )
 
 
 def _like(first: Found, key: str, frame: Any, reading: Reading, name: str) -> Found:
-    """Reads the frame of a further split, with the columns of the first."""
+    """Reads the frame of another split, with the columns of the first."""
     from pyro_vae.data.tables.frames import of_frame
 
     other = of_frame(frame, reading, name)
@@ -98,14 +98,14 @@ def _like(first: Found, key: str, frame: Any, reading: Reading, name: str) -> Fo
     more = [c for c in other.columns if c not in first.columns]
     if lacking or more:
         what = f"lacks the columns {', '.join(lacking)}" if lacking else f"has more columns of x: {', '.join(more)}"
-        raise DataError(f"{name}: {key} {what}. All splits have the same; `columns` names those that are x.")
+        raise DataError(f"{name}: {key} {what}. All splits need the same columns; `columns` names those that are x.")
     return of_frame(frame, replace(reading, columns=first.columns), name)
 
 
 def _of_frames(
     name: str, x: Any, y: Any, valid: Any, test: Any, options: Options, extra: Options
 ) -> tuple[Found, Options]:
-    """Makes one `Found` of the frames of all splits, which have the same columns."""
+    """Makes one `Found` from the frames of all splits, which have the same columns."""
     from pyro_vae.data.tables.frames import of_frame
 
     if isinstance(y, str):
@@ -136,7 +136,7 @@ def _of_frames(
 
 
 def _chosen(mask: Any, frame: Any, columns: tuple[str, ...]) -> np.ndarray:
-    """The columns of a mask that are those of x, where it has as many as the frame."""
+    """Returns the columns of a mask that belong to x, if it has as many columns as the frame."""
     array, names = _array("mask", mask), [str(column).strip() for column in frame.columns]
     if array.ndim == 2 and array.shape[1] == len(names) and set(columns) <= set(names):
         return array[:, [names.index(column) for column in columns]]
@@ -159,11 +159,11 @@ def _array(what: str, data: Any) -> np.ndarray:
         array = np.where(gaps, "", array.astype(str)) if gaps.any() else np.asarray(array.tolist())
     if array.dtype == object:
         raise DataError(
-            f"`{what}` is made of Python objects (of unequal shapes?); make it np.stack(...) or .astype(float)"
+            f"`{what}` is made of Python objects (of unequal shapes?); convert it with np.stack(...) or .astype(float)"
         )
     return array
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, and what pandas has for them."""
+    """Whether this is None, NaN, or what pandas has for them."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(np.isscalar(value) and value != value)

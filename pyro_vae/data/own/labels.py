@@ -1,4 +1,4 @@
-"""Labels of any plain type -> classes 0, 1, ... and their names, numbers in the order of numbers (2 before 10)."""
+"""Labels of any plain type -> classes 0, 1, ... and their names; numbers are sorted as numbers (2 before 10)."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Classes(NamedTuple):
 
     Attributes:
         labels: by the key of their data, (N,) int64 in 0..C-1; empty without labels.
-        names: of the C classes; empty where a class is called by its number.
+        names: of the C classes; empty if classes are called by their numbers.
         num_classes: C.
         notes: sentences.
     """
@@ -30,16 +30,17 @@ class Classes(NamedTuple):
 def classes(name: str, x: Arrays, y: Arrays, *, needed: bool) -> Classes:
     """Maps labels to classes.
 
-    Strings, whole numbers, floats, booleans, columns (N, 1) and one-hot rows (N, C) are taken.
+    It takes strings, whole numbers, floats, booleans, columns (N, 1) and one-hot rows (N, C).
 
     Args:
         name: of the file, for messages.
         x: the data, by key.
         y: their labels, by the same keys; empty without labels.
-        needed: whether labels are used; where not, labels that cannot be classes are left out, with a note.
+        needed: whether labels are used; if not, labels that cannot be classes are left out, with a note.
 
     Raises:
-        DataError: labels are needed and are none, with the place and the cure; or there are more or fewer than data.
+        DataError: labels are needed but cannot be classes, with the place and the cure; or their number is not that of
+            the data.
 
     Example:
         >>> found = classes("own", {"x": np.zeros((4, 2))}, {"x": np.array(["10", "2", "2", "9"])}, needed=True)
@@ -63,7 +64,7 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
         raise DataError(f"{name}: labels only for {', '.join(y)}; give them for every split, or for none.")
     plain = {key: _plain(name, key, labels, len(x[key])) for key, labels in y.items()}
     are_words = any(labels.dtype.kind in "UT" for labels in plain.values())
-    kind = str if are_words else np.result_type(*plain.values())  # 1 is 1.0 beside 0.5
+    kind = str if are_words else np.result_type(*plain.values())  # 1 becomes 1.0 next to 0.5
     values = {key: labels.astype(kind).tolist() for key, labels in plain.items()}
     ordered = sorted(set().union(*values.values()), key=_as_number)
     if len(ordered) > _MOST_CLASSES:
@@ -77,7 +78,7 @@ def _classes(name: str, x: Arrays, y: Arrays) -> Classes:
     if len(set(names)) < len(names):
         one = next(n for n in names if names.count(n) > 1)
         raise DataError(
-            f"{name}: several labels would be called {one!r}, since they differ in signs that do not print."
+            f"{name}: several labels would be called {one!r}, because they differ only in characters that do not print."
         )
     return Classes(codes, () if names == tuple(map(str, range(len(names)))) else names, len(names))
 
@@ -95,7 +96,7 @@ def _of_another_shape(name: str, key: str, y: np.ndarray, size: int) -> DataErro
 
 
 def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
-    """Returns labels (N,) of bool, whole numbers, floats or strings, of one-hot rows and columns too."""
+    """Returns labels (N,) of bool, whole numbers, floats or strings, also from one-hot rows and columns."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     elif y.ndim == 2 and y.dtype.kind in "buif" and _is_one_hot(y):
@@ -111,8 +112,8 @@ def _plain(name: str, key: str, y: np.ndarray, size: int) -> np.ndarray:
     empty = np.isnan(y) if y.dtype.kind == "f" else y == "" if y.dtype.kind in "UT" else np.zeros(size, bool)
     if empty.any():
         raise DataError(
-            f"{name}: the label of row {empty.argmax()} of {key} is missing. Leave such rows out, or give them a class "
-            "of their own."
+            f"{name}: the label of row {empty.argmax()} of {key} is missing. Drop such rows, or give them a class of "
+            "their own."
         )
     whole = y.dtype.kind == "f" and bool((np.floor(y) == y).all()) and float(np.abs(y).max()) < 1 << 53
     return y.astype(np.int64) if whole or y.dtype.kind in "bi" else y
@@ -132,7 +133,7 @@ def by_name(name: str, key: str, y: np.ndarray, size: int, known: tuple[str, ...
         (N,) int64.
 
     Raises:
-        DataError: they are no labels, or one is none of these classes.
+        DataError: they are not labels, or one is not one of these classes.
 
     Example:
         >>> by_name("new.npy", "x", np.array([2, 0]), 2, ("0", "1", "2")).tolist()
@@ -141,13 +142,13 @@ def by_name(name: str, key: str, y: np.ndarray, size: int, known: tuple[str, ...
     numbers = {word: i for i, word in enumerate(known)}
     plain = _plain(name, key, y, size)
     named = [_named(value) for value in plain.tolist()]
-    if plain.dtype.kind in "if":  # whether floats are whole is seen of each file alone
+    if plain.dtype.kind in "if":  # each file decides on its own whether its floats are whole
         known_as = {_number(word): word for word in reversed(known) if _number(word) is not None}
         named = [known_as.get(float(value), word) for value, word in zip(plain.tolist(), named, strict=True)]
     for row, value in enumerate(named):
         if value not in numbers:
             listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
-            raise DataError(f"{name}: the label {value!r} of row {row} is no class of the run, which knows {listed}.")
+            raise DataError(f"{name}: the label {value!r} of row {row} is not a class of the run, which has {listed}.")
     return np.array([numbers[value] for value in named], np.int64)
 
 
@@ -156,12 +157,12 @@ def _is_one_hot(y: np.ndarray) -> bool:
 
 
 def _as_number(value: str | float) -> tuple[bool, float, str]:
-    """A key that sorts numbers, also written out, by size and before all other words."""
+    """A sorting key: numbers, also those in text, come by size and before all other words."""
     try:
         number = float(value)
     except ValueError:
         return True, 0.0, str(value)
-    return (False, number, "") if math.isfinite(number) else (True, 0.0, str(value))  # a name may be "nan"
+    return (False, number, "") if math.isfinite(number) else (True, 0.0, str(value))  # a name can be "nan"
 
 
 def _number(word: str) -> float | None:
@@ -176,7 +177,7 @@ def _named(value: str | float) -> str:
 
 
 def in_words(names: tuple[str, ...], num_classes: int) -> str:
-    """Says which labels there are.
+    """Describes the labels.
 
     Example:
         >>> in_words(("zero", "one", "two"), 3), in_words((), 10), in_words((), 0)
@@ -185,4 +186,4 @@ def in_words(names: tuple[str, ...], num_classes: int) -> str:
     names = names or tuple(map(str, range(num_classes)))
     if not names:
         return "no labels"
-    return f"label {names[0]} alone" if len(names) == 1 else f"labels {names[0]} ... {names[-1]}"
+    return f"only the label {names[0]}" if len(names) == 1 else f"labels {names[0]} ... {names[-1]}"

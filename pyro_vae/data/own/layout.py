@@ -1,4 +1,4 @@
-"""Which axis is what. The first one counts data; what is left is (D,), (H, W) or (C, H, W)."""
+"""The meaning of each axis. The first one counts data; the rest is (D,), (H, W) or (C, H, W)."""
 
 import math
 
@@ -12,17 +12,17 @@ _FORMS = "(N, D), (N, H, W) or (N, C, H, W)"
 
 
 def laid_out(found: Found, reading: Reading) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Brings every array of x to (N, *x_shape), and says what a reader of the shapes may not expect.
+    """Brings every array of x to (N, *x_shape), and notes what could be surprising about the shapes.
 
     Args:
-        found: `x` is read, and its masks, which go the same way.
+        found: `x` is read, and its masks, which are treated in the same way.
         reading: `channels` is read.
 
     Returns:
-        The arrays by key, those of the masks under "mask of" + key, and notes.
+        The arrays by key, the masks under "mask of" + key, and notes.
 
     Raises:
-        DataError: an array is empty, of another rank, or its last axis looks like channels.
+        DataError: an array is empty or of another rank, or its last axis looks like channels.
     """
     for key, mask in found.mask.items():
         if mask.shape != found.x[key].shape or mask.dtype != bool:
@@ -39,7 +39,7 @@ def laid_out(found: Found, reading: Reading) -> tuple[dict[str, np.ndarray], tup
 
 def _placed(name: str, key: str, x: np.ndarray, reading: Reading) -> np.ndarray:
     if x.ndim not in (2, 3, 4):
-        cure = "; one number a datum is x[:, None]" if x.ndim == 1 else ""
+        cure = "; for one number per datum pass x[:, None]" if x.ndim == 1 else ""
         raise DataError(f"{name}: array {key} has shape {x.shape}; expected {_FORMS}{cure}.")
     if not x.size:
         raise DataError(f"{name}: array {key} is empty, its shape is {x.shape}.")
@@ -73,12 +73,12 @@ def _notes(as_stored: np.ndarray, x: np.ndarray) -> list[str]:
             "them, as (N, H, W)."
         )
     if x.ndim == 4 and x.shape[1] not in (1, 3):
-        notes.append(f"Pictures show images of 1 or 3 channels; these have {x.shape[1]}, so that there are none.")
+        notes.append(f"Pictures show images of 1 or 3 channels. These have {x.shape[1]}, so there are no pictures.")
     return notes
 
 
 def in_words(x_shape: tuple[int, ...], size: int) -> str:
-    """Says what so many data of a shape are.
+    """Describes this many data of a shape.
 
     Example:
         >>> in_words((1, 8, 8), 1797), in_words((13,), 178)

@@ -1,15 +1,15 @@
-"""Which numbers x holds: bits, levels 0..L-1, counts, or reals. Each is checked, and the first wrong one is named.
+"""Which numbers x holds: bits, levels 0..L-1, counts, or reals. Each is checked; errors name the first wrong one.
 
     type              values                    x
-    bool, any         0 and 1 alone             bits: two levels
-    uint8             0..255                    levels; L is 256, or the largest + 1 where that is 128 or less
-    other integers    0..65535                  levels alike, up to 65,536
-    any               whole, 0 or more          counts, where the likelihood is one of counts; to 2^24
-    other integers    any, in a table           reals, where the likelihood is a density of reals
-    floats            finite                    reals; levels where their number is given
+    bool, any         only 0 and 1              bits: two levels
+    uint8             0..255                    levels; L is 256, or the largest + 1 if that is 128 or less
+    other integers    0..65535                  levels too, up to 65,536
+    any               whole, 0 or more          counts, if the likelihood is one of counts; to 2^24
+    other integers    any, in a table           reals, if the likelihood is a density of reals
+    floats            finite                    reals; levels if their number is given
 
-A number may be missing, NaN, where the reading says so; levels are then kept as floats. The largest level is that of
-all splits, not of training alone: a level that only test data have would have no mass.
+A number can be missing (NaN) if the reading says so; levels are then kept as floats. The largest level is taken over
+all splits, not only training: a level that only test data have would have no mass.
 """
 
 import math
@@ -45,17 +45,17 @@ class Numbers(NamedTuple):
 
 
 def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading, columns: tuple[str, ...] = ()) -> Numbers:
-    """Finds out which numbers these are, checks them, and brings them to the type of their storage.
+    """Finds out which kind of numbers these are, checks them, and converts them to their storage type.
 
     Args:
         name: of the file, for messages.
         x: by key, (N, *x_shape), of one type.
-        masks: by key, True where a number was observed; where a key is there, the others are missing.
+        masks: by key, True where a number was observed; under such a key all other numbers are missing.
         reading: `counts`, `reals`, `num_levels` and `missing` are read.
         columns: the names of the numbers of a row, for messages.
 
     Raises:
-        DataError: a type is none of numbers; a number is missing, not finite, or outside what it must be; with its row.
+        DataError: a type does not hold numbers; or a number is missing, not finite, or out of range, with its row.
     """
     dtype = next(iter(x.values())).dtype
     if dtype.kind not in "buif":
@@ -68,7 +68,7 @@ def numbers(name: str, x: Arrays, masks: Arrays, reading: Reading, columns: tupl
 
 
 def _hidden(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Puts 0 where a number is missing: whatever stands there says nothing of the others."""
+    """Puts 0 where a number is missing: the value there says nothing about the others."""
     return x if mask is None else np.where(mask, x, np.zeros((), x.dtype))
 
 
@@ -79,7 +79,7 @@ def _masked(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 class _Checked:
-    """The checks, with the name of the file and what the user says of it."""
+    """The checks, with the name of the file and what the user says about it."""
 
     def __init__(self, name: str, reading: Reading, columns: tuple[str, ...]) -> None:
         self.name, self.reading, self.columns = name, reading, columns
@@ -91,21 +91,21 @@ class _Checked:
             return self._whole_floats(x) if self.reading.num_levels else self._reals(x)
         if dtype.kind == "b":
             bits = {key: array.view(np.uint8) for key, array in x.items()}
-            self._within(bits, 1, "; a bool is 0 or 1. Save it anew, as x != 0 or as uint8.")
+            self._within(bits, 1, "; a bool is 0 or 1. Save it again, as x != 0 or as uint8.")
             return Numbers(bits, 2)
         if self.reading.reals and self._are_measured(x, dtype) and not _are_bits(x):
             return self._reals({key: array.astype(np.float64) for key, array in x.items()})
         return self._levels(x, dtype)
 
     def _are_measured(self, x: Arrays, dtype: np.dtype) -> bool:
-        """Integers that are no levels of grey: those of a table, and where some are below 0."""
+        """Whether integers are not grey levels: they are in a table, or some are below 0."""
         if self.reading.num_levels or dtype == np.uint8:
             return False
         return next(iter(x.values())).ndim == 2 or min(array.min() for array in x.values()) < 0
 
     def _reals(self, x: Arrays) -> Numbers:
         missing = self.reading.missing
-        more = "" if missing else "; where NaN stands for a missing number, use `missing=True`"
+        more = "" if missing else "; if NaN stands for a missing number, use `missing=True`"
         cure = f", which is not a finite float32. Remove or replace such values{more}."
         self._refuse(x, lambda rows: ~(_finite(rows) | (np.isnan(rows) & missing)), cure)
         if _are_bits(x):
@@ -124,12 +124,12 @@ class _Checked:
         )
         missing = self.reading.missing
         if dtype.kind == "f":
-            gaps = " (where NaN stands for a missing one, use `missing=True`)"
+            gaps = " (if NaN stands for a missing one, use `missing=True`)"
             self._refuse(x, lambda rows: np.isnan(rows) & (not missing), ", which is not a count" + gaps + advice)
             self._refuse(x, lambda rows: (rows < 0) | (np.floor(rows) != rows) & ~np.isnan(rows), advice)
         else:
             self._refuse(x, lambda rows: rows < 0, advice)
-        limit = f"; float32, in which x is computed, holds every count up to {MOST_COUNTED:,}. Count in larger units."
+        limit = f"; x is computed in float32, which holds every count up to {MOST_COUNTED:,}. Count in larger units."
         self._refuse(x, lambda rows: rows > MOST_COUNTED, limit)
         if dtype.kind == "f":
             return Numbers({key: as_stored(array, np.float32) for key, array in x.items()}, None)
@@ -148,12 +148,15 @@ class _Checked:
 
     def _cure_of_levels(self) -> str:
         given = self.reading.num_levels
-        return f"; `num_levels={given}` means whole numbers 0 ... {given - 1}. Give more, or leave `num_levels` out."
+        return (
+            f"; `num_levels={given}` means whole numbers 0 ... {given - 1}. Use a larger one, or leave `num_levels` "
+            "out."
+        )
 
     def _levels(self, x: Arrays, dtype: np.dtype) -> Numbers:
         cure = (
-            "; integers are read as levels 0, 1, ... Where they are counts, use a likelihood of counts "
-            "(`likelihood='negative_binomial'`); where they are measured, save them as floats."
+            "; integers are read as levels 0, 1, ... If they are counts, use a likelihood of counts "
+            "(`likelihood='negative_binomial'`); if they are measurements, save them as floats."
         )
         given = self.reading.num_levels
         if given:
@@ -182,14 +185,14 @@ class _Checked:
 
 
 def _found_levels(dtype: np.dtype, largest: int) -> tuple[int, tuple[str, ...]]:
-    """Returns L by the type and the largest level, and a note where L is not that of the type."""
+    """Returns L from the type and the largest level, and a note if it is not the L of the type."""
     if _FAR_OFF <= largest < BYTE:
         note = f"Integers of type {dtype} were read as 256 levels."
         return BYTE, () if dtype == np.uint8 else (note,)
     if dtype == np.uint16 and 2 * largest >= _MOST_LEVELS:
         return _MOST_LEVELS, ()
     note = (
-        f"The largest level is {largest}: read as {largest + 1} levels, 0 ... {largest}; `num_levels` says otherwise."
+        f"The largest level is {largest}: read as {largest + 1} levels, 0 ... {largest}; `num_levels` overrides this."
     )
     return largest + 1, (note,)
 
@@ -204,12 +207,12 @@ def _are_bits(x: Arrays) -> bool:
 
 
 def as_stored(x: np.ndarray, dtype: Any) -> np.ndarray:
-    """Brings an array to the type of its storage; a mapped one stays as it is."""
+    """Converts an array to its storage type; a mapped one stays as it is."""
     return x if isinstance(x, np.memmap) else x.astype(dtype, copy=False)
 
 
 def _advice(x: Arrays) -> list[str]:
-    """Notes on floats that look like levels of grey."""
+    """Notes on floats that look like grey levels."""
     first = next(iter(x.values()))
     if first.ndim != 4:
         return []

@@ -1,6 +1,6 @@
-"""What a user says of a file of their own, and what a reader finds in it.
+"""What a user says about their own file, and what a reader finds in it.
 
-Reading     how the file is to be read: which column is the label, where the channels are, how many levels there are
+Reading     how to read the file: which column is the label, where the channels are, how many levels there are
 Found       the arrays that a reader found, before anything is checked; `arrays.raw` makes a `Raw` of them
 """
 
@@ -13,23 +13,23 @@ from pyro_vae.option_words import Channels, Colour, Missing, check_word
 
 @dataclass(frozen=True)
 class Reading:
-    """How a user's own file is to be read. The defaults let the file speak for itself.
+    """How to read a user's own file. By default everything is inferred from the file.
 
     Args:
-        label: the column of a table, or the array of an archive, that holds the classes; "" finds it by common names.
+        label: the column of a table, or the array of an archive, that holds the classes; "" looks for common names.
         id: the column of a table that names its rows.
-        group: the column of a table (or array of an archive) whose equal values stay in one split.
-        columns: the columns of a table that are x; none named takes all columns of numbers.
+        group: the column of a table (or array of an archive) that names groups; a group stays in one split.
+        columns: the columns of a table that are x; if empty, all columns of numbers are.
         image_size: height and width to which the images of a folder are resized; 0 leaves them as they are.
-        colour: "grey" or "rgb" turns the images of a folder into that; "as_stored" leaves them as they are.
-        channels: "first", images are (N, C, H, W); "last", (N, H, W, C); "auto" is first, and refuses what looks like
-            last.
+        colour: "grey" or "rgb" converts the images of a folder; "as_stored" leaves them as they are.
+        channels: "first" means images (N, C, H, W); "last" means (N, H, W, C); "auto" means first, but refuses what
+            looks like last.
         num_levels: L of whole numbers 0..L-1; 0 finds it.
-        counts: whole numbers are counts without an upper end, not levels.
+        counts: whole numbers are counts without an upper limit, not levels.
         reals: whole numbers of a table are measurements, not levels.
-        missing: NaN is a missing number, and no error; True, False, or the words "nan" and "no".
-        needs_labels: labels that cannot be classes are an error; else they are left out, with a note.
-        version: 2; 1 reads a `.npy` or `.npz` file as the first version of this package did, for runs of that time.
+        missing: NaN is a missing number, not an error; True, False, or the words "nan" and "no".
+        needs_labels: labels that cannot be classes are an error; if False, they are left out, with a note.
+        version: 2; 1 reads a `.npy` or `.npz` file as the first version of this package did, for runs from then.
     """
 
     label: str = ""
@@ -63,7 +63,7 @@ _OF_KIND = {
 
 
 def without_effect(reading: Reading, kind: str) -> list[str]:
-    """Names, in sentences, what was said of a file and means nothing for its kind.
+    """Lists, as sentences, the options that mean nothing for this kind of file.
 
     Example:
         >>> without_effect(Reading(image_size=32), "a table")
@@ -81,18 +81,18 @@ class Found:
     """The arrays of one file or of one user's memory, not yet checked.
 
     Args:
-        name: a file name, or what else the data are called; never a path.
-        source: one sentence: where the data come from.
-        x: "x" alone, or "x_train", "x_test" and perhaps "x_valid" -> (N, ...).
+        name: a file name, or another name of the data; never a path.
+        source: one sentence that says where the data come from.
+        x: only "x", or "x_train", "x_test" and perhaps "x_valid" -> (N, ...).
         y: the key of x -> its labels (N,), of any plain type; empty without labels.
-        mask: the key of x -> boolean, True where a number was observed, of the shape of x; empty where all were.
-        groups: the key of x -> (N,); data of equal values stay in one split.
+        mask: the key of x -> boolean, True where a number was observed, of the shape of x; empty if all were.
+        groups: the key of x -> (N,); data with equal values stay in one split.
         ids: the key of x -> (N,) names of the rows.
-        columns: the names of the D numbers of a row, where x is a table.
-        classes: the names of the classes 0, 1, ... where y holds their numbers; empty to find them.
+        columns: the names of the D numbers of a row, if x is a table.
+        classes: the names of the classes 0, 1, ... if y holds their numbers; empty to find them.
         files: file name -> SHA-256 of the bytes on disk.
-        notes: what a reader of a number measured on these data must know, in sentences.
-        warnings: those of the notes that a user must not miss.
+        notes: sentences that a reader of a number measured on these data must know.
+        warnings: the notes that a user must not miss.
     """
 
     name: str

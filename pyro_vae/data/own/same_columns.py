@@ -1,4 +1,4 @@
-"""The columns of a run in another table, by name: the same for a file, for a frame that is scored, and for `encode`."""
+"""Finds the columns of a run in another table by name, in a file, in a frame that is scored, and for `encode`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from pyro_vae.data.own.reading import Found, Reading
 if TYPE_CHECKING:
     from pyro_vae.data.intake import Intake
 
-_OF_COLUMNS = ("Columns ", "The column ")  # notes about columns that are told anew here
+_OF_COLUMNS = ("Columns ", "The column ")  # notes about columns that are written again here
 
 
 def in_frame(frame: Any, intake: "Intake", reading: Reading, name: str) -> Found:
     """Finds the columns of a run in a frame, in the run's order; text and other columns do not matter.
 
     Args:
-        frame: a frame of pandas, or another whose columns have a name and `to_numpy`.
+        frame: a pandas frame, or another frame whose columns have a name and `to_numpy`.
         intake: the run's recipe of data.
-        reading: whose `label` and `id` may be missing here.
+        reading: its `label` and `id` can be missing here.
         name: of the frame, for messages.
 
     Raises:
@@ -40,15 +40,15 @@ def in_frame(frame: Any, intake: "Intake", reading: Reading, name: str) -> Found
 def same_columns(
     name: str, names: tuple[str, ...], intake: "Intake", reading: Reading, read: Callable[[Reading], Found]
 ) -> Found:
-    """Reads the columns of a run from a table of other columns, in the run's order.
+    """Reads the columns of a run from a table with other columns, in the run's order.
 
-    Where the run takes missing numbers, a column that is not there is missing in every row, with a note.
+    If the run takes missing numbers, an absent column is missing in every row, with a note.
 
     Args:
         name: of the table, for messages.
         names: of its columns, as they are stored.
         intake: the run's recipe of data.
-        reading: how the run read its table; its label and id may be missing here.
+        reading: how the run read its table; its label and id can be missing here.
         read: reads the table.
 
     Raises:
@@ -66,14 +66,14 @@ def same_columns(
     else:
         asked = tuple(column for column in intake.columns if often[column])
         if not intake.missing or not asked:
-            intake.by_name(name, names)  # names those that are missing
+            intake.by_name(name, names)  # the error names the missing ones
         found = read(replace(wanted, columns=asked))
     notes = tuple(note for note in found.notes if not note.startswith(_OF_COLUMNS))
     return _in_order(replace(found, notes=(*notes, *_unknown(names, found, intake, reading))), name, intake)
 
 
 def _are_renamed(often: Counter[str]) -> bool:
-    """Whether reading gives columns other names: those without one, and all but the first of one name."""
+    """Whether reading renames columns: those without a name, and all but the first with the same name."""
     return any(times > 1 or not name or name.startswith("Unnamed:") for name, times in often.items())
 
 
@@ -82,7 +82,7 @@ def _unknown(names: tuple[str, ...], found: Found, intake: "Intake", reading: Re
 
     known = {*intake.columns, *found.columns, *intake.dropped, reading.label, reading.id, reading.group}
     left = [c for c in dict.fromkeys(names) if c not in known and not (found.y and c.lower() in LABELS)]
-    return [f"Columns that the run does not know were left out: {', '.join(left[:20])}."] if left else []
+    return [f"Columns that the run does not use were left out: {', '.join(left[:20])}."] if left else []
 
 
 def _in_order(found: Found, name: str, intake: "Intake") -> Found:

@@ -1,4 +1,4 @@
-"""The cells of a column -> numbers, or plain labels; what is neither is refused by row and value."""
+"""The cells of a column -> numbers or plain labels; an error names the row and value of anything else."""
 
 import re
 from decimal import Decimal
@@ -14,16 +14,16 @@ DECIMAL_COMMA = r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*"
 _COMMA_THOUSANDS = r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+\s*"
 _SEPARATED = r"\s*[+-]?\d{1,3}(?:[,.'\u00a0\u202f\u2019 ]\d{3})+(?:[.,]\d+)?\s*"
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "#N/A", "#NA", "<NA>", "NULL", "null", "None", "?")
-_LONGEST = 200  # characters of a label or of the name of a row
+_LONGEST = 200  # characters in a label or the name of a row
 
 
 class SeparatorError(DataError):
-    """A column of numbers with signs of which a reader must not guess whether they separate thousands.
+    """A column of numbers with signs that could separate thousands, which a reader must not guess.
 
     Args:
         place: file and column.
         what: what is wrong.
-        steps: what is done to the text of that column alone, by when it is right; empty where nothing is sure.
+        steps: what to do to the text of that column only, by when it is right; empty if nothing is sure.
     """
 
     def __init__(self, place: str, what: str, steps: dict[str, str]) -> None:
@@ -31,11 +31,11 @@ class SeparatorError(DataError):
         super().__init__(self.said(place.partition(": column ")[2], "", ""))
 
     def said(self, column: str, before: str, after: str) -> str:
-        """Returns the message with its cure, for a frame whose column has this key, as code that stands between two."""
+        """Returns the message with its cure, as code between two pieces, for a frame whose column has this key."""
         if not self.steps:
-            return f"{self.place}{self.what} Write all numbers of that column in one way."
+            return f"{self.place}{self.what} Write all numbers of that column in the same way."
         edits = (f"frame[{column}] = frame[{column}]{step}{when}" for when, step in self.steps.items())
-        return f"{self.place}{self.what} Change that column alone: {before}{' or '.join(edits)}{after}"
+        return f"{self.place}{self.what} Change only that column: {before}{' or '.join(edits)}{after}"
 
 
 def numbers(series: pd.Series, place: str) -> np.ndarray | None:
@@ -59,7 +59,7 @@ def numbers(series: pd.Series, place: str) -> np.ndarray | None:
         Traceback (most recent call last):
         ...
         pyro_vae.errors.DataError: sizes.csv: column 'a' holds numbers, and 'two' in row 2. Leave that cell empty \
-where the number is missing, or name the columns that are x by `columns`.
+if the number is missing, or name the columns of x with `columns`.
     """
     kind = series.dtype
     if types.is_bool_dtype(kind):
@@ -97,19 +97,19 @@ def _of_text(series: pd.Series, place: str) -> np.ndarray | None:
 
 
 def _check_commas(text: pd.Series, plain: np.ndarray, comma: np.ndarray, rows: np.ndarray, place: str) -> None:
-    """Refuses commas that may stand for thousands, and points beside them."""
+    """Refuses commas that could separate thousands, and points next to them."""
     if not comma.any():
         return
     thousands = text.str.fullmatch(_COMMA_THOUSANDS).to_numpy(bool)
     if (thousands == comma).all():
         steps = {" (for thousands)": _without(","), " (for decimals)": POINTED}
         first = comma.argmax()
-        raise SeparatorError(place, _said(text.iloc[first], rows[first], "may separate thousands or decimals"), steps)
+        raise SeparatorError(place, _said(text.iloc[first], rows[first], "could separate thousands or decimals"), steps)
     point = plain & text.str.contains(".", regex=False).to_numpy(bool)
     if point.any():
         one, other = (f"{text.iloc[i]!r} in row {rows[i]}" for i in (comma.argmax(), point.argmax()))
         raise DataError(
-            f"{place} has a decimal comma, {one}, and a decimal point, {other}. Write one sign in all cells."
+            f"{place} has a decimal comma, {one}, and a decimal point, {other}. Use the same sign in all cells."
         )
 
 
@@ -125,7 +125,7 @@ def _said(cell: str, row: int, what: str) -> str:
 
 
 def _steps(text: pd.Series, separated: np.ndarray) -> dict[str, str]:
-    """How a column is written without its separators of thousands, the sign of which stands first in such cells."""
+    """How to write a column without its separators of thousands, which are the first sign in such cells."""
     signs = {next(c for c in cell.strip() if not c.isdigit() and c not in "+-") for cell in text[separated]}
     sign = signs.pop()
     others = text[~separated & text.str.contains(sign, regex=False).to_numpy(bool)]
@@ -136,7 +136,7 @@ def _steps(text: pd.Series, separated: np.ndarray) -> dict[str, str]:
 
 
 def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: str) -> None:
-    """Refuses a column that would be one of numbers, but for some cells."""
+    """Refuses a column that holds numbers except in some cells."""
     separated = text.str.fullmatch(_SEPARATED).to_numpy(bool) & ~number
     if separated.any() and (number | separated).all():
         first = separated.argmax()
@@ -145,13 +145,13 @@ def _check_text(text: pd.Series, number: np.ndarray, rows: np.ndarray, place: st
     if 2 * number.sum() > len(number):
         first = (~number).argmax()
         raise DataError(
-            f"{place} holds numbers, and {text.iloc[first][:_LONGEST]!r} in row {rows[first]}. Leave that cell empty "
-            "where the number is missing, or name the columns that are x by `columns`."
+            f"{place} holds numbers, and {text.iloc[first][:_LONGEST]!r} in row {rows[first]}. Leave that cell "
+            "empty if the number is missing, or name the columns of x with `columns`."
         )
 
 
 def has_decimal_comma(series: pd.Series) -> bool:
-    """Says whether the cells of a column are numbers, some with a decimal comma.
+    """Returns whether the cells of a column are numbers, some with a decimal comma.
 
     Example:
         >>> has_decimal_comma(pd.Series(["1,5", None, "2"])), has_decimal_comma(pd.Series(["Ulm, Bonn"]))
@@ -164,7 +164,7 @@ def has_decimal_comma(series: pd.Series) -> bool:
 
 
 def plain(series: pd.Series, place: str) -> np.ndarray:
-    """Reads labels, groups or names of rows: (N,) bool, int64, float64, or str for all else.
+    """Reads labels, groups or names of rows: (N,) bool, int64, float64, or str for anything else.
 
     Args:
         series: N cells.
@@ -187,12 +187,12 @@ def plain(series: pd.Series, place: str) -> np.ndarray:
     text = [str(cell) for cell in series]
     long = next((row for row, cell in enumerate(text) if len(cell) > _LONGEST), None)
     if long is not None:
-        raise DataError(f"{place} has {len(text[long]):,} characters in row {long}; at most {_LONGEST} can be a name.")
+        raise DataError(f"{place} has {len(text[long]):,} characters in row {long}; a name has at most {_LONGEST}.")
     return np.array(text, dtype=str)
 
 
 def is_sequence(values: np.ndarray) -> bool:
-    """Says whether values are whole numbers that go up or down by one step from each row to the next.
+    """Returns whether values are whole numbers that go up or down by one step from each row to the next.
 
     Example:
         >>> is_sequence(np.array([3, 10, 17])), is_sequence(np.array([3, 3, 3]))
@@ -205,7 +205,7 @@ def is_sequence(values: np.ndarray) -> bool:
 
 
 def is_count(values: np.ndarray, firsts: tuple[int, ...] = (0, 1)) -> bool:
-    """Says whether values are 0, 1, 2, ... or 1, 2, 3, ...
+    """Returns whether values are 0, 1, 2, ... or 1, 2, 3, ...
 
     Example:
         >>> is_count(np.array([1, 2, 3])), is_count(np.array([2, 1, 3]))

@@ -1,8 +1,8 @@
 """A table in memory -> `Found`: which columns are x, and which are the label, the name and the group of a row.
 
 numbers, booleans   x, in the order of the table
-text, dates         left out, and named in a note; refused where `columns` names them
-a count of rows     left out, and named in a note, where it has no name, or one such as id, index, row or sample_nr
+text, dates         left out, and named in a note; refused if `columns` names them
+a count of rows     left out, and named in a note, if it has no name, or one such as id, index, row or sample_nr
 """
 
 import difflib
@@ -24,24 +24,25 @@ LABELS = ("label", "labels", "target", "class", "y")
 _COUNTERS = {"id", "ids", "index", "row", "rows", "number", "nr", "no", "sample"}
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")
 _WORDS = re.compile(r"[^\W_]+")
-_FEW_CLASSES, _ROWS_PER_CLASS = 20, 5  # what numbers that happen to be called y must look like to be classes
+_FEW_CLASSES, _ROWS_PER_CLASS = 20, 5  # what numbers that happen to be called y must look like to count as classes
 _LONGEST = 100  # characters of a name in a sentence
 
 
 def of_frame(frame: pd.DataFrame, reading: Reading, name: str) -> Found:
     """Finds x, labels, groups and names of rows in a pandas frame.
 
-    x is (N, D): bool or int64 where all of its columns are, else float64 with NaN where a cell is empty. The index
-    names the rows unless it is 0, 1, 2, ... or `reading.id` names a column.
+    x is (N, D): bool or int64 if all of its columns are, else float64 with NaN where a cell is empty. The index names
+    the rows unless it is 0, 1, 2, ... or `reading.id` names a column.
 
     Args:
-        frame: of N rows; it stays as it is.
-        reading: whose `label`, `id`, `group` and `columns` name columns.
-        name: what messages call the frame.
+        frame: N rows; it is not changed.
+        reading: its `label`, `id`, `group` and `columns` name columns.
+        name: the name of the frame in messages.
 
     Raises:
-        UsageError: a name that is no column, or two uses of one column.
-        DataError: no rows, no column of numbers, text among numbers, an empty cell of a label, a name or a group.
+        UsageError: a name is not a column, or one column has two uses.
+        DataError: there are no rows, no column of numbers, text among numbers, or an empty cell for a label, name or
+            group.
 
     Example:
         >>> frame = pd.DataFrame({"height": [1.5, 2.0], "town": ["Ulm", "Bonn"], "label": ["low", "high"]})
@@ -81,7 +82,7 @@ def of_frame(frame: pd.DataFrame, reading: Reading, name: str) -> Found:
 
 
 def named(names: Iterable[str], most: int = 10) -> str:
-    """Names in quotes, the first of them.
+    """Lists the first names in quotes.
 
     Example:
         >>> named(["a", "b", "c"], most=2)
@@ -93,13 +94,13 @@ def named(names: Iterable[str], most: int = 10) -> str:
 
 
 def _distinct(frame: pd.DataFrame, reading: Reading, place: str) -> tuple[pd.DataFrame, set[str], list[str]]:
-    """Gives each column a name of its own; also those that had none, and what is to be said."""
+    """Gives each column a distinct name; also returns the columns that had none, and the notes."""
     stored = ["" if _UNNAMED.fullmatch(str(name).strip()) else str(name).strip() for name in frame.columns]
     taken, often = set(stored), Counter(stored)
     twice = [name for name in dict.fromkeys(stored) if name and often[name] > 1]
     asked = [n for n in twice if n in (reading.label, reading.id, reading.group, *reading.columns)]
     if asked:
-        raise DataError(f"{place}: has several columns {named(asked)}. Give each column a name of its own.")
+        raise DataError(f"{place}: has several columns {named(asked)}. Give each column its own name.")
     names: list[str] = []
     seen: Counter[str] = Counter()
     for i, name in enumerate(stored):
@@ -108,7 +109,7 @@ def _distinct(frame: pd.DataFrame, reading: Reading, place: str) -> tuple[pd.Dat
         taken.add(own)
         names.append(own)
     unnamed = {own for own, name in zip(names, stored, strict=True) if not name}
-    notes = [f"Of columns of one name, those after the first are called {named(_renamed(names, stored))}."]
+    notes = [f"Of several columns with one name, all but the first were renamed: {named(_renamed(names, stored))}."]
     return frame.set_axis(names, axis=1), unnamed, notes if twice else []
 
 
@@ -132,27 +133,27 @@ def _check_uses(frame: pd.DataFrame, reading: Reading, place: str) -> None:
     for column, times in Counter(reading.columns).items():
         use = next((use for use, other in uses.items() if other == column), "columns" if times > 1 else "")
         if use:
-            raise UsageError(f"{place}: `columns` names {column!r}, which `{use}` names too. Leave it out of one.")
+            raise UsageError(f"{place}: `columns` names {column!r}, and `{use}` names it too. Leave it out of one.")
 
 
 def _check_column(column: str, names: Sequence[str], use: str, place: str) -> None:
     if column not in names:
         near = difflib.get_close_matches(column, names, n=1, cutoff=0.0)[0]
-        raise UsageError(f"{place}: `{use}={column!r}` is no column; did you mean {near!r}? ({named(names)})")
+        raise UsageError(f"{place}: `{use}={column!r}` is not a column; did you mean {near!r}? ({named(names)})")
 
 
 def _label(frame: pd.DataFrame, reading: Reading, place: str) -> tuple[Reading, list[str]]:
-    """Names the label column where the user did not, if exactly one column is called as labels are."""
+    """Names the label column if the user did not and exactly one column is called like a label."""
     free = [c for c in frame.columns if c not in (reading.id, reading.group, *reading.columns)]
     found = [] if reading.label else [c for c in free if c.lower() in LABELS]
     if not found:
         return reading, []
     if len(found) > 1:
         return reading, [
-            f"Each of the columns {named(found)} may be the label; none was taken for it. `label` names it."
+            f"Any of the columns {named(found)} could be the label, and none was chosen. `label` names it."
         ]
     if not _are_classes(frame[found[0]], place):
-        why = f"The column {found[0]!r} holds too many values for classes and was taken as a number of x; "
+        why = f"The column {found[0]!r} holds too many values for classes and was taken as part of x; "
         return reading, [f"{why}`label={found[0]!r}` makes it the label."]
     return replace(reading, label=found[0]), [f"The column {found[0]!r} was taken as the label."]
 
@@ -169,7 +170,7 @@ def _are_classes(column: pd.Series, place: str) -> bool:
 def _columns(
     frame: pd.DataFrame, reading: Reading, unnamed: set[str], place: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Maps the names of the columns of x to their numbers, and says which columns were left out."""
+    """Maps the names of the columns of x to their numbers, and notes which columns were left out."""
     used = {reading.label, reading.id, reading.group}
     found = {c: numbers(frame[c], f"{place}: column {c!r}") for c in reading.columns or frame.columns if c not in used}
     text = [c for c, values in found.items() if values is None]
@@ -178,7 +179,7 @@ def _columns(
     steps = [c for c in x if (is_sequence(x[c]) or is_count(x[c])) and not reading.columns]
     counts = [c for c in steps if (c in unnamed and is_count(x[c])) or _COUNTERS & set(_WORDS.findall(c.lower()))]
     steps = [c for c in steps if c not in counts and is_sequence(x[c])]
-    for wrong, what in ((text, "text, or other things than numbers"), (empty, "empty cells alone")):
+    for wrong, what in ((text, "text, or other things that are not numbers"), (empty, "only empty cells")):
         if wrong and reading.columns and not (wrong is empty and reading.missing):
             raise DataError(f"{place}: `columns` names {named(wrong)}, which holds {what}. {_ENCODE}")
     dropped = {*counts, *([] if reading.columns else empty)}
@@ -196,10 +197,10 @@ def _columns(
 
 
 _STEPS = (
-    "Columns that go by one step from row to row were taken as x: {}. Where they only count the rows, leave "
-    "them out by `columns`, or name one by `id`."
+    "Columns that change by one step from row to row were taken as x: {}. If they only count the rows, leave "
+    "them out with `columns`, or name one with `id`."
 )
-_ENCODE = "Leave it out, or make numbers of it: pandas.get_dummies(frame, columns=[...])."
+_ENCODE = "Leave it out, or convert it to numbers: pandas.get_dummies(frame, columns=[...])."
 
 
 def _decimal_commas(frame: pd.DataFrame, x: dict[str, np.ndarray]) -> list[str]:

@@ -1,6 +1,6 @@
-"""A table in a text file -> `Found`: any delimiter, a header line or none, a point or a comma as the decimal sign.
+"""A table in a text file -> `Found`: any delimiter, with or without a header, with decimal points or commas.
 
-The file is read once for its hash and its encoding, once to hold each line to the number of columns, and once by
+The file is read once for its hash and encoding, once to check each line against the number of columns, and once by
 pandas. Nothing is unpacked, fetched or evaluated, and no date is parsed.
 """
 
@@ -29,16 +29,16 @@ def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found
     """Reads a table from a text file in UTF-8.
 
     The first line holds the names of the columns unless it is all numbers. Cells that are empty, or NA, NaN, null, None
-    or ?, are NaN. See `frames.of_frame` for what becomes of the columns.
+    or ?, are NaN. `frames.of_frame` explains what happens to the columns.
 
     Args:
-        path: of the file, of at most 2 GiB and 20,000 columns.
-        reading: whose `label`, `id`, `group` and `columns` name columns.
+        path: of the file, which has at most 2 GiB and 20,000 columns.
+        reading: its `label`, `id`, `group` and `columns` name columns.
 
     Raises:
-        UsageError: a name that is no column, or two uses of one column.
-        DataError: a remote, missing, empty or too large file; bytes that are no UTF-8; a line with more or fewer cells
-            than the others; and what `frames.of_frame` refuses.
+        UsageError: a name is not a column, or one column has two uses.
+        DataError: the file is remote, missing, empty or too large; its bytes are not UTF-8; a line has more or fewer
+            cells than the others; or `frames.of_frame` refuses the table.
 
     Example:
         >>> import tempfile
@@ -50,7 +50,7 @@ def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found
         ([[1.5, 2.0], [2.5, nan]], ('a', 'b'), ['x', 'y'], ['u', 'v'])
     """
     if re.match(r"\w[\w+.-]+:/", os.fspath(path)):
-        raise DataError(f"{os.fspath(path)}: is an address. Download the file first; tables are read from disk alone.")
+        raise DataError(f"{os.fspath(path)}: is an address. Download the file first; tables are read only from disk.")
     path = Path(path)
     digest = checked_bytes(path)
     form = form_of_file(path)
@@ -68,7 +68,7 @@ def read_csv(path: str | os.PathLike[str], reading: Reading = _DEFAULT) -> Found
 
 
 def _count_rows(path: Path, form: Form) -> tuple[int, int]:
-    """Holds each row to the width of the first; the number of rows, and of blank lines among them."""
+    """Checks each row against the width of the first; returns the numbers of rows and of blank lines among them."""
     rows = blank = pending = 0
     with opened(path) as file:
         reader = records_of(lines_of(file, path), form.delimiter)
@@ -83,18 +83,18 @@ def _count_rows(path: Path, form: Form) -> tuple[int, int]:
                     raise _width(path, reader.line_num, record, form)
                 rows, blank, pending = rows + 1, blank + pending, 0
         except csv.Error as error:
-            cure = "A quotation mark within a quoted cell is written twice."
+            cure = "Write a quotation mark within a quoted cell twice."
             raise DataError(f"{path}: line {reader.line_num} cannot be read ({error}). {cure}") from error
     if not rows:
-        raise DataError(f"{path}: holds a line of column names and no row of data.")
+        raise DataError(f"{path}: holds a line of column names but no row of data.")
     return rows, blank
 
 
 def _width(path: Path, line: int, record: list[str], form: Form) -> DataError:
     delimiter = "white space" if form.delimiter == " " else repr(form.delimiter)
     return DataError(
-        f"{path}: line {line} has {len(record):,} of {len(form.names):,} cells, with {delimiter} between cells. "
-        "Write a missing number as an empty cell or as NA, text that holds the delimiter within quotation marks, and "
+        f"{path}: line {line} has {len(record):,} of {len(form.names):,} cells, with {delimiter} between cells. Write "
+        "a missing number as an empty cell or as NA. Put text that holds the delimiter in quotation marks, and "
         "nothing above the names of the columns."
     )
 
@@ -107,7 +107,7 @@ def _parsed(path: Path, form: Form, rows: int, reading: Reading) -> pd.DataFrame
     frame = _pandas(path, form, na_values=missing, dtype=text)
     if len(frame) != rows:
         raise DataError(
-            f"{path}: has {rows} rows for one parser and {len(frame)} for another. Write it anew, by pandas."
+            f"{path}: has {rows} rows for one parser and {len(frame)} for another. Write it again with pandas."
         )
     commas = [i for i in frame.columns if has_decimal_comma(frame[i])]
     if commas:
@@ -137,12 +137,12 @@ def _pandas(path: Path, form: Form, **options: Any) -> pd.DataFrame:
 
 
 def _key(form: Form, i: int) -> str:
-    """The key of a column in a frame that pandas makes of the file, as code."""
+    """Returns code for the key of a column in the frame that pandas makes from the file."""
     return repr(form.names[i]) if form.header else str(i)
 
 
 def _around(path: Path, form: Form) -> tuple[str, str]:
-    """The code that reads a file as text, and that which writes it again, so that no other column changes."""
+    """Returns the code that reads a file as text and the code that writes it again, so that no other column changes."""
     sep = r"r'\s+'" if form.delimiter == " " else repr(form.delimiter)
     more, header = ("", "") if form.header else (", header=None", ", header=False")
     read = f"frame = pandas.read_csv({path.name!r}, sep={sep}{more}, dtype=str, keep_default_na=False); "
@@ -150,7 +150,7 @@ def _around(path: Path, form: Form) -> tuple[str, str]:
 
 
 def _check_points(path: Path, form: Form, frame: pd.DataFrame, commas: list[int]) -> None:
-    """Where one column has a decimal comma, a point in another may separate thousands."""
+    """Refuses points next to a column with decimal commas, since they could separate thousands."""
     floats = [i for i in frame.columns if types.is_float_dtype(frame[i].dtype)]
     if not floats:
         return
@@ -163,7 +163,7 @@ def _check_points(path: Path, form: Form, frame: pd.DataFrame, commas: list[int]
             keys = ", ".join(_key(form, j) for j in commas)
             raise DataError(
                 f"{path}: column {form.names[commas[0]]!r} has a decimal comma, and column {form.names[i]!r} a point, "
-                f"{text[i].iloc[row]!r} in row {row}. Write one sign in all columns: {before}frame[[{keys}]] = "
-                f"frame[[{keys}]].replace(',', '.', regex=True){after}. Where the point separates thousands, do "
-                f"before: frame[{_key(form, i)}] = frame[{_key(form, i)}].str.replace('.', '')"
+                f"{text[i].iloc[row]!r} in row {row}. Use the same sign in all columns: {before}frame[[{keys}]] = "
+                f"frame[[{keys}]].replace(',', '.', regex=True){after}. If the point separates thousands, first do: "
+                f"frame[{_key(form, i)}] = frame[{_key(form, i)}].str.replace('.', '')"
             )

@@ -1,4 +1,4 @@
-"""The text of a table, before it is parsed: its bytes, its lines, its delimiter, and the names of its columns."""
+"""The text of a table before it is parsed: its bytes, its lines, its delimiter, and the names of its columns."""
 
 import codecs
 import csv
@@ -22,8 +22,8 @@ MOST_COLUMNS = 20_000
 _LONGEST_LINE = 1 << 24  # characters
 _LONGEST_NAME = 200
 _BLOCK = 1 << 22  # bytes
-_HEAD = 200, 1 << 20  # lines and characters from which the delimiter is found
-_DELIMITERS = (",", ";", "\t", "|", " ")  # the blank stands for white space of any length
+_HEAD = 200, 1 << 20  # lines and characters used to find the delimiter
+_DELIMITERS = (",", ";", "\t", "|", " ")  # a blank stands for white space of any length
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Form:
         delimiter: between cells; a blank stands for white space of any length.
         header: how many lines lie before the data.
         names: of the columns, as stored.
-        notes: what was guessed of them.
+        notes: what was guessed about them.
     """
 
     delimiter: str
@@ -44,16 +44,16 @@ class Form:
 
 
 def checked_bytes(path: Path) -> str:
-    """Computes the SHA-256 of a file of text.
+    """Computes the SHA-256 of a text file.
 
     Raises:
-        DataError: no such file, more than 2 GiB, a NUL byte, or bytes that are no UTF-8, with their line.
+        DataError: no such file, more than 2 GiB, a NUL byte, or bytes that are not UTF-8, with their line.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
     if path.stat().st_size > LARGEST_TABLE:
         cure = "np.save('x.npy', array) makes a file that is mapped, not read"
-        raise DataError(f"{path}: has more than {LARGEST_TABLE:,} bytes, too large for a table of text. {cure}.")
+        raise DataError(f"{path}: has more than {LARGEST_TABLE:,} bytes, which is too large for a text table. {cure}.")
     decoder, digest, lines = codecs.getincrementaldecoder("utf-8")(), hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -67,10 +67,10 @@ def checked_bytes(path: Path) -> str:
 def _check_text(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, lines: int) -> None:
     encoding = "utf-16" if b"\0" in block else "latin-1"
     options = f"sep=None, engine='python', encoding='{encoding}'"
-    cure = f"Write it anew: pandas.read_csv(path, {options}).to_csv('utf8.csv', index=False)"
+    cure = f"Write it again: pandas.read_csv(path, {options}).to_csv('utf8.csv', index=False)"
     if b"\0" in block:
         line = 1 + lines + block[: block.index(b"\0")].count(b"\n")
-        raise DataError(f"{path}: has a NUL byte in line {line}, as UTF-16 and binary files do. {cure}")
+        raise DataError(f"{path}: has a NUL byte in line {line}, like UTF-16 and binary files. {cure}")
     try:
         decoder.decode(block, final=not block)
     except UnicodeDecodeError as error:
@@ -81,12 +81,12 @@ def _check_text(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, li
 
 
 def opened(path: Path) -> IO[str]:
-    """Opens a file of text, without the mark by which some programs begin UTF-8."""
+    """Opens a text file, without the mark that some programs put before UTF-8."""
     return path.open(encoding="utf-8-sig", newline="")
 
 
 def lines_of(file: IO[str], path: Path) -> Iterator[str]:
-    """Yields the lines of a file, each of a length that fits into memory."""
+    """Yields the lines of a file, each short enough to fit into memory."""
     for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
         if len(line) == _LONGEST_LINE:
             raise DataError(f"{path}: line {number} has {_LONGEST_LINE:,} characters or more. Is it a table?")
@@ -94,7 +94,7 @@ def lines_of(file: IO[str], path: Path) -> Iterator[str]:
 
 
 def records_of(lines: Iterable[str], delimiter: str) -> Any:
-    """Yields the cells of each row: a reader of the module `csv`, which knows its line.
+    """Yields the cells of each row: a reader from the module `csv`, which knows its line.
 
     Example:
         >>> list(records_of(["a b", " 1   2.5"], " "))
@@ -106,7 +106,7 @@ def records_of(lines: Iterable[str], delimiter: str) -> Any:
 
 
 def is_blank(record: list[str]) -> bool:
-    """Says whether a record is that of a line without text."""
+    """Returns whether a record comes from a line without text."""
     return len(record) < 2 and not "".join(record).strip()
 
 
@@ -114,7 +114,7 @@ def form_of_file(path: Path) -> Form:
     """Finds the delimiter and the names of the columns from the first lines of a file.
 
     Raises:
-        DataError: no text, too many columns, or a first line that may be names or data.
+        DataError: no text, too many columns, or a first line that could be names or data.
     """
     head = _head(path)
     if not "".join(head).strip():
@@ -124,7 +124,7 @@ def form_of_file(path: Path) -> Form:
     scores = {delimiter: _score([record for _, record in records]) for delimiter, records in tried.items()}
     delimiter = max(scores, key=lambda delimiter: scores[delimiter])  # the first of several
     if not tried[delimiter]:
-        raise DataError(f"{path}: a quotation mark in line 1 is not closed, or text follows where it closes.")
+        raise DataError(f"{path}: a quotation mark in line 1 is not closed, or text follows the closing one.")
     (end, first), *rest = tried[delimiter]
     return _form_of(path, delimiter, end, first, [record for _, record in rest])
 
@@ -141,7 +141,7 @@ def _head(path: Path) -> list[str]:
 
 
 def _records(head: list[str], delimiter: str) -> list[tuple[int, list[str]]]:
-    """The records of the first lines, each with the line in which it ends, up to one that is torn."""
+    """Returns the records of the first lines, each with the line in which it ends, up to an incomplete one."""
     reader, found = records_of(head, delimiter), []
     with suppress(csv.Error):
         for record in reader:
@@ -151,7 +151,7 @@ def _records(head: list[str], delimiter: str) -> list[tuple[int, list[str]]]:
 
 
 def _score(records: list[list[str]]) -> float:
-    """How much records look like rows of a table of numbers: of one width, at least two, and numeric."""
+    """Scores how much records look like rows of a table of numbers: of one width, at least two, and numeric."""
     body = records[1:] or records
     width, often = Counter(map(len, body)).most_common(1)[0] if body else (0, 0)
     if width < 2:
@@ -168,13 +168,15 @@ def _is_number(cell: str) -> bool:
 
 def _form_of(path: Path, delimiter: str, end: int, first: list[str], body: list[list[str]]) -> Form:
     names = [name.strip() for name in first]
-    names[0] = names[0].removeprefix("#").strip()  # as np.savetxt writes it
+    names[0] = names[0].removeprefix("#").strip()  # np.savetxt writes it so
     if delimiter == " " and first[0].strip() == "#":
         del names[0]
     if body and {len(record) for record in body} == {1 + len(names)}:
-        names = ["", *names]  # as R's write.table writes it, without a name for the names of the rows
+        names = ["", *names]  # R's write.table writes it so, without a name for the row names
     if len(names) > MOST_COLUMNS:
-        raise DataError(f"{path}: has {len(names):,} columns, more than {MOST_COLUMNS:,}. Save an array with np.save.")
+        raise DataError(
+            f"{path}: has {len(names):,} columns, more than {MOST_COLUMNS:,}. Save it as an array with np.save."
+        )
     if not _has_header(path, names, body):
         names = [f"column {i}" for i in range(len(names))]
         return Form(delimiter, 0, names, ("The file has no line of column names: they are called column 0, 1, ...",))
@@ -184,7 +186,7 @@ def _form_of(path: Path, delimiter: str, end: int, first: list[str], body: list[
             f"{path}: the column name {long[:20]!r}... has {len(long):,} characters. Is line {end} a header?"
         )
     counted = _counts(names) or _counts(names[1:])
-    note = (f"Line {end}, {', '.join(names[:4])}, ..., was taken for the names of the columns.",) if counted else ()
+    note = (f"Line {end}, {', '.join(names[:4])}, ..., was taken as the names of the columns.",) if counted else ()
     return Form(delimiter, end, names, note)
 
 
@@ -193,7 +195,7 @@ def _counts(names: list[str]) -> bool:
 
 
 def _has_header(path: Path, first: list[str], body: list[list[str]]) -> bool:
-    """Says whether the first line holds names: text above numbers, or the names 0, 1, 2, ... that pandas gives."""
+    """Returns whether the first line holds names: text above numbers, or the names 0, 1, 2, ... from pandas."""
     if _counts(first) or (not _is_number(first[0]) and _counts(first[1:])):
         return True
     number = [_is_number(cell) for cell in first]
@@ -207,8 +209,8 @@ def _has_header(path: Path, first: list[str], body: list[list[str]]) -> bool:
         return True
     raise DataError(
         f"{path}: cannot tell whether line 1, {named(first, 4)}, holds the names of the columns or data, since it has "
-        "numbers and text, as the lines below. If it holds data, write a line of names above it; if it holds names, "
-        "write none that is a number."
+        "numbers and text like the lines below. If it holds data, write a line of names above it. If it holds names, "
+        "use no number as a name."
     )
 
 

@@ -5,11 +5,11 @@ r"""log p(x) by annealing: chains that walk from a density one can draw from to 
 .. math:: \log w = \sum_{t=0}^{T} (b_{t+1} - b_t) \, [\log p(x, z_t) - \log r_0(z_t)], \qquad E[w] = p(x)
 
 r_0 is the guide q(z|x) or the prior p(z), z_0 a draw from it, and z_t comes from z_t-1 by a transition that leaves
-f_b_t as it is. For T = 0 these are the importance weights of `iwae`. Temperatures in between take their spread away,
-which more draws from a guide that misses the posterior would not.
+f_b_t as it is. For T = 0 these are the importance weights of `iwae`. Temperatures in between reduce their spread. More
+draws from a guide that misses the posterior would not.
 
-Transitions are those of `hamiltonian.py`. E[w] = p(x) needs transitions that do not learn from the chains they move,
-so their step sizes come from pilot chains with noise of their own, and are fixed before the first chain counts.
+The transitions are defined in `hamiltonian.py`. E[w] = p(x) needs transitions that do not learn from the chains they
+move. So their step sizes come from pilot chains with separate noise, and are fixed before the first chain that counts.
 """
 
 import math
@@ -31,6 +31,7 @@ from pyro_vae.evaluation.memory import SAMPLE_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model.program import check_tensor, number_to_generate, remembering, undisturbed
 from pyro_vae.notebook_html import Row, html_table, plus_minus
+from pyro_vae.progress import through
 from pyro_vae.randomness import block_stream, derive_if_given
 
 STARTS = ("guide", "prior")
@@ -42,8 +43,8 @@ class AnnealedEstimate(Estimate):
     """An `Estimate` over K chains, and how they moved.
 
     Attributes:
-        acceptance: (N,), the mean probability of acceptance over chains and temperatures; NaN without temperatures. Far
-            below 0.65 the chains hardly moved: the bound holds, but is loose.
+        acceptance: (N,), the mean probability of acceptance over chains and temperatures; NaN without temperatures. If
+            it is far below 0.65, the chains hardly moved: the bound is valid, but loose.
         num_temperatures: T.
     """
 
@@ -70,7 +71,7 @@ class BidirectionalEstimate:
     Attributes:
         forward: annealing towards the posterior, a lower bound in expectation.
         reverse: annealing from the exact posterior draw, an upper bound in expectation. All chains of a datum begin at
-            that one draw; the Monte Carlo error is that of the chains given the draw, without the draw's own.
+            that one draw. The Monte Carlo error covers the chains given the draw, but not the draw itself.
         x: the simulated data (N, *x_shape).
     """
 
@@ -85,7 +86,7 @@ class BidirectionalEstimate:
 
     @property
     def gap_error(self) -> float:
-        """The standard error of the gap. Data are independent, so their spread holds all noise; NaN for one datum."""
+        """The standard error of the gap. Data are independent, so their spread has all noise in it; NaN for one."""
         gaps = self.reverse.value - self.forward.value
         return gaps.std().item() / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
 
@@ -116,24 +117,25 @@ def ais(
               \log w_k = \sum_{t=0}^{T} (b_{t+1} - b_t) \, [\log p(x, z_{kt}) - \log r_0(z_{kt})]
 
     Each of K chains starts at a draw from r_0 and walks through densities f_b(z) between r_0(z) (b = 0) and p(x, z)
-    (b = 1). Its temperatures b follow a sigmoid schedule, which spends them at both ends: near b = 0 a broad r_0 first
-    meets the data, near b = 1 a guide with lighter tails than the posterior is left behind.
+    (b = 1). Its temperatures b follow a sigmoid schedule, which is dense at both ends. Near b = 0 a broad r_0 first
+    meets the data; near b = 1 the chains leave a guide whose tails are lighter than the posterior's.
 
-    This is a lower bound in expectation (not in each run), and tight as T or K grows; `bdmc` measures how tight, on
-    simulated data. The Monte Carlo error is that of the logarithm of a mean, and does not contain the bias. Step sizes
-    are tuned, for each datum and temperature, by 16 pilot chains, which cost as much as 16 of the chains that count.
+    This is a lower bound in expectation (not in each run), and becomes tight as T or K grows. `bdmc` measures how tight
+    it is, on simulated data. The Monte Carlo error is the error of the logarithm of a mean, and does not include the
+    bias. Pilot chains tune the step sizes for each datum and temperature. There are 16 of them, and they cost as much
+    as 16 of the chains that count.
 
     Args:
-        vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
+        vae: anything with `.model` and `.guide` over one data plate, and continuous latents on all of R^D.
         x: data (N, *x_shape).
         num_temperatures: T, the number of densities between the two ends. The bias falls as 1 / T.
         num_chains: K, for each datum; the Monte Carlo error needs two or more.
         y: one-hot labels (N, C).
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        start: r_0, "guide" for q(z|x), or "prior" for p(z), which owes nothing to the guide, and needs more T.
-        num_leapfrog: the gradients in each transition: 5 rather than the usual 10, since directions are scaled, and on
-            digits 10 lost in time what they gained.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        start: r_0, either "guide" for q(z|x) or "prior" for p(z), which does not depend on the guide and needs more T.
+        num_leapfrog: the number of gradients in each transition. It is 5 rather than the usual 10, since directions are
+            scaled, and on digits 10 gained no more than their time cost.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -159,7 +161,7 @@ def ais(
     settings = _Settings(num_temperatures, num_chains, num_leapfrog, start)
     memory: dict[Any, Any] = {}
     blocks = []
-    for i, (data, labels) in enumerate(data_blocks(len(x), y), start=first_block):
+    for i, (data, labels) in enumerate(through("", list(data_blocks(len(x), y)), parts=2), start=first_block):
         with undisturbed(vae), remembering(memory):
             blocks.append(_Block(Path(vae, start, x[data], *labels), settings, seed, i).forward())
     return of_data(_estimate("log p(x), annealed", 1, blocks, settings), fingerprint(x), y, "log p(x)")
@@ -183,17 +185,17 @@ def bdmc(
     A simulated pair (x, z) holds an exact draw z from the posterior of its x. The chains of `ais`, run backwards from
     it, give weights with E[w] = 1 / p(x), so that -log (1/K) sum_k w_k is an upper bound in expectation.
 
-    This holds on simulated data only: nobody has a posterior draw for real data, so these have no upper bound. The gap
-    is evidence about AIS with these settings, not about how well the program fits. It carries over to real data as far
-    as their posteriors are no harder.
+    This works on simulated data only: for real data there is no exact posterior draw, and so no upper bound. The gap is
+    evidence about AIS with these settings, not about how well the program fits. It carries over to real data if their
+    posteriors are not harder.
 
     Args:
         vae: as for `ais`; `model()` without x, or `model(None, y)`, simulates and returns x.
-        num_data: N; with labels it is their number.
+        num_data: N; with labels, the number of labels.
         y: one-hot labels (N, C).
         num_temperatures, num_chains, seed, start, num_leapfrog, first_block: as for `ais`.
-        mask: boolean (N, *x_shape), of a program with `missing=True`: the simulated numbers where it is False are
-            taken away. z is a draw from the posterior of what is left, as the gaps do not depend on x.
+        mask: boolean (N, *x_shape), for a program with `missing=True`: the simulated numbers are removed where it is
+            False. z is still a draw from the posterior given the rest, since the gaps do not depend on x.
 
     Returns:
         Both bounds, the gap between them, and the simulated data.
@@ -218,7 +220,7 @@ def bdmc(
     size = number_to_generate(num_data, y)
     memory: dict[Any, Any] = {}
     forward, reverse, xs = [], [], []
-    for i, (data, labels) in enumerate(data_blocks(size, y), start=first_block):
+    for i, (data, labels) in enumerate(through("", list(data_blocks(size, y)), parts=3), start=first_block):
         with undisturbed(vae), remembering(memory):
             simulated = _simulate(vae, data.stop - data.start, labels, derive_if_given(seed, "simulated"), i)
             check_tensor(simulated.nodes["_RETURN"]["value"])
@@ -235,7 +237,7 @@ def bdmc(
 
 
 def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_leapfrog: int) -> tuple[Tensor, Tensor]:
-    """Walks chains along all temperatures, either way.
+    """Moves chains along all temperatures, in either direction.
 
     Backwards, from 1 to 0, the increments b_t+1 - b_t are negative. Then E[w] = 1 / p(x), from posterior draws.
 
@@ -251,7 +253,8 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
     """
     log_weight = (levels[1] - levels[0]) * point.ratio()
     accepted = torch.zeros_like(log_weight)
-    for b, following, size in zip(levels[1:-1], levels[2:], steps.size, strict=True):
+    walk = list(zip(levels[1:-1], levels[2:], steps.size, strict=True))
+    for b, following, size in through("", walk):
         point, probability = transition(path, point, b, size[:, None] * steps.width, num_leapfrog)
         log_weight = log_weight + (following - b) * point.ratio()
         accepted += probability
@@ -328,7 +331,7 @@ class _Block:
 
     @contextmanager
     def _noise(self, seed: int | None, j: int) -> Iterator[None]:
-        # A trajectory may run into NaN. It is refused, and must not stop all the others.
+        # A trajectory can run into NaN. It is refused, and must not stop all the others.
         with block_stream(seed, self.i, j, self.path.data[0].device), pyro.validation_enabled(False):
             yield
 
@@ -337,7 +340,8 @@ def _with_gaps(x: Tensor, mask: Tensor | None, data: slice) -> Tensor:
     if mask is None:
         return x
     if mask[data].shape != x.shape:
-        raise ValueError(f"mask {tuple(mask.shape)} is not that of the simulated data, (N, *{tuple(x.shape[1:])})")
+        expected = f"(N, *{tuple(x.shape[1:])}) like the simulated data"
+        raise ValueError(f"mask must have the shape {expected}; got {tuple(mask.shape)}")
     return torch.where(mask[data].to(x.device), x, math.nan)
 
 
@@ -358,7 +362,7 @@ def _simulate(vae: Any, size: int, labels: tuple[Tensor, ...], seed: int | None,
     with block_stream(seed, i, 0, device):
         if labels:
             return poutine.trace(vae.model).get_trace(None, *labels)
-        # The model's data plate has one datum without labels: the data are draws of it.
+        # Without labels the model's data plate has one datum, and the data are draws of it.
         trace = poutine.trace(pyro.plate("draws", size, dim=-2)(vae.model)).get_trace()
     for node in trace.nodes.values():
         if isinstance(value := node.get("value"), Tensor) and value.shape[:2] == (size, 1):

@@ -7,8 +7,8 @@ r_0 is the guide q(z|x) or the prior p(z). A transition follows
 .. math:: H(z, m) = -\log f_b(z) + \tfrac{1}{2} |m|^2, \qquad m \sim N(0, I)
 
 by leapfrog steps, which are reversible and keep volume, and accepts the end with probability min(1, e^-(change of H)).
-It leaves f_b as it is for any step size that does not depend on the chains it moves. `tune` finds sizes that move them,
-with chains of its own.
+It leaves f_b unchanged for any step size that does not depend on the chains it moves. `tune` finds suitable step sizes
+with separate chains.
 """
 
 import math
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.coordinates import Coordinates, check_real
 from pyro_vae.model import traces
+from pyro_vae.progress import through
 from pyro_vae.randomness import preserved
 
 # The best for many dimensions: Beskos et al., "Optimal tuning of the hybrid Monte Carlo algorithm", Bernoulli 2013.
@@ -57,7 +58,7 @@ class Point(NamedTuple):
 class Path:
     """The two ends of a path for one block of data, log r_0(z) and log p(x, z), as functions of one tensor z.
 
-    All latent sites stand side by side in z.
+    z is the concatenation of all latent sites.
 
     Args:
         vae: anything with `.model` and `.guide`.
@@ -67,7 +68,7 @@ class Path:
 
     def __init__(self, vae: Any, start: str, *data: Tensor) -> None:
         self.model, self.data = vae.model, data
-        # The model's latent sites alone are a guide that draws from the prior.
+        # The model's latent sites without the rest are a guide that draws from the prior.
         self.guide = vae.guide if start == "guide" else poutine.block(vae.model, hide_fn=_is_observed)
         with torch.no_grad(), preserved(data[0].device):
             sites = traces.latent_sites(traces.run(self.model, self.guide, 1, *data).guide)
@@ -81,7 +82,7 @@ class Path:
         return self.at(self.coordinates.read(traces.run(self.model, self.guide, num_chains, *self.data).guide))
 
     def at(self, z: Tensor) -> Point:
-        """Computes both log densities at z (K, B, D), with their gradients in z; no parameter gets one."""
+        """Computes both log densities at z (K, B, D), with their gradients in z; parameters get no gradient."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             guide = poutine.replay(self.guide, trace=self.coordinates.hold(z))
@@ -133,10 +134,10 @@ def leapfrog(
 
 
 def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: int) -> tuple[Point, Tensor]:
-    """Makes one Hamiltonian transition, which leaves f_b as it is.
+    """Makes one Hamiltonian transition, which leaves f_b unchanged.
 
     Args:
-        path, point, b, step, num_leapfrog: as for `leapfrog`; every chain jitters its step size.
+        path, point, b, step, num_leapfrog: as for `leapfrog`. The step size is jittered for each chain.
 
     Returns:
         The point after it, and its probability of acceptance, (K, B).
@@ -157,8 +158,9 @@ def transition(path: Path, point: Point, b: float, step: Tensor, num_leapfrog: i
 def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
     """Finds step sizes for every temperature by pilot chains that walk the same path.
 
-    Directions are scaled by the spread of r_0 (quartiles, which heavy tails cannot upset). At every temperature the
-    logarithm of each datum's step follows the pilots' acceptance, from where the temperature before left it.
+    Directions are scaled by the spread of r_0 (by quartiles, which are robust to heavy tails). At every temperature the
+    logarithm of each datum's step size follows the pilots' acceptance, starting from its value at the previous
+    temperature.
 
     Args:
         path: the densities.
@@ -174,7 +176,7 @@ def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
     width = ((quartiles[1] - quartiles[0]) / 1.35).clamp(min=torch.finfo(point.z.dtype).tiny)
     log_size = torch.full_like(width[:, 0], math.log(0.2))
     sizes: list[Tensor] = []
-    for b in levels:
+    for b in through("", levels):
         for _ in range(math.ceil(PILOT_TRANSITIONS / len(levels)) + (0 if sizes else FIRST_TRANSITIONS)):
             point, probability = transition(path, point, b, log_size.exp()[:, None] * width, num_leapfrog)
             log_size = log_size + PILOT_RATE * (probability.mean(0) - TARGET_ACCEPTANCE).to(log_size)
@@ -189,8 +191,8 @@ def _kinetic(momentum: Tensor) -> Tensor:
 def _check_start(name: str, distribution: Any) -> None:
     if traces.is_point(distribution):
         raise ValueError(
-            f"the guide's site {name} is a point (Delta) and has no density, from which annealing could start: "
-            'use start="prior"'
+            f"annealing cannot start from the guide: its site {name} is a point (Delta) and has no density. "
+            'Use `start="prior"`'
         )
     check_real(name, distribution, "annealing")
 

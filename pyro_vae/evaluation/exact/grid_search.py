@@ -1,12 +1,13 @@
-"""The search for the grid of a density: the place and the size at which a trapezoid has all of it.
+"""The search for the grid of a density: the place and the size at which a trapezoid covers all of it.
 
-The first grid spans draws, and reaches well beyond them; each next one is fitted to the density on the last. If points
-are too few to resolve the density, the fit is to a power of it, which keeps every mode that the grid has seen. The
-search ends when two grids in succession, and every second point of the last, agree; data that never do are marked.
+The first grid spans draws, and reaches well beyond them. Each later grid is fitted to the density on the one before. If
+there are too few points to resolve the density, the fit uses a power of it, which keeps every mode that the grid has
+seen. The search ends when two grids in succession, and every second point of the last, agree. Data for which they never
+agree are marked.
 
-Grids may agree since all of them miss a spike. So the draws are a check: where the density at one of them is above the
-peak of the last grid, a second search begins at that draw. A datum is marked where a draw still stands above the peak,
-or near its height but off the grid.
+Grids can agree because all of them miss a spike. The draws serve as a check: if the density at one of them is above the
+peak of the last grid, a second search begins at that draw. A datum is marked if a draw is still above the peak, or near
+its height but off the grid.
 """
 
 import math
@@ -19,27 +20,27 @@ from torch import Tensor
 from pyro_vae.evaluation.exact.grids import Box, Support, flat, pieces, trapezoid_rule
 
 LARGEST_DIM = 3
-SIZES = {  # points along each axis, grid after grid: odd, so that every second point is a rule as well
+SIZES = {  # points along each axis, grid after grid: odd, so that every second point is a rule too
     1: [513, 129, 129, 129, 129, 257, 513, 1025, 2049, 4097, 8193],
     2: [65, 33, 33, 33, 33, 65, 65, 97, 129, 193, 257, 513],
     3: [25, 25, 25, 25, 25, 33, 49, 49, 97],
 }
-_LEAST = {1: 257, 2: 65, 3: 33}  # points along each axis of a last grid: fewer may agree by accident
+_LEAST = {1: 257, 2: 65, 3: 33}  # points along each axis of a last grid: fewer can agree by accident
 _FIRST_REACH = 6.0
-_EDGE = 0.01  # beyond the outermost points of a polynomial tail lies many times what is in them
+_EDGE = 0.01  # a polynomial tail has many times the mass of the outermost points beyond them
 _TAIL, _COARSE_TAIL = 22.0, 15.0  # a grid ends this many nats below its highest point
-_NEAR = 10.0  # nats below the peak, within which no draw may lie off the grid
+_NEAR = 10.0  # no draw within this many nats of the peak may lie off the grid
 _WINDOW = 8.0  # widths of a spike
 _STEPS = 60  # halvings of the spread of the draws, down to the width of a spike
-_ORDER = 3  # 2^2 - 1, after Richardson: by how much an error that falls as 1/n^2 is less than its change on halving n
+_ORDER = 3  # 2^2 - 1, after Richardson: halving n changes an error that falls as 1/n^2 by this many times the error
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]  # z (P, B, D), positions of the data (B,) -> (P, B)
 
 
 class Integrals(NamedTuple):
-    """The log integrals of B data, each after its last grid, and what is known of their errors, (B,) each.
+    """The log integrals of B data, each on its last grid, and what is known about their errors, (B,) each.
 
-    `peak` is the highest log density on that grid; where it is reliable, the highest that may be between its points.
+    `peak` is the highest log density on that grid; if it is reliable, the highest that can lie between its points.
     """
 
     value: Tensor
@@ -60,7 +61,7 @@ class Integrals(NamedTuple):
 
 
 def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[Integrals, Box]:
-    """Integrates B densities on grids that it places and refines datum by datum.
+    """Integrates B densities on grids that are placed and refined datum by datum.
 
     Args:
         log_density: (P, B, D), (B,) -> (P, B), float64; not normalised.
@@ -68,10 +69,10 @@ def search(log_density: LogDensity, draws: Tensor, tolerance: float) -> tuple[In
         tolerance: the largest refinement, in nats.
 
     Returns:
-        The log integrals, and the last grid of each: that about a spike where only a draw had met it.
+        The log integrals, and the last grid of each: the grid about a spike if only a draw had found it.
 
     Raises:
-        ValueError: draws that are all the same or not finite, or a density that is 0 or NaN all over its grid.
+        ValueError: draws that are all equal or not finite, or a density that is 0 or NaN on its whole grid.
     """
     every = torch.arange(draws.shape[1], device=draws.device)
     integrals, box = _refine(log_density, _first_box(draws), tolerance)
@@ -100,11 +101,11 @@ def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Sup
         n: the number of points along each axis, odd.
 
     Raises:
-        ValueError: a support of another dimension, an n that is even or below 3, or as for `search`.
+        ValueError: a support of another dimension, an n that is even or below 3, and as for `search`.
     """
     B, D = draws.shape[1:]
     if len(support) != D or n < 3 or n % 2 == 0:
-        raise ValueError(f"support needs (low, high) for each of {D} latent numbers, and an odd n; got {n}")
+        raise ValueError(f"support needs (low, high) for each of {D} latent numbers, and n must be odd; got {n}")
     integrals = _unknown(draws[0, :, 0])
     z, log_weight = (array.to(draws.device) for array in flat(support).place(trapezoid_rule, n, stretch=False))
     for data in pieces(torch.arange(B, device=draws.device), n**D):
@@ -119,7 +120,7 @@ def fixed(log_density: LogDensity, draws: Tensor, tolerance: float, support: Sup
 
 
 def _refine(log_density: LogDensity, box: Box, tolerance: float) -> tuple[Integrals, Box]:
-    """Integrals on these grids, and on those that follow them until they are reliable; and the last grids."""
+    """Integrals on these grids and on the following ones until they are reliable, and the last grids."""
     D, todo = box.low.shape[-1], torch.arange(len(box.low), device=box.low.device)
     fitted = used = box
     integrals, spent = _unknown(box.low[:, 0]), 0
@@ -139,7 +140,7 @@ def _refine(log_density: LogDensity, box: Box, tolerance: float) -> tuple[Integr
 def _at_spikes(
     log_density: LogDensity, draws: Tensor, height: Tensor, before: tuple[Integrals, Box], tolerance: float
 ) -> tuple[Integrals, Box]:
-    """Integrals in a window w about the highest draws, on new grids, and of the rest, 1 - w, on those before."""
+    """Integrals in a window w about the highest draws, on new grids, and of the rest, 1 - w, on the earlier grids."""
     whole, box = before
     window = _box_at_highest(log_density, draws, height)
     inside, boxes = _refine(lambda z, data: log_density(z, data) + _log_window(window.of(data), z), window, tolerance)
@@ -205,7 +206,7 @@ def _measure(mass: Tensor, n: int, D: int, tolerance: float) -> Integrals:
     """The integrals by the trapezoid, from its logarithmic terms (P, B)."""
     value = torch.logsumexp(mass, 0)
     if not value.isfinite().all():
-        raise ValueError("a log density is not finite at any point of its grid: is the program in order?")
+        raise ValueError("a log density is not finite at any point of its grid. Is the program right?")
     grid = mass.unflatten(0, (n,) * D)
     half, inside = grid[(slice(None, None, 2),) * D].flatten(0, D - 1), grid[(slice(1, -1),) * D].flatten(0, D - 1)
     refinement = (torch.logsumexp(half, 0) + D * math.log(2) - value).abs() / _ORDER
@@ -229,7 +230,7 @@ def _tempered(mass: Tensor, n: int, D: int) -> tuple[Tensor, Tensor]:
 
 
 def _hides_peaks(grid: Tensor, D: int) -> Tensor:
-    """(B,): True where a peak that may count is narrower than half the spacing, by second differences of the log."""
+    """(B,): True where a peak that can count is narrower than half the spacing, by second differences of the log."""
     bends = _bends(grid, D)
     top = grid + bends.sum(0) / 8  # of a parabola whose three points are those
     return ((top > grid.amax(tuple(range(D))) - _COARSE_TAIL) & (bends.amax(0) > 4)).flatten(0, D - 1).any(0)
@@ -244,7 +245,7 @@ def _bends(grid: Tensor, D: int) -> Tensor:
 
 
 def _peak(value: Tensor, n: int, D: int, reliable: Tensor) -> Tensor:
-    """The highest of log densities (P, B); on a grid that resolves them, the highest that a kink may hide, (B,)."""
+    """The highest of log densities (P, B); on a grid that resolves them, the highest that a kink can hide, (B,)."""
     grid = value.clamp(min=-1e30).unflatten(0, (n,) * D)
     bends = _bends(grid, D)
     hidden = torch.where(bends.amax(0) > 4, 0.0, bends.sum(0) / 2)
@@ -264,7 +265,7 @@ def _fit(z: Tensor, mass: Tensor, coarse: Tensor, cut: Tensor, cell: Tensor) -> 
     covariance, share = cell @ cell.mT, mass.softmax(0)
     middle, spread = _quantiles(z, share)
     spread = torch.maximum(spread, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
-    u = ((z - middle) / spread).clamp(-5, 5)  # a scale that polynomial tails have as well
+    u = ((z - middle) / spread).clamp(-5, 5)  # a scale that polynomial tails have too
     u = u - torch.einsum("pb,pbi->bi", share, u)
     second = torch.einsum("pb,pbi,pbj->bij", share, u, u) * spread[:, None] * spread[..., None]
     root = torch.linalg.cholesky(second + covariance)
@@ -290,7 +291,7 @@ def _first_box(draws: Tensor) -> Box:
     """Grids that span draws (K, B, D), and reach well beyond them."""
     scale = draws.std(0)
     if not (scale.isfinite() & (scale > 0)).all():
-        raise ValueError("draws of the prior and the guide are all the same, or not finite: there is nowhere to look")
+        raise ValueError("draws of the prior and the guide are all equal, or not finite: no grid can be placed")
     none = torch.zeros_like(draws[0, :, 0]).bool()
     box = _fit(draws, torch.zeros_like(draws[..., 0]), none, none, torch.diag_embed(1e-3 * scale))
     low, high = box.low.clamp(max=-_FIRST_REACH), (box.low + box.width).clamp(min=_FIRST_REACH)

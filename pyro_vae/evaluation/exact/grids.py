@@ -1,12 +1,12 @@
-r"""Rules of integration, and the grids that they make over one to three numbers.
+r"""Integration rules, and grids of their points over one to three numbers.
 
 .. math:: \int f(z) \, dz = \sum_i w_i f(z_i) + \text{error}
 
-A grid has n points along each axis, n^D in all. The trapezoid and the midpoints converge as 1/n^2, and exponentially
-for smooth integrands that vanish at both ends. Gauss-Hermite is exact for a normal density times a polynomial;
-Gauss-Legendre on panels of three points each takes kinks one panel at a time.
+A grid has n points along each axis, n^D in total. The trapezoid and the midpoints converge as 1/n^2, and exponentially
+for smooth integrands that vanish at both ends. Gauss-Hermite is exact for a normal density times a polynomial. With
+Gauss-Legendre on panels of three points, a kink affects only one panel.
 
-A grid lies in coordinates of each datum's own (`Box`), which reach polynomial tails as well.
+Each datum's grid has coordinates of its own (`Box`), which also reach polynomial tails.
 
 Reference:
     Trefethen & Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 56, 2014.
@@ -25,7 +25,7 @@ Support = Sequence[tuple[float, float]]
 
 PANEL = 3  # points of a Gauss-Legendre panel
 _LARGEST_ORDER = 100  # of Gauss-Hermite: numpy vouches for no more
-_ON_GRIDS = 1 << 20  # points, of all data, in memory
+_ON_GRIDS = 1 << 20  # points of all data together, in memory
 
 
 def midpoint_rule(n: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class Box(NamedTuple):
     .. math:: z = \text{centre} + \text{root} \, t(s), \qquad t_j = 2 \sinh(s_j / 2), \qquad
               \text{low} \le s \le \text{low} + \text{width}
 
-    t_j is s_j itself near 0 and exponential beyond, so that polynomial tails end on a grid too.
+    t_j equals s_j near 0 and grows exponentially beyond, so that a grid also covers polynomial tails.
     """
 
     centre: Tensor  # (B, D)
@@ -86,7 +86,7 @@ class Box(NamedTuple):
         Args:
             rule: points and weights of the unit interval.
             n: the number of points along each axis.
-            stretch: t(s) = s without it.
+            stretch: if False, t(s) = s.
         """
         points, weights = (array.to(self.low) for array in rule(n))
         D = self.low.shape[-1]
@@ -98,7 +98,7 @@ class Box(NamedTuple):
         return self.centre + torch.einsum("bij,pbj->pbi", self.root, t), log_weight + slope + volume
 
     def holds(self, z: Tensor) -> Tensor:
-        """Tells which points (P, B, D) lie within the grid, (P, B)."""
+        """Returns which points (P, B, D) lie within the grid, (P, B)."""
         t = torch.linalg.solve_triangular(self.root, (z - self.centre)[..., None], upper=False)[..., 0]
         s = 2 * (t / 2).asinh()
         return ((self.low <= s) & (s <= self.low + self.width)).all(-1)

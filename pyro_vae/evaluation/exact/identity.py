@@ -1,6 +1,6 @@
-"""log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term by a rule, points and a normaliser of its own.
+"""log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term with its own rule, points and normaliser.
 
-If one rule were used for all, everything would cancel, and nothing would be left over for any rule and any program.
+If one rule were used for all terms, everything would cancel, and the residual would be 0 for any rule and any program.
 """
 
 import math
@@ -32,20 +32,20 @@ from pyro_vae.model import traces
 _ORDERS = {1: (20, 26, 32), 2: (20, 26, 32), 3: (12, 16, 20)}
 _PANELS = {1: (93, 183, 363, 723, 1443, 2883), 2: (45, 75, 111, 165, 243, 363), 3: (21, 33, 51, 75)}
 _CELLS = {1: (100, 200, 400, 800, 1600, 3200), 2: (48, 72, 108, 162, 244, 366), 3: (20, 30, 44, 66)}
-_SMOOTH = 0.1  # of the tolerance: Gauss-Hermite of three orders agrees so well, or has met kinks
-_AGREED = 0.5  # of the tolerance: two rules may agree by accident
+_SMOOTH = 0.1  # of the tolerance: Gauss-Hermite of three orders agrees this well unless there are kinks
+_AGREED = 0.5  # of the tolerance: two rules can agree by accident
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The terms of log p(x) = ELBO + KL(q(z|x) || p(z|x)), each by a rule of its own; (N,) each, in nats.
+    """The terms of log p(x) = ELBO + KL(q(z|x) || p(z|x)), each by its own rule; (N,) each, in nats.
 
     Attributes:
         evidence: log p(x).
         elbo: the ELBO.
         kl: KL(q(z|x) || p(z|x)).
-        refinement: the difference of the last two rules for ELBO or KL, the larger of both.
-        smooth: True where Gauss-Hermite settled the ELBO.
+        refinement: the difference of the last two rules for ELBO or KL, whichever is larger.
+        smooth: True where Gauss-Hermite was enough for the ELBO.
         evaluations: the evaluations of p(x, z) for all three terms.
         kind: per latent site, whether the KL to the prior in the ELBO is "analytic" or "sampled", i.e. on the grid.
     """
@@ -66,9 +66,9 @@ class Identity:
     def __str__(self) -> str:
         N, kinds = len(self.elbo), ", ".join(sorted(set(self.kind.values())))
         grid = f"n^D = {int(self.evidence.points.max())}^{self.evidence.dim} at most"
-        under = f"Gauss-Hermite under q for {int(self.smooth.sum())} of {N} data, else Gauss-Legendre on panels"
+        under = f"Gauss-Hermite under q for {int(self.smooth.sum())} of {N} data, otherwise Gauss-Legendre on panels"
         agreed = f"refinement {self.refinement.max():.0e} at most"
-        cost = f"{agreed}; {self.evaluations.double().mean():,.0f} evaluations a datum"
+        cost = f"{agreed}; {self.evaluations.double().mean():,.0f} evaluations per datum"
         rows = (
             ("log p(x)", f"{self.evidence.mean:12.6f}", f"trapezoid on a grid of p(x, z), {grid}"),
             ("ELBO", f"{self.elbo.mean():12.6f}", f"{under}; KL to the prior {kinds}"),
@@ -79,21 +79,21 @@ class Identity:
 
 
 def identity(vae: Any, x: Tensor, y: Tensor | None = None, *, tolerance: float = 1e-4) -> Identity:
-    """Computes log p(x), ELBO and KL(q(z|x) || p(z|x)) of each datum by three rules, and what is left over.
+    """Computes log p(x), ELBO and KL(q(z|x) || p(z|x)) of each datum by three rules, and the residual.
 
         log p(x) = log sum_i w_i p(x, z_i)                                 trapezoid, fitted to p(x, z)
         ELBO     = sum_i w_i q(z_i) [log p(x|z_i) - kl_i]                  Gauss-Hermite or Gauss-Legendre, fitted to q
         KL       = sum_i w_i q(z_i) log q(z_i) / p(x, z_i)                 midpoints, fitted to q
                    + log sum_j w_j p(x, z_j)                               midpoints, fitted to p(x, z)
 
-    kl_i is analytic where one is registered, else log q(z_i) - log p(z_i). Gauss-Hermite is right for a smooth decoder.
-    If three orders of it do not agree (ReLU has kinks), panels of Gauss-Legendre are refined until they do, as
-    midpoints are.
+    kl_i is analytic if one is registered, otherwise log q(z_i) - log p(z_i). Gauss-Hermite suits a smooth decoder. If
+    three orders of it do not agree (ReLU has kinks), panels of Gauss-Legendre are refined until two grids agree, like
+    the midpoints.
 
-    Each term has weights, points and a normaliser of its own, and no q is normalised on its grid. The terms share the
-    program's log densities, and those over the same density share the place and width of their grids. So a residual
-    shows an integral that is wrong, a q or a p(z) that does not integrate to 1 where the KL is analytic, or an analytic
-    KL that is wrong. It cannot show a wrong p(x|z), for which the identity holds as well.
+    Each term has its own weights, points and normaliser, and q is not normalised on its grid. The terms share the
+    program's log densities, and terms over the same density share the place and width of their grids. So a residual
+    reveals a wrong integral, a wrong analytic KL or, where the KL is analytic, a q or p(z) that is not
+    normalised. It cannot reveal a wrong p(x|z), for which the identity also holds.
 
     Args:
         vae, x, y: as for `quadrature`.

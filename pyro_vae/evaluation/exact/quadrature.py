@@ -2,8 +2,8 @@ r"""log p(x) without a draw in the answer: integrals over one to three latent nu
 
 .. math:: p(x) = \int p(x, z) \, dz = \sum_i w_i \, p(x, z_i) + \text{error}
 
-`grids.py` has the rules, and `grid_search.py` finds the place of each datum's grid. Here they meet the program, whose
-log densities are read from its traces at any z (`Densities`).
+`grids.py` has the rules, and `grid_search.py` finds the place of each datum's grid. This module applies them to the
+program, whose log densities at any z are read from its traces (`Densities`).
 """
 
 import math
@@ -24,30 +24,33 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import Estimate, of_data
 from pyro_vae.evaluation.exact.grid_search import LARGEST_DIM, Integrals, LogDensity, fixed, search
 from pyro_vae.evaluation.exact.grids import Box, Support, flat, trapezoid_rule
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import data_blocks
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.notebook_html import Row
+from pyro_vae.progress import through
 from pyro_vae.randomness import stream
 
 _DRAWS = 64  # of z, with which a search begins
-_AT_ONCE = 1 << 14  # points, of all data, in one pass of the program
+_AT_ONCE = 1 << 14  # points of all data together, in one pass of the program
 _SHOWN = 12.0  # nats below the peak, as far as a picture reaches
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridEstimate(Estimate):
-    """An `Estimate` without draws: `value_error` is 0, and what error there is stands beside it, datum by datum.
+    """An `Estimate` without draws: `value_error` is 0, and the errors of the grid are given datum by datum.
 
     Attributes:
-        refinement: (N,), a third of the distance to the rule of half the points along each axis, in nats: the error of
-            the value if it falls as 1/n^2, as with the kinks of ReLU, and far more than it where p(x, z) is smooth.
-        boundary: (N,), the share of the integral that stands in the outermost points of the grid.
-        points: (N,), n, the points along each axis of the last grid.
-        evaluations: (N,), the evaluations of p(x, z) on all grids.
-        reliable: (N,), True where grids agreed, refinement and boundary are within the tolerance, no peak that counts
-            was narrower than the spacing of the points, and no first draw of prior or guide has a log p(x, z) above the
-            peak of the last grid.
+        refinement: (N,), a third of the distance to the rule with half the points along each axis, in nats. This is the
+            error of the value if it falls as 1/n^2, as with the kinks of ReLU, and far more than the error if p(x, z)
+            is smooth.
+        boundary: (N,), the share of the integral in the outermost points of the grid.
+        points: (N,), n, the number of points along each axis of the last grid.
+        evaluations: (N,), the number of evaluations of p(x, z) on all grids.
+        reliable: (N,), True where the grids agreed, refinement and boundary are within the tolerance, no peak that
+            counts was narrower than the spacing of the points, and none of the first draws of prior and guide has a log
+            p(x, z) above the peak of the last grid.
         dim: D.
         num_samples: the largest n^D.
     """
@@ -69,7 +72,7 @@ class GridEstimate(Estimate):
             f"{self.name:<20} {self.mean:>10.3f} {self.unit}   {over_data} over {self.num_data} data   "
             f"refinement {self.refinement.max():.0e}, boundary {self.boundary.max():.0e} at most "
             f"(n^D = {int(self.points.max())}^{self.dim} = {self.num_samples:,}; "
-            f"{self.evaluations.double().mean():,.0f} evaluations a datum)"
+            f"{self.evaluations.double().mean():,.0f} evaluations per datum)"
         )
         bad = (~self.reliable).nonzero().flatten().tolist()
         return f"{line}   UNRELIABLE for {len(bad)} data, first {bad[0]}" if bad else line
@@ -108,23 +111,23 @@ def quadrature(
     support: Support | None = None,
     n: int = 129,
 ) -> GridEstimate:
-    r"""Computes log p(x) of each datum by integration on a grid, in nats, for at most 3 latent numbers in all.
+    r"""Computes log p(x) of each datum by integration on a grid, in nats, for at most 3 latent numbers in total.
 
     .. math:: \log p(x) = \log \int p(x, z) \, dz
 
-    Each datum's grid goes where p(x, z) is. It is refined until two grids in succession, and every second point of the
-    last, agree. Where p(x, z) at one of its first 64 draws of the prior or of the guide is above the peak of the grid,
-    the search begins again at that draw. The same call gives the same numbers. It cannot see a mode that is narrower
-    than the spacing of the grid and that none of these draws has met.
+    Each datum's grid is placed where p(x, z) has its mass. It is refined until two grids in succession, and every
+    second point of the last, agree. If p(x, z) at one of its first 64 draws of the prior or of the guide is above the
+    peak of the grid, the search begins again at that draw. The same call gives the same numbers. It can miss a mode
+    that is narrower than the spacing of the grid and that none of these draws has found.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate and real latents.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
-        tolerance: the largest refinement, in nats; a hundredth of it is the largest boundary. A datum beyond them is
-            marked, see `GridEstimate.reliable`.
-        support: (low, high) of each latent number, in the order in which the guide samples them: one trapezoid with n
-            points along each axis of this box, for all data, in place of the search.
+        tolerance: the largest refinement, in nats; the largest boundary is a hundredth of it. A datum that exceeds
+            either is marked, see `GridEstimate.reliable`.
+        support: (low, high) of each latent number, in the order in which the guide samples them. It replaces the search
+            by one trapezoid for all data, with n points along each axis of this box.
         n: the number of points along each axis of the support, odd.
 
     Raises:
@@ -142,7 +145,7 @@ def quadrature(
     """
     integrals = []
     with frozen(vae, x):
-        for block in densities(vae, x, y):
+        for block in through("", densities(vae, x, y), -(-len(x) // DATA_BLOCK)):
             if support is None:
                 integrals.append(search(block.joint, block.draws, tolerance)[0])
             else:
@@ -175,7 +178,7 @@ def posterior_on_grid(vae: Any, x: Tensor, y: Tensor | None = None, *, n: int = 
     """
     check_tensor(x)
     if len(x) != 1:
-        raise ValueError(f"a picture is of one datum, as a batch of one, x[i : i + 1]; got {len(x)} data")
+        raise ValueError(f"a picture shows one datum, as a batch of one, x[i : i + 1]; got {len(x)} data")
     with frozen(vae, x):
         (block,) = densities(vae, x, y)
         if block.dim > 2:
@@ -230,7 +233,7 @@ class Densities:
         all: (B,), the positions of the data in the block.
         dim: D.
         draws: (K, B, D), float64, of prior and guide.
-        guide_draws: those of the guide alone.
+        guide_draws: only the draws of the guide.
 
     Raises:
         ValueError: more than 3 latent numbers, or a latent that is not real.
@@ -246,7 +249,7 @@ class Densities:
         if self.dim > LARGEST_DIM:
             raise ValueError(
                 f"a grid needs n^D points, and the program has D = {self.dim} latent numbers: 100^{self.dim} points. "
-                f"Up to {LARGEST_DIM} can be integrated so; use iwae"
+                f"Grids work for up to {LARGEST_DIM}; use iwae"
             )
         for name, site in traces.latent_sites(prior).items():
             check_real(name, site["fn"], "a grid")
@@ -254,7 +257,7 @@ class Densities:
         self.dtype, self.guide_draws, self.draws = draws[1].dtype, draws[1].double(), torch.cat(draws).double()
 
     def joint(self, z: Tensor, data: Tensor) -> Tensor:
-        """Computes log p(x, z) for the data at these positions of the block: (P, B), float64, without the guide."""
+        """Computes log p(x, z), (P, B), float64, for the data at these positions of the block, without the guide."""
         values = torch.cat([read_joint(self.at(points, data, self._points)) for points in passes(z)])
         if values.isnan().any():
             point, datum = values.isnan().nonzero()[0].tolist()
@@ -263,7 +266,7 @@ class Densities:
         return values
 
     def guide(self, z: Tensor, data: Tensor) -> Tensor:
-        """Computes log q(z|x), likewise, without the model."""
+        """Computes log q(z|x), in the same form, without the model."""
         return torch.cat([self._guide(points, data) for points in passes(z)])
 
     def at(self, z: Tensor, data: Tensor, guide: Callable[..., Any] | None = None) -> traces.Traces:
@@ -293,21 +296,21 @@ def densities(vae: Any, x: Tensor, y: Tensor | None) -> Iterator[Densities]:
 
 
 def search_guide(block: Densities, tolerance: float) -> tuple[Integrals, Box]:
-    """Integrates the guide; a point has no density, and is refused before its width is looked for."""
+    """Integrates the guide. A point guide has no density, and is refused before the search for its width."""
     block.guide(block.guide_draws[:1], block.all)
     return search(block.guide, block.guide_draws, tolerance)
 
 
 @contextmanager
 def frozen(vae: Any, x: Tensor) -> Iterator[None]:
-    """A context in which nothing is learned, nothing is left behind, and draws are the same in every call."""
+    """A context without learning and without side effects, in which draws are the same in every call."""
     check_tensor(x)
     with torch.no_grad(), undisturbed(vae), remembering({}), stream(0, "quadrature", device=x.device):
         yield
 
 
 def passes(z: Tensor) -> tuple[Tensor, ...]:
-    """Splits z (P, B, ...) into as many points as one pass of the program may hold."""
+    """Splits z (P, B, ...) into pieces of as many points as one pass of the program may hold."""
     return z.split(max(1, _AT_ONCE // z.shape[1]))
 
 

@@ -1,4 +1,4 @@
-"""What the latent space is used for: single dimensions, and the aggregate posterior q(z)."""
+"""How the latent space is used: single dimensions, and the aggregate posterior q(z)."""
 
 from pyro_vae.evaluation.latent.aggregate import (
     AggregateTerms,

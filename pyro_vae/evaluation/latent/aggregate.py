@@ -1,20 +1,21 @@
-r"""The aggregate posterior of N data: a mixture whose N terms are all evaluated.
+r"""The aggregate posterior of N data, a mixture with all N terms evaluated.
 
 .. math:: q(z) = \frac{1}{N} \sum_{n=1}^{N} q(z|x_n)
 
     1/N sum_n KL(q(z|x_n) || p(z))  =  I_q(x; z)  +  KL(q(z) || p(z))           in nats
                rate                    at most log N   marginal KL
 
-It is often said that the KL term of the ELBO draws q(z) to the prior; here it is measured. Latents are found by not
-being observed. z stands for all of them together, so that a program of two layers has one I_q(x; z1, z2).
+It is often said that the KL term of the ELBO pulls q(z) towards the prior; this module measures whether it does. Every
+site that is not observed is a latent. z stands for all latents together, so a program of two layers has one I_q(x; z1,
+z2).
 
-N data are a sample, and their mixture is nearer to each of its own draws than the mixture of all data that there could
-be. So what is read off it, the plug-in value, exceeds KL(q(z) || p(z)) of that larger mixture, and often by many of its
-errors. With each datum left out of its own mixture,
+N data are a sample, and their mixture is closer to its own draws than the mixture over the whole population. So the
+plug-in value exceeds KL(q(z) || p(z)) of the population mixture, often by many standard errors. With each datum left
+out of its own mixture,
 
     log 1/(N-1) sum_(m != n) q(z|x_m)     at z ~ q(z|x_n)
 
-the error has the other sign, and the truth lies between both in expectation: a `Bracket`.
+the bias has the other sign, and the truth lies between the two in expectation: a `Bracket`.
 """
 
 import math
@@ -37,9 +38,10 @@ from pyro_vae.model import traces
 from pyro_vae.model.distributions.mixtures import Mixture
 from pyro_vae.model.program import undisturbed
 from pyro_vae.notebook_html import Row
+from pyro_vae.progress import through
 
-POOL = 256  # draws that are held against one block of data at a time
-_ROUNDING = 1e-3  # nats; where more could be lost, every density is computed by itself, which takes longer
+POOL = 256  # draws that are evaluated against one block of data at a time
+_ROUNDING = 1e-3  # nats; if more could be lost, every density is computed separately, which takes longer
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class MutualInformation(Estimate):
 
     @property
     def bound(self) -> float:
-        """The largest value that it can have, log N."""
+        """The largest possible value, log N."""
         return math.log(self.num_data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,13 +67,13 @@ class MutualInformation(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class Bracket(Estimate):
-    """A plug-in estimate of a KL from N data, and its lower end. Printing it gives a line for each.
+    """A plug-in estimate of a KL from N data, and a lower end. Printing it gives a line for each.
 
-    The estimate itself is the upper end for data other than these; as a statement about these data it has no bias.
+    For the population the estimate itself is the upper end; for these N data it is unbiased.
 
     Attributes:
-        leave_one_out: the same with each datum left out of its own mixture, the lower end; NaN for a single datum.
-        are_ends: False where no theorem says that the truth lies between, as of the total correlation.
+        leave_one_out: the lower end: the same with each datum left out of its own mixture; NaN for a single datum.
+        are_ends: False if no theorem says that the truth lies between the two, as for the total correlation.
 
     Example:
         >>> value, error = torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.1])
@@ -86,7 +88,7 @@ class Bracket(Estimate):
 
     @property
     def is_above_zero(self) -> bool:
-        """Whether 0 can be told apart: the lower end lies above it by more than two standard errors over the data."""
+        """Whether 0 is excluded: the lower end lies above 0 by more than two standard errors over the data."""
         return self.leave_one_out.mean > 2 * self.leave_one_out.standard_error
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,14 +126,14 @@ def aggregate_terms(
         mutual information  log q(z_nk|x_n) - log q(z_nk)          q(z) = 1/N sum_m q(z|x_m), datum n included
         marginal KL         log q(z_nk)     - log p(z_nk)
 
-    Every mean is without bias for these N data. It has a bias as a statement about other data: as long as I is near
-    log N, more data would raise it, and lower the marginal KL. `marginal_kl.leave_one_out` has a bias of the other
-    sign: datum n is left out of q(z) for its own draws. `standard_error` takes the mixture as given, which is right to
-    first order (a quarter too small for the lower end at N = 150 in ten dimensions, right at 600), and leaves out the
-    bias of either end.
+    Every mean is unbiased for these N data, but biased for the population: as long as I is near log N, more data would
+    raise it, and lower the marginal KL. `marginal_kl.leave_one_out` has a bias of the opposite sign: datum n is left
+    out of q(z) for its own draws. `standard_error` treats the mixture as fixed, which is right to first order (a
+    quarter too small for the lower end at N = 150 in ten dimensions, right at 600). It does not include the bias of
+    either end.
 
-    This works for any program; z is all its latent sites together. It costs N^2 K densities, and memory for 256 x 128
-    of them.
+    This works for any program; z stands for all its latent sites together. It evaluates N^2 K densities, and holds 256
+    x 128 of them in memory.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -171,12 +173,12 @@ def aggregate_terms(
 def mutual_information(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> MutualInformation:
-    r"""Estimates how much z tells about which of the N data it came from, in nats: at most log N.
+    r"""Estimates how much information z carries about which of the N data it came from, in nats: at most log N.
 
     .. math:: I_q(x; z) = \frac{1}{N} \sum_{n=1}^{N} \mathrm{KL}(q(z|x_n) \,\|\, q(z))
 
-    With labels, it is how much z tells about which (x, y) it came from. p(z) plays no part, so that a prior p(z|y) that
-    differs between the labels is welcome.
+    With labels, this is the information about which (x, y) it came from. p(z) plays no part, so a prior p(z|y) can
+    differ between the labels.
 
     Args:
         vae, x, num_samples, y, seed: as for `aggregate_terms`.
@@ -197,10 +199,10 @@ def mutual_information(
 def marginal_kl(
     vae: Any, x: Tensor, num_samples: int = 10, y: Tensor | None = None, seed: int | None = None
 ) -> Bracket:
-    """Estimates KL(q(z) || p(z)), how far the aggregate posterior of N data is from the prior, in nats.
+    """Estimates KL(q(z) || p(z)), the distance of the aggregate posterior of N data from the prior, in nats.
 
-    The value is that of these N data, and an upper end for the mixture of all data that there could be; `leave_one_out`
-    is the lower end.
+    The value refers to these N data, and is an upper end for the mixture over the population; `leave_one_out` is the
+    lower end.
 
     Args:
         vae, x, num_samples, y, seed: as for `aggregate_terms`.
@@ -218,10 +220,10 @@ def total_correlation(
 
     .. math:: \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \qquad q(z_j) = \frac{1}{N} \sum_{n=1}^{N} q(z_j|x_n)
 
-    Both q(z) and every q(z_j) are the exact mixtures over the N data, where the paper has minibatches. Where the
-    dimensions depend on each other little, the value exceeds that of the mixture of all data that there could be, since
-    N data fill a space of one dimension far better than one of many, and `leave_one_out`, with each datum left out of
-    all its mixtures, falls short of it. Where they copy each other both fall short: these are no bounds.
+    q(z) and every q(z_j) are exact mixtures over the N data; the paper uses minibatches. If the dimensions depend
+    little on each other, the value exceeds that of the population mixture, since N data fill one dimension far better
+    than many. `leave_one_out`, with each datum left out of all its mixtures, then falls short of it. If dimensions copy
+    each other, both fall short: these are not bounds.
 
     Args:
         vae, x, num_samples, y, seed: as for `aggregate_terms`.
@@ -237,7 +239,7 @@ def total_correlation(
     """
     draws = _draws(vae, x, num_samples, y, seed)
     if len(draws.z) > 1:
-        raise ValueError(f"total correlation is that of one latent site; the program has {sorted(draws.z)}")
+        raise ValueError(f"total correlation is defined for one latent site; the program has {sorted(draws.z)}")
     mixtures = _log_mixtures(vae, x, y, draws.z, _joint_and_factors)
     both = _bracket("total correlation", *(_joint_less_factors(each).reshape(draws.log_q.shape) for each in mixtures))
     return replace(both, are_ends=False)
@@ -277,14 +279,14 @@ def _joined(blocks: Sequence[_Draws], dim: int) -> _Draws:
 def _log_mixtures(
     vae: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], read: Callable[[poutine.Trace], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """log 1/N sum_n q(z|x_n), or of what `read` makes of it, for S given z; then each without the datum of that z.
+    """log 1/N sum_n q(z|x_n), or the same of what `read` returns, for S given z; then each without the datum of that z.
 
-    `read` gives one block, (S, B, ...), and the draws of datum n stand at n, n + N, n + 2N, ... among all: (S, ...).
+    `read` returns one block, (S, B, ...). The draws of datum n are at n, n + N, n + 2N, ... among all: (S, ...).
     """
     N, size = len(x), len(next(iter(z.values())))
     own, pools = torch.arange(size, device=x.device) % N, []
     with undisturbed(vae):
-        for start in range(0, size, POOL):
+        for start in through("", range(0, size, POOL)):
             rows, pairs = slice(start, start + POOL), []
             pool = {name: value[rows] for name, value in z.items()}
             for first in range(0, N, DATA_BLOCK):
@@ -311,7 +313,7 @@ def _rows(x: Tensor, y: Tensor | None, rows: Any) -> tuple[Tensor, ...]:
 
 
 def _at(program: Callable[..., Any], z: dict[str, Tensor], *args: Tensor) -> poutine.Trace:
-    """The trace of a guide or a model at S given latents, each held against every one of B data: (S, B)."""
+    """The trace of a guide or a model at S given latents, each with every one of B data: (S, B)."""
     each = {name: v.unsqueeze(1).expand(len(v), len(args[0]), *v.shape[1:]) for name, v in z.items()}
     draws = pyro.plate("draws", len(next(iter(z.values()))), dim=-2)
     return prune_subsample_sites(
@@ -333,7 +335,7 @@ def _joint(guide: poutine.Trace) -> Tensor:
 
 
 def _rounding(q: Any, z: Tensor) -> float:
-    """What a `Mixture` of normals, which multiplies its squares out, may lose to rounding, in nats."""
+    """What a `Mixture` of normals can lose to rounding, since it multiplies out the squares, in nats."""
     reach = (z.abs().max().double() + q.loc.abs().max()) / q.scale.min()
     return reach.square().item() * z.shape[-1] * torch.finfo(torch.float64).eps
 
@@ -344,8 +346,8 @@ def _joint_and_factors(guide: poutine.Trace) -> Tensor:
     factor = factors(site)
     if factor is None:
         raise ValueError(
-            f"the guide's site {site['name']} does not factorise over the dimensions of z, so that no q(z_j|x) is "
-            "known: total correlation needs a posterior such as DiagonalNormal"
+            f"the guide's site {site['name']} does not factorise over the dimensions of z, so no q(z_j|x) is known. "
+            "Total correlation needs a posterior such as DiagonalNormal"
         )
     each = factor.log_prob(site["value"]).double()
     each = each.reshape(*each.shape[:2], -1)
@@ -354,7 +356,7 @@ def _joint_and_factors(guide: poutine.Trace) -> Tensor:
 
 @torch.no_grad()
 def _check_one_prior(vae: Any, x: Tensor, y: Tensor, z: dict[str, Tensor]) -> None:
-    """Raises ValueError where p(z|y) of one z differs between the labels at hand."""
+    """Raises ValueError if p(z|y) of one z differs between the labels."""
     places = list({tuple(label): i for i, label in enumerate(y.flatten(1).tolist())}.values())[:DATA_BLOCK]
     with undisturbed(vae):
         model = _at(vae.model, {name: value[:1] for name, value in z.items()}, *_rows(x, y, places))
@@ -362,8 +364,8 @@ def _check_one_prior(vae: Any, x: Tensor, y: Tensor, z: dict[str, Tensor]) -> No
     log_p = traces.log_prior(traces.Traces(model, model))
     if not torch.allclose(log_p, log_p[:, :1].expand_as(log_p), rtol=1e-4, atol=1e-4):
         raise ValueError(
-            "p(z|y) differs between these labels, so that there is no one prior for q(z) to be compared with: "
-            "pass the data of one label at a time"
+            "p(z|y) differs between these labels, so there is no single prior to compare q(z) with. "
+            "Pass the data of one label at a time"
         )
 
 

@@ -1,7 +1,7 @@
-"""The use that a program makes of its latent dimensions, site by site: which are active, and where the KL goes.
+"""How a program uses its latent dimensions, site by site: which are active, and where the KL goes.
 
-Latents are found by not being observed, never by name. In a program of several latent sites each site is taken given
-the drawn values of the sites before it. The aggregate posterior q(z) has a file of its own, `aggregate.py`.
+Every site that is not observed is a latent; names play no part. In a program with several latent sites, each site is
+considered given the drawn values of the sites before it. The aggregate posterior q(z) is in `aggregate.py`.
 """
 
 import math
@@ -20,13 +20,13 @@ from pyro_vae.randomness import preserved
 
 @dataclass(frozen=True)
 class ActiveUnits:
-    """The latent dimensions that vary with x, for each latent site, D numbers a site. Printing it gives a line a site.
+    """The latent dimensions that vary with x, D numbers for each latent site. Printing it gives a line per site.
 
     Attributes:
         variance: A_j = Var_x(E_q[z_j|x]), over the data.
         variance_error: its standard error over the data, sqrt((m4 - A^2) / N) with the fourth central moment m4; it is
-            not to be trusted for heavy tails.
-        relative: A_j over the prior's variance in that dimension; NaN where that is not known or not finite.
+            unreliable for heavy tails.
+        relative: A_j divided by the prior's variance in that dimension; NaN if that is not known or not finite.
         threshold: the variance above which a dimension is active.
         num_data: N.
 
@@ -54,15 +54,15 @@ class ActiveUnits:
 
     @property
     def relative_count(self) -> dict[str, int | None]:
-        """Site -> the number of active dimensions by A_j over the prior's variance; None where that is not known.
+        """Site -> the number of active dimensions by A_j divided by the prior's variance; None if that is not known.
 
-        No rescaling of z changes it.
+        Rescaling z does not change it.
         """
         is_known = {name: not ratio.isnan().any() for name, ratio in self.relative.items()}
         return {n: int((ratio > self.threshold).sum()) if is_known[n] else None for n, ratio in self.relative.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, site by site."""
+        """Converts to plain numbers for a report, site by site."""
         return {
             site: {
                 "count": self.count[site],
@@ -97,21 +97,21 @@ def active_units(
 
     .. math:: A_j = \mathrm{Var}_x \big( E_{q(z|x)}[z_j] \big)
 
-    The prior of the paper has variance 1. If the prior learns its scale, A_j alone says nothing: halving z quarters it.
-    So `relative` divides it by Var_p(z_j), a number within [0, 1] if q(z) has the prior's variance. That is the
-    variance of the prior over the data and draws at hand, E[Var] + Var[E], which matters only for a prior p(z|y) or
+    The prior of the paper has variance 1. If the prior learns its scale, A_j says nothing: halving z quarters it. So
+    `relative` divides it by Var_p(z_j), which gives a number within [0, 1] if q(z) has the prior's variance. Var_p is
+    the variance of the prior over the given data and draws, E[Var] + Var[E]; this matters only for a prior p(z|y) or
     p(z1|z2).
 
-    This works for any program, each site by itself. For one latent site whose mean is known, the E_q are exact and
-    num_samples is not used. For others (flows; a site that depends on another) they are means over K draws, whose own
-    variance is subtracted; A_j is then unbiased, and may come out below 0 for a dead dimension.
+    This works for any program, site by site. For one latent site with a known mean, the E_q are exact and num_samples
+    is not used. Otherwise (flows; a site that depends on another) they are means over K draws, and the variance of
+    these means is subtracted. A_j is then unbiased, and can be below 0 for a dead dimension.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape), two or more.
         y: one-hot labels (N, C).
         threshold: the variance above which a dimension is active, 0.01 in the literature.
-        num_samples: K, the draws where the means are sampled; two or more.
+        num_samples: K, the draws if the means are sampled; two or more.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
@@ -134,7 +134,7 @@ def active_units(
         raise ValueError(f"a variance over the data needs two data or more; got {len(x)}")
     known = _means_are_known(vae, x, y)
     if not known and num_samples < 2:
-        raise ValueError(f"the means of q(z|x) must be sampled here: num_samples must be 2 or more; got {num_samples}")
+        raise ValueError(f"the means of q(z|x) are sampled here, so num_samples must be 2 or more; got {num_samples}")
     sites: dict[str, list[Tensor]] = {}
     for _, blocks in draw_columns(vae, x, 1 if known else num_samples, y, seed, _read_means):
         for name in blocks[0]:
@@ -154,7 +154,7 @@ def _means_are_known(vae: Any, x: Tensor, y: Tensor | None) -> bool:
 
 
 def _read_means(pair: traces.Traces) -> dict[str, Tensor]:
-    """Site -> (3, k, b, D): E_q[z] or a draw in its place, the prior's mean and variance or NaN in their place."""
+    """Site -> (3, k, b, D): E_q[z] or, if unknown, a draw; and the prior's mean and variance or, if unknown, NaN."""
     means = {}
     for name, site in traces.latent_sites(pair.guide).items():
         mean = _moment(site, "mean")
@@ -195,7 +195,7 @@ class KLPerDimension:
 
     Attributes:
         value: (N, D), float64.
-        value_error: (N, D), the Monte Carlo standard error of each value; NaN for K = 1, from which no spread is known.
+        value_error: (N, D), the Monte Carlo standard error of each value; NaN for K = 1, which has no spread.
         num_samples: K, the draws of z for each datum.
         kind: "analytic" or "sampled".
 
@@ -227,7 +227,7 @@ class KLPerDimension:
         return self.value_error.square().sum(0).sqrt() / len(self.value)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report: numbers alone, with None for an error that is unknown."""
+        """Converts to plain numbers for a report, with None for an error that is unknown."""
         errors = [known(error) for error in self.standard_error.tolist()]
         return {"mean": self.mean.tolist(), "standard_error": errors, "kind": self.kind}
 
@@ -237,8 +237,8 @@ def kl_per_dimension(
 ) -> dict[str, KLPerDimension | None]:
     """Estimates KL(q(z_j|x) || p(z_j)) of every latent dimension, datum by datum, in nats.
 
-    The KL is analytic where one is registered, else the mean of log q(z_j|x) - log p(z_j) over draws. The sum over
-    dimensions is the KL of the site as `elbo_terms` counts it.
+    The KL is analytic if one is registered, otherwise the mean of log q(z_j|x) - log p(z_j) over draws. The sum over
+    dimensions equals the KL of the site in `elbo_terms`.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -248,7 +248,7 @@ def kl_per_dimension(
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Returns:
-        Site -> its KL; None for a site where q or p does not factorise over dimensions (full covariance, flows,
+        Site -> its KL; None for a site whose q or p does not factorise over dimensions (full covariance, flows,
         mixtures of whole vectors), or is a point or masked.
 
     Raises:
@@ -276,7 +276,7 @@ def kl_per_dimension(
 
 
 def factors(site: traces.Site) -> Any:
-    """Returns the distribution of every single number of a site, or None if they are not independent."""
+    """Returns the distribution of each number of a site, or None if they are not independent."""
     factor = site["fn"]
     while isinstance(factor, Independent):
         factor = factor.base_dist
@@ -321,7 +321,7 @@ def rate_distortion(
 ) -> RateDistortion:
     """Estimates the point of a program in the plane of rate and distortion, in nats.
 
-    The rate bounds I_q(x; z) from above; that of a point guide (`Delta`) is infinite.
+    The rate bounds I_q(x; z) from above; for a point guide (`Delta`) it is infinite.
 
     Args:
         vae, x, num_samples, y, seed: as for `elbo_terms`, whose draws these are.

@@ -1,10 +1,10 @@
-"""The loss by predicting q(z|x) with an encoder instead of fitting it to each datum.
+"""The loss from predicting q(z|x) with an encoder instead of fitting it to each datum.
 
     log p(x) - ELBO(q_encoder)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q_encoder)]           nats
             inference gap              approximation gap            amortisation gap
 
-q* is the best normal with diagonal covariance for that datum alone. A large amortisation gap asks for a better encoder,
-a large approximation gap for a richer posterior; neither mends the other.
+q* is the best normal with diagonal covariance for that datum. A large amortisation gap calls for a better encoder, a
+large approximation gap for a richer posterior; neither helps with the other gap.
 """
 
 import math
@@ -26,18 +26,19 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.weights import draw_blocks, draw_columns, log_weights, read_log_weights
 from pyro_vae.model import traces
 from pyro_vae.model.program import undisturbed
+from pyro_vae.progress import through
 from pyro_vae.randomness import preserved, stream
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """A guide fitted to each datum, beside the one that the encoder predicts. Printing it gives a line for each number.
+    """A guide fitted to each datum, compared with the encoder's. Printing it gives a line for each number.
 
     Attributes:
         elbo: the ELBO of the program's own guide, per datum: the mean log-weight.
-        refined: the ELBO of the fitted guide, by draws of the same noise.
-        gap: refined - elbo, the amortisation gap, with the error of that difference. It can come out negative if there
-            was nothing to gain, or by too few steps.
+        refined: the ELBO of the fitted guide, with the same noise.
+        gap: refined - elbo, the amortisation gap, with the error of that difference. It can be negative if there was
+            nothing to gain, or if there were too few steps.
         loc, scale: (N, D), the fitted normals.
     """
 
@@ -65,10 +66,10 @@ def refine(
 ) -> Refinement:
     """Estimates the amortisation gap: loc and log scale of each q(z|x) are optimised, with the program frozen.
 
-    Adam starts from the encoder's answer, with a step size that falls to 0 along a cosine and counts in units of the
+    Adam starts from the encoder's answer. Its step size falls to 0 along a cosine and is measured in units of the
     encoder's scales: loc can move by steps * step_size / 2 = 12 of them. The gradient is that of the sampled ELBO
-    without the score, whose mean is 0, so that it has no noise where q* is exact. The fitted guide gives an ELBO of its
-    own datum, so the gap can be too small, but not too large beyond its error.
+    without the score, whose mean is 0, so it has no noise where q* is exact. The fitted guide yields a valid ELBO for
+    its datum, so the gap can be too small but, within its error, not too large.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate, with one latent site and a guide that is normal
@@ -80,7 +81,7 @@ def refine(
         draws_per_step: the draws of z for each gradient.
         num_samples: K, the draws of z for each datum in the ELBO before and after.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-        first_block: for a shard of a larger data set, the number of blocks of 128 data that stand before it.
+        first_block: for a shard of a larger data set, the number of blocks of 128 data that come before it.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -121,7 +122,7 @@ def refinable(vae: Any, x: Tensor, y: Tensor | None = None) -> bool:
     """Returns whether `refine` applies: one latent site, and a guide that is normal with diagonal covariance.
 
     Args:
-        vae, x, y: as for `refine`; one datum is looked at.
+        vae, x, y: as for `refine`; only one datum is used.
 
     Example:
         >>> import pyro_vae as pv
@@ -160,8 +161,8 @@ def _normal(pair: traces.Traces) -> _Normal:
         return normal
     sites = ", ".join(f"{name} ~ {type(site['fn']).__name__}" for name, site in traces.latent_sites(pair.guide).items())
     raise ValueError(
-        "refine replaces a normal with diagonal covariance and one latent site, as posteriors.DiagonalNormal gives it, "
-        f"by one fitted to each datum; this guide has {sites}"
+        "refine needs a guide with one latent site that is normal with diagonal covariance, such as "
+        f"posteriors.DiagonalNormal; this guide has {sites}"
     )
 
 
@@ -182,9 +183,9 @@ def _fitted(
 ) -> _Normal:
     shift = torch.zeros_like(start.loc, requires_grad=True)
     log_ratio = torch.zeros_like(start.loc, requires_grad=True)
-    # In nats for one standard deviation: below such slopes a bare Adam would turn rounding errors into full steps.
+    # In nats per standard deviation: at smaller slopes a bare Adam would turn rounding errors into full steps.
     optimizer = torch.optim.Adam([shift, log_ratio], lr=step_size, eps=1e-2)
-    for step in range(steps):
+    for step in through("", range(steps)):
         optimizer.param_groups[0]["lr"] = step_size * (1 + math.cos(math.pi * step / steps)) / 2
         normal = start._replace(loc=start.loc + start.scale * shift, scale=start.scale * log_ratio.exp())
         loss = -_elbo_without_score(model, normal, data, draws).sum()
@@ -195,7 +196,7 @@ def _fitted(
 
 
 def _elbo_without_score(model: Callable[..., Any], normal: _Normal, data: tuple[Tensor, ...], draws: int) -> Tensor:
-    """The ELBO (b,), whose parameters reach log q through z alone."""
+    """The ELBO (b,), whose parameters reach log q only through z."""
     pair = traces.run(model, normal.guide(), draws, *data)
     z = pair.guide.nodes[normal.site]["value"]
     log_q = dist.Normal(normal.loc.detach(), normal.scale.detach()).to_event(1).log_prob(z)

@@ -1,7 +1,8 @@
-"""ArviZ, which judges chains and holds draws: 0.23 and 1.x behind the same functions. Nothing else imports it.
+"""ArviZ, which checks chains and stores draws: versions 0.23 and 1.x behind the same functions. Nothing else imports
+it.
 
-It is imported when one of them is called. Draws are handed over as an xarray `DataTree`, which is the container of
-ArviZ 1.x; that of 0.23 is its `InferenceData`. Files are the same under both, and both read them.
+It is imported when one of them is called. Draws are passed as an xarray `DataTree`, which is the container of ArviZ
+1.x; the container of 0.23 is `InferenceData`. Both versions write the same files, and read each other's.
 """
 
 import warnings
@@ -40,7 +41,7 @@ def chain_statistics(chains: "Dataset") -> tuple["Dataset", "Dataset", "Dataset"
 
 
 def container(tree: "DataTree") -> "InferenceData | DataTree":
-    """Puts groups of draws into the container of the ArviZ that is installed."""
+    """Puts groups of draws into the container of the installed ArviZ."""
     if not version("arviz").startswith("0."):
         return tree
     with quiet_arviz() as arviz:
@@ -48,7 +49,7 @@ def container(tree: "DataTree") -> "InferenceData | DataTree":
 
 
 def write_netcdf(tree: "DataTree", path: Path) -> None:
-    """Writes groups of draws to a file that ArviZ 0.23 and 1.x read, byte for byte that of 0.23."""
+    """Writes groups of draws to a file that ArviZ 0.23 and 1.x read, with the same bytes as 0.23 writes."""
     from xarray import Dataset
 
     Dataset(attrs=tree.attrs).to_netcdf(path, mode="w", engine="h5netcdf")
@@ -59,14 +60,14 @@ def write_netcdf(tree: "DataTree", path: Path) -> None:
 
 
 def read_netcdf(path: Path) -> "InferenceData | DataTree":
-    """Opens a file of draws, in the container of the ArviZ that is installed."""
+    """Opens a file of draws, in the container of the installed ArviZ."""
     with quiet_arviz() as arviz:
         return arviz.from_netcdf(str(path))
 
 
 @contextmanager
 def quiet_arviz() -> Iterator[Any]:
-    """Gives ArviZ without its warnings: 0.23 announces the next version, and both speak of chains that never move."""
+    """Yields ArviZ without its warnings: 0.23 announces the next version, and both warn about constant chains."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield _loaded()
@@ -81,8 +82,8 @@ def _loaded() -> Any:
 
 @contextmanager
 def _cache_folder_aside() -> Iterator[None]:
-    """Gives 0.23 a folder to note on which day it spoke: it takes the user's cache, and does not load without one."""
-    if find_spec("platformdirs") is None:  # by which 0.23 finds that folder, and which 1.x does without
+    """Gives 0.23 a folder for the day of its last notice: it uses the user's cache, and does not load without one."""
+    if find_spec("platformdirs") is None:  # 0.23 finds that folder by it; 1.x does not need it
         yield
         return
     platformdirs: Any = import_module("platformdirs")

@@ -28,13 +28,13 @@ SAMPLING = (
 
 
 def psis_khat(log_weights: Tensor) -> Tensor:
-    """The shape k-hat of the generalised Pareto tail of the importance weights, for each datum: (K, B) -> (B,).
+    """Fits the shape k-hat of the generalised Pareto tail of the importance weights, for each datum: (K, B) -> (B,).
 
     Below 1/2 the weights have a finite variance; above 0.7 no affordable K makes log p(x) reliable, and the stated
-    Monte Carlo error is too small. Vehtari et al., "Pareto Smoothed Importance Sampling", JMLR 2024. Minus infinity
-    where the weights all agree within a thousandth, as under an exact posterior, where only rounding tells them apart;
-    plus infinity where one weight is all there is, none is above 0, or one is not a number; NaN for fewer than 25
-    draws, whose tail has too few points to fit.
+    Monte Carlo error is too small. Vehtari et al., "Pareto Smoothed Importance Sampling", JMLR 2024. It is minus
+    infinity if all weights agree within a thousandth, as under an exact posterior, where only rounding distinguishes
+    them. It is plus infinity if one weight outweighs all others, none is above 0, or one is NaN. It is NaN for fewer
+    than 25 draws, whose tail has too few points to fit.
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
@@ -50,16 +50,16 @@ def psis_khat(log_weights: Tensor) -> Tensor:
 
 
 def share_above(khat: Tensor, threshold: float = KHAT_THRESHOLD) -> float | None:
-    """The share of the data whose k-hat lies above the threshold, from 0 to 1; None where there is none to tell by.
+    """Returns the share of the data whose k-hat lies above the threshold, from 0 to 1; None if no k-hat is known.
 
-    A NaN among others, whose k-hat is not known, counts as one of the data, and not as one above.
+    A datum with an unknown k-hat (NaN) counts in the denominator, but not as above the threshold.
 
     Args:
         khat: of any shape, see `psis_khat`.
         threshold: 0.7 by Vehtari et al. 2024.
 
     Returns:
-        None where every k-hat is NaN, as for fewer than 25 draws, or where there are no data.
+        None if every k-hat is NaN, as for fewer than 25 draws, or if there are no data.
 
     Example:
         >>> share_above(torch.tensor([0.1, 0.8, -torch.inf, 1.2]))
@@ -71,11 +71,11 @@ def share_above(khat: Tensor, threshold: float = KHAT_THRESHOLD) -> float | None
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    """How many of K weighted draws are left, (sum w)^2 / sum w^2, for each datum: (K, B) -> (B,), from 1 to K.
+    """Computes the effective number of K weighted draws, (sum w)^2 / sum w^2, for each datum: (K, B) -> (B,).
 
-    Kong, "A Note on Importance Sampling using Standardized Weights", technical report 348, University of Chicago, 1992.
-    It knows nothing of draws that are missing: where the tail is heavy (`psis_khat` above 0.7) it is too large. NaN
-    where all weights are 0, or one of them infinite or not a number.
+    It lies between 1 and K. Kong, "A Note on Importance Sampling using Standardized Weights", technical report 348,
+    University of Chicago, 1992. It cannot account for large weights that were not drawn: if the tail is heavy
+    (`psis_khat` above 0.7) it is too large. It is NaN if all weights are 0, or if one of them is infinite or NaN.
 
     Args:
         log_weights: (K, B), see `pyro_vae.evaluation.log_weights`.
@@ -92,8 +92,8 @@ class Mixing(NamedTuple):
 
     Attributes:
         rhat: R-hat; below 1.01 the chains agree.
-        ess_bulk: how many independent draws they are worth, for the centre.
-        ess_tail: the same for the quantiles 5 % and 95 %, the smaller.
+        ess_bulk: the effective number of independent draws, for the centre.
+        ess_tail: the same for the 5 % and 95 % quantiles, whichever is smaller.
         error: Monte Carlo standard error of the mean over all draws.
     """
 
@@ -104,11 +104,11 @@ class Mixing(NamedTuple):
 
 
 def mixing(draws: Tensor) -> Mixing:
-    """R-hat, effective sample sizes and the error of the mean of Markov chains: (chains, draws, *event) -> (*event).
+    """Computes R-hat, effective sample sizes and the error of the mean of chains: (chains, draws, *event) -> (*event).
 
     R-hat is the rank-normalised split R-hat of Vehtari et al., "Rank-Normalization, Folding, and Localization: An
-    Improved R-hat for Assessing Convergence of MCMC", Bayesian Analysis 2021, as are the sizes. It is NaN for one
-    chain, for fewer than 4 draws, and for a number that never changes.
+    Improved R-hat for Assessing Convergence of MCMC", Bayesian Analysis 2021. The effective sample sizes are from the
+    same paper. R-hat is NaN for one chain, for fewer than 4 draws, and for a number that never changes.
 
     Args:
         draws: (chains, draws, *event).
@@ -130,14 +130,14 @@ class Datum(NamedTuple):
 
 
 def worst_data(khat: Tensor, num_data: int = 10, threshold: float = KHAT_THRESHOLD) -> list[Datum]:
-    """The data whose k-hat lies above the threshold, the largest first, at most num_data of them.
+    """Lists the data whose k-hat lies above the threshold, the largest first, at most num_data of them.
 
     Above 0.7 no affordable K makes log p(x) of that datum reliable. Data without a k-hat (NaN) are left out.
 
     Args:
         khat: (B,), see `psis_khat`.
         num_data: how many at most.
-        threshold: 0.7 by Vehtari et al. 2024; -inf lists the largest whatever they are.
+        threshold: 0.7 by Vehtari et al. 2024; -inf lists the largest in any case.
 
     Example:
         >>> [found.datum for found in worst_data(torch.tensor([0.1, 0.8, torch.nan, 1.2]))]
@@ -151,9 +151,9 @@ def worst_data(khat: Tensor, num_data: int = 10, threshold: float = KHAT_THRESHO
 def to_inference_data(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None
 ) -> "InferenceData | DataTree":
-    """Draws from the guide and what is known about them, in the containers of ArviZ.
+    """Collects draws from the guide, with their weights and densities, in the containers of ArviZ.
 
-    Groups, of dimensions chain (1), draw (K), data (N) and those of each site:
+    The groups have the dimensions chain (1), draw (K), data (N) and those of each site:
 
         posterior        every latent site                          (chain, draw, data, <site>_dim_0, ...)
         sample_stats     log_weight = log p(x, z) - log q(z|x)      (chain, draw, data), nats
@@ -162,20 +162,20 @@ def to_inference_data(
         observed_data    every observed site                        (data, <site>_dim_0, ...)
 
     The attribute `sampling` says that the draws are independent draws from q(z|x), not MCMC. The latents are local, one
-    z a datum, so that `arviz.loo` and `arviz.waic` of the log-likelihood mean nothing here.
+    z per datum, so `arviz.loo` and `arviz.waic` of the log-likelihood are meaningless here.
 
-    The container is the `InferenceData` of ArviZ 0.23, or the `DataTree` of xarray under ArviZ 1.x. The file that its
-    `to_netcdf` writes opens under both.
+    The container is the `InferenceData` of ArviZ 0.23, or the `DataTree` of xarray under ArviZ 1.x. Both versions can
+    open the file that its `to_netcdf` writes.
 
-    Any program; the draws are those of `log_weights` under the same seed. All K N draws are held. A site "left/z"
-    is the variable left.z.
+    This works for any program. The draws are the same as in `log_weights` under the same seed. All K N draws are held
+    in memory. A site "left/z" becomes the variable left.z.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
         x: data (N, *x_shape).
         num_samples: K.
         y: one-hot labels (N, C).
-        seed: None goes on with the caller's random stream; an integer is reproducible and leaves that stream alone.
+        seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -198,9 +198,9 @@ Groups = dict[str, dict[str, Tensor]]
 def guide_draws(
     vae: Any, x: Tensor, num_samples: int, y: Tensor | None = None, seed: int | None = None, *, first_block: int = 0
 ) -> Groups:
-    """What `to_inference_data` is made of: group -> name -> (N, K, *event), or (N, *event) in `observed_data`.
+    """Returns the contents of `to_inference_data`: group -> name -> (N, K, *event), or (N, *event) in `observed_data`.
 
-    Arguments and errors as there; first_block is the number of blocks of 128 data that stand before these.
+    Arguments and errors are the same; first_block is the number of blocks of 128 data before these.
     """
     gathered = _gathered(draw_columns(vae, x, num_samples, y, seed, _read_draws, first_block))
     drawn = {group: {name: each.transpose(0, 1) for name, each in sites.items()} for group, sites in gathered.items()}
@@ -208,16 +208,16 @@ def guide_draws(
 
 
 def draws_to_inference_data(drawn: Groups) -> "InferenceData | DataTree":
-    """What `guide_draws` gave, of all data, in the containers of ArviZ."""
+    """Puts the results of `guide_draws`, for all data, into the containers of ArviZ."""
     return arviz_adapter.container(draw_tree(drawn))
 
 
 def draw_tree(drawn: Groups, data: Tensor | None = None, **named: Any) -> "DataTree":
-    """Names the groups, dimensions and coordinates of what `guide_draws` gave, of all data.
+    """Names the groups, dimensions and coordinates of the results of `guide_draws`, for all data.
 
     Args:
         drawn: group -> name -> (N, K, *event).
-        data: (N,), the places of these data among all; None for 0 to N - 1.
+        data: (N,), the positions of these data among all; None for 0 to N - 1.
         named: further coordinates (N,) of the data, such as their rows in a file; None leaves one out.
     """
     sites = {name: drawn[name] for name in ("posterior", "log_likelihood", "sample_stats")}
@@ -236,7 +236,7 @@ def draw_tree(drawn: Groups, data: Tensor | None = None, **named: Any) -> "DataT
 def chains_to_inference_data(
     draws: dict[str, Tensor], diverging: Tensor, observed: dict[str, Tensor], about: dict[str, Any]
 ) -> "InferenceData | DataTree":
-    """Markov chains about one datum in the containers of ArviZ, whose tables and pictures apply to them.
+    """Puts Markov chains for one datum into the containers of ArviZ, whose tables and pictures apply to them.
 
     Args:
         draws: site -> (chains, draws, *event), the group `posterior`.
@@ -295,7 +295,7 @@ def _values(site: traces.Site, batch_shape: torch.Size) -> Tensor:
 
 
 def _gathered(drawn: Iterable[tuple[slice, list[dict[str, dict[str, Tensor]]]]]) -> dict[str, dict[str, Tensor]]:
-    """Blocks of (k, b, *event) put together, draws along dim 0 and data along dim 1."""
+    """Joins blocks of (k, b, *event), draws along dim 0 and data along dim 1."""
     columns = [blocks for _, blocks in drawn]
 
     def joined(group: str, name: str) -> Tensor:
@@ -310,7 +310,7 @@ def _dataset(sites: dict[str, Tensor], dims: tuple[str, ...]) -> "Dataset":
 
     variables, coordinates = {}, {}
     for site, tensor in sites.items():
-        name = site.replace("/", ".")  # which xarray takes for a path
+        name = site.replace("/", ".")  # xarray would read "/" as a path
         values = tensor.detach().cpu().numpy()
         inner = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(dims)))
         variables[name] = (*dims, *inner), values

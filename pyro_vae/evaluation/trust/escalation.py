@@ -1,25 +1,25 @@
-"""More effort for the data whose importance weights cannot be trusted, apart from the estimate at a fixed K.
+"""More effort for data whose importance weights cannot be trusted, separate from the estimate at a fixed K.
 
-    1. the fixed K of the headline       k-hat above 0.7: the datum is taken, the worst first
-    2. more samples from the guide       k-hat at or below 0.7, with those of the fixed K: as many again answer
-    3. annealing, with more temperatures                        the answer for what is left
+    1. the fixed K of the headline          if k-hat is above 0.7, the datum is taken, the worst first
+    2. more samples from the guide          if k-hat, with the fixed K, is now at most 0.7, as many again answer
+    3. annealing, with more temperatures    the answer for all others
 
-The data were chosen by how their own draws came out. One large weight raises k-hat and the estimate alike, so that the
-fixed K of the chosen data is no lower bound, not even in expectation. So no draw that chooses takes part in an answer.
-The new samples choose between the stages, together with the fixed K, since a large weight that has been seen is not
-forgotten. Where they say that samples are enough, as many again answer: the mean of those that chose would lie below
-that of K draws, since samples are enough where few weights are large.
+The data were chosen by their own draws. One large weight raises both k-hat and the estimate, so for the chosen data the
+fixed K does not give a lower bound, not even in expectation. Therefore no draw that takes part in a choice takes part
+in an answer. The new samples choose between the stages, together with the fixed K, since a large weight that was seen
+must not be ignored. If they show that samples are enough, as many again give the answer. The mean of those that chose
+would be lower than the mean of K draws, since samples are enough when few weights are large.
 
 Each answer is a lower bound on log p(x) in expectation. It is the logarithm of a mean of weights with E[w] = p(x),
-which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). If annealing comes out 3 nats or more
-below the new samples, its chains have missed what the samples have met. Such data are marked; their answer is most
+which exceeds log p(x) by b nats with a probability of at most e^-b (Markov). If annealing is 3 nats or more below the
+new samples, its chains have missed a region that the samples have found. Such data are marked; their answer is most
 likely too low.
 
-The answers must not replace the headline: another program would have other data escalated. They say by how much K draws
-fall short on these data, which is the change of the mean. The same K is drawn anew for it, by samples that chose
-neither the datum nor its stage: the blocks of K of those that answer, or K more for data that are annealed.
+The answers must not replace the headline: for another program other data would be escalated. They show how far K draws
+fall short on these data, as the change of the mean. For this the fixed K is drawn again, with samples that chose
+neither the datum nor its stage: the blocks of K within the samples that answer, or K more for annealed data.
 
-The unit of cost is one evaluation of the decoder for one z and one datum, with its gradient or without.
+The unit of cost is one evaluation of the decoder for one z and one datum, with or without its gradient.
 """
 
 import math
@@ -34,11 +34,13 @@ from pyro_vae.evaluation.bounds import block_bound
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD, psis_khat, worst_data
 from pyro_vae.evaluation.weights import log_weights
+from pyro_vae.progress import planned, section
 from pyro_vae.randomness import derive_if_given
 
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
-MORE = 10  # times the draws of the fixed K, these among them
+GRADIENT = 3  # evaluations of the decoder, which take as long as one with its gradient
+MORE = 10  # times the draws of the fixed K, including these
 
 
 class Stage(NamedTuple):
@@ -48,7 +50,7 @@ class Stage(NamedTuple):
         value: the estimate.
         error: its Monte Carlo standard error.
         khat: the k-hat of its weights; NaN for annealing.
-        cost: the evaluations of the decoder, beyond those of the stage before.
+        cost: the evaluations of the decoder, in addition to those of the stage before.
     """
 
     value: float
@@ -58,15 +60,15 @@ class Stage(NamedTuple):
 
 
 class EscalatedDatum(NamedTuple):
-    """A datum and its stages; `annealed` is None where more samples were enough.
+    """A datum and its stages; `annealed` is None if more samples were enough.
 
     Attributes:
         datum: the position of the datum.
-        fixed: the estimate at the fixed K, whose draws chose the datum: no bound.
-        more: the estimate with more samples, all of them new: by those that answer, or for data that are annealed by
-            those that chose. Its k-hat is that of the ones that chose, with the old ones.
+        fixed: the estimate at the fixed K, whose draws chose the datum: not a bound.
+        more: the estimate with more samples, all of them new: the samples that answer or, for annealed data, the
+            samples that chose. Its k-hat is the k-hat of the samples that chose together with the fixed K.
         annealed: the estimate by annealing.
-        anew: the estimate at the fixed K by new samples, which chose neither the datum nor its last stage.
+        anew: the estimate at the fixed K with new samples, which chose neither the datum nor its last stage.
     """
 
     datum: int
@@ -82,7 +84,7 @@ class EscalatedDatum(NamedTuple):
 
     @property
     def missed(self) -> bool:
-        """True where annealing lies 3 nats or more below the new samples, so that it is most likely too low."""
+        """True if annealing lies 3 nats or more below the new samples, so it is most likely too low."""
         return self.answer.value < self.more.value - MISSED
 
     @property
@@ -120,15 +122,15 @@ class EscalatedDatum(NamedTuple):
 
 @dataclass(frozen=True)
 class Escalation:
-    """The answers of more effort, to be shown beside the headline. Printing it gives a line for each datum.
+    """The answers of more effort, to be shown next to the headline. Printing it gives a line for each datum.
 
     Attributes:
         rows: the data that were taken, the largest k-hat first.
         left_out: the positions of the data for which the budget did not suffice.
-        num_data: N, of which these are a part.
+        num_data: N, the number of all data.
         threshold: the k-hat above which a datum is taken.
         budget: the evaluations of the decoder that were allowed.
-        num_temperatures, num_chains: those of the annealing from the guide.
+        num_temperatures, num_chains: the settings of annealing from the guide.
     """
 
     rows: list[EscalatedDatum]
@@ -156,7 +158,7 @@ class Escalation:
 
     @property
     def mean_change_error(self) -> float:
-        """The Monte Carlo error of `mean_change`, as if the answer shared no draws with the fixed K drawn anew."""
+        """The Monte Carlo error of `mean_change`, as if the answer shared no draws with the repeated fixed K."""
         errors = [stage.error for row in self.rows for stage in (row.answer, row.anew)]
         return math.hypot(*errors) / self.num_data
 
@@ -182,7 +184,7 @@ class Escalation:
         if not self.rows:
             return about
         rows = [*map(str, self.rows[:ROWS]), *([f"and {left} more"] if (left := len(self.rows) - ROWS) > 0 else [])]
-        head = f"{'datum':>6}{'fixed K':>10}{'k-hat':>14}{'K anew':>10}{'more':>18}{'k-hat':>14}{'AIS':>10}"
+        head = f"{'datum':>6}{'fixed K':>10}{'k-hat':>14}{'K again':>10}{'more':>18}{'k-hat':>14}{'AIS':>10}"
         change = f"from K draws to these they change the mean over {self.num_data} data by {self.mean_change:+.4f} nats"
         return "\n".join([about, head, *rows, f"{change} ±{self.mean_change_error:.4f} Monte Carlo"])
 
@@ -203,18 +205,19 @@ def escalate(
 ) -> Escalation:
     """Spends more samples, then annealing, on the data whose k-hat is above the threshold, the worst first.
 
-    A datum is taken only if the budget still holds its largest cost. If more samples are enough for it, the cost
-    of annealing goes to the next data. The draws of the fixed K choose the data, and take no part in the answers.
+    A datum is taken only if the remaining budget covers its largest possible cost. If more samples are enough for it,
+    the cost of annealing is left for the next data. The draws of the fixed K choose the data, and take no part in the
+    answers.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
         x: data (N, *x_shape).
         y: one-hot labels (N, C).
-        weights: the headline's, (K, N), as `log_weights` gives them. By default K = num_samples are drawn here, which
-            no budget counts, with the seed as it is: those of the headline, if that is its seed.
+        weights: the weights of the headline, (K, N), from `log_weights`. By default K = num_samples weights are drawn
+            here, outside of the budget. They equal those of the headline if the seed is the same.
         num_samples: K, if the weights are drawn here.
         threshold: the k-hat above which a datum is taken, 0.7 in the paper.
-        more: (more - 1) * K new samples choose the stage, with those of the fixed K, and as many again answer where
+        more: (more - 1) * K new samples choose the stage, together with the fixed K, and as many again answer if
             samples are enough.
         num_temperatures, num_chains: as for `ais`, from the guide.
         budget: the evaluations of the decoder for all data together. The default takes ten seconds for small programs,
@@ -244,9 +247,9 @@ def escalate(
     if weights is None:
         weights = log_weights(vae, x, num_samples, y, seed)
     elif weights.shape[1:] != (len(x),):
-        raise ValueError(f"the weights must be (K, N) of the same data: {tuple(weights.shape)}, and N = {len(x)}")
+        raise ValueError(f"weights must be (K, N) of the same data; got {tuple(weights.shape)}, but N = {len(x)}")
     if len(weights) < 25:
-        raise ValueError(f"a k-hat needs 25 samples or more; got {len(weights)}")
+        raise ValueError(f"k-hat needs 25 samples or more; got {len(weights)}")
     stages = _Stages(vae, x, y, weights.cpu(), more, num_temperatures, num_chains, threshold)
     waiting = [worst.datum for worst in worst_data(psis_khat(weights), len(x), threshold)]
     rows: list[EscalatedDatum] = []
@@ -257,7 +260,7 @@ def escalate(
 
 
 def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5) -> int:
-    """Counts the evaluations of the decoder that `ais` needs for one datum, its pilots included.
+    """Counts the evaluations of the decoder that `ais` needs for one datum, including its pilots.
 
     Example:
         >>> annealing_cost(num_temperatures=0, num_chains=16)
@@ -268,7 +271,7 @@ def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5
         each = math.ceil(hamiltonian.PILOT_TRANSITIONS / num_temperatures)
         transitions = each * num_temperatures + hamiltonian.FIRST_TRANSITIONS
         pilots = hamiltonian.PILOT_CHAINS * (2 + num_leapfrog * transitions)
-    # One draw to see the sites; two for each chain, to draw its start and to take the gradients there.
+    # One draw to see the sites; two for each chain, to draw its start and to compute the gradients there.
     return 1 + pilots + num_chains * (2 + num_leapfrog * num_temperatures)
 
 
@@ -300,7 +303,13 @@ class _Stages:
         return self.new_samples + max(self.new_samples, annealing)
 
     def run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
-        old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
+        annealing = GRADIENT * annealing_cost(self.num_temperatures, self.num_chains)
+        with planned({"draws": self.new_samples, "annealing": annealing}):
+            return self._run(chosen, seed)
+
+    def _run(self, chosen: list[int], seed: int | None) -> list[EscalatedDatum]:
+        with section("draws", ""):
+            old, new = self.weights[:, chosen], self._drawn(chosen, self.new_samples, seed)
         K, khat = len(old), dict(zip(chosen, psis_khat(torch.cat([old, new])).tolist(), strict=True))
         easy, hard = ([i for i in chosen if (khat[i] <= self.threshold) is enough] for enough in (True, False))
         answering = self._drawn(easy, self.new_samples, derive_if_given(seed, "answering"))
@@ -308,11 +317,12 @@ class _Stages:
         fixed, more = _weighed(chosen, old, K), _weighed(chosen, new, len(new))
         more |= _weighed(easy, answering, 2 * len(new))
         anew = _at_fixed(easy, answering, K, 0) | _at_fixed(hard, apart, K, K)
-        annealed = self._annealed(hard, seed)
+        with section("annealing", ""):
+            annealed = self._annealed(hard, seed)
         return [EscalatedDatum(i, fixed[i], more[i]._replace(khat=khat[i]), annealed.get(i), anew[i]) for i in chosen]
 
     def _drawn(self, data: list[int], samples: int, seed: int | None) -> Tensor:
-        """So many weights of each of these data, (samples, B)."""
+        """Draws weights for each of these data, (samples, B)."""
         if not data:
             return torch.empty(samples, 0, dtype=torch.float64)
         x, y = self._data(data)

@@ -3,9 +3,9 @@
     log p(x) - ELBO(q)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]           nats
        inference gap          approximation gap         amortisation gap
 
-q* is the best normal with diagonal covariance for that datum alone, see `amortisation`. Nobody knows log p(x), so that
-a reference estimate stands in its place, and is named. If it is a lower bound, as annealing gives it, the first two
-gaps come out too small by what the bound misses; the third needs no reference.
+q* is the best normal with diagonal covariance for that datum, see `amortisation`. log p(x) is unknown, so a reference
+estimate replaces it, and is named. If the reference is a lower bound, as annealing is, the first two gaps are too small
+by as much as the bound is too low; the third needs no reference.
 """
 
 import math
@@ -25,13 +25,13 @@ class GapBudget:
     """log p(x) - ELBO and its parts, per datum. Printing it gives a line for each gap, and names the reference.
 
     Attributes:
-        reference: the estimate that stands for log p(x).
+        reference: the estimate that replaces log p(x).
         label: how the reference was obtained.
         elbo: the ELBO of the program's own guide.
-        refined: the ELBO of the guide fitted to each datum; None where `refine` does not apply.
+        refined: the ELBO of the guide fitted to each datum; None if `refine` does not apply.
         inference: reference - elbo.
         approximation: reference - refined, or None.
-        amortisation: refined - elbo, or None; its draws share their noise, and its error is that of the difference.
+        amortisation: refined - elbo, or None; both use the same noise, and the error is the error of the difference.
     """
 
     reference: Estimate
@@ -44,7 +44,7 @@ class GapBudget:
 
     @property
     def loose(self) -> bool:
-        """True where the reference lies below an ELBO by more than 4 errors: it cannot stand for log p(x) then."""
+        """True if the reference lies below an ELBO by more than 4 errors, so that it cannot replace log p(x)."""
         gaps = [gap for gap in (self.inference, self.approximation) if gap is not None]
         return any(gap.mean < -4 * gap.monte_carlo_error for gap in gaps)
 
@@ -58,7 +58,7 @@ class GapBudget:
         gaps = [gap for gap in (self.inference, self.approximation, self.amortisation) if gap is not None]
         lines = [f"gaps to {self.label}", *map(str, gaps)]
         if self.loose:
-            lines.append("The reference lies below an ELBO, and is too loose: only an amortisation gap holds here")
+            lines.append("The reference lies below an ELBO and is too loose: only the amortisation gap is valid here")
         return "\n".join(lines)
 
 
@@ -67,7 +67,7 @@ class TrainTestGap:
     """The mean over training data minus the mean over test data of one estimate. Printing it gives one line.
 
     Attributes:
-        train, test: the same estimate of both kinds of data.
+        train, test: the same estimate for training and test data.
     """
 
     train: Estimate
@@ -80,12 +80,12 @@ class TrainTestGap:
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the gap over other data of both kinds, which are not paired: squared errors add up."""
+        """The standard error of the gap over data of both kinds. They are not paired, so squared errors add up."""
         return math.hypot(self.train.standard_error, self.test.standard_error)
 
     @property
     def monte_carlo_error(self) -> float:
-        """The error of the gap over other draws of z for the same data; the standard error contains it."""
+        """The error of the gap over new draws of z for the same data; the standard error includes it."""
         return math.hypot(self.train.monte_carlo_error, self.test.monte_carlo_error)
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,14 +117,14 @@ def gap_budget(
     steps: int = 500,
     seed: int | None = None,
 ) -> GapBudget:
-    """Estimates the inference gap of each datum, and its two parts if the guide is a normal with diagonal covariance.
+    """Estimates the inference gap of each datum, and its two parts if the guide is normal with diagonal covariance.
 
         log p(x) - ELBO(q)  =  [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]           nats
            inference gap          approximation gap         amortisation gap
 
-    Both parts are differences on the same data, and so are their standard errors. The parts add up to the inference gap
-    exactly, datum by datum. Other guides, and several latent sites, have the inference gap alone. A gap that comes out
-    below 0 is left so: it says how large the errors are.
+    Both parts are paired differences, with paired standard errors. They add up to the inference gap exactly, datum by
+    datum. For other guides, and for several latent sites, there is only the inference gap. A gap below 0 is reported as
+    it is: it shows how large the errors are.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
@@ -132,11 +132,11 @@ def gap_budget(
         reference: an estimate of log p(x) for the same data in the same order, better than the ELBO by more than its
             own errors, such as `ais`, or `iwae` with many draws.
         y: one-hot labels (N, C).
-        label: how the reference was obtained, for the reader; by default its name and number of draws.
+        label: how the reference was obtained, for printing; by default its name and number of draws.
         num_samples: K, the draws of z for each datum and ELBO.
         steps: the steps of the optimiser that fits the guide, see `refine`.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
-            Estimates with the same seed have other draws, so that errors of differences add up.
+            Other estimates under the same seed use other draws, so errors of differences add up.
 
     Raises:
         DataError: data outside the support of the likelihood.
@@ -156,9 +156,9 @@ def gap_budget(
         'log p(x), K = 500'
     """
     if reference.num_data != len(x):
-        raise ValueError(f"the reference must be of the same data: it has {reference.num_data}, and x has {len(x)}")
+        raise ValueError(f"the reference must use the same data; it has {reference.num_data} data, and x has {len(x)}")
     if len(reference.fingerprint) and not reference.fingerprint.equal(fingerprint(x)):
-        raise ValueError("the reference must be of the same data: it is of as many others, or in another order")
+        raise ValueError("the reference must use the same data; it uses as many other data, or another order")
     guides = elbos(vae, x, y, num_samples=num_samples, steps=steps, seed=seed)
     return budget(reference, guides, label or f"{reference.name}, K = {reference.num_samples}")
 
@@ -166,7 +166,7 @@ def gap_budget(
 class ELBOs(NamedTuple):
     """The ELBOs of the program's own guide and of one fitted to each datum, and their difference.
 
-    The last two are None where `refine` does not apply.
+    The last two are None if `refine` does not apply.
     """
 
     elbo: Estimate
@@ -184,7 +184,7 @@ def elbos(
     seed: int | None = None,
     first_block: int = 0,
 ) -> ELBOs:
-    """Estimates the ELBOs that `gap_budget` holds against its reference.
+    """Estimates the ELBOs that `gap_budget` compares with its reference.
 
     Args:
         vae, x, y, num_samples, steps, seed: as for `gap_budget`.
@@ -200,7 +200,7 @@ def elbos(
         return ELBOs(refinement.elbo, refinement.refined, refinement.gap)
     bound = elbo(vae, x, num_samples, y, seed, first_block=first_block)
     if "infinite" in bound.kind.values():
-        raise ValueError("the guide is a point (Delta) and has no density: its ELBO, and every gap, is infinite")
+        raise ValueError("the guide is a point (Delta) and has no density, so its ELBO and every gap are infinite")
     return ELBOs(bound, None, None)
 
 
@@ -214,13 +214,13 @@ def budget(reference: Estimate, guides: ELBOs, label: str) -> GapBudget:
 def train_test_gap(train: Estimate, test: Estimate) -> TrainTestGap:
     """Compares how well the program does on training data and on test data, by one estimate of both.
 
-    The gap of the ELBO holds what both decoder and encoder owe to the training data. That of log p(x), which no encoder
-    enters, holds the decoder's share alone.
+    The gap of the ELBO shows how much decoder and encoder together overfit the training data. The gap of log p(x),
+    which does not depend on the encoder, shows only the decoder's share.
 
     Args:
         train: `elbo`, `iwae` or `ais` of training data, or of a random subset of them.
-        test: the same estimate of test data. It needs the same number of draws, for bounds of unequal tightness cannot
-            be compared.
+        test: the same estimate of test data. It needs the same number of draws, since bounds of different tightness
+            cannot be compared.
 
     Raises:
         ValueError: two different estimates.

@@ -1,10 +1,10 @@
-"""The tail of importance weights: the shape k of the generalised Pareto distribution that fits the largest of them.
+"""The tail of importance weights: the shape k of a generalised Pareto distribution fitted to the largest of them.
 
     p(t; k, sigma) = (1 + k t / sigma)^(-1/k - 1) / sigma,    t > 0
 
 Its moments of order 1/k and above are infinite. For a given b = -k / sigma the likelihood of n excesses is largest at
-k(b) = mean log(1 - b t), where its logarithm is n (log(-b / k(b)) - k(b) - 1). The estimate takes that profile for a
-likelihood of b and the mean of b under it and a weak prior, whose quantiles make the grid over which it sums.
+k(b) = mean log(1 - b t), where its logarithm is n (log(-b / k(b)) - k(b) - 1). The estimate treats this profile as a
+likelihood of b, and takes the posterior mean of b under a weak prior, as a sum over a grid of the prior's quantiles.
 
 Reference:
     A New and Efficient Estimation Method for the Generalized Pareto Distribution. Zhang & Stephens, Technometrics 2009.
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST_TAIL = 5  # weights; fewer have no fit
-LEAST_LOG_WEIGHT = math.log(np.finfo(float).tiny)  # beside that of the largest, which is 0
+LEAST_LOG_WEIGHT = math.log(np.finfo(float).tiny)  # relative to the largest, which is 0
 LEAST_SHARE = 10 * np.finfo(float).eps  # of the likelihood; points of the grid below it are left out
-PRIOR_SHAPE, PRIOR_SIZE = 0.5, 10  # Vehtari et al. 2024: as if ten more of the tail had shape 1/2
+PRIOR_SHAPE, PRIOR_SIZE = 0.5, 10  # Vehtari et al. 2024: as if ten more tail weights had shape 1/2
 
 Floats = NDArray[np.float64]
 
@@ -32,14 +32,14 @@ Floats = NDArray[np.float64]
 def tail_shapes(log_weights: Tensor) -> Tensor:
     """Fits the shape k of the tail of each column's weights: (K, B) -> (B,), float64, on the CPU.
 
-    The tail is the M largest weights, M = min(K / 5, 3 sqrt(K)) by Vehtari et al. 2024; it has fewer where weights are
-    equal, or 0 beside the largest.
+    The tail consists of the M largest weights, M = min(K / 5, 3 sqrt(K)) by Vehtari et al. 2024. It has fewer if
+    weights are equal, or are 0 compared with the largest.
 
     Args:
         log_weights: (K, B), K of 25 or more.
 
     Returns:
-        plus infinity where fewer than five weights make the tail, or one weight is not a number.
+        plus infinity if the tail has fewer than five weights, or one weight is NaN.
 
     Example:
         >>> u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)[:, None]
@@ -54,13 +54,13 @@ def tail_shapes(log_weights: Tensor) -> Tensor:
 
 
 def _tail_shape(largest: Floats) -> float:
-    """The shape of ascending log-weights, the largest 0, whose first is the threshold."""
+    """The shape for ascending log-weights; the first is the threshold, and the last is 0."""
     threshold = max(largest[0], LEAST_LOG_WEIGHT)
     tail = largest[largest > threshold]
     return fitted_shape(np.exp(tail) - np.exp(threshold)) if len(tail) >= LEAST_TAIL else math.inf
 
 
-@np.errstate(divide="ignore", invalid="ignore", over="ignore")  # far from its top the likelihood is 0
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")  # far from its maximum the likelihood is 0
 def fitted_shape(excesses: Floats) -> float:
     """Fits the shape k of ascending positive numbers, (n,), with the prior of Vehtari et al. on it.
 

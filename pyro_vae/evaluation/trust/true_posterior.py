@@ -1,10 +1,10 @@
-"""The true posterior p(z|x) of one datum, by Hamiltonian Monte Carlo, beside what the guide says of it.
+"""The true posterior p(z|x) of one datum, by Hamiltonian Monte Carlo, compared with the guide.
 
-    log p(z|x) = log p(x, z) - log p(x),      drawn from with the gradient of log p(x, z) in z alone
+    log p(z|x) = log p(x, z) - log p(x),      sampled with the gradient of log p(x, z) in z only
 
-The sampler is Pyro's NUTS on the program's model. It needs no guide, so that its draws are an outside opinion on
-q(z|x), in any number of dimensions; a grid is better for one or two. Draws of a Markov chain are worth something only
-if several chains, begun apart, agree: R-hat says whether they do.
+The sampler is Pyro's NUTS on the program's model. It needs no guide, so its draws are an independent check of q(z|x),
+in any number of dimensions; for one or two a grid is better. Draws of a Markov chain are useful only if several chains
+with different starting points agree. R-hat says whether they do.
 """
 
 import math
@@ -23,6 +23,7 @@ from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import Mixing, chains_to_inference_data, mixing
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
+from pyro_vae.progress import stage, through
 from pyro_vae.randomness import stream
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ROWS = 24  # of a printed table
 
 
 class Comparison(NamedTuple):
-    """The posterior beside the guide, for each latent number of a site, (*event), float64.
+    """The posterior and the guide, for each latent number of a site, (*event), float64.
 
     Attributes:
         mean, deviation: of the draws of NUTS.
@@ -56,8 +57,9 @@ class PosteriorDraws:
 
     Attributes:
         draws: site -> (chains, draws, *event), by NUTS.
-        guide: site -> (chains * draws, *event), independent draws from q(z|x); all equal where the guide is a point.
-        diverging: (chains, draws), True where the integrator lost the energy: corners nearby were not explored.
+        guide: site -> (chains * draws, *event), independent draws from q(z|x); all equal if the guide is a point.
+        diverging: (chains, draws), True where the integrator failed to conserve energy: the region nearby was not
+            explored.
         observed: site -> (*event), the datum.
         mixing: site -> R-hat, effective sample sizes and the error of the mean, for each latent number.
         num_warmup: transitions of each chain before the first draw.
@@ -98,7 +100,7 @@ class PosteriorDraws:
 
     @property
     def agree(self) -> bool:
-        """True where every R-hat is below 1.01; otherwise the draws cannot be taken for those of the posterior."""
+        """True if every R-hat is below 1.01; otherwise the draws do not represent the posterior."""
         return self.rhat_max < LARGEST_RHAT
 
     def compare(self) -> dict[str, Comparison]:
@@ -106,9 +108,10 @@ class PosteriorDraws:
         return {name: self._compared(name) for name in self.draws}
 
     def to_inference_data(self) -> "InferenceData | DataTree":
-        """The chains in the containers of ArviZ, for its tables and pictures: posterior, sample_stats, observed_data.
+        """Puts the chains into the containers of ArviZ, for its tables and pictures.
 
-        Dimensions are (chain, draw, <site>_dim_0, ...); the attribute `sampling` names the sampler.
+        The groups are posterior, sample_stats and observed_data, with dimensions (chain, draw, <site>_dim_0, ...). The
+        attribute `sampling` names the sampler.
         """
         about = {"sampling": "NUTS", "inference_library": "pyro", "tuning_steps": self.num_warmup}
         return chains_to_inference_data(self.draws, self.diverging, self.observed, about)
@@ -152,7 +155,7 @@ class PosteriorDraws:
                 f"p = p(z|x) of one datum by NUTS, {self.num_chains} chains of {self.num_draws} draws; q, the guide",
                 f"{'':<9}{'p mean':>9}{'sd':>8}{'q mean':>11}{'sd':>8}{'z-score':>10}{'R-hat':>9}{'ESS':>7}{'tail':>7}",
                 *(str(row) for row in rows if row in listed),
-                *([f"and {left} more, whose z-scores are smaller"] if left else []),
+                *([f"and {left} more, with smaller z-scores"] if left else []),
                 self._verdict(worst),
             ]
         )
@@ -163,8 +166,8 @@ class PosteriorDraws:
         if self.agree:
             return f"The chains agree: R-hat at most {worst.rhat:.3f} ({worst.name}). {rest}"
         return (
-            f"The chains do NOT agree: R-hat {worst.rhat:.3f} at {worst.name}, not below {LARGEST_RHAT}. Take more "
-            f"draws, or do not take these for the posterior's. {rest}"
+            f"The chains do NOT agree: R-hat {worst.rhat:.3f} at {worst.name}, not below {LARGEST_RHAT}. Use more "
+            f"draws, or do not treat these as draws from the posterior. {rest}"
         )
 
 
@@ -199,23 +202,23 @@ def nuts(
     max_tree_depth: int = 8,
     seed: int | None = None,
 ) -> PosteriorDraws:
-    """Draws from the true posterior p(z|x) of one datum by Pyro's NUTS, and as often from the guide.
+    """Draws from the true posterior p(z|x) of one datum by Pyro's NUTS, and the same number from the guide.
 
-    The parameters of the program are held still; z alone moves. The chains run one after another in this process, each
-    from a draw of its own from the prior p(z), which is wider than the posterior and owes nothing to the guide. Each
-    tunes a step size and a scale for every direction in its warm-up. Agreement of the chains is necessary, not
-    sufficient: a mode that none of them met leaves no sign.
+    The parameters of the program are fixed; only z moves. The chains run one after another in this process. Each starts
+    at its own draw from the prior p(z), which is wider than the posterior and does not depend on the guide. During
+    warm-up each chain tunes a step size and a scale for every direction. Agreement of the chains is necessary, but not
+    sufficient: a mode that none of them found leaves no trace.
 
-    This works for any program over one data plate, with any number of latent sites; the guide may be a point (`Delta`).
+    This works for any program over one data plate, with any number of latent sites; the guide can be a point (`Delta`).
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate; latents continuous, on all of R^D.
         x: one datum, (1, *x_shape).
         y: its one-hot label, (1, C).
-        num_draws: the draws of each chain, 4 or more. For the digits in 20 dimensions 500 held R-hat below 1.01; after
-            400 it was above for half of the data, though their chains had mixed.
+        num_draws: the draws of each chain, 4 or more. For the digits in 20 dimensions, R-hat was below 1.01 with 500
+            draws; with 400 it was above for half of the data, although their chains had mixed.
         num_warmup: transitions of each chain before the first draw.
-        num_chains: two or more, which R-hat compares; four by the paper of R-hat.
+        num_chains: two or more, since R-hat compares chains; the paper of R-hat recommends four.
         max_tree_depth: at most 2^depth - 1 gradients in each transition.
         seed: None continues the caller's random stream; an integer is reproducible and leaves that stream alone.
 
@@ -248,7 +251,8 @@ def nuts(
             starts = _starts(vae.model, num_chains, data)
         with torch.no_grad(), _noise(seed, x, "guide"):
             beside = traces.run(vae.model, vae.guide, num_chains * num_draws, *data)
-        chains = [_chain(vae.model, start, data, plan, _noise(seed, x, "chain", i)) for i, start in enumerate(starts)]
+        each = enumerate(through("", starts))
+        chains = [_chain(vae.model, start, data, plan, _noise(seed, x, "chain", i)) for i, start in each]
     return _posterior_draws(beside, chains, num_warmup)
 
 
@@ -284,7 +288,7 @@ def _starts(model: Callable[..., Any], num_chains: int, data: tuple[Tensor, ...]
     joint = traces.reconstruction(pair) + traces.log_prior(pair)
     if not joint.isfinite().all():
         first = joint[~joint.isfinite()][0].item()
-        raise ValueError(f"log p(x, z) is {first} at a draw of z from the prior, where a chain would start")
+        raise ValueError(f"a chain cannot start at a draw of z from the prior where log p(x, z) is {first}")
     return [{name: site["value"][i] for name, site in sites.items()} for i in range(num_chains)]
 
 
@@ -295,15 +299,18 @@ def _chain(
     plan: _Plan,
     noise: AbstractContextManager[None],
 ) -> _Chain:
-    # A potential and not the model: Pyro would ask for a map from the support of each site to the real numbers, which
-    # they are already, and knows none for mixtures.
+    # A potential, not the model: Pyro would need a map from the support of each site to the real numbers. The
+    # supports are the real numbers already, and Pyro knows no map for mixtures.
     def potential(z: dict[str, Tensor]) -> Tensor:
         joint: Any = poutine.trace(poutine.condition(model, z)).get_trace(*data).log_prob_sum()
         return -joint
 
     kernel = NUTS(potential_fn=potential, max_tree_depth=plan.max_tree_depth)
-    sampler: Any = MCMC(kernel, plan.num_draws, plan.num_warmup, initial_params=start, disable_progbar=True)
-    with noise, torch.enable_grad():
+    with noise, torch.enable_grad(), stage("", total=plan.num_warmup + plan.num_draws) as walk:
+        sampler: Any = MCMC(
+            kernel, plan.num_draws, plan.num_warmup, initial_params=start, hook_fn=lambda *_: walk.step(),
+            disable_progbar=True,
+        )  # fmt: skip
         sampler.run()
     draws = {name: values[:, 0] for name, values in sampler.get_samples().items()}
     diverging = torch.zeros(plan.num_draws, dtype=torch.bool)
@@ -330,7 +337,7 @@ def _noise(seed: int | None, x: Tensor, *names: str | int) -> AbstractContextMan
 
 @contextmanager
 def _frozen(program: Any) -> Iterator[None]:
-    """No parameter asks for a gradient inside: that of z alone is a third of the work where there is a flow."""
+    """Inside, no parameter requires a gradient: with a flow, the gradient of z takes a third of the work."""
     parameters = list(program.parameters()) if isinstance(program, nn.Module) else []
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     try:

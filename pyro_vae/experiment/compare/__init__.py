@@ -1,1 +1,1 @@
-"""Comparison: several runs, tested alike, side by side."""
+"""Comparison: several runs, tested in the same way, side by side."""

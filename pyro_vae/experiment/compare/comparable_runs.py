@@ -1,4 +1,4 @@
-"""The runs of a comparison: were they tested alike, and which of them differ only in their seed?
+"""The runs of a comparison: were they tested in the same way, and which of them differ only in their seed?
 
 No data and no program are read here, so that runs which do not compare are refused at once.
 """
@@ -18,7 +18,7 @@ from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.report.cells import as_typed
 from pyro_vae.report.documents.comparison_document import against
 
-# The preset is a name, runs are pooled over seeds, and a comparison evaluates anew.
+# The preset is a name, runs are pooled over seeds, and a comparison evaluates again.
 _NO_SETTINGS = ("preset", "seed", *Config.within("report"))
 _LONGEST_LABEL = 34
 
@@ -112,11 +112,13 @@ def disagreements(runs: Iterable[Candidate]) -> list[Disagreement]:
 
 
 def refusal(differing: Sequence[Disagreement]) -> UsageError:
-    """The error for runs that were not tested alike: every difference with all its values, and the cure."""
+    """The error for runs that were not tested in the same way: every difference with all its values, and the cure."""
     cure = "`force=True` compares them all the same, and says so"
     if [line.what for line in differing] == ["test data"]:
         cure = "`test_data=N` takes the same subset for all of them; `test_data=0` takes all test data"
-    return UsageError("these runs were not tested alike:\n  " + ";\n  ".join(map(str, differing)) + f".\n{cure}")
+    return UsageError(
+        "these runs were not tested in the same way:\n  " + ";\n  ".join(map(str, differing)) + f".\n{cure}"
+    )
 
 
 def groups(runs: Sequence[Candidate]) -> list[Group]:

@@ -30,6 +30,7 @@ from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
+from pyro_vae.progress import stage, through
 from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
 from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render.csv_file import to_csv
@@ -98,7 +99,7 @@ def measure(run: Candidate, evaluation: Evaluation) -> Measured:
     jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
     bounds, khats = [], []
     what = f"log p(x) of {run.name}"
-    with divergence(what), build.estimating(trained.config, len(test.x) * K):
+    with divergence(what), build.estimating(trained.config, len(test.x) * K), stage(what, total=1):
         for _, blocks in draw_columns(trained.vae, test.x, K, test.y, evaluation.seed, read_log_weights):
             weights = torch.cat(blocks).cpu() + jacobian
             bounds.append([*block_bound(weights, K), *block_bound(weights, 1)])
@@ -142,7 +143,7 @@ def compare(
         "disagreements": [line._asdict() for line in differing],
         "quantities": sorted({run.card["quantity"] for run in runs}),
         "reference": {"label": chosen.group.label, "is_best_of": len(pools) if reference == "best" else None},
-        "groups": [_row(pool, chosen, evaluation.seed) for pool in pools],
+        "groups": [_row(pool, chosen, evaluation.seed) for pool in through("differences", pools)],
         "runs": [_run_row(runs[i], measured[i], pool.group.label) for pool in pools for i in pool.group.members],
     }
     return {**content, "notes": comparison_notes(content)}
@@ -161,6 +162,11 @@ def write(folder: Path, comparison: dict[str, Any]) -> str:
     Raises:
         StorageError: a file cannot be written.
     """
+    with stage("pictures and files"):
+        return _written(folder, comparison)
+
+
+def _written(folder: Path, comparison: dict[str, Any]) -> str:
     document = comparison_document(comparison)
     text = to_text(document)
     files.make_folder(folder)

@@ -25,11 +25,13 @@ from pyro_vae.evaluation.trust.gaps import elbos
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.headline import ON_TEST_DATA
 from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive, generator, stream
 
 Part = dict[str, Estimate | Tensor]  # the first dimension of each tensor is that of the data
 
 GRID_DIM = 3  # a grid needs n^D points
+PICTURE_DIM = 2  # of a posterior on a grid
 
 
 class Block(NamedTuple):
@@ -288,7 +290,8 @@ def measure(subject: Subject, name: str, wanted: Sequence[int] | None = None) ->
     task = TASKS[name]
     answers: dict[int, Part | str] = {}
     with task.surroundings(subject):
-        for block in _read(subject, task, blocks_of(subject, name) if wanted is None else wanted):
+        wanted = blocks_of(subject, name) if wanted is None else wanted
+        for block in through("", _read(subject, task, wanted), len(wanted)):
             try:
                 answers[block.number] = task.ask(subject, block)
             except ValueError as error:

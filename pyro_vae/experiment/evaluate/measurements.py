@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae import evaluation
+from pyro_vae import evaluation, progress
 from pyro_vae.errors import divergence
 from pyro_vae.evaluation import Estimate, IWAECurve, PosteriorDraws, PosteriorGrid
 from pyro_vae.evaluation.baseline import baselines_of, compared
@@ -37,7 +37,6 @@ from pyro_vae.inference.divergence import fault_on_data
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-PICTURE_DIM = 2
 NOT_REFINED = (
     "for them the guide is fitted to single data, which is done where its one latent site is a "
     "Normal(loc, scale).to_event(1), as that of DiagonalNormal"
@@ -102,11 +101,12 @@ class Look(Subject):
         return replace(last, name="log p(x)", quantity=quantity)
 
     @contextmanager
-    def step(self, name: str, sentence: str) -> Iterator[None]:
-        """Announces one step and takes its time."""
+    def step(self, name: str, sentence: str, *, parts: int = 1) -> Iterator[None]:
+        """Announces one step, of so many stages, and takes its time."""
         self.say(sentence)
         begun = time.perf_counter()
-        yield
+        with progress.section(name, sentence, parts=parts):
+            yield
         self.timings[name] = round(time.perf_counter() - begun, 2)
 
     def unless_refused(self, name: str, ask: Callable[[], T]) -> T | None:
@@ -268,7 +268,7 @@ def _latent(look: Look) -> None:
     if look.train is None:
         raise ValueError(NO_TRAINING)
     x, y = look.train.at(torch.arange(len(look.train)))
-    with look.step("latent", f"the aggregate posterior of {len(x)} training data"):
+    with look.step("latent", f"the aggregate posterior of {len(x)} training data", parts=7):
         active = evaluation.active_units(vae, x, y, seed=seed)
         kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
         terms = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
@@ -346,7 +346,7 @@ def _gaps(look: Look) -> None:
 def _posterior(look: Look) -> None:
     datum = _typical(look.curve.khat)
     x, y = look.test.at(torch.tensor([datum]))
-    if look.latent_dim <= PICTURE_DIM:
+    if look.latent_dim <= block_tasks.PICTURE_DIM:
         with look.step("posterior", f"the true posterior of {look.test.place(datum)} on a grid"):
             look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
             about: dict[str, Any] = {"method": "grid"}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from torch import Tensor
 from pyro_vae.data import Splits
 from pyro_vae.errors import UsageError, unknown
 from pyro_vae.evaluation import Estimate, IWAECurve
-from pyro_vae.experiment.evaluate import report_files
+from pyro_vae.experiment.evaluate import expected_work, report_files
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.evaluate.given_program import GivenProgram
 from pyro_vae.experiment.evaluate.measurements import Look, Say
 from pyro_vae.experiment.evaluate.measurements import evaluate as look_closely
 from pyro_vae.experiment.run import files
 from pyro_vae.model.program import undisturbed
+from pyro_vae.progress_display import shown
 from pyro_vae.randomness import preserved
 from pyro_vae.report.document import Document
 from pyro_vae.report.documents.evaluation_document import terminal_document
@@ -110,7 +112,8 @@ def evaluate(
         name: what it is called in the report; by default its class and data.
         seed: of all draws. With the seed of a run's training the numbers are those of scripts/evaluate.py, to the
             last digit.
-        quiet: True prints nothing; else a line says what is being done, with the time of day.
+        quiet: True prints nothing; else a line says what is being done, with the time of day, and a terminal shows how
+            long it will take.
         plan: how closely it looks, by the names of `pyro_vae.experiment.evaluate.evaluation_plan.Plan`: `test_data`,
             `elbo_samples`, `num_samples` (K of log p(x), 1000), `annealed_data` (100; 0 is none), `num_temperatures`,
             `num_chains`, `escalated_draws`, `latent_data`, `latent_samples`, `posterior_draws`, `saved_numbers`.
@@ -142,7 +145,8 @@ def evaluate(
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_place(folder, given.name)
-    with undisturbed(vae), preserved(torch.device(given.facts.device)):
+    shows = nullcontext() if quiet else shown("looking at the program")
+    with undisturbed(vae), preserved(torch.device(given.facts.device)), shows, expected_work.planned(given, plan_of):
         look = look_closely(given, plan_of, say)
         return _finished(look, folder, say)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae import progress
 from pyro_vae.evaluation.trust import arviz_adapter
 from pyro_vae.evaluation.trust.diagnostics import Groups, draw_tree
 from pyro_vae.experiment import run_pictures
@@ -48,7 +49,11 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     Raises:
         StorageError: a file cannot be written.
     """
-    folder, report = Path(folder), completed(look)
+    with progress.section("files", "pictures and files", parts=2):
+        return _written(look, Path(folder), completed(look))
+
+
+def _written(look: Look, folder: Path, report: dict[str, Any]) -> tuple[str, list[str]]:
     files.make_folder(folder)
     files.sweep(folder)
     pictures = run_pictures.of_page(run_pictures.Source(look.trained, look.test, report, look.posterior))

@@ -22,7 +22,7 @@ from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.evaluation import AnnealedEstimate, Estimate
 from pyro_vae.evaluation.exact.quadrature import GridEstimate
-from pyro_vae.experiment.evaluate import block_tasks
+from pyro_vae.experiment.evaluate import block_tasks, expected_work
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
@@ -31,6 +31,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
 from pyro_vae.experiment.run.trained_run import TrainedRun
+from pyro_vae.progress import section
 
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
@@ -70,11 +71,16 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
     """
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
-    for name, wanted in _share(subject, shard):
-        share = f"{len(wanted)} of {len(block_tasks.blocks_of(subject, name))} blocks"
-        say(f"shard {shard}, {share}: {block_tasks.says(subject, name)}")
-        for number, part in block_tasks.measure(subject, name, wanted).items():
-            about[f"{name}/{number}"] = part if isinstance(part, str) else _pack(f"{name}/{number}", part, tensors)
+    share = dict(_share(subject, shard))
+    every = {name: len(block_tasks.blocks_of(subject, name)) for name in share}
+    with expected_work.planned_share(subject, {name: len(wanted) / every[name] for name, wanted in share.items()}):
+        for name, wanted in share.items():
+            sentence = block_tasks.says(subject, name)
+            say(f"shard {shard}, {len(wanted)} of {every[name]} blocks: {sentence}")
+            with section(name, sentence):
+                answers = block_tasks.measure(subject, name, wanted)
+            for number, part in answers.items():
+                about[f"{name}/{number}"] = part if isinstance(part, str) else _pack(f"{name}/{number}", part, tensors)
     path = folder / f"{shard.stem}.json"
     files.make_folder(folder)
     files.remove(path)  # of another evaluation: its tensors go now

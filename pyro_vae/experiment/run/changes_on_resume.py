@@ -1,19 +1,23 @@
-"""What may change when a run is taken up again: where it computes, what it reports, more epochs at a constant rate.
+"""What may change when a run is resumed: where it computes, what it reports, and how long it trains.
 
-Everything else must stay: the settings that decide the training, and the data.
+More epochs are allowed at a constant learning rate, and more patience at any: the epochs that were made stay what they
+are in a run that had them from the beginning. The other settings that decide the training must stay, and so must the
+data.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
-from pyro_vae.experiment.own_members import FAMILIES, is_place
+from pyro_vae.experiment.own_members import FAMILIES, is_place, places_of
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.run_folder import Run, saved_config
+from pyro_vae.experiment.run.run_folder import Run, free_name, saved_config
 
 _FREE = (*Config.within("place"), *Config.within("report"))
 # What a protocol says of that, and what one means that does not say it: it is older, or of data without any of it.
@@ -47,17 +51,34 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
     """
     saved = saved_config(folder)
     if refused := _refused(saved, wanted, given):
-        name, before = refused[0], getattr(saved, refused[0])
-        cure = f"pass `{name}={before}`" if name in FAMILIES and is_place(before) else f"leave `{name}` out"
-        raise UsageError(
-            f"{folder} was started with {name}={before}, not {getattr(wanted, name)}: {cure}, or start another run "
-            "with another `folder`"
-        )
+        raise UsageError(_contradiction(folder, saved, wanted, refused[0]))
     return replace(saved, own=wanted.own, **{name: getattr(wanted, name) for name in given})
 
 
+def _contradiction(folder: Path, saved: Config, wanted: Config, name: str) -> str:
+    before = getattr(saved, name)
+    differ = f"{folder} was started with {name}={before}, not {getattr(wanted, name)}"
+    if name == "epochs" and wanted.epochs > saved.epochs:
+        return f"{differ}, and {_why_no_longer(folder, saved, wanted.epochs)}"
+    cure = f"pass `{name}={before}`" if name in FAMILIES and is_place(before) else f"leave `{name}` out"
+    return f"{differ}: {cure}, or start another run with another `folder`"
+
+
+def _why_no_longer(folder: Path, saved: Config, epochs: int) -> str:
+    """Explains why this learning rate allows no more epochs, and names a new run that adds them."""
+    why = (
+        f"under `lr_schedule={saved.lr_schedule!r}` the learning rate falls over exactly these epochs. Only a run that "
+        "was started with `lr_schedule='constant'` can go on for more"
+    )
+    if not any(record["best"] for record in Run(folder, saved).history.records()):
+        return f"{why}. Leave `epochs` out"
+    more: dict[str, Any] = {"start_from": folder, "epochs": epochs - saved.epochs, "out": free_name(folder)}
+    line = command_line("train", **places_of(saved), **more)
+    return f"{why}. A new run can start from the weights of this one: {line}"
+
+
 def check_same_config(run: Run, before: Config) -> None:
-    """Holds the config of a run to that of its checkpoint.
+    """Compares the config of a run with the config of its checkpoint.
 
     `config_for_resume` has compared config.json already. This is for a file that was edited, or lost.
 
@@ -78,13 +99,14 @@ def check_same_config(run: Run, before: Config) -> None:
 
 def _refused(before: Config, after: Config, names: Iterable[str]) -> list[str]:
     """Lists those of some settings that differ and may not, in the order of their names."""
-    longer = ["epochs"] if before.lr_schedule == "constant" and after.epochs > before.epochs else []
+    longer = before.lr_schedule == "constant" and after.epochs > before.epochs
+    more_patient = 0 < before.patience < (after.patience or math.inf)
     changed = {name for name in names if getattr(after, name) != getattr(before, name)}
-    return sorted(changed - {*_FREE, *longer})
+    return sorted(changed - {*_FREE, *["epochs"] * longer, *["patience"] * more_patient})
 
 
 def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
-    """Holds data, by their protocol, to those that run.json describes.
+    """Compares data, by their protocol, with the data that run.json describes.
 
     Args:
         run: the folder.
@@ -101,7 +123,7 @@ def check_same_data(run: Run, protocol: dict[str, Any]) -> None:
     ]
     if changed:
         raise CheckpointError(
-            f"{run.path} was trained on other data: {changed} differ. Put those back, or train anew in another folder"
+            f"{run.path} was trained on other data: {changed} differ. Put those back, or train again in another folder"
         )
 
 

@@ -49,6 +49,7 @@ class Checkpoint:
         history: the SHA-256 of the lines of history.jsonl that belong to it; "" where it is not known.
         intake: the recipe of the raw data; None where it is not known.
         own: names and SHA-256 of the members of a user's own, by family, as they were when it was written.
+        file, sha256: name and SHA-256 of the file of its tensors, where it was read from one.
     """
 
     config: Config
@@ -59,6 +60,8 @@ class Checkpoint:
     history: str = ""
     intake: Intake | None = None
     own: dict[str, dict[str, str]] = field(default_factory=dict)
+    file: str = ""
+    sha256: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
@@ -84,7 +87,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint, and removes all except the last few.
 
-    A checkpoint within an epoch gives way to the next one; those of whole epochs count among the last few.
+    A checkpoint within an epoch gives way to the next one. Only checkpoints of whole epochs count among the last few.
 
     Args:
         folder: the folder of checkpoints.
@@ -150,6 +153,8 @@ def read(manifest: Path) -> Checkpoint:
             history=str(body.get("history", "")),
             intake=Intake.of_dict(body["intake"]) if body.get("intake") else None,
             own=own_of(body),
+            file=str(body["tensors"]["file"]),
+            sha256=str(body["tensors"]["sha256"]),
         )
 
 
@@ -169,7 +174,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if complaints:
-        cure = "Put a copy of one back, or train anew in another folder."
+        cure = "Put a copy of one back, or train again in another folder."
         raise CheckpointError(f"no checkpoint in {folder} is whole. {cure} {' '.join(complaints)}")
     return None, []
 
@@ -218,7 +223,7 @@ def check_types(tensors: list[Tensor]) -> None:
     Raises:
         ValueError: they are not.
     """
-    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks beside
+    types = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}  # a flow has masks too
     if len(types) != 1 or not types <= {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         raise ValueError(f"its tensors are of the types {sorted(map(str, types))}, where one real type is expected")
 

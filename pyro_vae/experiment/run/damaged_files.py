@@ -6,14 +6,14 @@ from typing import Any
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment.run import files
 
-A_COPY = "Put a copy of it back, or train anew in another folder"  # no argument: most who read a run do not train
+A_COPY = "Put a copy of it back, or train again in another folder"  # no argument: most who read a run do not train
 
 
 def damaged(path: Path, why: object) -> CheckpointError:
     """Makes the error for a file that does not hold what it should.
 
     >>> damaged(Path("run/run.json"), "its teams are none")
-    CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or train anew in another ...')
+    CheckpointError('run/run.json is damaged: its teams are none. Put a copy of it back, or train again in another ...')
     """
     return CheckpointError(f"{path} is damaged: {why}. {A_COPY}")
 

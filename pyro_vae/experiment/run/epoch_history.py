@@ -30,13 +30,17 @@ class EpochHistory:
         """Reads the records, the oldest first. A torn last line is dropped.
 
         Raises:
-            CheckpointError: a line is no record.
+            CheckpointError: a line is not a record.
         """
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
             return [dict(json.loads(line)) for line in lines]
         except (ValueError, TypeError, RecursionError) as error:
             raise damaged(self.path, error) from error
+
+    def length(self) -> int:
+        """Counts the records, of a run that may be going on."""
+        return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
 
     def append(self, record: Record) -> None:
         """Adds the record of an epoch."""

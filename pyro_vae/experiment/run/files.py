@@ -1,7 +1,7 @@
-"""Files that are either whole or not there: written beside their place, flushed to the disk, then renamed.
+"""Files that are either whole or not there: written next to their place, flushed to the disk, then renamed.
 
 A lock ends with the process that holds it, however that process ends; see `pyro_vae.system` for what children do. Where
-the file system has no locks, nobody is stopped.
+the file system has no locks, no process is stopped.
 """
 
 import errno
@@ -44,7 +44,7 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def streamed(path: Path) -> Iterator[IO[bytes]]:
-    """Gives a file to write piece by piece, which takes its place at the end; where the block fails, there is none.
+    """Yields a file to write piece by piece. It takes its place at the end; where the block fails, there is none.
 
     Args:
         path: the path of the file.
@@ -81,7 +81,7 @@ def check_file(path: Path) -> None:
     """Checks that `write` could write a file, before the work whose results it is to hold. Nothing stays of that.
 
     Raises:
-        StorageError: its folder is not there or cannot be written to, or the path is that of a folder.
+        StorageError: its folder is not there or cannot be written to, or the path is a folder.
     """
     with storage_errors(path):
         if path.is_dir():

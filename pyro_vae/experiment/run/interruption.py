@@ -63,7 +63,7 @@ def noted(agree: Callable[[int], int] = lambda number: number) -> Iterator[Inter
             _put_back(before)
             signal.raise_signal(number)
         interruption.number = number
-        with suppress(OSError, AttributeError, ValueError):  # nobody may be listening: the step is kept all the same
+        with suppress(OSError, AttributeError, ValueError):  # no one may be listening: the step is kept all the same
             # Not print: the signal may have come in the middle of one.
             os.write(sys.stderr.fileno(), b"interrupted: keeping this step; a second signal ends at once\n")
 

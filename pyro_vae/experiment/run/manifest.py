@@ -1,6 +1,6 @@
 """Pairs of files that may come from elsewhere: a manifest, JSON with its own SHA-256, and the tensors that it names.
 
-A hash finds damage and mistakes. It is no signature: anyone who alters a file on purpose makes its hash anew. So a file
+A hash finds damage and mistakes. It is not a signature: anyone who alters a file on purpose makes a new hash. So a file
 of the right hash is not trusted either: its size is bounded before it is read, its types are checked before they are
 used, and nothing in it names a place outside the folder.
 """
@@ -38,7 +38,7 @@ def write(path: Path, body: dict[str, Any], tensors: Mapping[str, Tensor]) -> No
     """Writes tensors, and then the manifest that names them: the pair exists once its manifest does.
 
     Args:
-        path: the path of the manifest; the tensors lie beside it, under its name with another ending.
+        path: the path of the manifest; the tensors lie next to it, under its name with another ending.
         body: what else the manifest says.
         tensors: by name.
 
@@ -103,7 +103,7 @@ def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tens
 
     Args:
         path: the path of the manifest.
-        entry: `file`, `sha256` and `bytes` of the file beside it.
+        entry: `file`, `sha256` and `bytes` of the file next to it.
         name: the name of that file; by default the manifest's with another ending.
 
     Raises:
@@ -127,7 +127,7 @@ def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tens
     try:
         return load_tensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{beside} is no safetensors file: {error}.") from error
+        raise CheckpointError(f"{beside} is not a safetensors file: {error}.") from error
 
 
 def _bytes(path: Path, most: int) -> bytes:
@@ -144,7 +144,7 @@ def _digest(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Shows a value of anybody's file in a message: short, and without what a terminal would obey."""
+    """Shows a value of a foreign file in a message: short, and without what a terminal would obey."""
     text = str(value)
     return text if len(text) <= 80 and text.isprintable() and text.isascii() else f"{text!a:.80}"
 
@@ -152,7 +152,7 @@ def _shown(value: Any) -> str:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
-        raise CheckpointError(f"{path} is no file.")
+        raise CheckpointError(f"{path} is not a file.")
     try:
         yield
     except OSError as error:

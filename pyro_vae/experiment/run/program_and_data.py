@@ -1,7 +1,7 @@
-"""ProgramAndData: what an evaluation looks at. A program, the data that it is held against, and what is known of both.
+"""ProgramAndData: what an evaluation looks at. A program, the data that it is compared with, and what is known of both.
 
 A trained run is one, see `trained_run`; a program and data of the caller's own are another. An evaluation asks both the
-same questions. What nobody knows of a program that came without a run is empty, and is not spoken of.
+same questions. What is not known of a program without a run is empty, and is not mentioned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class ProgramAndData:
 
     @property
     def data(self) -> Splits | None:
-        """The splits; None where there are test data alone."""
+        """The splits; None where there are only test data."""
         raise NotImplementedError
 
     @property
@@ -97,20 +97,20 @@ class ProgramAndData:
         return ""
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
-        """Gives a reader of data, bit by bit.
+        """Returns a reader of data, bit by bit.
 
         Args:
             part: "test" or "train".
-            num_data: how many, at random; 0 for all, None for as many as the program is to be tested on.
+            num_data: how many, at random; 0 for all, None for as many as the program is tested on.
         """
         raise NotImplementedError
 
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Gives the context for estimates of so many draws in all: compiled graphs where that is wanted."""
+        """Returns the context for estimates of this many draws: compiled graphs where that is wanted."""
         raise NotImplementedError
 
     def tested(self, num_data: int) -> dict[str, str]:
-        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        """Lists what must be the same where numbers on this many test data are compared, label -> text."""
         raise NotImplementedError
 
     def described(self, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,11 +122,11 @@ class ProgramAndData:
         raise NotImplementedError
 
     def seeds(self, draws: int) -> str:
-        """Lists the seeds that its numbers depend on, that of the draws among them."""
+        """Lists the seeds that its numbers depend on, the seed of the draws among them."""
         raise NotImplementedError
 
     def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
-        """Judges estimates on so many test data by a number that was published; None where there is none."""
+        """Judges estimates on this many test data by a published number; None where there is none."""
         return None
 
     @property
@@ -139,7 +139,7 @@ class ProgramAndData:
         """The program, of a single layer of latents.
 
         Raises:
-            UsageError: it is no `VAE`.
+            UsageError: it is not a `VAE`.
         """
         if not isinstance(self.vae, VAE):
             raise UsageError(f"{self._name} has two layers of latents, and this is about the z of one")

@@ -10,13 +10,17 @@ from typing import Any
 from pyro_vae.command_lines import typed
 
 
-def command() -> str:
-    """The command line of this process."""
-    return typed(sys.argv)
+def command(processes: int = 1) -> str:
+    """The line that started this process.
+
+    Args:
+        processes: how many torchrun started.
+    """
+    return typed(sys.argv, processes)
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """Lists what a number depends on beside the config: the commit of this package, versions, the machine."""
+    """Lists what a number depends on in addition to the config: the commit of this package, versions, the machine."""
     names = ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
     system = {"python": platform.python_version(), "system": platform.platform(), "device": device}
     return {"git": _git_commit(), "versions": {name: version(name) for name in names}, "machine": system}
@@ -24,7 +28,7 @@ def surroundings(device: str) -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     folder = Path(__file__).parents[3]
-    if not (folder / ".git").exists():  # installed, perhaps inside somebody else's repository
+    if not (folder / ".git").exists():  # installed, perhaps inside another repository
         return None
     try:
         asked = subprocess.run(

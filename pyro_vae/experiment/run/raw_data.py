@@ -45,7 +45,7 @@ def protocol_of(folder: Path) -> dict[str, Any] | None:
 
 
 def of_protocol(config: Config, form: Form, protocol: dict[str, Any]) -> Intake:
-    """Returns the recipe that a protocol tells, or that of the settings where it is not of these data."""
+    """Returns the recipe in a protocol, or the recipe of the settings where the protocol is of other data."""
     try:
         known = Intake.of_protocol(
             protocol, data_seed=config.data_seed, channels_last=getattr(config, "channels", "") == "last"
@@ -59,7 +59,7 @@ def of_settings(config: Config, form: Form) -> Intake:
     """Returns the recipe as far as settings and form tell it."""
     try:
         recipe = build.recipe(config, form.num_levels)
-    except PyroVAEError:  # a likelihood of somebody's own
+    except PyroVAEError:  # a likelihood of the user's own
         recipe = "none"
     known = Intake(
         tuple(form.x_shape),

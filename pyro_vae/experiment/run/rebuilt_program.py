@@ -1,4 +1,4 @@
-"""The program of a checkpoint: built anew from its config, with the values of the file.
+"""The program of a checkpoint: built again from its config, with the values of the file.
 
 No code is read from a file. What `build` can name is built, and a user's own member is passed in.
 """
@@ -29,7 +29,7 @@ _MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made bes
 def load(run_or_checkpoint: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:
     """Loads the trained program of a run folder (its best state), or of a checkpoint's manifest or tensor file.
 
-    Arguments and errors are those of `pyro_vae.load`, which opens shared folders too.
+    Arguments and errors are the same as for `pyro_vae.load`, which opens shared folders too.
     """
     path, newest = Path(run_or_checkpoint), None
     if path.is_dir():
@@ -52,7 +52,7 @@ def load(run_or_checkpoint: str | Path, *, own: Iterable[OwnMember] = (), **over
 def with_members(
     saved: Checkpoint, own: Iterable[OwnMember], overrides: Mapping[str, Any]
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """Gives a checkpoint's config the classes of a user's own, and warns of those that have changed since.
+    """Gives a checkpoint's config the user's own classes, and warns of classes that have changed since.
 
     Args:
         saved: the checkpoint.
@@ -60,7 +60,7 @@ def with_members(
         overrides: as for `pyro_vae.load`: members, or classes of members, which are built as the config says.
 
     Returns:
-        The checkpoint, and those of the overrides that are no classes.
+        The checkpoint, and the overrides that are not classes.
 
     Raises:
         UsageError: a class is given for a member that is not built from one, or one of another name than the run's, or

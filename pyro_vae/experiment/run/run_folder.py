@@ -5,11 +5,12 @@
     history.jsonl   a line for each epoch: see `epoch_history`
     checkpoints/    the last few epochs: see `checkpoint`
     train.lock      there while a process trains, or where one was killed: see `training_lock`
-    report.*        numbers; pictures beside them
+    report.*        numbers; pictures next to them
 
 Each file is written whole, see `files`, except history.jsonl, which grows line by line.
 """
 
+import itertools
 from datetime import datetime
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def saved_config(folder: Path) -> Config:
         return Config.from_dict(read_json(path))
     except UsageError as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
+
+
+def free_name(path: Path) -> Path:
+    """Returns a free path next to this one, for a run that goes on from it.
+
+    Example:
+        >>> free_name(Path("runs/digits")).as_posix()
+        'runs/digits-longer'
+    """
+    path = path if path.name else path.resolve()
+    names = (f"{path.name}-longer{'' if i == 1 else f'-{i}'}" for i in itertools.count(1))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def new_folder(root: Path, name: str) -> Path:

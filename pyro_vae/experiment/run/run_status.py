@@ -4,7 +4,7 @@ A run can be trained by teams of processes, one after another. The draws of z de
 written down with the epoch and the step at which it began.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from pyro_vae.command_lines import command_line
 from pyro_vae.errors import DivergenceError, ProcessError, StorageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import places_of
-from pyro_vae.experiment.run import files, provenance
+from pyro_vae.experiment.run import files, lineage, provenance
 from pyro_vae.experiment.run.damaged_files import damaged, read_json
 from pyro_vae.inference import Progress
 
@@ -40,31 +40,45 @@ class RunStatus:
         """
         return read_json(self.path) if self.path.exists() else {}
 
+    def started_from(self) -> list[lineage.Record]:
+        """Returns the runs whose weights this one started from, the newest first, see `lineage`."""
+        return lineage.of(self.read(), self.path)
+
     def now(self) -> str:
         """The status, "new" before the run has begun."""
         return self.read().get("status", "new")
 
-    def begin(self, config: Config, protocol: dict[str, Any], progress: Progress, processes: int) -> None:
-        """Writes run.json anew, for a training that begins or goes on now.
+    def begin(
+        self,
+        config: Config,
+        protocol: dict[str, Any],
+        progress: Progress,
+        processes: int,
+        started_from: Sequence[lineage.Record] = (),
+    ) -> None:
+        """Writes run.json again, for a training that begins or goes on now.
 
         Args:
             config: what is trained.
             protocol: the protocol of the data.
             progress: where the training begins.
             processes: how many processes train together.
+            started_from: the lineage of the run.
         """
         before = self.read()
         teams = self._teams(before, progress, processes)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        goes_on = progress.epoch or progress.steps
         about = {
             "status": "running",
-            "command": self._repeated(config, processes) if progress.epoch or progress.steps else provenance.command(),
+            "command": self._repeated(config, processes, started_from) if goes_on else provenance.command(processes),
             "started": before.get("started", now),
             "session_started": now,
             "processes": processes,
             "teams": teams,
             "seeds": {"seed": config.seed, "data_seed": config.data_seed},
             "protocol": protocol,
+            **({lineage.KEY: list(started_from)} if started_from else {}),
             **({"own": config.own.recorded()} if config.own.given() else {}),
             **provenance.surroundings(config.device),
         }
@@ -84,12 +98,13 @@ class RunStatus:
                 self.set(_ENDS.get(type(error), "failed"))
             raise
 
-    def _repeated(self, config: Config, processes: int) -> str:
-        """The line that makes the whole run anew, where the one that was typed only went on with it."""
-        default = Config().to_dict()
+    def _repeated(self, config: Config, processes: int, started_from: Sequence[lineage.Record]) -> str:
+        """The line that makes the whole run again, where the one that was typed only went on with it."""
+        default = lineage.default_settings(started_from, self.path).to_dict()
+        earlier = {"start_from": started_from[0]["run"]} if started_from else {}
         settings = {name: value for name, value in config.to_dict().items() if value != default[name]}
         settings |= places_of(config)
-        return command_line("train", processes=processes, **settings, out=self.path.parent)
+        return command_line("train", processes=processes, **earlier, **settings, out=self.path.parent)
 
     def _teams(self, before: dict[str, Any], progress: Progress, processes: int) -> list[dict[str, int]]:
         """Lists the teams that began before this point, with this one where its size is another."""

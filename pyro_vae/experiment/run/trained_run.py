@@ -15,13 +15,14 @@ from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import OwnMember, places_of
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, raw_data, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +120,11 @@ class TrainedRun(ProgramAndData):
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How many epochs were trained, the best of them, and its score."""
+        """How many epochs were trained, the best of them, its score, and the weights that the first one began with."""
         valid_elbo = self.records[self.best_epoch - 1]["valid_elbo"]
-        return {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
+        known = {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
+        earlier = lineage.told(self.run.status.started_from())
+        return {**known, **({lineage.KEY: earlier} if earlier else {})}
 
     @property
     def unfinished(self) -> str:
@@ -132,15 +135,15 @@ class TrainedRun(ProgramAndData):
         return f"Training is {status}: these are the numbers after {epochs}."
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
-        """Gives a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
+        """Returns a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Gives the context for estimates of so many draws in all: compiled graphs where the config wants them."""
+        """Returns the context for estimates of this many draws: compiled graphs where the config wants them."""
         return build.estimating(self.config, num_draws)
 
     def tested(self, num_data: int) -> dict[str, str]:
-        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        """Lists what must be the same where numbers on this many test data are compared, label -> text."""
         return tested(self.config, self.data.protocol, num_data)
 
     def described(self, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class TrainedRun(ProgramAndData):
         }
 
     def seeds(self, draws: int) -> str:
-        """Lists the seeds that its numbers depend on, that of the draws among them."""
+        """Lists the seeds that its numbers depend on, the seed of the draws among them."""
         return f"training {self.config.seed}, data {self.config.data_seed}, draws {draws}"
 
     def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
@@ -201,11 +204,15 @@ def open_run(
         ...
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: ...
     """
-    path = Path(path)
+    with stage(f"opening {path}"):
+        return _opened(Path(path), device, data_dir, own, members, read=read)
+
+
+def _opened(
+    path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any], *, read: bool
+) -> TrainedRun:
     newest, complaints = _newest(path)
-    if not newest.progress.best_epoch:
-        again = command_line("train", **places_of(newest.config), out=path, resume=True)
-        raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
+    check_whole_epoch(path, newest)
     newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
     rebuilt_program.warn(complaints)
@@ -216,6 +223,17 @@ def open_run(
     if read:
         _ = trained.data
     return trained
+
+
+def check_whole_epoch(path: Path, newest: Checkpoint) -> None:
+    """Refuses a run that has no best epoch yet.
+
+    Raises:
+        CheckpointError: it has no whole epoch.
+    """
+    if not newest.progress.best_epoch:
+        again = command_line("train", **places_of(newest.config), out=path, resume=True)
+        raise CheckpointError(f"{path} has no whole epoch yet: go on with {again}")
 
 
 def newest_checkpoint(path: Path) -> Checkpoint:

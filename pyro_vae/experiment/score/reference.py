@@ -1,4 +1,4 @@
-"""log p(x) of a run's test data, in order of size: what percentiles are taken among. It is kept beside the run.
+"""log p(x) of a run's test data, in order of size: what percentiles are taken among. It is kept with the run.
 
 RUN/test_scores.safetensors, .json    the values, and of which program, data and draws they are
 """
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import CheckpointError, StorageError
-from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run import files, training_rows
 from pyro_vae.experiment.run import manifest as manifest_file
-from pyro_vae.experiment.score import training_rows
 from pyro_vae.experiment.score.scored_rows import ScoredRows, of_split
 from pyro_vae.experiment.score.scored_run import ScoredRun
 
@@ -77,7 +76,7 @@ def reference(rows: ScoredRows, own: Tensor, say: Say) -> Reference | None:
         blocks = test.measure(range(test.num_blocks), likelihood_alone=True)
         values = torch.cat([block["log_likelihood"] for block in blocks]).double()
     tensors = _ordered(test, values)
-    with suppress(StorageError):  # somebody else's run, that may only be read
+    with suppress(StorageError):  # a run that may only be read
         manifest_file.write(path, {"of": about}, tensors)
     return Reference(tensors["log_likelihood"], tensors.get("gaps"))
 

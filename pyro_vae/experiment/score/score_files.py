@@ -16,10 +16,10 @@ import torch
 
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment.evaluate.evaluation_plan import Shard
-from pyro_vae.experiment.run import files
+from pyro_vae.experiment.run import files, training_rows
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
-from pyro_vae.experiment.score import score_table, summary, training_rows
+from pyro_vae.experiment.score import score_table, summary
 from pyro_vae.experiment.score.reference import reference
 from pyro_vae.experiment.score.score_table import Column, Columns, Spool
 from pyro_vae.experiment.score.scored_rows import ScoredRows
@@ -125,7 +125,7 @@ def share_of(rows: ScoredRows, shard: Shard) -> range:
 
 
 def identity(rows: ScoredRows) -> dict[str, Any]:
-    """Lists what must be the same in all shares that are put together."""
+    """Lists what must be the same in all shares that are joined."""
     around = surroundings(rows.run.config.device)
     facts = {
         "model": files.sha256(manifest_file.packed(rows.run.vae.tensors())),
@@ -211,7 +211,7 @@ def _in_own_units(column: Column, origin: tuple[float, ...]) -> Column:
 
 
 def _classes(log_posterior: Column, names: tuple[str, ...], *, whole: bool) -> Columns:
-    """The class by Bayes' rule and its probability; where there is room, that of every class."""
+    """The class by Bayes' rule and its probability; where there is room, the probability of every class."""
     called = np.array(names)
     columns: Columns = {
         "class": lambda start, stop: _likeliest(log_posterior(start, stop), called),
@@ -236,7 +236,9 @@ def _complete(folder: Path) -> list[tuple[Shard, Path]]:
     if not paths:
         raise CheckpointError(f"{folder} holds no shards: make them with `shard=i/n`, i = 0 ... n-1")
     if len(numbers) > 1 or not (number := numbers.pop()).isdecimal():
-        raise CheckpointError(f"{folder} holds shards of several numbers, which overlap: remove all but those of one")
+        raise CheckpointError(
+            f"{folder} holds shards of several numbers, which overlap: remove the shards of all numbers except one"
+        )
     shards = [Shard(i, int(number)) for i in range(int(number))]
     missing = [shard for shard in shards if not (folder / f"{shard.stem}.json").exists()]
     if missing:

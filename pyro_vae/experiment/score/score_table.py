@@ -55,7 +55,7 @@ class Spool:
         self._size += len(next(iter(columns.values())))
 
     def column(self, name: str) -> Column:
-        """Gives a column that was added."""
+        """Returns a column that was added."""
         dtype, shape = self.kinds[name]
         width = int(dtype.itemsize * np.prod(shape, dtype=int))
 
@@ -89,7 +89,7 @@ def check_out(path: Path, *, reconstructions: bool) -> None:
 
 
 def write(path: Path, columns: Columns, size: int, beside: Mapping[str, np.ndarray] | None = None) -> None:
-    """Writes a table of so many rows, whole or not at all.
+    """Writes a table of this many rows, whole or not at all.
 
     Args:
         path: ends in .csv or .npz.

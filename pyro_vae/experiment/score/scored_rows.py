@@ -19,6 +19,7 @@ from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.score import wild_rows
 from pyro_vae.experiment.score.scored_run import ScoredRun
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive
 
 SPLITS = ("train", "valid", "test")
@@ -51,7 +52,7 @@ class ScoredRows:
 
     @property
     def seed(self) -> int:
-        """The seed of all draws, the same as that of an evaluation."""
+        """The seed of all draws, the same as in an evaluation."""
         again = self.plan.evaluation_seed
         return derive(self.run.config.seed, "evaluation", *([again] if again else []))
 
@@ -87,7 +88,8 @@ class ScoredRows:
         index = [torch.arange(n * DATA_BLOCK, min((n + 1) * DATA_BLOCK, len(self))) for n in wanted]
         draws = len(self) * self.plan.num_samples
         with build.estimating(self.run.config, draws):
-            for number, at, (x, y) in zip(wanted, index, self.reader.pieces(index), strict=True):
+            pieces = zip(wanted, index, self.reader.pieces(index), strict=True)
+            for number, at, (x, y) in through("blocks of rows", pieces, len(wanted)):
                 yield self._columns(_Block(number, int(at[0]), likelihood_alone), x, y)
 
     def _columns(self, block: "_Block", x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
@@ -199,7 +201,7 @@ def of_split(run: ScoredRun, split: str, plan: Plan, *, reconstructions: bool = 
 
     Raises:
         UsageError: there is no such split.
-        CheckpointError: the run has no data beside it, or others.
+        CheckpointError: the data of the run are not there, or are others.
         DataError: the data are not there.
     """
     if split not in SPLITS:

@@ -30,7 +30,7 @@ class ScoredRun:
         config: its settings.
         vae: the program at its best epoch.
         intake: the recipe of its data.
-        trained: the run; None of a shared folder, beside which there are no data.
+        trained: the run; None of a shared folder, which has no data.
         notes: what a reader of the scores must know, in sentences; they grow.
     """
 
@@ -45,7 +45,7 @@ class ScoredRun:
     def data(self) -> Splits | None:
         """The three splits of the run; None, and a note, where they are not there."""
         if self.trained is None:
-            self.notes.append("A shared folder has no data beside it: no percentiles, and no marks of training rows.")
+            self.notes.append("A shared folder has no data: there are no percentiles, and no marks of training rows.")
             return None
         try:
             return self.trained.data

@@ -29,7 +29,7 @@ def sentences(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
         among = columns["percentile"](0, size)
         said.append(
             f"Of your rows, {int((among == 0).sum()):,} lie below all test data and {int((among == 100).sum()):,} "
-            "reach the highest; both tails are strange, and the middle is no proof."
+            "reach the highest; both tails are strange, and the middle proves nothing."
         )
     pieces = score_table.pieces(size, 1)
     if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
@@ -38,7 +38,7 @@ def sentences(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
 
 
 def _of_values(values: np.ndarray, khat: np.ndarray, rows: ScoredRows) -> list[str]:
-    """Says what log p(x) and k-hat are, and which rows have none."""
+    """Explains what log p(x) and k-hat are, and which rows have none."""
     given, right = "x|y" if rows.is_labelled else "x", np.isfinite(values)
     K, above = rows.plan.num_samples, int((khat > KHAT_THRESHOLD).sum())
     trust = f"k-hat is above {KHAT_THRESHOLD} for {above:,}"
@@ -56,7 +56,7 @@ def _of_values(values: np.ndarray, khat: np.ndarray, rows: ScoredRows) -> list[s
 
 
 def without_percentile(found: np.ndarray, values: np.ndarray) -> list[str]:
-    """Says how many rows have log p(x) and no percentile.
+    """Returns a sentence on how many rows have log p(x) and no percentile.
 
     Args:
         found: percentiles (N,).

@@ -36,7 +36,7 @@ def wild(attempt: Attempt, x: Tensor, y: Tensor | None) -> list[int]:
 
 
 def works(attempt: Attempt, x: Tensor, y: Tensor | None) -> bool:
-    """Says whether data can be scored."""
+    """Returns whether data can be scored."""
     try:
         attempt(x, y)
     except DivergenceError:
@@ -45,7 +45,7 @@ def works(attempt: Attempt, x: Tensor, y: Tensor | None) -> bool:
 
 
 def column(attempt: Attempt, x: Tensor, y: Tensor | None, usual: Tensor) -> int | None:
-    """Finds the one column of a row of a table without which the row could be scored; None where there is no such.
+    """Finds the one column of a row of a table without which the row could be scored; None where there is none.
 
     Args:
         attempt: scores data and labels.

@@ -29,7 +29,9 @@ def fetch(address: str, names: Sequence[str]) -> Path:
     """
     repository, at, revision = address.removeprefix(SCHEME).partition("@")
     if not _REPOSITORY.fullmatch(repository) or (at and not _REVISION.fullmatch(revision)):
-        raise UsageError(f"{address!r:.200} is no model of the hub: write hf://user/name, or hf://user/name@revision")
+        raise UsageError(
+            f"{address!r:.200} is not a model of the hub: write hf://user/name, or hf://user/name@revision"
+        )
     client = _client()
     with _said(CheckpointError, f"{address} cannot be fetched"):
         return Path(client.snapshot_download(repository, revision=revision or None, allow_patterns=list(names)))
@@ -71,7 +73,7 @@ def check(repository: str) -> None:
         UsageError: the name is not of the form user/name, or the client is not installed.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise UsageError(f"{repository!r:.200} is no name of a model on the hub: write user/name")
+        raise UsageError(f"{repository!r:.200} is not the name of a model on the hub: write user/name")
     _client()
 
 

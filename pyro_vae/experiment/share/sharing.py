@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
-from pyro_vae.command_lines import command_line, script
+from pyro_vae.command_lines import command_line, for_others, script
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FACTS, OwnMember, arguments_of, is_place, without_folder
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import checkpoint, files, raw_data, rebuilt_program
+from pyro_vae.experiment.run import checkpoint, files, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.provenance import surroundings
@@ -58,7 +58,7 @@ def load(source: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any)
     Args:
         source: path of a run folder, of an `epoch-*.json` or `epoch-*.safetensors` in one, or of a folder that `share`
             wrote; "hf://user/name" or "hf://user/name@revision" for one on the Hugging Face hub, which takes
-            `pip install -e '.[hub]'`.
+            `pip install 'pyro-vae[hub]'`.
         own: classes of your own under the names that a config may have for them, as a command takes them.
         overrides: `prior`, `posterior` or `likelihood` to use instead of the one that the config names: a class, which
             is built as the config says, or a member already of the right sizes (of two layers those of
@@ -118,7 +118,7 @@ def share(
     Args:
         run: the folder of a trained run.
         folder: where to; new, or one that was shared before, which is replaced.
-        name: the name of the model on its card; by default that of the run's folder.
+        name: the name of the model on its card; by default the name of the run's folder.
         license_id: the licence of the weights, as the hub names it, e.g. "apache-2.0"; by default none is claimed.
         pictures: whether to take along the pictures of the run; its reconstructions show test data.
         own: classes of your own under the names that the config has for them, as a command takes them.
@@ -209,7 +209,7 @@ def _body(trained: Checkpoint, program: Program, content: bytes, intake: Intake)
 
 
 def _portable(config: Config) -> Config:
-    """The settings without those that hold on one machine alone."""
+    """The settings without those that hold on only one machine."""
     return replace(
         config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
     )
@@ -256,7 +256,7 @@ def _trained(run: Path) -> Checkpoint:
 def _check_free(folder: Path) -> None:
     there = [file for file in FILES if (folder / file).exists()]
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder: use another `folder`")
+        raise UsageError(f"{folder} is not a folder: use another `folder`")
     if (folder / "run.json").exists():
         raise UsageError(f"{folder} is a run: use another `folder`")
     if not there:
@@ -265,7 +265,8 @@ def _check_free(folder: Path) -> None:
         manifest_file.read(folder / CONFIG)  # the tensors may be those of a share that was cut short
     except CheckpointError as error:
         raise UsageError(
-            f"{folder} holds {', '.join(there)}, which is no shared model that could be replaced: use another `folder`"
+            f"{folder} holds {', '.join(there)}, which is not a shared model that could be replaced: use another "
+            "`folder`"
         ) from error
 
 
@@ -273,7 +274,7 @@ def _picture(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(_LARGEST_PICTURE + 1)
     if len(content) > _LARGEST_PICTURE or not content.startswith(b"\x89PNG"):
-        raise CheckpointError(f"{path} is no PNG of a report: remove it, or leave pictures out")
+        raise CheckpointError(f"{path} is not a PNG of a report: remove it, or leave pictures out")
     return content
 
 
@@ -325,6 +326,8 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
         more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+    for source in about.get(lineage.KEY, [])[:1]:
+        more["started from"] = f"the weights of epoch {source['epoch']} of the run {Path(source['run']).name}"
     return {
         "parameters": f"{sum(parameter.numel() for parameter in program.parameters()):,}",
         "latent dimensions": f"{config.latent_dim}{f', of z2 {config.latent_dim2}' if config.layers == 2 else ''}",
@@ -353,7 +356,7 @@ def _report(run: Path, epoch: int) -> dict[str, Any]:
     report = files.from_json(path)
     if (of := report["training"]["best_epoch"]) != epoch:
         raise CheckpointError(
-            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it anew, "
+            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it again, "
             f"{command_line('train', out=run, resume=True)}"
         )
     return report
@@ -373,7 +376,7 @@ def _of_run(run: Path) -> Iterator[None]:
 
 def _without_folders(command: str) -> str:
     """A command line in which paths are names only: its reader need not know this machine."""
-    return shlex.join(map(_without_folder, shlex.split(command)))
+    return shlex.join(map(_without_folder, for_others(command)))
 
 
 def _without_folder(word: str) -> str:

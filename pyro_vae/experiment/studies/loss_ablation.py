@@ -4,7 +4,7 @@ With alpha the `reconstruction_weight` and beta the `kl_weight`, the loss of a d
 
 .. math:: -\alpha \, E_q[\log p(x|z)] + \beta \, \mathrm{KL}(q(z|x) \,\|\, p(z))
 
-The numbers are those of the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
+The numbers describe the program itself, whatever its loss was: its ELBO, its log p(x), its q(z).
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,6 +33,7 @@ from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.epoch_display import Display, Wording, as_it_is, nothing
 from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
+from pyro_vae.progress import through
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.documents.ablation_document import ablation_document, ablation_rows
 from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
@@ -122,7 +123,7 @@ def train(
         raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
     if there:
         configs = ablated(config_for_resume(there[0], config, given), given)
-    for name, weighted in configs.items():
+    for name, weighted in through("runs", configs.items(), len(configs)):
         weights = f"reconstruction_weight {weighted.reconstruction_weight:g}, kl_weight {weighted.kl_weight:g}"
         print(f"\n{name}: {weights}", flush=True)
         run = Run(places[name], weighted)
@@ -165,7 +166,8 @@ def report(folder: Path, plan: Plan, data_dir: str = "", own: Iterable[OwnMember
     """
     own = list(own)
     runs = {name: open_run(place(folder, name), data_dir=data_dir, own=own) for name in WEIGHTS}
-    measured = {name: measure(trained, plan) for name, trained in runs.items()}
+    each = through("runs measured", runs.items(), len(runs))
+    measured = {name: measure(trained, plan) for name, trained in each}
     views = {name: view(trained, plan.evaluation_seed) for name, trained in runs.items()}
     both, numbers = runs["both"], {name: run.to_dict() for name, run in measured.items()}
     gaps = {name: run.gaps() for name, run in measured.items()}

@@ -1,4 +1,4 @@
-r"""Another prior for a trained run: encoder and decoder stay as they are, the prior alone is fitted.
+r"""Another prior for a trained run: encoder and decoder stay as they are, only the prior is fitted.
 
 The ELBO depends on the prior only through E_q[log p(z)], so fitting the prior by the ELBO maximises that. The ELBO then
 gains as many nats per datum as the aggregate posterior q(z) = 1/N sum_n q(z|x_n) comes closer to the prior, while
@@ -44,11 +44,13 @@ from pyro_vae.experiment.train.epoch_display import Display, nothing
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.model.traces import Traces
 from pyro_vae.model.vae import VAE
+from pyro_vae.progress import stage, through
 from pyro_vae.randomness import derive, stream
 from pyro_vae.report.document import Document, Section, Table
 from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
 from pyro_vae.report.render.plain_text import to_text
 
+_PARTS = 14  # of a comparison: draws of either program, and their mixtures
 ROUNDING = 1e-6  # share of the largest ELBO of a datum: log-densities are computed in the program's own precision
 
 
@@ -171,7 +173,7 @@ class Swap:
 
     @property
     def residual(self) -> Tensor:
-        """The change of the ELBO plus that of KL(q(z) || p(z)), (N,), which is 0."""
+        """The change of the ELBO plus the change of KL(q(z) || p(z)), (N,), which is 0."""
         return self._change("elbo") + self._change("marginal_kl")
 
     @property
@@ -283,7 +285,8 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     run = Run(folder, config)
     if run.exists():
         raise UsageError(f"{folder} holds a run already: use another `folder`")
-    program = with_prior(trained, config)
+    with stage("building the program"):
+        program = with_prior(trained, config)
     only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked at their training
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
@@ -300,7 +303,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
             compared = {"test": trained.test(plan.latent_data), "training": trained.training(plan.latent_data)}
             swaps = [
                 swap(name, trained.one_layer, program, data, plan.latent_samples, config)
-                for name, data in compared.items()
+                for name, data in through("comparisons of the priors", compared.items(), len(compared), parts=_PARTS)
             ]
             _write(folder, trained.config.prior, config.prior, swaps)
             run.status.set("finished")

@@ -1,4 +1,4 @@
-"""What a trained run draws and decodes: pictures as PNG, and beside each the arrays that it shows, as NPZ.
+"""What a trained run draws and decodes: pictures as PNG, each with the arrays that it shows as NPZ.
 
 N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. Where test data are shown,
 `positions` are theirs among the test data, `rows` those in the file, and `ids` what the file calls them. `labels` are
@@ -39,6 +39,7 @@ from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
+from pyro_vae.progress import through
 from pyro_vae.randomness import generator
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
 from pyro_vae.report.draw import column_views, image_views, latent_views
@@ -102,7 +103,7 @@ class Chosen(Source):
         return subset(len(self.test), CLOUD, self.trained.config.data_seed)
 
     def named(self, positions: Tensor) -> dict[str, Any]:
-        """Says which test data these are, (N,) or (2, N): positions, rows of the file, ids and labels."""
+        """Describes which test data these are, (N,) or (2, N): positions, rows of the file, ids and labels."""
         labels, ids, data = self.test.labels, self.test.ids, self.trained.data
         return {
             "labels": None if labels is None else labels[positions],
@@ -142,8 +143,8 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
 
     Raises:
         UsageError: this run cannot draw what is wanted: there is no such class or label, a position is out of range, a
-            path or picture is unknown, or a path leads through the base of a prior that is no flow. It is raised before
-            anything is written.
+            path or picture is unknown, or a path leads through the base of a prior that is not a flow. It is raised
+            before anything is written.
         StorageError: the folder cannot be written to.
     """
     _check(trained, wanted)
@@ -154,8 +155,8 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     files.make_folder(folder)
     if not source.shows:
         drawn = "the pictures of columns and" if source.has_columns else "the picture of"
-        yield f"data of shape {trained.form.x_shape} are no images: arrays, and {drawn} the latent cloud, only"
-    for name in names:
+        yield f"data of shape {trained.form.x_shape} are not images: arrays, and {drawn} the latent cloud, only"
+    for name in through("pictures", names):
         view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
         arrays = in_own_units({**view._asdict(), **more}, source)

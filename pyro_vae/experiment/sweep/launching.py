@@ -4,6 +4,7 @@ The process that starts the team holds a lock on the folder, and every other one
 the last of them has ended. `kill -9` of the first leaves runs at work, and a second team is refused until they end.
 """
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.interruption import noted
 
 _PAUSE = 0.1  # seconds between two looks at the processes
+_PAUSES = 10  # from one report of them to the next
 
 
 class Job(NamedTuple):
@@ -57,8 +59,14 @@ def locked(folder: Path) -> Iterator[files.Lock]:
         yield lock
 
 
-def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Job, int, float], None]) -> None:
-    """Runs all jobs, so many at once, and shares the cores among them.
+def work(
+    jobs: Iterable[Job],
+    at_once: int,
+    lock: files.Lock,
+    done: Callable[[Job, int, float], None],
+    looked: Callable[[Sequence[Job]], None] = lambda working: None,
+) -> None:
+    """Runs all jobs, this many at once, and shares the cores among them.
 
     At the first SIGINT or SIGTERM the jobs are asked to end, see `system.ask_to_end`, and this process ends when they
     have. At a second one they are asked again. The jobs are in process groups of their own, so that Ctrl-C reaches them
@@ -69,9 +77,11 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
         at_once: how many processes run side by side.
         lock: the lock on the folder.
         done: told of each job that has ended, its exit code and its seconds, except of those that a signal has cut.
+        looked: told once a second which jobs are at work.
     """
     waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
     environment = {"OMP_NUM_THREADS": str(max(1, system.cores() // at_once)), **os.environ}
+    pauses = itertools.count()
     with noted() as stop:
         told = False
         try:
@@ -84,6 +94,8 @@ def work(jobs: Iterable[Job], at_once: int, lock: files.Lock, done: Callable[[Jo
                     told = True
                     _ask_to_end(working)
                 time.sleep(_PAUSE)
+                if next(pauses) % _PAUSES == 0:
+                    looked([job for job, _ in working.values()])
                 for process in [process for process in working if process.poll() is not None]:
                     job, begun = working.pop(process)
                     _write_down(lock, working)

@@ -1,6 +1,6 @@
 """Settings chosen one after another by what those before were worth: Optuna's tree-structured Parzen estimator.
 
-search.log keeps what was chosen, and what it was worth. Trials that were cut are taken up again, with their runs.
+search.log keeps what was chosen, and what it was worth. Trials that were cut are resumed, with their runs.
 
 Reference:
     Bergstra, Bardenet, Bengio & Kégl, "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011,

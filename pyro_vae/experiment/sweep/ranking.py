@@ -1,6 +1,6 @@
 """Settings of a sweep, ranked by the mean over seeds of the validation ELBO at the epoch that each run kept.
 
-A setting of which a run diverged has no rank: the mean of the others would be that of the survivors.
+A setting of which a run diverged has no rank: the mean of the others would only describe the survivors.
 """
 
 import math

@@ -21,6 +21,7 @@ from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
 from pyro_vae.experiment.sweep.ranking import reported
 from pyro_vae.experiment.sweep.swept_settings import Setting
+from pyro_vae.progress import is_watched, stage
 from pyro_vae.report.documents.sweep_document import ended_run
 
 LONGEST_NAME = 200  # bytes of a setting's, which is the beginning of a folder's
@@ -78,8 +79,12 @@ class Task(NamedTuple):
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"{self._report_path} cannot be read: {error!r:.200}; {cure}") from error
         if other:
-            raise CheckpointError(f"{self._report_path} is not that of the training, but of {other}: {cure}")
+            raise CheckpointError(f"{self._report_path} is not the report of the training, but of {other}: {cure}")
         return test
+
+    def share(self) -> float:
+        """Returns the share of its epochs that it has made."""
+        return min(1.0, self.run.history.length() / max(1, self.setting.config.epochs))
 
     def is_trained(self) -> bool:
         """Returns whether the training has ended, also where it diverged."""
@@ -222,7 +227,7 @@ class Sweep:
         return row
 
     def _work(self, tasks: Sequence[Task], is_done: Callable[[Task], bool], **more: bool) -> None:
-        by_path = {task.path: task for task in tasks if not is_done(task)}
+        by_path, trains = {task.path: task for task in tasks if not is_done(task)}, is_done is Task.is_trained
         failed: list[tuple[Task, int]] = []
         ended = len(tasks) - len(by_path)
 
@@ -236,9 +241,15 @@ class Sweep:
 
         before = self._read()
         kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
-        self._keep({**before, "tests": kept})  # a run that is made anew reports anew
+        self._keep({**before, "tests": kept})  # a run that is made again reports again
         jobs = [Job(task.path, self._command(task, **more)) for task in by_path.values()]
-        launching.work(jobs, self.at_once, self.lock, done)
+        with stage("runs" if trains else "tests of runs", len(tasks), done=ended) as going:
+
+            def looked(working: Sequence[Job]) -> None:
+                begun = sum(by_path[job.folder].share() for job in working) if trains and is_watched() else 0.0
+                going.reach(ended + begun)
+
+            launching.work(jobs, self.at_once, self.lock, done, looked)
         if failed:
             raise _failure(failed)
 

@@ -24,6 +24,7 @@ from pyro_vae.experiment.sweep import launching, ranking
 from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space
 from pyro_vae.experiment.train import member_checks
+from pyro_vae.progress import through
 from pyro_vae.report.documents.sweep_document import sweep_document, sweep_rows
 from pyro_vae.report.draw import sweep_figures
 from pyro_vae.report.render.csv_file import to_csv
@@ -39,7 +40,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
         folder: new, or that of a sweep with the same plan.
         space: the settings.
         trainer: what trains one run, as arguments of Python.
-        jobs: how many processes run side by side; 0 for one a core, but no more than there are runs.
+        jobs: how many processes run side by side; 0 for one per core, but no more than there are runs.
 
     Raises:
         UsageError: settings cannot be built or do not compare, or the folder holds another sweep, or a run.
@@ -47,7 +48,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
         PyroVAEError: runs failed; the same call takes them up again.
     """
     if jobs < 0:
-        raise UsageError(f"`jobs` must be 1 or more, or 0 for one a core; got {jobs}")
+        raise UsageError(f"`jobs` must be 1 or more, or 0 for one per core; got {jobs}")
     search = _search() if space.search else None
     settings = space.choices() if search else space.settings()
     runs = (space.search or len(settings)) * space.seeds
@@ -85,7 +86,7 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
 
     Args:
         settings: all of them.
-        begins: whether members of the user's own are held to their contract, each once.
+        begins: whether the user's own members are checked against their contract, each once.
 
     Returns:
         The protocol card, which all settings have in common.
@@ -97,7 +98,7 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
     """
     facts: dict[tuple[Any, ...], tuple[Form, dict[str, Any]]] = {}
     candidates = []
-    for setting in settings:
+    for setting in through("settings checked", settings):
         config = replace(setting.config, device="cpu")
         choices = tuple(getattr(config, name) for name in (*_OF_THE_DATA, *_of_own(config)))
         try:
@@ -116,8 +117,8 @@ def check_settings(settings: Sequence[Setting], *, begins: bool = True) -> dict[
         candidates.append(Candidate(setting.name, Path(setting.name), config, card))
     if differing := disagreements(candidates):
         raise UsageError(
-            f"these settings are not measured alike: {'; '.join(map(str, differing))}. Their ELBOs do not compare: "
-            "sweep them apart, each into its own `folder`"
+            f"these settings are not measured in the same way: {'; '.join(map(str, differing))}. Their ELBOs do "
+            "not compare: sweep them apart, each into its own `folder`"
         )
     return candidates[0].card
 

@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     Attributes:
         name: the beginning of the names of its runs' folders.
         values: field -> its value.
-        config: the config that has them; the seed is that of each run.
+        config: the config that has them; each run has its own seed.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Space:
         read: makes the config of some values as they were typed, by the names of their fields.
         grids: name of a field -> its values as they were typed.
         ranges: name of a field -> the two ends between which a search may choose.
-        search: how many settings a search tries; 0 is no search.
+        search: how many settings a search tries; 0 means no search.
         seeds: how many seeds each setting is trained from: 0, 1, ..., seeds - 1.
     """
 
@@ -86,7 +86,7 @@ class Space:
         """Makes the setting with these values, as they are typed.
 
         Raises:
-            UsageError: one does not go with the others, or is no value of its field.
+            UsageError: one does not go with the others, or is not a value of its field.
         """
         try:
             config = replace(self.read(texts), seed=0)

@@ -17,7 +17,7 @@ def nothing(epochs: int, done: int) -> AbstractContextManager[Callable[[Record],
     return nullcontext(lambda record: None)
 
 
-# Turns a sentence, which may name arguments in backticks, into the words of whoever reads it.
+# Turns a sentence, which may name arguments in backticks, into words for its reader.
 Wording = Callable[[str], str]
 
 

@@ -1,4 +1,4 @@
-"""Holds the members of a user's own to their contract, once, before a training begins."""
+"""Checks the user's own members against their contract, once, before a training begins."""
 
 import sys
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ _DATA = 4
 def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool = True) -> None:
     """Checks every member of a program that is a class of the user's own, by the contract of its family.
 
-    Networks have no contract: what they give for a few data must have the shape that their member asks for.
+    Networks have no contract: their output for a few data must have the shape that their member asks for.
 
     Args:
         config: the settings, which carry the classes.
         program: it stays as it is.
-        data: of which a few are looked at.
-        contract: False leaves out what takes a while, and goes through the program once, for its shapes.
+        data: a few of them are used.
+        contract: False leaves out the slow checks, and only runs the program once, for its shapes.
 
     Raises:
         UsageError: a member fails; its table has been printed, where it fails the contract.
@@ -89,7 +89,7 @@ def _check_shapes(config: Config, program: Autoencoder, z: Tensor, x: Tensor, y:
 
 
 def _tell_of_large_numbers(x: Tensor, hooks: dict[str, moderation.Gain]) -> None:
-    """Says where a network that sees data gives large numbers for them: the class may be right, and not train."""
+    """Prints a note where a network that sees data returns large numbers: a right class may still not train."""
     if any(hook.gain not in (None, 1.0) for name, hook in hooks.items() if name.endswith("encoder")):
         largest = x.abs().nan_to_num(0.0).max().item()
         print(

@@ -22,6 +22,7 @@ from pyro_vae.experiment.train.progress_bar import progress_bar
 from pyro_vae.inference import SVI, Progress, Record, fit
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
+from pyro_vae.progress_display import shown
 from pyro_vae.randomness import preserved
 from pyro_vae.report.draw import images
 
@@ -96,7 +97,7 @@ def train(
 
     Data outside the support of p(x|z) are refused first, with their row. Then the decoder starts at the mean of the
     training data, and a prior among their codes, where the program can (`Autoencoder.start_at`). The loop is that of
-    `pyro_vae.inference.fit`, which yields records to whoever wants the loop in hand; the best epoch is chosen as there.
+    `pyro_vae.inference.fit`, which yields records for a loop of your own. It chooses the best epoch in the same way.
     The caller's random state and the `.training` flags are left as they were.
 
     Ctrl-C (or SIGTERM) ends it after the step in hand: the program gets the parameters of its best epoch so far, if one
@@ -110,7 +111,8 @@ def train(
         optimizer: a torch optimiser over the program's parameters; or a word of `--optimizer`, made with `lr` and
             `weight_decay`. Its rates are multiplied by `lr_schedule`.
         conditional: whether the program gets one-hot labels. None asks it: it gets them where it does not run without.
-        start: False goes on from the parameters as they are, as for a program that was trained before.
+        start: True moves the decoder to the mean of the data and a prior among their codes, which undoes a part of an
+            earlier training. False goes on from the parameters as they are: so a trained program is trained longer.
         callback: is given the record of each epoch: to log it, for example.
         seed: of the order of data, binarisation and draws of z; the initialisation is the caller's.
         quiet: True shows nothing; else a bar on a terminal, and lines elsewhere.
@@ -148,8 +150,9 @@ def train(
     svi = _svi(vae, config, objective, optimizer)
     begun, history, progress = time.perf_counter(), list[Record](), Progress()
     schedule = build.schedule(config, len(data.train))
-    shown = nullcontext(lambda record: None) if quiet else progress_bar(config.epochs, 0)
-    with _flags_kept(vae), interruption.noted() as stop, shown as show:
+    display = nullcontext() if quiet else shown("starting")
+    epochs = nullcontext(lambda record: None) if quiet else progress_bar(config.epochs, 0)
+    with _flags_kept(vae), interruption.noted() as stop, display, epochs as show:
         for record in fit(vae, svi, data, schedule, conditional=given, seed=seed, progress=progress, stop=stop):
             history.append(record)
             show(record)
@@ -166,7 +169,7 @@ def _config(objective: Any, optimizer: Any, settings: dict[str, Any], seed: int)
             raise unknown("setting", name, SETTINGS)
     for what, given, names in (("optimiser", optimizer, _OF_OPTIMIZER), ("objective", objective, _OF_OBJECTIVE)):
         if not isinstance(given, str) and (unused := settings.keys() & names):
-            raise UsageError(f"`{min(unused)}` is that of the {what} that was given: leave it out")
+            raise UsageError(f"`{min(unused)}` belongs to the {what} that was given: leave it out")
     words: dict[str, Any] = {
         name: word for name, word in (("objective", objective), ("optimizer", optimizer)) if isinstance(word, str)
     }
@@ -188,7 +191,7 @@ def _check(vae: Any, data: Any) -> None:
         )
     if not isinstance(data, Splits):
         raise UsageError(
-            f"`data` are Splits, of which the validation data choose the best epoch; got {type(data).__name__}: "
+            f"`data` must be Splits, whose validation data choose the best epoch; got {type(data).__name__}: "
             "pv.data.from_arrays(x) makes them"
         )
     if not list(vae.parameters()):

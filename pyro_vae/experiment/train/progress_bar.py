@@ -1,12 +1,11 @@
-"""A progress bar on a terminal, else lines: what a person sees while a run goes on."""
+"""The epochs of a training as a person sees them: a stage of the progress, and lines where there is no terminal."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from pyro_vae import progress
 from pyro_vae.inference import Record
 
 _LINES = 20
@@ -20,17 +19,17 @@ def progress_bar(epochs: int, done: int) -> Iterator[Callable[[Record], None]]:
         epochs: how many there will be.
         done: how many there were before.
     """
-    console = Console()
-    if not console.is_terminal:
-        yield lambda record: _line(record, epochs)
-        return
-    columns = (
-        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=epochs, completed=done)
-        yield lambda record: bar.update(task, completed=record.epoch, description=_sentence(record))
+    shows_lines = not sys.stdout.isatty()
+    with progress.stage("epochs", total=epochs, done=done) as training:
+
+        def show(record: Record) -> None:
+            if shows_lines:
+                _line(record, epochs)
+            training.reach(record.epoch, _sentence(record))
+
+        yield show
+    if training.note and not shows_lines:
+        print(f"epoch {training.done:.0f}/{epochs}  {training.note}", flush=True)
 
 
 def _line(record: Record, epochs: int) -> None:

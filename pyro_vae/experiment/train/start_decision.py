@@ -1,4 +1,4 @@
-"""Decides what is to be done in a folder: begin a run, go on with one, or show the report of a finished one."""
+"""Decides what to do in a folder: begin a run, go on with one, or show the report of a finished one."""
 
 import json
 import sys
@@ -7,34 +7,44 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyro_vae.command_lines import script
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import changes
+from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_lock
+from pyro_vae.experiment.train.earlier_run import EarlierRun
 from pyro_vae.inference import ALONE, World
 
 
 class Decision(NamedTuple):
-    """What is to be done.
+    """What a training does.
 
     Attributes:
         folder: the folder of the run; None for a new one, which has no name before the training begins.
         config: the config that holds.
-        is_finished: whether the report is there, and nothing is to be trained.
+        is_finished: whether the report is there, and nothing is left to train.
         mark: the mark of the folder before it was looked into, see `training_lock`; only the first process has one.
+        earlier: the run whose weights the training starts from, where it starts so now; only the first process has it.
     """
 
     folder: Path | None
     config: Config
     is_finished: bool
     mark: bytes | None
+    earlier: EarlierRun | None = None
 
 
 def decide(
-    folder: Path | None, config: Config, given: set[str], *, resume: bool = False, world: World = ALONE
+    folder: Path | None,
+    config: Config,
+    given: set[str],
+    *,
+    resume: bool = False,
+    start_from: Path | None = None,
+    world: World = ALONE,
 ) -> Decision:
     """Looks into a folder. The first of many processes does so, and all of them get what it decides.
 
@@ -43,41 +53,45 @@ def decide(
         config: the config that is asked for.
         given: the names of the settings that were given explicitly, which must agree with a run that is there.
         resume: whether the folder may hold a run.
+        start_from: the folder of the run whose weights a new run starts from; None for random weights.
         world: the processes that train together.
 
     Raises:
         UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings;
-            or settings contradict each other.
-        CheckpointError: the run in it is damaged.
+            or settings contradict each other, or the program of `start_from`.
+        CheckpointError: the run in it is damaged, or that of `start_from` is.
     """
-    mark, told, is_finished = None, "", False
+    mark, told, is_finished, earlier = None, "", False, None
     with world.together():
         if world.first:
             mark = training_lock.mark(folder) if folder is not None else None
-            if folder is not None:
-                config, is_finished = _decided(Run(folder, config), given, resume, world)
+            if folder is not None and Run(folder, config).exists():
+                run, is_finished = _resumed(Run(folder, config), given, resume, world)
+                config, earlier = run.config, _still_to_start_from(run, start_from)
+            else:
+                if folder is not None and resume:
+                    print(f"note: {folder} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
+                if start_from is not None:
+                    earlier = EarlierRun.open(start_from)
+                    config = earlier.settings(config, given)
             if not is_finished:
                 build.check_clashes(config)
                 build.check_own(config)
             told = json.dumps([config.to_dict(), is_finished])
     settings, is_finished = json.loads(world.gather(told)[0])
-    return Decision(folder, replace(Config.from_dict(settings), own=config.own), is_finished, mark)
+    return Decision(folder, replace(Config.from_dict(settings), own=config.own), is_finished, mark, earlier)
 
 
-def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Config, bool]:
-    """The config that holds, and whether it is finished; says what there is to say about taking it up again."""
-    if not run.exists():
-        if resume:
-            print(f"note: {run.path} holds no run yet, so this one begins at the first epoch", file=sys.stderr)
-        return run.config, False
+def _resumed(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
+    """Returns a run with the config that holds, and whether it is finished; prints what there is to say of it."""
     if not resume:
         raise UsageError(f"{run.path} holds a run already: add `resume=True` to go on with it, or use another `folder`")
     run = Run(run.path, config_for_resume(run.path, run.config, given))
     if run.is_finished():
-        return run.config, True
+        return run, True
     about = run.status.read()
     if "refitted_from" in about:
-        raise UsageError(f"{run.path} holds a refitted prior, which {script('refit')} makes anew: use another `folder`")
+        raise UsageError(f"{run.path} holds a refitted prior, which only {script('refit')} makes: use another `folder`")
     for sentence in changes(about.get("own", {}), run.config.own):
         print(f"warning: {sentence}", file=sys.stderr)
     if (before := about.get("processes", 1)) != world.size:
@@ -85,4 +99,26 @@ def _decided(run: Run, given: set[str], resume: bool, world: World) -> tuple[Con
             f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",
             file=sys.stderr,
         )
-    return run.config, False
+    return run, False
+
+
+def _still_to_start_from(run: Run, start_from: Path | None) -> EarlierRun | None:
+    """Returns the run that a resumed one starts from, where it was killed before it had kept the weights.
+
+    Raises:
+        UsageError: it was started from another run than `start_from`.
+        CheckpointError: the earlier run is not there any more, or has other weights by now.
+    """
+    known = run.status.started_from()
+    if start_from is not None and not (known and Path(known[0]["run"]).resolve() == start_from.resolve()):
+        other = f"from {known[0]['run']}, not from {start_from}" if known else "from random weights"
+        raise UsageError(f"{run.path} was started {other}: leave `start_from` out")
+    if not known or checkpoint.manifests(run.checkpoints):
+        return None
+    earlier = EarlierRun.open(Path(known[0]["run"]))
+    if earlier.saved.sha256 != known[0]["sha256"]:
+        raise CheckpointError(
+            f"{earlier.path} was trained on since {run.path} began, which has kept none of its weights yet: remove "
+            f"{run.path}, and begin it again"
+        )
+    return earlier

@@ -47,7 +47,7 @@ def log(session: Session, *, wanted: bool) -> Iterator[Log]:
 
     Args:
         session: what is trained; its validation data are shown.
-        wanted: whether anything is to be written.
+        wanted: whether to write anything.
 
     Raises:
         UsageError: TensorBoard is wanted and not installed.
@@ -94,7 +94,7 @@ class Board(Log):
         self.writer.file_writer.add_event(Event(graph_def=GraphDef(node=nodes).SerializeToString()))
 
     def epoch(self, record: Record) -> None:
-        """Writes scalars. Pictures come every so many epochs, so that any training has about as many."""
+        """Writes scalars. Pictures come at intervals of epochs, so that every training has about the same number."""
         self.reached = record.epoch
         for name, value in record.to_dict().items():
             if name not in ("epoch", "best") and value is not None:
@@ -103,7 +103,7 @@ class Board(Log):
             self._pictures("")
 
     def finish(self) -> None:
-        """Writes pictures and codes of the state that is kept, that of the best epoch."""
+        """Writes pictures and codes of the state that is kept, the best epoch."""
         self._pictures("best/")
         self._codes()
 

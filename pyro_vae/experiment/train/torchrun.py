@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from pyro_vae.inference import World
 
 
-_LONGEST_WAIT = timedelta(hours=6)  # for the first process, which may download data or value a bound by itself
+_LONGEST_WAIT = timedelta(
+    hours=6
+)  # for the first process, which may download data or evaluate a bound while the others wait
 _PATIENCE = 10.0  # seconds, in which the first process comes to its sentence
 _SHORT_PATIENCE = 1.0  # the same, where all have been told to end
 
 
 @contextmanager
 def one_speaks() -> Iterator[None]:
-    """Silences all processes except the first one. A traceback that leaves the block is heard from each of them.
+    """Silences all processes except the first one. Each of them prints a traceback that leaves the block.
 
     torchrun ends all processes as soon as one has failed. So the others wait for that before they leave with an error,
-    since the first one has a sentence to say. Enter it before torch is imported.
+    since the first one has a sentence to print. Enter it before torch is imported.
     """
     if "RANK" in os.environ:
         # DistributedDataParallel wonders in every process why it is to look for unused parameters.
@@ -55,9 +57,9 @@ def _wait_to_be_ended(seconds: float) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Joins the processes that torchrun started, by its variables in the environment; without them the world is one.
+    """Joins the processes that torchrun started, by its environment variables; without them there is one process.
 
-    On a machine with accelerators each process takes the one of its place there.
+    On a machine with accelerators each process takes the one with its local rank.
 
     Args:
         device: the device of the config.
@@ -104,10 +106,13 @@ def _take_device(device: str) -> None:
     if device == "cpu":
         return
     if device != "cuda":
-        raise UsageError(f"`device={device!r}` is one for all processes: use cpu, or cuda, of which each takes its own")
+        raise UsageError(
+            f"`device={device!r}` cannot be shared by all processes: use cpu, or cuda, where each takes an "
+            "accelerator of its own"
+        )
     place, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
-    if processes > devices:  # of all alike, for the first one has the sentence to say
+    if processes > devices:  # in all of them, since the first one prints the sentence
         raise UsageError(
             f"{processes} processes of this machine want an accelerator each, there are {devices}: start fewer, "
             "or use `device='cpu'`"

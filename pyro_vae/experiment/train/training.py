@@ -1,18 +1,18 @@
 """A training from its settings to its report, for a command and for anyone who trains several.
 
-    decide   what is to be done in this folder: `start_decision`
+    decide   what to do in this folder: `start_decision`
     build    data, program and step, from the config: `build`
     open     the folder, by one training at a time: `training_lock`, `training_session`
     fit      epoch by epoch, each of them kept
     report   on test data, of the best epoch: `training_report`
 
-Notes and warnings are printed. How epochs are shown is up to the caller.
+Notes and warnings are printed. The caller decides how epochs are shown.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pyro_vae.data import Splits
 from pyro_vae.experiment import build, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import places_of, short_name
-from pyro_vae.experiment.run import interruption
+from pyro_vae.experiment.run import interruption, lineage
 from pyro_vae.experiment.run.run_folder import Run, new_folder
 from pyro_vae.experiment.train import member_checks, torchrun, training_lock, training_report
 from pyro_vae.experiment.train import tensorboard as board
@@ -30,6 +30,7 @@ from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import stage
 
 _logger = logging.getLogger(__name__)
 
@@ -40,26 +41,28 @@ def start_or_resume(
     given: set[str],
     *,
     resume: bool = False,
+    start_from: Path | None = None,
     tensorboard: bool = False,
     test: bool = True,
     check: bool = True,
     display: Display = nothing,
     wording: Wording = as_it_is,
 ) -> Run:
-    """Trains in a new folder, or takes up the run in it again; a finished run is left as it is.
+    """Trains in a new folder, or resumes the run in it. A finished run is left as it is.
 
-    Processes that torchrun started train together. The first one decides what is to be done, writes and speaks, and
-    the others leave before the report.
+    Processes that torchrun started train together. The first one decides what to do, writes and speaks, and the
+    others leave before the report.
 
     Args:
         folder: the folder of the run; None for a new one below runs/.
         config: the config that is asked for.
-        given: the names of the settings that were given explicitly, which must agree with a run that is taken up.
+        given: the names of the settings that were given explicitly, which must agree with a run that is resumed.
         resume: whether the folder may hold a run.
+        start_from: the folder of the run whose weights and settings a new run starts from, see `earlier_run`.
         tensorboard: whether the training is written for TensorBoard too.
         test: whether a report on test data is wanted, see `train`.
-        check: whether members of the user's own are held to their contract before a training begins; their shapes
-            are looked at in any case.
+        check: whether the user's own members are checked against their contract before a training begins. Their
+            shapes are checked in any case.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -67,7 +70,7 @@ def start_or_resume(
         UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
     """
     with torchrun.joined(config.device) as world:
-        decision = decide(folder, config, given, resume=resume, world=world)
+        decision = decide(folder, config, given, resume=resume, start_from=start_from, world=world)
         if folder is None or not decision.is_finished:
             return _train(decision, world, display, wording, tensorboard=tensorboard, test=test, check=check)
         run = Run(folder, decision.config)
@@ -94,8 +97,8 @@ def train(
         tensorboard: whether the training is written for TensorBoard too.
         test: whether test data are reported on; without that the run ends as "trained", and its next resumption
             reports.
-        check: whether members of the user's own are held to their contract before a training begins; their shapes
-            are looked at in any case.
+        check: whether the user's own members are checked against their contract before a training begins. Their
+            shapes are checked in any case.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
@@ -113,10 +116,12 @@ def _train(
     config = decision.config
     begins = decision.folder is None or not Run(decision.folder, config).exists()
     data, vae, svi = _built(config, world, begins=begins, check=check)
+    with world.together():
+        started_from = decision.earlier.put_into(vae, data, config) if decision.earlier else []
     run = Run(decision.folder or _new_folder(config, world), config)
     more = {**({"tensorboard": True} if tensorboard else {}), **({} if test else {"no_test": True})}
     with _told_how_to_go_on(run, world, **more), _alone(run, world, decision.mark):
-        session = _opened(run, data, vae, svi, world)
+        session = _opened(run, data, vae, svi, world, started_from)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():
             if world.first and _is_new(session.progress) and config.dataset not in tables.DATASETS:
@@ -140,9 +145,10 @@ def _told_how_to_go_on(run: Run, world: World, **more: bool) -> Iterator[None]:
 
 
 def _built(config: Config, world: World, *, begins: bool, check: bool) -> tuple[Splits, Autoencoder, SVI]:
-    """Builds data, program and step; members of the user's own are looked at where a training begins."""
-    data = world.in_turn(lambda: build.data(config))
-    with world.together():
+    """Builds data, program and step; the user's own members are checked where a training begins."""
+    with stage(f"reading {config.dataset}"):
+        data = world.in_turn(lambda: build.data(config))
+    with world.together(), stage("building the program"):
         vae = build.vae(config, *data.form)
         build.start(config, vae, data, tell=begins)
         if begins and world.first:
@@ -158,7 +164,7 @@ def _built(config: Config, world: World, *, begins: bool, check: bool) -> tuple[
 
 
 def _new_folder(config: Config, world: World) -> Path:
-    """Makes a folder below runs/, of this training alone: others may begin in the same second."""
+    """Makes a folder below runs/ that only this training has: others may begin in the same second."""
     made = ""
     with world.together():
         if world.first:
@@ -176,19 +182,34 @@ def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
         yield
 
 
-def _opened(run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World) -> Session:
-    """Opens the session in the run folder, new or taken up again, and says so."""
-    session = world.in_turn(lambda: Session.open(run, data, vae, svi, world))
+def _opened(
+    run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World, started_from: Sequence[lineage.Record]
+) -> Session:
+    """Opens the session in the run folder, new or resumed, and prints which."""
+    session = world.in_turn(lambda: Session.open(run, data, vae, svi, world, started_from))
     progress, reached = session.progress, _reached(session.progress)
     world.check_same(vae.tensors(), f"going on from {run.path}, in which the first process found {reached}")
     for complaint in session.complaints:
         print(f"warning: {complaint} Going on from an older checkpoint.", file=sys.stderr)
-    again = f", going on after {reached}" if progress.epoch or progress.part else ""
+    begun = f", starting from epoch {started_from[0]['epoch']} of {started_from[0]['run']}" if started_from else ""
+    again = begun if _is_new(progress) else f", going on after {reached}"
     about = f"{data.protocol['name']}: {data.about}\n{len(data.train):,} of them to train on"
     told = f"{about}; run folder {run.path}{again}"
     # In one piece, with its end: a reader may leave after a line.
     print(told + _batches(run.config, len(data.train)) + "\n", end="", flush=True)
+    if world.first and (note := _impatient(run.config, progress)):
+        print(f"note: {note}", file=sys.stderr)
     return session
+
+
+def _impatient(config: Config, progress: Progress) -> str:
+    """Explains why a run that is resumed trains no further although it has epochs left; "" where it does train."""
+    if not 0 < config.patience <= progress.epoch - progress.best_epoch or progress.epoch >= config.epochs:
+        return ""
+    return (
+        f"training ended after epoch {progress.epoch} of {config.epochs}, {config.patience} epochs after the best one; "
+        "with more patience, or `patience=0`, it goes on"
+    )
 
 
 def _is_new(progress: Progress) -> bool:
@@ -196,7 +217,7 @@ def _is_new(progress: Progress) -> bool:
 
 
 def _tell_of(data: Splits, wording: Wording) -> None:
-    """Says what there is to know of a user's own data."""
+    """Prints what there is to know about a user's own data."""
     for note in data.protocol["notes"]:
         is_warning = note in data.warnings
         said = f"{'warning' if is_warning else 'note'}: {wording(note)}"
@@ -204,7 +225,7 @@ def _tell_of(data: Splits, wording: Wording) -> None:
 
 
 def _batches(config: Config, num_train: int) -> str:
-    """Says that batches are smaller than was asked for, where they are."""
+    """Returns a sentence where batches are smaller than was asked for."""
     wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
     if size == wanted:
         return ""
@@ -234,7 +255,7 @@ def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
 
 
 def _end(session: Session, trained: float, *, test: bool) -> None:
-    """Reports on test data where that is wanted, and says how the run stands after so many seconds of training."""
+    """Reports on test data where that is wanted, and prints where the run stands after some seconds of training."""
     run, begun = session.run, time.perf_counter()
     places = places_of(run.config)
     if not test:

@@ -1,7 +1,7 @@
 """train.lock: one process at a time trains in a folder. Anyone who only reads needs no lock.
 
 The data are read between the look into a folder and the lock on it, which may take long. A mark, taken before that
-look, tells whether somebody has trained in the folder meanwhile.
+look, shows whether another process has trained in the folder meanwhile.
 """
 
 import os
@@ -16,7 +16,7 @@ from pyro_vae.experiment.run import files
 
 
 def mark(folder: Path) -> bytes:
-    """Takes a mark of a folder, which is another as soon as somebody trains in it."""
+    """Takes a mark of a folder, which changes as soon as a process trains in it."""
     with suppress(OSError):
         return (folder / "run.json").read_bytes()
     return b""

@@ -2,17 +2,19 @@
 
 from pyro_vae.data import Splits
 from pyro_vae.experiment import run_pictures
+from pyro_vae.experiment.evaluate import expected_work
 from pyro_vae.experiment.evaluate.evaluated_run import HeadlinePlan
-from pyro_vae.experiment.evaluate.measurements import evaluate
+from pyro_vae.experiment.evaluate.measurements import Look, evaluate
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.inference import Progress
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.progress import section
 from pyro_vae.report.documents.training_document import training_document
 from pyro_vae.report.render.plain_text import to_text
 
-# Files that only an evaluation writes: they are about an older model where training went on after it.
+# Files that only an evaluation writes. Where training went on after it, they describe an older model.
 EVALUATED = ("report.html", "report.md", "report.csv", "report.tex", "data.csv", "log_likelihood.nc", "timings.json")
 
 
@@ -31,7 +33,14 @@ def write(run: Run, vae: Autoencoder, data: Splits, progress: Progress) -> str:
     for name in EVALUATED:
         files.remove(run.path / name)
     plan = HeadlinePlan(elbo_samples=run.config.elbo_samples, num_samples=run.config.test_samples)
-    look = evaluate(TrainedRun(run, vae, data, progress.best_epoch, progress.epoch), plan)
+    trained = TrainedRun(run, vae, data, progress.best_epoch, progress.epoch)
+    with expected_work.planned(trained, plan):
+        look = evaluate(trained, plan)
+        with section("files", "pictures and files"):
+            return _written(run, look)
+
+
+def _written(run: Run, look: Look) -> str:
     text = to_text(training_document(look.report))
     files.write(run.path / "report.json", files.to_json(look.report))
     files.write(run.path / "report.txt", (text + "\n").encode())

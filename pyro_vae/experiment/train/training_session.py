@@ -1,12 +1,12 @@
 """A training at work in its folder: opened once, where the newest checkpoint left it, then kept epoch by epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pyro_vae.data import Splits
 from pyro_vae.errors import CheckpointError
 from pyro_vae.experiment import build
-from pyro_vae.experiment.run import checkpoint, files, raw_data
+from pyro_vae.experiment.run import checkpoint, files, lineage, raw_data
 from pyro_vae.experiment.run.changes_on_resume import check_same_config, check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.run_folder import Run
@@ -35,7 +35,15 @@ class Session:
     complaints: list[str]
 
     @classmethod
-    def open(cls, run: Run, data: Splits, vae: Autoencoder, svi: SVI, world: World = ALONE) -> "Session":
+    def open(
+        cls,
+        run: Run,
+        data: Splits,
+        vae: Autoencoder,
+        svi: SVI,
+        world: World = ALONE,
+        started_from: Sequence[lineage.Record] = (),
+    ) -> "Session":
         """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
 
         Of many processes only the first one writes, and it must come before the others.
@@ -44,13 +52,15 @@ class Session:
             run: the folder, and the config.
             data, vae, svi: the data, the program and the step of this config.
             world: the processes that train together.
+            started_from: the lineage of a run that begins now with the weights of another, which the program of the
+                first process has.
 
         Raises:
             CheckpointError: the folder is damaged, or belongs to another config or other data.
             StorageError: the folder cannot be written to.
         """
         if world.first:
-            progress, complaints = _begun(run, data, vae, svi, world.size)
+            progress, complaints = _begun(run, data, vae, svi, world.size, started_from)
         else:
             newest, complaints = checkpoint.newest(run.checkpoints)
             progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
@@ -75,15 +85,19 @@ class Session:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        run, form, optimizer = self.run, self.data.form, self.svi.optimizer.state_dict()
-        intake = raw_data.of_protocol(run.config, form, self.data.protocol)
-        tensors, history = self.vae.tensors(), run.history.sha256()
-        checkpoint.save(
-            run.checkpoints, Checkpoint(run.config, form, self.progress, tensors, optimizer, history, intake)
-        )
+        _keep(self.run, self.data, self.vae, self.svi, self.progress)
 
 
-def _begun(run: Run, data: Splits, vae: Autoencoder, svi: SVI, processes: int) -> tuple[Progress, list[str]]:
+def _keep(run: Run, data: Splits, vae: Autoencoder, svi: SVI, progress: Progress) -> None:
+    form, optimizer = data.form, svi.optimizer.state_dict()
+    intake = raw_data.of_protocol(run.config, form, data.protocol)
+    tensors, history = vae.tensors(), run.history.sha256()
+    checkpoint.save(run.checkpoints, Checkpoint(run.config, form, progress, tensors, optimizer, history, intake))
+
+
+def _begun(
+    run: Run, data: Splits, vae: Autoencoder, svi: SVI, processes: int, started_from: Sequence[lineage.Record]
+) -> tuple[Progress, list[str]]:
     files.make_folder(run.checkpoints)
     run.sweep()
     newest, complaints = checkpoint.newest(run.checkpoints)
@@ -98,6 +112,11 @@ def _begun(run: Run, data: Splits, vae: Autoencoder, svi: SVI, processes: int) -
         )
     progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
     run.history.cut(run.history.first_lines(newest.progress.epoch, newest.history) if newest is not None else b"")
+    if newest is not None:
+        started_from = run.status.started_from()
+    # Before the config: a finished run that is to be trained longer must not look finished under its new number.
+    run.status.begin(run.config, data.protocol, progress, processes, started_from)
     files.write(run.path / "config.json", files.to_json(run.config.to_dict()))
-    run.status.begin(run.config, data.protocol, progress, processes)
+    if newest is None and started_from:
+        _keep(run, data, vae, svi, progress)  # from here on the earlier run is not needed any more
     return progress, complaints

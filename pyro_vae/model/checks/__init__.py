@@ -3,14 +3,15 @@
 
     python -m pyro_vae.model.checks my_module:StudentPrior --latent-dim 3
 
-    contract.py    the contract, one short function a line
-    agreement.py   a density and the draws of its sampler, held against each other
+    contract.py    the contract, one short function per line
+    agreement.py   a density compared with the draws of its sampler
     cubature.py    integrals over one to three numbers
     far_tails.py   densities far from their draws
-    moderation.py  networks held in range where they see large numbers
+    moderation.py  networks kept in range if they see large numbers
     __main__.py    the command line
 
-The member itself is never called, only copies of it, and the random state and Pyro's parameter store stay as they were.
+Only copies of the member are called, never the member itself. The random state and Pyro's parameter store stay as they
+were.
 """
 
 import contextvars
@@ -36,7 +37,7 @@ class Finding:
 
     Args:
         name: the line of the contract.
-        passed: None where it does not apply.
+        passed: None if the line does not apply.
         detail: one sentence, with the measured numbers.
     """
 
@@ -47,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a check; printing it is a table.
+    """The outcome of a check; it prints as a table.
 
     Args:
         subject: the member's class.
@@ -69,7 +70,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True where no line failed."""
+        """True if no line failed."""
         return not self.failed
 
     @property
@@ -78,7 +79,7 @@ class Report:
         return tuple(finding.name for finding in self.findings if finding.passed is False)
 
     def raise_if_failed(self) -> None:
-        """Raises ValueError, with the whole table, where a line failed."""
+        """Raises ValueError, with the whole table, if a line failed."""
         if not self.passed:
             raise ValueError(str(self))
 
@@ -100,26 +101,27 @@ class Report:
 def check_prior(prior: Prior, y: Tensor | None = None, *, seed: int = 0) -> Report:
     """Checks a prior p(z), or p(z|y), against its contract.
 
-    Density and draws: up to three dependent numbers the density is integrated by quadrature, above by bridge sampling;
-    each comparison is allowed 5 standard errors + 25 / N of N = 1000 to 10,000 draws. False alarms: none in 1000 good
-    distributions of 2 to 10 numbers, the largest disagreement below 0.8 of what is allowed (a test marked slow). Power:
-    a density off by a factor of 1.1, a sampler 1.1 times too wide, and whole vectors mixed in the density but single
-    dimensions in the sampler, or the reverse, are seen up to D = 20 (tests, for normals, Student-t and mixtures).
+    Density and draws: up to three dependent numbers the density is integrated by quadrature, above that by bridge
+    sampling. Each comparison is allowed 5 standard errors + 25 / N, with N = 1000 to 10,000 draws. False alarms: none
+    in 1000 good distributions of 2 to 10 numbers, with the largest disagreement below 0.8 of what is allowed (a test
+    marked slow). Power: up to D = 20 it finds a density that is off by a factor of 1.1, a sampler that is 1.1 times too
+    wide, and a density that mixes whole vectors while the sampler mixes single dimensions, or the reverse (tests, for
+    normals, Student-t and mixtures).
 
-    A KL of a normal to it that torch has registered is compared with draws: that of a base class knows nothing of a
-    density that a subclass has of its own.
+    A registered KL of a normal to it is compared with draws: a KL that was registered for a base class does not know a
+    density that a subclass defines.
 
-    It cannot see a mode where neither the draws nor the boxes of the quadrature come, draws that depend on each other,
-    or a wrong gradient through samples that are drawn by rejection (Gamma, Student-t). Above some tens of dependent
+    It cannot find a mode that neither the draws nor the boxes of the quadrature reach, draws that depend on each other,
+    or a wrong gradient through samples that are drawn by rejection (Gamma, Student-t). Above a few tens of dependent
     numbers it reports the integral as not measured.
 
     Args:
         prior: the member.
-        y: labels (B, C), where it takes them.
+        y: labels (B, C), if it takes them.
         seed: of the draws.
 
     Raises:
-        TypeError: it is no instance of `Prior`. What the member itself raises is a failed line.
+        TypeError: it is not an instance of `Prior`. An error of the member itself is a failed line.
 
     Example:
         >>> from pyro_vae.model.priors import StandardNormal
@@ -135,18 +137,18 @@ def check_posterior(
 ) -> Report:
     """Checks a posterior q(z|x) against its contract; power and false alarms as for `check_prior`.
 
-    The density is integrated for the first 2 data. An analytic KL that torch has registered is compared with the mean
-    of log q(z|x) - log p(z) over 4000 draws for each datum.
+    The density is integrated for the first 2 data. A registered analytic KL is compared with the mean of log q(z|x) -
+    log p(z) over 4000 draws for each datum.
 
     Args:
         posterior: the member.
         x: data (B, *x_shape), two or more.
-        y: labels (B, C), where it takes them.
+        y: labels (B, C), if it takes them.
         prior: p(z) of that KL; by default a standard normal.
         seed: of the draws.
 
     Raises:
-        TypeError: it is no instance of `Posterior`, or x is no tensor.
+        TypeError: it is not an instance of `Posterior`, or x is not a tensor.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -167,19 +169,19 @@ def check_likelihood(
 ) -> Report:
     """Checks a likelihood p(x|z) against its contract; power and false alarms as for `check_prior`.
 
-    Density and mean are checked for the first 2 latents. A warning, and no failed line, tells of logits that all lie in
-    [0, 1], as those of a decoder that ends in a Sigmoid do.
+    Density and mean are checked for the first 2 latents. If all logits lie in [0, 1], as from a decoder that ends in a
+    Sigmoid, there is a warning but no failed line.
 
     Args:
         likelihood: the member.
         z: latents (B, D), two or more.
-        x: data (B, *x_shape), for support and gradients; by default a draw of the member itself. For NaN, a missing
-            number, it takes one inside the support.
-        y: labels (B, C), where it takes them.
+        x: data (B, *x_shape), for support and gradients; by default a draw of the member itself. NaN, a missing number,
+            is replaced by a number inside the support.
+        y: labels (B, C), if it takes them.
         seed: of the draws.
 
     Raises:
-        TypeError: it is no instance of `Likelihood`, or z is no tensor.
+        TypeError: it is not an instance of `Likelihood`, or z is not a tensor.
 
     Example:
         >>> from pyro_vae.model.likelihoods import Bernoulli
@@ -205,9 +207,9 @@ def _report(case: contract.Case, lines: dict[str, contract.Check]) -> Report:
     findings: list[Finding] = []
     for name, check in lines.items():
         if any(finding.name in contract.NEEDED_FIRST and finding.passed is False for finding in findings):
-            findings.append(Finding(name, None, "not checked before what fails above is mended"))
+            findings.append(Finding(name, None, "not checked until the failures above are fixed"))
         else:
-            # An empty context: what `once` remembers for a caller's evaluation is not the copies' business.
+            # An empty context: the copies must not use what `once` remembers for a caller's evaluation.
             findings.append(Finding(name, *contextvars.Context().run(_outcome, case, name, check)))
     return Report(type(case.member).__name__, tuple(findings))
 
@@ -216,5 +218,5 @@ def _outcome(case: contract.Case, name: str, check: contract.Check) -> contract.
     with undisturbed(None), stream(case.seed, "checks", name), torch.enable_grad(), dist.validation_enabled():
         try:
             return check(case)
-        except Exception as error:  # whatever a user's member raises is a finding
+        except Exception as error:  # any error of a user's member is a finding
             return False, f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,15 +1,15 @@
-r"""The integral of a density, and its agreement with the draws of its sampler.
+r"""The integral of a density, and how well it agrees with the draws of its sampler.
 
-A distribution is taken as n independent factors over d numbers each: 784 independent pixels are 784 factors of one
+A distribution is treated as n independent factors over d numbers each: 784 independent pixels are 784 factors of one
 number. If the draws follow p / c, where c is the integral of p, then for every normalised density g
 
 .. math:: c = \frac{E_g[p / (p + g)]}{E_{\mathrm{draws}}[g / (p + g)]} \qquad (1)
 
-Both are means of numbers in [0, 1], so that no tail can spoil them (g / p alone has the same mean over the draws, but
-its variance is finite only where g has the lighter tails); where g is close to p the quotient is the most precise there
-is. Up to three numbers c is known from quadrature, for discrete values from a sum; above that, from the g that overlaps
-best. All other g must agree, or the draws do not follow the density. The g are normals fitted to draws, one and
-several, the product of mixtures fitted to each dimension, and p itself, moved.
+Both are means of numbers in [0, 1], so no tail can spoil them. (g / p has the same mean over the draws, but its
+variance is finite only if g has the lighter tails.) If g is close to p, no other estimate is more precise. Up to three
+numbers, c is known from quadrature, and for discrete values from a sum; above that, from the g that overlaps best. All
+other g must agree, or the draws do not follow the density. The g are normals fitted to draws, one and several, the
+product of mixtures fitted to each dimension, and p itself, moved.
 
 Reference:
     Bennett, "Efficient Estimation of Free Energy Differences from Monte Carlo Data", Journal of Computational Physics
@@ -34,12 +34,12 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 from pyro_vae.model.checks import cubature
 from pyro_vae.model.conditions import base_constraint
 
-_TOLERANCE = 1e-4  # of an integral, beside its error
-_COARSE = 0.018  # largest relative error with which an integral is reported
+_TOLERANCE = 1e-4  # of an integral, in addition to its error
+_COARSE = 0.018  # largest relative error of a reported integral
 _TINY = 1e-290
 _ROUNDED = 1e-10
-_NUMBERS = 2_000_000  # numbers in one evaluation of a density, at most
-_FITTED = 64  # numbers up to which mixtures of normals are fitted
+_NUMBERS = 2_000_000  # most numbers in one evaluation of a density
+_FITTED = 64  # most numbers for which mixtures of normals are fitted
 _CLUSTERS = 8
 _BRIDGE = "bridge sampling"
 _SURFACES = (constraints.sphere, constraints.corr_cholesky, constraints.corr_matrix, constraints.positive_definite)
@@ -50,11 +50,11 @@ class Measurement(NamedTuple):
 
     Args:
         how: how the integral was measured, or why it was not.
-        integral: of each factor (n,); None where it was not measured.
+        integral: of each factor (n,); None if it was not measured.
         error: of each integral (n,).
-        gap: the largest disagreement of draws and density over what is allowed: above 1 they do not agree.
+        gap: the largest disagreement of draws and density divided by what is allowed; above 1 they do not agree.
         against: the g that disagrees most.
-        draws: N, on either side.
+        draws: N, on each side.
     """
 
     how: str
@@ -66,12 +66,12 @@ class Measurement(NamedTuple):
 
     @property
     def by_draws(self) -> bool:
-        """True where the integral takes draws that follow the density."""
+        """True if the integral needs draws that follow the density."""
         return self.how == _BRIDGE
 
     @property
     def integrates(self) -> bool:
-        """True where each integral is 1, up to 1e-4 and its error: quadrature's, or 5 standard errors and more."""
+        """True if each integral is 1, up to 1e-4 and its error: quadrature's, or 5 standard errors or more."""
         if self.integral is None:
             return False
         limit = threshold(len(self.error)) if self.by_draws else 1.0
@@ -80,12 +80,12 @@ class Measurement(NamedTuple):
 
 @torch.no_grad()
 def measure(p: Any) -> Measurement:
-    """Measures the integral of a distribution over R^d or over discrete values, and the agreement of its draws with it.
+    """Measures the integral of a distribution over R^d or discrete values, and how well its draws agree with it.
 
-    Each disagreement is allowed 5 standard errors + 25 / N, and a little more where there are many factors.
+    Each disagreement is allowed 5 standard errors + 25 / N, and a little more if there are many factors.
 
     Args:
-        p: of any batch_shape and event_shape; computed best in float64.
+        p: with any batch_shape and event_shape; float64 is best.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -110,7 +110,7 @@ def threshold(comparisons: int) -> float:
 
 
 def in_support(p: Any, value: Tensor) -> Tensor:
-    """Checks whether values are in the support of p, or, where p names none, whether they are finite.
+    """Checks whether values are in the support of p or, if p names none, whether they are finite.
 
     Args:
         p: a distribution.
@@ -125,7 +125,7 @@ def in_support(p: Any, value: Tensor) -> Tensor:
 
 
 def is_discrete(p: Any) -> bool:
-    """Returns whether the support of p, where it names one, is discrete."""
+    """Returns whether p names a support and it is discrete."""
     return bool(getattr(_support(p), "is_discrete", False))
 
 
@@ -142,7 +142,7 @@ def _support(p: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Factors:
-    """n independent factors over d numbers each, every one of every datum; on a simplex these are its `_sticks`."""
+    """n independent factors over d numbers each, for every datum; on a simplex these are its `_sticks`."""
 
     p: Any
     n: int
@@ -150,13 +150,13 @@ class _Factors:
 
     @classmethod
     def of(cls, p: Any) -> "_Factors":
-        while type(p) in (Independent, dist.Independent):  # a subclass may have a density of its own
+        while type(p) in (Independent, dist.Independent):  # a subclass can have its own density
             p = p.base_dist
         d = math.prod(p.event_shape)
         return cls(p, math.prod(p.batch_shape), d - _on_a_simplex(p))  # Pyro's `expand` leaves tuples
 
     def bound(self, name: str, otherwise: float) -> float:
-        """`lower_bound` or `upper_bound` of the support, where it is the same number for all."""
+        """`lower_bound` or `upper_bound` of the support, if it is the same number for all."""
         if _on_a_simplex(self.p):
             return float(name == "upper_bound")
         bound = torch.as_tensor(getattr(base_constraint(_support(self.p)), name, otherwise)).flatten()
@@ -169,7 +169,7 @@ class _Factors:
         return _sticks(draws) if _on_a_simplex(self.p) else draws
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(N, n, d) -> (N, n): minus infinity outside the support, where many distributions give numbers too."""
+        """(N, n, d) -> (N, n): minus infinity outside the support, where many distributions return numbers too."""
         rows = max(1, _NUMBERS // (self.n * self.d))
         return torch.cat([self._log_prob(part) for part in value.split(rows)])
 
@@ -184,13 +184,13 @@ class _Factors:
 
 
 def _sticks(z: Tensor) -> Tensor:
-    """What each coordinate takes of what those before it left: a simplex (*, d + 1) onto a cube (*, d)."""
+    """The share that each coordinate takes of what the previous ones left: a simplex (*, d + 1) onto a cube (*, d)."""
     left = 1 - z.cumsum(-1) + z
     return (z / left)[..., :-1].nan_to_num(0.5).clamp(0.0, 1.0)
 
 
 def _from_sticks(v: Tensor) -> tuple[Tensor, Tensor]:
-    """z (*, d + 1) of sticks v (*, d), and log |dz / dv| (*) of its first d coordinates, those of the density."""
+    """z (*, d + 1) from sticks v (*, d), and log |dz / dv| (*) of its first d coordinates, which the density uses."""
     left = torch.cat([torch.ones_like(v[..., :1]), (1 - v).cumprod(-1)], -1)
     return left * torch.cat([v, torch.ones_like(v[..., :1])], -1), left[..., :-1].clamp_min(_TINY).log().sum(-1)
 
@@ -202,11 +202,13 @@ def _measure_discrete(f: _Factors) -> Measurement:
     draws = f.draw()
     values, zero = _values(f, draws), torch.zeros(f.n, dtype=torch.float64)
     if values is None:
-        return Measurement("the values cannot be listed, or are too many", None, zero, 0.0, "frequencies", len(draws))
+        return Measurement(
+            "the values cannot be listed, or there are too many", None, zero, 0.0, "frequencies", len(draws)
+        )
     probability = f.log_prob(values).exp()
     frequency = torch.stack([(draws == value).all(-1).double().mean(0) for value in values])
     integral = probability.sum(0)
-    # A last row for draws that are none of the values.
+    # A last row for draws that are not among the values.
     expected = torch.cat([probability / integral, zero[None]])
     observed = torch.cat([frequency, 1 - frequency.sum(0, keepdim=True)])
     ratio = _gap(observed - expected, expected * (1 - expected) / len(draws), len(draws))
@@ -214,7 +216,7 @@ def _measure_discrete(f: _Factors) -> Measurement:
 
 
 def _values(f: _Factors, draws: Tensor) -> Tensor | None:
-    """All values (V, n, d); of counts, those up to 50 standard deviations above the draws."""
+    """All values (V, n, d); for counts, those up to 50 standard deviations above the draws."""
     if getattr(f.p, "has_enumerate_support", False):
         values = f.p.enumerate_support(expand=True)
         return values.reshape(len(values), f.n, f.d).double()
@@ -227,7 +229,7 @@ def _values(f: _Factors, draws: Tensor) -> Tensor | None:
 
 
 def _gap(difference: Tensor, variance: Tensor, size: int) -> float:
-    """The largest |difference| over what is allowed, of n factors (*, n), and of their mean."""
+    """The largest |difference| divided by what is allowed, over n factors (*, n) and their mean."""
     mean, limit = difference.mean(-1).abs(), threshold(difference.numel())
     one = difference.abs() / (limit * variance.sqrt() + limit**2 / size)
     n = difference.shape[-1]
@@ -235,7 +237,7 @@ def _gap(difference: Tensor, variance: Tensor, size: int) -> float:
     return max(one.max().nan_to_num(math.inf).item(), every.max().nan_to_num(math.inf).item())
 
 
-# Densities: quadrature or the best g, and what the other g say
+# Densities: quadrature or the best g, compared with the other g
 
 
 def _measure_continuous(f: _Factors) -> Measurement:
@@ -247,7 +249,7 @@ def _measure_continuous(f: _Factors) -> Measurement:
     if f.d <= cubature.LARGEST_DIM:
         ends = f.bound("lower_bound", -math.inf), f.bound("upper_bound", math.inf)
         integral, error = cubature.integrate(f.log_prob, fit, *ends)
-        if _on_a_simplex(f.p):  # where 1 - v is rounded, so is a pole at v = 1
+        if _on_a_simplex(f.p):  # if 1 - v is rounded, so is a pole at v = 1
             error = error + (draws > 1 - _ROUNDED).any(-1).double().mean(0)
     if _is_coarse(integral, error):
         how = _BRIDGE
@@ -265,13 +267,13 @@ def _is_coarse(integral: Tensor, error: Tensor) -> bool:
 
 
 def _without_tails(draws: Tensor) -> Tensor:
-    # Draws far out, as of a Cauchy, would make a normal too wide to resemble anything.
+    # Draws far out, as from a Cauchy, would make a normal too wide to resemble anything.
     ends = draws.quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
     return draws.clamp(ends[0], ends[1])
 
 
 class _Reference(NamedTuple):
-    """A density g: `draw()` (N, n, d), log g (N, n). `moved`: it is p itself, moved, and has the same integral."""
+    """A density g: `draw()` (N, n, d), log g (N, n). `moved`: g is p itself, moved, and has the same integral."""
 
     name: str
     draw: Callable[[], Tensor]
@@ -304,7 +306,7 @@ class _Comparison(NamedTuple):
 
 def _compare(f: _Factors, g: _Reference, draws: Tensor, log_p: Tensor) -> _Comparison:
     own = g.draw()
-    # At the end of a support rounding can put a draw from g outside of both: -inf - -inf.
+    # At the end of a support, rounding can put a draw from g outside both: -inf - -inf.
     at_g = torch.sigmoid((f.log_prob(own) - g.log_prob(own)).nan_to_num(0.0, torch.inf, -torch.inf))
     return _Comparison(g.name, at_g, torch.sigmoid(g.log_prob(draws) - log_p), g.moved)
 
@@ -331,7 +333,7 @@ def _fitted(name: str, g: Any, f: _Factors, size: int) -> _Reference:
 
 
 def _normals(fit: Tensor, number: int) -> MixtureSameFamily:
-    """A mixture of so many normals for each of n factors, fitted to draws (N, n, d)."""
+    """A mixture of this many normals for each of n factors, fitted to draws (N, n, d)."""
     loc = fit.mean(0)
     scale = fit.std(0) + 1e-12 * (1 + loc.abs())
     z = ((fit - loc) / scale).transpose(0, 1)
@@ -347,13 +349,13 @@ def _normals(fit: Tensor, number: int) -> MixtureSameFamily:
 
 def _mixture(z: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it could be fitted better: any g will do
+        warnings.simplefilter("ignore")  # that a better fit exists: any g will do
         mixture = GaussianMixture(number, reg_covar=1e-6, tol=1e-2, max_iter=20, random_state=0).fit(z.numpy())
     return torch.from_numpy(mixture.weights_), torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_)
 
 
 def _moved(f: _Factors, fit: Tensor, step: float) -> _Reference:
-    """g(z) = p(m + e^s (z - m) + t) e^(s d): whether place and width of the draws are those of the density."""
+    """g(z) = p(m + e^s (z - m) + t) e^(s d): tests whether the draws have the place and width of the density."""
     centre = fit.median(0).values
     shift = step * fit.std(0) * (torch.randint(2, centre.shape) * 2 - 1)
 

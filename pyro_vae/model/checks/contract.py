@@ -1,8 +1,8 @@
-"""The contract of priors, posteriors and likelihoods, as one short function a line: `PRIOR`, `POSTERIOR`, `LIKELIHOOD`.
+"""The contract of priors, posteriors and likelihoods, one short function per line: `PRIOR`, `POSTERIOR`, `LIKELIHOOD`.
 
 Each function takes a `Case`, works on copies of the member in float64 on the CPU, and returns whether the member keeps
-that line (None where the line does not apply) and one sentence with the measured numbers. The docstring of each is the
-line that it checks. `pyro_vae.model.checks` runs them, and reports what a member raises as a failed line.
+that line (None if the line does not apply) and one sentence with the measured numbers. The docstring of each is the
+line that it checks. `pyro_vae.model.checks` runs them, and reports an error of the member as a failed line.
 """
 
 import copy
@@ -30,27 +30,27 @@ from pyro_vae.randomness import stream
 Outcome = tuple[bool | None, str]
 Check = Callable[["Case"], Outcome]
 
-_DIFFERENCES = (1e-6, 1e-8)  # steps of central differences: the second where a kink lies within the first
+_DIFFERENCES = (1e-6, 1e-8)  # steps of central differences: the second is used if a kink lies within the first
 _SLOPE_TOLERANCE = 1e-4
-_STEPS = 8  # steps of Adam within which a gradient must have reached every parameter
+_STEPS = 8  # steps of Adam within which a gradient must reach every parameter
 _FEW = slice(0, 2)  # data whose densities are integrated
 _DRAWS = 4000
-_ROUNDING = 1e-10  # relative; a lazy value of Pyro's, filled by sampling, changes the last digits of log_prob
+_ROUNDING = 1e-10  # relative; a lazy value in Pyro, filled by sampling, changes the last digits of log_prob
 _ROUNDINGS = 16  # of float32, between a network's inputs and a density
 _A_POINT: Outcome = (None, "does not apply: a point has no density")
 
 
 @dataclass
 class Case:
-    """A member, what it is called with, and what it is held against.
+    """A member, what it is called with, and what it is compared with.
 
     Args:
         member: the user's own; only copies of it are called.
         arguments: what `forward` takes: (y,), (x, y) or (z, y).
-        event: the event_shape that it must have; None where the member decides.
-        seed: of the draws that more than one line looks at.
-        x: data of a likelihood; by default draws of its own.
-        prior: p(z) for the analytic KL of a posterior; that of a prior is the KL of a normal to it.
+        event: the event_shape that it must have; None if the member decides.
+        seed: of the draws that several lines use.
+        x: data of a likelihood; by default its own draws.
+        prior: p(z) for the analytic KL of a posterior; for a prior it is the KL of a normal to it.
     """
 
     member: Any
@@ -76,17 +76,17 @@ class Case:
 
     @cached_property
     def _gains(self) -> dict[str, float]:
-        """The constants that keep the outputs of networks in range where they see large numbers."""
+        """The constants that keep the outputs of networks in range if they see large numbers."""
         member = copy.deepcopy(self.member).cpu().double()
         return moderation.gains(member.eval(), self.call)
 
     @property
     def batch(self) -> torch.Size:
-        """The batch shape (B,) of the arguments, or () where there are none."""
+        """The batch shape (B,) of the arguments, or () if there are none."""
         return torch.Size([len(a) for a in self.arguments if a is not None][:1])
 
     def data(self) -> Tensor:
-        """Returns the data of a likelihood, or draws of its own."""
+        """Returns the data of a likelihood, or its own draws."""
         return self.p().sample() if self.x is None else _to(self.x, torch.float64)
 
     @cached_property
@@ -140,7 +140,7 @@ def _far_out(case: Case) -> Outcome:
         if place := far_tails.not_finite_at(p, p.sample((200,))):
             return False, (
                 f"in {str(dtype).removeprefix('torch.')} log_prob is {place} and in the support: the guide of an "
-                "untrained network, or a far datum, may reach it"
+                "untrained network, or a far datum, can reach it"
             )
     return (
         True,
@@ -149,7 +149,7 @@ def _far_out(case: Case) -> Outcome:
 
 
 def shapes(case: Case) -> Outcome:
-    """Batch (B,), event as stated, and samples and log_prob to match; a prior may ignore y, and have batch ()."""
+    """Batch (B,), event as stated, samples and log_prob to match; a prior can ignore y and have batch ()."""
     p = case.p()
     event = p.event_shape if case.event is None else case.event
     wanted = {"forward": (p, case.batch)}
@@ -210,7 +210,7 @@ def integral(case: Case) -> Outcome:
     if measured.integral is None:
         return None, f"not measured: {measured.how}"
     if measured.gap > 1 and measured.by_draws:
-        return None, "not measured: above three numbers it takes draws that follow the density, see sampler"
+        return None, "not measured: above three numbers it needs draws that follow the density, see sampler"
     worst = (measured.integral - 1).abs().argmax()
     error = f" +- {measured.error[worst]:.1g}" if measured.error[worst] > 0 else ""
     factors = f", the worst of {len(measured.error)} factors" if len(measured.error) > 1 else ""
@@ -225,7 +225,7 @@ def sampler(case: Case) -> Outcome:
     if not measured.draws:
         return None, f"not measured: {measured.how}"
     draws, gap, agrees = measured.draws, measured.gap, measured.gap <= 1
-    detail = f"{draws} draws and density differ by {gap:.2f} of what is allowed, held against {measured.against}"
+    detail = f"{draws} draws and density differ by {gap:.2f} of what is allowed, compared with {measured.against}"
     if measured.integral is None and agrees:
         return None, f"{detail}; but {measured.how}"
     return agrees, detail
@@ -250,7 +250,7 @@ def mean(case: Case) -> Outcome:
 
 @torch.no_grad()
 def analytic_kl(case: Case) -> Outcome:
-    """A registered KL(q || p) is the mean of log q - log p over draws, also where parameters have left their start."""
+    """A registered KL(q || p) is the mean of log q - log p over draws, also after parameters have left their start."""
     y, moved = case.arguments[-1], case.call(_moved(case.copy()))
     if case.prior is None:
         loc = torch.full((*moved.batch_shape, case.member.latent_dim), 0.3, dtype=torch.float64)
@@ -282,7 +282,7 @@ def analytic_kl(case: Case) -> Outcome:
 
 
 def gradients(case: Case) -> Outcome:
-    """On each route a finite gradient reaches each parameter within a few steps: some parts of a flow start at 0."""
+    """On each route a finite gradient reaches each parameter within a few steps (some parts of a flow start at 0)."""
     member = case.copy()
     named = {name: p for name, p in member.named_parameters() if p.requires_grad}
     if not named:
@@ -304,11 +304,11 @@ def gradients(case: Case) -> Outcome:
             total.backward()
             optimizer.step()
     missed = "; ".join(f"{route} does not reach {', '.join(sorted(n))}" for route, n in dry.items() if n)
-    return False, f"{missed}: a mistake, unless it is there for another member that uses it"
+    return False, f"{missed}: a mistake, unless another member uses it"
 
 
 def slopes(case: Case) -> Outcome:
-    """Along a random direction in all parameters the gradient is the slope of each route: no part of it is detached."""
+    """Along a random direction in all parameters the gradient is the slope of each route: no part is detached."""
     member = _moved(case.copy())
     direction = [torch.randn_like(p) for p in member.parameters() if p.requires_grad]
     if not direction:
@@ -340,25 +340,25 @@ def slopes(case: Case) -> Outcome:
 
 
 def _derivatives(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Returns the gradient, None where a parameter has no part in the loss."""
+    """Returns the gradient, None if a parameter has no part in the loss."""
     if not loss.requires_grad:
         return [None] * len(parameters)
     return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
 
 
 def _draws_by_rejection(p: Any) -> bool:
-    # Under the same noise such draws jump; their gradients are right on average.
+    # With the same noise such draws jump; their gradients are right on average.
     while hasattr(p, "base_dist"):
         p = p.base_dist
     return isinstance(p, Gamma | Beta | Dirichlet | StudentT | FisherSnedecor)
 
 
 def _losses(case: Case, member: Any, value: Tensor | None = None) -> dict[str, Tensor]:
-    """Returns a loss for each route by which training reaches the parameters, at a value, or at draws of its own."""
+    """Returns a loss for each route by which training reaches the parameters, at a value or at its own draws."""
     p = case.call(member)
     if isinstance(case.member, Likelihood):
         routes = {"log p(x|z)": -p.log_prob(case.data()).mean()}
-        if value is not None and case.x is not None:  # data far out would hide the small slope of a place
+        if value is not None and case.x is not None:  # data far out would hide the small slope in a location
             routes["log p(x|z) of its draws"] = -p.log_prob(value).mean()
         return routes
     value = _draw(p) if value is None else value
@@ -398,7 +398,7 @@ def moves(case: Case) -> Outcome:
 
 
 def _by_rounding(p: Any, value: Tensor) -> Tensor:
-    """The change of log p where each number of a value moves by what float32 cannot tell apart."""
+    """The change of log p if each number of a value moves by the resolution of float32."""
     nothing = torch.zeros_like(p.log_prob(value))
     if agreement.is_discrete(p):
         return nothing
@@ -412,7 +412,7 @@ def _by_rounding(p: Any, value: Tensor) -> Tensor:
 
 
 def _loose_tensors(member: nn.Module) -> Iterator[str]:
-    """Names attributes that hold tensors, in a container or distribution too, that are no parameters or buffers."""
+    """Names attributes that hold tensors, also in containers or distributions, that are not parameters or buffers."""
     for prefix, module in member.named_modules():
         known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         for name, value in vars(module).items():
@@ -444,7 +444,7 @@ def saves(case: Case) -> Outcome:
 
 
 def _moved(member: Any) -> Any:
-    """Moves parameters at random, so that nothing is still at its start."""
+    """Moves parameters at random, so that nothing stays at its start."""
     with torch.no_grad():
         for parameter in member.parameters():
             spread = parameter.std() if parameter.dim() > 1 and parameter.numel() > 1 else 1.0
@@ -453,7 +453,7 @@ def _moved(member: Any) -> Any:
 
 
 def batch_order(case: Case) -> Outcome:
-    """A datum's distribution depends on that datum alone, in training too (dropout is left out)."""
+    """The distribution of a datum depends only on that datum, in training too (without dropout)."""
     if not case.batch or case.batch[0] < 2 or not case.p().batch_shape:
         return None, "does not apply: no batch of two or more"
     gaps = {}
@@ -470,7 +470,7 @@ def batch_order(case: Case) -> Outcome:
 
 @torch.no_grad()
 def slices(case: Case) -> Outcome:
-    """With more leading dimensions, as draws and paths have, it is at each index of them what it is there alone."""
+    """With more leading dimensions, as for draws and paths, each index gives the same result as on its own."""
     place = _stacked_place(case)
     if place is None:
         return None, "does not apply: data (B, *x_shape) without labels have no more leading dimensions"
@@ -486,11 +486,11 @@ def slices(case: Case) -> Outcome:
         return False, f"(3, B) in front give batch_shape {tuple(p.batch_shape)} where {(3, *case.batch)} is needed"
     value = p.sample()
     gaps = [_relative(row, _values(at(z), v)) for row, z, v in zip(_values(p, value), stacked, value, strict=True)]
-    return max(gaps) < 1e-6, f"(3, B) in front and each of the 3 alone: they differ by {max(gaps):.2g} (relative)"
+    return max(gaps) < 1e-6, f"(3, B) in front and each of the 3 on its own differ by {max(gaps):.2g} (relative)"
 
 
 def _stacked_place(case: Case) -> int | None:
-    """Returns which argument may have more leading dimensions: latents, or else the labels beside data."""
+    """Returns which argument can have more leading dimensions: latents, or else the labels of data."""
     if isinstance(case.member, Likelihood) or case.member.event_dim is not None:
         return 0
     return None if case.arguments[1] is None else 1
@@ -530,4 +530,4 @@ POSTERIOR: dict[str, Check] = {
     "analytic KL": analytic_kl,
 }
 LIKELIHOOD: dict[str, Check] = {**_EVERY, "slices": slices, "mean": mean}
-NEEDED_FIRST = ("distribution", "support", "shapes")  # without which the other lines mean nothing
+NEEDED_FIRST = ("distribution", "support", "shapes")  # without these the other lines mean nothing

@@ -3,12 +3,12 @@ r"""Integrals of densities over one to three numbers, by adaptive Gauss-Legendre
 .. math:: \int p(z) \, dz = \int_{[0, 1]^d} p(z(u)) \left| \frac{dz}{du} \right| du, \qquad
           z = \mathrm{centre} + L \, t(u)
 
-centre and L are taken from draws. A box is cut into 2^d where two orders disagree, and also while it holds many of the
-draws, so that no narrow mode is overlooked. n densities are integrated on the same boxes at once.
+centre and L come from draws. A box is cut into 2^d if two orders disagree, and also while it holds many of the draws,
+so that no narrow mode is overlooked. n densities are integrated on the same boxes at once.
 
-`scipy.integrate.cubature` looks only where its own estimate of the error is large: of twenty modes of width 0.02 in two
-dimensions its Genz-Malik rule says 0 with an error of 1e-12. It also takes one box at a time, and 2 to 28 times as long
-in two dimensions and three.
+`scipy.integrate.cubature` looks only where its own estimate of the error is large: for twenty modes of width 0.02 in
+two dimensions its Genz-Malik rule returns 0 with an error of 1e-12. It also takes one box at a time, and 2 to 28 times
+as long in two and three dimensions.
 """
 
 import itertools
@@ -26,9 +26,9 @@ _POWER = 16  # of u, towards an end
 _TINY = 1e-290
 _STEEPEST = 20  # 1 / a of the steepest pole z^(a - 1) whose mass beyond the last number is in the error
 _NODES = {1: 12, 2: 8, 3: 6}  # nodes along each side of a box, by d
-_EVALUATIONS = 150_000  # points in all; fewer where there are many densities
-_NUMBERS = 20_000_000  # points times densities, at most
-_AT_ONCE = 64  # boxes that one round cuts, at most
+_EVALUATIONS = 150_000  # points in total; fewer if there are many densities
+_NUMBERS = 20_000_000  # most points times densities
+_AT_ONCE = 64  # most boxes that one round cuts
 _CROWD = 1 / 64  # share of the draws above which a box is cut
 _SHOWN = 4000  # draws that are counted in boxes
 
@@ -44,12 +44,12 @@ def integrate(
 
     Args:
         log_density: (P, n, d) -> (P, n).
-        draws: (N, n, d), by which to find the densities; without outliers they do best.
+        draws: (N, n, d), to locate the densities; best without outliers.
         low, high: where the densities end, if they do.
         tolerance: of the error, if it is reached within 150,000 points.
 
     Returns:
-        The integrals (n,) and bounds on their errors (n,), usually far too large ones.
+        The integrals (n,) and bounds on their errors (n,), which are usually far too large.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -87,8 +87,8 @@ def integrate(
 class _Map:
     """z = centre + tril t(u) for u (P, d) in the unit cube.
 
-    Between two ends t = u^16 / (u^16 + (1 - u)^16), from one end on t = (u / (1 - u))^16: there dz / du vanishes faster
-    than a density z^(a - 1) with a > 1/16 grows.
+    Between two ends t = u^16 / (u^16 + (1 - u)^16), and from one end t = (u / (1 - u))^16. At an end dz / du vanishes
+    faster than a density z^(a - 1) with a > 1/16 grows.
     """
 
     centre: Tensor
@@ -110,7 +110,7 @@ class _Map:
         return cls(centre, tril, low, high)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """z (P, n, d), short of the ends, and log |dz / du| (P, n)."""
+        """z (P, n, d), inside the ends, and log |dz / du| (P, n)."""
         t, log_slope = self._t(u)
         z = self.centre + torch.einsum("nij,pj->pni", self.tril, t)
         z = z.clamp(_next(self.low, math.inf), _next(self.high, -math.inf))
@@ -139,7 +139,7 @@ class _Map:
         return math.isfinite(self.low) + math.isfinite(self.high)
 
     def unresolved(self, log_density: Callable[[Tensor], Tensor]) -> Tensor | float:
-        """What a density (n,) of one number may hold between an end and the number before it, up to a factor 1 / a."""
+        """The mass that a density (n,) of one number can hold between an end and the number before it, up to 1 / a."""
         held: Tensor | float = 0.0
         for end, other in ((self.low, self.high), (self.high, self.low)):
             if math.isfinite(end):
@@ -149,14 +149,14 @@ class _Map:
 
 
 def _next(end: float, other: float) -> float:
-    """The number beside an end; beside 0 one whose inverse is a number."""
+    """The number next to an end; next to 0, one whose inverse is a number."""
     return math.nextafter(end, other) if end else math.copysign(_TINY, other)
 
 
 def _box_integrals(
     log_density: Callable[[Tensor], Tensor], onto: _Map, corner: Tensor, width: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Integrals over boxes (M, n), and how far those of a lower order are from them."""
+    """Integrals over boxes (M, n), and their distance from integrals of a lower order."""
     d = corner.shape[-1]
     by_order = []
     for order in (_NODES[d], _NODES[d] - 2):

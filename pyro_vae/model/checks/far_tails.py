@@ -1,4 +1,4 @@
-"""Densities far from their draws, where the guide of an untrained network, or a far datum, may reach."""
+"""Densities far from their draws, which the guide of an untrained network, or a far datum, can reach."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from pyro_vae.model.checks.agreement import in_support, is_discrete
 from pyro_vae.model.conditions import in_words
 
 DISTANCES = (10, 20, 40)  # standard deviations
-_SIGNS = 8  # directions in which each distance is gone: all up, all down, and at random
+_SIGNS = 8  # directions for each distance: all up, all down, and at random
 
 
 @torch.no_grad()
 def not_finite_at(p: Any, draws: Tensor) -> str:
-    """Says where, far from its draws and in its support, the log-density of p is not finite; '' for nowhere.
+    """Describes where, far from its draws but in its support, the log-density of p is not finite; '' for nowhere.
 
-    The standard deviation is that of a normal with the inner nine tenths of the draws.
+    The standard deviation is that of a normal with the same inner nine tenths as the draws.
 
     Args:
         p: a distribution.

@@ -1,8 +1,9 @@
-"""Networks of a member, held in range while its contract is checked.
+"""Keeps the networks of a member in range while its contract is checked.
 
-The contract is about what a member makes of its networks' numbers. An untrained network that sees a table in units of
-100 gives numbers of 100, and exp(100) as a scale: there a right density is too steep for differences and for float32.
-So the outputs of a network whose inputs are large are multiplied by one constant, of which the largest then is 3.
+The contract is about what a member does with the numbers of its networks. An untrained network that sees a table in
+units of 100 returns numbers of 100, and so exp(100) as a scale. There even a correct density is too steep for
+differences and for float32. So if the inputs of a network are large, its outputs are multiplied by one constant that
+makes the largest of them 3.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +16,18 @@ from torch import Tensor, nn
 from pyro_vae.model.likelihoods import Likelihood
 from pyro_vae.model.posteriors import Posterior
 
-LARGE = 10.0  # inputs above are no standardised data and no latents
-_LARGEST = 3.0  # of the outputs then: exp(-3) and exp(3) are scales that float32 and differences can bear
+LARGE = 10.0  # larger inputs are neither standardised data nor latents
+_LARGEST = 3.0  # largest output then: exp(-3) and exp(3) are scales that float32 and differences can handle
 
 
 class Gain:
-    """A forward hook that multiplies outputs by a constant, which the first call decides where none is given."""
+    """A forward hook that multiplies outputs by a constant, which the first call determines if none is given."""
 
     def __init__(self, gain: float | None = None) -> None:
         self.gain = gain
 
     def __call__(self, network: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """Returns the outputs in range; what is no tensor stays for the member to refuse."""
+        """Returns the outputs in range; anything but a tensor is left for the member to refuse."""
         if not isinstance(output, Tensor) or not inputs:
             return output
         if self.gain is None:
@@ -46,9 +47,9 @@ def _largest(numbers: Any) -> float:
 
 
 def gains(member: nn.Module, call: Callable[[nn.Module], Any]) -> dict[str, float]:
-    """Returns the constant of each network of a member, by its name in it, as one call decides.
+    """Returns the constant of each network of a member, by the name of the network, from one call.
 
-    What the call raises is left to the lines of the contract.
+    An error in that call is left to the lines of the contract.
     """
     with moderated(member) as hooks, torch.no_grad(), suppress(Exception):
         call(member)
@@ -64,7 +65,7 @@ def moderate(member: nn.Module, known: Mapping[str, float]) -> None:
 
 @contextmanager
 def moderated(module: nn.Module) -> Iterator[dict[str, Gain]]:
-    """Holds the networks of a member, or of the members of a program, in range inside; yields the hooks by name."""
+    """Keeps the networks of a member, or of a program's members, in range inside; yields the hooks by name."""
     hooks = {name: Gain() for name, _ in networks(module)}
     handles = [network.register_forward_hook(hooks[name]) for name, network in networks(module)]
     try:

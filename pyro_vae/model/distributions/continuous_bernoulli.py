@@ -12,7 +12,7 @@ from pyro_vae.model.distributions.expandable import Expandable, in_one_type, inv
 # B_2n / (2n (2n)!), n = 1..9, with the Bernoulli numbers B: the series of log(sinh(l/2) / (l/2)) in l^2.
 _BERNOULLI_NUMBERS = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798)
 _SERIES = tuple((2 * n, b / (2 * n * math.factorial(2 * n))) for n, b in enumerate(_BERNOULLI_NUMBERS, start=1))
-# Where the series gives way: its tenth term is below 1e-15 there, and the closed form has lost no digit yet.
+# Where the closed form takes over: the tenth term of the series is below 1e-15, and no digit is lost yet.
 _SERIES_END = 1.0
 
 
@@ -22,9 +22,10 @@ class ContinuousBernoulli(Expandable):
     .. math:: \log p(x) = l x - A(l), \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad E[x] = A'(l), \qquad
               \mathrm{Var}[x] = A''(l)
 
-    torch has one too, a function of the probability sigmoid(l), which it clamps: in float32 every |l| above 16 is the
-    same to it and has no gradient, where the density of a black pixel still grows with |l|; in float64 its log p is off
-    by 0.3 at l = 50. Here A is a function of l itself, exact to rounding on either side of its switch to a series.
+    torch has one too, as a function of the probability sigmoid(l), which it clamps. In float32 it treats every |l|
+    above 16 as the same, without a gradient, although the density of a black pixel still grows with |l|. In float64 its
+    log p is off by 0.3 at l = 50. Here A is a function of l itself, exact to rounding on both sides of its switch to a
+    series.
 
     Args:
         logits: l (*).
@@ -60,7 +61,7 @@ class ContinuousBernoulli(Expandable):
         return self._by_size(_log_sinhc_curvature, _variance_of_decay)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        # Inverse cdf of exp(-|l| x) on [0, 1], turned round where l > 0.
+        # Inverse cdf of exp(-|l| x) on [0, 1], reversed if l > 0.
         with torch.no_grad():
             u = uniform(self._extended_shape(torch.Size(sample_shape)), self.logits)
             decay = self.logits.abs().clamp(min=torch.finfo(u.dtype).eps)
@@ -68,7 +69,7 @@ class ContinuousBernoulli(Expandable):
             return torch.where(self.logits > 0, 1 - x, x)
 
     def _by_size(self, near: Callable[[Tensor], Tensor], far: Callable[[Tensor], Tensor]) -> Tensor:
-        # Each branch sees only arguments of its own: a gradient of 0 * inf would be NaN.
+        # Each branch sees only its own arguments: a gradient of 0 * inf would be NaN.
         is_near = self.logits.abs() < _SERIES_END
         return torch.where(
             is_near,

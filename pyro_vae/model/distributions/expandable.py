@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Expandable(TorchDistribution):
-    """Base class whose arguments, those in `arg_constraints`, have the shape batch_shape + (own dimensions)."""
+    """Base class whose arguments in `arg_constraints` have the shape batch_shape + (own dimensions)."""
 
     has_rsample = False
 
@@ -29,7 +29,7 @@ class Expandable(TorchDistribution):
 
 
 class InOneType:
-    """Goes before a distribution of Pyro's, and gives it parameters `in_one_type`."""
+    """A base class to put before one of Pyro's distributions; it gives that one parameters `in_one_type`."""
 
     def __init__(self, *parameters: Any, **options: Any) -> None:
         values = in_one_type(*parameters, *options.values())
@@ -41,10 +41,10 @@ class InOneType:
 
 
 def in_one_type(*parameters: Any) -> tuple[Any, ...]:
-    """Returns parameters with all tensors among them of one floating type; others stay as they are.
+    """Returns parameters with all tensors among them in one floating type; others stay as they are.
 
-    A density is of the type of a parameter, and one of integers would truncate it; so would torch a number that stands
-    beside a tensor of integers.
+    A density has the type of a parameter, so an integer parameter would truncate it. torch would also truncate a number
+    next to a tensor of integers.
 
     Example:
         >>> in_one_type(torch.tensor(5), torch.tensor(0.5, dtype=torch.float64), 2.0)
@@ -56,13 +56,13 @@ def in_one_type(*parameters: Any) -> tuple[Any, ...]:
 
 
 def floating(*types: torch.dtype) -> torch.dtype:
-    """Returns the floating type that numbers of these types have together; the default one for integers alone."""
+    """Returns the common floating type of numbers of these types; the default one if all are integers."""
     common = reduce(torch.promote_types, types)
     return common if common.is_floating_point else torch.get_default_dtype()
 
 
 def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Finds, by bisection, the arguments at which an increasing elementwise function has the given value.
+    """Finds by bisection the arguments at which an increasing elementwise function has the given value.
 
     Args:
         function: of float64 tensors.
@@ -83,18 +83,18 @@ def invert(function: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | fl
 
 
 def as_tensor(number: Tensor | float, like: Tensor) -> Tensor:
-    # new_full, as a tensor made from a Python float would pass through float32.
-    """Returns a number as a tensor of the type and on the device of `like`; a tensor stays as it is."""
+    # new_full, since a tensor made from a Python float would pass through float32.
+    """Returns a number as a tensor with the type and device of `like`; a tensor stays as it is."""
     return number if isinstance(number, Tensor) else like.new_full((), number)
 
 
 def uniform(shape: torch.Size, like: Tensor) -> Tensor:
-    """Draws from U[0, 1) in a shape, of the type and on the device of `like`."""
+    """Draws from U[0, 1) in a shape, with the type and device of `like`."""
     return torch.rand(shape, dtype=like.dtype, device=like.device)
 
 
 def log_rising(start: Tensor, count: Tensor) -> Tensor:
-    r"""Computes the logarithm of a rising factorial, exact to 1e-12 by Stirling's series where r is large.
+    r"""Computes the logarithm of a rising factorial, exact to 1e-12, by Stirling's series for large r.
 
     .. math:: \log \frac{\Gamma(r + x)}{\Gamma(r)}
 

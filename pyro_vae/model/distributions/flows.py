@@ -1,4 +1,4 @@
-r"""Normalising flows: transforms of zuko, as Pyro distributions.
+r"""Normalising flows: zuko's transforms as Pyro distributions.
 
 .. math:: z = f^{-1}(u), \quad u \sim \mathrm{base}, \qquad
           \log p(z) = \log \mathrm{base}(f(z)) + \log \left| \det \frac{\partial f}{\partial z} \right|
@@ -25,7 +25,7 @@ from pyro_vae.option_words import Flow, words
 
 
 class FlowDistribution(ZukoToPyro):
-    """`pyro.contrib.zuko.ZukoToPyro` with what Pyro's effects ask of a distribution: sample, rsample, support.
+    """`pyro.contrib.zuko.ZukoToPyro` with what Pyro's effects need from a distribution: sample, rsample, support.
 
     A flow has no closed mean: `mean` is not implemented.
 
@@ -41,7 +41,7 @@ class FlowDistribution(ZukoToPyro):
     support = constraints.real_vector
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        self.cache.clear()  # what is kept is the density of the last draw, with its graph
+        self.cache.clear()  # it keeps the density of the last draw, with its graph
         return self(torch.Size(sample_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -64,7 +64,7 @@ def flow(transform: Any, loc: Tensor, scale: Tensor) -> FlowDistribution:
 
 
 def zuko(module: str) -> Any:
-    """Imports a module of zuko, and switches the validation of distributions, which that import ends, on again."""
+    """Imports a module of zuko, and switches the validation of distributions on again, which that import stops."""
     validates = Distribution._validate_args
     try:
         return import_module(f"zuko.{module}")
@@ -88,14 +88,14 @@ def spline(latent_dim: int, transforms: int, hidden: tuple[int, ...]) -> nn.Modu
     """
     if latent_dim < 2:
         raise ValueError(
-            "a coupling flow transforms one half of z given the other and needs latent_dim 2 or more; got 1. "
-            "Use an autoregressive flow"
+            "a coupling flow transforms one half of z given the other, so it needs latent_dim 2 or more; got 1. Use "
+            "an autoregressive flow"
         )
     return zuko("flows").NSF(latent_dim, transforms=_checked(transforms), hidden_features=hidden, passes=2)
 
 
 def autoregressive(latent_dim: int, transforms: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Builds a masked autoregressive flow; the arguments are those of `spline`, with D = 1 among them.
+    """Builds a masked autoregressive flow; it takes the arguments of `spline`, and D can be 1.
 
     Reference:
         Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimation", NeurIPS 2017.
@@ -105,7 +105,7 @@ def autoregressive(latent_dim: int, transforms: int, hidden: tuple[int, ...]) ->
 
 
 def inverse_autoregressive(latent_dim: int, context: int, transforms: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Builds the transform of an inverse autoregressive flow, given a context of so many numbers.
+    """Builds the transform of an inverse autoregressive flow, given a context of this many numbers.
 
     Reference:
         Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016.

@@ -3,10 +3,10 @@ r"""KL divergences between Gaussians that neither torch nor Pyro registers; impo
 .. math:: \mathrm{KL}(q \,\|\, p) = \frac{1}{2} \left[ \mathrm{tr}(S_p^{-1} S_q) + (m_p - m_q)' S_p^{-1} (m_p - m_q) - D
           + \log |S_p| - \log |S_q| \right]
 
-for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, in nats. It is computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q):
-entropy and density know the structure of either covariance (diagonal, Cholesky, low rank), and the trace needs only
-the diagonal of the other where one is diagonal. So every pair of torch's diagonal, full and low-rank-plus-diagonal
-normals has its KL, and our own `LowRankNormal` has it to the first two.
+for q = N(m_q, S_q), p = N(m_p, S_p) in D dimensions, in nats. It is computed as 1/2 tr(S_p^-1 S_q) - log p(m_q) - H(q).
+Entropy and density know the structure of each covariance (diagonal, Cholesky, low rank), and if one is diagonal, the
+trace needs only the diagonal of the other. So every pair of torch's diagonal, full and low-rank-plus-diagonal normals
+has a KL, and our own `LowRankNormal` has one to the first two.
 """
 
 from typing import Any
@@ -48,4 +48,4 @@ def _kl(q: Any, p: Any, trace: Tensor) -> Tensor:
 
 def _check_diagonal(distribution: Independent) -> None:
     if not (isinstance(distribution.base_dist, Normal) and distribution.reinterpreted_batch_ndims == 1):
-        raise NotImplementedError  # what torch does where no closed form is known
+        raise NotImplementedError  # torch does the same if no closed form is known

@@ -17,10 +17,12 @@ class DiscretizedLogistic(Expandable):
     .. math:: P(v) = \mathrm{sigmoid}(b) - \mathrm{sigmoid}(a), \quad
               a = \frac{v - 1/2 - \mathrm{loc}}{\mathrm{scale}}, \quad b = \frac{v + 1/2 - \mathrm{loc}}{\mathrm{scale}}
 
-    It is computed without that cancellation, as
+    It is computed without this cancellation, as
 
-    .. math:: \log P(v) = \log \mathrm{sigmoid}(b) + \log \mathrm{sigmoid}(-a) + \log(1 - e^{-1/\mathrm{scale}}),
-              \quad \log P(0) = \log \mathrm{sigmoid}(b), \quad \log P(L-1) = \log \mathrm{sigmoid}(-a)
+    .. math::
+
+        \log P(v) &= \log \mathrm{sigmoid}(b) + \log \mathrm{sigmoid}(-a) + \log(1 - e^{-1/\mathrm{scale}}) \\
+        \log P(0) &= \log \mathrm{sigmoid}(b), \qquad \log P(L-1) = \log \mathrm{sigmoid}(-a)
 
     Args:
         loc: (*), on the scale of the levels.
@@ -75,7 +77,7 @@ class DiscretizedLogistic(Expandable):
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         # E[X - c] and E[(X - c)^2] as sums of P(X >= v) above a central level c and of P(X < v) up to it, so that
-        # neither is a small difference of large sums. A loop, as all levels at once would take L times the memory.
+        # neither is a small difference of large sums. A loop, since all levels at once would take L times the memory.
         centre = self.loc.detach().round().clamp(0, self.num_levels - 1)
         first = second = torch.zeros_like(self.loc)
         for v in range(1, self.num_levels):
@@ -86,7 +88,7 @@ class DiscretizedLogistic(Expandable):
 
 
 class GreyLevels(Expandable):
-    r"""A categorical distribution over the levels 0..L-1, taken as numbers.
+    r"""A categorical distribution over the levels 0..L-1, treated as numbers.
 
     .. math:: P(v) = \mathrm{softmax}(\mathrm{logits})_v, \qquad E[v] = \sum_v v P(v), \qquad
               \mathrm{Var}[v] = \sum_v (v - E[v])^2 P(v)

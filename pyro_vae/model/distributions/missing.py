@@ -1,10 +1,10 @@
-r"""p(x_obs|z), the part of p(x|z) that is about the numbers of x that were observed.
+r"""p(x_obs|z), the marginal of p(x|z) over the observed numbers of x.
 
 .. math:: p(x_{obs}|z) = \int p(x|z) \, dx_{mis}
 
-Of independent numbers it is the product over those that were observed, a mask (`observed_numbers`). Of a normal it is
-normal again (`MaskedLowRankNormal`). `mask_of` finds the mask of such a distribution, and `completed` draws what is
-missing.
+For independent numbers it is the product over the observed ones, which is a mask (`observed_numbers`). For a normal it
+is normal again (`MaskedLowRankNormal`). `mask_of` finds the mask of such a distribution, and `completed` draws the
+missing numbers.
 """
 
 import math
@@ -20,12 +20,12 @@ from pyro_vae.model.distributions.real_vectors import LowRankNormal
 
 
 class MaskedLowRankNormal(LowRankNormal):
-    r"""A `LowRankNormal` of whose d numbers only some were observed: its density is that of those.
+    r"""A `LowRankNormal` with only some of its d numbers observed: its density is the density of those.
 
     .. math:: \log p(x_{obs}) = \log N(x_{obs}; m_{obs}, W_{obs} W_{obs}' + \mathrm{diag}(v_{obs}))
 
-    Rows of W that belong to missing numbers count as 0, their variances as 1, their errors as 0, and the constant
-    -d/2 log(2 pi) has the number of observed ones for d. Draws, mean and variance are those of all numbers.
+    For missing numbers the rows of W count as 0, the variances as 1 and the errors as 0, and d in the constant -d/2
+    log(2 pi) is the number of observed ones. Draws, mean and variance are those of all numbers.
 
     Args:
         whole: the distribution of all numbers.
@@ -63,7 +63,7 @@ class MaskedLowRankNormal(LowRankNormal):
         return (-0.5 * (quadratic + log_det + constant)).to(self.loc)
 
     def completed(self, value: Tensor) -> Tensor:
-        r"""Draws what is missing from its normal given what was observed.
+        r"""Draws the missing numbers from their normal distribution given the observed ones.
 
         .. math:: c \sim N(M^{-1} V' e, M^{-1}), \quad M = I + V'V, \quad x_{mis} = m + W c + \sqrt{v} \, \epsilon
 
@@ -85,7 +85,7 @@ class MaskedLowRankNormal(LowRankNormal):
         return self._joined(value, self._common(value)[0], torch.zeros_like(self.loc))
 
     def _common(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        # The mean of c given what was observed, and the Cholesky factor of M.
+        # The mean of c given the observed numbers, and the Cholesky factor of M.
         error, factor, variance = (part.double() for part in self._counted(value))
         scale = variance.sqrt()
         V = factor / scale.unsqueeze(-1)
@@ -97,7 +97,7 @@ class MaskedLowRankNormal(LowRankNormal):
         return torch.where(self.observed, value, self._shaped(rest).to(self.loc))
 
     def _counted(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Error, factor and variance as they count.
+        # Error, factor and variance with missing numbers masked.
         flat = value.reshape(*value.shape[: value.dim() - self.event_dim], -1)
         error = torch.where(self.seen, flat - self.loc, 0.0)
         factor = torch.where(self.seen.unsqueeze(-1), self.cov_factor, 0.0)
@@ -105,14 +105,14 @@ class MaskedLowRankNormal(LowRankNormal):
 
 
 def observed_numbers(p: Any, mask: Tensor) -> Any:
-    """Masks a distribution of independent numbers: those that are missing add nothing to log p.
+    """Masks a distribution of independent numbers: missing ones add nothing to log p.
 
     Args:
-        p: perhaps with batch dimensions declared an event.
-        mask: boolean, broadcast against the numbers of p; True where one was observed.
+        p: perhaps with batch dimensions declared as an event.
+        mask: boolean, broadcast against the numbers of p; True where a number was observed.
 
     Raises:
-        ValueError: p does not factorise over single numbers, as far as can be seen.
+        ValueError: p does not visibly factorise over single numbers.
 
     Example:
         >>> p = observed_numbers(dist.Normal(torch.zeros(3), 1.0).to_event(1), torch.tensor([True, False, False]))
@@ -124,16 +124,16 @@ def observed_numbers(p: Any, mask: Tensor) -> Any:
         base = base.base_dist
     if base.event_shape:
         raise ValueError(
-            f"p(x|z) is a {type(base).__name__} over a whole event {tuple(base.event_shape)}, which is no product over "
-            "single numbers, so that log p of the observed ones alone is not known (`missing=True`). Use a likelihood "
-            "of independent numbers, as likelihoods.Normal, or LowRankNormal; or say in observed_part() of your own "
-            "what p(x_obs|z) is"
+            f"p(x|z) is a {type(base).__name__} over a whole event {tuple(base.event_shape)}, which is not a product "
+            "over single numbers, so log p of only the observed ones is not known (`missing=True`). Use a likelihood "
+            "of independent numbers, such as likelihoods.Normal, or LowRankNormal; or say in observed_part() of your "
+            "own what p(x_obs|z) is"
         )
     return base.mask(mask).to_event(len(p.event_shape))
 
 
 def mask_of(p: Any) -> Tensor | None:
-    """Returns the mask of a distribution of observed numbers, broadcast to its shape; None where it has none.
+    """Returns the mask of a distribution of observed numbers, broadcast to its shape; None if it has none.
 
     Example:
         >>> mask = torch.tensor([True, False, False])
@@ -153,7 +153,7 @@ def completed(p: Any, value: Tensor) -> Tensor:
     """Draws the missing numbers given the observed ones, which stay as they are.
 
     Args:
-        p: p(x_obs|z), as `Likelihood.observed_part` gives it.
+        p: p(x_obs|z), as `Likelihood.observed_part` returns it.
         value: x (*, *event_shape); any number stands where one is missing.
 
     Returns:
@@ -176,7 +176,7 @@ def completed(p: Any, value: Tensor) -> Tensor:
 
 
 def expected(p: Any, value: Tensor) -> Tensor:
-    """Returns x with the mean of each missing number given the observed ones; NaN where p has no mean.
+    """Returns x with the mean of each missing number given the observed ones; NaN if p has no mean.
 
     Args:
         p, value: as for `completed`.
@@ -195,13 +195,13 @@ def expected(p: Any, value: Tensor) -> Tensor:
 
 
 def inside(support: Any) -> Any:
-    """Returns a number inside a support of single numbers, and at no end of a continuous one: what stands for a gap.
+    """Returns a number to put into a gap: inside a support of single numbers, and not at an end of a continuous one.
 
     Args:
-        support: a constraint on one number, perhaps with bounds that are tensors.
+        support: a constraint on one number, whose bounds can be tensors.
 
     Raises:
-        ValueError: a support of vectors, or one that is not known.
+        ValueError: the support holds vectors, or is not known.
 
     Example:
         >>> inside(constraints.unit_interval), inside(constraints.positive), inside(constraints.boolean)

@@ -2,8 +2,8 @@ r"""Finite mixtures of whole vectors.
 
 .. math:: \log p(z) = \log \sum_{k=1}^m w_k \, c_k(z), \qquad z \in R^D
 
-The logarithm of the sum is taken over components after the sum over dimensions. Taken per dimension it would be the
-density of a product of D one-dimensional mixtures: that integrates to 1 as well, but has m^D modes and other samples.
+The logarithm of the sum is taken over components after the sum over dimensions. Taken per dimension, it would be the
+density of a product of D one-dimensional mixtures, which also integrates to 1 but has m^D modes and other samples.
 """
 
 import math
@@ -21,12 +21,12 @@ from pyro_vae.model.distributions.expandable import floating
 class Mixture(TorchDistribution):
     """A mixture whose components are one batched distribution, which is never expanded.
 
-    (`pyro.distributions.MixtureSameFamily` expands its components, which a flow cannot do, and holds (*, m, D) numbers
-    where diagonal normals need only two matrix products.)
+    (`pyro.distributions.MixtureSameFamily` expands its components, which a flow does not allow, and holds (*, m, D)
+    numbers although diagonal normals need only two matrix products.)
 
     Args:
         log_weights: log w (m,), normalised.
-        components: c, of batch_shape (m,) and event_shape (D,).
+        components: c, with batch_shape (m,) and event_shape (D,).
         batch_shape: of the mixture, usually ().
 
     Example:
@@ -71,7 +71,7 @@ class Mixture(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         weights, means = self.log_weights.exp()[:, None], self.components.mean
-        # From one component, not from 0: weights sum to 1 but for rounding, which far from 0 is more than a variance.
+        # Relative to one component, not to 0: weights sum to 1 up to rounding, which is more than a variance far out.
         apart = means - means[:1]
         apart = apart - (weights * apart).sum(-2)
         return (
@@ -82,7 +82,7 @@ class Mixture(TorchDistribution):
 def _turns(chosen: Tensor, number: int) -> tuple[Tensor, int]:
     """Counts how often each entry occurred before, and how often the most frequent one occurs.
 
-    So many draws from every component are enough. As many as entries would be `number` times what is needed.
+    That many draws from every component are enough. One draw per entry would be `number` times what is needed.
     """
     counts = chosen.bincount(minlength=number)
     order = chosen.argsort()
@@ -99,7 +99,7 @@ def _log_prob(components: Any, z: Tensor) -> Tensor:
 
 
 def _log_prob_of_normals(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
-    # |z - m|^2 / s^2 multiplied out cancels, by about z^2 / s^2: hence float64, which loses 1e-16 of that.
+    # Expanding |z - m|^2 / s^2 cancels numbers of about z^2 / s^2: hence float64, which loses 1e-16 of that.
     mean, precision, value = loc.double(), scale.double().pow(-2), z.double()
     square = value.square() @ precision.T - 2 * value @ (mean * precision).T + (mean.square() * precision).sum(-1)
     constant = scale.double().log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)

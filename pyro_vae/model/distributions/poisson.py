@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_vae.model.distributions.expandable import InOneType, log_rising
 
-# From here on torch's sampler, which counts in integers of 64 bits, comes near their end.
+# From here on torch's sampler, which counts in 64-bit integers, comes near their limit.
 _LARGEST_RATE = 2.0**53
 
 
@@ -18,8 +18,8 @@ class Poisson(InOneType, dist.Poisson):
 
     .. math:: \log P(x) = x \log m - m - \log x!
 
-    It is computed in float64 whatever the arguments, for its terms are of the size of x log x and nearly cancel:
-    torch's own loses 0.8 nats a number at x = 1e6 in float32.
+    It is computed in float64 whatever the arguments, since its terms are of the size of x log x and nearly cancel:
+    torch's own loses 0.8 nats per number at x = 1e6 in float32.
 
     Args:
         rate: m (*).
@@ -46,8 +46,8 @@ class NegativeBinomial(InOneType, dist.NegativeBinomial):
     .. math:: \log P(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, x!} - r \log(1 + m / r) + x \log \frac{m}{r + m}
 
     It is computed in float64 whatever the arguments, since terms of the size of x log x nearly cancel: in float32 they
-    cost 0.2 nats a number at x = 1e5. Pyro's own loses as much in r log r, 1 nat a number at r = 1e6, towards which a
-    learned r moves on Poisson data; here that is Stirling's series.
+    cost 0.2 nats per number at x = 1e5. Pyro's own also loses digits in r log r, 1 nat per number at r = 1e6, and a
+    learned r becomes that large on Poisson data. Here that term is Stirling's series.
 
     Args:
         total_count: r (*).
@@ -72,6 +72,6 @@ class NegativeBinomial(InOneType, dist.NegativeBinomial):
 
 
 def _counts(rate: Tensor) -> Tensor:
-    # Beyond the largest rate torch's draws turn negative; the rate itself is within 1e-8 of what they should be.
+    # Beyond the largest rate torch's draws become negative; the rate itself is within 1e-8 of the right draw.
     draws = torch.poisson(rate.clamp(max=_LARGEST_RATE))
     return torch.where(rate < _LARGEST_RATE, draws, rate.clamp(max=torch.finfo(rate.dtype).max))

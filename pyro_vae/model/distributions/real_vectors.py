@@ -52,7 +52,7 @@ class ExponentialNorm(Expandable):
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
         d = self.event_shape.numel()
-        # float64, for squares of numbers above 1e19 and below 1e-19, and for constants of the size of d log d.
+        # float64, because of squares of numbers above 1e19 and below 1e-19, and constants of the size of d log d.
         error, slope = _flat(value - self.loc, self.event_dim), self._slope.double()
         radius = torch.linalg.vector_norm(error, dim=-1, dtype=torch.float64)
         log_area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
@@ -83,16 +83,16 @@ class ExponentialNorm(Expandable):
 
 
 class LowRankNormal(Expandable):
-    r"""The normal N(m, W W' + diag(v)) over an event of any shape, d numbers, of which W has `rank` columns.
+    r"""The normal N(m, W W' + diag(v)) over an event of any shape with d numbers; W has `rank` columns.
 
     .. math:: \log p(x) = -\frac{1}{2} (x - m)' \Sigma^{-1} (x - m) - \frac{1}{2} \log |\Sigma|
               - \frac{d}{2} \log(2 \pi), \qquad \Sigma = W W' + \mathrm{diag}(v)
 
     Both quadratic form and determinant come from Gram-Schmidt on the columns [V; I], V = diag(v)^(-1/2) W, with the
-    whitened x - m as one column more: what is left of it is the quadratic form. torch's `LowRankMultivariateNormal`
-    takes the Cholesky factor of I + V'V instead, which squares the condition number: in float32, with sqrt(v) at 1e-3,
-    it is off by 4 nats in 64 dimensions, and breaks off where two columns are alike. Here it is computed in float64
-    whatever the arguments, which keeps columns apart that are alike, with V up to 1e8.
+    whitened x - m as an additional column: the rest of that column is the quadratic form. torch's
+    `LowRankMultivariateNormal` uses the Cholesky factor of I + V'V instead, which squares the condition number. In
+    float32, with sqrt(v) at 1e-3, it is off by 4 nats in 64 dimensions, and fails if two columns are equal. Here
+    everything is computed in float64 whatever the arguments, which can handle equal columns with V up to 1e8.
 
     Args:
         loc: m (*, d), flattened as in torch's.

@@ -10,14 +10,14 @@ from pyro_vae.model.distributions.expandable import InOneType, log_rising
 
 
 class StudentT(InOneType, dist.StudentT):
-    r"""Student's t, of any finite number of degrees of freedom.
+    r"""Student's t with any finite number of degrees of freedom.
 
     .. math:: \log p(x) = -\frac{\nu + 1}{2} \log \left( 1 + \frac{y^2}{\nu} \right)
               + \log \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2)} - \frac{1}{2} \log(\nu \pi) - \log s, \qquad
               y = \frac{x - m}{s}
 
-    torch's own takes the difference of two logarithms of Gamma, of the size of nu log nu: in float32 it is off by 0.005
-    nats a number at nu = 1e4 and by 0.9 at 1e8. Here it is one series, in float64.
+    torch's own takes the difference of two logarithms of Gamma, of the size of nu log nu. In float32 it is off by 0.005
+    nats per number at nu = 1e4 and by 0.9 at 1e8. Here it is one series, in float64.
 
     Args:
         df: nu (*), above 0.

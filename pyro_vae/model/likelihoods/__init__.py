@@ -9,19 +9,19 @@
     levels 0..L-1                DiscretizedLogistic, Categorical                       probability
     counts 0, 1, 2, ...          Poisson, NegativeBinomial                              probability
 
-Densities compare with densities, probabilities with probabilities. Grey levels are 8-bit integers: under a density with
-a learned scale log p(x) grows without limit where a pixel takes the same value in all data. So dequantise them
-(`dequantize`: uniform noise within a level), and count the Jacobian. The floor of each learned scale is in `scales`.
+Compare densities only with densities, and probabilities with probabilities. Grey levels are 8-bit integers: under a
+density with a learned scale, log p(x) grows without limit if a pixel has the same value in all data. So dequantise them
+(`dequantize`: uniform noise within a level), and count the Jacobian. `scales` has the floor of each learned scale.
 
 To add a member:
 
-- subclass `Likelihood`, say in `decoder_shape` how many numbers it needs, and return a distribution from `forward`;
-- build it from `self.decode(z, y)`, which calls the decoder on rows (N, D), whatever leading dimensions z and y have;
-  several numbers a pixel stand in a leading axis, `(2, *x_shape)`, and `self.decode_parts(z, y, 2)` takes them apart;
-- set `support` to the constraint on one pixel, or on a vector as a whole, and `advice` to what a user with other data
+- subclass `Likelihood`, return from `decoder_shape` the shape that it needs, and from `forward` a distribution;
+- build the distribution from `self.decode(z, y)`, which calls the decoder on rows (N, D), whatever leading dimensions z
+  and y have; several numbers per pixel are in a leading axis, `(2, *x_shape)`, and `self.decode_parts(z, y, 2)`
+  separates them;
+- set `support` to the constraint on one pixel, or on the whole vector, and `advice` to what a user with other data
   should do;
-- say in `start` which decoder output has the mean of the training data as its mean, and in `scales` what its scales
-  are.
+- return from `start` the decoder output whose mean is the mean of the training data, and from `scales` its scales.
 """
 
 from pyro_vae.model.likelihoods.counts import NegativeBinomial, Poisson

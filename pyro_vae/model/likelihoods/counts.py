@@ -15,7 +15,7 @@ from pyro_vae.model.likelihoods.likelihood import Likelihood, over_pixels
 from pyro_vae.model.likelihoods.scales import Learned
 from pyro_vae.model.scaling import ColumnMean, mean_of_counts
 
-# Rates and means stay above it: softplus underflows to 0, where log p of a count is minus infinity.
+# Rates and means stay above this: softplus underflows to 0, where log p of a count is minus infinity.
 _SMALLEST_MEAN = 1e-6
 
 
@@ -27,8 +27,9 @@ class Poisson(Likelihood):
 
     In nats. Mean and variance are the same; for counts that vary more use `NegativeBinomial`.
 
-    To reach counts of hundreds this softplus needs outputs of hundreds, which take a network long. With `column_mean`
-    outputs are relative to the mean M_i of each column, 0 is that mean, and counts of any size train alike:
+    To reach counts of hundreds, this softplus needs outputs of hundreds, which a network takes long to learn. With
+    `column_mean`, outputs are relative to the mean M_i of each column, 0 is that mean, and counts of any size train
+    equally well:
 
     .. math:: m_i = M_i \, \frac{\mathrm{softplus}(\mathrm{decoder}(z)_i)}{\log 2} + 10^{-6}
 
@@ -71,11 +72,11 @@ class NegativeBinomial(Likelihood):
 
     Args:
         decoder: z (*, D) -> (*, *x_shape), of which softplus is the mean.
-        total_count: where r starts; it stays above 1e-3.
-        column_mean: the mean of each column, to which outputs are relative as in `Poisson`.
+        total_count: the start of r, which stays above 1e-3.
+        column_mean: the mean of each column; outputs are relative to it, as in `Poisson`.
 
     Raises:
-        ValueError: a total_count that would start below its floor.
+        ValueError: total_count would start below its floor.
         DataError: from `check`, for values that are not counts.
 
     Reference:
@@ -116,7 +117,7 @@ def _mean_of_counts(output: Tensor, column_mean: ColumnMean | None) -> Tensor:
 
 
 def _start_of_counts(x: Tensor, column_mean: ColumnMean | None) -> Tensor:
-    # Half a count more keeps a pixel without counts at a finite start; then the inverse of softplus.
+    # Half a count more gives a pixel without counts a finite start; then the inverse of softplus.
     mean = mean_of_counts(x)
     if column_mean is not None:
         mean = column_mean.see(mean) * math.log(2)

@@ -22,13 +22,13 @@ class DiscretizedLogistic(LocationScale):
     .. math:: a_i = \frac{x_i - 1/2 - (L-1) m_i}{(L-1) s_i}, \qquad b_i = a_i + \frac{1}{(L-1) s_i}
 
     In nats; the end levels take the tails. Decoder and scale are in units of the full range, as for a density on [0,
-    1], and the data are the levels themselves. These are probabilities, which no constant pixel drives above 1, so
+    1], and the data are the levels themselves. These are probabilities, which a constant pixel cannot drive above 1, so
     there is nothing to dequantise.
 
     Args:
         decoder: z (*, D) -> locations m (*, *x_shape), or m and raw scales (*, 2, *x_shape) for "predicted".
         num_levels: L.
-        scale: s, or where a learned s starts.
+        scale: s, or the start of a learned s.
         learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
         scale_floor: smallest s that is not fixed: s = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
@@ -52,8 +52,8 @@ class DiscretizedLogistic(LocationScale):
 
     support: constraints.Constraint = constraints.nonnegative_integer
     advice = (
-        "It takes the levels themselves (num_levels of them): leave `dequantize=True` out, "
-        "or use a density (`dequantize=True`, `likelihood='normal'`)."
+        "It takes the levels themselves (num_levels of them): leave out `dequantize=True`, or use a density "
+        "(`dequantize=True`, `likelihood='normal'`)."
     )
     symbol = "s"
 
@@ -76,7 +76,7 @@ class DiscretizedLogistic(LocationScale):
 
     def start_location(self, x: Tensor) -> Tensor:
         top, scale = self.num_levels - 1, self.scale
-        # The tails of the end levels pull the mean inwards; 40 scales beyond an end nothing else is left.
+        # The tails of the end levels pull the mean inwards; 40 scales beyond an end there is nothing else.
         return distributions.invert(
             lambda loc: distributions.DiscretizedLogistic(top * loc, top * scale, self.num_levels).mean,
             mean_with_one_more(x, top / 2),
@@ -89,11 +89,11 @@ class DiscretizedLogistic(LocationScale):
 
 
 class Categorical(Likelihood):
-    r"""Any probabilities of the grey levels 0..L-1, for each pixel its own.
+    r"""Any probabilities of the grey levels 0..L-1, separate for each pixel.
 
     .. math:: \log p(x|z) = \sum_i \left( l_i[x_i] - \log \sum_v e^{l_i[v]} \right), \qquad l = \mathrm{decoder}(z)
 
-    In nats. It knows no order of the levels, and learns it from the data. The mean is that of the level, sum_v v P(v).
+    In nats. It does not know the order of the levels, and learns it from the data. The mean is sum_v v P(v).
 
     Args:
         decoder: z (*, D) -> logits l (*, L, *x_shape).
@@ -130,7 +130,7 @@ class Categorical(Likelihood):
         return over_pixels(distributions.GreyLevels(logits), z, y)
 
     def start(self, x: Tensor) -> Tensor:
-        # The frequency of each level at each pixel, with one datum more that is spread evenly over the levels.
+        # The frequency of each level at each pixel, with one more datum that is spread evenly over the levels.
         observed = ~x.isnan()
         pixels = torch.arange(x[0].numel(), device=x.device) * self.num_levels
         size = x[0].numel() * self.num_levels

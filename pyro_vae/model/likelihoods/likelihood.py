@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def unsaid() -> Iterator[None]:
-    """Keeps back, inside, the note that a decoder stays where it is: of a program whose training does not begin."""
+    """Hides, inside, the note that a decoder stays as it is, for a program whose training does not begin."""
 
     def nothing(record: logging.LogRecord) -> bool:
         return False
@@ -37,7 +37,7 @@ class Likelihood(nn.Module):
     """Base class of p(x|z). Members set `support`, a constraint on a pixel or a vector, and `advice` for other data.
 
     Args:
-        decoder: maps z `(N, D)` (and labels `(N, C)`, where given) to `(N, *decoder_shape(x_shape))`.
+        decoder: maps z `(N, D)` (and labels `(N, C)`, if given) to `(N, *decoder_shape(x_shape))`.
 
     Example:
         >>> from pyro_vae.model.networks import MLP
@@ -58,9 +58,9 @@ class Likelihood(nn.Module):
 
     @staticmethod
     def decoder_shape(x_shape: Sequence[int]) -> tuple[int, ...]:
-        """Returns the event shape of what the decoder must return: x_shape, unless a member needs more numbers a pixel.
+        """Returns the event shape of the decoder's output: x_shape, unless a member needs more numbers per pixel.
 
-        A member takes the constructor arguments that it depends on by their names and with their defaults.
+        A member adds the constructor arguments that the shape depends on, with the same names and defaults.
 
         Args:
             x_shape: shape of one datum.
@@ -70,25 +70,25 @@ class Likelihood(nn.Module):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Calls the decoder at latents z (*, D) and labels y (*, C), broadcast against each other.
 
-        A decoder of your own sees them as (N, D) and (N, C): draws, particles and data are its rows. So batch norm in
+        Your own decoder sees them as (N, D) and (N, C): draws, particles and data are its rows. So batch norm in
         training takes its statistics over all of them, K B rows under K vectorised particles.
 
         Returns:
             (*, *decoder_shape).
 
         Raises:
-            TypeError: the decoder returns no tensor.
-            ValueError: it returns another number of rows than it was given.
+            TypeError: the decoder does not return a tensor.
+            ValueError: it does not return one row for each row that it was given.
         """
         return folded(self.decoder, z, y, 1, (f"the decoder of {type(self).__name__}", "z"))
 
     def decode_parts(self, z: Tensor, y: Tensor | None, count: int) -> Tensor:
-        """Calls the decoder and moves its axis of several numbers a pixel to the front.
+        """Calls the decoder and moves its axis of several numbers per pixel to the front.
 
         Args:
             z: latents (*, D).
             y: one-hot labels (*, C).
-            count: how many numbers a pixel there are.
+            count: how many numbers per pixel there are.
 
         Returns:
             (count, *, *x_shape), from the decoder's (*, count, *x_shape).
@@ -99,8 +99,8 @@ class Likelihood(nn.Module):
         output, axis = self.decode(z, y), leading_dims(z, y)
         if output.dim() <= axis or output.shape[axis] != count:
             raise ValueError(
-                f"{type(self).__name__} needs a decoder whose output has shape (*, {count}, *x_shape), {count} numbers "
-                f"a pixel; got {tuple(output.shape)} for z {tuple(z.shape)}: build it with decoder_shape()"
+                f"{type(self).__name__} needs a decoder whose output has shape (*, {count}, *x_shape), {count} "
+                f"numbers per pixel; got {tuple(output.shape)} for z {tuple(z.shape)}: build it with decoder_shape()"
             )
         return output.movedim(axis, 0)
 
@@ -109,11 +109,11 @@ class Likelihood(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def scales(self) -> dict[str, Any]:
-        """Describes each scale of this likelihood, and its floor, in plain numbers and words; reports read it."""
+        """Describes each scale of this likelihood, and its floor, in plain numbers and words for reports."""
         return {}
 
     def scale_by_column(self) -> dict[str, Tensor]:
-        """Returns, by name, scales and floors that differ by the columns of a table, (D,), in each column's unit."""
+        """Returns, by name, scales and floors that differ between columns of a table, (D,), in each column's unit."""
         return {}
 
     def start(self, x: Tensor) -> Tensor:
@@ -124,11 +124,11 @@ class Likelihood(nn.Module):
     def start_at(self, x: Tensor) -> None:
         """Sets the decoder's output bias so that training starts at the mean of the data.
 
-        A decoder without an `output_bias`, such as a plain `nn.Sequential`, stays where it is, and a line of the log
-        says so. So it does where a member that needs several numbers a pixel has no `start` of its own.
+        A decoder without an `output_bias`, such as a plain `nn.Sequential`, stays as it is, and a line of the log says
+        so. The same happens if a member that needs several numbers per pixel has no `start` of its own.
 
         Args:
-            x: data (N, *x_shape); where they are binarised anew in each epoch, their grey levels, the means of the
+            x: data (N, *x_shape). If they are binarised again in each epoch, pass their grey levels, the means of the
                 draws. NaN is a missing number, and left out.
 
         Raises:
@@ -150,53 +150,53 @@ class Likelihood(nn.Module):
         bias.copy_(wanted)
 
     def _stay(self, why: str, name: str) -> None:
-        _logger.warning(f"note: training starts where the decoder is, and not at the mean of the data: {why}", name)
+        _logger.warning(f"note: training starts where the decoder is, not at the mean of the data: {why}", name)
 
     def check_missing(self) -> None:
-        """Raises ValueError where p(x_obs|z) of some numbers of x cannot be had from p(x|z), see `observed_part`."""
+        """Raises ValueError if p(x_obs|z) of some numbers of x cannot be derived from p(x|z), see `observed_part`."""
         if getattr(self.support, "event_dim", 0):
             raise ValueError(
-                f"{type(self).__name__} is over whole vectors ({_describe(self.support)}), of which single numbers "
+                f"{type(self).__name__} is over whole vectors ({_describe(self.support)}), whose single numbers "
                 "cannot be missing (`missing=True`)"
             )
 
     def observed_part(self, p: Any, mask: Tensor) -> Any:
-        """Returns p(x_obs|z), whose log p of x counts the observed numbers alone.
+        """Returns p(x_obs|z), whose log p of x counts only the observed numbers.
 
-        By default the mask of independent numbers. A member whose numbers depend on each other integrates the missing
-        ones out, and returns a distribution with an attribute `observed`, the mask, and two methods for
-        `pyro_vae.evaluation.impute`: `completed(x)` draws the missing numbers given the observed ones, `expected(x)`
-        gives their means.
+        By default it masks independent numbers. A member whose numbers depend on each other integrates out the missing
+        ones. It returns a distribution with an attribute `observed`, the mask, and two methods for
+        `pyro_vae.evaluation.impute`: `completed(x)` draws the missing numbers given the observed ones, and
+        `expected(x)` returns their means.
 
         Args:
             p: p(x|z), what `forward` returned.
             mask: boolean (B, *x_shape), True where a number was observed.
 
         Raises:
-            ValueError: p(x|z) is no product over single numbers.
+            ValueError: p(x|z) is not a product over single numbers.
         """
         return observed_numbers(p, mask)
 
     def filled(self, x: Tensor) -> Tensor:
-        """Returns data x (N, *x_shape) with a number inside the support for each NaN, which is a missing number."""
+        """Returns data x (N, *x_shape) with a number inside the support in place of each NaN, a missing number."""
         return torch.where(x.isnan(), inside(base_constraint(self.support)), x) if x.is_floating_point() else x
 
     def check(self, x: Tensor, first: int = 0, place: Callable[[int], str] = "datum {}".format) -> None:
         """Refuses data that are outside the support or not finite, and names the first such datum.
 
-        NaN is refused as well: a program with `missing=True` checks what `filled` makes of its data.
+        NaN is refused too: a program with `missing=True` checks the result of `filled`.
 
         Args:
             x: data (N, *x_shape).
-            first: the position of x[0] among the data, where x is a block of them.
-            place: turns a position among the data into words.
+            first: the position of x[0] among the data, if x is a block of them.
+            place: describes a position among the data in words.
 
         Raises:
-            DataError: with the value, its place and the cure.
+            DataError: a datum is refused; the message names the value, its place and the cure.
         """
         if x.is_complex():
             raise DataError(f"{type(self).__name__} needs x to be real; got {x.dtype}: pass x.real")
-        inside = self.support.check(x)  # of each number, or of each vector, as of probabilities that add up to 1
+        inside = self.support.check(x)  # for each number, or for each vector, such as probabilities that add up to 1
         inside = inside & torch.isfinite(x).reshape(*inside.shape, -1).all(-1)
         require(inside.all(), lambda: self._outside(x, inside, first, place))
 
@@ -224,12 +224,12 @@ def leading_dims(z: Tensor, y: Tensor | None) -> int:
 
 
 def over_pixels(p: TorchDistributionMixin, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
-    """Declares all batch dimensions of p beyond those of z (*, D) and labels y (*, C) an event."""
+    """Declares all batch dimensions of p beyond those of z (*, D) and labels y (*, C) as an event."""
     return p.to_event(len(p.batch_shape) - leading_dims(z, y))
 
 
 def observed_mean(x: Tensor, otherwise: float = 0.0) -> Tensor:
-    """Returns the mean of data x (N, *x_shape) over those that are not NaN; `otherwise` where all of them are.
+    """Returns the mean of data x (N, *x_shape) over those that are not NaN; `otherwise` if all of them are.
 
     Example:
         >>> observed_mean(torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]]))
@@ -245,9 +245,9 @@ def _observed(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_with_one_more(x: Tensor, value: float) -> Tensor:
-    """Returns the mean of data x (N, *x_shape) and one datum more, `value`, in the middle of their range.
+    """Returns the mean of data x (N, *x_shape) and one more datum, `value`, in the middle of their range.
 
-    It keeps a pixel that never changes at a finite start, and so one that was never observed. NaN is left out.
+    It gives a finite start to a pixel that never changes, or that was never observed. NaN is left out.
 
     Reference:
         Krichevsky & Trofimov, "The Performance of Universal Encoding", IEEE Transactions on Information Theory 27,

@@ -33,28 +33,28 @@ class Normal(LocationScale):
               + \frac{1}{2} \log(2 \pi \sigma_i^2) \right], \qquad m = \mathrm{decoder}(z)
 
     In nats. With sigma fixed, `weight * squared error + KL` is this likelihood with sigma^2 = 1 / (2 weight): the sum
-    of squared errors (SSE) is sigma^2 = 1/2, the mean squared error (MSE) is sigma^2 = d/2. They differ by more than a
-    multiplicative constant, since the KL does not change with them. The constant -d/2 log(2 pi sigma^2) does not move
-    the optimum while sigma is fixed, but it belongs in every reported log p(x), and without it a learned sigma would
-    grow without limit.
+    of squared errors (SSE) has sigma^2 = 1/2, and the mean squared error (MSE) has sigma^2 = d/2. They differ by more
+    than a multiplicative constant, since the KL does not change with them. The constant -d/2 log(2 pi sigma^2) does not
+    move the optimum while sigma is fixed. But it belongs in every reported log p(x), and without it a learned sigma
+    would grow without limit.
 
-    Beware of sigma = 1 on pixels in [0, 1]: a latent dimension pays only where the data vary by more than sigma^2 along
-    it, and on such data hardly any direction does, so that nearly all latents collapse onto the prior. To learn sigma
-    is to choose that weight by maximum likelihood; its optimum is the root mean squared error.
+    Beware of sigma = 1 on pixels in [0, 1]: a latent dimension pays off only if the data vary by more than sigma^2
+    along it. On such data hardly any direction does, so nearly all latents collapse onto the prior. Learning sigma
+    chooses that weight by maximum likelihood; its optimum is the root mean squared error.
 
-    Where sigma is learned, a pixel that never changes drives its sigma to 0, and the density of 8-bit data grows
-    without limit: dequantise the data (`dequantize`), and report the floor beside the number.
+    If sigma is learned, a pixel that never changes drives its sigma to 0, and the density of 8-bit data grows without
+    limit: dequantise the data (`dequantize`), and report the floor with the number.
 
-    Columns of a table come in units of any size. With a `column_scale`, of centre c and spread s, decoder, `scale` and
-    `scale_floor` speak of columns in units of their spread, and x stays as it is:
+    Columns of a table come in units of any size. With a `column_scale`, with centre c and spread s, the decoder,
+    `scale` and `scale_floor` refer to columns in units of their spread, and x stays as it is:
 
     .. math:: x_i \sim N(c_i + s_i m_i, \; s_i^2 \sigma_i^2)
 
-    A learned sigma then starts well at 1, which is what it would be under a decoder that ignores z.
+    A good start for a learned sigma is then 1, its value under a decoder that ignores z.
 
     Args:
         decoder: z (*, D) -> means (*, *x_shape), or means and raw scales (*, 2, *x_shape) for "predicted".
-        scale: sigma, or where a learned sigma starts.
+        scale: sigma, or the start of a learned sigma.
         learn_scale: "no", sigma is fixed; "one", one learned number; "pixel", a learned number for each pixel;
             "predicted", from z by the decoder.
         scale_floor: smallest sigma that is not fixed: sigma = scale_floor + exp(raw).
@@ -85,17 +85,17 @@ class Normal(LocationScale):
 
 
 class Laplace(LocationScale):
-    r"""Independent Laplace pixels: absolute errors, with b in the place of the sigma of `Normal`.
+    r"""Independent Laplace pixels: absolute errors, with b in place of the sigma of `Normal`.
 
     .. math:: \log p(x|z) = -\sum_i \left[ \frac{|x_i - m_i|}{b_i} + \log(2 b_i) \right], \qquad m = \mathrm{decoder}(z)
 
     In nats. `weight * sum of absolute errors + KL` is this likelihood with b = 1 / weight, and the optimum of a learned
-    b is the mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) where b is
+    b is the mean absolute error. The standard deviation is b sqrt(2). Dequantise 8-bit data (`dequantize`) if b is
     learned, as for `Normal`.
 
     Args:
         decoder: z (*, D) -> locations (*, *x_shape), or locations and raw scales (*, 2, *x_shape) for "predicted".
-        scale: b, or where a learned b starts.
+        scale: b, or the start of a learned b.
         learn_scale: "no", "one", "pixel" or "predicted", as for `Normal`.
         scale_floor: smallest b that is not fixed: b = scale_floor + exp(raw).
         x_shape: shape of one datum, needed for "pixel".
@@ -118,12 +118,12 @@ class Laplace(LocationScale):
 
 
 class LowRankNormal(Likelihood):
-    r"""A normal whose pixels err together, along the columns of W: mean, sigma and W all come from z.
+    r"""A normal whose pixels have correlated errors, along the columns of W: mean, sigma and W all come from z.
 
     .. math:: \log p(x|z) = -\frac{1}{2} (x - m)' \Sigma^{-1} (x - m) - \frac{1}{2} \log |\Sigma|
               - \frac{d}{2} \log(2 \pi), \qquad \Sigma = W W' + \mathrm{diag} \, \sigma^2
 
-    In nats. As Sigma depends on z and on the weights, both the Mahalanobis term and the log-determinant count: without
+    In nats. Sigma depends on z and on the weights, so both the Mahalanobis term and the log-determinant count: without
     -1/2 log|Sigma| the loss would be smallest for Sigma -> infinity (teaching material that writes "log p proportional
     to the Mahalanobis distance" drops it).
 
@@ -132,7 +132,7 @@ class LowRankNormal(Likelihood):
     Args:
         decoder: z (*, D) -> (*, 2 + rank, *x_shape): means m, raw sigmas and the columns of W.
         rank: number of columns of W.
-        scale: where sigma starts; W starts around 0.
+        scale: the start of sigma; W starts around 0.
         scale_floor: smallest sigma = scale_floor + exp(raw).
         column_scale: units of the columns, as for `Normal`: mean c + s m, and sigma and the rows of W times s.
 
@@ -198,21 +198,21 @@ class ExponentialNorm(Likelihood):
               - \log \frac{2 \pi^{d/2}}{\Gamma(d/2)} - \log \Gamma(d), \qquad
               \mathrm{RMSE} = \frac{|x - m|_2}{\sqrt{d}}, \quad m = \mathrm{decoder}(z)
 
-    In nats. So while the rate is fixed, `rate * RMSE + KL` is minus an ELBO up to a constant. With the constant the
-    rate can be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE: thousands on
-    images, where people try 1 or 10, under which nearly all latents collapse onto the prior.
+    In nats. So while the rate is fixed, `rate * RMSE + KL` is minus an ELBO up to a constant. With the constant, the
+    rate can be learned by maximum likelihood instead of tuned. Its optimum is rate = d / mean RMSE, which is thousands
+    on images. People try 1 or 10, and then nearly all latents collapse onto the prior.
 
-    Dequantise 8-bit data (`dequantize`) where the rate is learned, as for `Normal`.
+    Dequantise 8-bit data (`dequantize`) if the rate is learned, as for `Normal`.
 
     Args:
         decoder: z (*, D) -> m (*, *x_shape).
-        rate: weight of the RMSE, or where a learned rate starts.
+        rate: weight of the RMSE, or the start of a learned rate.
         learn_scale: "no", the rate is fixed; "one", it is learned through the mean RMSE, rate = d / mean RMSE.
         scale_floor: smallest mean RMSE that can be learned: scale_floor + exp(raw).
         x_shape: shape of one datum, d numbers; needed for "one".
 
     Raises:
-        ValueError: another learn_scale, "one" without x_shape, or a rate that would start with a mean RMSE below the
+        ValueError: learn_scale is unknown, "one" has no x_shape, or the rate would start with a mean RMSE below the
             floor.
         DataError: from `check`, for values that are not finite.
 
@@ -248,7 +248,7 @@ class ExponentialNorm(Likelihood):
 
     def check_missing(self) -> None:
         raise ValueError(
-            "ExponentialNorm takes all numbers of a datum into one norm, and has no density of some of them in closed "
+            "ExponentialNorm puts all numbers of a datum into one norm, so the density of some of them has no closed "
             "form: with `missing=True` use `likelihood='normal'`, `likelihood='laplace'` or "
             "`likelihood='low_rank_normal'`"
         )

@@ -1,4 +1,4 @@
-"""The scales of likelihoods, which are fixed, learned or predicted from z, above a floor."""
+"""The scales of likelihoods: fixed, or learned or predicted from z above a floor."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from pyro_vae.model.likelihoods.likelihood import Likelihood, leading_dims, obse
 from pyro_vae.model.scaling import ColumnScale
 from pyro_vae.option_words import LearnScale, words
 
-# exp(raw) is continued along its tangent from here on: no overflow, and a gradient that never dies.
+# exp(raw) continues along its tangent from here on: no overflow, and a gradient that never vanishes.
 _LARGEST_EXPONENT = 20.0
 
 
 class LocationScale(Likelihood):
-    """Base class of members with one location a pixel and a scale that is fixed, learned or predicted from z.
+    """Base class of members with one location per pixel and a scale that is fixed, learned or predicted from z.
 
     A scale that is not fixed is scale_floor + exp(raw). The arguments are those of `Normal`.
     """
@@ -99,7 +99,7 @@ class Learned(nn.Module):
     """Learned numbers above a floor, floor + exp(raw): one, or one for each pixel.
 
     Args:
-        name: what starts at `start`, for the message.
+        name: of the number, for the message.
         start: the value before training.
         floor: the smallest value.
         shape: () for one number.
@@ -122,28 +122,28 @@ class Learned(nn.Module):
 
     @torch.no_grad()
     def summary(self) -> float | dict[str, float]:
-        """Returns the number, or the least, the median and the largest of many."""
+        """Returns the number, or the smallest, the median and the largest of many."""
         return summary(self())
 
     def how(self) -> dict[str, Any]:
-        """Returns the floor, and in words how many values there are."""
+        """Returns the floor, and the number of values in words."""
         many = "per column" if self.raw.dim() == 1 else "per pixel"
         return {"floor": self.floor, "learned": many if self.raw.dim() else "one number"}
 
 
 def summary(values: Tensor) -> float | dict[str, float]:
-    """Returns the number, or the least, the median and the largest of many."""
+    """Returns the number, or the smallest, the median and the largest of many."""
     if not values.dim():
         return values.item()
     return {"min": values.min().item(), "median": values.median().item(), "max": values.max().item()}
 
 
 def in_own_units(scales: dict[str, Any], column_scale: ColumnScale | None) -> dict[str, Any]:
-    """Returns what `Likelihood.scales` says, with numbers in units of each column's spread put into the data's own.
+    """Returns `Likelihood.scales` with numbers in units of each column's spread converted into the data's own units.
 
     Args:
-        scales: by name, a number, a tensor or words; the rank is no scale.
-        column_scale: the units; None where they are the data's own.
+        scales: by name, a number, a tensor or words; the rank is not a scale.
+        column_scale: the units; None if they are the data's own.
     """
     spread: Tensor | float = 1.0 if column_scale is None else column_scale.spread
     numbers = {name: value for name, value in scales.items() if not isinstance(value, str) and name != "rank"}
@@ -153,23 +153,23 @@ def in_own_units(scales: dict[str, Any], column_scale: ColumnScale | None) -> di
 
 
 def mean_seen(x: Tensor, column_scale: ColumnScale | None) -> Tensor:
-    """Returns the mean (*x_shape) of data x (N, *x_shape), in units of the scale where there is one."""
+    """Returns the mean (*x_shape) of data x (N, *x_shape), in units of the scale if there is one."""
     if column_scale is None:
         return observed_mean(x)
     return column_scale.see(observed_mean(x.double())).to(x.dtype)
 
 
 def above(floor: float, raw: Tensor) -> Tensor:
-    # Not raw - excess: float32 would round that away from the largest exponent where raw is large.
+    # Not raw - excess: for large raw, float32 would round that away from the largest exponent.
     """Maps a raw number to floor + exp(raw), continued along its tangent where exp would overflow."""
     bounded = raw.masked_fill(raw > _LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return floor + bounded.exp() * (1 + (raw - _LARGEST_EXPONENT).relu())
 
 
 def raw_for(name: str, value: float, floor: float) -> float:
-    """Returns the raw number that `above` takes to this value; raises ValueError where it is not above the floor."""
+    """Returns the raw number that `above` maps to this value; raises ValueError unless it is above the floor."""
     if not positive("scale_floor", floor) < positive(name, value):
-        raise ValueError(f"{name} is where a learned scale starts and must be above its floor {floor:g}; got {value:g}")
+        raise ValueError(f"{name} is the start of a learned scale and must be above its floor {floor:g}; got {value:g}")
     largest = math.exp(_LARGEST_EXPONENT)
     return math.log(min(value - floor, largest)) + max((value - floor) / largest - 1, 0.0)
 
@@ -182,7 +182,7 @@ def positive(name: str, value: float) -> float:
 
 
 def known_mode(member: Likelihood, learn_scale: str, modes: tuple[str, ...]) -> str:
-    """Returns `learn_scale`; raises ValueError where the member has no such mode."""
+    """Returns `learn_scale`; raises ValueError if the member has no such mode."""
     if learn_scale not in modes:
         raise ValueError(
             f"{type(member).__name__} takes `learn_scale` {' or '.join(map(repr, modes))}; "
@@ -192,17 +192,17 @@ def known_mode(member: Likelihood, learn_scale: str, modes: tuple[str, ...]) -> 
 
 
 def needed_shape(member: Likelihood, x_shape: Sequence[int] | None, learn_scale: str) -> tuple[int, ...]:
-    """Returns x_shape as a tuple; raises ValueError where a mode that needs it has none."""
+    """Returns x_shape as a tuple; raises ValueError if a mode that needs it has none."""
     if x_shape is None:
         raise ValueError(
-            f"{type(member).__name__} with learn_scale={learn_scale!r} must know the shape of one datum: "
-            "pass it, e.g. x_shape=(1, 28, 28)"
+            f"{type(member).__name__} with learn_scale={learn_scale!r} needs the shape of one datum: pass it, e.g. "
+            "x_shape=(1, 28, 28)"
         )
     return tuple(x_shape)
 
 
 def check_shape(member: Likelihood, loc: Tensor, lead: int, x_shape: Sequence[int]) -> None:
-    """Raises ValueError where loc, after `lead` dimensions, does not have the shape that the member was built for."""
+    """Raises ValueError if loc, after `lead` dimensions, does not have the shape that the member was built for."""
     if loc.shape[lead:] != tuple(x_shape):
         raise ValueError(
             f"{type(member).__name__} was built for x_shape={tuple(x_shape)}; its decoder gives "

@@ -15,7 +15,7 @@ class Bernoulli(Likelihood):
     .. math:: \log p(x|z) = \sum_i [x_i \log m_i + (1 - x_i) \log(1 - m_i)], \qquad
               m = \mathrm{sigmoid}(\mathrm{decoder}(z))
 
-    In nats. Grey pixels have no log-likelihood under it and are refused.
+    In nats. Grey pixels have no log-likelihood under it, and are refused.
 
     Args:
         decoder: z (*, D) -> logits (*, *x_shape).
@@ -47,13 +47,13 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    r"""Grey pixels in [0, 1], as numbers: the binary cross-entropy with the normaliser that it lacks.
+    r"""Grey pixels in [0, 1], as numbers: the binary cross-entropy plus its missing normaliser.
 
     .. math:: \log p(x|z) = \sum_i [l_i x_i - A(l_i)], \qquad A(l) = \log \frac{e^l - 1}{l}, \qquad
               l = \mathrm{decoder}(z)
 
-    In nats. It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data |l| and the
-    density grow without limit. Dequantise 8-bit data (`dequantize`), whose means then keep half a level away from the
+    In nats. It has no scale apart from its logits, and hence no floor: at a pixel that is 0 in all data, |l| and the
+    density grow without limit. Dequantise 8-bit data (`dequantize`): their means then stay half a level away from the
     ends.
 
     Args:
@@ -80,5 +80,5 @@ class ContinuousBernoulli(Likelihood):
         return over_pixels(distributions.ContinuousBernoulli(self.decode(z, y)), z, y)
 
     def start(self, x: Tensor) -> Tensor:
-        # Half a grey level from the ends: logits of thousands, as a black pixel asks for, would not come back.
+        # Half a grey level from the ends: training would not recover from logits of thousands, as for a black pixel.
         return distributions.continuous_bernoulli_logits(observed_mean(x, 0.5).clamp(1 / 512, 511 / 512))

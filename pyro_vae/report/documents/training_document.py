@@ -1,6 +1,6 @@
 """The document at the end of a training: the headline of an evaluation, every number with both errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyro_vae.evaluation.trust.diagnostics import NO_KHAT
@@ -82,17 +82,34 @@ def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
     """Says how long a program was trained, after a word of what it says.
 
     Args:
-        training: `epochs` and `best_epoch`.
+        training: `epochs` and `best_epoch`, and `started_from` where the weights of another run were the first.
         is_run: False for a program without a run, of which only its records are known.
 
     Example:
         >>> trained({"epochs": 9, "best_epoch": 7}, is_run=True)
         ('model', 'epoch 7 of 9, the best on validation data')
+        >>> earlier = {"run": "runs/a", "epoch": 5, "checkpoint": "epoch-00006.safetensors", "sha256": "90cfd0"}
+        >>> print(trained({"epochs": 9, "best_epoch": 7, "started_from": [earlier | {"unseen": True}]}, is_run=True)[1])
+        epoch 7 of 9, the best on validation data; training started from the weights of epoch 5 of runs/a
+        (epoch-00006.safetensors, SHA-256 90cfd0)
     """
     epochs, best = training["epochs"], training["best_epoch"]
     if is_run:
-        return "model", f"epoch {best} of {epochs}, the best on validation data"
+        started = _started(training.get("started_from", []))
+        return "model", f"epoch {best} of {epochs}, the best on validation data{started}"
     return "training", f"{epochs} epochs by its records; the best on validation data was epoch {best}"
+
+
+def _started(lineage: Sequence[Mapping[str, Any]]) -> str:
+    """Says which weights a training started from, and theirs, and whether they may have seen the test data."""
+    weights = [
+        f"from the weights of epoch {record['epoch']} of {clean(record['run'])} ({clean(record['checkpoint'])}, "
+        f"SHA-256 {clean(record['sha256'])})"
+        for record in lineage
+    ]
+    told = "".join(f"; {'training' if i == 0 else 'that training'} started {each}" for i, each in enumerate(weights))
+    doubt = "; whether those weights were trained on some of these test data is not known"
+    return told + (doubt if any(record["unseen"] is None for record in lineage) else "")
 
 
 def scale_table(report: Report) -> Table:

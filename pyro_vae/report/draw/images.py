@@ -195,13 +195,13 @@ def _draw_training(
 
 
 def _ticks(first: int, last: int) -> list[int]:
-    """The first epoch, the last one, and round numbers between them that stand in nobody's way.
+    """The first epoch, the last one, and round numbers between them that do not run into them.
 
     >>> _ticks(1, 600), _ticks(1, 6), _ticks(1, 1)
     ([1, 100, 200, 300, 400, 500, 600], [1, 2, 3, 4, 5, 6], [1])
     """
     room = 0.08 * (last - first)
-    between = MaxNLocator(6, integer=True).tick_values(first, last).astype(int).tolist()
+    between = map(int, MaxNLocator(6, integer=True).tick_values(first, last))
     return sorted({first, *(tick for tick in between if first + room < tick < last - room), last})
 
 

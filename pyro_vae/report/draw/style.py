@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from pyro_vae.report.cells import MINUS
 from pyro_vae.report.palette import CLASSES, GREY, INK, PALE
@@ -23,7 +24,7 @@ _DPI = 180  # of a PNG: sharp on a telephone, and two columns of the page wide
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(color=CLASSES),
+    "axes.prop_cycle": cycler(color=CLASSES),
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
     "axes.labelsize": LETTERS,

@@ -96,7 +96,8 @@ def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
 def _arranged(panels: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
     """Puts panels into two columns, each where there is more room. The last of an odd number has both columns."""
     paired = panels[: len(panels) // 2 * 2]
-    columns, heights = ([], []), [0.0, 0.0]
+    columns: tuple[list[dict[str, Any]], ...] = ([], [])
+    heights = [0.0, 0.0]
     for panel in paired:
         shorter = heights.index(min(heights))
         columns[shorter].append(panel)

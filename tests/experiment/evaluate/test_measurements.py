@@ -382,7 +382,7 @@ def test_numbers_that_are_none_are_said_to_be_so_without_advice_for_a_training(r
 def test_a_mistake_in_an_evaluation_is_not_called_divergence(run):
     trained = open_run(run().run.path)
     trained.vae.prior = pv.priors.StandardNormal(3)
-    with pytest.raises(ValueError, match="prior and posterior are over the same z") as caught:
+    with pytest.raises(ValueError, match="prior and posterior must be over the same z") as caught:
         evaluate(trained, QUICK)
     assert not isinstance(caught.value, DivergenceError)
 

@@ -534,7 +534,7 @@ def test_a_pipe_is_not_waited_for(trained, last, suffix):
     last.with_suffix(suffix).unlink()
     os.mkfifo(last.with_suffix(suffix))
     found, complaints = checkpoint.newest(trained.folder)
-    assert (found.progress.epoch, "is no file" in complaints[0]) == (4, True)
+    assert (found.progress.epoch, "is not a file" in complaints[0]) == (4, True)
 
 
 def test_a_position_in_a_stream_of_another_size_is_refused(trained, config):

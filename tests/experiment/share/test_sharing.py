@@ -289,12 +289,12 @@ def test_what_is_there_already_is_not_replaced_unless_it_was_shared(run, shared,
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "README.md").write_text("mine")
-    for folder, why in ((mine, "holds README.md, which is no shared model"), (run, "is a run")):
+    for folder, why in ((mine, "holds README.md, which is not a shared model"), (run, "is a run")):
         before = content(folder)
         with pytest.raises(UsageError, match=f"{why}.*use another `folder`"):
             pv.share(run, folder)
         assert content(folder) == before
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         pv.share(run, mine / "README.md")
     (shared / ".gitattributes").write_text("*.safetensors filter=lfs")
     pv.share(run, shared, pictures=False)
@@ -469,7 +469,7 @@ def test_a_header_that_claims_10_gb_is_refused(shared):
     (shared / "model.safetensors").write_bytes(whole)
     entry = {"file": "model.safetensors", "sha256": files.sha256(whole), "bytes": len(whole)}
     seal(shared, {**body_of(shared), "tensors": entry})
-    assert "model.safetensors is no safetensors file" in complaint(shared)
+    assert "model.safetensors is not a safetensors file" in complaint(shared)
 
 
 def test_nothing_is_unpickled_and_no_code_beside_it_is_imported(shared, monkeypatch):
@@ -548,5 +548,5 @@ def test_an_address_of_another_form_is_refused_before_anything_is_asked(client, 
 
 def test_without_the_package_the_cure_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install -e '.\[hub\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'pyro-vae\[hub\]'"):
         pv.load("hf://me/digits")

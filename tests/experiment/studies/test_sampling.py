@@ -205,7 +205,7 @@ def test_the_spread_of_the_reconstruction_is_a_number(plain, tmp_path):
 
 def test_data_that_are_no_images_have_arrays_and_a_cloud(vectors, tmp_path):
     sentences, found = write(vectors, tmp_path)
-    assert "data of shape (6,) are no images" in sentences[0]
+    assert "data of shape (6,) are not images" in sentences[0]
     assert set(found) == ALL | {"latent_grid", "columns"}
     assert {path.name for path in tmp_path.glob("*.png")} == {"columns.png", "latent_cloud.png"}
     assert found["samples"]["mean"].shape == (64, 6)

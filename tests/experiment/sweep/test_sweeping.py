@@ -72,7 +72,9 @@ def swept(*grids, seeds=2, out="out", command=(), **more):
     """Sweeps, and returns the calls that it made."""
     Path("calls.txt").write_text("")
     given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
-    found = space(config_parser("for tests"), given, grids, more.get("ranges", ()), more.get("search", 0), seeds)
+    found = space(
+        config_parser("sweep", "For tests."), given, grids, more.get("ranges", ()), more.get("search", 0), seeds
+    )
     try:
         sweeping.sweep(Path(out), found, ["trainer.py"], 2)
     finally:
@@ -371,5 +373,5 @@ def test_a_search_over_many_flags_names_its_folders_by_numbers():
 def test_a_search_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "pyro_vae.experiment.sweep.optuna_search", raising=False)
-    with pytest.raises(UsageError, match=r"`search` needs its package: pip install -e '.\[search\]'"):
+    with pytest.raises(UsageError, match=r"`search` needs its package: pip install 'pyro-vae\[search\]'"):
         swept(ranges=["lr=1..2"], search=1)

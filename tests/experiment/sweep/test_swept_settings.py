@@ -12,7 +12,7 @@ from pyro_vae.experiment.own_members import FAMILIES
 from pyro_vae.experiment.presets import changed
 from pyro_vae.experiment.sweep.swept_settings import Range
 
-PARSER = config_parser("for tests")
+PARSER = config_parser("sweep", "For tests.")
 
 
 def made(*grids, ranges=(), search=0, seeds=1, command=()):
@@ -46,7 +46,7 @@ def test_code_in_a_grid_must_have_been_typed(tmp_path, monkeypatch):
     grid = "prior=standard,./mine.py:Mine"
     with pytest.raises(UsageError, match="names code, and stands in a file"):
         made(grid)
-    parser = config_parser("for tests")
+    parser = config_parser("sweep", "For tests.")
     parser.add_argument("--grid", action="append", type=str, default=[])
     found = space(parser, ["--grid", grid], [grid], [], 0, 1)
     assert [setting.name for setting in found.settings()] == ["prior=standard", "prior=Mine"]

@@ -172,7 +172,7 @@ class TestBadInput:
                 (vae, {"objective": "iwa"}, UsageError, "unknown objective 'iwa'; did you mean 'iwae'"),
                 (vae, {"objective": "iwae", "kl_warmup": 2}, UsageError, "no separate KL"),
                 (vae, {"objective": pyro.infer.Trace_ELBO(), "num_particles": 2}, UsageError, "that of the objective"),
-                (vae, {"optimizer": pyro.optim.Adam({"lr": 1.0})}, UsageError, "`lr` is that of the optimiser"),
+                (vae, {"optimizer": pyro.optim.Adam({"lr": 1.0})}, UsageError, "`lr` belongs to the optimiser"),
                 (lambda: vae(y_dim=4), {}, ValueError, "pass one-hot labels"),
                 (lambda: small_vae(2), {}, ValueError, "torch.float64; got torch.float32"),
             ),

@@ -249,7 +249,9 @@ def test_a_run_that_goes_on_has_each_epoch_once(settings, tmp_path):
 
 def test_without_the_package_the_cure_is_named(settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"`tensorboard=True` needs its package: pip install -e '.\[tensorboard\]'"):
+    with pytest.raises(
+        UsageError, match=r"`tensorboard=True` needs its package: pip install 'pyro-vae\[tensorboard\]'"
+    ):
         training.train(Run(tmp_path / "run", settings), tensorboard=True)
 
 
