@@ -129,7 +129,7 @@ def test_the_grid_grows_to_the_right_and_upwards():
     vae = pv.VAE(pv.priors.StandardNormal(2), posterior, likelihood)
     png = read(latent_grid(vae, 0, side=3))[..., 0]
     low, high = (0.5 + 0.2 * 0.967421566 * sign for sign in (-1, 1))
-    inside = png[len(png) // 4 : 3 * len(png) // 4, 150:-150]
+    inside = png[2 * len(png) // 5 : 3 * len(png) // 5, 250:-150]
     row = next(row for row in map(runs, inside) if len(row) > 6)
     left = [value for value in row if abs(value - 0.5) > 0.01 and value > 0.01]
     assert left == pytest.approx([low, high], abs=0.01)  # z_0 along the row through the middle, where z_1 is 0
@@ -147,8 +147,8 @@ def test_a_grid_for_each_label(panels):
     vae = plain()
     y = None if panels == 1 else torch.eye(10)[:panels, :2]
     height, width, _ = read(latent_grid(vae, 0, side=5, y=y)).shape
-    assert width == 880
-    assert 300 < height < 1000
+    assert width == 1008
+    assert 400 < height < 1400
 
 
 # The cloud.
@@ -224,7 +224,7 @@ def test_clouds_of_any_dimension_and_number_of_classes(latent_dim, classes):
     vae = pv.VAE(pv.priors.StudentT(latent_dim, df=1.0), posterior, likelihood)
     labels = torch.arange(80) % classes if classes else None
     height, width, _ = read(latent_cloud(vae, torch.randn(80, 6), 0, labels=labels)).shape
-    assert 600 < height <= width < 800
+    assert width == 1008 <= height < 1600
 
 
 def test_far_draws_of_a_heavy_tailed_prior_do_not_hide_the_codes():
