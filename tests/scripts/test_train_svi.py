@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
