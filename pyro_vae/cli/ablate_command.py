@@ -8,6 +8,7 @@ from pyro_vae.cli.parser import add_flags, config_from, config_parser, given_fla
 from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.run import files, places
 from pyro_vae.experiment.studies.ablated_losses import ablated
 
 
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("three runs need a folder: add --out, e.g. --out runs/ablation")
         given, folder = given_flags(parser, argv), Path(arguments.out)
         config = config_from(arguments, lambda config: ablated(config, given), argv)
+        places.check_data(config.dataset)
+        files.check_folder(folder)
         plan = Plan(
             elbo_samples=config.elbo_samples,
             num_samples=config.test_samples,

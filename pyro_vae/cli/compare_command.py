@@ -9,6 +9,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
+from pyro_vae.experiment.run import files, places
 from pyro_vae.progress import through
 
 
@@ -28,11 +29,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def compare(arguments: Namespace) -> None:
     """Measures each run, and writes and prints their differences."""
+    places.check_runs(arguments.runs)
+    files.check_folder(Path(arguments.out or "runs"))
     evaluation = settings_from(arguments, Evaluation)
     out, own = Path(arguments.out) if arguments.out else None, own_code.offered(vars(arguments))
 
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
-    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.run_folder import new_folder
 
     # The runs, and whether they were tested alike.
@@ -41,7 +43,6 @@ def compare(arguments: Namespace) -> None:
     comparing.check_reference(arguments.reference, runs)
     if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
         raise comparable_runs.refusal(differing)
-    files.check_folder(out or Path("runs"))
 
     # Each of them, on the same data with the same draws.
     measured = []

@@ -10,6 +10,7 @@ from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
+from pyro_vae.experiment.run import files, places
 
 SHARD = (
     "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.merge and arguments.shard not in ("auto", "none"):
             raise UsageError("--shard computes a share, --merge puts all together: give one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
+        places.check_run(arguments.run)
+        files.check_folder(Path(out))
         own = own_code.offered(vars(arguments))
         where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir, "own": own}
         if shard is not None:
@@ -43,13 +46,11 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], *, merge: bo
     from pyro_vae.experiment.evaluate import expected_work, report_files, shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
     from pyro_vae.experiment.evaluate.measurements import evaluate
-    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.trained_run import open_run
 
     begun = time.perf_counter()
     trained = open_run(run, **where)
     own_code.check_served(where["own"], trained.config)
-    files.check_folder(Path(out))
     known = shards.merge(Subject(trained, plan), Path(out) / shards.FOLDER) if merge else {}
     with expected_work.planned(trained, plan):
         look = evaluate(trained, plan, say, known)
@@ -62,13 +63,11 @@ def compute(shard: Shard, run: str, out: str, plan: Plan, where: dict[str, Any])
     """Writes a share, if it is not there."""
     from pyro_vae.experiment.evaluate import shards
     from pyro_vae.experiment.evaluate.evaluated_run import Subject
-    from pyro_vae.experiment.run import files
     from pyro_vae.experiment.run.trained_run import open_run
 
     trained, folder = open_run(run, **where), Path(out) / shards.FOLDER
     own_code.check_served(where["own"], trained.config)
     subject = Subject(trained, plan)
-    files.check_folder(folder)
     if shards.is_done(subject, shard, folder):
         say(f"shard {shard} is in {folder} already")
     else:

@@ -17,7 +17,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.checked_fields import kind_of, settings_of, words_of
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
-from pyro_vae.experiment.config import Config
+from pyro_vae.experiment.config import GROUPS, Config
 from pyro_vae.experiment.own_members import FAMILIES
 
 Settings = TypeVar("Settings")
@@ -115,9 +115,12 @@ def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
 
 def add_flags(parser: Parser, settings: type, only: Collection[str] = ()) -> None:
     """One flat flag for each field of a dataclass made of `checked_fields.flag`, or for some of them."""
+    place: Any = parser
     for field in settings_of(settings):
+        if settings is Config and not only and field.name in GROUPS:
+            place = parser.add_argument_group(GROUPS[field.name])
         if not only or field.name in only:
-            _add_flag(parser, field)
+            _add_flag(place, field)
 
 
 def settings_from(arguments: Namespace, kind: type[Settings]) -> Settings:
@@ -160,7 +163,7 @@ class _Float:
         return "float"
 
 
-def _add_flag(parser: Parser, field: Field[Any]) -> None:
+def _add_flag(place: Any, field: Field[Any]) -> None:
     kind = kind_of(field)
     options: dict[str, Any] = {"default": field.default, "help": help_of(field)}
     if kind is bool:
@@ -169,7 +172,7 @@ def _add_flag(parser: Parser, field: Field[Any]) -> None:
         options["type"] = _Float() if kind is float else kind
     if isinstance(field.default, tuple):
         options |= {"nargs": "+", "default": list(field.default)}
-    parser.add_argument("--" + field.name.replace("_", "-"), **options)
+    place.add_argument("--" + field.name.replace("_", "-"), **options)
 
 
 def help_of(field: Field[Any]) -> str:

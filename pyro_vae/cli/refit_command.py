@@ -10,6 +10,7 @@ from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.own_members import FAMILIES, is_place, short_name
+from pyro_vae.experiment.run import files, places
 
 FLAGS = (
     "prior_args", "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size",
@@ -37,8 +38,10 @@ def main(argv: list[str] | None = None) -> None:
         if "prior" not in given:
             raise UsageError("name the new prior, e.g. `prior='vamp'`")
         plan, source = settings_from(arguments, Plan), Path(arguments.run)
+        places.check_run(source)
         name = short_name(arguments.prior)
         folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{name}")
+        files.check_folder(folder)
         new = own_code.offered({"prior": [arguments.prior]})[0] if is_place(arguments.prior) else None
         own = own_code.offered({**vars(arguments), "prior": [arguments.old_prior] if arguments.old_prior else []})
 

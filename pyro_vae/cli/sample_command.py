@@ -6,6 +6,7 @@ from typing import Any
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
+from pyro_vae.experiment.run import files, places
 from pyro_vae.option_words import PathKind, words
 
 
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
+        places.check_run(arguments.run)
+        folder = Path(arguments.out or Path(arguments.run) / "samples")
+        files.check_folder(folder)
         from pyro_vae.experiment.run.trained_run import open_run  # here, since --help needs no torch
         from pyro_vae.experiment.studies import sampling
 
@@ -48,7 +52,6 @@ def main(argv: list[str] | None = None) -> None:
         own = own_code.offered(vars(arguments))
         trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted), own=own)
         own_code.check_served(own, trained.config)
-        folder = Path(arguments.out) if arguments.out else trained.run.path / "samples"
         for sentence in sampling.write(trained, folder, wanted):
             print(sentence, flush=True)
         print(f"\nIn {folder}: pictures (*.png) and their arrays (*.npz).")

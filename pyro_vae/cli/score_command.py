@@ -12,6 +12,8 @@ from pyro_vae.cli.evaluate_command import say
 from pyro_vae.cli.parser import add_flags, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
+from pyro_vae.experiment.run import places
+from pyro_vae.experiment.score import score_table
 
 SHARD = (
     "i/n, i = 0 ... n-1: compute only this share, into the folder OUT.shards; by default that of RANK and WORLD_SIZE "
@@ -57,11 +59,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
-    from pyro_vae.experiment.score import score_files, score_table, scored_rows, scored_run
-
     given = vars(arguments)
+    places.check_run(given["run"])
+    if given["data"]:
+        places.check_data(given["data"])
     begun, out, wants = time.perf_counter(), Path(given["out"]), {"reconstructions": given["reconstructions"]}
     score_table.check_out(out, **wants)
+
+    from pyro_vae.experiment.score import score_files, scored_rows, scored_run  # here, since --help needs no torch
+
     own = own_code.offered(given)
     run = scored_run.open_scored(given["run"], device=given["device"], data_dir=given["data_dir"], own=own)
     own_code.check_served(own, run.config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser
 from pyro_vae.errors import CheckError
+from pyro_vae.experiment.run import files
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,11 +22,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=str, default="", help="also write the table into this file")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments), place="json"):
-        from pyro_vae.experiment.run import files  # here, since --help needs no torch
-        from pyro_vae.selfcheck import ladder, verdicts
-
         if arguments.json:
             files.check_file(Path(arguments.json))
+
+        from pyro_vae.selfcheck import ladder, verdicts  # here, since --help needs no torch
+
         budget = ladder.QUICK if arguments.quick else ladder.FULL
         print(ladder.about(budget))
         rows: list[verdicts.Row] = []

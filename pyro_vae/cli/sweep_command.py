@@ -15,6 +15,7 @@ from pyro_vae.errors import UsageError, unknown
 from pyro_vae.experiment.checked_fields import kind_of, settings_of
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FAMILIES, is_place
+from pyro_vae.experiment.run import files, places
 from pyro_vae.experiment.sweep.swept_settings import Range, Space, check_swept
 
 _FIELDS = {field.name: field for field in settings_of(Config)}
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         wanted = space(parser, command, arguments.grid, arguments.range, arguments.search, arguments.seeds)
         if not arguments.search:
             wanted.settings()  # so that a wrong one is answered at once
+        places.check_data(arguments.dataset)
+        files.check_folder(Path(arguments.out))
 
         from pyro_vae.experiment.sweep import sweeping  # here, since --help needs no torch
 

@@ -7,6 +7,7 @@ from pyro_vae.cli.command_ending import exit_codes, wording_of
 from pyro_vae.cli.parser import config_from, config_parser, given_flags
 from pyro_vae.errors import UsageError, uninstalled
 from pyro_vae.experiment import build
+from pyro_vae.experiment.run import files, places
 from pyro_vae.experiment.train.torchrun import one_speaks
 
 
@@ -52,6 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         check = build.check_each_name if arguments.resume or start else build.check_names
         config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
+        if not arguments.resume:
+            places.check_data(config.dataset)
+        files.check_folder(folder or Path("runs"))
 
         from pyro_vae.experiment.train import training
         from pyro_vae.experiment.train.progress_bar import (

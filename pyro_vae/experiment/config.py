@@ -26,6 +26,15 @@ from pyro_vae.option_words import (
 )
 from pyro_vae.randomness import MOST_SAMPLES
 
+# Groups of settings, each by its first field, in the order of `Config`: what it is called where flags are listed.
+GROUPS = {
+    "preset": "data",
+    "prior": "model",
+    "objective": "training",
+    "valid_samples": "report",
+    "seed": "seed and machine",
+}
+
 
 @dataclass(frozen=True)
 class Config:

@@ -13,6 +13,7 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FAMILIES, OwnMember, places_of, short_name
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import rebuilt_program
+from pyro_vae.experiment.run.places import check_runs
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import newest_checkpoint
 from pyro_vae.report.cells import as_typed
@@ -90,12 +91,8 @@ def candidates(
         CheckpointError: a folder holds no run, or one that has not been finished.
     """
     folders = [Path(path) for path in paths]
-    if len(folders) < 2:
-        raise UsageError("a comparison needs two runs or more: name the folders of both")
-    resolved = [folder.resolve() for folder in folders]
-    if twice := [str(f) for i, f in enumerate(folders) if resolved[i] in resolved[:i]]:
-        raise UsageError(f"{twice[0]} is named twice: a run compared with itself says nothing")
-    names = [folder.name for folder in resolved]
+    check_runs(folders)
+    names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     own = list(own)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pyro_vae.command_lines import command_line, script
+from pyro_vae.command_lines import command_line
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError
 from pyro_vae.experiment import build, presets, tables
@@ -19,6 +19,7 @@ from pyro_vae.experiment.run import checkpoint, lineage, raw_data, rebuilt_progr
 from pyro_vae.experiment.run.changes_on_resume import check_same_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint
 from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.places import check_run
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
@@ -246,8 +247,7 @@ def newest_checkpoint(path: Path) -> Checkpoint:
 
 
 def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
-    if not (path / "config.json").exists():
-        raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
+    check_run(path)
     newest, complaints = checkpoint.newest(path / "checkpoints")
     if newest is None:
         raise CheckpointError(f"{path} has no checkpoint yet: train it first")

@@ -4,18 +4,22 @@
 is written, as CSV row by row or as NPZ column by column, and takes its place once it is whole.
 """
 
+from __future__ import annotations
+
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.run import files
 from pyro_vae.report.render.csv_file import csv_lines, harmless
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Column = Callable[[int, int], np.ndarray]
 Columns = dict[str, Column]

@@ -1,0 +1,51 @@
+"""Folders and files that a command names. They are looked at before torch is imported."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pyro_vae.command_lines import script
+from pyro_vae.errors import CheckpointError, DataError, UsageError
+from pyro_vae.experiment import tables
+
+
+def check_run(path: str | Path) -> None:
+    """Checks that a folder holds a run.
+
+    Raises:
+        CheckpointError: it holds none.
+
+    Example:
+        >>> check_run("no-such-run")
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run: name the folder that pyro-vae train wrote
+    """
+    if not (Path(path) / "config.json").exists():
+        raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
+
+
+def check_runs(paths: Iterable[str | Path]) -> None:
+    """Checks that folders hold runs that can be compared: two or more, none of them twice.
+
+    Raises:
+        CheckpointError: one of them holds no run.
+        UsageError: there are fewer than two, or one is named twice.
+    """
+    folders = [Path(path) for path in paths]
+    for folder in folders:
+        check_run(folder)
+    if len(folders) < 2:
+        raise UsageError("a comparison needs two runs or more: name the folders of both")
+    resolved = [folder.resolve() for folder in folders]
+    if twice := [str(f) for i, f in enumerate(folders) if resolved[i] in resolved[:i]]:
+        raise UsageError(f"{twice[0]} is named twice: a run compared with itself says nothing")
+
+
+def check_data(dataset: str) -> None:
+    """Checks that data are there, unless they are known by a name.
+
+    Raises:
+        DataError: they are not.
+    """
+    if dataset not in tables.DATASETS and not Path(dataset).exists():
+        raise DataError(f"{dataset}: there is no such file.")
