@@ -278,7 +278,7 @@ def test_adam_goes_on_where_it_stood(x, tmp_path, file, name):
 
 def test_two_programs_of_one_name_are_refused_and_a_copy_gets_another(x):
     vae = build(name="left")
-    with pytest.raises(ValueError, match="a program of the name 'left' is alive"):
+    with pytest.raises(ValueError, match="a program called 'left' is alive"):
         build(name="left")
     twin = copy.deepcopy(vae)
     stepped(vae, x), stepped(twin, x)

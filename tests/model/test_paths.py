@@ -98,7 +98,7 @@ def test_unknown_paths_and_priors_without_a_base_are_said_in_a_sentence():
     a, b = ends(3, 4)
     with pytest.raises(UsageError, match=r"unknown path 'sphere'; did you mean 'spherical'\? \(straight, spherical, b"):
         paths.path("sphere", a, b, 5)
-    with pytest.raises(UsageError, match=r"base of a prior that is a flow; here p.z. is a Normal. Use 'spherical'"):
+    with pytest.raises(UsageError, match=r"base of a flow prior; here p.z. is a Normal. Use 'spherical'"):
         paths.path("base", a, b, 5, pv.priors.StandardNormal(4)())
     with pytest.raises(UsageError, match="there is none over these latents"):
         paths.path("base", a, b, 5)
@@ -131,7 +131,7 @@ class TestInAVAE:
         vae, x = small_vae(), binary_data(2)
         with pytest.raises(UsageError, match="did you mean 'straight'"):
             vae.interpolate(x[:1], x[1:], path="strait")
-        with pytest.raises(UsageError, match=r"the base of a prior that is a flow; here p.z. is a Normal"):
+        with pytest.raises(UsageError, match=r"the base of a flow prior; here p.z. is a Normal"):
             vae.interpolate(x[:1], x[1:], path="base")
         with pytest.raises(ValueError, match="needs labels y of the starts"):
             vae.interpolate(x[:1], x[1:], y_end=torch.eye(3)[:1].double())
