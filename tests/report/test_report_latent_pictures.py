@@ -166,7 +166,7 @@ def coloured(png, colour):
     image = rgb_to_hsv(read(png))
     hue, saturation, _ = rgb_to_hsv(to_rgb(colour))
     near = (abs(image[..., 0] - hue) < 0.02) & (image[..., 1] > 0.15 * saturation)
-    near[:, int(0.86 * near.shape[1]) :] = False  # the legend
+    near[int(0.86 * near.shape[0]) :] = False  # the legend
     return np.argwhere(near)
 
 
