@@ -20,7 +20,7 @@ WRONG = {
     "score": (["runs/nope", "--data", "x.npy", "--out", "s.csv"], 4, "runs/nope holds no trained run"),
     "compare": (["runs/nope"], 4, "runs/nope holds no trained run"),
     "sample": (["runs/nope"], 4, "runs/nope holds no trained run"),
-    "sweep": (["--grid", "prior=standard", "--out", "file/s"], 6, "file/s"),
+    "sweep": (["--grid", "prior=standard", "--out", "file/s"], 6, "Not a directory"),
     "refit": (["runs/nope", "--prior", "vamp"], 4, "runs/nope holds no trained run"),
     "ablate": (["--dataset", "nope.npy", "--out", "a"], 3, "nope.npy: there is no such file"),
     "share": (["runs/nope", "--out", "s"], 4, "runs/nope holds no trained run"),
