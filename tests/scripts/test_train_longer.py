@@ -126,9 +126,10 @@ def test_a_kill_before_the_first_of_more_epochs_leaves_no_run_that_looks_finishe
         if path.name == "config.json":
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(files, "write", killed)
-        MAIN(["--out", "cut", "--resume", "--epochs", "4"])
+        with pytest.raises(KeyboardInterrupt):
+            MAIN(["--out", "cut", "--resume", "--epochs", "4"])
     train("--out", "cut", "--resume", "--epochs", 4)
     assert result("cut") == result("whole")
 
