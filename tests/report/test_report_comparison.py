@@ -188,7 +188,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
     text = to_text(found)
-    assert text.startswith("FORCED: these runs were not tested in the same way")
+    assert text.startswith("FORCED: these runs were not tested alike")
     assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
     marked = to_markdown(found)
     assert marked.index("FORCED") < marked.index("| log p, nats |")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
@@ -75,7 +76,7 @@ def tensors(folder):
 # More epochs in the same folder.
 
 
-@pytest.mark.parametrize("more", [[], ["--kl-warmup", 5], ["--patience", 3, "--lr", 0.3]], ids=str)
+@pytest.mark.parametrize("more", [["--kl-warmup", 5], *thorough([], ["--patience", 3, "--lr", 0.3])], ids=str)
 def test_a_run_that_is_trained_longer_is_the_run_of_all_its_epochs_to_the_byte(tiny, more):
     flags = [*CONSTANT, "--dataset", tiny, *more]
     train(*flags, "--epochs", 7, "--out", "whole")
@@ -96,6 +97,7 @@ def test_more_patience_goes_on_as_if_it_had_been_there_under_any_learning_rate(t
     assert result("cut") == result("whole")
 
 
+@pytest.mark.thorough
 def test_epochs_that_patience_forbids_are_told_of(tiny, capsys):
     flags = [*CONSTANT, "--dataset", tiny, "--lr", 0.3, "--batch-size", 8, "--patience", 1]
     train(*flags, "--epochs", 9, "--out", "run")
@@ -107,6 +109,7 @@ def test_epochs_that_patience_forbids_are_told_of(tiny, capsys):
     assert len(history("run")) == ended
 
 
+@pytest.mark.thorough
 def test_less_patience_is_refused(tiny, capsys):
     train(*CONSTANT, "--dataset", tiny, "--epochs", 2, "--patience", 5, "--out", "run")
     assert "patience=5, not 4" in refused(capsys, "--out", "run", "--resume", "--patience", 4)
@@ -131,7 +134,7 @@ def test_a_kill_before_the_first_of_more_epochs_leaves_no_run_that_looks_finishe
     assert result("cut") == result("whole")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step"])
+@pytest.mark.parametrize("schedule", ["cosine", *thorough("step")])
 def test_a_falling_rate_refuses_more_epochs_and_the_line_that_it_names_works(tiny, capsys, schedule):
     train(*SMALL, "--dataset", tiny, "--epochs", 3, "--lr-schedule", schedule, "--out", "my runs/x")
     said = refused(capsys, "--out", "my runs/x", "--resume", "--epochs", 5)
@@ -182,7 +185,7 @@ def test_a_run_says_where_its_weights_come_from(first):
     assert "; that training started from the weights of" in text
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2])
+@pytest.mark.parametrize("epochs", [0, *thorough(1, 2)])
 def test_a_run_that_started_from_another_and_was_killed_needs_it_no_more(first, monkeypatch, epochs):
     flags = ["--start-from", first, "--epochs", 3, "--lr", 0.01, "--out"]
     train(*flags, "whole")
@@ -210,6 +213,7 @@ def test_a_run_that_started_from_another_and_was_killed_needs_it_no_more(first, 
         assert result("cut") == result("whole")
 
 
+@pytest.mark.thorough
 def test_a_run_killed_before_it_kept_the_weights_takes_the_same_or_none(first, monkeypatch, capsys):
     flags = ["--start-from", first, "--epochs", 3, "--out"]
     train(*flags, "whole")
@@ -226,6 +230,7 @@ def test_a_run_killed_before_it_kept_the_weights_takes_the_same_or_none(first, m
     assert "first was trained on since late began" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, capsys):
     flags = ["--start-from", first, "--epochs", 2, "--resume", "--out", "second"]
     train(*flags)
@@ -251,6 +256,7 @@ def test_what_does_not_fit_the_weights_is_named(first, capsys, flags, words):
     assert re.search(words, refused(capsys, "--start-from", first, *flags, "--out", "second"))
 
 
+@pytest.mark.thorough
 def test_what_may_change_changes(first):
     flags = ["--num-components", 7, "--lr", 0.01, "--seed", 5, "--kl-weight", 0.5, "--objective", "trace_elbo"]
     train("--start-from", first, "--epochs", 1, *flags, "--precision", "bfloat16", "--out", "second")
@@ -276,6 +282,7 @@ def test_a_start_without_a_run_is_refused(capsys):
     assert "no/run: there is no run" in refused(capsys, "--start-from", "no/run", "--out", "second")
 
 
+@pytest.mark.thorough
 def test_a_start_from_a_run_without_a_whole_epoch_is_refused(first, capsys):
     shutil.copytree(first, "early")
     state = checkpoint.newest(Path("early/checkpoints"))[0]
@@ -337,6 +344,7 @@ def test_data_that_are_gone_are_told_of_here_and_in_the_report(trained, rows, ca
     assert "whether those weights were trained on some of these test data is not known" in text
 
 
+@pytest.mark.thorough
 def test_data_that_have_changed_since_are_not_taken_for_those_of_the_run(trained, rows, capsys):
     save("old.npy", rows[30:])
     capsys.readouterr()
@@ -361,6 +369,7 @@ def test_twins_of_new_training_data_are_no_leak(rows):
         assert earlier_run._unseen(record, data, Config(dataset="new.npy")) is True
 
 
+@pytest.mark.thorough
 def test_columns_keep_the_scales_of_the_first_run():
     rng = np.random.default_rng(0)
     for name, scale in (("old.npy", 1.0), ("new.npy", 50.0)):
@@ -395,6 +404,7 @@ def test_a_member_of_ones_own_is_named_again(tiny, capsys):
     assert len(history("first-longer")) == 2
 
 
+@pytest.mark.thorough
 def test_a_lineage_that_is_damaged_is_said(first):
     train("--start-from", first, "--epochs", 1, "--out", "second")
     about = read("second/run.json")
