@@ -205,7 +205,7 @@ def _begun(command: str, processes: int = 1) -> list[str]:
     """The words that start a command as this process was started."""
     how = _started()
     python = [_short(sys.orig_argv[0])] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
-    if how == "script":
+    if how == "script" and COMMANDS[command].script:
         return [*python, str(PurePath(sys.argv[0]).with_name(COMMANDS[command].script))]
     if how == "package" or processes > 1:
         return [*python, "-m", _PACKAGE, command]

@@ -13,7 +13,6 @@ read.
 
 import atexit
 import gc
-import os
 import re
 import shlex
 import signal
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pyro_vae import system
+from pyro_vae.cli import output
 from pyro_vae.command_lines import script
 from pyro_vae.errors import PyroVAEError, StorageError
 from pyro_vae.experiment.checked_fields import settings_of
@@ -68,14 +68,14 @@ def exit_codes(
         raise
     except BrokenPipeError as end:  # whoever read the output, e.g. head, has gone
         print(f"interrupted: nobody reads the output{said_of(end)}", file=sys.stderr)
-        _drop_output()
+        output.drop()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
         print(f"error: {printable(in_flags(str(error), arguments, place))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # such as output that goes to a full disk
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        _drop_output()
+        output.drop()
         sys.exit(StorageError.exit_code)
     finally:
         for number, handler in previous.items():
@@ -136,8 +136,3 @@ def wording_of(arguments: Collection[str] = _SETTINGS) -> Callable[[str], str]:
 def printable(message: str) -> str:
     """Without characters that steer a terminal; names of files and what lies in them may hold any."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in message)
-
-
-def _drop_output() -> None:
-    # What Python still holds back would be written at its end, and fail once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

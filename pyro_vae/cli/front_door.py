@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from pyro_vae import __version__
-from pyro_vae.cli.stand_ins import show_anywhere
+from pyro_vae.cli.output import output
 from pyro_vae.command_lines import COMMANDS, program
 from pyro_vae.errors import UsageError, unknown
 
@@ -19,26 +19,26 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     Args:
         argv: the words behind the program's name; None takes those of the process.
     """
-    show_anywhere()
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in COMMANDS:
         return command(name)(rest)
-    if name in ("-h", "--help"):
-        print(_help())
-        return None
-    if name == "--version":
-        print(f"pyro-vae {__version__}")
-        return None
-    print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
-    return UsageError.exit_code
+    with output():
+        if name in ("-h", "--help"):
+            print(_help())
+            return None
+        if name == "--version":
+            print(f"pyro-vae {__version__}")
+            return None
+        print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
+        return UsageError.exit_code
 
 
 def command(name: str) -> Callable[..., int | None]:
     """Returns the function that runs one command, for its script."""
 
     def main(argv: Sequence[str] | None = None) -> int | None:
-        show_anywhere()
-        return import_module(f"pyro_vae.cli.{name}_command").main(None if argv is None else list(argv))
+        with output():
+            return import_module(f"pyro_vae.cli.{name}_command").main(None if argv is None else list(argv))
 
     return main
 

@@ -1,5 +1,6 @@
 """Flags made from dataclasses of settings, and settings made from flags: what every command shares."""
 
+import argparse
 import difflib
 import re
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field, replace
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import in_flags, printable
@@ -17,7 +18,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.checked_fields import kind_of, settings_of, words_of
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
-from pyro_vae.experiment.config import GROUPS, Config
+from pyro_vae.experiment.config import GROUPS, MOST_USED, Config
 from pyro_vae.experiment.own_members import FAMILIES
 
 Settings = TypeVar("Settings")
@@ -28,15 +29,40 @@ _LONGEST_MESSAGE = 800
 _OWN = "place of a {} of your own, file.py:Class or module:Class"
 _AGAIN = "for several runs repeat the flag"
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
+_MOST_USED, _OWN_MEMBERS, _REPORT, _MACHINE = "most used", "members of your own", "report", "machine"
+_GROUPS = (_MOST_USED, "data", "model", _OWN_MEMBERS, "training", _REPORT, _MACHINE)  # as a help lists them
+
+
+class _Help(DefaultHelpFormatter):
+    """jsonargparse's help, without the types and without the defaults that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        says_nothing = (
+            action.default is None or action.default is False or action.default in ("", [], argparse.SUPPRESS)
+        )
+        return action.help or "" if says_nothing else f"{action.help} (default: %(default)s)"
 
 
 class Parser(ArgumentParser):
     """jsonargparse's parser; an unknown flag is answered with the nearest one, and a preset moves the defaults."""
 
-    def __init__(self, command: str, description: str, **more: Any) -> None:
+    def __init__(self, command: str, description: str, places: str = "") -> None:
         prog = command_line(command)
-        super().__init__(prog=prog, description=description, default_env=False, allow_abbrev=False, **more)
+        usage = f"{prog}{places and f' {places}'} [--flag value ...]".replace("%", "%%")
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            default_env=False,
+            allow_abbrev=False,
+            formatter_class=_Help,
+        )
+        self._groups = {title: self.add_argument_group(title) for title in _GROUPS}  # an empty one is not shown
         self._examples = [f"  {prog} {rest}".rstrip() for rest in COMMANDS[command].examples]
+
+    def group(self, title: str) -> Any:
+        """Returns a group of flags, one of `_GROUPS`."""
+        return self._groups[title]
 
     def format_help(self, *of: Any) -> str:
         """As argparse does, behind some examples."""
@@ -74,7 +100,7 @@ class Parser(ArgumentParser):
 
 def config_parser(command: str, description: str) -> Parser:
     """A parser with one flat flag for each field of `Config`, `--config FILE` and `--print_config`."""
-    parser = Parser(command, description, usage="%(prog)s [--flag value ...]   (--help lists all flags)")
+    parser = Parser(command, description)
     parser.add_argument("--config", action=ConfigFile, help="YAML or JSON file of flag values; later flags override it")
     add_flags(parser, Config)
     return parser
@@ -89,7 +115,7 @@ def run_parser(command: str, description: str, *, many: bool = False, own: bool 
         many: whether it takes several runs.
         own: whether it takes members of the user's own, each flag perhaps several times.
     """
-    parser = Parser(command, description)
+    parser = Parser(command, description, "RUN ..." if many else "RUN")
     if many:
         parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
     else:
@@ -102,9 +128,10 @@ def run_parser(command: str, description: str, *, many: bool = False, own: bool 
 
 def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
     """Flags for members of the user's own that runs have, each perhaps several times."""
+    group = parser.group(_OWN_MEMBERS)
     for family in families:
         which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
-        parser.add_argument(
+        group.add_argument(
             f"--{family}",
             type=str,
             action="append",
@@ -114,13 +141,15 @@ def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
 
 
 def add_flags(parser: Parser, settings: type, only: Collection[str] = ()) -> None:
-    """One flat flag for each field of a dataclass made of `checked_fields.flag`, or for some of them."""
-    place: Any = parser
+    """One flat flag for each field of a dataclass made of `checked_fields.flag`, or for some of them, in groups."""
+    title = _REPORT
     for field in settings_of(settings):
-        if settings is Config and not only and field.name in GROUPS:
-            place = parser.add_argument_group(GROUPS[field.name])
-        if not only or field.name in only:
-            _add_flag(place, field)
+        title = GROUPS.get(field.name, title) if settings is Config else title
+        if only and field.name not in only:
+            continue
+        is_most_used = settings is Config and not only and field.name in MOST_USED
+        here = _MACHINE if field.metadata["scope"] == "place" else _MOST_USED if is_most_used else title
+        _add_flag(parser.group(here), field)
 
 
 def settings_from(arguments: Namespace, kind: type[Settings]) -> Settings:

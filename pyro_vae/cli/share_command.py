@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> None:
         "share",
         "Write the program of a trained run as a folder for others: model.safetensors, config.json and a "
         'model card. pyro_vae.load(FOLDER) gives it back, and pyro_vae.load("hf://user/name") from the hub.',
+        "RUN",
     )
     parser.add_argument("run", type=str, help="folder of a trained run")
     parser.add_argument(

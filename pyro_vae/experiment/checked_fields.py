@@ -55,7 +55,7 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
         default: the value of the field where none is given.
         reason: what the flag does, and why its default is what it is.
         table: the table of `build` that has its names.
-        scope: "place" for a field of `Config` that says where to compute, and not what; "report" for one that changes
+        scope: "place" for a field that says where to compute, and not what; "report" for one that changes
             the report on test data, and no training.
         before: what a saved config means that has no such setting, being older than it; None is the default.
         limits: `above`, `least`, `most`, `finite` of a number, or of each of several, see `Limits`.

@@ -26,14 +26,18 @@ from pyro_vae.option_words import (
 )
 from pyro_vae.randomness import MOST_SAMPLES
 
-# Groups of settings, each by its first field, in the order of `Config`: what it is called where flags are listed.
+# How flags are listed: the groups, each by its first field in the order of `Config`, and the flags that come before all
+# others.
 GROUPS = {
     "preset": "data",
     "prior": "model",
     "objective": "training",
     "valid_samples": "report",
-    "seed": "seed and machine",
+    "seed": "machine",  # with every setting that says where to compute
 }
+MOST_USED = (
+    "dataset", "label", "prior", "posterior", "likelihood", "latent_dim", "network", "hidden", "epochs", "lr", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae import __version__, command_lines
+from pyro_vae import __version__, command_lines, system
 from pyro_vae.cli import front_door
 from pyro_vae.command_lines import COMMANDS, command_line
 
@@ -28,6 +28,7 @@ WRONG = {
     "check": (["nope.py:Prior"], 2, "there is no file nope.py"),
 }
 
+BEGIN = "from pyro_vae.cli.front_door import main; sys.exit(main({}))"
 ALL_WRONG = """
 import contextlib, io, json, sys
 from pyro_vae.cli.front_door import main
@@ -145,3 +146,23 @@ def test_output_that_cannot_show_a_letter_gets_a_stand_in(encoding, tmp_path):
     assert done.returncode == 0, done.stderr
     assert rb", >= 3, \u0448 x" in done.stdout
     assert (b"1 +- 2" in done.stdout) is encoding.startswith("ascii")
+
+
+def test_flags_are_listed_in_groups_and_those_most_used_come_first(capsys):
+    with pytest.raises(SystemExit):
+        front_door.main(["train", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["options", "most used", "data", "model", "training", "report", "machine"]
+    flags = [line.split()[0].rstrip(",") for line in lines if line.startswith("  --")]
+    here = flags[flags.index("--dataset") :]
+    assert here.index("--seed") < here.index("--preset")
+    assert here.index("--device") > here.index("--test-data")
+    assert not any("default: )" in line or "type: " in line for line in lines)
+
+
+@pytest.mark.parametrize(("words", "code"), [("--help", system.BROKEN_PIPE), ("train --help", 0)])  # argparse's own
+def test_a_reader_that_leaves_is_no_error(words, code, tmp_path):
+    closed = f"import os, sys; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1); {BEGIN.format(words.split())}"
+    done = process("-c", closed, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (code, b"")

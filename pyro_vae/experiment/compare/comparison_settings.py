@@ -23,8 +23,8 @@ class Evaluation:
     test_data: int | None = flag(
         None, "a random subset of so many test data, 0 for all; else that of each run's own report", least=0
     )
-    data_dir: str = flag("", "where the data are, if not where training found them")
-    device: str = flag("cpu", "where to compute, e.g. cpu or cuda; not where it was trained")
+    data_dir: str = flag("", "where the data are, if not where training found them", scope="place")
+    device: str = flag("cpu", "where to compute, e.g. cpu or cuda; not where it was trained", scope="place")
 
     def __post_init__(self) -> None:
         check(self)
