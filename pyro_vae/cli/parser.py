@@ -25,8 +25,8 @@ _WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
     r"Parser key \"(\w+)\".*Expected (?:an? <class '|type: )(int|str|bool)(?:'>)?\. Got value: (.*)", re.DOTALL
 )
 _LONGEST_MESSAGE = 800
-_OWN = "place of a {} of your own, file.py:Class or module:Class"
-_AGAIN = "for several runs repeat the flag"
+_OWN = "a {} of your own that a run has, as file.py:Class or module:Class"
+_AGAIN = "repeat the flag for several runs"
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 
 
@@ -103,13 +103,17 @@ def run_parser(command: str, description: str, *, many: bool = False, own: bool 
 def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
     """Flags for members of the user's own that runs have, each perhaps several times."""
     for family in families:
-        which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
+        which = (
+            "networks of your own that a run has, as nets.py:Encoder,Decoder"
+            if family == "network"
+            else _OWN.format(family)
+        )
         parser.add_argument(
             f"--{family}",
             type=str,
             action="append",
             default=[],
-            help=f"{which}, that a run has; {_AGAIN}",
+            help=f"{which}; {_AGAIN}",
         )
 
 

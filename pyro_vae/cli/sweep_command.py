@@ -37,24 +37,28 @@ def main(argv: list[str] | None = None) -> None:
     parser = config_parser(
         "sweep",
         "Train every setting of some grids from several seeds, choose the best by its ELBO on validation data, and "
-        f"test that one alone. The other flags are those of {script('train')}, common to all runs. The same command "
-        "goes on with a sweep that was cut.",
+        f"test only that one. The other flags are those of {script('train')} and apply to all runs. To continue an "
+        "interrupted sweep, repeat the command.",
     )
     listed: dict[str, Any] = {"action": "append", "type": str, "default": []}
-    parser.add_argument("--grid", **listed, help="flag=value,value,...; several grids are crossed, all with all")
-    parser.add_argument("--seeds", type=int, default=1, help="train each setting from seeds 0 to N - 1; 1 is no spread")
+    parser.add_argument(
+        "--grid", **listed, help="values to try, as flag=value,value,...; several grids are fully crossed"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="train each setting from seeds 0 to N - 1; 1 shows no spread"
+    )
     parser.add_argument(
         "--jobs",
         type=int,
         default=0,
-        help="processes side by side, 0 for one a core; they share the cores, unless OMP_NUM_THREADS says how many "
-        "threads each may have",
+        help="number of parallel processes, 0 for one per core; they share the cores, unless OMP_NUM_THREADS sets "
+        "the threads of each",
     )
     parser.add_argument(
-        "--search", type=int, default=0, help="let Optuna choose so many settings; 0 tries all there are"
+        "--search", type=int, default=0, help="number of settings that Optuna chooses; 0 tries all of them"
     )
-    parser.add_argument("--range", **listed, help="flag=low..high: numbers that --search chooses between")
-    parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures")
+    parser.add_argument("--range", **listed, help="numbers that --search chooses from, as flag=low..high")
+    parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures (required)")
     arguments = parser.parse_args(argv)
     with exit_codes(kept("the same command"), vars(arguments)):
         if not arguments.out:
