@@ -325,7 +325,7 @@ def test_the_headline_interval_is_that_over_data_and_seeds_where_there_are_sever
     main = next(line for line in text.splitlines() if line.startswith("2 prior=standard"))
     assert "0.078" in main
     assert "-0.550" in main
-    alone = text[text.index("over test data alone") :]
+    alone = text[text.index("over test data only") :]
     assert "-0.417" in alone.split("over training seeds")[0]
     assert "This is the one that says which kind is better" in " ".join(text.split())
     assert "†" not in text
@@ -348,4 +348,4 @@ def test_a_comparison_of_an_older_version_is_shown_as_it_was():
     assert "difference_over_both" not in found["groups"][1]
     text = to_text(found)
     assert "± both" not in text
-    assert "over test data alone" not in text
+    assert "over test data only" not in text

@@ -144,7 +144,7 @@ def test_a_weighted_run_shows_its_loss_beside_the_true_elbo(estimates):
     assert found["objective"] == {**OBJECTIVE, **weights, "loss": pytest.approx(10.75)}
     assert found["test"]["elbo"]["mean"] == -6.5
     assert "reconstruction_weight=2, kl_weight=0.5" in " ".join(text.split())
-    assert "10.750 nats, which is no bound" in " ".join(text.split())
+    assert "10.750 nats, which is not a bound" in " ".join(text.split())
     assert rows(text)["ELBO, nats"][0] == "-6.500"
 
 
@@ -416,7 +416,7 @@ def test_the_report_of_an_autoencoder_claims_no_bound(discrete, protocol):
     words = " ".join(text.split())
     assert "plain autoencoder, 6 numbers in, 2 in the code" in words
     assert "there is no ELBO and no log p(x)" in words
-    assert "which is no bound" not in words
+    assert "which is not a bound" not in words
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_test_that_diverged_has_no_number_and_the_seeds_no_mean():
 
 def test_who_was_shown_test_data_is_what_was_found():
     settings, runs = {"a": {}, "b": {}}, [run("a", 0, -1.0), run("b", 0, -2.0)]
-    assert "shown to its runs alone, after the choice" in flat(to_text(found(settings, runs)))
+    assert "shown only to its runs, after the choice" in flat(to_text(found(settings, runs)))
     seen = [runs[0], {**runs[1], "reported": True}]
     assert "shown to others too, but not by the sweep: b,seed=0." in flat(to_text(found(settings, seen)))
 

@@ -460,7 +460,7 @@ def test_a_weighted_run_reports_its_loss_and_the_true_elbo(tiny, tmp_path):
     reconstruction, kl = (found["test"][name]["mean"] for name in ("reconstruction", "kl"))
     assert found["objective"]["loss"] == pytest.approx(-2 * reconstruction + 0.25 * kl)
     assert found["test"]["elbo"]["mean"] == pytest.approx(reconstruction - kl)
-    assert f"{found['objective']['loss']:.3f} nats, which is no bound" in text
+    assert f"{found['objective']['loss']:.3f} nats, which is not a bound" in text
 
 
 # A plain autoencoder, and classes.
