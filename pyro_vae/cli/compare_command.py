@@ -44,7 +44,7 @@ def compare(arguments: Namespace) -> None:
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
     from pyro_vae.experiment.run.run_folder import new_folder
 
-    # The runs, and whether they were tested alike.
+    # The runs, and whether they were tested in the same way.
     runs = comparable_runs.candidates(arguments.runs, evaluation.test_data, own)
     own_code.check_served(own, *(run.config for run in runs))
     comparing.check_reference(arguments.reference, runs)

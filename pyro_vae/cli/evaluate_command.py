@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     with exit_codes(arguments=vars(arguments)):
         plan, out = settings_from(arguments, Plan), arguments.out or arguments.run
         if arguments.merge and arguments.shard not in ("auto", "none"):
-            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+            raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
         places.check_run(arguments.run)
         files.check_folder(Path(out))

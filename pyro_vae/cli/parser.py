@@ -48,7 +48,7 @@ class Parser(ArgumentParser):
         return super().parse_args(line, self._of_preset(line) if defaults else None, defaults=defaults)
 
     def _of_preset(self, line: Sequence[str]) -> Namespace | None:
-        # Flags and files that stand before its name change it as well, so that the name is asked for first.
+        # Flags and files that stand before its name change it too, so the name is asked for first.
         given = super().parse_args([word for word in line if not word.startswith("--print_config")], defaults=False)
         if not isinstance(name := given.get("preset"), str) or not name:
             return None

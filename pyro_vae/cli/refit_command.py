@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         own_code.check_served(own, before)
         if is_place(before.prior) and not arguments.old_prior:
             raise UsageError(
-                f"the prior of {source} is code of your own, which no file brings along: name it with "
+                f"the prior of {source} is code of your own, which is not stored with the run: name it with "
                 f"`old_prior={before.prior}`"
             )
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir, own=own)

@@ -56,11 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         if bool(arguments.data) == bool(arguments.split):
-            raise UsageError("say what to score: --data FILE, or --split test, valid or train")
+            raise UsageError("name what to score: --data FILE, or --split test, valid or train")
         if arguments.array and not arguments.data:
             raise UsageError("--array names an array of --data FILE: give both, or none")
         if arguments.merge and arguments.shard not in ("auto", "none"):
-            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+            raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
         _score(arguments, settings_from(arguments, Plan), shard)
 

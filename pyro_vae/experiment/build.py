@@ -133,7 +133,7 @@ def data(config: Config) -> Splits:
 
     Raises:
         DataError: the data are not there, damaged, or do not go with the settings.
-        UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
+        UsageError: a name is unknown, or a conditional program would be trained on data without labels.
     """
     from pyro_vae.data import load
 
@@ -297,7 +297,7 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
     import torch
 
     # A flow cannot be laid out without its numbers: its layers are counted by hand, and a plain member stands in. So it
-    # does for a class of one's own, of which nobody knows whether it can.
+    # does for a class of the user's own, which may not allow it.
     plain = _without_own(config)
     plain = replace(
         plain,
@@ -518,7 +518,7 @@ def _check_scaling(config: Config, scaling: str) -> None:
     if scaling == "standardized" and not takes_column_scale(config):
         able = [name for name in tables.LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
         raise UsageError(
-            f"`likelihood={config.likelihood!r}` is not a density of columns in units of their own: use "
+            f"`likelihood={config.likelihood!r}` does not handle columns that have units of their own: use "
             f"`standardize='no'`, or `likelihood={able[0]!r}` ({', '.join(able)})"
         )
 
@@ -549,8 +549,8 @@ def _check_autoencoder(config: Config, program: Autoencoder) -> None:
         check_point_guide(config.kl_weight)
     if list(program.prior.parameters()):
         raise UsageError(
-            f"`posterior='delta'` trains without the KL, so that the parameters of `prior={config.prior!r}` would not "
-            "train. Use `prior='standard'`"
+            f"`posterior='delta'` trains without the KL, so the parameters of `prior={config.prior!r}` would not be "
+            f"trained. Use `prior='standard'`"
         )
 
 

@@ -34,7 +34,7 @@ class Limits:
     finite: bool = True
 
     def complaint(self, number: float) -> str:
-        """Says what the number must be and is not. It is empty where nothing is wrong; NaN is always wrong."""
+        """Returns what the number must be and is not; empty if nothing is wrong. NaN is always wrong."""
         if self.above is not None and not number > self.above:
             return f"above {self.above}"
         if self.least is not None and not number >= self.least:
@@ -69,7 +69,7 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
 
 
 def settings_of(kind: type) -> tuple[Field[Any], ...]:
-    """Returns those fields of a dataclass that are settings, made by `flag`; it may have others beside them.
+    """Returns those fields of a dataclass that are settings, made by `flag`; it can have other fields too.
 
     Example:
         >>> @dataclass
@@ -129,6 +129,6 @@ def _check_several(setting: Field[Any], values: Any) -> None:
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
         raise UsageError(f"`{setting.name}` must be a list of whole numbers; got {values!r:.80}")
     if not 0 < len(values) <= MOST_LAYERS:
-        raise UsageError(f"`{setting.name}` must have 1 to {MOST_LAYERS} numbers, one a layer; got {len(values)}")
+        raise UsageError(f"`{setting.name}` must have 1 to {MOST_LAYERS} numbers, one per layer; got {len(values)}")
     if wanted := next(filter(None, map(setting.metadata["limits"].complaint, values)), ""):
         raise UsageError(f"`{setting.name}` must have numbers {wanted}; got {list(values)}")

@@ -41,7 +41,7 @@ class OwnMember:
         family: "prior", "posterior", "likelihood" or "network".
         name: as a config has it.
         classes: the class; of a network those of encoder and decoder.
-        sha256: of the source file and those beside it that it imports, "" where there is none.
+        sha256: of the source file and of the files next to it that it imports; "" if there is none.
         typed: the place as a command line named it, with its folder; "" where none did. No file keeps it.
         arguments: the setting that holds its arguments, for messages; "" is `prior_args` and the like.
     """
@@ -141,11 +141,11 @@ def without_code(missing: Mapping[str, str]) -> UsageError:
     """The error for places whose classes are not there, by family.
 
     >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
-    the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
+    the prior is code of your own, which is not stored with the program: pass `prior=Horseshoe` of 'horseshoe.py'
     """
     what = f"the {listed(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
     cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
-    return UsageError(f"{what}, which no file brings along: pass {cure}")
+    return UsageError(f"{what}, which is not stored with the program: pass {cure}")
 
 
 def _as_argument(family: str, source: str, classes: str) -> str:
@@ -282,7 +282,7 @@ def check_arguments(member: OwnMember, text: str) -> None:
     free = sorted({name for name in taken if name not in FACTS[family]})
     for name in given:
         if name in taken and name in FACTS[family]:
-            raise UsageError(f"`{option}`: {name} of {member.name} is known from data and settings: leave it out there")
+            raise UsageError(f"`{option}`: {name} of {member.name} comes from data and settings: leave it out there")
         if name not in taken and free:
             raise UsageError(f"`{option}`: {unknown(f'argument of {member.name}', name, free)}")
         if name not in taken:

@@ -123,7 +123,7 @@ def verdict(
         return None
     target = preset(config.preset).target
     if target.quantity not in test:
-        raise UsageError(f"`preset={config.preset!r}` is about {target.quantity}, which this program does not have")
+        raise UsageError(f"`preset={config.preset!r}` needs {target.quantity}, which this program does not have")
     factor = -1 / (num_pixels * math.log(2)) if target.unit == "bits/dim" else 1.0
     estimate = test[target.quantity]
     result, error = estimate["mean"] * factor, estimate["standard_error"]

@@ -100,8 +100,8 @@ BROKEN = {
         (["--prior", "horseshoe.py"], "unknown prior 'horseshoe.py'; did you mean"),
         (["--prior", "horseshoe"], "or one of your own, file.py:Class or module:Class)"),
         (["--prior", "horseshoe.py:Horsesho"], "unknown prior of horseshoe.py 'Horsesho'; did you mean 'Horseshoe'?"),
-        (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "is no place of a prior: write file.py:Class"),
-        (["--network", "horseshoe.py:Encoder"], "is no place of a network: write file.py:Encoder,Decoder"),
+        (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "does not name a prior: write file.py:Class"),
+        (["--network", "horseshoe.py:Encoder"], "does not name a network: write file.py:Encoder,Decoder"),
         (["--prior", "horseshoe.py:Cauchy"], "Cauchy of horseshoe.py is no prior but a likelihood: derive it from"),
         (
             ["--likelihood", "math:sqrt"],

@@ -107,7 +107,7 @@ def test_a_refitted_run_stands_beside_the_first_and_opens_like_any(tmp_path, cap
     assert (found.config.num_components, found.config.epochs, found.config.batch_size) == (4, 3, 20)
     assert type(pv.load(tmp_path / "run-mixture").prior) is pv.priors.MixtureOfNormals
     assert run("refit_prior.py", tmp_path / "run", *flags) == 2
-    assert "run-mixture holds a run already: use another --out" in capsys.readouterr().err
+    assert "run-mixture already holds a run: use another --out" in capsys.readouterr().err
     assert (
         run("refit_prior.py", tmp_path / "run-mixture", "--prior", "vamp", "--epochs", 1, "--out", tmp_path / "v") == 0
     )

@@ -420,7 +420,9 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(tiny, tmp_path):
     with start(*SMALL, "--dataset", tiny, "--epochs", 2000, "--out", "piped") as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read().startswith("interrupted: nobody reads the output: what was reached is kept")
+        assert process.stderr.read().startswith(
+            "interrupted: no one reads the output any more: what was reached is kept"
+        )
     assert process.returncode == 141
     assert read(tmp_path / "piped", "run.json")["status"] == "interrupted"
 

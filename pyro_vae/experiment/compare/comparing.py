@@ -65,7 +65,7 @@ def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
     """Checks that the reference is "best", "first" or one of the runs.
 
     Args:
-        reference: what `compare` is to be given.
+        reference: what `compare` will be given.
         runs: the candidates.
 
     Raises:

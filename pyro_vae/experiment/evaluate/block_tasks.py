@@ -326,7 +326,7 @@ def _joined(columns: list[Any]) -> Estimate | Tensor:
 
 
 def says(subject: Subject, name: str) -> str:
-    """Says what a task does."""
+    """Describes what a task does."""
     return TASKS[name].says.format(size=len(TASKS[name].data(subject)[1]), plan=subject.plan)
 
 

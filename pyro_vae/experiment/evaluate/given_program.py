@@ -92,7 +92,7 @@ class GivenProgram(ProgramAndData):
             torch.arange(min(2, len(self._test)))
         )
         if conditional and y is None:
-            raise UsageError("`conditional=True` is about labels, and these data have none")
+            raise UsageError("`conditional=True` needs labels, and these data have none")
         self.seen, given = look_at(self.vae, x, y, conditional)
         self._config = self._reading(conditional=given)
         self.silent = self.seen.silent
@@ -158,11 +158,11 @@ class GivenProgram(ProgramAndData):
         return DataReader(self._config, split, self._num_classes, num_data, self._dtype)
 
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Gives the context for estimates of so many draws in all: compiled graphs from some millions on."""
+        """Returns the context for estimates with this many draws: compiled graphs from some millions on."""
         return build.estimating(self._config, num_draws)
 
     def tested(self, num_data: int) -> dict[str, str]:
-        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        """Lists what must be the same where numbers on this many test data are compared, label -> text."""
         facts, card = self.facts, self._card
         measured = {
             "is_autoencoder": self.is_autoencoder,
@@ -183,7 +183,7 @@ class GivenProgram(ProgramAndData):
         return {"name": self.name, "program": type(self.vae).__name__, "parts": list(map(list, self._parts()))}
 
     def seeds(self, draws: int) -> str:
-        """Says the seed that was asked for; of a training nothing is known here."""
+        """Returns the seed that was asked for; nothing is known of a training here."""
         return f"{self._config.seed}, of all draws"
 
     def _parts(self) -> Iterator[tuple[str, str, str]]:
@@ -201,7 +201,7 @@ def _split_of(x: Tensor, y: Tensor | None) -> Split:
     if not isinstance(x, Tensor):
         raise UsageError(
             f"`data` is Splits, or a tensor of test data; got {type(x).__name__}: pv.data.from_arrays(x) makes splits, "
-            "torch.as_tensor(x) test data alone"
+            "torch.as_tensor(x) only test data"
         )
     check_tensor(x)
     if y is None:

@@ -158,7 +158,8 @@ def _on_test_data(
 def _of_observed(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any] | None) -> dict[str, Any]:
     """Adds the Jacobian, that of each datum's observed numbers, and bits for each of these; without any, no bits.
 
-    Bits are a ratio, mean nats to mean number. Its error over the data is that of nats less the ratio times the number.
+    Bits are a ratio, mean nats to mean number. Its error over the data is that of nats minus the ratio times the
+    number.
     """
     levels = estimate if noise is None else replace(estimate, value=_with_jacobian(estimate, observed, noise))
     told = {} if noise is None else {"log_likelihood_of_levels": levels.to_dict()}
@@ -182,7 +183,7 @@ def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
 
 
 def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Says what was trained on; with weights other than 1 also the value of that loss on the test data."""
+    """Describes what was trained on; with weights other than 1 also the value of that loss on the test data."""
     about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
     about["gradient"] = config.get("gradient", "total")
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:

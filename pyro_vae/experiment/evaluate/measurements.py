@@ -38,8 +38,8 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 NOT_REFINED = (
-    "for them the guide is fitted to single data, which is done where its one latent site is a "
-    "Normal(loc, scale).to_event(1), as that of DiagonalNormal"
+    "they need a guide fitted to single data, which requires one latent site that is a Normal(loc, "
+    "scale).to_event(1), as in DiagonalNormal"
 )
 NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
@@ -102,7 +102,7 @@ class Look(Subject):
 
     @contextmanager
     def step(self, name: str, sentence: str, *, parts: int = 1) -> Iterator[None]:
-        """Announces one step, of so many stages, and takes its time."""
+        """Announces one step with this many stages, and measures its time."""
         self.say(sentence)
         begun = time.perf_counter()
         with progress.section(name, sentence, parts=parts):
@@ -118,7 +118,7 @@ class Look(Subject):
             return None
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Says why something is left out."""
+        """Records why something is left out."""
         self.report.setdefault("left_out", {})[name] = reason
 
 
@@ -373,7 +373,7 @@ def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[
 
 
 def _named(look: Look, datum: int) -> dict[str, Any]:
-    """Says in which row of the file a test datum is, and what that is called."""
+    """Returns the row of the file that a test datum is in, and its name."""
     ids = look.test.ids
     return {"row": int(look.test.rows[datum]), **({} if ids is None else {"id": str(ids[datum])})}
 

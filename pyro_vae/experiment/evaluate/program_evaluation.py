@@ -78,11 +78,11 @@ def evaluate(
     quiet: bool = False,
     **plan: Any,
 ) -> Evaluation:
-    """Says how good a program is and how far that can be trusted: all that scripts/evaluate.py computes of a run.
+    """Reports how good a program is and how far that can be trusted: all that scripts/evaluate.py computes of a run.
 
-    That is ELBO and log p(x) with both errors, simple densities beside them, the bound at every k, k-hat and more work
-    on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data, gaps,
-    the true posterior of one datum, and the latent space. What a program cannot be asked is left out, and
+    That is ELBO and log p(x) with both errors, simple densities for comparison, the bound at every k, k-hat and more
+    work on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data,
+    gaps, the true posterior of one datum, and the latent space. What a program cannot be asked is left out, and
     `report["left_out"]` says why. The program, its `.training` flags, the random state and Pyro's parameter store stay
     as they are.
 

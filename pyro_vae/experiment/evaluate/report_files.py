@@ -84,7 +84,7 @@ def completed(look: Look) -> dict[str, Any]:
 
 
 def timings(look: Look) -> dict[str, Any]:
-    """Says when, by what command (of a run) and in how many seconds: all that two evaluations may differ in."""
+    """Records when, by what command (for a run) and in how many seconds: all that two evaluations may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     typed = {"command": command()} if look.trained.is_run else {}
     return {"evaluated": now, **typed, "seconds": dict(look.timings)}
@@ -94,7 +94,7 @@ def about(look: Look) -> dict[str, Any]:
     """Names what was evaluated, its parts, the versions and the machine."""
     vae, device = look.trained.vae, look.trained.facts.device
     own = {**look.trained.described(look.plan.changed()), **surroundings(device)}
-    if isinstance(vae, nn.Module):  # of any other, nobody knows which are its own
+    if isinstance(vae, nn.Module):  # of any other it is not known which are its own
         own["num_parameters"] = sum(parameter.numel() for parameter in vae.parameters())
     return own
 

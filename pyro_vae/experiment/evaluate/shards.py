@@ -110,7 +110,7 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
             theirs, of = dict(body["of"]), Shard(*body["shard"])
         _check_same(path, theirs, ours)
         if of != shard:
-            raise CheckpointError(f"{path} is a copy of shard {of}: remove it, and make shard {shard}")
+            raise CheckpointError(f"{path} is a copy of shard {of}: remove it, and compute shard {shard}")
         tensors = _read_tensors(path, body)
         with manifest_file.well_formed(path):
             for key in ((name, number) for name, numbers in _share(subject, shard) for number in numbers):
@@ -140,7 +140,7 @@ def identity(subject: Subject) -> dict[str, Any]:
 
 def _run_of(subject: Subject) -> TrainedRun:
     if not isinstance(subject.trained, TrainedRun):
-        raise UsageError("shards are of the evaluation of a run")
+        raise UsageError("shards belong to the evaluation of a run")
     return subject.trained
 
 
@@ -159,17 +159,17 @@ def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     if not paths:
         place: dict[str, Any] = {} if folder.parent == run else {"out": folder.parent}
         make = command_line("evaluate", run, **place, **places_of(trained.config), shard="i/n")
-        raise CheckpointError(f"{folder} holds no shards: make them with {make}, i = 0 ... n-1")
+        raise CheckpointError(f"{folder} holds no shards: compute them with {make}, i = 0 ... n-1")
     numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:
         raise CheckpointError(
-            f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: remove all but those of one"
+            f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: keep only those of one"
         )
     missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in paths]
     if missing:
         named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise CheckpointError(
-            f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
+            f"{folder} lacks shard {named}: compute it with `shard={missing[0]}`, then `merge=True` again"
         )
     return sorted(paths.items())
 

@@ -264,7 +264,7 @@ def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, T
         part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
     )
     if progress.best_epoch > progress.epoch:
-        raise ValueError(f"epoch {progress.best_epoch} is said to be the best of {progress.epoch}")
+        raise ValueError(f"epoch {progress.best_epoch} is recorded as the best of {progress.epoch}")
     if progress.part is not None and not (progress.part.steps and "cpu" in noise):
         raise ValueError("the part of an epoch has steps, and a position in the stream of their noise")
     return progress

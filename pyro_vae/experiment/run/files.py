@@ -176,7 +176,7 @@ def from_json(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
-        raise ValueError(f"{size} bytes are more than any file of this kind has")
+        raise ValueError(f"{size} bytes are more than a file of this kind can have")
     try:
         content = json.loads(path.read_bytes())
     except RecursionError as error:

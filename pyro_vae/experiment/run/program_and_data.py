@@ -142,7 +142,7 @@ class ProgramAndData:
             UsageError: it is not a `VAE`.
         """
         if not isinstance(self.vae, VAE):
-            raise UsageError(f"{self._name} has two layers of latents, and this is about the z of one")
+            raise UsageError(f"{self._name} has two layers of latents, and this needs one")
         return self.vae
 
     @property

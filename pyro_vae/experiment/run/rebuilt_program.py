@@ -23,7 +23,7 @@ from pyro_vae.experiment.run import checkpoint, raw_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.model.autoencoder import Autoencoder
 
-_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
+_MOST_DESCRIBED = 100  # times as many numbers as a file holds; all other numbers stay below that
 
 
 def load(run_or_checkpoint: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:

@@ -67,7 +67,7 @@ def saved_config(folder: Path) -> Config:
     try:
         return Config.from_dict(read_json(path))
     except UsageError as error:
-        raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
+        raise CheckpointError(f"{path} is damaged, or from another version: {error}. Restore it from a copy") from error
 
 
 def free_name(path: Path) -> Path:

@@ -120,7 +120,7 @@ def train(
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
-        raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
+        raise UsageError(f"{there[0]} already holds a run: add `resume=True` to go on, or use another `folder`")
     if there:
         configs = ablated(config_for_resume(there[0], config, given), given)
     for name, weighted in through("runs", configs.items(), len(configs)):

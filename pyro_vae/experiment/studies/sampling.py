@@ -204,7 +204,7 @@ def to_npz(arrays: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-# The arrays that a picture has beside those of its view, and a sentence about it.
+# The arrays that a picture has in addition to those of its view, and a sentence about it.
 About = tuple[dict[str, Any], str]
 
 
@@ -311,7 +311,7 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
     if "base" in wanted.paths and "base" not in _kinds(trained):
         above = " of z2, not of the z1 that the path is in" if trained.config.layers == 2 else ""
         raise UsageError(
-            f"the path 'base' leads through the base of a prior that is a flow; this run has "
+            f"the path 'base' needs a prior that is a flow; this run has "
             f"`prior={trained.config.prior!r}`{above}. Use 'spherical'"
         )
     _check_class(trained, wanted.y)
@@ -324,7 +324,7 @@ def _check_class(trained: TrainedRun, y: int | str | None) -> None:
         raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
     number = _class(trained, "y", y)
     if number not in trained.trained_classes:
-        raise UsageError(f"`y={y}`: no training datum has this label, so that there is nothing to sample from")
+        raise UsageError(f"`y={y}`: no training datum has this label, so there is nothing to sample from")
 
 
 def _class(trained: TrainedRun, argument: str, label: int | str) -> int:

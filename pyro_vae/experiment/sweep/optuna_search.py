@@ -19,7 +19,7 @@ from pyro_vae.experiment.sweep.swept_settings import Range, Setting, Space, labe
 
 
 def search(sweep: Sweep, space: Space) -> list[Setting]:
-    """Trains as many settings as the space has trials, so many side by side that every process has a run.
+    """Trains as many settings as the space has trials, and enough of them side by side that every process has a run.
 
     What a trial draws depends on its number and on what was known before it. So it depends on how many trials are side
     by side, and not on breaks.

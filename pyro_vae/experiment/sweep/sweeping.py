@@ -1,9 +1,9 @@
 """A sweep: every setting is trained from several seeds, the best is chosen on validation data, and only that is tested.
 
-Beside what `sweep_folder` keeps there, the folder holds
+In addition to what `sweep_folder` keeps there, the folder holds
 
 sweep.lock      held while runs are at work
-report.*        settings, runs, and what the chosen one is worth on test data; pictures beside them
+report.*        settings, runs, and what the chosen one is worth on test data; pictures next to them
 """
 
 from collections.abc import Callable, Sequence
@@ -148,7 +148,9 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     chosen = sweep.chosen() or ranking.best(groups)
     if chosen is None:
         write(sweep.folder, ranking.content(groups, runs, card))
-        raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
+        raise DivergenceError(
+            f"every setting has a run that diverged, so none can be chosen: {sweep.folder}/report.txt"
+        )
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
     sweep.choose(chosen)

@@ -121,7 +121,7 @@ class Space:
     def _product(self) -> list[tuple[str, ...]]:
         if (size := math.prod(map(len, self.grids.values())) * self.seeds) > _MOST_RUNS:
             raise UsageError(
-                f"that would be {size:,} runs; at most {_MOST_RUNS:,} make sense. `search` tries some of them"
+                f"that would be {size:,} runs, and the most is {_MOST_RUNS:,}. Use `search` to try some of them"
             )
         return list(itertools.product(*self.grids.values()))
 

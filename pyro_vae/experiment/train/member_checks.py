@@ -52,7 +52,7 @@ def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool 
             print(report, file=sys.stderr)
             raise UsageError(
                 f"`{family}={getattr(config, family)!r}` fails the contract of its family, in "
-                f"{', '.join(report.failed)} (see the lines above): mend it, or pick another `{family}`"
+                f"{', '.join(report.failed)} (see the lines above): correct it, or pick another `{family}`"
             )
 
 
@@ -63,7 +63,7 @@ def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | N
     if event != tuple(x.shape[1:]):
         named = " and ".join(f"`{family}={member.name!r}`" for family, member in config.own.given().items())
         raise UsageError(
-            f"p(x|z) is over data of shape {event}, and these have shape {tuple(x.shape[1:])}: mend {named}"
+            f"p(x|z) is over data of shape {event}, but these have shape {tuple(x.shape[1:])}: correct {named}"
         )
     return z
 

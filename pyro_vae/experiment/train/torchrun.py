@@ -82,7 +82,7 @@ def joined(device: str) -> Iterator[World]:
         dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
-            f"{size} processes were announced and do not find each other ({str(error).splitlines()[0]}): "
+            f"{size} processes were announced but do not find each other ({str(error).splitlines()[0]}): "
             f"start them by {command_line('train', processes=size)} ..."
         ) from error
     try:
@@ -114,7 +114,7 @@ def _take_device(device: str) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
     if processes > devices:  # in all of them, since the first one prints the sentence
         raise UsageError(
-            f"{processes} processes of this machine want an accelerator each, there are {devices}: start fewer, "
+            f"{processes} processes of this machine need an accelerator each, but there are {devices}: start fewer, "
             "or use `device='cpu'`"
         )
     torch.cuda.set_device(place)

@@ -46,7 +46,7 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
         lock.sign(f"{os.getpid()} on {platform.node()}")
         if before not in (None, mark(folder)):
             raise UsageError(
-                f"another training was at work in {folder} since this one began: give the command again, or "
+                f"another training has written to {folder} since this one began: repeat the command, or "
                 "use another `folder`"
             )
         yield

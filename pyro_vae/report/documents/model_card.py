@@ -58,7 +58,7 @@ class Card(NamedTuple):
         name: the name of the model.
         license: the licence of the weights, as the hub names it; "" where none is stated.
         members: part of the program -> its class.
-        own: code that no file brings along; anyone who loads the model passes it in.
+        own: code that no file of the card's folder holds; anyone who loads the model passes it in.
         shapes: the table that the program's `describe` gives.
         facts: more about the program and its training, label -> text.
         report: what report.json holds; empty where nothing was measured.

@@ -69,7 +69,7 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"preset: {preset_sentence(report['preset'])}"
     if "split" in protocol:
         split = _split(protocol, report["test"]["reconstruction"]["num_data"])
-        # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
+        # Dequantised data are also "not binarised", and the sentence for those would describe another x.
         recipe = protocol["dequantized"] or protocol["binarization"]
         about = f", {report['about']}; " if report.get("about") else ", "
         yield f"data: {protocol['name']}{about}{split}. {recipe['sentence']}"

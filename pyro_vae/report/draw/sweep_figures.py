@@ -13,7 +13,7 @@ from pyro_vae.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED
 Group = Mapping[str, Any]  # one of the settings, or a part of one
 
 _COLOURS, _MARKERS = (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv"
-_MOST_NAMES = 16  # written beside their points, and in a legend
+_MOST_NAMES = 16  # written next to their points, and in a legend
 
 
 def rate_distortion(sweep: Mapping[str, Any]) -> bytes:

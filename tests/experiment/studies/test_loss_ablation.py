@@ -160,7 +160,7 @@ def test_mistakes_are_answered(trained, config, tmp_path):
         loss_ablation.train(tmp_path, config, {"kl_weight"})
     with pytest.raises(UsageError, match="no finite KL"):
         loss_ablation.train(tmp_path, Config(posterior="delta", kl_weight=0.0), set())
-    with pytest.raises(UsageError, match="holds a run already: add `resume=True`"):
+    with pytest.raises(UsageError, match="already holds a run: add `resume=True`"):
         loss_ablation.train(trained, config, set())
     with pytest.raises(UsageError, match="was started with latent_dim=3"):
         loss_ablation.train(trained, Config(latent_dim=4), {"latent_dim"}, resume=True)

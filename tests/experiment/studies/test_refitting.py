@@ -283,5 +283,5 @@ def test_what_can_not_be_refitted_is_said_in_a_sentence(tmp_path, capsys):
     with pytest.raises(UsageError, match="needs labels: train with `conditional=True`"):
         refitting.refitted_config(Config(), "conditional", {})
     trained = make_run(tmp_path)
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         refit(trained, tmp_path / "run", "mixture")
