@@ -139,7 +139,7 @@ def imported(found: Iterable[Place]) -> OwnMembers:
     """Imports the classes of some places.
 
     Raises:
-        UsageError: a module does not import, or has no such class, or it is no member.
+        UsageError: a module does not import, or has no such class, or the class is not a member.
     """
     return OwnMembers(**{each.family: member(each) for each in found})
 

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError(f"--start-from {start}: there is no run. Name the folder of one, which has a config.json")
         if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
             raise uninstalled("--tensorboard", "tensorboard")
-        # A run that is taken up may have the settings that go with those given here.
+        # A continued run can have the settings that go with those given here.
         check = build.check_each_name if arguments.resume or start else build.check_names
         config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None

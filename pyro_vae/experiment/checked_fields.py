@@ -52,12 +52,12 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
     """Makes a dataclass field that is a flag. One of a `Literal` type takes the words of that type.
 
     Args:
-        default: the value of the field where none is given.
+        default: the value of the field if it is not given.
         reason: what the flag does, and why its default is what it is.
         table: the table of `build` that has its names.
         scope: "place" for a field of `Config` that says where to compute, and not what; "report" for one that changes
             the report on test data, and no training.
-        before: what a saved config means that has no such setting, being older than it; None is the default.
+        before: the value in a saved config that is older than the setting; None for the default.
         limits: `above`, `least`, `most`, `finite` of a number, or of each of several, see `Limits`.
 
     Returns:
@@ -100,7 +100,7 @@ def check(settings: Any) -> None:
         settings: an instance of the dataclass.
 
     Raises:
-        UsageError: a value is none that the field takes; the error says its name, its value, and what it must be.
+        UsageError: a field does not take its value; the error gives its name, its value, and what it must be.
     """
     for setting in settings_of(type(settings)):
         value = getattr(settings, setting.name)

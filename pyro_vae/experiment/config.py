@@ -41,7 +41,7 @@ class Config:
     """The settings of one experiment. `metadata["help"]` of a field says what it does, and the reason of its default.
 
     Fields whose names are also constructor arguments of a member (`latent_dim`, `scale`, `num_particles`, ...) reach
-    that member; see `pyro_vae.experiment.build`. `own` is no setting: it carries the classes of members such as
+    that member; see `pyro_vae.experiment.build`. `own` is not a setting: it carries the classes of members such as
     `prior="mine.py:Mine"`, and is never written down.
 
     Raises:

@@ -46,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a published experiment, and the number that they are to reach."""
+    """The settings of a published experiment, and the number that they should reach."""
 
     name: str
     settings: dict[str, Any]

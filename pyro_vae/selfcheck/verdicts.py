@@ -148,7 +148,7 @@ def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: 
 
 
 def judge_number(rung: str, name: str, value: float, truth: float, stated: float, error: float) -> Row:
-    """Judges one number: it may be 4 errors from its truth and the stated bias.
+    """Judges one number: it must be within 4 errors of its truth plus the stated bias.
 
     Args:
         rung, name: the names of the row.
@@ -179,7 +179,7 @@ def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: fl
 
 
 def judge_below(rung: str, name: str, lower: Tensor, upper: Tensor) -> Row:
-    """Judges a lower bound by an upper bound of the same data: its mean may be above by 4 errors at most.
+    """Judges a lower bound by an upper bound of the same data: its mean must not lie above by more than 4 errors.
 
     Args:
         rung, name: the names of the row.

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG", "RESULTS")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "pyro_vae").rglob("*.yaml")),
 ]
 SOURCES = [*sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "pyro_vae").rglob("*.py"))]
 

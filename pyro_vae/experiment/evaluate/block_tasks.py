@@ -3,7 +3,7 @@
 A task is one question about many data. Its answer for one block, a `Part`, is a function of the program, the plan and
 the number of the block: it does not matter which process computes it, nor what that process has computed before. (The
 candidates of an escalation are an exception: a process keeps no more than may be needed, and the merge those that are.)
-So blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
+So blocks can be shared out over processes and machines and joined again, and a single process takes the same path.
 """
 
 import math
@@ -60,7 +60,7 @@ def _elbo(subject: Subject, block: Block) -> Part:
 
 
 def _bound(subject: Subject, block: Block) -> Part:
-    """Estimates log p(x) alone, for which no weights are held."""
+    """Estimates only log p(x), which needs no weights in memory."""
     vae, draws = subject.trained.vae, subject.plan.num_samples
     with divergence(ON_TEST_DATA):
         bound = evaluation.iwae(vae, block.x, draws, block.y, subject.seed, first_block=block.number)
@@ -174,7 +174,7 @@ class Task:
         says: what is being done, with {size} data, for a person who waits.
         applies: whether this program and this plan ask the question.
         data: gives the reader of the data, None where they are simulated, and their positions.
-        is_headline: whether it is an error where a program cannot be asked, and not left out with the reason.
+        is_headline: if a program cannot be asked, whether that is an error instead of a reason to leave the task out.
         surroundings: gives the context in which all blocks are asked.
     """
 

@@ -19,7 +19,7 @@ FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
 
 
 class HeadlinePlan(Plan):
-    """The plan of a training's own report: the headline alone, by as many draws as the config says."""
+    """The plan of a training's own report: only the headline, by as many draws as the config says."""
 
     def __post_init__(self) -> None:
         """Checks nothing: its numbers are those of a config, which has checked them."""

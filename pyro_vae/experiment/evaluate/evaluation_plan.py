@@ -151,7 +151,7 @@ class Shard(NamedTuple):
 
 
 def _rank(environment: Mapping[str, str], index: str, number: str) -> Shard | None:
-    # The script of a SLURM job is no task of a step, and must not do the work of the first one only.
+    # The script of a SLURM job is not a task of a step, and must not do only the work of the first one.
     if index.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
         return None
     place, size = environment.get(index, ""), environment.get(number, "")

@@ -44,7 +44,7 @@ class GivenProgram(ProgramAndData):
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
-        data: `Splits`, or test data alone (N, *x_shape).
+        data: `Splits`, or only test data (N, *x_shape).
         y: one-hot labels (N, C) of test data that are a tensor.
         history: the records of its epochs, as `fit` yields them, or dictionaries of theirs.
         conditional: whether the program takes labels; None for what it needs.
@@ -130,7 +130,7 @@ class GivenProgram(ProgramAndData):
 
     @property
     def data(self) -> Splits | None:
-        """The splits; None where there are test data alone."""
+        """The splits; None if there are only test data."""
         return self._splits
 
     @property

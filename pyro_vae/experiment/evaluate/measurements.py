@@ -41,7 +41,7 @@ NOT_REFINED = (
     "they need a guide fitted to single data, which requires one latent site that is a Normal(loc, "
     "scale).to_event(1), as in DiagonalNormal"
 )
-NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
+NO_TRAINING = "there are only test data, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
@@ -176,7 +176,7 @@ def _headline(look: Look) -> dict[str, Estimate]:
 
 
 def _observed(look: Look) -> Tensor | None:
-    """Counts the numbers of each test datum that were observed, (N,); None where none may be missing."""
+    """Counts the numbers of each test datum that were observed, (N,); None if none can be missing."""
     if not look.trained.facts.missing:
         return None
     pieces = look.test.pieces(torch.arange(len(look.test)).split(_AT_ONCE))

@@ -99,7 +99,7 @@ def evaluate(
             `HierarchicalVAE`, your own `Program`, or an object with two functions. Sections on simulated data, and
             pictures of samples, need a model that generates without x.
         data: `Splits`, as `pyro_vae.data.load` and `from_arrays` make them: measured on their test data, in the type
-            of the program's own numbers. Or test data alone, a tensor (N, *x_shape), taken as they are: what needs
+            of the program's own numbers. Or only test data, a tensor (N, *x_shape), taken as they are: what needs
             training data (baselines, the latent space, train - test, classes) is then left out.
         out: a folder for report.html, .txt, .json, .md, .csv, .tex, data.csv and log_likelihood.nc, each written whole
             or not at all. The report of the same name that is there is replaced; a folder with a run, or with a report
@@ -136,7 +136,7 @@ def evaluate(
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
         >>> found = evaluate(vae, torch.eye(4), quiet=True, num_samples=50, annealed_data=0)
         >>> found.log_likelihood.mean >= found.elbo.mean, found.khat.shape, found.report["left_out"]["baselines"]
-        (True, torch.Size([4]), 'there are test data alone, and this needs training data, which Splits have')
+        (True, torch.Size([4]), 'there are only test data, and this needs training data, which Splits have')
     """
     plan_of = _plan(plan)
     say: Say = (lambda sentence: None) if quiet else _say

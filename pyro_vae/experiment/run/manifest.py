@@ -134,7 +134,7 @@ def _bytes(path: Path, most: int) -> bytes:
     with _readable(path), path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise CheckpointError(f"{path} is damaged: it has more than the {most} bytes that a file of its kind may have.")
+        raise CheckpointError(f"{path} is damaged: it has more than the {most} bytes that a file of its kind can have.")
     return content
 
 

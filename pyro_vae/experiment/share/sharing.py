@@ -325,7 +325,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     config, progress = trained.config, trained.progress
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
-        more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+        more["refitted"] = f"only the prior; encoder and decoder are those of the run {Path(source['run']).name}"
     for source in about.get(lineage.KEY, [])[:1]:
         more["started from"] = f"the weights of epoch {source['epoch']} of the run {Path(source['run']).name}"
     return {

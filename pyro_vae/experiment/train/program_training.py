@@ -37,7 +37,7 @@ _COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training gave. Printing it gives two lines; a notebook shows them with the curve.
+    """The result of a training. Printing it gives two lines; a notebook shows them with the curve.
 
     Attributes:
         program: the one that was trained, with the parameters of its best epoch.

@@ -1,4 +1,4 @@
-"""A training at work in its folder: opened once, where the newest checkpoint left it, then kept epoch by epoch."""
+"""A training in its folder: opened once, where the newest checkpoint left it, then stored epoch by epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

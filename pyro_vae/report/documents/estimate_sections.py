@@ -290,7 +290,7 @@ def _curve(report: Report) -> Iterator[Entry]:
 def _jackknife(report: Report) -> Iterator[Entry]:
     if numbers := report.get("jackknife"):
         label = f"jackknife, K = {numbers['num_samples']}"
-        meaning = f"may lie above log p({of_x(report)})"
+        meaning = f"can lie above log p({of_x(report)})"
         yield Entry("jackknife", label, numbers, "no bound", meaning, has_heavy_weights(report))
 
 

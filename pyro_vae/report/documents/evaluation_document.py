@@ -1,4 +1,4 @@
-"""The document of an evaluated run: all estimates, facts that are no estimates, and what the numbers mean."""
+"""The document of an evaluated run: all estimates, other facts, and what the numbers mean."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -191,7 +191,7 @@ def _digits(error: float | None) -> int:
     return 3 if not error else min(3, max(0, 1 - math.floor(math.log10(error))))
 
 
-# Facts that are no estimates.
+# Facts other than estimates.
 
 
 def _facts(report: Report) -> Iterator[str]:

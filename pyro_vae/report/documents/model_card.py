@@ -29,7 +29,7 @@ class Own(NamedTuple):
 
     Attributes:
         family: its name as an argument of `load`, such as "prior".
-        place: where its class was, file.py:Class or module:Class; or the class alone.
+        place: where its class was, file.py:Class or module:Class; or only the class.
         arguments: of the class, a JSON object; "" for none.
         sha256: of its source file; "" where that is not known.
     """

@@ -143,7 +143,7 @@ def training(history: Sequence[Mapping[str, Any]], best: str = "kept") -> bytes:
 def training_figure(history: Sequence[Mapping[str, Any]], best: str = "kept") -> Figure:
     """Draws minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
 
-    Where the first epochs are far below the others, a panel below shows the others alone. A plain autoencoder has no
+    Where the first epochs are far below the others, a panel below shows only the others. A plain autoencoder has no
     ELBO. Its reconstruction is shown instead.
 
     Args:

@@ -1,6 +1,6 @@
 """Computes what a picture of the latent space shows from a program and data.
 
-Each view is a tuple of named tensors, which depend on the arguments and the seed alone. `latent_pictures` draws it.
+Each view is a tuple of named tensors, which depend only on the arguments and the seed. `latent_pictures` draws it.
 """
 
 from collections.abc import Sequence

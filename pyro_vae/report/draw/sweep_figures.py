@@ -60,7 +60,7 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
         every = [group["values"][axis] for groups in lines.values() for group in groups]
         if 0 < 10 * min(every) <= max(every):
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # since text is no mathematics here
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # since text is not mathematics here
             axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.grid(axis="y")
         axes.set_xlabel(axis)
