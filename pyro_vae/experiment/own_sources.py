@@ -31,8 +31,8 @@ def source(kind: Callable[..., Any]) -> str:
 def sha256_of(classes: Iterable[Any]) -> str:
     """Returns the SHA-256 of the code of some classes; "" where a file of theirs is not there.
 
-    That of a single file is the file's own. That of several is of their names, from the folder of the first class, and
-    their hashes.
+    A single file has its own hash. Several files have a hash of their names, relative to the folder of the first class,
+    and their hashes.
     """
     roots = {file: _roots(file, kind) for kind in classes if (file := _file(kind))}
     try:

@@ -2,8 +2,9 @@
 
 A task is one question about many data. Its answer for one block, a `Part`, is a function of the program, the plan and
 the number of the block: it does not matter which process computes it, nor what that process has computed before. (The
-candidates of an escalation are an exception: a process keeps no more than may be needed, and the merge those that are.)
-So blocks can be shared out over processes and machines and joined again, and a single process takes the same path.
+candidates of an escalation are an exception: each process keeps the most that could be needed, and the merge selects
+from them.) So blocks can be shared out over processes and machines and joined again, and a single process takes the
+same path.
 """
 
 import math
@@ -126,13 +127,13 @@ def _simulated(subject: Subject, block: Block) -> Part:
 
 
 def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
-    """Draws labels for simulated data, as frequent as among the training data, or else the test data."""
+    """Draws labels for simulated data, as frequent as in the training data, or in the test data if there are none."""
     draws, labelled = generator(seed, "labels"), subject.train or subject.test
     return labelled.y(torch.randint(len(labelled), (len(subject.chosen),), generator=draws)[index])
 
 
 def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
-    """Which numbers of simulated data are observed: as among the test data that are annealed."""
+    """Which numbers of simulated data are observed: the same as in the annealed test data."""
     if not getattr(subject.trained.vae, "missing", False):
         return None
     return ~torch.cat([x for x, _ in subject.test.pieces([subject.chosen[block.positions]])]).isnan()

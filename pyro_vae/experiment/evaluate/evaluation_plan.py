@@ -1,4 +1,4 @@
-"""How much an evaluation computes: its `Plan`, whose defaults have their reasons, and the `Shard` that is wanted."""
+"""How much an evaluation computes: its `Plan`, with reasons for the defaults, and the `Shard` that is wanted."""
 
 import re
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from pyro_vae.randomness import MOST_SAMPLES
 class Plan:
     """What an evaluation computes.
 
-    With these defaults a run on digits takes about a minute on two cores, or some minutes where prior or guide is a
-    flow.
+    With these defaults a run on digits takes about a minute on two cores, or a few minutes if prior or guide is a flow.
 
     Raises:
         UsageError: a value is out of range.
@@ -131,7 +130,7 @@ class Shard(NamedTuple):
             The share; None for all the work.
 
         Raises:
-            UsageError: the text is another one, or i lies outside 0 ... n - 1.
+            UsageError: the text has another form, or i lies outside 0 ... n - 1.
 
         Example:
             >>> Shard.wanted("auto", {"RANK": "2", "WORLD_SIZE": "4"}), Shard.wanted("auto", {})

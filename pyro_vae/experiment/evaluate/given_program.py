@@ -1,4 +1,4 @@
-"""A program and data that a caller gives, without a run: what is known of them is what they say themselves."""
+"""A program and data that a caller passes, without a run: they are all that is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -125,7 +125,7 @@ class GivenProgram(ProgramAndData):
 
     @property
     def facts(self) -> Facts:
-        """What must be known of it."""
+        """The facts about it."""
         return self._facts
 
     @property
@@ -140,12 +140,12 @@ class GivenProgram(ProgramAndData):
 
     @property
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """Those of the epochs, as far as they were given."""
+        """The records of the epochs, as far as they were given."""
         return self._records
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How many epochs the records know, and which was the best; empty without records."""
+        """The number of epochs in the records, and the best one; empty without records."""
         best = [record for record in self._records if record["best"]]
         if not best:
             return {}

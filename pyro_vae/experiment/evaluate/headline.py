@@ -1,4 +1,4 @@
-"""The numbers that every report begins with: what report.json says of the test data, and how they came about."""
+"""The numbers that every report begins with: the part of report.json on the test data, and how they came about."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def headline(
     precision: Mapping[str, Any] | None = None,
     observed: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Makes what report.json says of these estimates, with the verdict on the preset of a run that has one.
+    """Makes the part of report.json on these estimates, with the verdict on the preset of a run that has one.
 
     Args:
         trained: the program and its data.
@@ -66,7 +66,7 @@ def numbers(
     observed: Tensor | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Makes what report.json says of some estimates, which have no loss weights in them.
+    """Makes the part of report.json on some estimates, which contain no loss weights.
 
     Args:
         estimates: the estimates on the test data, by name.
@@ -175,7 +175,7 @@ def _with_jacobian(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any
 
 
 def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
-    """Converts nats a datum to bits for each of its numbers, of which it has `size`, or observed ones on average."""
+    """Converts nats per datum to bits per number; a datum has `size` numbers, or on average this many observed ones."""
     factor = 1 / (size * math.log(2))
     errors = {name: nats[name] and nats[name] * factor for name in ("standard_error", "monte_carlo_error")}
     counts = {name: nats[name] for name in ("num_samples", "num_data")}

@@ -1,4 +1,4 @@
-"""The evaluation of a program, be it that of a run: every estimate that a report shows, as one dictionary.
+"""The evaluation of a program, with or without a run: every estimate that a report shows, as one dictionary.
 
 Each section is a function of a `Look` and adds keys of its own. What a program cannot be asked (a KL to a prior that
 differs between labels, for example) is left out, and `left_out` says why in a sentence. What is computed of single data
@@ -47,7 +47,7 @@ _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fing
 
 @dataclass(eq=False)
 class Look(Subject):
-    """What is evaluated, the plan of its evaluation, and what is known so far.
+    """What is evaluated, the plan, and the results so far.
 
     Attributes:
         say: is told what is being done, as a sentence for a person who waits.
@@ -129,7 +129,7 @@ def evaluate(
 
     Args:
         trained: the program and its data: a run, for example.
-        plan: how closely it is looked at.
+        plan: how much is computed.
         say: is told what is being done.
         parts: what shards have computed, by task; see `shards`.
 
@@ -384,7 +384,7 @@ def _typical(khat: Tensor) -> int:
 
 
 def _of(estimate: Estimate, chosen: Tensor) -> Estimate:
-    """The estimate for some of its data."""
+    """The estimate for some of the data."""
     return replace(estimate, value=estimate.value[chosen], value_error=estimate.value_error[chosen])
 
 

@@ -1,7 +1,7 @@
 """Writes the files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page.
 
 None of them depends on the clock, nor on how the work was shared out, except `timings.json`. That file is removed
-before the others are written, and comes after them. Where it is missing, an evaluation was cut.
+before the others are written, and written last. If it is missing, an evaluation was interrupted.
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def about(look: Look) -> dict[str, Any]:
 
 
 def card(look: Look) -> dict[str, str]:
-    """Lists what must be the same where two evaluations are compared, then what a reviewer asks first."""
+    """Lists what must be the same in evaluations that are compared, then what a reviewer asks first."""
     return {
         **look.trained.tested(len(look.test)),
         **_of_data(look.trained.card),

@@ -1,11 +1,11 @@
-"""An evaluation that is shared out over processes and machines: the files of shards, and their merge.
+"""An evaluation divided over processes and machines: the files of its shards, and their merge.
 
     RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `block_tasks`
     RUN/shards/shard-00000-of-00004.json           their run, model, plan and version, SHA-256 and size of the other
                                                    file, ... and the SHA-256 of all this
 
-Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Nothing in
-either file depends on the clock: computed again, a shard has the same bytes.
+Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Neither file
+depends on the clock: a shard computed again has the same bytes.
 """
 
 import json
@@ -89,7 +89,7 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
 
 
 def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
-    """Puts together what all shards in a folder have computed, which is what one process would have computed.
+    """Joins what all shards in a folder have computed, which is what one process would have computed.
 
     Args:
         subject: what is evaluated.

@@ -80,7 +80,7 @@ def write_share(rows: ScoredRows, shard: Shard, out: Path, say: Say) -> Path:
 
 
 def merge(rows: ScoredRows, out: Path, say: Say) -> list[str]:
-    """Puts the shares in the folder of a table together: the bytes that one process would have written.
+    """Joins the shares in the folder of a table, into the bytes that one process would have written.
 
     Args:
         rows: what is scored.

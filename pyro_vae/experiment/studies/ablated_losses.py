@@ -1,4 +1,4 @@
-"""The three losses of an ablation, as configs. No torch is needed here, so that a clash is answered at once."""
+"""The three losses of an ablation, as configs. No torch is needed here, so a clash is reported at once."""
 
 from collections.abc import Collection
 from dataclasses import replace

@@ -183,7 +183,7 @@ class Swap:
         return elbo.mean + kl.mean, math.hypot(elbo.monte_carlo_error, kl.monte_carlo_error)
 
     def faults(self) -> list[str]:
-        """Lists what does not hold, a sentence each."""
+        """Lists what fails, one sentence each."""
         allowed = ROUNDING * max(1.0, self.before.elbo.value.abs().max().item())
         stays = {"reconstruction": "reconstruction", "mutual_information": "mutual information"}
         checks = {f"the {words} changed": self._change(name) for name, words in stays.items()}
@@ -288,7 +288,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
         raise UsageError(f"{folder} already holds a run: use another `folder`")
     with stage("building the program"):
         program = with_prior(trained, config)
-    only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked at their training
+    only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked before their training
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
     with training_lock.locked(folder, b""):

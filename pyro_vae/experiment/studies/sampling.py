@@ -1,9 +1,9 @@
-"""What a trained run draws and decodes: pictures as PNG, each with the arrays that it shows as NPZ.
+"""What a trained run draws and decodes: PNG pictures, each with an NPZ file of the arrays that it shows.
 
 N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. Where test data are shown,
 `positions` are theirs among the test data, `rows` those in the file, and `ids` what the file calls them. `labels` are
 there if the data have them, numbers of `classes` where these have names. Means are those of p(x|z), in the units of x,
-which of a table are those of its file; `names` are those of its columns.
+which for a table are the units of its file; `names` are the names of its columns.
 
     samples.npz          z (N, D) from the prior, mean and x, a draw at the same z, (N, *x_shape); labels (N,)
     samples.csv          of tables: x, with the names of the columns, and the label
@@ -76,7 +76,7 @@ class Wanted:
 
 
 class Chosen(Source):
-    """A run with all its test data, and what is wanted of it."""
+    """A run with all its test data, and what to draw."""
 
     trained: TrainedRun
 
@@ -114,7 +114,7 @@ class Chosen(Source):
         }
 
     def samples(self) -> image_views.Samples:
-        """Draws as many data as are wanted, of a conditional run the classes in turn."""
+        """Draws as many data as are wanted; a conditional run takes the classes in turn."""
         number, y = self.wanted.number, self.y
         if y is not None:
             kinds = y.unique_consecutive(dim=0)
@@ -134,7 +134,7 @@ class Chosen(Source):
 def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     """Writes pictures and arrays into the folder, one after another, and yields a sentence about each.
 
-    The same run and the same wishes give the same bytes.
+    The same run and the same choices give the same bytes.
 
     Args:
         trained: the run, see `open_run`.

@@ -34,7 +34,7 @@ _OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
 
 
 def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> None:
-    """Trains all settings, chooses one, tests it, writes and prints the report. It goes on with a sweep that was cut.
+    """Trains all settings, chooses one, tests it, writes and prints the report. It continues an interrupted sweep.
 
     Args:
         folder: new, or that of a sweep with the same plan.
@@ -45,7 +45,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     Raises:
         UsageError: settings cannot be built or do not compare, or the folder holds another sweep, or a run.
         DivergenceError: every setting has a run that diverged.
-        PyroVAEError: runs failed; the same call takes them up again.
+        PyroVAEError: runs failed; the same call continues them.
     """
     if jobs < 0:
         raise UsageError(f"`jobs` must be 1 or more, or 0 for one per core; got {jobs}")

@@ -1,6 +1,6 @@
 """The settings of a sweep: values of some fields of `Config`, crossed or between two ends, over what they share.
 
-No torch is needed here, so that a wrong name or value is answered at once.
+No torch is needed here, so a wrong name or value is reported at once.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """A training that starts from the weights of an earlier run, with its settings where none are given.
 
 The program stays the same, and the weights are those of the best epoch, as they are evaluated. The optimiser is new.
-Test data that the weights were trained on would look too good: they are refused, be they of the earlier run or of one
-that it started from.
+Results on test data that the weights were trained on would look too good. Such data are refused, whether the earlier
+run or one before it was trained on them.
 """
 
 import sys

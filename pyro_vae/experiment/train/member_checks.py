@@ -89,7 +89,7 @@ def _check_shapes(config: Config, program: Autoencoder, z: Tensor, x: Tensor, y:
 
 
 def _tell_of_large_numbers(x: Tensor, hooks: dict[str, moderation.Gain]) -> None:
-    """Prints a note where a network that sees data returns large numbers: a right class may still not train."""
+    """Prints a note if a network that sees data returns large numbers: a correct class can still fail to train."""
     if any(hook.gain not in (None, 1.0) for name, hook in hooks.items() if name.endswith("encoder")):
         largest = x.abs().nan_to_num(0.0).max().item()
         print(

@@ -44,7 +44,7 @@ class Session:
         world: World = ALONE,
         started_from: Sequence[lineage.Record] = (),
     ) -> "Session":
-        """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
+        """Begins a run, or restores program and optimiser from its newest whole checkpoint.
 
         Of many processes only the first one writes, and it must come before the others.
 
