@@ -518,7 +518,7 @@ def _check_scaling(config: Config, scaling: str) -> None:
     if scaling == "standardized" and not takes_column_scale(config):
         able = [name for name in tables.LIKELIHOODS if "column_scale" in _takes("LIKELIHOODS", name)]
         raise UsageError(
-            f"`likelihood={config.likelihood!r}` does not handle columns that have units of their own: use "
+            f"`likelihood={config.likelihood!r}` is not a density of columns in units of their own: use "
             f"`standardize='no'`, or `likelihood={able[0]!r}` ({', '.join(able)})"
         )
 

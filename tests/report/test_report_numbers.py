@@ -328,7 +328,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
     assert "75.0% right (± 20.0%) of 4, K = 40." in words
-    assert "above 0.7 for 25% of the estimates for the true class and 62% of those for the others" in words
+    assert "above 0.7 for 25% of the estimates for the true class and 62% of the estimates for the other" in words
 
 
 def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):

@@ -56,7 +56,7 @@ def test_a_run_of_ones_own_members_is_evaluated_once_they_are_named(tmp_path, ca
     assert "not stored with the program: pass --prior horseshoe.py:Horseshoe" in capsys.readouterr().err
     mine = ["--prior", f"{tmp_path}/horseshoe.py:Horseshoe"]
     assert evaluate(run, *mine, "--posterior", f"{tmp_path}/horseshoe.py:LaplacePosterior") == 2
-    assert "serves no run, for their posterior is diagonal" in capsys.readouterr().err
+    assert "belongs to none of the runs, whose posterior is diagonal" in capsys.readouterr().err
     assert evaluate(run, *mine) == 0
     assert "log p(x) of 16 test data, K = 30" in capsys.readouterr().out
 

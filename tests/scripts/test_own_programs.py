@@ -145,7 +145,7 @@ WRONG = {
         LIKELIHOOD,
         """Cauchy of horseshoe.py needs 'gamma', which has no default: give it, as in --""",
     ),
-    "a shape": (["--network", "horseshoe.py:Encoder,Flat"], "p(x|z) is over data of shape (16,), and these have shape"),
+    "a shape": (["--network", "horseshoe.py:Encoder,Flat"], "p(x|z) is over data of shape (16,), but these have shape"),
 }
 
 

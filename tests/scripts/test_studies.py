@@ -137,7 +137,7 @@ def test_a_check_that_fails_has_a_code_of_its_own(tmp_path, capsys, monkeypatch)
     ("flags", "code", "words"),
     [
         ([], 2, "name the new prior, e.g. --prior vamp"),
-        (["--prior", "standard"], 2, "has no parameters, so that there is nothing to fit"),
+        (["--prior", "standard"], 2, "has no parameters to fit"),
         (["--prior", "vampp"], 2, "did you mean 'vamp'"),
         (["--prior", "vamp", "--latent-samples", "1"], 2, "--latent-samples must be at least 2"),
         (["--prior", "vamp", "--num-components", "0"], 2, "--num-components must be above 0"),

@@ -270,7 +270,7 @@ def test_an_unchanged_program_has_no_fault(swapped):
 @pytest.mark.parametrize("prior", ["standard", "laplace", "student_t"])
 def test_a_prior_without_parameters_is_refused(tmp_path, prior):
     trained = make_run(tmp_path)
-    with pytest.raises(UsageError, match=f"`prior='{prior}'` has no parameters, so that there is nothing to fit"):
+    with pytest.raises(UsageError, match=f"`prior='{prior}'` has no parameters to fit"):
         refit(trained, tmp_path / "new", prior)
     assert not (tmp_path / "new").exists()
 
