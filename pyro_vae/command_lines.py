@@ -213,6 +213,6 @@ def _begun(command: str, processes: int = 1) -> list[str]:
 
 
 def _short(word: str) -> str:
-    """The name alone of a program that the shell finds by it."""
+    """The bare name of a program that the shell finds."""
     name = PurePath(word).name
     return name if shutil.which(name) == word else word

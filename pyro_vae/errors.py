@@ -1,8 +1,8 @@
 """The user's mistakes and the machine's: one class for each exit code of the command line.
 
 A message names the thing, the value and the cure. It names an argument in backticks, `lr` or `kl_weight=0`, which the
-command line shows as its flag, --lr or --kl-weight 0. Everything here that a user's input can cause is a `ValueError`
-as well, so that library code needs no import from this file to catch it.
+command line shows as its flag, --lr or --kl-weight 0. Every error here that a user's input can cause is also a
+`ValueError`, so that library code needs no import from this file to catch it.
 """
 
 import difflib
@@ -93,7 +93,7 @@ class DivergenceError(PyroVAEError, ArithmeticError):
     exit_code = 5
 
 
-# What torch.distributions says of parameters and values that it does not take, as those of a diverged network.
+# What torch.distributions says of parameters and values that it refuses, such as the output of a diverged network.
 _REFUSED = re.compile(
     r"Expected (parameter|value argument) .*?(satisfy the constraint|within the support).*?(?=, but found|\n|$)",
     re.DOTALL,
@@ -152,7 +152,7 @@ class ProcessError(PyroVAEError, RuntimeError):
 
 
 class CheckError(PyroVAEError):
-    """A check that found something off: an estimator beside a known truth, a refit that changed more than the prior."""
+    """A check that found a fault: an estimator that misses a known truth, a refit that changed more than the prior."""
 
     exit_code = 8
 

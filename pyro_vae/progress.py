@@ -37,11 +37,11 @@ class Stage:
         self._filled = 0.0  # of the current unit, by stages within it that have ended
 
     def step(self, number: float = 1.0) -> None:
-        """Says that so many more units are done."""
+        """Reports that this many more units are done."""
         self.reach(self.done + number)
 
     def reach(self, done: float, note: str = "") -> None:
-        """Says how many units are done in all, and how it stands."""
+        """Reports the total number of units done, and how it stands."""
         self.done, self.note, self._filled = done, note, 0.0
         if (watcher := _watcher.get()) is not None:
             watcher.changed()
@@ -57,7 +57,7 @@ class Stage:
         return min(1.0, (self.done + self._unit() * min(1.0, self._filled + within / self.parts)) / self.total)
 
     def fill(self) -> None:
-        """Says that a stage within the current unit has ended."""
+        """Reports that a stage within the current unit has ended."""
         self._filled += 1 / self.parts
 
     def _unit(self) -> float:

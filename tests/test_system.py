@@ -70,7 +70,7 @@ class TestScripts:
         assert two["in the end"] == []
 
     def test_output_that_nobody_reads_has_its_exit_code(self, answers):
-        assert answers["unread"] == [141, "interrupted: nobody reads the output"]
+        assert answers["unread"] == [141, "interrupted: no one reads the output any more"]
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ def main(argv: list[str] | None = None) -> None:
     """Trains the three runs, and writes and prints their table."""
     parser = config_parser(
         "ablate",
-        "Train the same program with only reconstruction, only KL and both, and put the three side by side. The flags "
-        f"are those of {script('train')}; the two weights are set here.",
+        "Train the same program with only reconstruction, only KL and both, and put the three side by side. The "
+        f"flags are those of {script('train')}, except that this command sets the two weights.",
     )
     parser.add_argument("--out", type=str, default="", help="folder of the three runs, the table and the picture")
-    parser.add_argument("--resume", action="store_true", help="go on in --out; what is finished there is skipped")
+    parser.add_argument("--resume", action="store_true", help="continue in --out; finished runs there are skipped")
     add_flags(parser, Plan, ("latent_data", "latent_samples"))
     arguments = parser.parse_args(argv)
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]

@@ -16,16 +16,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Checks the class that the command line names, prints the report, and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog=command_line("check"),
-        description="Checks a prior, posterior or likelihood of your own against the contract of its family.",
+        description="Check a prior, posterior or likelihood of your own against the contract of its family.",
         epilog=f"Exit codes: 0 passed, {CheckError.exit_code} failed, {UsageError.exit_code} usage.",
     )
     parser.add_argument("member", metavar=_PLACE, help="subclass of Prior, Posterior or Likelihood")
-    parser.add_argument("--latent-dim", type=_size, default=2, metavar="D", help="up to 3 it is integrated (default 2)")
-    parser.add_argument("--x-shape", type=_size, nargs="+", default=[1, 4, 4], metavar="N", help="default 1 4 4")
-    parser.add_argument("--y-dim", type=_size, default=0, metavar="C", help="number of classes, where it takes labels")
-    parser.add_argument("--num-levels", type=_size, metavar="L", help="of data 0, 1, ... L - 1, where it takes them")
-    parser.add_argument("--args", type=str, default="", metavar="JSON", help="of its constructor, e.g. '{\"df\": 3}'")
-    parser.add_argument("--seed", type=int, default=0, help="of networks, data and draws (default 0)")
+    parser.add_argument(
+        "--latent-dim",
+        type=_size,
+        default=2,
+        metavar="D",
+        help="dimensions of z; densities are integrated up to 3 (default 2)",
+    )
+    parser.add_argument(
+        "--x-shape", type=_size, nargs="+", default=[1, 4, 4], metavar="N", help="shape of a datum (default 1 4 4)"
+    )
+    parser.add_argument("--y-dim", type=_size, default=0, metavar="C", help="number of classes, if it takes labels")
+    parser.add_argument(
+        "--num-levels", type=_size, metavar="L", help="number of levels of data 0, 1, ... L - 1, if it takes them"
+    )
+    parser.add_argument(
+        "--args", type=str, default="", metavar="JSON", help="arguments of its constructor, e.g. '{\"df\": 3}'"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of networks, data and draws (default 0)")
     options = parser.parse_args(arguments)
     try:
         place = _place(options.member)

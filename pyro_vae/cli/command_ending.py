@@ -1,10 +1,10 @@
 """How a command ends: an error as one sentence and the exit code of its class, a signal as 128 and its number.
 
     0            done
-    1            Python's own, with a traceback: an error that nobody foresaw
+    1            Python's own, with a traceback: an unforeseen error
     2 to 8       see `pyro_vae.errors`
     130, 143     SIGINT, SIGTERM; on Windows also 149, Ctrl-Break
-    141          whoever read the output has gone
+    141          the reader of the output has gone
 
 A sentence of the library names arguments, which become the flags that the user of a command knows. A setting of a run
 that the command does not take is a flag of training. `folder` is the place that is written to, and no run that is only
@@ -66,8 +66,8 @@ def exit_codes(
         if end.code in system.INTERRUPTED:
             print(f"interrupted{said_of(end)}", file=sys.stderr)
         raise
-    except BrokenPipeError as end:  # whoever read the output, e.g. head, has gone
-        print(f"interrupted: nobody reads the output{said_of(end)}", file=sys.stderr)
+    except BrokenPipeError as end:  # the reader of the output, e.g. head, has gone
+        print(f"interrupted: no one reads the output any more{said_of(end)}", file=sys.stderr)
         output.drop()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
@@ -92,7 +92,7 @@ def kept(again: str) -> str:
 
 
 def in_flags(message: str, arguments: Collection[str] = _SETTINGS, place: str = "out") -> str:
-    """What the library says to a programmer, for whoever types flags.
+    """What the library says to a programmer, for a person who types flags.
 
     Args:
         message: it names arguments in backticks.
@@ -125,7 +125,7 @@ def _by_place(said: re.Match[str]) -> str:
 
 
 def wording_of(arguments: Collection[str] = _SETTINGS) -> Callable[[str], str]:
-    """Returns what turns a note of the library into words for whoever types the flags of a command.
+    """Returns what turns a note of the library into words for a person who types the flags of a command.
 
     Args:
         arguments: those that the command has.

@@ -19,8 +19,15 @@ def main(argv: list[str] | None = None) -> None:
         "compare", "Compare trained runs by log p(x) on the same test data, datum by datum.", many=True, own=True
     )
     add_flags(parser, Evaluation, ("num_samples", "test_data", "seed"))
-    parser.add_argument("--reference", type=str, default="best", help="best, first, or one of the runs")
-    parser.add_argument("--force", action="store_true", help="go on where runs were not tested alike, and say so")
+    parser.add_argument(
+        "--reference",
+        type=str,
+        default="best",
+        help="run that the others are compared with: best, first, or one of the folders",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="compare runs even if they were not tested in the same way, and say so"
+    )
     parser.add_argument("--out", type=str, default="", help="folder of the results; by default a new one below runs/")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
@@ -37,7 +44,7 @@ def compare(arguments: Namespace) -> None:
     from pyro_vae.experiment.compare import comparable_runs, comparing  # here, since --help needs no torch
     from pyro_vae.experiment.run.run_folder import new_folder
 
-    # The runs, and whether they were tested alike.
+    # The runs, and whether they were tested in the same way.
     runs = comparable_runs.candidates(arguments.runs, evaluation.test_data, own)
     own_code.check_served(own, *(run.config for run in runs))
     comparing.check_reference(arguments.reference, runs)

@@ -16,12 +16,12 @@ class ConfigFile(ActionConfigFile):
         try:
             _check_plain(Path(values))
         except (ValueError, OSError, yaml.YAMLError) as error:
-            parser.error(f"--config {values} is no file of flag values: {str(error)[:300]}")
+            parser.error(f"--config {values} is not a file of flag values: {str(error)[:300]}")
         super().__call__(parser, cfg, values, option_string)
 
 
 def _check_plain(path: Path) -> None:
-    """ValueError for what is no file of YAML (or JSON) with a few plain settings. It is read event by event."""
+    """ValueError for anything except a YAML (or JSON) file with a few plain settings. It is read event by event."""
     if not path.is_file():
         raise ValueError("it does not exist, or is a folder or a pipe")
     with path.open("rb") as file:
@@ -37,4 +37,4 @@ def _check_plain(path: Path) -> None:
             raise ValueError(f"a setting has more than {_LONGEST} characters")
     settings = yaml.safe_load(content)
     if not isinstance(settings, dict) or "config" in settings:
-        raise ValueError("it takes one setting a line, name: value, and names no other file")
+        raise ValueError("it takes one setting per line, name: value, and names no other file")

@@ -13,23 +13,23 @@ from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.run import files, places
 
 SHARD = (
-    "i/n, i = 0 ... n-1: compute only this share, into the folder shards of the report's; by default that of RANK and "
-    "WORLD_SIZE (torchrun), or of SLURM_PROCID and SLURM_NTASKS (srun), where there are several; none: everything"
+    "compute only share i of n, given as i/n with i = 0 ... n-1, into the subfolder shards; by default the share of "
+    "this process under torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS); none computes everything"
 )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates the run that the command line names."""
-    parser = run_parser("evaluate", "Say how good a trained run is, and how far that can be trusted.", own=True)
+    parser = run_parser("evaluate", "Report how good a trained run is, and how far that can be trusted.", own=True)
     parser.add_argument("--out", type=str, default="", help="folder for the report; by default the run's own")
     parser.add_argument("--shard", type=str, default="auto", help=SHARD)
-    parser.add_argument("--merge", action="store_true", help="write the report from shards that are there, all of them")
+    parser.add_argument("--merge", action="store_true", help="write the report from all shards, once they are there")
     add_flags(parser, Plan)
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         plan, out = settings_from(arguments, Plan), arguments.out or arguments.run
         if arguments.merge and arguments.shard not in ("auto", "none"):
-            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+            raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
         places.check_run(arguments.run)
         files.check_folder(Path(out))

@@ -4,7 +4,7 @@
     --prior my_package.priors:Horseshoe a class of a module that Python finds, in that folder too
     --network nets.py:Encoder,Decoder   two classes, or functions that return a module
 
-Whoever types a command says what it runs. A place in a file, such as that of `--config`, is refused.
+The person who types a command decides what code it runs. A place in a file, such as that of `--config`, is refused.
 """
 
 import importlib
@@ -65,7 +65,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What a config says: of a file its own name, for nobody else has its folder."""
+        """What a config says: only the name of a file, since no one else has its folder."""
         return without_folder(self.typed)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ def place(family: str, text: str) -> Place:
     is_module = not found.is_file and all(part.isidentifier() for part in source.split("."))
     if len(classes) != wanted or not all(name.isidentifier() for name in classes) or not (is_module or found.is_file):
         form = FORM.get(family, FORM["prior"])
-        raise UsageError(f"{said} is no place of a {family}: write {form}")
+        raise UsageError(f"{said} does not name a {family}: write {form}")
     if found.is_file and not Path(source).is_file():
         raise UsageError(f"{said}: there is no file {source} (relative paths start in {Path.cwd()})")
     return found
@@ -117,8 +117,8 @@ def places(config: Config, argv: Sequence[str]) -> list[Place]:
         if is_place(text):
             if text not in typed(family, argv):
                 raise UsageError(
-                    f"the {family} {text!r} is code, and stands in a file: whoever runs it must name it. Type it as a "
-                    f"flag, `{family}={text!r}`"
+                    f"the {family} {text!r} is code named in a file, and you must name code yourself to run it. Type "
+                    f"it as a flag, `{family}={text!r}`"
                 )
             found.append(place(family, text))
     return found
@@ -139,7 +139,7 @@ def imported(found: Iterable[Place]) -> OwnMembers:
     """Imports the classes of some places.
 
     Raises:
-        UsageError: a module does not import, or has no such class, or it is no member.
+        UsageError: a module does not import, or has no such class, or the class is not a member.
     """
     return OwnMembers(**{each.family: member(each) for each in found})
 
@@ -171,8 +171,8 @@ def check_served(own: Iterable[OwnMember], *configs: Config) -> None:
         named = list(dict.fromkeys(str(getattr(config, each.family)) for config in configs))
         if each.name not in named:
             raise UsageError(
-                f"`{each.family}={each.name!r}` serves no run, for their {each.family} is {', '.join(named)}: leave it "
-                "out"
+                f"`{each.family}={each.name!r}` belongs to none of the runs, whose {each.family} is "
+                f"{', '.join(named)}: leave it out"
             )
 
 
@@ -227,7 +227,7 @@ def _module_of_file(path: Path) -> ModuleType:
     check_neighbours(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path.name} is no file of Python: its name must end in .py")
+        raise UsageError(f"{path.name} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module

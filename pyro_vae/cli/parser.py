@@ -26,8 +26,8 @@ _WRONG_TYPE = re.compile(  # in the words of jsonargparse 4, or of 5
     r"Parser key \"(\w+)\".*Expected (?:an? <class '|type: )(int|str|bool)(?:'>)?\. Got value: (.*)", re.DOTALL
 )
 _LONGEST_MESSAGE = 800
-_OWN = "place of a {} of your own, file.py:Class or module:Class"
-_AGAIN = "for several runs repeat the flag"
+_OWN = "a {} of your own that a run has, as file.py:Class or module:Class"
+_AGAIN = "repeat the flag for several runs"
 _KINDS = {"int": "whole numbers", "str": "text", "bool": "true or false"}
 _MOST_USED, _OWN_MEMBERS, _REPORT, _MACHINE = "most used", "members of your own", "report", "machine"
 _GROUPS = (_MOST_USED, "data", "model", _OWN_MEMBERS, "training", _REPORT, _MACHINE)  # as a help lists them
@@ -74,7 +74,7 @@ class Parser(ArgumentParser):
         return super().parse_args(line, self._of_preset(line) if defaults else None, defaults=defaults)
 
     def _of_preset(self, line: Sequence[str]) -> Namespace | None:
-        # Flags and files that stand before its name change it as well, so that the name is asked for first.
+        # Flags and files that stand before its name change it too, so the name is asked for first.
         given = super().parse_args([word for word in line if not word.startswith("--print_config")], defaults=False)
         if not isinstance(name := given.get("preset"), str) or not name:
             return None
@@ -130,13 +130,17 @@ def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:
     """Flags for members of the user's own that runs have, each perhaps several times."""
     group = parser.group(_OWN_MEMBERS)
     for family in families:
-        which = "networks of your own, nets.py:Encoder,Decoder" if family == "network" else _OWN.format(family)
+        which = (
+            "networks of your own that a run has, as nets.py:Encoder,Decoder"
+            if family == "network"
+            else _OWN.format(family)
+        )
         group.add_argument(
             f"--{family}",
             type=str,
             action="append",
             default=[],
-            help=f"{which}, that a run has; {_AGAIN}",
+            help=f"{which}; {_AGAIN}",
         )
 
 

@@ -22,15 +22,20 @@ def main(argv: list[str] | None = None) -> None:
     """Fits another prior to the run that the command line names, and checks what that changed."""
     parser = run_parser(
         "refit",
-        "Fit another prior to a trained run whose encoder and decoder stay as they are, as a run of its own, and check "
-        "that the ELBO changed by KL(q(z)||old prior) - KL(q(z)||new prior) and that nothing else did. Settings that "
-        "are not given are those of the run, whatever default is shown here. Exit code "
-        f"{CheckError.exit_code} where the check fails.",
+        "Fit another prior to a trained run, as a new run with the same encoder and decoder. Check that the ELBO "
+        "changed by KL(q(z)||old prior) - KL(q(z)||new prior) and that nothing else changed. Settings not given here "
+        "are those of the run, not the defaults shown. Exit code "
+        f"{CheckError.exit_code} if the check fails.",
     )
     add_flags(parser, Config, ("prior",))
-    parser.add_argument("--old-prior", type=str, default="", help="place of the prior of your own that RUN has")
+    parser.add_argument(
+        "--old-prior",
+        type=str,
+        default="",
+        help="the prior of RUN, if it is your own, as file.py:Class or module:Class",
+    )
     add_places(parser, [family for family in FAMILIES if family != "prior"])
-    parser.add_argument("--out", type=str, default="", help="folder of the new run; by default RUN-PRIOR beside RUN")
+    parser.add_argument("--out", type=str, default="", help="folder of the new run; by default RUN-PRIOR, next to RUN")
     add_flags(parser, Config, FLAGS)
     add_flags(parser, Plan, ("latent_data", "latent_samples"))
     arguments, given = parser.parse_args(argv), given_flags(parser, argv)
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         own_code.check_served(own, before)
         if is_place(before.prior) and not arguments.old_prior:
             raise UsageError(
-                f"the prior of {source} is code of your own, which no file brings along: name it with "
+                f"the prior of {source} is code of your own, which is not stored with the run: name it with "
                 f"`old_prior={before.prior}`"
             )
         trained = open_run(source, device=arguments.device, data_dir=arguments.data_dir, own=own)

@@ -14,23 +14,36 @@ def main(argv: list[str] | None = None) -> None:
     """Draws the pictures that the command line asks for."""
     parser = run_parser(
         "sample",
-        "Samples, reconstructions, interpolations, traversals and the latent map of a trained run: pictures as PNG, "
-        "and the arrays that each shows as NPZ.",
+        "Draw samples, reconstructions, interpolations, traversals and the latent map of a trained run, as PNG "
+        "pictures and as NPZ files of the arrays that they show.",
         own=True,
     )
-    parser.add_argument("--out", type=str, default="", help="folder for them; by default samples/ in the run's folder")
-    parser.add_argument("--only", type=str, nargs="+", default=[], help="names of pictures; by default all")
     parser.add_argument(
-        "--y", "--label", type=str, default=None, help="the name of the class to sample, of a conditional run; else all"
+        "--out", type=str, default="", help="folder of the results; by default samples/ in the run's folder"
     )
-    parser.add_argument("--between", type=str, nargs=2, default=None, help="interpolate between data of two labels")
-    parser.add_argument("--data", type=int, nargs=2, default=None, help="or between test data at two positions")
-    kinds = f"{', '.join(words(PathKind))} (that of a flow); by default all there are"
+    parser.add_argument("--only", type=str, nargs="+", default=[], help="names of the pictures to draw; by default all")
+    parser.add_argument(
+        "--y",
+        "--label",
+        type=str,
+        default=None,
+        help="name of the class to sample, for a conditional run; by default all",
+    )
+    parser.add_argument(
+        "--between", type=str, nargs=2, default=None, help="interpolate between two data with these labels"
+    )
+    parser.add_argument(
+        "--data", type=int, nargs=2, default=None, help="interpolate between the test data at these two positions"
+    )
+    kinds = f"kinds of interpolation: {', '.join(words(PathKind))} (needs a flow prior); by default all that apply"
     parser.add_argument("--path", type=str, nargs="+", default=[], help=kinds)
     parser.add_argument(
-        "--number", type=int, default=0, help="data to draw from the prior, without a picture; by default its panel"
+        "--number",
+        type=int,
+        default=0,
+        help="number of data to draw from the prior, without a picture; by default enough for the picture",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws, and of the choice of data")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws and of the choice of data")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         places.check_run(arguments.run)

@@ -16,8 +16,8 @@ from pyro_vae.experiment.run import places
 from pyro_vae.experiment.score import score_table
 
 SHARD = (
-    "i/n, i = 0 ... n-1: compute only this share, into the folder OUT.shards; by default that of RANK and WORLD_SIZE "
-    "(torchrun), or of SLURM_PROCID and SLURM_NTASKS (srun), where there are several; none: everything"
+    "compute only share i of n, given as i/n with i = 0 ... n-1, into the folder OUT.shards; by default the share of "
+    "this process under torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS); none computes everything"
 )
 _DRAWS = ("test_data", "elbo_samples", "num_samples", "evaluation_seed")
 
@@ -26,34 +26,41 @@ def main(argv: list[str] | None = None) -> None:
     """Scores what the command line names."""
     parser = run_parser(
         "score",
-        "Score new data by a trained run: for each row of a file log p(x) with its error and k-hat, its percentile "
-        "among the test data, ELBO, reconstruction, KL, mean and spread of q(z|x), the class of a conditional run, and "
-        "whether the row was in training.",
+        "Score new data with a trained run. For each row of a file it gives log p(x) with its error and k-hat, its "
+        "percentile among the test data, ELBO, reconstruction, KL, mean and spread of q(z|x), the class if the run "
+        "is conditional, and whether the row was in the training data.",
         own=True,
     )
     parser.add_argument(
-        "--data", type=str, default="", help="file to score, .npy, .npz, .csv or a folder, as the training data's own"
+        "--data",
+        type=str,
+        default="",
+        help="file to score: .npy, .npz, .csv or a folder, in the form of the training data",
     )
-    parser.add_argument("--split", type=str, default="", help="or a split of the run's data: test, valid or train")
+    parser.add_argument(
+        "--split", type=str, default="", help="split of the run's data to score instead: test, valid or train"
+    )
     parser.add_argument("--out", type=str, required=True, help="file to write, scores.csv or scores.npz")
-    parser.add_argument("--array", type=str, default="", help="array of an .npz file; by default x, or the only one")
+    parser.add_argument(
+        "--array", type=str, default="", help="name of the array in an .npz file; by default x, or the only array"
+    )
     parser.add_argument(
         "--reconstructions",
         action=ActionYesNo(no_prefix="no-"),
         default=False,
-        help="add the mean of p(x|z) at the centre of q(z|x), to an .npz file",
+        help="add the mean of p(x|z) at the centre of q(z|x); needs an .npz file as --out",
     )
     parser.add_argument("--shard", type=str, default="auto", help=SHARD)
-    parser.add_argument("--merge", action="store_true", help="write the table from shards that are there, all of them")
+    parser.add_argument("--merge", action="store_true", help="write the table from all shards, once they are there")
     add_flags(parser, Plan, _DRAWS)
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         if bool(arguments.data) == bool(arguments.split):
-            raise UsageError("say what to score: --data FILE, or --split test, valid or train")
+            raise UsageError("name what to score: --data FILE, or --split test, valid or train")
         if arguments.array and not arguments.data:
             raise UsageError("--array names an array of --data FILE: give both, or none")
         if arguments.merge and arguments.shard not in ("auto", "none"):
-            raise UsageError("--shard computes a share, --merge puts all together: give one of them")
+            raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
         _score(arguments, settings_from(arguments, Plan), shard)
 

@@ -13,13 +13,15 @@ def main(argv: list[str] | None = None) -> None:
     """Climbs the ladder, and prints each of its rows."""
     parser = Parser(
         "selfcheck",
-        "Hold every estimator of log p(x) against closed forms, quadrature and bounds from both sides. Takes two to "
-        f"three minutes on two cores. Exit code {CheckError.exit_code} where an estimator is off, and a sentence that "
+        "Compare every estimator of log p(x) with closed forms, quadrature and bounds from both sides. Takes two to "
+        f"three minutes on two cores. Exit code {CheckError.exit_code} if an estimator is off, with a sentence that "
         "names it.",
     )
-    parser.add_argument("--quick", action="store_true", help="half a minute: fewer draws, and D = 2 alone on rung 1")
-    parser.add_argument("--seed", type=int, default=0, help="of programs, data and draws; every seed should pass")
-    parser.add_argument("--json", type=str, default="", help="also write the table into this file")
+    parser.add_argument(
+        "--quick", action="store_true", help="take half a minute: fewer draws, and only D = 2 on rung 1"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of programs, data and draws; every seed should pass")
+    parser.add_argument("--json", type=str, default="", help="also write the table to this file")
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments), place="json"):
         if arguments.json:

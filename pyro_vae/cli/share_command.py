@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(
         "share",
         "Write the program of a trained run as a folder for others: model.safetensors, config.json and a "
-        'model card. pyro_vae.load(FOLDER) gives it back, and pyro_vae.load("hf://user/name") from the hub.',
+        'model card. pyro_vae.load(FOLDER) loads it, and pyro_vae.load("hf://user/name") loads it from the hub.',
         "RUN",
     )
     parser.add_argument("run", type=str, help="folder of a trained run")
@@ -23,20 +23,25 @@ def main(argv: list[str] | None = None) -> None:
         "--out",
         type=str,
         required=True,
-        help="folder to write; new, or shared before, whose files, README.md too, are then written anew",
+        help="folder to write; if it was shared before, its files are replaced, including README.md",
     )
-    parser.add_argument("--name", type=str, default="", help="of the model; by default that of the run's folder")
     parser.add_argument(
-        "--license", type=str, default="", help="of the weights, as the hub names it, e.g. apache-2.0; by default none"
+        "--name", type=str, default="", help="name of the model; by default the name of the run's folder"
+    )
+    parser.add_argument(
+        "--license",
+        type=str,
+        default="",
+        help="licence of the weights, as the hub names it, e.g. apache-2.0; by default none",
     )
     parser.add_argument(
         "--pictures",
         action=ActionYesNo(no_prefix="no-"),
         default=True,
-        help="take along samples.png, and reconstructions.png or columns.png, which show test data",
+        help="include samples.png, and reconstructions.png or columns.png, which show test data",
     )
     parser.add_argument(
-        "--push", type=str, default="", help="send it to user/name on the hub, made private if it is new"
+        "--push", type=str, default="", help="upload it to user/name on the hub; a new repository is private"
     )
     add_places(parser)
     arguments = parser.parse_args(argv)

@@ -24,7 +24,7 @@ _NOT_SWEPT = {
     **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
     **dict.fromkeys(Config.within("place"), "it says where to compute, not what"),
     **dict.fromkeys(Config.within("report"), "it changes the test report and no training"),
-    "valid_samples": "all runs are to be judged by equally many draws",
+    "valid_samples": "all runs must be judged by equally many draws",
 }
 _EXAMPLES = {"--grid": "--grid kl_weight=0.5,1,2", "--range": "--range lr=1e-4..1e-2"}
 _ARGUMENTS = {f"{family}_args" for family in FAMILIES}
@@ -37,24 +37,28 @@ def main(argv: list[str] | None = None) -> None:
     parser = config_parser(
         "sweep",
         "Train every setting of some grids from several seeds, choose the best by its ELBO on validation data, and "
-        f"test that one alone. The other flags are those of {script('train')}, common to all runs. The same command "
-        "goes on with a sweep that was cut.",
+        f"test only that one. The other flags are those of {script('train')} and apply to all runs. To continue an "
+        "interrupted sweep, repeat the command.",
     )
     listed: dict[str, Any] = {"action": "append", "type": str, "default": []}
-    parser.add_argument("--grid", **listed, help="flag=value,value,...; several grids are crossed, all with all")
-    parser.add_argument("--seeds", type=int, default=1, help="train each setting from seeds 0 to N - 1; 1 is no spread")
+    parser.add_argument(
+        "--grid", **listed, help="values to try, as flag=value,value,...; several grids are fully crossed"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="train each setting from seeds 0 to N - 1; 1 shows no spread"
+    )
     parser.add_argument(
         "--jobs",
         type=int,
         default=0,
-        help="processes side by side, 0 for one a core; they share the cores, unless OMP_NUM_THREADS says how many "
-        "threads each may have",
+        help="number of parallel processes, 0 for one per core; they share the cores, unless OMP_NUM_THREADS sets "
+        "the threads of each",
     )
     parser.add_argument(
-        "--search", type=int, default=0, help="let Optuna choose so many settings; 0 tries all there are"
+        "--search", type=int, default=0, help="number of settings that Optuna chooses; 0 tries all of them"
     )
-    parser.add_argument("--range", **listed, help="flag=low..high: numbers that --search chooses between")
-    parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures")
+    parser.add_argument("--range", **listed, help="numbers that --search chooses from, as flag=low..high")
+    parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures (required)")
     arguments = parser.parse_args(argv)
     with exit_codes(kept("the same command"), vars(arguments)):
         if not arguments.out:
@@ -95,7 +99,7 @@ def space(
         raise UsageError("--search has nothing to choose: add a --range flag=low..high, or a --grid")
     given = given_flags(parser, command)
     if "seed" in given:
-        raise UsageError(f"--seed is what the runs of a setting differ in: {_NOT_SWEPT['seed']}")
+        raise UsageError(f"--seed is what distinguishes the runs of a setting: {_NOT_SWEPT['seed']}")
     crossed = _named("--grid", grids, given)
     _check_typed(grids, command)
     between = _named("--range", ranges, given | crossed.keys())
@@ -105,7 +109,7 @@ def space(
 
 
 def _reader(parser: Parser, command: Sequence[str]) -> Callable[[Mapping[str, str]], Config]:
-    """Reads values of flags beside those of a command; the parser answers one that is no value of its flag."""
+    """Reads values of flags beyond those of a command; the parser refuses a value that its flag does not take."""
 
     def read(texts: Mapping[str, str]) -> Config:
         typed = {name: _typed(name, text) for name, text in texts.items()}
@@ -140,7 +144,7 @@ def _check_typed(grids: Sequence[str], command: Sequence[str]) -> None:
         name, _, values = text.partition("=")
         if name.strip().lstrip("-") in FAMILIES and is_place(values) and text not in here:
             raise UsageError(
-                f"the grid {text!r} names code, and stands in a file: whoever runs it must name it. Type it, "
+                f"the grid {text!r} in a file names code, and you must name code yourself to run it. Type it, "
                 f"--grid {text}"
             )
 
@@ -169,7 +173,7 @@ def _pairs(pieces: Sequence[str]) -> list[str]:
 def _range(name: str, text: str) -> Range:
     kind = _FIELDS[name].type
     if kind not in (int, float):
-        raise UsageError(f"--range {name}: its values are no numbers. Use --grid {name}=...")
+        raise UsageError(f"--range {name}: its values are not numbers. Use --grid {name}=...")
     low, _, high = text.partition("..")
     try:
         between = Range(kind(low), kind(high))

@@ -16,30 +16,33 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what the flags say, from the beginning or on."""
     parser = config_parser("train", "Train a variational autoencoder by SVI, and report how good it is.")
     parser.add_argument("--out", type=str, default="", help="run folder; by default a new one below runs/")
-    parser.add_argument("--resume", action="store_true", help="go on in --out from its newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
     parser.add_argument(
         "--start-from",
         type=str,
         default="",
         metavar="RUN",
-        help="begin a new run with the weights of RUN, those of its best epoch, and with its settings where none are "
-        "given here, --epochs among them, whatever default is shown; --kl-warmup alone begins at 0. The program must "
-        "stay the same, the optimiser is new, and validation and test data that RUN was trained on are refused",
+        help="begin a new run with the weights of RUN at its best epoch. Settings not given here, including "
+        "--epochs, are those of RUN, not the defaults shown below; only --kl-warmup begins at 0. The program "
+        "must stay the same, the optimiser starts from scratch, and validation or test data that RUN was trained "
+        "on are refused",
     )
     parser.add_argument(
-        "--tensorboard", action="store_true", help="also write scalars, pictures, codes and the program's graph"
+        "--tensorboard",
+        action="store_true",
+        help="also write scalars, pictures, codes and the program's graph for TensorBoard",
     )
     parser.add_argument(
         "--no-test",
         action="store_true",
-        help="end without the report, which looks at test data: for runs among which validation data are to choose; "
-        "--resume without it reports",
+        help="end without the report, so that the test data are not looked at while you choose among runs by "
+        "validation data; --resume without this flag writes the report",
     )
     parser.add_argument(
         "--no-check",
         action="store_true",
-        help="do not hold members of your own to the contract of their family before the training begins, since they "
-        "were held to it; their shapes are looked at in any case",
+        help="skip the check of your own members against the contract of their family, if they have passed it "
+        "before; their shapes are always checked",
     )
     arguments = parser.parse_args(argv)
     with exit_codes("nothing new is kept; the same command starts again", vars(arguments), noted=True):
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError(f"--start-from {start}: there is no run. Name the folder of one, which has a config.json")
         if arguments.tensorboard and find_spec("tensorboard") is None:  # before there is a folder
             raise uninstalled("--tensorboard", "tensorboard")
-        # A run that is taken up may have the settings that go with those given here.
+        # A continued run can have the settings that go with those given here.
         check = build.check_each_name if arguments.resume or start else build.check_names
         config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None

@@ -140,7 +140,7 @@ def full_normal(rows: Tensor) -> LogDensity:
     Example:
         >>> noise = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
         >>> rows, x = noise.expand(-1, 2), torch.zeros(1, 2).double()
-        >>> bool(full_normal(rows)(x) > normals(rows)(x))   # the columns are alike
+        >>> bool(full_normal(rows)(x) > normals(rows)(x))   # the columns have one distribution
         True
     """
     if rows.shape[1] > MOST_COLUMNS:

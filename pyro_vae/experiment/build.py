@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pyro_vae.inference.step_graphs import Compile
     from pyro_vae.model.autoencoder import Autoencoder
 
-# Which of them have no separate KL, and which a KL in closed form: a test holds both to the classes.
+# Which of them have no separate KL, and which a KL in closed form: a test compares both with the classes.
 _IMPORTANCE_WEIGHTED = frozenset({"iwae"})
 _ANALYTIC = frozenset({"mean_field_elbo"})
 
@@ -97,7 +97,7 @@ def check_own(config: Config, built: Collection[str] = ()) -> None:
 
 
 def check_clashes(config: Config) -> None:
-    """Checks a config for settings that contradict each other, as far as no data and no torch are needed to know.
+    """Checks a config for settings that contradict each other, as far as this can be known without data and torch.
 
     Raises:
         UsageError: a setting does not go with another.
@@ -133,7 +133,7 @@ def data(config: Config) -> Splits:
 
     Raises:
         DataError: the data are not there, damaged, or do not go with the settings.
-        UsageError: a name is unknown, or a conditional program is to be trained on data without labels.
+        UsageError: a name is unknown, or a conditional program would be trained on data without labels.
     """
     from pyro_vae.data import load
 
@@ -184,7 +184,7 @@ def _binarize(config: Config) -> str:
 
 
 def reading(config: Config) -> Values:
-    """Returns what is said of a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
+    """Returns the settings for a file of the user's own, as the arguments of `pyro_vae.data.Reading`."""
     from pyro.distributions import constraints
 
     support, has_levels = find(config, "likelihood").support, "num_levels" in takes(config, "likelihood")
@@ -297,7 +297,7 @@ def num_described(config: Config, *form: Any, **members: Any) -> int:
     import torch
 
     # A flow cannot be laid out without its numbers: its layers are counted by hand, and a plain member stands in. So it
-    # does for a class of one's own, of which nobody knows whether it can.
+    # does for a class of the user's own, which may not allow it.
     plain = _without_own(config)
     plain = replace(
         plain,
@@ -328,7 +328,7 @@ def _without_own(config: Config) -> Config:
 
 
 def unused(config: Config) -> list[str]:
-    """Lists the settings that were changed and reach none of the three members, since only other members take them.
+    """Lists the settings that were changed but reach none of the three members, since only other members take them.
 
     Example:
         >>> unused(Config(prior="vamp", num_components=50)), unused(Config(prior="standard", num_components=50))
@@ -357,7 +357,7 @@ def start(config: Config, program: Autoencoder, data: Splits, *, tell: bool = Tr
         config: the settings of the program.
         program: it is changed in place.
         data: all three splits are checked.
-        tell: whether the log says of a decoder that stays where it is.
+        tell: whether the log mentions a decoder that stays where it is.
 
     Raises:
         DataError: a datum lies outside the support of the likelihood.
@@ -460,8 +460,8 @@ def estimating(config: Config, num_draws: int) -> Iterator[None]:
 
     Args:
         config: the settings of the run.
-        num_draws: how many draws of latents there are, data times draws for each. Anyone who splits an estimate
-            over processes passes the whole, so that all round in the same way.
+        num_draws: how many draws of latents there are, data times draws for each. If an estimate is split over
+        processes, pass the total, so that all round in the same way.
     """
     from pyro_vae.evaluation.block_graphs import MANY_DRAWS, compiled
 
@@ -549,8 +549,8 @@ def _check_autoencoder(config: Config, program: Autoencoder) -> None:
         check_point_guide(config.kl_weight)
     if list(program.prior.parameters()):
         raise UsageError(
-            f"`posterior='delta'` trains without the KL, so that the parameters of `prior={config.prior!r}` would not "
-            "train. Use `prior='standard'`"
+            f"`posterior='delta'` trains without the KL, so the parameters of `prior={config.prior!r}` would not be "
+            f"trained. Use `prior='standard'`"
         )
 
 

@@ -34,7 +34,7 @@ class Limits:
     finite: bool = True
 
     def complaint(self, number: float) -> str:
-        """Says what the number must be and is not. It is empty where nothing is wrong; NaN is always wrong."""
+        """Returns what the number must be and is not; empty if nothing is wrong. NaN is always wrong."""
         if self.above is not None and not number > self.above:
             return f"above {self.above}"
         if self.least is not None and not number >= self.least:
@@ -52,12 +52,12 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
     """Makes a dataclass field that is a flag. One of a `Literal` type takes the words of that type.
 
     Args:
-        default: the value of the field where none is given.
+        default: the value of the field if it is not given.
         reason: what the flag does, and why its default is what it is.
         table: the table of `build` that has its names.
         scope: "place" for a field that says where to compute, and not what; "report" for one that changes
             the report on test data, and no training.
-        before: what a saved config means that has no such setting, being older than it; None is the default.
+        before: the value in a saved config that is older than the setting; None for the default.
         limits: `above`, `least`, `most`, `finite` of a number, or of each of several, see `Limits`.
 
     Returns:
@@ -69,7 +69,7 @@ def flag(default: Any, reason: str, *, table: str = "", scope: str = "", before:
 
 
 def settings_of(kind: type) -> tuple[Field[Any], ...]:
-    """Returns those fields of a dataclass that are settings, made by `flag`; it may have others beside them.
+    """Returns those fields of a dataclass that are settings, made by `flag`; it can have other fields too.
 
     Example:
         >>> @dataclass
@@ -100,7 +100,7 @@ def check(settings: Any) -> None:
         settings: an instance of the dataclass.
 
     Raises:
-        UsageError: a value is none that the field takes; the error says its name, its value, and what it must be.
+        UsageError: a field does not take its value; the error gives its name, its value, and what it must be.
     """
     for setting in settings_of(type(settings)):
         value = getattr(settings, setting.name)
@@ -129,6 +129,6 @@ def _check_several(setting: Field[Any], values: Any) -> None:
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
         raise UsageError(f"`{setting.name}` must be a list of whole numbers; got {values!r:.80}")
     if not 0 < len(values) <= MOST_LAYERS:
-        raise UsageError(f"`{setting.name}` must have 1 to {MOST_LAYERS} numbers, one a layer; got {len(values)}")
+        raise UsageError(f"`{setting.name}` must have 1 to {MOST_LAYERS} numbers, one per layer; got {len(values)}")
     if wanted := next(filter(None, map(setting.metadata["limits"].complaint, values)), ""):
         raise UsageError(f"`{setting.name}` must have numbers {wanted}; got {list(values)}")

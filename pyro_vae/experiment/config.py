@@ -45,7 +45,7 @@ class Config:
     """The settings of one experiment. `metadata["help"]` of a field says what it does, and the reason of its default.
 
     Fields whose names are also constructor arguments of a member (`latent_dim`, `scale`, `num_particles`, ...) reach
-    that member; see `pyro_vae.experiment.build`. `own` is no setting: it carries the classes of members such as
+    that member; see `pyro_vae.experiment.build`. `own` is not a setting: it carries the classes of members such as
     `prior="mine.py:Mine"`, and is never written down.
 
     Raises:
@@ -58,8 +58,8 @@ class Config:
 
     preset: str = flag(
         "",
-        "settings of a published experiment, whose number the report then holds against the run's; other flags change "
-        "them",
+        "settings of a published experiment; the report compares its number with the run's, and other flags override "
+        "the settings",
         table="PRESETS",
     )
     dataset: str = flag(
@@ -69,117 +69,137 @@ class Config:
         table="DATASETS",
     )
     data_dir: str = flag(
-        "data", "folder of the data files, laid out as torchvision does, so that both can share it", scope="place"
+        "data", "folder of the data files; it has torchvision's layout, so that both can share it", scope="place"
     )
     download: bool = flag(
-        False, "allow downloading into `data_dir`; off, so that nothing is fetched by surprise", scope="place"
+        False,
+        "allow downloading into `data_dir`; off by default, so that nothing is fetched by surprise",
+        scope="place",
     )
     binarize: Literal["auto", Binarize] = flag(
         "auto",
-        "dynamic (drawn anew each epoch), static (drawn once), threshold or none; auto is dynamic for a likelihood of "
+        "dynamic (drawn again each epoch), static (drawn once), threshold or none; auto is dynamic for a likelihood of "
         "binary data and none for all others",
     )
     dequantize: bool = flag(
-        False, "add uniform noise below one grey level, as a density on 8-bit data needs; the Jacobian is counted"
+        False,
+        "add uniform noise of less than one grey level, which a density on 8-bit data needs; the Jacobian is counted",
     )
     label: str = flag(
-        "", "column of a table, or array of an archive, that holds the classes; none given is found by name"
+        "", "column of a table, or array of an archive, that holds the classes; by default it is found by its name"
     )
-    id: str = flag("", "column of a table that names its rows; not a number that x could use")
+    id: str = flag("", "column of a table that names its rows; x does not use it")
     group: str = flag(
         "",
-        "column whose equal values stay in one split: one patient, film or speaker must not be trained and tested on",
+        "column whose equal values stay in one split, so that no patient, film or speaker is both trained and tested "
+        "on",
     )
-    columns: tuple[str, ...] = flag((), "columns of a table that are x; by default all columns of numbers")
+    columns: tuple[str, ...] = flag((), "columns of a table that make up x; by default all columns of numbers")
     channels: Channels = flag(
         "auto",
-        "where the channels of images are: first, (N, C, H, W), or last, (N, H, W, C); auto is first, and refuses what "
-        "looks like last",
+        "where images have their channels: first is (N, C, H, W), last is (N, H, W, C); auto is first, and refuses "
+        "data that look like last",
         before="first",
     )
     levels: int = flag(
         0,
-        "levels of whole numbers 0, 1, ...; 0 is 256 for bytes, and the largest level + 1 where that is 128 or less",
+        "number of levels of whole numbers 0, 1, ...; 0 means 256 for bytes, and otherwise the largest level + 1 if "
+        "that is 128 or less",
         least=0,
         most=1 << 16,
     )
     image_size: int = flag(
         0,
-        "height and width to which the images of a folder are brought; 0 leaves them, since a size is a choice",
+        "height and width to which the images of a folder are resized; 0 leaves them as they are, since a size is "
+        "your choice",
         least=0,
     )
-    colour: Colour = flag("as_stored", "make the images of a folder grey or rgb; as_stored leaves them as they are")
+    colour: Colour = flag(
+        "as_stored", "convert the images of a folder to grey or rgb; as_stored leaves them as they are"
+    )
     reader: int = flag(
         2,
-        "how files of your own are read; 1 is how the first version read them, for its runs",
+        "version of the reader for your own files; 1 reads them as the first version of the package did, for its runs",
         least=1,
         most=2,
         before=1,
     )
     standardize: Standardize = flag(
         "auto",
-        "show the networks each column of a table in units of its spread, and counts through log(1 + x), while x and "
-        "log p(x) stay in the data's own units; auto is yes for counts, and for floats that are no images under "
-        "normal, laplace and low_rank_normal; no shows data as they are stored",
+        "show the networks each column of a table in units of its spread, and counts through log(1 + x); x and log "
+        "p(x) stay in the data's own units; auto is yes for counts, and for floats that are not images under normal, "
+        "laplace and low_rank_normal; no shows the data as they are stored",
         before="no",
     )
     missing: Missing = flag(
         "no",
-        "what NaN in the data is: nan, a missing number, for log p of the observed ones, which is right where gaps "
-        "depend on observed values alone; no, an error, since nobody may have expected it",
+        "what NaN in the data means: nan makes it a missing number, and log p that of the observed numbers, which is "
+        "right if gaps depend only on observed values; no makes it an error, since it could be a mistake",
     )
-    split: SplitKind = flag("random", "random, or contiguous for films, whose neighbouring frames are near twins")
+    split: SplitKind = flag(
+        "random", "how the data are split; contiguous is for films, whose neighbouring frames are near twins"
+    )
     data_seed: int = flag(
         0,
-        "seed of the split and of all fixed draws, apart from `seed` so that seeds compare on the same test data",
+        "seed of the split and of all fixed draws; it is separate from `seed`, so that seeds are compared on the "
+        "same test data",
         least=0,
     )
 
     prior: str = flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
-    prior_args: str = flag("", "arguments of a prior of your own, a JSON object; what it is built from else are facts")
-    posterior: str = flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
-    posterior_args: str = flag("", "arguments of a posterior of your own, a JSON object")
-    likelihood: str = flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
-    likelihood_args: str = flag("", "arguments of a likelihood of your own, a JSON object")
-    conditional: bool = flag(
-        False, "give one-hot labels to encoder and decoder, for p(x|y); off, since not all data have labels"
+    prior_args: str = flag(
+        "", "arguments of a prior of your own, as a JSON object; sizes and other facts are filled in"
     )
-    latent_dim: int = flag(20, "dimensions of z; more than the data use does no harm, unused ones collapse", above=0)
-    layers: int = flag(1, "layers of latents: 2 puts z2 above z1, with p(z1|z2) normal; 1 is a VAE", least=1, most=2)
+    posterior: str = flag("diagonal", "q(z|x); a diagonal normal has an analytic KL", table="POSTERIORS")
+    posterior_args: str = flag("", "arguments of a posterior of your own, as a JSON object")
+    likelihood: str = flag("bernoulli", "p(x|z); Bernoulli is the density of binary pixels", table="LIKELIHOODS")
+    likelihood_args: str = flag("", "arguments of a likelihood of your own, as a JSON object")
+    conditional: bool = flag(
+        False, "give one-hot labels to encoder and decoder, for p(x|y); off by default, since not all data have labels"
+    )
+    latent_dim: int = flag(
+        20, "dimensions of z; more than the data need do no harm, since unused ones collapse", above=0
+    )
+    layers: int = flag(1, "layers of latents: 1 is a VAE, 2 puts z2 above z1, with p(z1|z2) normal", least=1, most=2)
     latent_dim2: int = flag(
         10, "dimensions of z2, the upper of `layers=2`; fewer than of z1, which it summarises", above=0
     )
-    hidden2: tuple[int, ...] = flag((100,), "widths of the networks between z1 and z2, which are small", above=0)
+    hidden2: tuple[int, ...] = flag(
+        (100,), "widths of the networks between z1 and z2; z1 and z2 are small, so these are too", above=0
+    )
     guide: Guide = flag(
         "top_down",
-        "of `layers=2`: top_down is q(z2|x) q(z1|x, z2), whose KL is analytic; bottom_up is q(z1|x) q(z2|z1), as in "
+        "guide of `layers=2`: top_down is q(z2|x) q(z1|x, z2), whose KL is analytic; bottom_up is q(z1|x) q(z2|z1), "
+        "as in "
         "Burda et al. 2016",
     )
     network: str = flag("mlp", "kind of encoder and decoder; for 8 x 8 pixels an MLP is enough", table="NETWORKS")
-    network_args: str = flag("", "arguments of networks of your own, a JSON object; each takes those that it has")
+    network_args: str = flag(
+        "", "arguments of networks of your own, as a JSON object; each network takes those that it knows"
+    )
     hidden: tuple[int, ...] = flag(
         (256,), "widths or channels of the hidden layers; one layer is enough for digits", above=0
     )
     activation: str = flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
     precision: Precision = flag(
         "float32",
-        "arithmetic inside encoder and decoder, never of a density; bfloat16 is faster for wide layers on processors "
-        "with units for it, and the report says what it changes in the ELBO",
+        "arithmetic inside encoder and decoder, never that of a density; bfloat16 is faster for wide layers on "
+        "processors that support it, and the report shows how it changes the ELBO",
     )
-    df: float = flag(5.0, "degrees of freedom of `prior='student_t'`; heavy tails with a finite variance", above=0)
-    num_components: int = flag(100, "components of a mixture or VampPrior; more cost time and rarely hurt", above=0)
+    df: float = flag(
+        5.0, "degrees of freedom of `prior='student_t'`; 5 gives heavy tails and a finite variance", above=0
+    )
+    num_components: int = flag(100, "components of a mixture or VampPrior; more take longer and rarely hurt", above=0)
     pseudo_inputs: PseudoInputs = flag(
-        "data", "start of the VampPrior's pseudo-inputs; on random training data they are useful at once"
+        "data", "start of the VampPrior's pseudo-inputs; random training data are useful from the first step"
     )
-    flow: Flow = flag("spline", "kind of `prior='flow'`; a spline with coupling is cheap both ways")
-    flow_transforms: int = flag(
-        3, "transforms of a flow, in prior or posterior, one after another", above=0, most=MOST_LAYERS
-    )
+    flow: Flow = flag("spline", "kind of `prior='flow'`; a spline with coupling is cheap in both directions")
+    flow_transforms: int = flag(3, "number of transforms of a flow, in prior or posterior", above=0, most=MOST_LAYERS)
     flow_hidden: tuple[int, ...] = flag(
-        (64, 64), "hidden widths of each transform's network; z is small, so are they", above=0
+        (64, 64), "hidden widths of each transform's network; z is small, so these are too", above=0
     )
     encoder_predicts: EncoderPredicts = flag(
-        "log_sigma", "what the encoder of `posterior='diagonal'` predicts beside the mean"
+        "log_sigma", "what the encoder of `posterior='diagonal'` predicts in addition to the mean"
     )
     rank: int = flag(
         2,
@@ -188,75 +208,84 @@ class Config:
     )
     scale: float = flag(
         0.0,
-        "sigma of a normal likelihood, or where a learned one starts, in units of each column's spread where data are "
-        "standardised; 0 is 1 there, and 0.1 elsewhere: at 1, on [0, 1], nearly all latents collapse",
+        "sigma of a normal likelihood, or the start of a learned one, in units of each column's spread where data "
+        "are standardised; 0 means 1 there and 0.1 elsewhere, since nearly all latents collapse at 1 for data in [0, "
+        "1]",
         least=0,
     )
     learn_scale: Literal["auto", LearnScale] = flag(
         "auto",
-        "learn the likelihood's sigma (or rate): one number, one a pixel (or column), or predicted from z; auto is "
-        "pixel where data are standardised, and no elsewhere, since on data that are not dequantised a learned sigma "
-        "shrinks to its floor",
+        "learn the likelihood's sigma (or rate): one number, one per pixel (or column), or predicted from z; auto is "
+        "pixel where data are standardised and no elsewhere, since a learned sigma shrinks to its floor on data that "
+        "are not dequantised",
     )
     scale_floor: float = flag(
         1e-3,
-        "smallest learned sigma, a quarter of a grey level, or a thousandth of a column's spread where data are "
-        "standardised; the report shows it",
+        "smallest learned sigma; 0.001 is a quarter of a grey level, or a thousandth of a column's spread where data "
+        "are standardised; the report shows it",
         above=0,
     )
     rate: float = flag(
         1000.0,
-        "rate on the RMSE of `likelihood='exponential_norm'`; the best is d / RMSE, thousands on images",
+        "rate on the RMSE of `likelihood='exponential_norm'`; the best rate is d / RMSE, which is thousands on images",
         above=0,
     )
 
     objective: str = flag(
-        "mean_field_elbo", "what is maximised; the analytic KL has less noise than the sampled one", table="OBJECTIVES"
+        "mean_field_elbo",
+        "what is maximised; the analytic KL of mean_field_elbo has less noise than a sampled one",
+        table="OBJECTIVES",
     )
-    num_particles: int = flag(1, "draws of z per datum and step; for iwae the K of the bound", above=0)
+    num_particles: int = flag(1, "draws of z per datum and step; for iwae this is the K of the bound", above=0)
     gradient: Gradient = flag(
         "total",
-        "of a sampled objective: sticking_the_landing (trace_elbo) or doubly_reparametrised (iwae) has the same mean, "
-        "and less noise for the encoder where q(z|x) is near the posterior; total is Pyro's own, for any q",
+        "gradient of a sampled objective: sticking_the_landing (for trace_elbo) and doubly_reparametrised (for iwae) "
+        "have the same mean, and less noise for the encoder where q(z|x) is near the posterior; total is Pyro's own, "
+        "for any q",
     )
-    reconstruction_weight: float = flag(1.0, "weight on the reconstruction term; 1 is the ELBO, 0 is only KL", least=0)
-    kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 is only reconstruction", least=0)
+    reconstruction_weight: float = flag(
+        1.0, "weight on the reconstruction term; 1 is the ELBO, 0 leaves only the KL", least=0
+    )
+    kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 leaves only the reconstruction", least=0)
     kl_warmup: int = flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it", least=0)
 
     epochs: int = flag(
         600,
-        "passes over the training data; digits has levelled off by then, in about a quarter of a minute",
+        "passes over the training data; digits levels off within 600, which take about a quarter of a minute",
         above=0,
     )
-    batch_size: int = flag(128, "data per step; ten steps make an epoch of digits", above=0)
+    batch_size: int = flag(128, "data per step; at 128, an epoch of digits has ten steps", above=0)
     fewest_steps: int = flag(
         8,
-        "steps that an epoch has at least: `batch_size` is at most this share of the training data; 8, since an epoch "
-        "of one step is a poor unit of training",
+        "fewest steps in an epoch; `batch_size` is lowered on small data sets to reach it, since an epoch of one "
+        "step is a poor unit of training",
         above=0,
         before=1,
     )
-    optimizer: str = flag("adam", "Adam, fused into one kernel over all parameters", table="OPTIMIZERS")
-    lr: float = flag(3e-3, "learning rate at the start; the largest that trains smoothly on digits", above=0)
+    optimizer: str = flag("adam", "optimiser; Adam is fused into one kernel over all parameters", table="OPTIMIZERS")
+    lr: float = flag(3e-3, "learning rate at the start; 0.003 is the largest that trains smoothly on digits", above=0)
     lr_schedule: LearningRates = flag(
         "cosine", "how `lr` falls over the epochs; falling to 0 gains some tenths of a nat"
     )
-    weight_decay: float = flag(0.0, "as in the optimiser; 0, since the best epoch on validation data is kept", least=0)
+    weight_decay: float = flag(
+        0.0, "weight decay of the optimiser; 0 is enough, since the best epoch on validation data is kept", least=0
+    )
     max_grad_norm: float = flag(
         math.inf,
-        "bound on the norm of the whole gradient, per datum; inf is none, and Adam alone rarely needs one",
+        "bound on the norm of the whole gradient, per datum; inf means no bound, and Adam rarely needs one",
         above=0,
         finite=False,
     )
     patience: int = flag(
         0,
-        "stop after so many epochs without a better validation ELBO; 0, since the falling `lr` needs all epochs",
+        "stop after this many epochs without a better validation ELBO; 0 never does, since the falling `lr` needs "
+        "all epochs",
         least=0,
     )
 
     valid_samples: int = flag(
         4,
-        "draws per datum for the validation ELBO; few, since all epochs share them",
+        "draws per datum for the validation ELBO; few are enough, since all epochs share them",
         least=1,
         most=MOST_SAMPLES,
     )
@@ -276,7 +305,7 @@ class Config:
     )
     test_data: int = flag(
         0,
-        "report on a random subset of so many test data; 0 is all, the honest default",
+        "report on a random subset of this many test data; 0 means all, the honest default",
         scope="report",
         least=0,
     )
@@ -288,7 +317,8 @@ class Config:
     )
     compile: Literal["auto", "yes", "no"] = flag(
         "auto",
-        "run training steps as a graph: yes is compiled, no never; auto traced, and compiled from 40,000 steps on",
+        "run training steps as a graph: yes compiles it, no uses none, auto traces it and compiles it from 40,000 "
+        "steps on",
     )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU", scope="place")
 

@@ -1,7 +1,7 @@
 """A user's own members: classes that a config carries next to their names, and how they are built.
 
-A config names such a member by its place, "horseshoe.py:Horseshoe" or "module:Horseshoe". No file brings its code along
-and none is imported here: the caller passes the classes. A network is two classes, "nets.py:Encoder,Decoder".
+A config names such a member by its place, "horseshoe.py:Horseshoe" or "module:Horseshoe". No file of a run holds its
+code, and nothing is imported here: the caller passes the classes. A network is two classes, "nets.py:Encoder,Decoder".
 """
 
 import inspect
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyro_vae.experiment.config import Config
 
 _OF_ALL = ("latent_dim", "x_shape", "y_dim", "num_levels")
-# What a class of each family gets by name. All else are its own arguments.
+# What a class of each family gets by name. All others are its own arguments.
 FACTS = {
     "prior": (*_OF_ALL, "posterior"),
     "posterior": (*_OF_ALL, "encoder"),
@@ -41,7 +41,7 @@ class OwnMember:
         family: "prior", "posterior", "likelihood" or "network".
         name: as a config has it.
         classes: the class; of a network those of encoder and decoder.
-        sha256: of the source file and those beside it that it imports, "" where there is none.
+        sha256: of the source file and of the files next to it that it imports; "" if there is none.
         typed: the place as a command line named it, with its folder; "" where none did. No file keeps it.
         arguments: the setting that holds its arguments, for messages; "" is `prior_args` and the like.
     """
@@ -79,7 +79,7 @@ class OwnMembers:
         return {family: member for family, member in named.items() if member is not None}
 
     def recorded(self) -> dict[str, dict[str, str]]:
-        """Returns what a run writes down of them: the name and the SHA-256 of the source."""
+        """Returns what a run records of them: the name and the SHA-256 of the source."""
         return {family: {"name": own.name, "sha256": own.sha256} for family, own in self.given().items()}
 
 
@@ -141,11 +141,11 @@ def without_code(missing: Mapping[str, str]) -> UsageError:
     """The error for places whose classes are not there, by family.
 
     >>> print(without_code({"prior": "horseshoe.py:Horseshoe"}))
-    the prior is code of your own, which no file brings along: pass `prior=Horseshoe` of 'horseshoe.py'
+    the prior is code of your own, which is not stored with the program: pass `prior=Horseshoe` of 'horseshoe.py'
     """
     what = f"the {listed(missing)} {'is' if len(missing) == 1 else 'are'} code of your own"
     cure = ", ".join(_as_argument(family, *name.rpartition(":")[::2]) for family, name in missing.items())
-    return UsageError(f"{what}, which no file brings along: pass {cure}")
+    return UsageError(f"{what}, which is not stored with the program: pass {cure}")
 
 
 def _as_argument(family: str, source: str, classes: str) -> str:
@@ -154,10 +154,10 @@ def _as_argument(family: str, source: str, classes: str) -> str:
 
 
 def changes(recorded: Mapping[str, Mapping[str, str]], own: OwnMembers) -> list[str]:
-    """Lists, in a sentence for each source, the members whose code is not the one that was written down.
+    """Lists, in a sentence for each source, the members whose code differs from the recorded one.
 
     Args:
-        recorded: what `OwnMembers.recorded` gave then.
+        recorded: what `OwnMembers.recorded` returned then.
         own: the members that are here now.
     """
     return in_sentences(changed(recorded, own))
@@ -282,7 +282,7 @@ def check_arguments(member: OwnMember, text: str) -> None:
     free = sorted({name for name in taken if name not in FACTS[family]})
     for name in given:
         if name in taken and name in FACTS[family]:
-            raise UsageError(f"`{option}`: {name} of {member.name} is known from data and settings: leave it out there")
+            raise UsageError(f"`{option}`: {name} of {member.name} comes from data and settings: leave it out there")
         if name not in taken and free:
             raise UsageError(f"`{option}`: {unknown(f'argument of {member.name}', name, free)}")
         if name not in taken:
@@ -326,7 +326,7 @@ def called(member: OwnMember, function: Any, facts: Mapping[str, Any], text: str
 
 
 def _check_initialised(member: OwnMember, made: Any) -> None:
-    """Refuses a module whose constructor leaves out that of its family, on which all else rests."""
+    """Refuses a module whose constructor does not call that of its family, which everything else relies on."""
     from torch.nn import Module  # here, since a name needs no torch
 
     wanted = {"prior": "latent_dim", "posterior": "encoder", "likelihood": "decoder"}.get(member.family)
@@ -351,7 +351,7 @@ def _lacking(member: OwnMember, function: Any, name: str) -> UsageError:
 
 
 class sentences_of:  # noqa: N801 - a context manager, written as one is called
-    """Turns whatever code of a user's own raises inside into one sentence, with the place in its file.
+    """Turns any error that the user's own code raises inside into one sentence, with the place in its file.
 
     Args:
         members: whose code runs inside.
@@ -381,7 +381,7 @@ class sentences_of:  # noqa: N801 - a context manager, written as one is called
 
 
 def where_raised(error: BaseException, files: Iterable[str]) -> str:
-    """Returns " (line 12 of horseshoe.py)", the last line of these files that an error came through; "" for none."""
+    """Returns the last line of these files that an error came through, as " (line 12 of horseshoe.py)"; "" for none."""
     found, trace = "", error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename

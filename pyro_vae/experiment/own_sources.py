@@ -31,8 +31,8 @@ def source(kind: Callable[..., Any]) -> str:
 def sha256_of(classes: Iterable[Any]) -> str:
     """Returns the SHA-256 of the code of some classes; "" where a file of theirs is not there.
 
-    That of a single file is the file's own. That of several is of their names, from the folder of the first class, and
-    their hashes.
+    A single file has its own hash. Several files have a hash of their names, relative to the folder of the first class,
+    and their hashes.
     """
     roots = {file: _roots(file, kind) for kind in classes if (file := _file(kind))}
     try:
@@ -52,7 +52,7 @@ def neighbours(file: Path, roots: Iterable[Path]) -> dict[str, Path]:
 
     Args:
         file: the file.
-        roots: the folders in which modules are looked for, beside that of the file.
+        roots: the folders in which modules are looked for, in addition to that of the file.
     """
     roots = list(dict.fromkeys([file.parent, *roots]))
     found: dict[str, Path] = {}
@@ -77,8 +77,8 @@ def check_neighbours(file: Path) -> None:
         other = file_of(sys.modules.get(name))
         if other is not None and other != neighbour:
             raise UsageError(
-                f"{file} imports {name}, which is {neighbour} beside it, and Python has {other} under that name "
-                "already: rename one of the two"
+                f"{file} imports {name}, which is {neighbour} next to it, but Python already has {other} under that "
+                f"name: rename one of the two"
             )
 
 

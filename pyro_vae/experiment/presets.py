@@ -1,4 +1,4 @@
-"""Presets: the settings of a published experiment, its number, and the verdict on a run of ours.
+"""Presets: the settings of a published experiment, its number, and the verdict on a run with these settings.
 
 Each preset is a file, published/NAME.yaml. It holds `settings`, flat as in a config file, and the `target`, with the
 fields of `Target`.
@@ -32,8 +32,8 @@ class Target:
         value: what was published, in `unit`.
         tolerance: how far below it a run may end and still count as a reproduction, in the same unit.
         source: the paper and its table.
-        protocol: what was done there and is done otherwise here.
-        unit: "nats", or "bits/dim", which count down.
+        protocol: what was done there, and what differs here.
+        unit: "nats", or "bits/dim", which are better if lower.
     """
 
     quantity: str
@@ -46,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a published experiment, and the number that they are to reach."""
+    """The settings of a published experiment, and the number that they should reach."""
 
     name: str
     settings: dict[str, Any]
@@ -68,7 +68,7 @@ def preset(name: str) -> Preset:
     """Reads the preset of this name.
 
     Raises:
-        UsageError: there is none; the error says the nearest name.
+        UsageError: there is none; the error gives the nearest name.
 
     Example:
         >>> preset("vamp_dynamic_mnist").target.value
@@ -101,7 +101,7 @@ def verdict(
             number that the result has counts.
         test: estimates by name, as in report.json: `mean`, `standard_error`, `num_samples` in nats.
         num_pixels: how many numbers a datum has, for bits/dim.
-        otherwise: what was done in another way than the settings say: fewer test data or epochs.
+        otherwise: what differs from the settings: fewer test data or epochs.
 
     Returns:
         None for a run without a preset, else `name`, `target`, `tolerance`, `unit`, `source`, `protocol`, `changed`,
@@ -123,7 +123,7 @@ def verdict(
         return None
     target = preset(config.preset).target
     if target.quantity not in test:
-        raise UsageError(f"`preset={config.preset!r}` is about {target.quantity}, which this program does not have")
+        raise UsageError(f"`preset={config.preset!r}` needs {target.quantity}, which this program does not have")
     factor = -1 / (num_pixels * math.log(2)) if target.unit == "bits/dim" else 1.0
     estimate = test[target.quantity]
     result, error = estimate["mean"] * factor, estimate["standard_error"]

@@ -331,7 +331,7 @@ def _captions(source: Source) -> Iterator[tuple[str, str]]:
     if source.has_columns and not source.trained.silent:
         yield (
             "columns",
-            "Each column of the test data beside draws from the program, in the data's own units. The last panel "
+            "Each column of the test data next to draws from the program, in the data's own units. The last panel "
             "has the correlation of each pair of columns, on the diagonal where the program has it right.",
         )
     if is_plain:

@@ -105,7 +105,7 @@ class Picture(NamedTuple):
         caption: what is seen.
         content: the bytes of the PNG or SVG.
         group: one of `GROUPS`, or the title of another group, which comes after them.
-        file: the file beside the report, for a form that cannot hold the picture itself.
+        file: the file next to the report, for a form that cannot hold the picture itself.
     """
 
     title: str

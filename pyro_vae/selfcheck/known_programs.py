@@ -17,7 +17,7 @@ from pyro_vae.randomness import generator, stream
 
 @dataclass(frozen=True)
 class Mismatch:
-    r"""The way in which a guide q misses the posterior p, in D dimensions.
+    r"""How a guide q misses the posterior p, in D dimensions.
 
     .. math:: p = N(m, L L'), \qquad q = N(m + \text{shift} \, L \mathbf{1}, \; \text{widen}^2 L L')
 
@@ -78,7 +78,7 @@ class LinearGaussian:
 
     m_y is 0 without classes. W (d, D), b (d,) and the means m_y (C, D) of the classes are drawn once, in float64. The
     guide of `program` misses the posterior by a stated amount, see `Mismatch`, so that the ELBO, the moments of the
-    importance weights and the leading bias of their bounds are known as well.
+    importance weights and the leading bias of their bounds are also known.
 
     Args:
         latent_dim: D.
@@ -181,7 +181,7 @@ def non_linear(latent_dim: int, data_dim: int, gain: float, seed: int = 0) -> VA
     Args:
         latent_dim: D.
         data_dim: d.
-        gain: the factor on the decoder's weights: the larger, the less linear, and the more an x says about its z.
+        gain: the factor on the decoder's weights. A larger one makes it less linear, and x more informative about z.
         seed: the seed of the weights.
 
     Returns:

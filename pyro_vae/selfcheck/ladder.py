@@ -83,7 +83,7 @@ def about(budget: Budget = FULL) -> str:
     return (
         f"{budget.num_data} data on rungs 1 and 2, {budget.num_runs} runs of each estimator, {budget.annealed_runs} of "
         f"annealing.\nThe guide of rung 1 misses the exact posterior: {MISMATCH.widen:g} times as wide in every "
-        f"direction, and shifted by {MISMATCH.shift:g} of its standard deviations in each.\n"
+        f"direction, and shifted by {MISMATCH.shift:g} standard deviations in each.\n"
         "bias: estimate - truth, ± its error; stated: the bias that theory predicts; claimed ±: the Monte Carlo error\n"
         "that the estimator reports; true ±: its spread over runs. = or <=: it should equal the truth, or lie below."
     )
@@ -144,7 +144,8 @@ def classes(budget: Budget = FULL, seed: int = 0) -> Iterator[Row]:
     classified = [evaluation.classify(vae, x, p, K, derive(seed, rung, run)) for run in range(budget.num_runs)]
     runs = Runs(torch.stack([run.log_likelihood[0] for run in classified]))
     yield judge(rung, f"classify, log p(x|y = 0), K = {K}", runs, log_p[0], MISMATCH.iwae_bias(K, 2))
-    # The classes of a datum see the same noise, and this guide misses all their posteriors alike: it cancels.
+    # The classes of a datum share their noise, and this guide misses all their posteriors by the same amount: it
+    # cancels.
     posterior = (log_p + p.log()[:, None]).log_softmax(0)
     yield judge_each(rung, f"classify, log p(y|x), K = {K}", classified[0].log_posterior, posterior, GRID)
 

@@ -57,13 +57,17 @@ def meets_its_prior(num_data: int, seed: int) -> Iterator[Row]:
         yield judge_below(rung, f"{ends.name}, leave-one-out", ends.leave_one_out.value, zero)
         yield judge_below(rung, f"-{ends.name}, plug-in", -ends.value, zero)
         row = Row(rung, f"{ends.name}, told from 0", 0.0, float(ends.is_above_zero))
-        yield replace(row, faults=("it is told apart from 0, which it is",)) if ends.is_above_zero else row
+        yield (
+            replace(row, faults=("it is found to differ from 0, which is its true value",))
+            if ends.is_above_zero
+            else row
+        )
 
 
 def chosen(num_data: int, seed: int) -> Iterator[Row]:
-    """Yields what `escalate` says of data that were chosen by their draws, under a guide that is too narrow.
+    """Yields what `escalate` reports for data that were chosen by their draws, under a guide that is too narrow.
 
-    All data have the same distribution of weights, so that what K draws miss on average is known from many sets of K.
+    All data have the same distribution of weights, so the average over many sets of K shows what K draws miss.
 
     Args:
         num_data: N.
@@ -78,7 +82,7 @@ def chosen(num_data: int, seed: int) -> Iterator[Row]:
     answers = torch.tensor([row.answer.value for row in taken.rows], dtype=torch.float64)
     exact, share = truth.log_evidence(x[[row.datum for row in taken.rows]]), len(taken.rows) / num_data
     yield judge_below(rung, "escalate, answers", answers, exact)
-    # What K draws miss, less what the answers miss themselves.
+    # What K draws miss, minus what the answers miss themselves.
     missing, stated = -_narrow_bias(K, seed) * share, (answers - exact).mean().item() * share
     change, error = taken.mean_change, taken.mean_change_error
     yield judge_number(rung, "escalate, change of the mean", change, missing, stated, error)

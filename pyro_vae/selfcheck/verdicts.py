@@ -131,7 +131,7 @@ def judge(
 
 
 def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: int) -> Row:
-    """Judges one run on data that each have noise of their own, where E[exp(-sign (value - truth))] = 1.
+    """Judges one run in which each datum has its own noise, where E[exp(-sign (value - truth))] = 1.
 
     The stated bias is sign times half the variance of value - truth over the data.
 
@@ -148,7 +148,7 @@ def judge_independent(rung: str, name: str, value: Tensor, truth: Tensor, sign: 
 
 
 def judge_number(rung: str, name: str, value: float, truth: float, stated: float, error: float) -> Row:
-    """Judges one number: it may be 4 errors from its truth and the stated bias.
+    """Judges one number: it must be within 4 errors of its truth plus the stated bias.
 
     Args:
         rung, name: the names of the row.
@@ -157,14 +157,15 @@ def judge_number(rung: str, name: str, value: float, truth: float, stated: float
 
     Example:
         >>> judge_number("rung", "low", 0.5, truth=1.0, stated=0.0, error=0.1).faults
-        ('its mean is -0.50000 nats from the truth, where theory states +0.00000 and 0.40000 either way is allowed',)
+        ('its mean is -0.50000 nats from the truth, where theory states +0.00000, and a deviation of 0.40000 from that
+        is allowed',)
     """
     row = Row(rung, name, truth, value, "=", stated, error)
     return replace(row, faults=tuple(_bias_fault(row, 0.0)))
 
 
 def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: float) -> Row:
-    """Judges numbers without noise: none may be further from its truth than the tolerance.
+    """Judges numbers without noise: each must be within the tolerance of its truth.
 
     Args:
         rung, name: the names of the row.
@@ -178,7 +179,7 @@ def judge_each(rung: str, name: str, value: Tensor, truth: Tensor, tolerance: fl
 
 
 def judge_below(rung: str, name: str, lower: Tensor, upper: Tensor) -> Row:
-    """Judges a lower bound by an upper bound of the same data: its mean may be above by 4 errors at most.
+    """Judges a lower bound by an upper bound of the same data: its mean must not lie above by more than 4 errors.
 
     Args:
         rung, name: the names of the row.
@@ -204,7 +205,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         ['OFF: iwae (rung 1): its mean is off.']
     """
     off = [f"OFF: {row.estimator} ({row.rung}): {fault}." for row in rows for fault in row.faults]
-    none = f"None of {len(rows)} rows is off. A check, of which a row has 1 to 3, errs in 6 of 100,000 cases."
+    none = f"None of {len(rows)} rows is off. A check, of 1 to 3 per row, gives a false alarm in 6 of 100,000 cases."
     return off or [none]
 
 
@@ -213,8 +214,8 @@ def _bias_fault(row: Row, leading: float) -> list[str]:
     if abs(row.bias - row.stated) <= allowed:
         return []
     return [
-        f"its mean is {row.bias:+.5f} nats from the truth, where theory states {row.stated:+.5f} and {allowed:.5f} "
-        "either way is allowed"
+        f"its mean is {row.bias:+.5f} nats from the truth, where theory states {row.stated:+.5f}, and a deviation of "
+        f"{allowed:.5f} from that is allowed"
     ]
 
 
@@ -232,6 +233,6 @@ def _shared_fault(runs: Runs, spread: float) -> list[str]:
     if ratio <= chi2.isf(RATE, R - 1) / (R - 1):
         return []
     return [
-        f"the means of its runs spread {math.sqrt(ratio):.1f} times as far as independent noise of {N} data lets them: "
-        "different data share noise"
+        f"the means of its runs spread {math.sqrt(ratio):.1f} times as far as independent noise on {N} data allows: "
+        f"different data share noise"
     ]

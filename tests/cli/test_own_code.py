@@ -100,8 +100,8 @@ BROKEN = {
         (["--prior", "horseshoe.py"], "unknown prior 'horseshoe.py'; did you mean"),
         (["--prior", "horseshoe"], "or one of your own, file.py:Class or module:Class)"),
         (["--prior", "horseshoe.py:Horsesho"], "unknown prior of horseshoe.py 'Horsesho'; did you mean 'Horseshoe'?"),
-        (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "is no place of a prior: write file.py:Class"),
-        (["--network", "horseshoe.py:Encoder"], "is no place of a network: write file.py:Encoder,Decoder"),
+        (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "does not name a prior: write file.py:Class"),
+        (["--network", "horseshoe.py:Encoder"], "does not name a network: write file.py:Encoder,Decoder"),
         (["--prior", "horseshoe.py:Cauchy"], "Cauchy of horseshoe.py is no prior but a likelihood: derive it from"),
         (
             ["--likelihood", "math:sqrt"],
@@ -115,7 +115,7 @@ BROKEN = {
         (["--prior", "random.py:A"], "random.py has the name of a module that Python has already: give the file an"),
         (
             ["--config", "place.yaml"],
-            "stands in a file: whoever runs it must name it. Type it as a flag, --prior ",
+            "is code named in a file, and you must name code yourself to run it. Type it as a flag, --prior ",
         ),
         (["--prior-args", '{"df": 3}'], "--prior-args belong to a member of your own, and --prior standard is not one"),
         (["--prior-args", '{"df":'], "--prior-args must be a JSON object, as in --prior-args '{\"df\": 3}'; got '{"),
@@ -155,7 +155,7 @@ def test_a_class_that_is_missing_is_asked_for_by_the_very_flags():
 def test_a_member_that_no_run_has_is_refused():
     own = own_code.offered({"prior": ["horseshoe.py:Horseshoe"], "likelihood": []})
     own_code.check_served(own, Config(), Config(prior="horseshoe.py:Horseshoe"))
-    with pytest.raises(UsageError, match="serves no run, for their prior is standard, vamp: leave it out"):
+    with pytest.raises(UsageError, match="belongs to none of the runs, whose prior is standard, vamp: leave it out"):
         own_code.check_served(own, Config(), Config(prior="vamp"))
 
 

@@ -304,7 +304,11 @@ def test_an_autoencoder_trains_without_the_kl():
 @pytest.mark.parametrize("prior", ["diagonal", "full", "mixture", "flow", "conditional"])
 def test_an_autoencoder_has_no_prior_that_would_not_train(prior):
     config = Config(posterior="delta", prior=prior, kl_weight=0.0, conditional=True, latent_dim=2, hidden=(4,))
-    with pytest.raises(UsageError, match=rf"parameters of `prior='{prior}'` would not train. Use `prior='standard'`"):
+    with pytest.raises(
+        UsageError,
+        match=rf"parameters of `prior='{prior}'` would not be trained. Use "
+        rf"`prior='standard'`",
+    ):
         build.vae(config, (5,), num_classes=2)
 
 

@@ -654,7 +654,7 @@ def test_exit_codes_of_the_process(name, code, user_folder):
         ),
         (
             ["user_members:Good", "--args", '{"latent_dim": 5}'],
-            "latent_dim of user_members:Good is known from data",
+            "latent_dim of user_members:Good comes from data",
         ),
         (["user_members:Levels"], "Levels needs num_levels, the number of levels of its data: pass --num-levels 256"),
         (["user_members:Wants"], "needs 'colour', which has no default: give it, as in --args '{\"colour\": 1}'"),

@@ -37,7 +37,7 @@ def test_the_widest_table_fits_a_terminal():
 
 def test_the_page_has_both_numbers_and_the_card_names_the_best_baseline():
     page = to_html(evaluation_document(as_read(full())))
-    assert "simple densities fitted to the training data alone" in page
+    assert "simple densities fitted only to the training data" in page
     assert "95 % in [+4.832, +5.522]: better" in page
     lines = {headline.label: headline.lines for headline in headlines(full())}
     assert "+0.052 over another baseline: no difference shown" in lines["log p(x)"]

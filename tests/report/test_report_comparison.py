@@ -154,21 +154,21 @@ def test_settings_that_a_name_has_no_room_for_are_said_to_be_in_their_table(more
 
 def test_one_run_of_a_kind_is_said_to_tell_nothing_of_its_seed():
     text = flat(to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.05))))
-    assert "owes to its training seed is not known" in text
+    assert "The effect of the training seed is not known" in text
     assert line(to_text(comparison(group("a", [-1.0]), group("b", [-2.0, -2.1], -1.0))), "2 b  ")
     assert "over training seeds  " not in to_text(comparison(group("a", [-1.0]), group("b", [-2.0], -1.0)))
 
 
 def test_the_best_of_many_is_said_to_be_flattered():
     three = [group("a", [-1.0]), group("b", [-2.0], -1.0), group("c", [-3.0], -2.0)]
-    assert "The reference is the best of 3 on these very test data" in flat(to_text(comparison(*three)))
+    assert "The reference is the best of 3 on these same test data" in flat(to_text(comparison(*three)))
     assert "best of" not in flat(to_text(comparison(*three, best=False)))
 
 
 @pytest.mark.parametrize(("shares", "warned"), [((0.02, 0.06), False), ((0.02, 0.08), True), ((0.3, 0.02), True)])
 def test_bounds_of_unequal_tightness_are_warned_of(shares, warned):
     text = flat(to_text(comparison(group("a", [-1.0], khat=shares[0]), group("b", [-2.0], -1.0, khat=shares[1]))))
-    assert ("WARNING: bounds of unequal tightness" in text) is warned
+    assert ("WARNING: these bounds are not equally tight" in text) is warned
     if warned:
         worse, share = ("a", "30") if shares[0] > shares[1] else ("b", "8.0")
         assert f"for {share} % of the data under {worse} and for 2.0 % under" in text
@@ -188,7 +188,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
     text = to_text(found)
-    assert text.startswith("FORCED: these runs were not tested alike")
+    assert text.startswith("FORCED: these runs were not tested in the same way")
     assert "quantity: log p(x) (a, b and 2 more) against log p(x|y) (e)" in flat(text)
     marked = to_markdown(found)
     assert marked.index("FORCED") < marked.index("| log p, nats |")
@@ -325,9 +325,9 @@ def test_the_headline_interval_is_that_over_data_and_seeds_where_there_are_sever
     main = next(line for line in text.splitlines() if line.startswith("2 prior=standard"))
     assert "0.078" in main
     assert "-0.550" in main
-    alone = text[text.index("over test data alone") :]
+    alone = text[text.index("over test data only") :]
     assert "-0.417" in alone.split("over training seeds")[0]
-    assert "This is the one that says which kind is better" in " ".join(text.split())
+    assert "This interval shows which kind is better" in " ".join(text.split())
     assert "†" not in text
     (row,) = [r for r in csv.DictReader(io.StringIO(csv_file.to_csv(comparison_rows(found)))) if r["both_low"]]
     assert (float(row["both_low"]), float(row["both_high"])) == (-0.55, -0.06)
@@ -340,7 +340,7 @@ def test_a_single_seed_beside_several_is_marked():
     text = to_text(with_both(comparison(*SEEDS, single), "prior=standard", -0.55, -0.06))
     main = next(line for line in text.splitlines() if line.startswith("3 prior=flow"))
     assert "-0.750†" in main
-    assert "† over the data alone, since one of the two has a single seed" in " ".join(text.split())
+    assert "† over the data only, since one of the two has a single seed" in " ".join(text.split())
 
 
 def test_a_comparison_of_an_older_version_is_shown_as_it_was():
@@ -348,4 +348,4 @@ def test_a_comparison_of_an_older_version_is_shown_as_it_was():
     assert "difference_over_both" not in found["groups"][1]
     text = to_text(found)
     assert "± both" not in text
-    assert "over test data alone" not in text
+    assert "over test data only" not in text

@@ -327,7 +327,7 @@ def test_a_report_draws_all_its_panels_with_honest_captions():
     assert "no bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
     assert "there is no upper bound" in found["Simulated data only: the truth bracketed"].caption
-    assert "They stand apart" in found["More work on the worst data"].caption
+    assert "These estimates are kept separate" in found["More work on the worst data"].caption
 
 
 @pytest.mark.parametrize(

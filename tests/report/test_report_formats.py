@@ -179,8 +179,8 @@ def test_the_table_is_honest():
     assert re.search(r"data with k-hat above 0\.7 +33 % +n/a +n/a +1000 +6", text)
     assert re.search(r"jackknife, K = 1000 +no bound +-22\.148", text)
     assert "Independent draws of z from q(z|x) for each datum, not from a Markov chain" in flat
-    assert "Neither error includes what another training seed would change." in flat
-    assert "apart from the numbers above" in text
+    assert "Neither error includes the effect of another training seed." in flat
+    assert "not included in the numbers above" in text
 
 
 def test_what_is_not_zero_does_not_read_as_zero():
@@ -308,7 +308,7 @@ def test_the_comments_of_the_latex_row_say_what_it_is():
         "mean over 6 test data +- standard error over data (Monte Carlo error)",
         "lower bounds in expectation",
         "1000 i.i.d. draws from q(z|x)",
-        "AIS: 4 test data only",
+        "AIS: only 4 test data",
         "python scripts/evaluate.py runs/digits-vamp-0",
     ):
         assert said in comments

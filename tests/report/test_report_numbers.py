@@ -144,7 +144,7 @@ def test_a_weighted_run_shows_its_loss_beside_the_true_elbo(estimates):
     assert found["objective"] == {**OBJECTIVE, **weights, "loss": pytest.approx(10.75)}
     assert found["test"]["elbo"]["mean"] == -6.5
     assert "reconstruction_weight=2, kl_weight=0.5" in " ".join(text.split())
-    assert "10.750 nats, which is no bound" in " ".join(text.split())
+    assert "10.750 nats, which is not a bound" in " ".join(text.split())
     assert rows(text)["ELBO, nats"][0] == "-6.500"
 
 
@@ -328,7 +328,7 @@ def test_the_text_says_how_often_the_classes_are_right_and_what_khat_says(estima
     _, text = report(estimates, more={"classification": found}, conditional=True)
     words = " ".join(text.split())
     assert "75.0% right (± 20.0%) of 4, K = 40." in words
-    assert "above 0.7 for 25% of the estimates for the true class and 62% of those for the others" in words
+    assert "above 0.7 for 25% of the estimates for the true class and 62% of the estimates for the other" in words
 
 
 def test_a_class_without_probability_and_a_tail_too_short_to_fit_are_null(estimates):
@@ -416,7 +416,7 @@ def test_the_report_of_an_autoencoder_claims_no_bound(discrete, protocol):
     words = " ".join(text.split())
     assert "plain autoencoder, 6 numbers in, 2 in the code" in words
     assert "there is no ELBO and no log p(x)" in words
-    assert "which is no bound" not in words
+    assert "which is not a bound" not in words
 
 
 @pytest.fixture

@@ -34,12 +34,12 @@ CLOSED |= {("laplace", "diagonal")}
 
 # What makes no sense, and the words in which it is refused.
 REFUSED = {
-    ("delta", "diagonal"): "the parameters of --prior diagonal would not train",
-    ("delta", "full"): "the parameters of --prior full would not train",
-    ("delta", "mixture"): "the parameters of --prior mixture would not train",
+    ("delta", "diagonal"): "the parameters of --prior diagonal would not be trained",
+    ("delta", "full"): "the parameters of --prior full would not be trained",
+    ("delta", "mixture"): "the parameters of --prior mixture would not be trained",
     ("delta", "vamp"): "a VampPrior is a mixture of the guide's densities, but a Delta posterior has no density",
-    ("delta", "flow"): "the parameters of --prior flow would not train",
-    ("delta", "conditional"): "the parameters of --prior conditional would not train",
+    ("delta", "flow"): "the parameters of --prior flow would not be trained",
+    ("delta", "conditional"): "the parameters of --prior conditional would not be trained",
 }
 
 

@@ -53,10 +53,10 @@ def test_a_run_of_ones_own_members_is_evaluated_once_they_are_named(tmp_path, ca
     settings = {"prior": place.name, "prior_args": '{"tau": 0.5}', "own": own_code.imported([place])}
     run = finished_run(tmp_path / "run", images(tmp_path / "grey.npz"), **settings)
     assert evaluate(run) == 2
-    assert "no file brings along: pass --prior horseshoe.py:Horseshoe" in capsys.readouterr().err
+    assert "not stored with the program: pass --prior horseshoe.py:Horseshoe" in capsys.readouterr().err
     mine = ["--prior", f"{tmp_path}/horseshoe.py:Horseshoe"]
     assert evaluate(run, *mine, "--posterior", f"{tmp_path}/horseshoe.py:LaplacePosterior") == 2
-    assert "serves no run, for their posterior is diagonal" in capsys.readouterr().err
+    assert "belongs to none of the runs, whose posterior is diagonal" in capsys.readouterr().err
     assert evaluate(run, *mine) == 0
     assert "log p(x) of 16 test data, K = 30" in capsys.readouterr().out
 

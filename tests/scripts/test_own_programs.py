@@ -85,8 +85,8 @@ def test_a_program_of_ones_own_is_trained_taken_up_looked_at_and_loaded(tmp_path
     capsys.readouterr()
     assert script("train_svi", "--out", again, "--resume") == 2
     assert capsys.readouterr().err == (
-        "error: the prior, likelihood and network are code of your own, which no file brings along: "
-        "pass --prior horseshoe.py:Horseshoe, --likelihood horseshoe.py:Cauchy, "
+        "error: the prior, likelihood and network are code of your own, which is not stored with the program: pass "
+        "--prior horseshoe.py:Horseshoe, --likelihood horseshoe.py:Cauchy, "
         "--network horseshoe.py:Encoder,decoder\n"
     )
     assert script("train_svi", "--out", again, "--resume", *OWN) == 0
@@ -145,7 +145,7 @@ WRONG = {
         LIKELIHOOD,
         """Cauchy of horseshoe.py needs 'gamma', which has no default: give it, as in --""",
     ),
-    "a shape": (["--network", "horseshoe.py:Encoder,Flat"], "p(x|z) is over data of shape (16,), and these have shape"),
+    "a shape": (["--network", "horseshoe.py:Encoder,Flat"], "p(x|z) is over data of shape (16,), but these have shape"),
 }
 
 

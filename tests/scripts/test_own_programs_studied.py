@@ -153,7 +153,7 @@ def test_commands_that_are_printed_can_be_given_again(capsys):
     line = re.search(r"these numbers: pyro-vae (\w+) (.*)", capsys.readouterr().out)
     few = ["--num-samples", "10", "--elbo-samples", "5", "--annealed-data", "0"]
     assert script(line[1], *shlex.split(line[2]), "--merge") == 4
-    shard = re.search(r"make them with pyro-vae (\w+) (.*), i = 0", capsys.readouterr().err)
+    shard = re.search(r"compute them with pyro-vae (\w+) (.*), i = 0", capsys.readouterr().err)
     for i in "01":
         assert script(shard[1], *shlex.split(shard[2].replace("i/n", f"{i}/2")), *few) == 0
     assert script(line[1], *shlex.split(line[2]), *few, "--merge") == 0
@@ -209,10 +209,10 @@ def test_what_is_wrong_is_said_before_there_is_a_folder(name, capsys):
     [
         (["compare", "own", "plain", *OWN], "own: the posterior is code of your own"),
         (["share", "own"], "the posterior is code of your own"),
-        (["share", "plain", *PRIOR], "serves no run, for their prior is standard"),
+        (["share", "plain", *PRIOR], "belongs to none of the runs, whose prior is standard"),
         (["refit_prior", "plain", "--prior", "code/horseshoe.py:Horseshoes"], "did you mean 'Horseshoe'?"),
         (["refit_prior", "plain", *PRIOR, "--prior-args", '{"t": 1}'], "unknown argument of horseshoe.py:Horseshoe"),
-        (["refit_prior", "plain", "--prior", "code/horseshoe.py:Uncorrected"], "nothing to fit"),
+        (["refit_prior", "plain", "--prior", "code/horseshoe.py:Uncorrected"], "no parameters to fit"),
     ],
 )
 def test_what_is_wrong_with_a_look_back_is_said(line, words, capsys):

@@ -142,7 +142,7 @@ def gone(shards):
         (copied, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (copied_and_renamed_inside, "shard-00001-of-00002.json is a copy of shard 0/2: remove it"),
         (of_three, "holds shards of 2 and of 3, which overlap"),
-        (gone, "holds no shards: make them with pyro-vae evaluate"),
+        (gone, "holds no shards: compute them with pyro-vae evaluate"),
     ],
 )
 def test_shards_that_are_not_whole_are_refused(run, copy, capsys, wrong, sentence):
@@ -171,4 +171,4 @@ def test_mistakes_are_sentences(run, capsys):
     assert evaluate(run, "--shard", "2/2") == 2
     assert "i must be within 0 ... n - 1; got 2/2" in capsys.readouterr().err
     assert evaluate(run, "--shard", "0/2", "--merge") == 2
-    assert "--shard computes a share, --merge puts all together" in capsys.readouterr().err
+    assert "--shard computes a share, --merge joins all shares" in capsys.readouterr().err

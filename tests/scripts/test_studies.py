@@ -107,7 +107,7 @@ def test_a_refitted_run_stands_beside_the_first_and_opens_like_any(tmp_path, cap
     assert (found.config.num_components, found.config.epochs, found.config.batch_size) == (4, 3, 20)
     assert type(pv.load(tmp_path / "run-mixture").prior) is pv.priors.MixtureOfNormals
     assert run("refit_prior.py", tmp_path / "run", *flags) == 2
-    assert "run-mixture holds a run already: use another --out" in capsys.readouterr().err
+    assert "run-mixture already holds a run: use another --out" in capsys.readouterr().err
     assert (
         run("refit_prior.py", tmp_path / "run-mixture", "--prior", "vamp", "--epochs", 1, "--out", tmp_path / "v") == 0
     )
@@ -137,7 +137,7 @@ def test_a_check_that_fails_has_a_code_of_its_own(tmp_path, capsys, monkeypatch)
     ("flags", "code", "words"),
     [
         ([], 2, "name the new prior, e.g. --prior vamp"),
-        (["--prior", "standard"], 2, "has no parameters, so that there is nothing to fit"),
+        (["--prior", "standard"], 2, "has no parameters to fit"),
         (["--prior", "vampp"], 2, "did you mean 'vamp'"),
         (["--prior", "vamp", "--latent-samples", "1"], 2, "--latent-samples must be at least 2"),
         (["--prior", "vamp", "--num-components", "0"], 2, "--num-components must be above 0"),

@@ -159,7 +159,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
     assert result("run") == undisturbed
 
     assert codes(start(3, *FLAGS, "--out", "other")) == [0, 0, 0]
-    assert "note: other has been trained in 2 processes; in 3 it draws other noise" in said(0)
+    assert "note: other was trained in 2 processes; 3 draw other noise" in said(0)
     assert about("other")["processes"] == 3
     assert about("other")["teams"] == [
         {"epoch": 0, "steps": 0, "processes": 2},
@@ -199,7 +199,7 @@ def test_more_processes_than_accelerators_are_refused_by_each_of_them(place, mon
     monkeypatch.setenv("LOCAL_RANK", str(place))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UsageError, match="2 processes of this machine want an accelerator each, there are 1"):
+    with pytest.raises(UsageError, match="2 processes of this machine need an accelerator each, but there are 1"):
         torchrun._take_device("cuda")
 
 

@@ -227,7 +227,7 @@ def test_a_run_killed_before_it_kept_the_weights_takes_the_same_or_none(first, m
     train("--out", first, "--resume", "--epochs", 6)
     capsys.readouterr()
     assert exit_code(MAIN, ["--out", "late", "--resume"]) == 4
-    assert "first was trained on since late began" in capsys.readouterr().err
+    assert "first was trained further since late began" in capsys.readouterr().err
 
 
 @pytest.mark.thorough
@@ -245,10 +245,10 @@ def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, cap
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--latent-dim", 3], "has latent_dim=2, not 3, and its weights fit no other: leave --latent-dim out"),
+        (["--latent-dim", 3], "has latent_dim=2, not 3, and its weights fit no other program: leave out --latent-dim"),
         (["--hidden", 9, "--activation", "tanh"], r"hidden=\(8,\), not \(9,\), activation=relu, not tanh"),
         (["--prior", "vamp"], r"prior=standard, not vamp.*To fit another prior .* first --prior vamp"),
-        (["--preset", "vamp_dynamic_mnist"], "is a training from the beginning: leave it out"),
+        (["--preset", "vamp_dynamic_mnist"], "trains from the beginning: leave out either it"),
         (["--kl-weight", 0, "--reconstruction-weight", 0], "are both 0"),
     ],
 )

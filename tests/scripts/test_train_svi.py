@@ -420,7 +420,9 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(tiny, tmp_path):
     with start(*SMALL, "--dataset", tiny, "--epochs", 2000, "--out", "piped") as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read().startswith("interrupted: nobody reads the output: what was reached is kept")
+        assert process.stderr.read().startswith(
+            "interrupted: no one reads the output any more: what was reached is kept"
+        )
     assert process.returncode == 141
     assert read(tmp_path / "piped", "run.json")["status"] == "interrupted"
 
@@ -460,7 +462,7 @@ def test_a_weighted_run_reports_its_loss_and_the_true_elbo(tiny, tmp_path):
     reconstruction, kl = (found["test"][name]["mean"] for name in ("reconstruction", "kl"))
     assert found["objective"]["loss"] == pytest.approx(-2 * reconstruction + 0.25 * kl)
     assert found["test"]["elbo"]["mean"] == pytest.approx(reconstruction - kl)
-    assert f"{found['objective']['loss']:.3f} nats, which is no bound" in text
+    assert f"{found['objective']['loss']:.3f} nats, which is not a bound" in text
 
 
 # A plain autoencoder, and classes.

@@ -1,6 +1,6 @@
 """The runs of a comparison: were they tested in the same way, and which of them differ only in their seed?
 
-No data and no program are read here, so that runs which do not compare are refused at once.
+No data and no program are read here, so runs that are not comparable are refused at once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -83,7 +83,7 @@ def candidates(
         own: classes of a user's own, of which each run takes those that its config names.
 
     Returns:
-        One candidate a folder, in the same order.
+        One candidate per folder, in the same order.
 
     Raises:
         UsageError: there are fewer than two runs, a folder is named twice, or a run is a plain autoencoder, which has

@@ -65,7 +65,7 @@ def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
     """Checks that the reference is "best", "first" or one of the runs.
 
     Args:
-        reference: what `compare` is to be given.
+        reference: what `compare` will be given.
         runs: the candidates.
 
     Raises:
@@ -233,7 +233,7 @@ def _differences(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
         return {"difference": None, "difference_over_seeds": None, "difference_over_both": None}
     is_same = pool.measured[0].images == reference.measured[0].images
     sides = pool.log_likelihood, reference.log_likelihood
-    # Whether these runs may be compared was asked before, see `comparable_runs`.
+    # `comparable_runs` has checked that these runs can be compared.
     over_data = paired(*sides, seed=seed, force=True) if is_same else unpaired(*sides, seed=seed, force=True)
     has_seeds = min(len(pool.means), len(reference.means)) > 1
     over_seeds = between_seeds(pool.means, reference.means).to_dict() if has_seeds else None

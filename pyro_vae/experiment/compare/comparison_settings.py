@@ -21,10 +21,12 @@ class Evaluation:
     num_samples: int = flag(1000, "draws per datum for log p(x), in every run", least=1, most=MOST_SAMPLES)
     seed: int = flag(0, "seed of the draws and of the bootstrap, the same for every run", least=0)
     test_data: int | None = flag(
-        None, "a random subset of so many test data, 0 for all; else that of each run's own report", least=0
+        None,
+        "size of a random subset of the test data, 0 for all; by default the subset of each run's own report",
+        least=0,
     )
-    data_dir: str = flag("", "where the data are, if not where training found them", scope="place")
-    device: str = flag("cpu", "where to compute, e.g. cpu or cuda; not where it was trained", scope="place")
+    data_dir: str = flag("", "folder of the data, if they have moved since training", scope="place")
+    device: str = flag("cpu", "device to compute on, e.g. cpu or cuda; training may have used another", scope="place")
 
     def __post_init__(self) -> None:
         check(self)

@@ -2,8 +2,9 @@
 
 A task is one question about many data. Its answer for one block, a `Part`, is a function of the program, the plan and
 the number of the block: it does not matter which process computes it, nor what that process has computed before. (The
-candidates of an escalation are an exception: a process keeps no more than may be needed, and the merge those that are.)
-So blocks are shared out over processes and machines and put together again, and one process alone goes the same way.
+candidates of an escalation are an exception: each process keeps the most that could be needed, and the merge selects
+from them.) So blocks can be shared out over processes and machines and joined again, and a single process takes the
+same path.
 """
 
 import math
@@ -60,7 +61,7 @@ def _elbo(subject: Subject, block: Block) -> Part:
 
 
 def _bound(subject: Subject, block: Block) -> Part:
-    """Estimates log p(x) alone, for which no weights are held."""
+    """Estimates only log p(x), which needs no weights in memory."""
     vae, draws = subject.trained.vae, subject.plan.num_samples
     with divergence(ON_TEST_DATA):
         bound = evaluation.iwae(vae, block.x, draws, block.y, subject.seed, first_block=block.number)
@@ -126,13 +127,13 @@ def _simulated(subject: Subject, block: Block) -> Part:
 
 
 def _drawn_labels(subject: Subject, seed: int, index: Tensor) -> Tensor | None:
-    """Draws labels for simulated data, as frequent as among the training data, or else the test data."""
+    """Draws labels for simulated data, as frequent as in the training data, or in the test data if there are none."""
     draws, labelled = generator(seed, "labels"), subject.train or subject.test
     return labelled.y(torch.randint(len(labelled), (len(subject.chosen),), generator=draws)[index])
 
 
 def _copied_mask(subject: Subject, block: Block) -> Tensor | None:
-    """Which numbers of simulated data are observed: as among the test data that are annealed."""
+    """Which numbers of simulated data are observed: the same as in the annealed test data."""
     if not getattr(subject.trained.vae, "missing", False):
         return None
     return ~torch.cat([x for x, _ in subject.test.pieces([subject.chosen[block.positions]])]).isnan()
@@ -174,7 +175,7 @@ class Task:
         says: what is being done, with {size} data, for a person who waits.
         applies: whether this program and this plan ask the question.
         data: gives the reader of the data, None where they are simulated, and their positions.
-        is_headline: whether it is an error where a program cannot be asked, and not left out with the reason.
+        is_headline: if a program cannot be asked, whether that is an error instead of a reason to leave the task out.
         surroundings: gives the context in which all blocks are asked.
     """
 
@@ -326,7 +327,7 @@ def _joined(columns: list[Any]) -> Estimate | Tensor:
 
 
 def says(subject: Subject, name: str) -> str:
-    """Says what a task does."""
+    """Describes what a task does."""
     return TASKS[name].says.format(size=len(TASKS[name].data(subject)[1]), plan=subject.plan)
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a program, the data that a plan wants of it, and the seed of all draws."""
+"""What an evaluation works on: a program, the data that the plan asks for, and the seed of all draws."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ FEWEST_DRAWS = 50  # of each datum in log_likelihood.nc
 
 
 class HeadlinePlan(Plan):
-    """The plan of a training's own report: the headline alone, by as many draws as the config says."""
+    """The plan of a training's own report: only the headline, by as many draws as the config says."""
 
     def __post_init__(self) -> None:
-        """Checks nothing: its numbers are those of a config, which has checked them."""
+        """Checks nothing: its numbers come from a config, which has checked them."""
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Subject:
 
     Attributes:
         trained: the program and its data: a run, for example.
-        plan: how closely it is looked at.
+        plan: how much is computed.
     """
 
     trained: ProgramAndData
@@ -55,7 +55,7 @@ class Subject:
 
     @cached_property
     def saved(self) -> Tensor:
-        """The positions of the test data in log_likelihood.nc, all or as many of a mapped file as memory holds."""
+        """The positions of the test data in log_likelihood.nc: all, or if mapped, as many as memory holds."""
         size, split = len(self.test), self.test.split
         if split.rows is None:
             return torch.arange(size)
@@ -76,7 +76,7 @@ class Subject:
 
     @property
     def is_headline(self) -> bool:
-        """True where only the numbers are wanted that a report begins with."""
+        """True if only the numbers at the head of a report are wanted."""
         return isinstance(self.plan, HeadlinePlan)
 
     @property
@@ -105,7 +105,7 @@ class Subject:
 
 
 class Hardest:
-    """The data whose weights an escalation may want: those whose k-hat is among the `most` largest seen so far."""
+    """The data whose weights an escalation could need: those whose k-hat is among the `most` largest so far."""
 
     def __init__(self, most: int) -> None:
         self.most, self.seen = most, torch.empty(0, dtype=torch.float64)

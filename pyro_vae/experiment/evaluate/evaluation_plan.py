@@ -1,4 +1,4 @@
-"""How much an evaluation computes: its `Plan`, whose defaults have their reasons, and the `Shard` that is wanted."""
+"""How much an evaluation computes: its `Plan`, with reasons for the defaults, and the `Shard` that is wanted."""
 
 import re
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from pyro_vae.randomness import MOST_SAMPLES
 class Plan:
     """What an evaluation computes.
 
-    With these defaults a run on digits takes about a minute on two cores, or some minutes where prior or guide is a
-    flow.
+    With these defaults a run on digits takes about a minute on two cores, or a few minutes if prior or guide is a flow.
 
     Raises:
         UsageError: a value is out of range.
@@ -26,7 +25,9 @@ class Plan:
     """
 
     test_data: int | None = flag(
-        None, "a random subset of so many test data, 0 for all; else that of the training's own report", least=0
+        None,
+        "size of a random subset of the test data, 0 for all; by default the subset of the training's own report",
+        least=0,
     )
     elbo_samples: int = flag(
         100,
@@ -36,41 +37,49 @@ class Plan:
     )
     num_samples: int = flag(
         1000,
-        "K, draws per datum for log p(x); its curve from 1 to K shows what more would bring",
+        "K, the draws per datum for log p(x); the curve from 1 to K shows what more draws would gain",
         least=2,
         most=MOST_SAMPLES,
     )
     annealed_data: int = flag(
         100,
-        "test data, and as many simulated ones, that are annealed, and test data whose guide is refined; 0 is none",
+        "number of test data to anneal, and as many simulated ones, and of test data whose guide is refined; 0 means "
+        "none",
         least=0,
     )
     num_temperatures: int = flag(
-        200, "of the annealing; the gap on simulated data shows whether they are enough", least=0
+        200, "temperatures of the annealing; the gap on simulated data shows whether they are enough", least=0
     )
-    num_chains: int = flag(16, "of the annealing, for each datum; as in Wu et al. 2017", least=2, most=MOST_SAMPLES)
+    num_chains: int = flag(
+        16, "chains of the annealing for each datum, as in Wu et al. 2017", least=2, most=MOST_SAMPLES
+    )
     escalated_draws: int = flag(
         2_000_000,
-        "most decoder evaluations spent on data whose k-hat is above 0.7; 0 leaves them as they are",
+        "most decoder evaluations to spend on data whose k-hat is above 0.7; 0 leaves them as they are",
         least=0,
     )
     latent_data: int = flag(
-        2000, "training data whose aggregate posterior is measured; its cost grows with their number squared", least=2
+        2000, "number of training data whose aggregate posterior is measured; the cost grows with its square", least=2
     )
     latent_samples: int = flag(
-        4, "draws per datum for the aggregate posterior; their errors are shown", least=2, most=MOST_SAMPLES
+        4,
+        "draws per datum for the aggregate posterior; the report shows the resulting errors",
+        least=2,
+        most=MOST_SAMPLES,
     )
     posterior_draws: int = flag(
-        500, "draws of NUTS from the true posterior of one datum, above two latent dimensions; 0 is none", least=0
+        500,
+        "NUTS draws from the true posterior of one datum, if there are more than two latent dimensions; 0 means none",
+        least=0,
     )
     saved_numbers: int = flag(
         10_000_000,
-        "latent numbers in log_likelihood.nc at most; as many draws of all test data as that allows, 50 at least, and "
-        "of a mapped file as many data",
+        "most latent numbers in log_likelihood.nc: as many draws of all test data as that allows, but at least 50; "
+        "of a memory-mapped file as many data as it allows",
         least=0,
     )
     evaluation_seed: int = flag(
-        0, "of all draws; 0 repeats those of the training's report, so that numbers agree", least=0
+        0, "seed of all draws; 0 repeats the draws of the training's report, so that the numbers agree", least=0
     )
 
     def __post_init__(self) -> None:
@@ -121,7 +130,7 @@ class Shard(NamedTuple):
             The share; None for all the work.
 
         Raises:
-            UsageError: the text is another one, or i lies outside 0 ... n - 1.
+            UsageError: the text has another form, or i lies outside 0 ... n - 1.
 
         Example:
             >>> Shard.wanted("auto", {"RANK": "2", "WORLD_SIZE": "4"}), Shard.wanted("auto", {})
@@ -141,7 +150,7 @@ class Shard(NamedTuple):
 
 
 def _rank(environment: Mapping[str, str], index: str, number: str) -> Shard | None:
-    # The script of a SLURM job is no task of a step, and must not do the work of the first one only.
+    # The script of a SLURM job is not a task of a step, and must not do only the work of the first one.
     if index.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
         return None
     place, size = environment.get(index, ""), environment.get(number, "")

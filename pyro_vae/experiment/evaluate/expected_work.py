@@ -1,8 +1,8 @@
-"""What each section of an evaluation is expected to take, so that a person who waits learns how long the rest will.
+"""How long each section of an evaluation is expected to take, so that a person who waits sees how long is left.
 
-The unit is one evaluation of the decoder for one datum, as one of many that are computed together. What is dearer has a
-factor that was measured on a small network of two layers. A display corrects the sum by the time that has passed; these
-numbers only have to be right relative to one another.
+The unit is one evaluation of the decoder for one datum, as one of many that are computed together. Costlier work has a
+factor that was measured on a small network of two layers. The display corrects the total by the time that has passed,
+so only the ratios of these numbers matter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,7 @@ _OF_HEADLINE = ("baselines", "files")
 def expected(subject: Subject) -> dict[str, float]:
     """Lists the sections of an evaluation, in their order, and what each is expected to take.
 
-    Some may turn out to be left out: an escalation where no k-hat is large, for example.
+    Some can be left out in the end: an escalation if no k-hat is large, for example.
 
     Args:
         subject: what is evaluated.

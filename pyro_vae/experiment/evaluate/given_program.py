@@ -1,4 +1,4 @@
-"""A program and data that a caller gives, without a run: what is known of them is what they say themselves."""
+"""A program and data that a caller passes, without a run: they are all that is known."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -44,7 +44,7 @@ class GivenProgram(ProgramAndData):
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate.
-        data: `Splits`, or test data alone (N, *x_shape).
+        data: `Splits`, or only test data (N, *x_shape).
         y: one-hot labels (N, C) of test data that are a tensor.
         history: the records of its epochs, as `fit` yields them, or dictionaries of theirs.
         conditional: whether the program takes labels; None for what it needs.
@@ -92,7 +92,7 @@ class GivenProgram(ProgramAndData):
             torch.arange(min(2, len(self._test)))
         )
         if conditional and y is None:
-            raise UsageError("`conditional=True` is about labels, and these data have none")
+            raise UsageError("`conditional=True` needs labels, and these data have none")
         self.seen, given = look_at(self.vae, x, y, conditional)
         self._config = self._reading(conditional=given)
         self.silent = self.seen.silent
@@ -125,12 +125,12 @@ class GivenProgram(ProgramAndData):
 
     @property
     def facts(self) -> Facts:
-        """What must be known of it."""
+        """The facts about it."""
         return self._facts
 
     @property
     def data(self) -> Splits | None:
-        """The splits; None where there are test data alone."""
+        """The splits; None if there are only test data."""
         return self._splits
 
     @property
@@ -140,12 +140,12 @@ class GivenProgram(ProgramAndData):
 
     @property
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """Those of the epochs, as far as they were given."""
+        """The records of the epochs, as far as they were given."""
         return self._records
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How many epochs the records know, and which was the best; empty without records."""
+        """The number of epochs in the records, and the best one; empty without records."""
         best = [record for record in self._records if record["best"]]
         if not best:
             return {}
@@ -158,11 +158,11 @@ class GivenProgram(ProgramAndData):
         return DataReader(self._config, split, self._num_classes, num_data, self._dtype)
 
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Gives the context for estimates of so many draws in all: compiled graphs from some millions on."""
+        """Returns the context for estimates with this many draws: compiled graphs from some millions on."""
         return build.estimating(self._config, num_draws)
 
     def tested(self, num_data: int) -> dict[str, str]:
-        """Lists what must be the same where numbers on so many test data are compared, label -> text."""
+        """Lists what must be the same where numbers on this many test data are compared, label -> text."""
         facts, card = self.facts, self._card
         measured = {
             "is_autoencoder": self.is_autoencoder,
@@ -183,7 +183,7 @@ class GivenProgram(ProgramAndData):
         return {"name": self.name, "program": type(self.vae).__name__, "parts": list(map(list, self._parts()))}
 
     def seeds(self, draws: int) -> str:
-        """Says the seed that was asked for; of a training nothing is known here."""
+        """Returns the seed that was asked for; nothing is known of a training here."""
         return f"{self._config.seed}, of all draws"
 
     def _parts(self) -> Iterator[tuple[str, str, str]]:
@@ -201,7 +201,7 @@ def _split_of(x: Tensor, y: Tensor | None) -> Split:
     if not isinstance(x, Tensor):
         raise UsageError(
             f"`data` is Splits, or a tensor of test data; got {type(x).__name__}: pv.data.from_arrays(x) makes splits, "
-            "torch.as_tensor(x) test data alone"
+            "torch.as_tensor(x) only test data"
         )
     check_tensor(x)
     if y is None:

@@ -1,4 +1,4 @@
-"""The numbers that every report begins with: what report.json says of the test data, and how they came about."""
+"""The numbers that every report begins with: the part of report.json on the test data, and how they came about."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def headline(
     precision: Mapping[str, Any] | None = None,
     observed: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Makes what report.json says of these estimates, with the verdict on the preset of a run that has one.
+    """Makes the part of report.json on these estimates, with the verdict on the preset of a run that has one.
 
     Args:
         trained: the program and its data.
@@ -66,7 +66,7 @@ def numbers(
     observed: Tensor | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Makes what report.json says of some estimates, which have no loss weights in them.
+    """Makes the part of report.json on some estimates, which contain no loss weights.
 
     Args:
         estimates: the estimates on the test data, by name.
@@ -158,7 +158,8 @@ def _on_test_data(
 def _of_observed(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any] | None) -> dict[str, Any]:
     """Adds the Jacobian, that of each datum's observed numbers, and bits for each of these; without any, no bits.
 
-    Bits are a ratio, mean nats to mean number. Its error over the data is that of nats less the ratio times the number.
+    Bits are a ratio, mean nats to mean number. Its error over the data is that of nats minus the ratio times the
+    number.
     """
     levels = estimate if noise is None else replace(estimate, value=_with_jacobian(estimate, observed, noise))
     told = {} if noise is None else {"log_likelihood_of_levels": levels.to_dict()}
@@ -174,7 +175,7 @@ def _with_jacobian(estimate: Estimate, observed: Tensor, noise: Mapping[str, Any
 
 
 def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
-    """Converts nats a datum to bits for each of its numbers, of which it has `size`, or observed ones on average."""
+    """Converts nats per datum to bits per number; a datum has `size` numbers, or on average this many observed ones."""
     factor = 1 / (size * math.log(2))
     errors = {name: nats[name] and nats[name] * factor for name in ("standard_error", "monte_carlo_error")}
     counts = {name: nats[name] for name in ("num_samples", "num_data")}
@@ -182,7 +183,7 @@ def _in_bits(nats: Mapping[str, Any], size: float) -> dict[str, Any]:
 
 
 def _objective(estimates: Mapping[str, Estimate], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Says what was trained on; with weights other than 1 also the value of that loss on the test data."""
+    """Describes what was trained on; with weights other than 1 also the value of that loss on the test data."""
     about = {name: config[name] for name in ("objective", "num_particles", "kl_weight", "reconstruction_weight")}
     about["gradient"] = config.get("gradient", "total")
     if not config["kl_weight"] == config["reconstruction_weight"] == 1.0:

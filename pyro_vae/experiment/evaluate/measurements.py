@@ -1,4 +1,4 @@
-"""The evaluation of a program, be it that of a run: every estimate that a report shows, as one dictionary.
+"""The evaluation of a program, with or without a run: every estimate that a report shows, as one dictionary.
 
 Each section is a function of a `Look` and adds keys of its own. What a program cannot be asked (a KL to a prior that
 differs between labels, for example) is left out, and `left_out` says why in a sentence. What is computed of single data
@@ -38,16 +38,16 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 NOT_REFINED = (
-    "for them the guide is fitted to single data, which is done where its one latent site is a "
-    "Normal(loc, scale).to_event(1), as that of DiagonalNormal"
+    "they need a guide fitted to single data, which requires one latent site that is a Normal(loc, "
+    "scale).to_event(1), as in DiagonalNormal"
 )
-NO_TRAINING = "there are test data alone, and this needs training data, which Splits have"
+NO_TRAINING = "there are only test data, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
 @dataclass(eq=False)
 class Look(Subject):
-    """What is evaluated, the plan of its evaluation, and what is known so far.
+    """What is evaluated, the plan, and the results so far.
 
     Attributes:
         say: is told what is being done, as a sentence for a person who waits.
@@ -102,7 +102,7 @@ class Look(Subject):
 
     @contextmanager
     def step(self, name: str, sentence: str, *, parts: int = 1) -> Iterator[None]:
-        """Announces one step, of so many stages, and takes its time."""
+        """Announces one step with this many stages, and measures its time."""
         self.say(sentence)
         begun = time.perf_counter()
         with progress.section(name, sentence, parts=parts):
@@ -118,7 +118,7 @@ class Look(Subject):
             return None
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Says why something is left out."""
+        """Records why something is left out."""
         self.report.setdefault("left_out", {})[name] = reason
 
 
@@ -129,7 +129,7 @@ def evaluate(
 
     Args:
         trained: the program and its data: a run, for example.
-        plan: how closely it is looked at.
+        plan: how much is computed.
         say: is told what is being done.
         parts: what shards have computed, by task; see `shards`.
 
@@ -176,7 +176,7 @@ def _headline(look: Look) -> dict[str, Estimate]:
 
 
 def _observed(look: Look) -> Tensor | None:
-    """Counts the numbers of each test datum that were observed, (N,); None where none may be missing."""
+    """Counts the numbers of each test datum that were observed, (N,); None if none can be missing."""
     if not look.trained.facts.missing:
         return None
     pieces = look.test.pieces(torch.arange(len(look.test)).split(_AT_ONCE))
@@ -373,7 +373,7 @@ def _per_datum(look: Look, estimates: Mapping[str, Estimate]) -> dict[str, list[
 
 
 def _named(look: Look, datum: int) -> dict[str, Any]:
-    """Says in which row of the file a test datum is, and what that is called."""
+    """Returns the row of the file that a test datum is in, and its name."""
     ids = look.test.ids
     return {"row": int(look.test.rows[datum]), **({} if ids is None else {"id": str(ids[datum])})}
 
@@ -384,7 +384,7 @@ def _typical(khat: Tensor) -> int:
 
 
 def _of(estimate: Estimate, chosen: Tensor) -> Estimate:
-    """The estimate for some of its data."""
+    """The estimate for some of the data."""
     return replace(estimate, value=estimate.value[chosen], value_error=estimate.value_error[chosen])
 
 

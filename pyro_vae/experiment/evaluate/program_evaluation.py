@@ -36,8 +36,8 @@ class Evaluation:
     """What an evaluation found. Printing it gives the text of the report; a notebook shows its head.
 
     `elbo`, `reconstruction`, `kl` and `log_likelihood` are estimates on the test data, in nats, each an
-    `pyro_vae.evaluation.Estimate` with a value for each datum. A plain autoencoder has `reconstruction` and `rmse`
-    alone, and all else is None.
+    `pyro_vae.evaluation.Estimate` with a value for each datum. A plain autoencoder has only `reconstruction` and
+    `rmse`; all else is None.
 
     Attributes:
         report: all of it, as report.json has it.
@@ -78,28 +78,28 @@ def evaluate(
     quiet: bool = False,
     **plan: Any,
 ) -> Evaluation:
-    """Says how good a program is and how far that can be trusted: all that scripts/evaluate.py computes of a run.
+    """Reports how good a program is and how far that can be trusted: all that scripts/evaluate.py computes of a run.
 
-    That is ELBO and log p(x) with both errors, simple densities beside them, the bound at every k, k-hat and more work
-    on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data, gaps,
-    the true posterior of one datum, and the latent space. What a program cannot be asked is left out, and
+    That is ELBO and log p(x) with both errors, simple densities for comparison, the bound at every k, k-hat and more
+    work on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data,
+    gaps, the true posterior of one datum, and the latent space. What a program cannot be asked is left out, and
     `report["left_out"]` says why. The program, its `.training` flags, the random state and Pyro's parameter store stay
     as they are.
 
     The report describes the program by what is there: classes and arguments of its members, or else the distributions
-    at its sites; the support of x is that of the likelihood or of the observed site. Nothing is said of a training,
-    unless `history` tells.
+    at its sites; the support of x is that of the likelihood or of the observed site. It says nothing about a training
+    without `history`.
 
-    Annealing costs most, by far: of the test data and of as many simulated ones, half a minute for a small network and
-    100 data. `annealed_data=0` switches it off, with the grid and the gaps. Then comes NUTS, for the true posterior
-    above two latent numbers; `posterior_draws=0` switches that off.
+    Annealing takes by far the longest: half a minute for a small network, 100 test data and as many simulated ones.
+    `annealed_data=0` switches it off, with the grid and the gaps. Then comes NUTS, for the true posterior above two
+    latent numbers; `posterior_draws=0` switches that off.
 
     Args:
         vae: anything with `.model(x, y)` and `.guide(x, y)` over one data plate: a `VAE` with members of your own, a
             `HierarchicalVAE`, your own `Program`, or an object with two functions. Sections on simulated data, and
             pictures of samples, need a model that generates without x.
         data: `Splits`, as `pyro_vae.data.load` and `from_arrays` make them: measured on their test data, in the type
-            of the program's own numbers. Or test data alone, a tensor (N, *x_shape), taken as they are: what needs
+            of the program's own numbers. Or only test data, a tensor (N, *x_shape), taken as they are: what needs
             training data (baselines, the latent space, train - test, classes) is then left out.
         out: a folder for report.html, .txt, .json, .md, .csv, .tex, data.csv and log_likelihood.nc, each written whole
             or not at all. The report of the same name that is there is replaced; a folder with a run, or with a report
@@ -114,7 +114,7 @@ def evaluate(
             last digit.
         quiet: True prints nothing; else a line says what is being done, with the time of day, and a terminal shows how
             long it will take.
-        plan: how closely it looks, by the names of `pyro_vae.experiment.evaluate.evaluation_plan.Plan`: `test_data`,
+        plan: how much is computed, by the names of `pyro_vae.experiment.evaluate.evaluation_plan.Plan`: `test_data`,
             `elbo_samples`, `num_samples` (K of log p(x), 1000), `annealed_data` (100; 0 is none), `num_temperatures`,
             `num_chains`, `escalated_draws`, `latent_data`, `latent_samples`, `posterior_draws`, `saved_numbers`.
 
@@ -136,7 +136,7 @@ def evaluate(
         ...              pv.likelihoods.Bernoulli(pv.networks.MLP((2,), (4,))))
         >>> found = evaluate(vae, torch.eye(4), quiet=True, num_samples=50, annealed_data=0)
         >>> found.log_likelihood.mean >= found.elbo.mean, found.khat.shape, found.report["left_out"]["baselines"]
-        (True, torch.Size([4]), 'there are test data alone, and this needs training data, which Splits have')
+        (True, torch.Size([4]), 'there are only test data, and this needs training data, which Splits have')
     """
     plan_of = _plan(plan)
     say: Say = (lambda sentence: None) if quiet else _say
@@ -172,7 +172,7 @@ def _finished(look: Look, folder: Path | None, say: Say) -> Evaluation:
         return Evaluation(report, None, found["reconstruction"], None, None, found["rmse"], None, None, written)
     terms, curve = look.terms, look.curve
     of_x = "log p(x|y)" if look.trained.facts.conditional else "log p(x)"
-    # Which data they are of, as `evaluation.paired` asks.
+    # The data that they belong to, which `evaluation.paired` checks.
     bound = replace(look.log_likelihood, quantity=of_x, fingerprint=terms.elbo.fingerprint, labels=terms.elbo.labels)
     parts = terms.elbo, terms.reconstruction, terms.kl, bound
     return Evaluation(report, *parts, None, curve.khat, curve, written)

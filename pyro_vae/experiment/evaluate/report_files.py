@@ -1,7 +1,7 @@
 """Writes the files of an evaluation: one dictionary as text, tables, numbers for other programs, and a page.
 
 None of them depends on the clock, nor on how the work was shared out, except `timings.json`. That file is removed
-before the others are written, and comes after them. Where it is missing, an evaluation was cut.
+before the others are written, and written last. If it is missing, an evaluation was interrupted.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def completed(look: Look) -> dict[str, Any]:
 
 
 def timings(look: Look) -> dict[str, Any]:
-    """Says when, by what command (of a run) and in how many seconds: all that two evaluations may differ in."""
+    """Records when, by what command (for a run) and in how many seconds: all that two evaluations may differ in."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     typed = {"command": command()} if look.trained.is_run else {}
     return {"evaluated": now, **typed, "seconds": dict(look.timings)}
@@ -94,13 +94,13 @@ def about(look: Look) -> dict[str, Any]:
     """Names what was evaluated, its parts, the versions and the machine."""
     vae, device = look.trained.vae, look.trained.facts.device
     own = {**look.trained.described(look.plan.changed()), **surroundings(device)}
-    if isinstance(vae, nn.Module):  # of any other, nobody knows which are its own
+    if isinstance(vae, nn.Module):  # of any other it is not known which are its own
         own["num_parameters"] = sum(parameter.numel() for parameter in vae.parameters())
     return own
 
 
 def card(look: Look) -> dict[str, str]:
-    """Lists what must be the same where two evaluations are compared, then what a reviewer asks first."""
+    """Lists what must be the same in evaluations that are compared, then what a reviewer asks first."""
     return {
         **look.trained.tested(len(look.test)),
         **_of_data(look.trained.card),

@@ -1,4 +1,4 @@
-"""What a program shows when it is run once: what it observes and how, its latent sites, and whether it needs labels.
+"""What running a program once shows: what it observes and how, its latent sites, and whether it needs labels.
 
 This holds for any program with a model and a guide. Members are described by their classes, and by the arguments that
 they keep.
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 
 
 def check_program(vae: Any) -> None:
-    """Raises UsageError unless it has a model and a guide to call."""
+    """Raises UsageError unless there are a model and a guide to call."""
     lacking = [name for name in ("model", "guide") if not callable(getattr(vae, name, None))]
     if lacking:
         raise UsageError(
@@ -68,7 +68,7 @@ def look_at(vae: Any, x: Tensor, y: Tensor | None, conditional: bool | None) -> 
         return _seen(vae, _traced(vae, x), x), False
     except DataError:
         raise
-    except Exception:  # whatever a program says that lacks its labels
+    except Exception:  # whatever a program raises without its labels
         if conditional is False or y is None:
             raise
         with_labels = _tried(vae, x, y)
@@ -104,7 +104,7 @@ def _silent(vae: Any, x: Tensor, y: Tensor | None) -> str:
     try:
         with torch.no_grad(), undisturbed(vae), stream(0, "look", device=x.device):
             made = vae.model() if y is None else vae.model(None, y)
-    except Exception as error:  # whatever a program says that lacks its data
+    except Exception as error:  # whatever a program raises without its data
         reason = f"{type(error).__name__}, {' '.join(str(error).split())[:150]}"
     else:
         if isinstance(made, Tensor) and made.shape[1:] == x.shape[1:]:

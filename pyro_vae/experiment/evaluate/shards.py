@@ -1,11 +1,11 @@
-"""An evaluation that is shared out over processes and machines: the files of shards, and their merge.
+"""An evaluation divided over processes and machines: the files of its shards, and their merge.
 
     RUN/shards/shard-00000-of-00004.safetensors    the columns of the parts of its blocks, see `block_tasks`
     RUN/shards/shard-00000-of-00004.json           their run, model, plan and version, SHA-256 and size of the other
                                                    file, ... and the SHA-256 of all this
 
-Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Nothing in
-either file depends on the clock: computed again, a shard has the same bytes.
+Shard i of n takes every n-th block of the work, from block i on. A shard exists once its manifest does. Neither file
+depends on the clock: a shard computed again has the same bytes.
 """
 
 import json
@@ -89,7 +89,7 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
 
 
 def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
-    """Puts together what all shards in a folder have computed, which is what one process would have computed.
+    """Joins what all shards in a folder have computed, which is what one process would have computed.
 
     Args:
         subject: what is evaluated.
@@ -110,7 +110,7 @@ def merge(subject: Subject, folder: Path) -> dict[str, Part | str]:
             theirs, of = dict(body["of"]), Shard(*body["shard"])
         _check_same(path, theirs, ours)
         if of != shard:
-            raise CheckpointError(f"{path} is a copy of shard {of}: remove it, and make shard {shard}")
+            raise CheckpointError(f"{path} is a copy of shard {of}: remove it, and compute shard {shard}")
         tensors = _read_tensors(path, body)
         with manifest_file.well_formed(path):
             for key in ((name, number) for name, numbers in _share(subject, shard) for number in numbers):
@@ -140,7 +140,7 @@ def identity(subject: Subject) -> dict[str, Any]:
 
 def _run_of(subject: Subject) -> TrainedRun:
     if not isinstance(subject.trained, TrainedRun):
-        raise UsageError("shards are of the evaluation of a run")
+        raise UsageError("shards belong to the evaluation of a run")
     return subject.trained
 
 
@@ -159,17 +159,17 @@ def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     if not paths:
         place: dict[str, Any] = {} if folder.parent == run else {"out": folder.parent}
         make = command_line("evaluate", run, **place, **places_of(trained.config), shard="i/n")
-        raise CheckpointError(f"{folder} holds no shards: make them with {make}, i = 0 ... n-1")
+        raise CheckpointError(f"{folder} holds no shards: compute them with {make}, i = 0 ... n-1")
     numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:
         raise CheckpointError(
-            f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: remove all but those of one"
+            f"{folder} holds shards of {' and of '.join(map(str, numbers))}, which overlap: keep only those of one"
         )
     missing = [Shard(i, numbers[0]) for i in range(numbers[0]) if Shard(i, numbers[0]) not in paths]
     if missing:
         named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         raise CheckpointError(
-            f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
+            f"{folder} lacks shard {named}: compute it with `shard={missing[0]}`, then `merge=True` again"
         )
     return sorted(paths.items())
 

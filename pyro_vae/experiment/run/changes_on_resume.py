@@ -1,8 +1,8 @@
 """What may change when a run is resumed: where it computes, what it reports, and how long it trains.
 
-More epochs are allowed at a constant learning rate, and more patience at any: the epochs that were made stay what they
-are in a run that had them from the beginning. The other settings that decide the training must stay, and so must the
-data.
+More epochs are allowed with a constant learning rate, and more patience with any, since the epochs so far are the same
+as in a run that had these settings from the beginning. The other settings that decide the training must stay, and so
+must the data.
 """
 
 import json
@@ -20,7 +20,7 @@ from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run, free_name, saved_config
 
 _FREE = (*Config.within("place"), *Config.within("report"))
-# What a protocol says of that, and what one means that does not say it: it is older, or of data without any of it.
+# The entry in a protocol, and its meaning if it is missing, as in older protocols or for data without any of it.
 _WHAT_THE_MODEL_SEES = {
     "sha256": "nothing",
     "num_levels": "nothing",
@@ -46,7 +46,7 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
         given: the names of the settings that were given explicitly.
 
     Raises:
-        UsageError: a setting that was given contradicts the saved run.
+        UsageError: a given setting contradicts the saved run.
         CheckpointError: the saved config is damaged.
     """
     saved = saved_config(folder)
@@ -80,7 +80,7 @@ def _why_no_longer(folder: Path, saved: Config, epochs: int) -> str:
 def check_same_config(run: Run, before: Config) -> None:
     """Compares the config of a run with the config of its checkpoint.
 
-    `config_for_resume` has compared config.json already. This is for a file that was edited, or lost.
+    `config_for_resume` has already compared config.json; this catches a file that was edited or lost.
 
     Args:
         run: the folder, and its config.
@@ -98,7 +98,7 @@ def check_same_config(run: Run, before: Config) -> None:
 
 
 def _refused(before: Config, after: Config, names: Iterable[str]) -> list[str]:
-    """Lists those of some settings that differ and may not, in the order of their names."""
+    """Lists the settings that differ but must not, in the order of their names."""
     longer = before.lr_schedule == "constant" and after.epochs > before.epochs
     more_patient = 0 < before.patience < (after.patience or math.inf)
     changed = {name for name in names if getattr(after, name) != getattr(before, name)}

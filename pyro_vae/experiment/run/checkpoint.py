@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, or to be used, in two files that hold no code.
+"""Checkpoints: all that a run needs to continue or to be used, in two files that hold no code.
 
     epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/..., noise/<device>
     epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, SHA-256 of the
@@ -64,7 +64,7 @@ class Checkpoint:
     sha256: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the program at its best epoch, or those that it has before the first epoch ends."""
+        """The tensors of the program at its best epoch, or its present tensors before the first epoch ends."""
         return self.progress.best_tensors or self.program
 
     def restore(self, program: Program, optimizer: torch.optim.Optimizer) -> Progress:
@@ -79,7 +79,7 @@ class Checkpoint:
         with fitting("program"):
             program.set_tensors(self.program)
         if self.progress.part is not None:
-            with fitting("stream of noise"):  # of another version of torch, say
+            with fitting("stream of noise"):  # for example of another version of torch
                 torch.Generator().set_state(self.progress.part.noise["cpu"])
         return self.progress
 
@@ -87,7 +87,8 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint, and removes all except the last few.
 
-    A checkpoint within an epoch gives way to the next one. Only checkpoints of whole epochs count among the last few.
+    The next checkpoint replaces one that was made within an epoch. Only checkpoints of whole epochs count among the
+    last few.
 
     Args:
         folder: the folder of checkpoints.
@@ -264,7 +265,7 @@ def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, T
         part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
     )
     if progress.best_epoch > progress.epoch:
-        raise ValueError(f"epoch {progress.best_epoch} is said to be the best of {progress.epoch}")
+        raise ValueError(f"epoch {progress.best_epoch} is recorded as the best of {progress.epoch}")
     if progress.part is not None and not (progress.part.steps and "cpu" in noise):
         raise ValueError("the part of an epoch has steps, and a position in the stream of their noise")
     return progress
@@ -282,7 +283,7 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, A
 
 
 def _check_slots(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Checks what torch does not look at: that the state of each parameter has its shape."""
+    """Checks what torch does not check: that the state of each parameter has its shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, slots in state["state"].items():
         for name, value in slots.items():

@@ -1,4 +1,4 @@
-"""A file of a run that cannot be used: the error that says so, and reading JSON with that error."""
+"""Damaged files of a run: their error, and reading JSON with that error."""
 
 from pathlib import Path
 from typing import Any

@@ -39,7 +39,7 @@ class EpochHistory:
             raise damaged(self.path, error) from error
 
     def length(self) -> int:
-        """Counts the records, of a run that may be going on."""
+        """Counts the records, also while the run is training."""
         return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
 
     def append(self, record: Record) -> None:
@@ -53,14 +53,14 @@ class EpochHistory:
         return self._sha256.hexdigest()
 
     def first_lines(self, epochs: int, sha256: str) -> bytes:
-        """Reads the lines of the first epochs, and holds them to what their checkpoint says.
+        """Reads the lines of the first epochs, and checks them against their checkpoint.
 
         Args:
             epochs: how many lines belong to the checkpoint.
             sha256: the SHA-256 of these lines; "" where the checkpoint does not know it.
 
         Raises:
-            CheckpointError: the lines are not there, or are others.
+            CheckpointError: the lines are missing, or differ.
         """
         numbers = [record.get("epoch") for record in self.records()[:epochs]]
         if len(numbers) < epochs or numbers != list(range(1, epochs + 1)):

@@ -1,4 +1,4 @@
-"""The data of a split as an evaluation sees them: all of them or a random subset, in one fixed draw."""
+"""The data of a split as an evaluation sees them: all or a random subset, in one fixed draw."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class DataInMemory(NamedTuple):
     Attributes:
         x: (N, *x_shape).
         y: one-hot labels (N, C), for a conditional program.
-        labels: (N,), where the data have any.
+        labels: (N,), if the data have any.
     """
 
     x: Tensor
@@ -31,9 +31,9 @@ class DataInMemory(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DataReader:
-    """Reads data when they are asked for, so that only `whole` has a mapped file in memory as a whole.
+    """Reads data when they are needed, so that only `whole` puts all of a mapped file into memory.
 
-    The data that it gives are on the config's device.
+    The data are on the config's device.
 
     Args:
         config: `conditional`, `test_data`, `data_seed` and `device` are read.
@@ -60,7 +60,7 @@ class DataReader:
 
     @cached_property
     def labels(self) -> Tensor | None:
-        """The labels (N,), where the data have any."""
+        """The labels (N,), if the data have any."""
         labels = self.split.labels
         return labels if labels is None or self.positions is None else labels[self.positions]
 
@@ -72,7 +72,7 @@ class DataReader:
 
     @cached_property
     def ids(self) -> np.ndarray | None:
-        """The names of the rows (N,), where the file has any."""
+        """The names of the rows (N,), if the file has any."""
         ids = self.split.ids
         return ids if ids is None or self.positions is None else ids[self.positions.numpy()]
 

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 from pyro_vae import system
 from pyro_vae.errors import StorageError, UsageError
 
-LARGEST_JSON = 1 << 24  # bytes; the manifest of a large model has some ten thousand
+LARGEST_JSON = 1 << 24  # bytes; the manifest of a large model has about ten thousand
 _TEMPORARY = ".pyro_vae-partial"
 _LONGEST_HOLDER = 1000  # characters; a team has some hundred
 
@@ -78,7 +78,7 @@ def remove(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Checks that `write` could write a file, before the work whose results it is to hold. Nothing stays of that.
+    """Checks that `write` could write a file, before the work whose results it will hold. It leaves no trace.
 
     Raises:
         StorageError: its folder is not there or cannot be written to, or the path is a folder.
@@ -92,7 +92,7 @@ def check_file(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Checks that files could be written into a folder, which may have to be made. Nothing stays of that.
+    """Checks that files could be written into a folder, which need not exist yet. It leaves no trace.
 
     Raises:
         StorageError: they could not.
@@ -108,7 +108,7 @@ def make_folder(path: Path) -> None:
 
 
 def claim_folder(path: Path) -> bool:
-    """Creates a folder, and its parents. Returns False where it is there already, and so may be another's."""
+    """Creates a folder, and its parents. Returns False if it exists already, so another process could own it."""
     make_folder(path.parent)
     with storage_errors(path):
         try:
@@ -131,11 +131,11 @@ class Lock(NamedTuple):
     descriptor: int
 
     def fileno(self) -> int:
-        """The descriptor, for a child process that is to hold the file too."""
+        """The descriptor, for a child process that will hold the file too."""
         return self.descriptor
 
     def sign(self, holder: str) -> None:
-        """Writes into the file who holds it."""
+        """Writes the holder's name into the file."""
         with storage_errors(self.path):
             os.ftruncate(self.descriptor, 0)
             os.lseek(self.descriptor, 0, os.SEEK_SET)
@@ -176,7 +176,7 @@ def from_json(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
-        raise ValueError(f"{size} bytes are more than any file of this kind has")
+        raise ValueError(f"{size} bytes are more than a file of this kind can have")
     try:
         content = json.loads(path.read_bytes())
     except RecursionError as error:

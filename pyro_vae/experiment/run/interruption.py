@@ -13,10 +13,10 @@ from pyro_vae import system
 
 
 class Interruption:
-    """A note of whether a signal has come. Calling it answers that.
+    """Records whether a signal has come. Call it to ask.
 
     Args:
-        agree: makes one number of those that each of many processes got, 0 where none came.
+        agree: makes one number from the signals that many processes got, 0 for none.
 
     Attributes:
         number: the number of the signal; None before it.
@@ -64,7 +64,7 @@ def noted(agree: Callable[[int], int] = lambda number: number) -> Iterator[Inter
             signal.raise_signal(number)
         interruption.number = number
         with suppress(OSError, AttributeError, ValueError):  # no one may be listening: the step is kept all the same
-            # Not print: the signal may have come in the middle of one.
+            # Not print: the signal can interrupt another print.
             os.write(sys.stderr.fileno(), b"interrupted: keeping this step; a second signal ends at once\n")
 
     before |= {number: signal.signal(number, note) for number in system.STOPPING}

@@ -80,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def well_formed(path: Path) -> Iterator[None]:
-    """Turns the errors of reading a manifest that has the right hash and another form into a sentence.
+    """Turns the errors of reading a manifest with the right hash but the wrong form into a sentence.
 
     Args:
         path: the path of the manifest.
@@ -134,7 +134,7 @@ def _bytes(path: Path, most: int) -> bytes:
     with _readable(path), path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise CheckpointError(f"{path} is damaged: it has more than the {most} bytes that a file of its kind may have.")
+        raise CheckpointError(f"{path} is damaged: it has more than the {most} bytes that a file of its kind can have.")
     return content
 
 
@@ -144,14 +144,14 @@ def _digest(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Shows a value of a foreign file in a message: short, and without what a terminal would obey."""
+    """Shows a value from a foreign file in a message: short, and without control characters."""
     text = str(value)
     return text if len(text) <= 80 and text.isprintable() and text.isascii() else f"{text!a:.80}"
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
+    if path.exists() and not path.is_file():  # reading a pipe would block, and some devices never end
         raise CheckpointError(f"{path} is not a file.")
     try:
         yield

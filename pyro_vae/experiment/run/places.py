@@ -1,4 +1,4 @@
-"""Folders and files that a command names. They are looked at before torch is imported."""
+"""Folders and files that a command names. They are checked before torch is imported."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,7 @@
 """ProgramAndData: what an evaluation looks at. A program, the data that it is compared with, and what is known of both.
 
 A trained run is one, see `trained_run`; a program and data of the caller's own are another. An evaluation asks both the
-same questions. What is not known of a program without a run is empty, and is not mentioned.
+same questions. What is not known without a run is empty, and the report does not mention it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Facts:
         form: what must be known of the data.
         classes, trained_classes: the names of the classes; the numbers of those that the training data have.
         shown_range: the values of x that a picture shows black and white.
-        settings: for report.json, by name; "conditional" is among them.
+        settings: for report.json, by name, including "conditional".
     """
 
     seed: int
@@ -68,7 +68,7 @@ class ProgramAndData:
 
     @property
     def facts(self) -> Facts:
-        """What must be known of it."""
+        """The facts about it."""
         raise NotImplementedError
 
     @property
@@ -83,17 +83,17 @@ class ProgramAndData:
 
     @property
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """Those of the epochs, as history.jsonl has them; empty where they are not known."""
+        """The records of the epochs, as history.jsonl has them; empty if they are not known."""
         raise NotImplementedError
 
     @property
     def progress(self) -> Mapping[str, Any]:
-        """How many epochs were trained and which is the best; empty where that is not known."""
+        """The number of epochs trained and the best one; empty if not known."""
         raise NotImplementedError
 
     @property
     def unfinished(self) -> str:
-        """A sentence where it is known that the training has not come to its end, else ""."""
+        """A sentence if the training is known to be unfinished, else ""."""
         return ""
 
     def reader(self, part: str, num_data: int | None = None) -> DataReader:
@@ -122,7 +122,7 @@ class ProgramAndData:
         raise NotImplementedError
 
     def seeds(self, draws: int) -> str:
-        """Lists the seeds that its numbers depend on, the seed of the draws among them."""
+        """Lists the seeds that its numbers depend on, including the seed of the draws."""
         raise NotImplementedError
 
     def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
@@ -142,7 +142,7 @@ class ProgramAndData:
             UsageError: it is not a `VAE`.
         """
         if not isinstance(self.vae, VAE):
-            raise UsageError(f"{self._name} has two layers of latents, and this is about the z of one")
+            raise UsageError(f"{self._name} has two layers of latents, and this needs one")
         return self.vae
 
     @property

@@ -23,7 +23,7 @@ from pyro_vae.experiment.run import checkpoint, raw_data
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.model.autoencoder import Autoencoder
 
-_MOST_DESCRIBED = 100  # times as many numbers as a file holds; what is made beside its tensors stays below that
+_MOST_DESCRIBED = 100  # times as many numbers as a file holds; all other numbers stay below that
 
 
 def load(run_or_checkpoint: str | Path, *, own: Iterable[OwnMember] = (), **overrides: Any) -> Autoencoder:
@@ -114,7 +114,7 @@ def _check_name(family: str, named: str, classes: tuple[Any, ...]) -> None:
 
 
 def warn(complaints: Iterable[str]) -> None:
-    """Warns of checkpoints that are passed over."""
+    """Warns of checkpoints that are skipped."""
     for complaint in complaints:
         warnings.warn(f"{complaint} Loading an older checkpoint.", stacklevel=3)
 
@@ -125,7 +125,7 @@ def rebuilt(saved: Checkpoint, **overrides: Any) -> Autoencoder:
     Its config carries the classes of a user's own, see `with_members`; overrides are members that were built, else they
     and the errors are those of `pyro_vae.load`.
     """
-    # Not where it was trained: that device may not exist here.
+    # Not where it was trained: that device need not exist here.
     config = replace(saved.config, device=str(overrides.pop("device", "cpu")))
     tensors = saved.tensors()
     _check_latent_dim(config, overrides)
@@ -147,7 +147,7 @@ def _check_latent_dim(config: Config, members: dict[str, Any]) -> None:
 
 
 def _check_sizes(config: Config, form: Form, members: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Refuses a config that describes far more than its file holds, before memory is taken for that."""
+    """Refuses a config that describes far more than its file holds, before memory is allocated for it."""
     held = sum(tensor.numel() for tensor in tensors.values())
     with fitting("program"):
         described = build.num_described(config, *form, **copy.deepcopy(members))

@@ -1,4 +1,4 @@
-"""A run on disk: one folder that says what was computed, how far it came and what came out.
+"""A run on disk: one folder with what was computed, how far it came and the results.
 
     config.json     the Config
     run.json        status, versions, git commit, seeds, data protocol: see `run_status`
@@ -46,7 +46,7 @@ class Run:
         return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
 
     def is_finished(self) -> bool:
-        """Returns whether the report of this very config is there: more epochs or draws are new work."""
+        """Returns whether the report of exactly this config is there: more epochs or draws are new work."""
         same = saved_config(self.path) == self.config
         written = all((self.path / f"report.{ending}").exists() for ending in ("json", "txt"))
         return same and self.status.now() == "finished" and written
@@ -67,7 +67,7 @@ def saved_config(folder: Path) -> Config:
     try:
         return Config.from_dict(read_json(path))
     except UsageError as error:
-        raise CheckpointError(f"{path} is damaged, or of another version: {error}. Put a copy of it back") from error
+        raise CheckpointError(f"{path} is damaged, or from another version: {error}. Restore it from a copy") from error
 
 
 def free_name(path: Path) -> Path:

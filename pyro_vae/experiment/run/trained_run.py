@@ -1,4 +1,4 @@
-"""A trained run that is opened again: its program at the best epoch, its data, and what was written down of it."""
+"""A trained run, opened again: its program at the best epoch, its data, and its records."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,7 +129,7 @@ class TrainedRun(ProgramAndData):
 
     @property
     def unfinished(self) -> str:
-        """A sentence where the training has not come to its end, else ""."""
+        """A sentence if the training is unfinished, else ""."""
         if (status := self.run.status.now()) in ("trained", "finished"):
             return ""
         epochs = f"{self.epochs} of {self.config.epochs} epochs"
@@ -148,7 +148,7 @@ class TrainedRun(ProgramAndData):
         return tested(self.config, self.data.protocol, num_data)
 
     def described(self, changed: Mapping[str, Any]) -> dict[str, Any]:
-        """Names the run, its members, and a command that repeats the numbers, whatever shards they came from."""
+        """Names the run, its members, and a command that repeats the numbers, with or without shards."""
         path, device = self.run.path, self.config.device
         place: dict[str, Any] = {} if device == "cpu" else {"device": device}
         return {
@@ -159,11 +159,11 @@ class TrainedRun(ProgramAndData):
         }
 
     def seeds(self, draws: int) -> str:
-        """Lists the seeds that its numbers depend on, the seed of the draws among them."""
+        """Lists the seeds that its numbers depend on, including the seed of the draws."""
         return f"training {self.config.seed}, data {self.config.data_seed}, draws {draws}"
 
     def verdict(self, test: Mapping[str, Any], num_data: int) -> dict[str, Any] | None:
-        """Judges the preset. An evaluation may take other test data than its run was to be tested on."""
+        """Judges the preset. An evaluation can use other test data than the run's own report."""
         config = replace(self.config, test_data=num_data if num_data < len(self.data.test) else 0)
         cut = self.epochs < config.epochs and not config.patience
         otherwise = {"epochs": self.epochs} if cut else None
@@ -187,7 +187,7 @@ def open_run(
 
     Args:
         path: the path of the folder.
-        device: where it is evaluated; where it was trained does not count, and may not exist here.
+        device: where it is evaluated; the device that it was trained on does not matter, and need not exist here.
         data_dir: where the data are now, if they moved.
         read: whether to read the data now, and not when something asks for them.
         own: classes of a user's own, of which the run takes those that its config names.

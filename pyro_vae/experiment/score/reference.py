@@ -36,9 +36,9 @@ class Reference(NamedTuple):
     gaps: Tensor | None = None
 
     def percentiles(self, values: np.ndarray, gaps: np.ndarray | None = None) -> np.ndarray:
-        """Returns the percentiles of values among the test data of the same gaps; NaN where those are too few.
+        """Returns the percentiles of values among the test data of the same gaps; NaN if there are too few.
 
-        log p of other numbers is another quantity, with another unit where they are measurements.
+        log p of a different set of numbers is another quantity, and for measurements has another unit.
 
         Args:
             values: (N,), log p(x).

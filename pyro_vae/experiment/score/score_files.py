@@ -80,7 +80,7 @@ def write_share(rows: ScoredRows, shard: Shard, out: Path, say: Say) -> Path:
 
 
 def merge(rows: ScoredRows, out: Path, say: Say) -> list[str]:
-    """Puts the shares in the folder of a table together: the bytes that one process would have written.
+    """Joins the shares in the folder of a table, into the bytes that one process would have written.
 
     Args:
         rows: what is scored.
@@ -234,7 +234,7 @@ def _complete(folder: Path) -> list[tuple[Shard, Path]]:
     paths = sorted(folder.glob("shard-*-of-*.json"))
     numbers = {path.stem.rpartition("-")[2] for path in paths}
     if not paths:
-        raise CheckpointError(f"{folder} holds no shards: make them with `shard=i/n`, i = 0 ... n-1")
+        raise CheckpointError(f"{folder} holds no shards: compute them with `shard=i/n`, i = 0 ... n-1")
     if len(numbers) > 1 or not (number := numbers.pop()).isdecimal():
         raise CheckpointError(
             f"{folder} holds shards of several numbers, which overlap: remove the shards of all numbers except one"
@@ -244,7 +244,7 @@ def _complete(folder: Path) -> list[tuple[Shard, Path]]:
     if missing:
         named = ", ".join(map(str, missing[:20]))
         raise CheckpointError(
-            f"{folder} lacks shard {named}: make it with `shard={missing[0]}`, then `merge=True` again"
+            f"{folder} lacks shard {named}: compute it with `shard={missing[0]}`, then `merge=True` again"
         )
     return [(shard, folder / f"{shard.stem}.json") for shard in shards]
 

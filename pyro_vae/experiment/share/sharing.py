@@ -7,7 +7,7 @@
     samples.png, reconstructions.png, columns.png
 
 config.json is written first. If the rest is cut short, its hashes refuse what is there, and the same command writes all
-of it anew. It is checked as the manifest of a checkpoint is, see `manifest`.
+of it again. It is checked as the manifest of a checkpoint is, see `manifest`.
 """
 
 import contextlib
@@ -246,7 +246,7 @@ def _trained(run: Path) -> Checkpoint:
     if complaints:
         finished = f"remove {run / 'report.json'}, then " if (run / "report.json").exists() else ""
         raise CheckpointError(
-            f"{complaints[0]} Mend the run first: {finished}{command_line('train', out=run, resume=True)}"
+            f"{complaints[0]} Repair the run first: {finished}{command_line('train', out=run, resume=True)}"
         )
     if newest is None or not newest.progress.best_epoch:
         raise CheckpointError(f"{run} has no whole epoch yet: go on with {command_line('train', out=run, resume=True)}")
@@ -306,7 +306,7 @@ def _card(
 
 
 def _own(trained: Checkpoint, program: Program) -> list[model_card.Own]:
-    """What no file brings along: members by place, and those that a caller passed."""
+    """What no file of the program holds: members by place, and those that a caller passed."""
     config = trained.config
     places = {family: getattr(config, family) for family in FACTS if is_place(getattr(config, family))}
     others = {
@@ -325,7 +325,7 @@ def _facts(trained: Checkpoint, program: Program, about: dict[str, Any]) -> dict
     config, progress = trained.config, trained.progress
     more, size = {}, build.batch_size(config, about["protocol"]["split"]["sizes"]["train"])
     if source := about.get("refitted_from"):
-        more["refitted"] = f"the prior alone; encoder and decoder are those of the run {Path(source['run']).name}"
+        more["refitted"] = f"only the prior; encoder and decoder are those of the run {Path(source['run']).name}"
     for source in about.get(lineage.KEY, [])[:1]:
         more["started from"] = f"the weights of epoch {source['epoch']} of the run {Path(source['run']).name}"
     return {
@@ -356,7 +356,7 @@ def _report(run: Path, epoch: int) -> dict[str, Any]:
     report = files.from_json(path)
     if (of := report["training"]["best_epoch"]) != epoch:
         raise CheckpointError(
-            f"{path} is of epoch {of}, and the best epoch is {epoch} by now: make it again, "
+            f"{path} is of epoch {of}, but the best epoch is now {epoch}: make it again with "
             f"{command_line('train', out=run, resume=True)}"
         )
     return report

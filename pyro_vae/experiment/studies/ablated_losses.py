@@ -1,4 +1,4 @@
-"""The three losses of an ablation, as configs. No torch is needed here, so that a clash is answered at once."""
+"""The three losses of an ablation, as configs. No torch is needed here, so a clash is reported at once."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -28,11 +28,11 @@ def ablated(config: Config, given: Collection[str]) -> dict[str, Config]:
         0.0
     """
     if weights := sorted({*given} & {"kl_weight", "reconstruction_weight"}):
-        raise UsageError(f"`{weights[0]}` is what the three runs differ in: leave it out")
+        raise UsageError(f"`{weights[0]}` is set by the three runs: leave it out")
     if config.posterior == "delta":
-        raise UsageError("`posterior='delta'` has no finite KL, so that two of the three losses do not exist")
+        raise UsageError("`posterior='delta'` has no finite KL, so two of the three losses do not exist")
     if config.layers == 2:
-        raise UsageError("`layers=2` has two KLs to leave out, and these runs differ in one: leave it out")
+        raise UsageError("`layers=2` has two KLs, and these runs differ in only one: leave it out")
     configs = {
         name: replace(config, reconstruction_weight=reconstruction, kl_weight=kl)
         for name, (reconstruction, kl) in WEIGHTS.items()

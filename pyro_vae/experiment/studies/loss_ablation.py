@@ -108,19 +108,19 @@ def train(
         folder: it holds one folder for each key of `WEIGHTS`.
         config: the settings of all three, except the weights.
         given: the names of the settings that were given explicitly, which must agree with runs that are there already.
-        resume: whether there may be such runs.
+        resume: whether such runs are allowed.
         display: how epochs are shown.
         wording: turns notes on data and settings into the reader's words.
 
     Raises:
-        UsageError: there are runs and there may be none, settings contradict them, a weight is given, or the program
+        UsageError: there are runs and `resume` is False, settings contradict them, a weight is given, or the program
             has not one KL of one layer.
     """
     configs = ablated(config, given)
     places = {name: place(folder, name) for name in WEIGHTS}
     there = [path for path in places.values() if Run(path, config).exists()]
     if there and not resume:
-        raise UsageError(f"{there[0]} holds a run already: add `resume=True` to go on, or use another `folder`")
+        raise UsageError(f"{there[0]} already holds a run: add `resume=True` to go on, or use another `folder`")
     if there:
         configs = ablated(config_for_resume(there[0], config, given), given)
     for name, weighted in through("runs", configs.items(), len(configs)):
@@ -237,10 +237,10 @@ def _bounds(vae: VAE, data: DataInMemory, plan: Plan) -> tuple[dict[str, Estimat
 
 
 def _aggregate(vae: VAE, data: DataInMemory, num_samples: int, seed: int) -> dict[str, Estimate | None]:
-    """Estimates the terms of q(z) of all labels together; without one p(z) for all there is no marginal KL."""
+    """Estimates the terms of q(z) of all labels together; there is no marginal KL without a single p(z)."""
     try:
         terms = evaluation.aggregate_terms(vae, data.x, num_samples, data.y, seed)
-    except ValueError:  # any other reason than the prior is raised again by the next line
+    except ValueError:  # an error with any other cause is raised again by the next line
         information = evaluation.mutual_information(vae, data.x, num_samples, data.y, seed)
         return {"marginal_kl": None, "mutual_information": information}
     return {"marginal_kl": terms.marginal_kl, "mutual_information": terms.mutual_information}

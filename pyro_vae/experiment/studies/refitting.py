@@ -76,7 +76,7 @@ def refitted_config(before: Config, prior: str, changes: dict[str, Any], own: Ow
             "Name a run with another posterior"
         )
     if before.layers == 2:
-        raise UsageError("a run of two layers of latents has no prior of one z to replace: name a run of one layer")
+        raise UsageError("a run of two layers of latents has no single prior to replace: name a run with one layer")
     elbo = replace(
         before, objective="mean_field_elbo", gradient="total", kl_weight=1.0, reconstruction_weight=1.0, kl_warmup=0
     )
@@ -104,8 +104,8 @@ def with_prior(trained: TrainedRun, config: Config) -> VAE:
     new = cast(VAE, build.vae(config, *data.form, posterior=posterior, likelihood=likelihood))
     if not any(parameter.requires_grad for parameter in new.prior.parameters()):
         raise UsageError(
-            f"`prior={config.prior!r}` has no parameters, so that there is nothing to fit: "
-            "name one that learns, e.g. `prior='vamp'`, mixture or flow"
+            f"`prior={config.prior!r}` has no parameters to fit: name one that learns, e.g. `prior='vamp'`, mixture "
+            f"or flow"
         )
     train = data.train.in_memory()
     y = train.one_hot(data.num_classes) if config.conditional else None
@@ -183,7 +183,7 @@ class Swap:
         return elbo.mean + kl.mean, math.hypot(elbo.monte_carlo_error, kl.monte_carlo_error)
 
     def faults(self) -> list[str]:
-        """Lists what does not hold, a sentence each."""
+        """Lists what fails, one sentence each."""
         allowed = ROUNDING * max(1.0, self.before.elbo.value.abs().max().item())
         stays = {"reconstruction": "reconstruction", "mutual_information": "mutual information"}
         checks = {f"the {words} changed": self._change(name) for name, words in stays.items()}
@@ -267,7 +267,8 @@ def swap(name: str, old: VAE, new: VAE, data: DataInMemory, num_samples: int, co
 def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display: Display = nothing) -> list[Swap]:
     """Fits another prior as a run of its own, and compares it to the one before, on test and on training data.
 
-    The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt beside the report.
+    The folder is that of any run, with `refitted_from` in its run.json, and refit.json and refit.txt next to the
+    report.
 
     Args:
         trained: the run whose encoder and decoder are kept.
@@ -284,10 +285,10 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     """
     run = Run(folder, config)
     if run.exists():
-        raise UsageError(f"{folder} holds a run already: use another `folder`")
+        raise UsageError(f"{folder} already holds a run: use another `folder`")
     with stage("building the program"):
         program = with_prior(trained, config)
-    only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked at their training
+    only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked before their training
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
     with training_lock.locked(folder, b""):

@@ -1,9 +1,9 @@
-"""What a trained run draws and decodes: pictures as PNG, each with the arrays that it shows as NPZ.
+"""What a trained run draws and decodes: PNG pictures, each with an NPZ file of the arrays that it shows.
 
 N is the number of data shown, D that of latent dimensions, x_shape the shape of one datum. Where test data are shown,
 `positions` are theirs among the test data, `rows` those in the file, and `ids` what the file calls them. `labels` are
 there if the data have them, numbers of `classes` where these have names. Means are those of p(x|z), in the units of x,
-which of a table are those of its file; `names` are those of its columns.
+which for a table are the units of its file; `names` are the names of its columns.
 
     samples.npz          z (N, D) from the prior, mean and x, a draw at the same z, (N, *x_shape); labels (N,)
     samples.csv          of tables: x, with the names of the columns, and the label
@@ -76,7 +76,7 @@ class Wanted:
 
 
 class Chosen(Source):
-    """A run with all its test data, and what is wanted of it."""
+    """A run with all its test data, and what to draw."""
 
     trained: TrainedRun
 
@@ -114,7 +114,7 @@ class Chosen(Source):
         }
 
     def samples(self) -> image_views.Samples:
-        """Draws as many data as are wanted, of a conditional run the classes in turn."""
+        """Draws as many data as are wanted; a conditional run takes the classes in turn."""
         number, y = self.wanted.number, self.y
         if y is not None:
             kinds = y.unique_consecutive(dim=0)
@@ -134,7 +134,7 @@ class Chosen(Source):
 def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     """Writes pictures and arrays into the folder, one after another, and yields a sentence about each.
 
-    The same run and the same wishes give the same bytes.
+    The same run and the same choices give the same bytes.
 
     Args:
         trained: the run, see `open_run`.
@@ -204,7 +204,7 @@ def to_npz(arrays: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-# The arrays that a picture has beside those of its view, and a sentence about it.
+# The arrays that a picture has in addition to those of its view, and a sentence about it.
 About = tuple[dict[str, Any], str]
 
 
@@ -311,7 +311,7 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
     if "base" in wanted.paths and "base" not in _kinds(trained):
         above = " of z2, not of the z1 that the path is in" if trained.config.layers == 2 else ""
         raise UsageError(
-            f"the path 'base' leads through the base of a prior that is a flow; this run has "
+            f"the path 'base' needs a prior that is a flow; this run has "
             f"`prior={trained.config.prior!r}`{above}. Use 'spherical'"
         )
     _check_class(trained, wanted.y)
@@ -324,7 +324,7 @@ def _check_class(trained: TrainedRun, y: int | str | None) -> None:
         raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
     number = _class(trained, "y", y)
     if number not in trained.trained_classes:
-        raise UsageError(f"`y={y}`: no training datum has this label, so that there is nothing to sample from")
+        raise UsageError(f"`y={y}`: no training datum has this label, so there is nothing to sample from")
 
 
 def _class(trained: TrainedRun, argument: str, label: int | str) -> int:

@@ -1,7 +1,8 @@
 """Commands side by side, each a process of its own, and a folder that only one such team works in.
 
 The process that starts the team holds a lock on the folder, and every other one inherits it. So the lock is free when
-the last of them has ended. `kill -9` of the first leaves runs at work, and a second team is refused until they end.
+the last of them has ended. After `kill -9` of the first process its runs continue, and a second team is refused until
+they end.
 """
 
 import itertools

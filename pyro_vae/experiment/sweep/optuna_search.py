@@ -1,6 +1,6 @@
-"""Settings chosen one after another by what those before were worth: Optuna's tree-structured Parzen estimator.
+"""Settings chosen one after another by the results of earlier ones: Optuna's tree-structured Parzen estimator.
 
-search.log keeps what was chosen, and what it was worth. Trials that were cut are resumed, with their runs.
+search.log keeps each choice and its result. Interrupted trials are resumed, with their runs.
 
 Reference:
     Bergstra, Bardenet, Bengio & Kégl, "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011,
@@ -19,10 +19,10 @@ from pyro_vae.experiment.sweep.swept_settings import Range, Setting, Space, labe
 
 
 def search(sweep: Sweep, space: Space) -> list[Setting]:
-    """Trains as many settings as the space has trials, so many side by side that every process has a run.
+    """Trains as many settings as the space has trials, and enough of them side by side that every process has a run.
 
-    What a trial draws depends on its number and on what was known before it. So it depends on how many trials are side
-    by side, and not on breaks.
+    The draw of a trial depends on its number and on the results before it. It therefore depends on how many trials run
+    side by side, but not on interruptions.
 
     Args:
         sweep: where they are trained.
@@ -50,7 +50,7 @@ def search(sweep: Sweep, space: Space) -> list[Setting]:
 def _going(
     study: optuna.Study, distributions: dict[str, BaseDistribution], side_by_side: int, trials: int
 ) -> list[FrozenTrial]:
-    """The trials whose worth is not known yet: those that were cut, else new ones, as many as go side by side."""
+    """The trials without a result: interrupted ones, or else new ones, as many as run side by side."""
     asked, going = len(study.trials), study.get_trials(states=[TrialState.RUNNING])
     missing = -asked % side_by_side or (0 if going else side_by_side)  # a team may be cut while it is chosen
     for number in range(asked, min(trials, asked + missing)):

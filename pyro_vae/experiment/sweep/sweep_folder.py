@@ -1,4 +1,4 @@
-"""The folder of a sweep: what it plans, what its runs came to, and what was read from their reports.
+"""The folder of a sweep: its plan, the results of its runs, and what was read from their reports.
 
 sweep.json      the plan, the setting chosen as soon as it is, and what its runs reported of test data
 NAME,seed=S/    an ordinary run, with train.log
@@ -196,7 +196,7 @@ class Sweep:
         self._work(tasks, Task.is_trained, test=False)
 
     def test(self, setting: Setting) -> None:
-        """Lets the runs of one setting report on test data, if they have not.
+        """Makes the runs of one setting report on test data, if they have not yet.
 
         Raises:
             PyroVAEError: runs failed; it is raised when all others have ended.
@@ -210,10 +210,10 @@ class Sweep:
     def tests(self, setting: Setting) -> list[dict[str, Any]]:
         """Returns what the runs of a setting reported of test data, see `Task.test`, as this sweep first read it.
 
-        It is kept, since a later evaluation writes reports of other draws and data over theirs.
+        It is kept, since a later evaluation overwrites their reports with other draws and data.
 
         Raises:
-            CheckpointError: a report cannot be read, or is none of the training.
+            CheckpointError: a report cannot be read, or is not the report of the training.
         """
         known = self._read().get("tests", {})
         tests = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
@@ -255,7 +255,7 @@ class Sweep:
 
     def _command(self, task: Task, **more: bool) -> list[str]:
         config = task.run.config
-        # The members of the user's own have been checked, and hold wherever a process starts.
+        # The user's own members have been checked, and their places are valid wherever a process starts.
         own = {**places_of(config, absolute=True), "no_check": True} if config.own.given() else {}
         return [*self.trainer, *flags({**presets.changed(config), **own, "out": task.path, "resume": True, **more})]
 

@@ -1,9 +1,9 @@
 """A sweep: every setting is trained from several seeds, the best is chosen on validation data, and only that is tested.
 
-Beside what `sweep_folder` keeps there, the folder holds
+In addition to what `sweep_folder` keeps there, the folder holds
 
 sweep.lock      held while runs are at work
-report.*        settings, runs, and what the chosen one is worth on test data; pictures beside them
+report.*        settings, runs, and what the chosen one is worth on test data; pictures next to them
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ _OF_THE_DATA = ("binarize", "dequantize", "split", "likelihood", "conditional")
 
 
 def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> None:
-    """Trains all settings, chooses one, tests it, writes and prints the report. It goes on with a sweep that was cut.
+    """Trains all settings, chooses one, tests it, writes and prints the report. It continues an interrupted sweep.
 
     Args:
         folder: new, or that of a sweep with the same plan.
@@ -45,7 +45,7 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     Raises:
         UsageError: settings cannot be built or do not compare, or the folder holds another sweep, or a run.
         DivergenceError: every setting has a run that diverged.
-        PyroVAEError: runs failed; the same call takes them up again.
+        PyroVAEError: runs failed; the same call continues them.
     """
     if jobs < 0:
         raise UsageError(f"`jobs` must be 1 or more, or 0 for one per core; got {jobs}")
@@ -148,7 +148,9 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     chosen = sweep.chosen() or ranking.best(groups)
     if chosen is None:
         write(sweep.folder, ranking.content(groups, runs, card))
-        raise DivergenceError(f"every setting has a run that diverged, none can be chosen: {sweep.folder}/report.txt")
+        raise DivergenceError(
+            f"every setting has a run that diverged, so none can be chosen: {sweep.folder}/report.txt"
+        )
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
     sweep.choose(chosen)

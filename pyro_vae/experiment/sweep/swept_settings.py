@@ -1,6 +1,6 @@
 """The settings of a sweep: values of some fields of `Config`, crossed or between two ends, over what they share.
 
-No torch is needed here, so that a wrong name or value is answered at once.
+No torch is needed here, so a wrong name or value is reported at once.
 """
 
 import itertools
@@ -121,7 +121,7 @@ class Space:
     def _product(self) -> list[tuple[str, ...]]:
         if (size := math.prod(map(len, self.grids.values())) * self.seeds) > _MOST_RUNS:
             raise UsageError(
-                f"that would be {size:,} runs; at most {_MOST_RUNS:,} make sense. `search` tries some of them"
+                f"that would be {size:,} runs, and the most is {_MOST_RUNS:,}. Use `search` to try some of them"
             )
         return list(itertools.product(*self.grids.values()))
 

@@ -1,8 +1,8 @@
 """A training that starts from the weights of an earlier run, with its settings where none are given.
 
 The program stays the same, and the weights are those of the best epoch, as they are evaluated. The optimiser is new.
-Test data that the weights were trained on would look too good: they are refused, be they of the earlier run or of one
-that it started from.
+Results on test data that the weights were trained on would look too good. Such data are refused, whether the earlier
+run or one before it was trained on them.
 """
 
 import sys
@@ -88,7 +88,7 @@ class EarlierRun:
         """
         if "preset" in given:
             raise UsageError(
-                f"`preset={wanted.preset!r}` is a training from the beginning: leave it out, or leave `start_from` out"
+                f"`preset={wanted.preset!r}` trains from the beginning: leave out either it or `start_from`"
             )
         before = replace(lineage.settings_after(self.saved.config), own=wanted.own)
         config = replace(before, **{name: getattr(wanted, name) for name in given})
@@ -110,8 +110,8 @@ class EarlierRun:
         refit = command_line("refit", self.path, prior=config.prior)
         other_prior = f". To fit another prior to its encoder and decoder: {refit}" if differ == ["prior"] else ""
         raise UsageError(
-            f"the program of {self.path} has {what}, and its weights fit no other: leave {names} out, or leave "
-            f"`start_from` out and train from the beginning{other_prior}"
+            f"the program of {self.path} has {what}, and its weights fit no other program: leave out {names}, or "
+            f"leave out `start_from` and train from the beginning{other_prior}"
         )
 
     def put_into(self, vae: Autoencoder, data: Splits, config: Config) -> list[lineage.Record]:
@@ -143,8 +143,8 @@ class EarlierRun:
             before, here = getattr(self.saved.form, name), getattr(data.form, name)
             if before != here:
                 raise UsageError(
-                    f"{self.path} was trained on data with {name}={before}, and these have {name}={here}: its weights "
-                    "fit no others. Name data of that form, or leave `start_from` out"
+                    f"{self.path} was trained on data with {name}={before}, and these have {name}={here}: its "
+                    f"weights fit no other data. Name data of that form, or leave out `start_from`"
                 )
         for name in ("columns", *["classes"] * config.conditional):
             before, here = (list(card.get(name) or []) for card in (self.protocol, data.protocol))
@@ -153,7 +153,7 @@ class EarlierRun:
 
 
 def _unseen(record: lineage.Record, data: Splits, config: Config) -> bool | None:
-    """Returns True where no validation or test data were trained on in this record's run, None where nobody knows.
+    """Returns True if this record's run trained on no validation or test data, None if that is not known.
 
     Raises:
         UsageError: some were.
@@ -167,8 +167,8 @@ def _unseen(record: lineage.Record, data: Splits, config: Config) -> bool | None
             raise DataError("they have changed")
     except (DataError, UsageError) as error:
         _warn(
-            f"the data of {record['run']} are not here ({error}), so that nobody can tell whether its weights were "
-            "trained on some of these validation and test data"
+            f"the data of {record['run']} are not here ({error}), so it is not known whether its weights were "
+            f"trained on some of these validation and test data"
         )
         return None
     known = np.setdiff1d(training_rows.training_hashes(before.train), training_rows.training_hashes(data.train))

@@ -1,7 +1,6 @@
-"""How epochs are shown during a training, and how notes are printed. The caller that starts it chooses.
+"""How epochs are shown during a training, and how notes are printed.
 
-By default no epochs are shown, and notes are printed as they are.
-"""
+The caller chooses. By default no epochs are shown, and notes are printed as they are."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,5 +21,5 @@ Wording = Callable[[str], str]
 
 
 def as_it_is(sentence: str) -> str:
-    """Leaves a sentence to readers of the library's own words."""
+    """Leaves a sentence in the library's own words."""
     return sentence

@@ -52,7 +52,7 @@ def check(config: Config, program: Autoencoder, data: Splits, *, contract: bool 
             print(report, file=sys.stderr)
             raise UsageError(
                 f"`{family}={getattr(config, family)!r}` fails the contract of its family, in "
-                f"{', '.join(report.failed)} (see the lines above): mend it, or pick another `{family}`"
+                f"{', '.join(report.failed)} (see the lines above): correct it, or pick another `{family}`"
             )
 
 
@@ -63,7 +63,7 @@ def _pass_through(config: Config, program: Autoencoder, x: Tensor, y: Tensor | N
     if event != tuple(x.shape[1:]):
         named = " and ".join(f"`{family}={member.name!r}`" for family, member in config.own.given().items())
         raise UsageError(
-            f"p(x|z) is over data of shape {event}, and these have shape {tuple(x.shape[1:])}: mend {named}"
+            f"p(x|z) is over data of shape {event}, but these have shape {tuple(x.shape[1:])}: correct {named}"
         )
     return z
 
@@ -89,7 +89,7 @@ def _check_shapes(config: Config, program: Autoencoder, z: Tensor, x: Tensor, y:
 
 
 def _tell_of_large_numbers(x: Tensor, hooks: dict[str, moderation.Gain]) -> None:
-    """Prints a note where a network that sees data returns large numbers: a right class may still not train."""
+    """Prints a note if a network that sees data returns large numbers: a correct class can still fail to train."""
     if any(hook.gain not in (None, 1.0) for name, hook in hooks.items() if name.endswith("encoder")):
         largest = x.abs().nan_to_num(0.0).max().item()
         print(

@@ -37,7 +37,7 @@ _COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training gave. Printing it gives two lines; a notebook shows them with the curve.
+    """The result of a training. Printing it gives two lines; a notebook shows them with the curve.
 
     Attributes:
         program: the one that was trained, with the parameters of its best epoch.
@@ -186,7 +186,7 @@ def _check(vae: Any, data: Any) -> None:
     check_program(vae)
     if not isinstance(vae, Program):
         raise UsageError(
-            f"train keeps and puts back the state of a pyro_vae.Program; got {type(vae).__name__}: derive from it, or "
+            f"train stores and restores the state of a pyro_vae.Program; got {type(vae).__name__}: derive from it, or "
             "write the loop yourself. `pyro_vae.evaluate` takes both"
         )
     if not isinstance(data, Splits):
@@ -205,7 +205,7 @@ def _given(vae: Program, data: Splits, conditional: bool | None) -> bool:
     x = first.fixed(positions).to(like.device)
     y = None if first.labels is None or not data.num_classes else first.one_hot(data.num_classes)[:2].to(like.device)
     if conditional and y is None:
-        raise DataError("`conditional=True` is about labels, and these data have none")
+        raise DataError("`conditional=True` needs labels, and these data have none")
     try:
         seen, given = look_at(vae, x, y, conditional)
     except DataError:

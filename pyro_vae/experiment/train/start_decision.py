@@ -85,7 +85,7 @@ def decide(
 def _resumed(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
     """Returns a run with the config that holds, and whether it is finished; prints what there is to say of it."""
     if not resume:
-        raise UsageError(f"{run.path} holds a run already: add `resume=True` to go on with it, or use another `folder`")
+        raise UsageError(f"{run.path} already holds a run: add `resume=True` to continue it, or use another `folder`")
     run = Run(run.path, config_for_resume(run.path, run.config, given))
     if run.is_finished():
         return run, True
@@ -96,7 +96,7 @@ def _resumed(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run
         print(f"warning: {sentence}", file=sys.stderr)
     if (before := about.get("processes", 1)) != world.size:
         print(
-            f"note: {run.path} has been trained in {before!r:.20} processes; in {world.size} it draws other noise",
+            f"note: {run.path} was trained in {before!r:.20} processes; {world.size} draw other noise",
             file=sys.stderr,
         )
     return run, False
@@ -118,7 +118,7 @@ def _still_to_start_from(run: Run, start_from: Path | None) -> EarlierRun | None
     earlier = EarlierRun.open(Path(known[0]["run"]))
     if earlier.saved.sha256 != known[0]["sha256"]:
         raise CheckpointError(
-            f"{earlier.path} was trained on since {run.path} began, which has kept none of its weights yet: remove "
-            f"{run.path}, and begin it again"
+            f"{earlier.path} was trained further since {run.path} began, which has not stored its weights yet: "
+            f"remove {run.path}, and start it again"
         )
     return earlier

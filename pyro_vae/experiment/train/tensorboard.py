@@ -1,7 +1,7 @@
 """TensorBoard: the epochs as scalars, the program as a graph, and what it makes of validation data.
 
-Nothing here touches a training. Pictures come from random streams of their own and show validation data only, and the
-program is afterwards as it was.
+Nothing here affects a training. Pictures use their own random streams and show only validation data, and the program is
+left unchanged.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _SMALLEST = 28  # pixels of a side, as far as a picture is enlarged
 
 
 class Log:
-    """A log that is told of a training and writes nothing."""
+    """A log that writes nothing."""
 
     def epoch(self, record: Record) -> None:
         """Takes the record of an epoch, after each of them."""
@@ -41,9 +41,9 @@ class Log:
 
 @contextmanager
 def log(session: Session, *, wanted: bool) -> Iterator[Log]:
-    """Writes a training into the folder tensorboard/ of its run, or nothing where that is not wanted.
+    """Writes a training into the folder tensorboard/ of its run, or nothing if that is not wanted.
 
-    What was written of epochs that will be run again is dropped.
+    Records of epochs that will be run again are dropped.
 
     Args:
         session: what is trained; its validation data are shown.

@@ -1,4 +1,4 @@
-"""One script in many processes, as torchrun starts it: they find each other, and one of them speaks."""
+"""One script in many processes, as torchrun starts it: they find each other, and only one prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_WAIT = timedelta(
     hours=6
 )  # for the first process, which may download data or evaluate a bound while the others wait
 _PATIENCE = 10.0  # seconds, in which the first process comes to its sentence
-_SHORT_PATIENCE = 1.0  # the same, where all have been told to end
+_SHORT_PATIENCE = 1.0  # the same, if all have been told to end
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def one_speaks() -> Iterator[None]:
     since the first one has a sentence to print. Enter it before torch is imported.
     """
     if "RANK" in os.environ:
-        # DistributedDataParallel wonders in every process why it is to look for unused parameters.
+        # DistributedDataParallel warns in every process that it looks for unused parameters.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if os.environ.get("RANK", "0") == "0":
         yield
@@ -78,11 +78,11 @@ def joined(device: str) -> Iterator[World]:
 
     _take_device(device)
     try:
-        # Numbers that are agreed upon go by the processor, whatever computes the gradients.
+        # Numbers that the processes exchange are on the CPU, whatever device computes the gradients.
         dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
-            f"{size} processes were announced and do not find each other ({str(error).splitlines()[0]}): "
+            f"{size} processes were announced but do not find each other ({str(error).splitlines()[0]}): "
             f"start them by {command_line('train', processes=size)} ..."
         ) from error
     try:
@@ -114,7 +114,7 @@ def _take_device(device: str) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", place + 1))
     if processes > devices:  # in all of them, since the first one prints the sentence
         raise UsageError(
-            f"{processes} processes of this machine want an accelerator each, there are {devices}: start fewer, "
+            f"{processes} processes of this machine need an accelerator each, but there are {devices}: start fewer, "
             "or use `device='cpu'`"
         )
     torch.cuda.set_device(place)

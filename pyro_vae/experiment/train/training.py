@@ -67,7 +67,8 @@ def start_or_resume(
         wording: turns notes on data and settings into the reader's words.
 
     Raises:
-        UsageError: the folder holds a run and may not, or one that another script made, or that contradicts settings.
+        UsageError: the folder holds a run without `resume`, a run that another script made, or one that contradicts
+        settings.
     """
     with torchrun.joined(config.device) as world:
         decision = decide(folder, config, given, resume=resume, start_from=start_from, world=world)
@@ -174,7 +175,7 @@ def _new_folder(config: Config, world: World) -> Path:
 
 @contextmanager
 def _alone(run: Run, world: World, mark: bytes | None) -> Iterator[None]:
-    """Lets the first process hold the folder; where it cannot, all raise the error."""
+    """Lets the first process hold the folder; if it cannot, all raise the error."""
     with ExitStack() as until_the_end:
         with world.together():
             if world.first:
@@ -195,7 +196,7 @@ def _opened(
     again = begun if _is_new(progress) else f", going on after {reached}"
     about = f"{data.protocol['name']}: {data.about}\n{len(data.train):,} of them to train on"
     told = f"{about}; run folder {run.path}{again}"
-    # In one piece, with its end: a reader may leave after a line.
+    # In one piece, with its end: a reader can leave after any line.
     print(told + _batches(run.config, len(data.train)) + "\n", end="", flush=True)
     if world.first and (note := _impatient(run.config, progress)):
         print(f"note: {note}", file=sys.stderr)
@@ -203,7 +204,7 @@ def _opened(
 
 
 def _impatient(config: Config, progress: Progress) -> str:
-    """Explains why a run that is resumed trains no further although it has epochs left; "" where it does train."""
+    """Explains why a resumed run trains no further although it has epochs left; "" if it does train."""
     if not 0 < config.patience <= progress.epoch - progress.best_epoch or progress.epoch >= config.epochs:
         return ""
     return (

@@ -1,6 +1,6 @@
 """train.lock: one process at a time trains in a folder. Anyone who only reads needs no lock.
 
-The data are read between the look into a folder and the lock on it, which may take long. A mark, taken before that
+The data are read after looking into a folder and before locking it, which can take long. A mark, taken before that
 look, shows whether another process has trained in the folder meanwhile.
 """
 
@@ -46,7 +46,7 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
         lock.sign(f"{os.getpid()} on {platform.node()}")
         if before not in (None, mark(folder)):
             raise UsageError(
-                f"another training was at work in {folder} since this one began: give the command again, or "
+                f"another training has written to {folder} since this one began: repeat the command, or "
                 "use another `folder`"
             )
         yield

@@ -1,4 +1,4 @@
-"""A training at work in its folder: opened once, where the newest checkpoint left it, then kept epoch by epoch."""
+"""A training in its folder: opened once, where the newest checkpoint left it, then stored epoch by epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Session:
         world: World = ALONE,
         started_from: Sequence[lineage.Record] = (),
     ) -> "Session":
-        """Begins a run, or puts program and optimiser where its newest whole checkpoint left them.
+        """Begins a run, or restores program and optimiser from its newest whole checkpoint.
 
         Of many processes only the first one writes, and it must come before the others.
 
@@ -107,14 +107,14 @@ def _begun(
     checkpoint.remove_orphans(run.checkpoints)
     if newest is None and (epochs := len(run.history.records())) > 1:  # a kill before the first checkpoint leaves one
         raise CheckpointError(
-            f"{run.checkpoints} is empty, and {run.history.path} knows {epochs} epochs: "
+            f"{run.checkpoints} is empty, but {run.history.path} records {epochs} epochs: "
             "put the checkpoints back, or use another `folder`"
         )
     progress = newest.restore(vae, svi.optimizer) if newest is not None else Progress()
     run.history.cut(run.history.first_lines(newest.progress.epoch, newest.history) if newest is not None else b"")
     if newest is not None:
         started_from = run.status.started_from()
-    # Before the config: a finished run that is to be trained longer must not look finished under its new number.
+    # Before the config: a finished run that will be trained longer must not look finished under its new number.
     run.status.begin(run.config, data.protocol, progress, processes, started_from)
     files.write(run.path / "config.json", files.to_json(run.config.to_dict()))
     if newest is None and started_from:

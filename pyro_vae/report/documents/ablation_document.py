@@ -79,28 +79,28 @@ def _notes(runs: Runs, gaps: Gaps, labels: Mapping[str, str], information: str) 
     num_data = both["train"]["elbo"]["num_data"]
     known = "" if None not in both["khat_above_0.7"].values() else " K is too small for a k-hat."
     yield (
-        f"All numbers are those of the program itself, without weights. {labels['log_likelihood']} is a lower bound, "
-        f"K = {both['test']['log_likelihood']['num_samples']}; where k-hat is above 0.7 it is loose, and how loose is "
-        f"not known.{known} {information.capitalize()} cannot exceed log N = {math.log(num_data):.2f}."
+        f"All numbers are without loss weights. {labels['log_likelihood']} is a lower bound, "
+        f"K = {both['test']['log_likelihood']['num_samples']}; where k-hat is above 0.7 it is loose by an unknown "
+        f"amount.{known} {information.capitalize()} cannot exceed log N = {math.log(num_data):.2f}."
     )
     (a, a_error), (b, b_error) = (gaps[name]["reconstruction"] for name in ("only reconstruction", "both"))
     yield (
         f"Overfitting: on training data the reconstruction is {_better(a, a_error)} without the KL, and "
         f"{_better(b, b_error)} with it, than on test data; the difference is {a - b:+.2f} ± "
-        f"{math.hypot(a_error, b_error):.2f}. That is what these data, one seed and one size of networks show, at the "
-        "epoch that did best on validation data by its own loss, which hides what later epochs would do. It does not "
-        "show that one loss overfits, or that the other prevents it."
+        f"{math.hypot(a_error, b_error):.2f}. This is one seed and one size of networks on these data, at the epoch "
+        f"with the best validation value of its own loss, which hides what later epochs would do. It does not show "
+        f"that one loss overfits, or that the other prevents it."
     )
     if alone["marginal_kl"] is None:
-        yield "KL(q(z)||p(z)) is n/a where p(z|y) differs between labels: there is no one p(z) then."
+        yield "KL(q(z)||p(z)) is n/a if p(z|y) differs between labels, since there is then no single p(z)."
     else:
         yield (
-            f"Only reconstruction: q(z) is {_between(alone['marginal_kl'])} nats from p(z). The further, the rarer is "
-            "a z from the prior where data were encoded: compare samples with reconstructions."
+            f"Only reconstruction: q(z) is {_between(alone['marginal_kl'])} nats from p(z). The larger this is, the "
+            f"rarer are draws from the prior where data were encoded: compare samples with reconstructions."
         )
     yield (
-        f"Only KL: q(z|x) is {nothing['test']['kl']['mean']:.2g} nats from the prior and says no more than that about "
-        "x; the decoder was not trained, and is as it started."
+        f"Only KL: q(z|x) is {nothing['test']['kl']['mean']:.2g} nats from the prior and carries no more than that "
+        f"about x. The decoder was not trained, and is as initialised."
     )
     if both["marginal_kl"] is not None:
         yield _marginal(both["marginal_kl"])
@@ -125,5 +125,7 @@ def _marginal(kl: Mapping[str, Any]) -> str:
     """Claims that it is not 0 where the lower end is beyond two standard errors, which contain those over draws."""
     lower, number = _lower(kl), f"Both: KL(q(z)||p(z)) is {_between(kl)} nats"
     if lower and lower["mean"] > 2 * (lower["standard_error"] or math.inf):
-        return f"{number}, and not 0: the KL term draws q(z) to the prior, and does not make it the prior."
-    return f"{number}, not told apart from 0 by so many draws and data."
+        return (
+            f"{number}, which differs from 0: the KL term pulls q(z) towards the prior, but does not make them equal."
+        )
+    return f"{number}, which does not differ from 0 within its error for these draws and data."

@@ -30,7 +30,7 @@ def baseline_table(report: Report) -> Table:
 
 
 def baseline_sentence(report: Report) -> str:
-    """Says what the baselines are, what their differences are, and which of them there are not.
+    """Explains what the baselines are, what their differences are, and which baselines are missing.
 
     Example:
         >>> found = {"rows": [], "notes": ["independent normals: no density."], "num_fitted": 90}
@@ -42,9 +42,9 @@ def baseline_sentence(report: Report) -> str:
         return " ".join(found["notes"])
     return " ".join(
         (
-            f"simple densities of the same x, fitted to {found['num_fitted']:,} training data. Differences are paired, "
-            f"over the same test data; better and worse are said only where the interval excludes 0. The program's "
-            f"log p({of_x(report)}) is a lower bound in expectation, and so are its differences.",
+            f"simple densities of the same x, fitted to {found['num_fitted']:,} training data. Differences are "
+            f"paired over the same test data; a verdict of better or worse needs an interval that excludes 0. The "
+            f"program's log p({of_x(report)}) is a lower bound in expectation, and so are its differences.",
             *found["notes"],
         )
     )

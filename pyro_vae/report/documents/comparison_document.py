@@ -8,7 +8,7 @@ from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.report.cells import UNKNOWN, as_typed, clipped, interval, nats, share
 from pyro_vae.report.document import Caution, Document, Notes, Picture, Section, Table
 
-FORCED = "FORCED: these runs were not tested alike, and their numbers do not compare as they stand."
+FORCED = "FORCED: these runs were not tested in the same way, so their numbers are not comparable as they stand."
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
 _ABOVE = f"k > {KHAT_THRESHOLD}"
 
@@ -29,7 +29,7 @@ def comparison_document(comparison: Comparison) -> Document:
         "Comparison",
         (
             Section("", (*_caution(comparison), figure, *tables, Notes.of(comparison["notes"]))),
-            Section("Protocol", (Notes.of([f"tested alike: {protocol}"], whole=True),)),
+            Section("Protocol", (Notes.of([f"same for all runs: {protocol}"], whole=True),)),
         ),
     )
 
@@ -76,8 +76,8 @@ def _over_both(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _data(comparison: Comparison) -> Table:
-    """The differences over the data alone, of which the main table has those over data and seeds."""
-    heads = ("over test data alone", "difference", "± data", interval_head(comparison))
+    """The differences over the data only; the main table has the differences over data and seeds."""
+    heads = ("over test data only", "difference", "± data", interval_head(comparison))
     rows = [
         (label, nats(gap["mean"], "+"), nats(gap["standard_error"]), interval(gap["interval"]))
         for label, group in _numbered(comparison)
@@ -130,7 +130,7 @@ def _settings(comparison: Comparison) -> Table:
 
 
 def against(values: Mapping[str, Sequence[str]]) -> str:
-    """Says on what runs disagree: each value with the names of its runs, digests shortened.
+    """Describes what runs disagree on: each value with the names of its runs, digests shortened.
 
     >>> against({"dynamic": ["a", "b"], "static": ["c"]})
     'dynamic (a, b) against static (c)'
@@ -150,7 +150,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """Says what each error leaves out, and where bounds are not equally tight.
+    """Explains what each error leaves out, and where bounds are not equally tight.
 
     Args:
         comparison: what comparison.json holds, except its notes.
@@ -168,15 +168,15 @@ def _bound_note(comparison: Comparison) -> str:
     quantity, evaluation = " and ".join(comparison["quantities"]), comparison["evaluation"]
     return (
         f"{quantity}: by importance sampling from q(z|x), a lower bound in expectation, with K = "
-        f"{evaluation['num_samples']} draws and seed {evaluation['seed']} for every run. ± data: standard error of the "
-        "mean over other test data; ± Monte Carlo: over other draws of z. ELBO: from the same draws, its KL sampled."
+        f"{evaluation['num_samples']} draws and seed {evaluation['seed']} for every run. ± data: standard error of "
+        f"the mean over test data; ± Monte Carlo: over draws of z. ELBO: from the same draws, with its KL sampled."
     )
 
 
 def _tightness_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     shares = {group["label"]: group["khat_above"] for group in groups if group["khat_above"] is not None}
     if not shares:
-        yield "PSIS k-hat needs 25 draws or more; with fewer nobody knows how tight these bounds are."
+        yield "PSIS k-hat needs 25 draws or more; with fewer there is no way to tell how tight these bounds are."
         return
     worst, best = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
     yield (
@@ -185,10 +185,10 @@ def _tightness_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
     if shares[worst] - shares[best] > _UNEQUAL:
         yield (
-            f"WARNING: bounds of unequal tightness are compared. k-hat is above {KHAT_THRESHOLD} for "
-            f"{share(shares[worst])} of the data under {worst} and for {share(shares[best])} under {best}, so "
-            "that the former's log p(x) may be understated by more: see whether the difference stays with more draws "
-            "of each datum."
+            f"WARNING: these bounds are not equally tight. k-hat is above {KHAT_THRESHOLD} for "
+            f"{share(shares[worst])} of the data under {worst} and for {share(shares[best])} under {best}, so log "
+            f"p(x) may be understated more for the former. Check whether the difference remains with more draws per "
+            f"datum."
         )
 
 
@@ -198,46 +198,47 @@ def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mappi
     pairing = ", paired datum by datum" if any(difference["is_paired"] for difference in differences) else ""
     yield (
         f"difference: to {reference['label']}{pairing}; {first['confidence'] * 100:g} % interval by the BCa bootstrap "
-        "over the data, or by Student's t where that is wider and data are below 30, for one difference at a time. It "
-        "leaves out the variance over training seeds: it holds for these trained programs. The Monte Carlo error of "
+        "over the data, or by Student's t if that is wider and there are fewer than 30 data; it covers one "
+        "difference at a time. It leaves out the variance over training seeds, and is valid only for these trained "
+        "programs. The Monte Carlo error of "
         f"the differences is {noise}."
     )
     if (reference["is_best_of"] or 0) > 2:
         yield (
-            f"The reference is the best of {reference['is_best_of']} on these very test data, which flatters it a "
-            "little: a reference can be named instead."
+            f"The reference is the best of {reference['is_best_of']} on these same test data, which flatters it a "
+            f"little. You can name a reference instead."
         )
     if not all(difference["is_paired"] for difference in differences):
         yield (
             "* unpaired, since the test data are not the same: the standard error is that of two independent means, "
-            "the interval from the bootstrap over both sets of data; a part of the difference is one of the data."
+            "and the interval is from the bootstrap over both sets of data. Part of the difference is due to the data."
         )
 
 
 def _joint_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if any(map(_over_both, groups)):
         yield (
-            "± both, and the interval beside it: over other test data and other training seeds together, by Student's "
-            "t. This is the one that says which kind is better; that over the data alone, in the next table, holds for "
-            "these trained programs."
+            "± both, and its interval: over test data and training seeds together, by Student's t. This interval "
+            "shows which kind is better. The interval over the data only, in the next table, is valid for these "
+            "trained programs."
         )
         if any(group["difference"] and not _over_both(group) for group in groups):
-            yield "† over the data alone, since one of the two has a single seed."
+            yield "† over the data only, since one of the two has a single seed."
 
 
 def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if any(len(group["seeds"]) > 1 for group in groups):
         yield (
-            "Runs that differ only in their seed are pooled: the mean over seeds of each datum. SD, lowest, highest: "
-            "of the means of the runs."
+            "Runs that differ only in their seed are pooled: each datum has its mean over seeds. SD, lowest and "
+            "highest are those of the means of the runs."
         )
     if any(group["difference_over_seeds"] for group in groups):
         yield (
-            "± seeds: standard error of the difference of the means over other training seeds, and its interval by "
-            "Welch's t; these leave out the variance over test data."
+            "± seeds: standard error of the difference of the means over training seeds, and its interval by Welch's "
+            "t; these leave out the variance over test data."
         )
     if any(len(group["seeds"]) == 1 for group in groups):
-        yield "What a single run of a kind owes to its training seed is not known: train it from other seeds."
+        yield "The effect of the training seed is not known for a kind with a single run: train it from other seeds."
 
 
 # For other programs.

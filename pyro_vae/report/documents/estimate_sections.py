@@ -81,12 +81,12 @@ def sections(report: Report) -> list[Estimates]:
         ("test", "test data, per datum", _test),
         ("baselines", _baselines_title(report), _baselines),
         ("curve", "importance-weighted bounds: at every k the same draws, in groups of k", _curve),
-        ("jackknife", "beside them: the jackknife, no bound", _jackknife),
+        ("jackknife", "with the same draws: the jackknife, which is not a bound", _jackknife),
         ("reference", _reference_title(report), _reference),
         ("differences", "paired differences on that subset", _differences),
         ("simulated", _simulated_title(report), _simulated),
         ("khat", "k-hat of the importance weights", _khat),
-        ("escalation", "more work on the worst data, apart from the numbers above", _escalation),
+        ("escalation", "more work on the worst data, not included in the numbers above", _escalation),
         ("latent", "the latent space, on training data", _latent),
         ("gaps", _gaps_title(report), _gaps),
         ("classification", "classes by Bayes' rule", _classification),
@@ -253,7 +253,7 @@ def _test(report: Report) -> Iterator[Entry]:
     if loss := report.get("precision"):
         yield Entry("rounding_loss", loss["name"], loss, "", "networks in bfloat16; the same parameters and draws")
         size = {"mean": loss["mean_absolute"], "num_samples": loss["num_samples"], "num_data": loss["num_data"]}
-        meaning = f"of the same for single data, the largest {loss['largest']:.2g}"
+        meaning = f"of the same difference for single data; the largest is {loss['largest']:.2g}"
         yield Entry("rounding_size", "mean absolute value", size, "", meaning)
 
 
@@ -270,7 +270,7 @@ def _baselines(report: Report) -> Iterator[Entry]:
 
 def _baselines_title(report: Report) -> str:
     of_class = ", one for each class" if (report.get("baselines") or {}).get("by_class") else ""
-    return f"beside log p({of_x(report)}): simple densities fitted to the training data alone{of_class}"
+    return f"for comparison with log p({of_x(report)}): simple densities fitted only to the training data{of_class}"
 
 
 def _num_draws(report: Report) -> int | None:
@@ -290,7 +290,7 @@ def _curve(report: Report) -> Iterator[Entry]:
 def _jackknife(report: Report) -> Iterator[Entry]:
     if numbers := report.get("jackknife"):
         label = f"jackknife, K = {numbers['num_samples']}"
-        meaning = f"may lie above log p({of_x(report)})"
+        meaning = f"can lie above log p({of_x(report)})"
         yield Entry("jackknife", label, numbers, "no bound", meaning, has_heavy_weights(report))
 
 
@@ -330,7 +330,7 @@ def _simulated(report: Report) -> Iterator[Entry]:
     yield from _listed(bounds, labels)
     if bounds.get("gap") is not None:
         numbers = _numbers(bounds["gap"], bounds.get("gap_error"), bounds["num_data"])
-        yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; of real data there is none")
+        yield Entry("gap", "gap, simulated data only", numbers, "", "reverse - forward; real data have none")
 
 
 def _simulated_title(report: Report) -> str:
@@ -350,9 +350,9 @@ def _escalation(report: Report) -> Iterator[Entry]:
     if (more := report.get("escalation")) is not None and more["taken"]:
         numbers = {"mean": more["mean_change"], "monte_carlo_error": more.get("mean_change_error")}
         is_new = any("iwae_anew" in row for row in more.get("rows", ()))
-        against = "the same K drawn anew" if is_new else "the draws that chose the data, so that it is too low"
-        taken = f"by {more['taken']} of the {more['of']} data above the threshold"
-        meaning = f"{taken}, against {against}; {more['budget']}"
+        against = "the same K drawn again" if is_new else "the draws that chose the data, which makes it too low"
+        taken = f"from {more['taken']} of the {more['of']} data above the threshold"
+        meaning = f"{taken}, relative to {against}; {more['budget']}"
         label = f"change of the mean of log p({of_x(report)})"
         yield Entry("mean_change", label, {**numbers, "num_data": more["num_data"]}, "", meaning)
 
@@ -392,14 +392,14 @@ def _gaps(report: Report) -> Iterator[Entry]:
     gaps = report.get("gaps", {})
     reference, gap, counted = gaps.get("reference", "the reference"), gaps.get("train_test"), gaps.get("num_data")
     labels = {
-        "inference": ("inference gap", "", f"{reference} - ELBO; too small as far as the reference is a lower bound"),
+        "inference": ("inference gap", "", f"{reference} - ELBO; too small if the reference is a lower bound"),
         "approximation": ("approximation gap", "", f"{reference} - the ELBO of the best q for each datum"),
         "amortisation": ("amortisation gap", "", "ELBO of the best q for each datum - ELBO"),
     }
     yield from _listed({name: {"num_data": counted, **gaps[name]} for name in labels if gaps.get(name)}, labels)
     if gap is not None:
         numbers = {name: gap.get(name) for name in ("mean", "standard_error", "monte_carlo_error")}
-        yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, different data")
+        yield Entry("train_test", "train - test", numbers, "", "difference of the two ELBOs below, on different data")
         for part in ("train", "test"):
             if gap.get(part) is not None:
                 yield Entry(f"{part}_elbo", f"ELBO, {part} data", gap[part], "lower", "in expectation")
@@ -407,7 +407,7 @@ def _gaps(report: Report) -> Iterator[Entry]:
 
 def _gaps_title(report: Report) -> str:
     gaps = report.get("gaps", {})
-    loss = [f"what the ELBO loses, {gaps['num_data']} test data"] if "inference" in gaps else []
+    loss = [f"what the ELBO loses, on {gaps['num_data']} test data"] if "inference" in gaps else []
     return "; and ".join((*loss, *(["training data against test data"] if "train_test" in gaps else [])))
 
 

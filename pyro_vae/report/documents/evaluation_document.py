@@ -1,4 +1,4 @@
-"""The document of an evaluated run: all estimates, facts that are no estimates, and what the numbers mean."""
+"""The document of an evaluated run: all estimates, other facts, and what the numbers mean."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ def terminal_document(report: Report) -> Document:
 
 
 def _narrow(table: Table) -> Table:
-    """Takes away the column of what the estimates are, for which there is no room."""
+    """Drops the column of what the estimates are, since there is no room for it."""
     if not table.columns[0].width:
         return table
     return table._replace(columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
@@ -101,7 +101,7 @@ def _latex_comments(report: Report) -> Iterator[str]:
         draws = test["log_likelihood"]["num_samples"]
         yield f"ELBO, log p({of}), AIS: lower bounds in expectation; log p({of}) by {draws} i.i.d. draws from q(z|x)"
     if ais is not None and ais["num_data"] != num_test(report):
-        yield f"AIS: {ais['num_data']} test data only, drawn at random; not to be compared with means over all"
+        yield f"AIS: only {ais['num_data']} test data, drawn at random; do not compare with means over all"
     if has_heavy_weights(report):
         yield "*: too small, since the weights of some data have heavy tails"
     if "khat" in report:
@@ -191,7 +191,7 @@ def _digits(error: float | None) -> int:
     return 3 if not error else min(3, max(0, 1 - math.floor(math.log10(error))))
 
 
-# Facts that are no estimates.
+# Facts other than estimates.
 
 
 def _facts(report: Report) -> Iterator[str]:
@@ -278,7 +278,7 @@ def _who(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _escalated(more: Mapping[str, Any]) -> Table:
     rows = more.get("rows", ())
     draws, is_new = (rows[0]["more_samples"], "iwae_anew" in rows[0]) if rows else ("", True)
-    anew = ("K anew", f"{draws} new draws") if is_new else (f"{draws} draws",)
+    anew = ("K again", f"{draws} new draws") if is_new else (f"{draws} draws",)
     heads = (*_who(rows), "k-hat", "K draws", *anew, "k-hat then", "AIS")
     stages = ("iwae", "iwae_anew", "iwae_more") if is_new else ("iwae", "iwae_more")
     cells = [
@@ -292,7 +292,7 @@ def _escalated(more: Mapping[str, Any]) -> Table:
         for row in rows
     ]
     bounds = "lower bounds by new draws" if is_new else "lower bounds"
-    title = f"log p of the worst data, nats, ± Monte Carlo: no bound by the K draws that chose them, then {bounds}"
+    title = f"log p of the worst data, nats, ± Monte Carlo: the K draws that chose them (not a bound), then {bounds}"
     return Table.of("escalated", heads, cells, title)
 
 
@@ -305,7 +305,7 @@ def _active(latent: Mapping[str, Any]) -> Table:
     return Table.of("active", heads, rows, "active dimensions: the mean of q(z_j|x) varies with x")
 
 
-_BESIDE = "guide beside the true posterior of one datum"
+_BESIDE = "guide and true posterior of one datum"
 _POSTERIOR = {
     "datum": "datum",
     "row": "row of the data",

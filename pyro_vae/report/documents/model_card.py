@@ -1,6 +1,6 @@
 """The card of a shared model, its README: what it is, what was measured on which data, and what that does not say.
 
-Every text in it may come from anybody's file. It is escaped for Markdown, or quoted by the writer of YAML.
+Any text in it may come from someone else's file. It is escaped for Markdown, or quoted by the writer of YAML.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ TAGS = ("variational-autoencoder", "generative-model", "density-estimation", "py
 
 # Pictures of a run that go with its card; the braces are for the name of the data.
 PICTURES = {
-    "samples.png": "Made by the program alone, no data: means of p(x|z) at z from the prior, and draws of x.",
+    "samples.png": "Made by the program, without data: means of p(x|z) at z from the prior, and draws of x.",
     "reconstructions.png": "The top row shows test data of {}; below, means of p(x|z) at draws of z from q(z|x).",
-    "columns.png": "Columns of {}: test data beside draws from the program.",
+    "columns.png": "Columns of {}: test data and draws from the program.",
 }
 
 
@@ -29,7 +29,7 @@ class Own(NamedTuple):
 
     Attributes:
         family: its name as an argument of `load`, such as "prior".
-        place: where its class was, file.py:Class or module:Class; or the class alone.
+        place: where its class was, file.py:Class or module:Class; or only the class.
         arguments: of the class, a JSON object; "" for none.
         sha256: of its source file; "" where that is not known.
     """
@@ -58,7 +58,7 @@ class Card(NamedTuple):
         name: the name of the model.
         license: the licence of the weights, as the hub names it; "" where none is stated.
         members: part of the program -> its class.
-        own: code that no file brings along; anyone who loads the model passes it in.
+        own: code that no file of the card's folder holds; anyone who loads the model passes it in.
         shapes: the table that the program's `describe` gives.
         facts: more about the program and its training, label -> text.
         report: what report.json holds; empty where nothing was measured.
@@ -68,7 +68,7 @@ class Card(NamedTuple):
         remembers: whether some parameters began as data that it was trained on.
         commands: the command lines that trained and evaluated it.
         versions: package -> version.
-        files: name -> SHA-256 of each file beside the card.
+        files: name -> SHA-256 of each file next to the card.
     """
 
     name: str
@@ -132,8 +132,8 @@ def _pairs(heads: tuple[str, str], pairs: Mapping[str, str]) -> Table:
 
 
 _NO_CLAIM = (
-    "No claim is made here about the licence of the data, nor about who may be seen in them: both are for whoever "
-    "shares this to know."
+    "This card makes no claim about the licence of the data, or about people who can be recognised in them. Anyone "
+    "who shares this model must check both."
 )
 
 
@@ -162,34 +162,34 @@ def _measured(card: Card) -> Iterator[Block]:
     if not card.report:
         yield "Nothing: the run has no report."
         return
-    yield "On test data alone; nats per datum, summed over x and averaged over data, unless a row names another unit."
+    yield "Only on test data; nats per datum, summed over x and averaged over data, unless a row names another unit."
     yield from (section.table for section in sections(card.report) if section.name in SHOWN)
 
 
 def _limits(card: Card) -> Iterator[str]:
     if "autoencoder" not in card.report:
         yield (
-            f"A high log p({of_x(card.report)}) does not mean that samples look good, nor good samples that "
-            "it is high (Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016)."
+            f"A high log p({of_x(card.report)}) does not mean that samples look good, and good samples do not mean "
+            f"that it is high (Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016)."
         )
     yield "Numbers on another split, another binarisation or other grey levels are not comparable with these."
-    yield "They are one training run's, of one seed. On other machines and threads the last digits differ."
+    yield "They are from one training run with one seed. The last digits depend on machine and number of threads."
 
 
 def _use(card: Card) -> Iterator[str]:
-    yield "For: research and teaching, with data that were made exactly as those above."
+    yield "For: research and teaching, with data prepared exactly as described above."
     yield (
         "Not for: decisions about people, or samples passed off as data. Not as a detector of outliers without a test "
         "of its own: data of another kind can get a higher density (Nalisnick et al., Do deep generative models know "
         "what they don't know?, 2019)."
     )
-    began = " The pseudo-inputs of this prior began as training data, and lie in the file of tensors."
+    began = " The pseudo-inputs of this prior began as training data, and are stored in the file of tensors."
     yield (
-        "A generative model may keep some of the data that it was trained on, and show them in its samples."
+        "A generative model can memorise some of its training data, and show them in its samples."
         f"{began if card.remembers else ''}"
     )
     stated = f"Licence of the weights: {card.license}."
-    yield stated if card.license else "No licence is stated for the weights: ask whoever shared them."
+    yield stated if card.license else "No licence is stated for the weights: ask the person who shared them."
 
 
 def _loading(card: Card) -> Iterator[Block]:
@@ -205,13 +205,13 @@ def _loading(card: Card) -> Iterator[Block]:
         *([] if "autoencoder" in card.report else [_ESTIMATED.format(f", y={labels}" if card.conditional else "")]),
     ]
     yield Code("\n".join(lines), "python")
-    yield "No code is read from these files, and nothing is unpickled. The hashes find damage; they sign nothing."
+    yield "No code is read from these files, and nothing is unpickled. Hashes detect damage, but do not sign."
     if card.own:
-        yield f"Not part of pyro_vae nor of this folder, and to be passed in: {'; '.join(map(_told, card.own))}."
+        yield f"Not part of pyro_vae or of this folder, so you must pass them in: {'; '.join(map(_told, card.own))}."
 
 
 def _passed(own: Own) -> str:
-    """What stands for a member of one's own in the line that loads."""
+    """What stands for a member of your own in the line that loads."""
     if not own.module:
         return f"YOUR_{own.family.upper()}"
     return own.classes[0] if len(own.classes) == 1 else f"({', '.join(own.classes)})"

@@ -72,9 +72,9 @@ def _khat(khat: Mapping[str, Any]) -> str:
     if khat.get("above") is None:
         return f"There is {NO_KHAT}: nothing shows where the bound is loose."
     return (
-        f"{share(khat['above'])} of the data lie above {khat['threshold']:g}, where the bound may be loose, and its "
-        "Monte Carlo error and the effective sample size too good. Where nearly all draws are effective, the weights "
-        "hardly differ, and a large k-hat does no harm."
+        f"{share(khat['above'])} of the data lie above {khat['threshold']:g}, where the bound may be loose, its "
+        f"Monte Carlo error too small and the effective sample size too large. If nearly all draws are effective, "
+        f"the weights hardly differ, and a large k-hat does no harm."
     )
 
 
@@ -85,17 +85,17 @@ def _escalated(more: Mapping[str, Any]) -> str:
     if more and not more["taken"]:
         return f"The budget was too small for any of the {more['of']} data above the threshold: {more['budget']}."
     said = (
-        "What more draws and annealing give for the data above the threshold. One large weight raises k-hat and the "
-        "bound together, so that the draws that chose a datum lie high, and are no bound. "
+        "Estimates by more draws and by annealing for the data above the threshold. One large weight raises k-hat "
+        "and the bound together. The draws that chose a datum therefore lie high, and are not a bound. "
     )
     if any("iwae_anew" in row for row in more.get("rows", ())):
-        return f"{said}No such draw is in an answer, nor in the change of the mean, which is against the same K anew."
-    return f"{said}Here they are in the answers by more draws, and in the change of the mean, which is too low."
+        return f"{said}No such draw enters an answer, or the change of the mean, which is from the same K drawn again."
+    return f"{said}In this report they do enter the answers by more draws and the change of the mean, which is too low."
 
 
 _DRAWS = {
-    "NUTS": "Draws of NUTS are those of Markov chains; those of q(z|x) are independent.",
-    "grid": "p(z|x) on a grid, normalised there.",
+    "NUTS": "Draws by NUTS come from Markov chains; draws from q(z|x) are independent.",
+    "grid": "p(z|x) is evaluated on a grid and normalised there.",
 }
 
 # The key of the report that a note belongs to, the term, the sentences.
@@ -103,22 +103,22 @@ _NOTES = (
     (
         "test",
         "± over data",
-        "Standard error of the mean over other test data of the same kind. Neither error includes what another "
-        "training seed would change.",
+        "Standard error of the mean over test data: how far the mean would change with another test set from the "
+        "same distribution. Neither error includes the effect of another training seed.",
     ),
-    ("test", "± Monte Carlo", "Standard error over other draws of z for the same data. It does not include the bias."),
+    ("test", "± Monte Carlo", "Standard error over draws of z for the same data. It does not include the bias."),
     (
         "test.elbo",
         "draws",
         "Independent draws of z from q(z|x) for each datum, not from a Markov chain; they follow p(z|x) only when "
-        "weighted. For AIS the number of chains, for a grid of its points.",
+        "weighted. For AIS this is the number of chains, for a grid the number of its points.",
     ),
     ("test.elbo", "ELBO", "E_q[log p(x|z)] - KL(q(z|x) || p(z)), a lower bound on log p({of}), without loss weights."),
     (
         "test.log_likelihood",
         "log p({of})",
-        "By importance sampling from q(z|x): a lower bound in expectation, not in each run. How far below it lies is "
-        "no part of its ±, and shrinks with the number of draws.",
+        "By importance sampling from q(z|x): a lower bound in expectation, not in each run. Its distance from log "
+        "p({of}) is not part of its ±, and shrinks with the number of draws.",
     ),
     ("likelihood", "caution", "{levels}"),
     ("baselines", "baselines", "{baselines}"),
@@ -127,7 +127,7 @@ _NOTES = (
     (
         "jackknife",
         "jackknife",
-        "The bound without the first term of its bias. It is not a bound: it can lie above log p({of}).",
+        "The bound, corrected for the first term of its bias. The result is not a bound: it can lie above log p({of}).",
     ),
     (
         "reference.rows.AIS",
@@ -139,8 +139,8 @@ _NOTES = (
         "simulated",
         "gap",
         "Simulated data only: the model's own data come with one exact draw from their posterior, which gives an upper "
-        "bound. Real data have none. The gap says how tight AIS is under these settings, not how well the "
-        "model fits. Below 0 by no more than about two of its ± it is Monte Carlo noise, and the bounds agree.",
+        "bound. Real data have no such draw. The gap shows how tight AIS is under these settings, not how well the "
+        "model fits. A gap below 0 by no more than about two of its ± is Monte Carlo noise, and the bounds agree.",
     ),
     (
         "khat",
@@ -150,54 +150,54 @@ _NOTES = (
     (
         "khat.above",
         "± Monte Carlo *",
-        "Too small, because some k-hat is above {threshold:g}: the error of the logarithm of a mean of weights cannot "
-        "exceed 1 nat for a datum, whatever its draws have missed. It is about half of the true error where "
-        "weights are at their worst; the error of the jackknife is two thirds to nine tenths of the true one.",
+        "Too small, because some k-hat is above {threshold:g}: the estimated error of the logarithm of a mean of "
+        "weights cannot exceed 1 nat per datum, whatever its draws have missed. With the worst weights it is about "
+        "half of the true error; for the jackknife it is two thirds to nine tenths of the true error.",
     ),
     (
         "escalation",
         "more work",
-        "{escalated} They stand apart: all other numbers use one K for all data, and stay as they are.",
+        "{escalated} These estimates are kept separate: all other numbers use one K for all data.",
     ),
     (
         "latent.active",
         "active",
-        "Var_x(E_q[z_j|x]) above the threshold. Where the prior learns its scale, read the count relative to the "
-        "prior's variance, which no rescaling of z changes.",
+        "A dimension is active if Var_x(E_q[z_j|x]) is above the threshold. If the prior learns its scale, read the "
+        "count relative to the prior's variance, which no rescaling of z changes.",
     ),
     (
         "latent.mutual_information",
         "mutual information",
-        "Exact mixtures over these training data, at most log N. More data would raise it as long as it is near log N, "
+        "From exact mixtures over these training data; at most log N. If it is near log N, more data would raise it "
         "and lower the marginal KL.",
     ),
     (
         "latent.marginal_kl.leave_one_out",
         "marginal KL",
-        "N data are nearer to their own mixture than to that of all data that there could be: the plug-in value is too "
-        "high for the latter, and leaving each datum out of its own mixture too low, in expectation, by more than "
-        "either error tells where N is small for so many dimensions. The truth lies between, and is told apart from 0 "
-        "only where the lower end is. Of the total correlation these are no ends: where dimensions copy each other "
-        "both values lie below the truth.",
+        "N data are nearer to their own mixture than to the mixture over the whole population. For the latter the "
+        "plug-in value is too high in expectation, and leaving each datum out of its own mixture gives a value that "
+        "is too low. If N is small for this many dimensions, both are off by more than their errors show. The truth "
+        "lies between the two, and differs from 0 only if the lower end does. For the total correlation they are not "
+        "ends: if dimensions copy each other, both values lie below the truth.",
     ),
     (
         "gaps.amortisation",
         "gaps",
-        "inference = approximation + amortisation, against {reference}. Where that is only a lower bound, the truth is "
-        "larger. A large amortisation gap asks for a better encoder, a large approximation gap for a richer posterior. "
-        "The ELBO in these gaps has its own draws.",
+        "inference = approximation + amortisation, relative to {reference}. If that is only a lower bound, the true "
+        "gap is larger. A large amortisation gap calls for a better encoder, a large approximation gap for a richer "
+        "posterior. The ELBO in these gaps has its own draws.",
     ),
     (
         "gaps.inference",
         "inference gap",
-        "log p({of}) by the reference, {reference}, minus the ELBO. Where the reference is only a lower bound, "
-        "the truth is larger.",
+        "log p({of}) by the reference, {reference}, minus the ELBO. If the reference is only a lower bound, the true "
+        "gap is larger.",
     ),
     (
         "gaps.loose",
         "loose reference",
-        "{reference} lies below an ELBO here, so that the inference and the approximation gap mean nothing: only the "
-        "amortisation gap holds.",
+        "{reference} lies below an ELBO here, so the inference and approximation gaps mean nothing. Only the "
+        "amortisation gap is valid.",
     ),
     ("posterior", "true posterior", "{draws} {agreement}One datum illustrates; it does not prove."),
     ("left_out", "not computed", "{left_out}"),
@@ -212,12 +212,12 @@ _NOTES = (
     (
         "classification",
         "classes",
-        "By Bayes' rule from bounds, which are looser for the wrong classes; that flatters the accuracy.",
+        "By Bayes' rule from bounds. The bounds are looser for the wrong classes, which flatters the accuracy.",
     ),
     (
         "objective.loss",
         "objective",
-        "Trained on a weighted loss, {weights}: {loss} on the test data, which is no bound.",
+        "Trained on a weighted loss, {weights}: {loss} on the test data, which is not a bound.",
     ),
     ("protocol.notes", "data", "{data}"),
 )

@@ -22,13 +22,13 @@ def sweep_document(sweep: Sweep, over_seeds: Mapping[str, Mapping[str, Any]] | N
     if sweep["test"]:
         tables.append(_tests(sweep, over_seeds or {}))
     card = "; ".join(f"{what} {text}" for what, text in sweep["protocol"].items() if what not in ("files", "contents"))
-    notes = [*sweep["notes"], *_scales(sweep["test"]), f"measured alike: {card}"]
+    notes = [*sweep["notes"], *_scales(sweep["test"]), f"same for all runs: {card}"]
     whole = (table._replace(shrinks=False) for table in tables)
     return Document("Sweep", (Section("", (*whole, Notes.of(notes))),))
 
 
 def evidence(test: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The estimate of log p of what the protocol card names: of the level where the data are dequantised."""
+    """The estimate of log p of what the protocol card names, which is the level if the data are dequantised."""
     numbers: Mapping[str, Any] = test.get("log_likelihood_of_levels") or test["log_likelihood"]
     return numbers
 
@@ -107,7 +107,7 @@ def _short(value: Any) -> Any:
 
 
 def sweep_notes(sweep: Sweep, lead: Mapping[str, Any] | None = None) -> list[str]:
-    """Says how the choice was made, what each error means, and what the choice does not show.
+    """Explains how the choice was made, what each error means, and what the choice does not show.
 
     Args:
         sweep: what report.json holds, except its notes.
@@ -116,21 +116,21 @@ def sweep_notes(sweep: Sweep, lead: Mapping[str, Any] | None = None) -> list[str
     """
     ranked = [group for group in sweep["groups"] if group["elbo"]]
     notes = [
-        "ELBO: the true one, without loss weights, on validation data, of the epoch that each run kept; mean over "
-        "seeds. Settings are chosen by it whatever they were trained on, since losses of different weights do not "
-        "compare; with weights other than 1 the epoch kept is that of the best weighted loss.",
-        "± seeds: standard error over seeds, n/a for one. ± data: standard error over the validation data, mean of the "
-        "runs; they share these data, so that seeds do not lower it, and it is larger than that of a difference. "
-        "Rate: the KL. Distortion: minus the reconstruction. ELBO = -(rate + distortion).",
+        "ELBO: without loss weights, on validation data, at the epoch that each run kept; mean over seeds. It "
+        "chooses the setting whatever the training loss was, since losses with different weights are not comparable. "
+        "With weights other than 1 the epoch kept is the one with the best weighted loss.",
+        "± seeds: standard error over seeds, n/a for one. ± data: standard error over the validation data, averaged "
+        "over the runs. The runs share these data, so more seeds do not lower it, and it is larger than the error of "
+        "a difference. Rate: the KL. Distortion: minus the reconstruction. ELBO = -(rate + distortion).",
     ]
     if sweep.get("importance_weighted"):
         notes.append(
-            "Settings trained on an importance-weighted bound are ranked by the ELBO as well, which may fall where "
-            "that bound rises: the ranking favours few draws. What they do to log p(x), a comparison says."
+            "Settings trained on an importance-weighted bound are also ranked by the ELBO, which can fall while that "
+            "bound rises, so the ranking favours few draws. Compare the runs to see the effect on log p(x)."
         )
     if diverged := [group["name"] for group in sweep["groups"] if group["diverged"]]:
         some = _first(diverged)
-        notes.append(f"A setting of which a run diverged cannot be chosen, whatever its other seeds reached: {some}.")
+        notes.append(f"A setting with a diverged run cannot be chosen, whatever its other seeds reached: {some}.")
     if len(ranked) > 1:
         notes += [_lead(ranked[0], ranked[1], lead), _flattery(sweep, ranked)]
     return [*notes, *_density(sweep["test"]), *_code(sweep["runs"])]
@@ -140,8 +140,8 @@ def _lead(first: Mapping[str, Any], second: Mapping[str, Any], lead: Mapping[str
     leads = f"{first['name']} leads {second['name']} by"
     if lead is None:
         gap = nats(first["elbo"]["mean"] - second["elbo"]["mean"])
-        return f"{leads} {gap} nats of one seed each: whether other seeds would repeat that is not known."
-    told = "" if lead["interval"][0] > 0 else ": other seeds may well choose another"
+        return f"{leads} {gap} nats, from one seed each: it is not known whether other seeds would agree."
+    told = "" if lead["interval"][0] > 0 else ": other seeds could well choose another"
     low, high = map(nats, lead["interval"])
     return (
         f"{leads} {nats(lead['mean'])} ± {nats(lead['standard_error'])} nats over seeds, "
@@ -153,27 +153,27 @@ def _flattery(sweep: Sweep, ranked: Sequence[Mapping[str, Any]]) -> str:
     chosen = sweep["chosen"]
     place = "is" if chosen == ranked[0]["name"] else "was chosen when it was"
     others = [run["name"] for run in sweep["runs"] if run["setting"] != chosen and run.get("reported")]
-    told = f"to others too, but not by the sweep: {_first(others)}" if others else "to its runs alone, after the choice"
+    told = f"to others too, but not by the sweep: {_first(others)}" if others else "only to its runs, after the choice"
     return (
         f"{chosen} {place} the best of {len(ranked)} on these validation data, which flatters its ELBO there a little. "
-        f"Its numbers on test data are what the sweep found. Test data were shown {told}."
+        f"The result of the sweep is its numbers on test data. Test data were shown {told}."
     )
 
 
 def _density(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Says what lies between the two scales of a table of dequantised data."""
+    """Explains the difference between the two scales of a table of dequantised data."""
     for test in [test for test in tests if "log_likelihood_of_levels" in test][:1]:
         jacobian = nats(test["log_likelihood_of_levels"]["mean"] - test["log_likelihood"]["mean"])
         yield (
-            "ELBO, rate and distortion are of densities of the dequantised data; log p(level) has the Jacobian of the "
-            f"levels, which adds {jacobian} nats."
+            "ELBO, rate and distortion are for the density of the dequantised data; log p(level) includes the "
+            f"Jacobian of the levels, which adds {jacobian} nats."
         )
 
 
 def _code(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     kinds = {str(sorted(run.get("code", {}).items(), key=str)) for run in runs}
     if len(kinds) > 1:
-        yield f"The runs were made by {len(kinds)} versions of the code, see run.json of each."
+        yield f"The runs were made by {len(kinds)} versions of the code; see the run.json of each."
 
 
 def _first(names: Sequence[str]) -> str:
@@ -181,7 +181,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def ended_run(run: Mapping[str, Any], code: int) -> str:
-    """Says in a line how a run has ended.
+    """Describes in a line how a run ended.
 
     Args:
         run: what report.json holds of it.

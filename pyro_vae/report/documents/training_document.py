@@ -46,7 +46,7 @@ def _numbers(entry: Entry) -> Iterator[Any]:
 
 def _notes(report: Report) -> Iterator[str]:
     protocol, training = report["protocol"], report["training"]
-    yield "± over data: standard error of the mean over other test data; ± Monte Carlo: over other draws of z."
+    yield "± over data: standard error of the mean over test data; ± Monte Carlo: over draws of z."
     yield _estimation(report)
     if report.get("baselines"):
         yield f"baselines: {baseline_sentence(report)}"
@@ -64,12 +64,12 @@ def _notes(report: Report) -> Iterator[str]:
     if "loss" in report.get("objective", {}) and "elbo" in report["test"]:
         yield _weights(report["objective"])
     if (gradient := report.get("objective", {}).get("gradient", "total")) != "total":
-        yield f"gradient: {gradient.replace('_', ' ')}, of the same bound and with the same mean as the total gradient."
+        yield f"gradient: {gradient.replace('_', ' ')}, of the same bound, with the same mean as the total gradient."
     if "preset" in report:
         yield f"preset: {preset_sentence(report['preset'])}"
     if "split" in protocol:
         split = _split(protocol, report["test"]["reconstruction"]["num_data"])
-        # Dequantised data are "not binarised" as well, and the sentence for those would describe another x.
+        # Dequantised data are also "not binarised", and the sentence for those would describe another x.
         recipe = protocol["dequantized"] or protocol["binarization"]
         about = f", {report['about']}; " if report.get("about") else ", "
         yield f"data: {protocol['name']}{about}{split}. {recipe['sentence']}"
@@ -79,7 +79,7 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
-    """Says how long a program was trained, after a word of what it says.
+    """Describes how long a program was trained, after a word for what is described.
 
     Args:
         training: `epochs` and `best_epoch`, and `started_from` where the weights of another run were the first.
@@ -101,7 +101,7 @@ def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
 
 
 def _started(lineage: Sequence[Mapping[str, Any]]) -> str:
-    """Says which weights a training started from, and theirs, and whether they may have seen the test data."""
+    """Describes the weights that a training started from, and theirs, and whether they may have seen the test data."""
     weights = [
         f"from the weights of epoch {record['epoch']} of {clean(record['run'])} ({clean(record['checkpoint'])}, "
         f"SHA-256 {clean(record['sha256'])})"
@@ -125,7 +125,7 @@ def scale_table(report: Report) -> Table:
 
 
 def _likelihood(report: Report) -> str:
-    """Says what the scales are. Where each column has its own in a table, the least and the largest say nothing."""
+    """Describes the scales. If each column of a table has its own, the smallest and the largest mean nothing."""
     if not (listed := report.get("scale_by_column")):
         return plain(report["likelihood"])
     other = {n: v for n, v in report["likelihood"].items() if n != "unit" and not isinstance(v, Mapping)}
@@ -144,13 +144,14 @@ def levels_as_reals(report: Report) -> str:
         return ""
     is_fixed = "learned" not in scales and "predicted from z" not in scales.values()
     what = (
-        "log p(x) depends on the scale that was set, as on a unit"
+        "log p(x) depends on the scale that was set, as it would on a unit"
         if is_fixed
-        else "log p(x) grows without limit as the scale shrinks where pixels hardly change, down to its floor"
+        else "where pixels hardly change, log p(x) grows without limit as the scale shrinks to its floor"
     )
     return (
-        f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is no log p of the "
-        "levels, and not to be compared with one. Dequantised data, or a likelihood of levels, have that."
+        f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is not a log p of the "
+        f"levels, and does not compare with one. For a log p of the levels, dequantise the data or choose a "
+        f"likelihood of levels."
     )
 
 
@@ -164,13 +165,13 @@ def _estimation(report: Report) -> str:
         )
     return (
         f"KL: {plain(report['test']['kl'].get('kind', {}))}. log p({of_x(report)}): by importance sampling from "
-        "q(z|x), a lower bound in expectation; how far below it lies is no part of its ±, and shrinks with the number "
-        "of draws."
+        "q(z|x), a lower bound in expectation; its distance from log p is not part of its ±, and shrinks with the "
+        "number of draws."
     )
 
 
 def rounding_sentence(loss: Mapping[str, Any]) -> str:
-    """Says what networks in bfloat16 change, with two digits of each number, however small.
+    """Describes what networks in bfloat16 change, with two digits of each number, however small.
 
     Example:
         >>> elbo = {"name": "ELBO, float32 - bfloat16", "mean": 0.00043, "standard_error": 0.00028, "num_data": 360}
@@ -189,7 +190,7 @@ def rounding_sentence(loss: Mapping[str, Any]) -> str:
 
 
 def preset_sentence(verdict: Mapping[str, Any]) -> str:
-    """Says the target of a preset, the result, the verdict, and what was done otherwise than published.
+    """Describes the target of a preset, the result, the verdict, and any departure from what was published.
 
     Example:
         >>> numbers = {"target": -84.45, "tolerance": 1.0, "result": -85.2, "standard_error": 0.26, "num_samples": 5000}
@@ -213,39 +214,40 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
 
 def _classes(classes: Mapping[str, Any]) -> str:
     majority = classes.get("majority_share")
-    guess = "" if majority is None else f"Always the commonest class of the training data: {majority:.1%} right. "
+    guess = "" if majority is None else f"Always guessing the commonest training class: {majority:.1%} right. "
     return (
         f"classes by Bayes' rule from log p(x|y) and p(y): {classes['accuracy']:.1%} right "
         f"(± {classes['standard_error']:.1%}) of {classes['num_data']}, K = {classes['num_samples']}. {guess}"
-        f"{_khat_of_classes(classes['khat_above_0.7'])} The bounds of wrong classes are looser; that flatters the "
-        "accuracy."
+        f"{_khat_of_classes(classes['khat_above_0.7'])} The bounds of wrong classes are looser, which flatters the "
+        f"accuracy."
     )
 
 
 def _khat_of_classes(shares: Mapping[str, float | None]) -> str:
     if all(share is None for share in shares.values()):
-        return f"{NO_KHAT[0].upper()}{NO_KHAT[1:]}, tells how far to trust these estimates."
+        return f"{NO_KHAT[0].upper()}{NO_KHAT[1:]}, to show how far to trust these estimates."
     names = "true_class", "other_classes"  # JSON sorted them
     true, others = ("n/a" if shares[name] is None else f"{shares[name]:.0%}" for name in names)
     return (
-        f"PSIS k-hat is above 0.7 for {true} of the estimates for the true class and {others} of those for the others."
+        f"PSIS k-hat is above 0.7 for {true} of the estimates for the true class and {others} of the estimates for "
+        f"the other classes."
     )
 
 
 def _pictures(report: Report) -> str:
-    """Says why there are no pictures of data. Of images it is said where they are read."""
+    """Explains why there are no pictures of data. For images this is explained where they are read."""
     shape = report["protocol"]["shape"]
     if len(shape) != 1 or "program" in report.get("run", {}):
         return ""
-    instead = "their columns are in columns.png" if shape[0] <= MOST_COLUMNS else "nor of more than 20 columns"
-    return f"pictures: rows of a table have no pictures of samples and reconstructions; {instead}."
+    instead = "; see columns.png" if shape[0] <= MOST_COLUMNS else ", nor for more than 20 columns"
+    return f"pictures: there are none of samples and reconstructions for rows of a table{instead}."
 
 
 def _weights(objective: Mapping[str, Any]) -> str:
     return (
         f"objective: a weighted loss, reconstruction_weight={objective['reconstruction_weight']:g}, "
-        f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is no bound. "
-        "The ELBO above is that of the model itself."
+        f"kl_weight={objective['kl_weight']:g}: its test value is {objective['loss']:.3f} nats, which is not a "
+        f"bound. The ELBO above is the unweighted one."
     )
 
 

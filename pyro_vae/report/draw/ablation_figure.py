@@ -25,7 +25,7 @@ class AblationView(NamedTuple):
         labels: (S,), the labels of the data, or None.
         ellipses: (E, 2, 2), mean and standard deviation of some q(z|x) where z has two dimensions, else None.
         axes: the names of the two axes.
-        samples: (M, C, H, W), means of p(x|z) for z from the prior, or None where data are no images.
+        samples: (M, C, H, W), means of p(x|z) for z from the prior, or None if the data are not images.
         reconstructions: (R, M, C, H, W): data, then means of p(x|z) for draws of z from q(z|x); or None.
     """
 

@@ -1,4 +1,4 @@
-"""Draws the columns of a table as PNG: how the program's rows are distributed beside those of the data."""
+"""Draws the columns of a table as PNG: how the rows of program and data are distributed."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Computes what a picture of a table shows: its columns, test data beside draws from the program."""
+"""Computes what a picture of a table shows: its columns, with test data and draws from the program."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Columns(NamedTuple):
         x: data (N, D), NaN where a number is missing.
         drawn: draws of x from the program, (M, D): 1,000 or more, the same number for each datum.
         names: of the D columns.
-        origin: (D,) what was taken away from each column of the file.
+        origin: (D,) what was subtracted from each column of the file.
     """
 
     x: Tensor
@@ -46,7 +46,7 @@ def columns(
         seed: the seed of the draws.
         y: one-hot labels (N, C) of the data, for a conditional program, which draws as many rows of each.
         names: of the D columns; by default their numbers.
-        origin: what was taken away from each column of the file; by default nothing.
+        origin: what was subtracted from each column of the file; by default nothing.
     """
     times = -(-FEWEST // len(x))
     labels = None if y is None else y.repeat(times, 1)

@@ -22,7 +22,7 @@ Numbers = Mapping[str, Any]
 
 
 def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: str = "x") -> bytes:
-    """Draws importance-weighted bounds against the number of draws, with the jackknife, which is no bound, apart.
+    """Draws importance-weighted bounds against the number of draws, and apart from them the jackknife.
 
     Bars are Monte Carlo errors. The band is the error over the data, by which the whole curve moves up or down.
 
@@ -204,7 +204,7 @@ def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
 
 
 def _name_worst(axes: Any, worst: Sequence[Numbers], classes: Sequence[str]) -> None:
-    """Names the worst data beside their points, which are the last ones on the right."""
+    """Names the worst data next to their points, which are the last ones on the right."""
     if not worst:
         return
     about = {"protocol": {"classes": classes}}

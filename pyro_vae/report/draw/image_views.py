@@ -1,6 +1,6 @@
 """Computes what a picture of images shows from a program and data: codes z, means of p(x|z), draws.
 
-Each view is a tuple of named tensors, which depend on the arguments and the seed alone. `images` draws it.
+Each view is a tuple of named tensors, which depend only on the arguments and the seed. `images` draws it.
 """
 
 from typing import Any, NamedTuple

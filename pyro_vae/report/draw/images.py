@@ -17,7 +17,7 @@ MISSING = (0.90, 0.55, 0.50)  # a dull red, which no grey image has; the gaps be
 _LONGEST = 20  # characters of the name of a class
 _FAR = 0.5  # of the height: where all epochs but the first take less, they have a panel of their own
 _TILE = 0.75  # inches: the width of an image where there are few
-_MOST_CLASSES = 30  # with samples: a picture has so many rows
+_MOST_CLASSES = 30  # with samples: a picture has this many rows
 
 
 class Key(NamedTuple):
@@ -93,7 +93,7 @@ def labels_to_draw(
 
 
 def draw_samples(view: Samples, key: Key = PLAIN, columns: int = 8) -> bytes:
-    """Draws means of p(x|z) beside draws of x at the same z, with the names of their classes where they have any.
+    """Draws means of p(x|z) next to draws of x at the same z, with the names of their classes if they have any.
 
     Args:
         view: images generated from the prior.
@@ -143,7 +143,7 @@ def training(history: Sequence[Mapping[str, Any]], best: str = "kept") -> bytes:
 def training_figure(history: Sequence[Mapping[str, Any]], best: str = "kept") -> Figure:
     """Draws minus the training loss and the validation ELBO against the epoch, with the best epoch marked.
 
-    Where the first epochs are far below the others, a panel below shows the others alone. A plain autoencoder has no
+    Where the first epochs are far below the others, a panel below shows only the others. A plain autoencoder has no
     ELBO. Its reconstruction is shown instead.
 
     Args:
@@ -241,7 +241,7 @@ def name_rows(axes: Any, picture: Tensor, names: Sequence[str]) -> None:
 
 
 def centres(size: int, number: int) -> list[float]:
-    """Lists where the middles of so many tiles are in a picture of `size` pixels.
+    """Lists where the middles of this many tiles are in a picture of `size` pixels.
 
     >>> centres(17, 2)  # pixels 0 ... 7 and 9 ... 16
     [3.5, 12.5]

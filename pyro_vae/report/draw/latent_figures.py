@@ -1,4 +1,4 @@
-"""Draws which latent dimensions are used, and the guide beside the true posterior of one datum, as SVG."""
+"""Draws which latent dimensions are used, and the guide next to the true posterior of one datum, as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -151,11 +151,11 @@ def _extent(places: Array, relative: Array) -> tuple[float, float]:
     return seen[0] - room, seen[-1] + room
 
 
-_FILLS = ("#e3edf5", "#c0d8ea", "#8fbbdb")  # light, so that lines on them are seen in grey as well
+_FILLS = ("#e3edf5", "#c0d8ea", "#8fbbdb")  # light, so that lines on them are seen in grey too
 
 
 def posterior_draws(posterior: ArrayLike, guide: ArrayLike) -> bytes:
-    """Shows draws from the true posterior of one datum beside draws from its guide.
+    """Shows draws from the true posterior of one datum next to draws from its guide.
 
     The panel above has the mean and standard deviation of each dimension. The panels below have the two dimensions that
     are most correlated under the true posterior, which a guide of independent dimensions cannot follow.

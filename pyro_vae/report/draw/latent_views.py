@@ -1,6 +1,6 @@
 """Computes what a picture of the latent space shows from a program and data.
 
-Each view is a tuple of named tensors, which depend on the arguments and the seed alone. `latent_pictures` draws it.
+Each view is a tuple of named tensors, which depend only on the arguments and the seed. `latent_pictures` draws it.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def interpolation(
         y, y_end: one-hot labels (N, C) of the starts and of the ends, for a conditional program.
 
     Raises:
-        UsageError: a path is unknown, or "base" and the prior is no flow.
+        UsageError: a path is unknown, or "base" and the prior is not a flow.
     """
     z = torch.stack([vae.latent_path(start, end, steps, y, path=path, y_end=y_end) for path in paths])
     with undisturbed(vae):
@@ -104,7 +104,7 @@ def traversal(
     """Moves the most used latent dimensions over the quantiles of the prior, each with the others at one datum's code.
 
     The use of a dimension is the variance of the codes (the centres of q(z|x)) over that of the prior. Quantiles are
-    those of each p(z_j) by itself, at the probabilities of -reach ... reach standard deviations of a normal: under a
+    those of each marginal p(z_j), at the probabilities of -reach ... reach standard deviations of a normal: under a
     standard normal prior a dimension moves from -reach to reach. See `quantiles` for where they are exact.
 
     Args:
@@ -230,7 +230,7 @@ def grid(vae: VAE, seed: int, *, side: int = 21, y: Tensor | None = None) -> Gri
 
 
 def quantiles(prior: Any, levels: Tensor) -> Tensor:
-    """Computes the quantiles of each p(z_j) by itself, (S, D), at probabilities (S,).
+    """Computes the quantiles of each marginal p(z_j), (S, D), at probabilities (S,).
 
     They are exact where the prior is made of independent one-dimensional distributions that know their quantiles, else
     those of 16,384 draws.

@@ -1,4 +1,4 @@
-"""The figures that a report alone gives, with captions that say what they show and what they do not show."""
+"""The figures that need only a report, with captions that say what they show and what they do not show."""
 
 from collections.abc import Iterator
 

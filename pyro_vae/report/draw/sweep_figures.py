@@ -13,7 +13,7 @@ from pyro_vae.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED
 Group = Mapping[str, Any]  # one of the settings, or a part of one
 
 _COLOURS, _MARKERS = (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv"
-_MOST_NAMES = 16  # written beside their points, and in a legend
+_MOST_NAMES = 16  # written next to their points, and in a legend
 
 
 def rate_distortion(sweep: Mapping[str, Any]) -> bytes:
@@ -60,7 +60,7 @@ def curve(sweep: Mapping[str, Any]) -> bytes | None:
         every = [group["values"][axis] for groups in lines.values() for group in groups]
         if 0 < 10 * min(every) <= max(every):
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # since text is no mathematics here
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # since text is not mathematics here
             axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.grid(axis="y")
         axes.set_xlabel(axis)

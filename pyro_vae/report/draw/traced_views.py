@@ -83,7 +83,7 @@ def columns(
     names: Sequence[str] = (),
     origin: Sequence[float] = (),
 ) -> Columns:
-    """Draws rows by the model alone, as `column_views.columns` does by prior and decoder.
+    """Draws rows by the model only, as `column_views.columns` does by prior and decoder.
 
     Args:
         program: anything with `.model`, which generates without x, and `.guide` over one data plate.

@@ -187,7 +187,7 @@ class TestWhatIsSaid:
         for told in ("Ratio on a tensor", "model, x Normal", "guide, z Normal", "1 parameter ", "12 test data"):
             assert told in page
         for unknown in ("epoch", "preset", "evaluate.py", "scripts", "columns.png", "training data against"):
-            assert unknown not in page.replace("baselines: there are test data alone", "")
+            assert unknown not in page.replace("baselines: there are only test data", "")
         assert found.report["left_out"].keys() == {
             "baselines",
             "latents",
@@ -215,7 +215,7 @@ class TestWhatIsSaid:
             found = evaluate(vae, (rows(6).repeat(1, 2) > 0).double(), tmp_path / str(number), **QUICK)
             assert (found.report["gaps"]["amortisation"] is None) == (number == 0)
             for text in (str(found), words((tmp_path / str(number) / "report.html").read_text())):
-                told = "approximation and amortisation gap: for them the guide is fitted to single data, which is"
+                told = "approximation and amortisation gap: they need a guide fitted to single data, which"
                 assert (told in re.sub(r"\s+", " ", text)) == (number == 0)
 
     @pytest.mark.thorough

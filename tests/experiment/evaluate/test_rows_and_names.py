@@ -90,7 +90,7 @@ def test_a_picture_of_one_datum_names_its_row_and_its_class(written):
     about = look.report["posterior"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"Row {about['row']} of the data (label {NAMES[about['label']]})" in page
-    assert "Each column of the test data beside draws from the program" in page
+    assert "Each column of the test data next to draws from the program" in page
 
 
 def test_the_data_line_says_what_the_file_holds(written):
@@ -99,7 +99,7 @@ def test_the_data_line_says_what_the_file_holds(written):
     assert "data: own.csv, 120 rows of 3 numbers, reals, labels ant ... cat; random split 84 / 12 / 24" in " ".join(
         text.split()
     )
-    assert "rows of a table have no pictures of samples" in " ".join(text.split())
+    assert "none of samples and reconstructions for rows of a table" in " ".join(text.split())
 
 
 def test_a_report_of_earlier_without_rows_is_still_read(written):

@@ -231,7 +231,7 @@ def test_a_run_that_another_process_made_in_the_meantime_stays_as_it_is(folder, 
         return build_data(settings)
 
     monkeypatch.setattr(build, "data", meanwhile)
-    with pytest.raises(UsageError, match=f"another training was at work in {folder} since this one began"):
+    with pytest.raises(UsageError, match=f"another training has written to {folder} since this one began"):
         training.start_or_resume(folder, replace(config, test_samples=3), {"test_samples"}, resume=resume)
     assert whole == [{path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}]
 

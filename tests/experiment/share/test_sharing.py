@@ -139,7 +139,7 @@ def test_a_members_own_class_is_passed_in_and_its_absence_is_noticed(tmp_path):
         pv.load(shared, decoder=Own(2))
     assert "prior=YOUR\\_PRIOR" not in card(shared)
     assert "prior=YOUR_PRIOR" in card(shared)
-    assert "Not part of pyro\\_vae nor of this folder, and to be passed in: the prior Own." in card(shared)
+    assert "Not part of pyro\\_vae or of this folder, so you must pass them in: the prior Own." in card(shared)
 
 
 # What the card says.

@@ -156,11 +156,11 @@ def test_test_data_are_those_of_the_runs_own_report_unless_a_plan_says_how_many(
 
 
 def test_mistakes_are_answered(trained, config, tmp_path):
-    with pytest.raises(UsageError, match="`kl_weight` is what the three runs differ in"):
+    with pytest.raises(UsageError, match="`kl_weight` is set by the three runs"):
         loss_ablation.train(tmp_path, config, {"kl_weight"})
     with pytest.raises(UsageError, match="no finite KL"):
         loss_ablation.train(tmp_path, Config(posterior="delta", kl_weight=0.0), set())
-    with pytest.raises(UsageError, match="holds a run already: add `resume=True`"):
+    with pytest.raises(UsageError, match="already holds a run: add `resume=True`"):
         loss_ablation.train(trained, config, set())
     with pytest.raises(UsageError, match="was started with latent_dim=3"):
         loss_ablation.train(trained, Config(latent_dim=4), {"latent_dim"}, resume=True)

@@ -270,7 +270,7 @@ def test_an_unchanged_program_has_no_fault(swapped):
 @pytest.mark.parametrize("prior", ["standard", "laplace", "student_t"])
 def test_a_prior_without_parameters_is_refused(tmp_path, prior):
     trained = make_run(tmp_path)
-    with pytest.raises(UsageError, match=f"`prior='{prior}'` has no parameters, so that there is nothing to fit"):
+    with pytest.raises(UsageError, match=f"`prior='{prior}'` has no parameters to fit"):
         refit(trained, tmp_path / "new", prior)
     assert not (tmp_path / "new").exists()
 
@@ -283,5 +283,5 @@ def test_what_can_not_be_refitted_is_said_in_a_sentence(tmp_path, capsys):
     with pytest.raises(UsageError, match="needs labels: train with `conditional=True`"):
         refitting.refitted_config(Config(), "conditional", {})
     trained = make_run(tmp_path)
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         refit(trained, tmp_path / "run", "mixture")

@@ -44,7 +44,7 @@ def test_code_in_a_grid_must_have_been_typed(tmp_path, monkeypatch):
         "        super().__init__(latent_dim)\nclass Other(Mine): pass\n"
     )
     grid = "prior=standard,./mine.py:Mine"
-    with pytest.raises(UsageError, match="names code, and stands in a file"):
+    with pytest.raises(UsageError, match="in a file names code, and you must name code yourself"):
         made(grid)
     parser = config_parser("sweep", "For tests.")
     parser.add_argument("--grid", action="append", type=str, default=[])
@@ -101,7 +101,7 @@ def test_a_value_that_the_flag_does_not_take_is_answered_by_its_parser(grid, wor
         ({"ranges": ["lr=1..2"]}, "add --search N"),
         ({"search": 3}, "nothing to choose"),
         ({"seeds": 0}, "--seeds must be 1 or more"),
-        ({"command": ["--seed", "3"]}, "--seed is what the runs of a setting differ in"),
+        ({"command": ["--seed", "3"]}, "--seed is what distinguishes the runs of a setting"),
         ({"ranges": ["lr=2..1"], "search": 1}, "low must be below high"),
         ({"ranges": ["lr=1..inf"], "search": 1}, "both finite"),
         ({"ranges": ["latent_dim=1..2.5"], "search": 1}, "takes two whole numbers"),

@@ -209,7 +209,7 @@ def test_the_classes_are_those_of_bayes_rule_with_the_frequencies_of_training(tm
     commonest = max(range(CLASSES), key=lambda c: int((data.train.labels == c).sum()))
     share = (labels == commonest).double().mean().item()
     assert (classes["majority_class"], classes["majority_share"]) == (commonest, pytest.approx(share))
-    assert f"Always the commonest class of the training data: {share:.1%} right." in text
+    assert f"Always guessing the commonest training class: {share:.1%} right." in text
 
 
 def test_a_class_that_the_training_data_lack_does_not_spoil_the_report(tmp_path, settings):
