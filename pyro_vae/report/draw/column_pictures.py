@@ -26,7 +26,7 @@ def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
     """
     x, drawn = view.x.cpu().double().numpy(), view.drawn.cpu().double().numpy()
     panels = x.shape[1] + (x.shape[1] > 1)
-    side = min(_SIDE, panels)
+    side = min(_SIDE, math.ceil(math.sqrt(panels)))
     rows = math.ceil(panels / side)
     with figure(1.75 * rows + 0.5) as page:
         places = list(page.subplots(rows, side, squeeze=False).flat)
