@@ -42,7 +42,7 @@ def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
 
 
 def _named(name: str, origin: float) -> str:
-    return clipped(name, 24) + (f" {MINUS} {origin:.6g}" if origin else "")
+    return clipped(name, 20) + (f" {MINUS} {origin:.6g}" if origin else "")
 
 
 def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:
