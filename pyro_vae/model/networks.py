@@ -243,8 +243,9 @@ class ConvDecoder(Network):
 
     A kernel of 3 is not a multiple of the stride of 2, so that neighbouring pixels get unequal numbers of terms, and an
     untrained decoder draws a checkerboard (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016). Training
-    removes it. Of the variance within an image on digits, the highest frequency of rows or columns holds 30 % before
-    training and 0.9 % after 500 steps. It is 0.6 % with images enlarged and convolved instead, and 2.8 % in the data.
+    removes most of it. Of the variance within an image on digits, the highest frequency of rows or columns holds 30 %
+    before training and 0.9 % after 500 steps. It is 0.6 % with images enlarged and convolved instead, and 2.8 % in the
+    data. On MNIST it falls from 43 % to 0.8 % in 200 steps, and the data have 0.28 %, so that a trace is left.
 
     Args:
         in_shape: event shape of the input, e.g. `(D,)`.

@@ -26,7 +26,7 @@ def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
     """
     x, drawn = view.x.cpu().double().numpy(), view.drawn.cpu().double().numpy()
     panels = x.shape[1] + (x.shape[1] > 1)
-    side = min(_SIDE, panels)
+    side = min(_SIDE, math.ceil(math.sqrt(panels)))
     rows = math.ceil(panels / side)
     with figure(1.75 * rows + 0.5) as page:
         places = list(page.subplots(rows, side, squeeze=False).flat)
@@ -42,7 +42,7 @@ def draw_columns(view: Columns, key: Key = PLAIN) -> bytes:
 
 
 def _named(name: str, origin: float) -> str:
-    return clipped(name, 24) + (f" {MINUS} {origin:.6g}" if origin else "")
+    return clipped(name, 20) + (f" {MINUS} {origin:.6g}" if origin else "")
 
 
 def _histogram(axes: Any, x: np.ndarray, drawn: np.ndarray) -> None:

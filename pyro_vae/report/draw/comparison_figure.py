@@ -84,7 +84,7 @@ def _draw_intervals(ax: Any, place: int, group: Mapping[str, Any]) -> dict[str, 
         return {}
     low, high = difference["interval"] or (difference["mean"],) * 2
     handles["over the data"] = ax.hlines(place, low, high, color=BLUE, lw=2)
-    (dot,) = ax.plot(difference["mean"], place, "o" if difference["is_paired"] else "X", ms=6, color=BLUE)
+    (dot,) = ax.plot(difference["mean"], place, "o" if difference["is_paired"] else "X", ms=6, color=BLUE, zorder=4)
     if not difference["is_paired"]:
         handles["unpaired: other test data"] = dot
     if both := group.get("difference_over_both"):

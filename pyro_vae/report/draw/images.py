@@ -102,7 +102,7 @@ def draw_samples(view: Samples, key: Key = PLAIN, columns: int = 8) -> bytes:
     """
     rows, (high, wide) = -(-len(view.x) // columns), view.x.shape[-2:]
     titles = "means of p(x|z),\nz drawn from the prior", "draws of x\nat the same z"
-    with figure(WIDTH / 2 * rows / columns * high / wide + 0.5) as drawn:
+    with figure(WIDTH / 2 * rows / columns * high / wide + 0.45) as drawn:
         panels = drawn.subplots(1, 2)
         for axes, images, title in zip(panels, (view.mean, view.x), titles, strict=True):
             show(axes, picture := tile(key.shades(images), columns), title)
@@ -122,7 +122,7 @@ def draw_reconstructions(view: Reconstructions, key: Key = PLAIN) -> bytes:
     """
     x, mean, draws = view.x, view.mean, view.log_likelihood_of_draws
     width = min(_TILE, WIDTH / len(x))
-    with figure(width * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + (0.5 if draws is None else 1.6)) as drawn:
+    with figure(width * (len(mean) + 1) * x.shape[-2] / x.shape[-1] + (0.42 if draws is None else 1.6)) as drawn:
         axes = drawn.subplots()
         picture = tile(key.shades(torch.cat([x[None], mean]).flatten(0, 1)), len(x))
         show(axes, picture, f"top row: data\nbelow: means of p(x|z) at {len(mean)} draws of z from q(z|x)")

@@ -12,6 +12,7 @@ from matplotlib import colormaps, patheffects
 from matplotlib.collections import EllipseCollection
 from torch import Tensor
 
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import latent_views
 from pyro_vae.report.draw.images import PLAIN, Key, centres, name_columns, name_rows, show, tile
 from pyro_vae.report.draw.style import LETTERS, WIDTH, figure, legend_columns, png
@@ -131,7 +132,8 @@ def draw_latent_grid(view: latent_views.Grid, key: Key = PLAIN) -> bytes:
             axes.set_title(f"label {key.name(label)}")
         for axes in places[panels:]:
             axes.set_axis_off()
-        drawn.suptitle("means of p(x|z) at quantiles of the prior,\nin equal steps of probability", fontsize=LETTERS)
+        title = "means of p(x|z) at quantiles of the prior,\nin equal steps of probability"
+        drawn.suptitle(title, x=0.01, ha="left", fontsize=LETTERS)
         drawn.supxlabel("z[0]", fontsize=LETTERS)
         drawn.supylabel("z[1]", fontsize=LETTERS)
         return png(drawn)
@@ -140,7 +142,7 @@ def draw_latent_grid(view: latent_views.Grid, key: Key = PLAIN) -> bytes:
 def _some(numbers: list[float], number: int) -> list[str]:
     """Writes the first number, the last and some between them as text; the rest is empty."""
     shown = {round(i * (len(numbers) - 1) / (number - 1)) for i in range(number)}
-    return [f"{round(value, 2):g}" if i in shown else "" for i, value in enumerate(numbers)]
+    return [f"{round(value, 2):g}".replace("-", MINUS) if i in shown else "" for i, value in enumerate(numbers)]
 
 
 class _Group(NamedTuple):

@@ -26,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CLASSES),
     "axes.edgecolor": GREY,
+    "axes.formatter.useoffset": False,  # no ticks that count from a number above the axis
     "axes.labelcolor": INK,
     "axes.labelsize": LETTERS,
     "axes.linewidth": 0.8,

@@ -73,10 +73,14 @@ def _template() -> Any:
 
 
 def _minus(table: Table) -> Table:
-    """Writes a minus as wide as a digit in columns of numbers."""
+    """Writes a minus as wide as a digit in columns of numbers, and in cells that begin with a negative number."""
     right = [column.right for column in table.columns]
     rows = [
-        [str(c).replace("-", MINUS) if r else str(c) for c, r in zip(row, right, strict=True)] for row in table.rows
+        [
+            str(c).replace("-", MINUS) if r else re.sub(r"^-(?=\d)", MINUS, str(c))
+            for c, r in zip(row, right, strict=True)
+        ]
+        for row in table.rows
     ]
     return table._replace(rows=rows)
 
