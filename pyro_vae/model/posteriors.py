@@ -8,7 +8,7 @@ To add a member:
 - build the distribution from `self.encode(x, y)`, which calls the encoder and checks its output;
 - the distribution must have `rsample`, so that gradients reach the encoder through the samples;
 - options of `encoder_shape` have the same names and defaults in the constructor, which passes them to
-`super().__init__`.
+  `super().__init__`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -69,8 +69,13 @@ class ReadError(Exception):
 
 
 @pytest.mark.parametrize(("name", "arguments"), [ours for _, ours in OURS], ids=[" ".join(words) for words, _ in OURS])
-def test_a_command_takes_the_flags_that_the_pages_give_it(name, arguments, monkeypatch):
+def test_a_command_takes_the_flags_that_the_pages_give_it(name, arguments, tmp_path, monkeypatch):
     main = import_module(f"pyro_vae.cli.{name}_command").main
+    if "--start-from" in arguments:  # looked for before the flags are
+        monkeypatch.chdir(tmp_path)
+        run = Path(arguments[arguments.index("--start-from") + 1])
+        run.mkdir(parents=True)
+        (run / "config.json").touch()
 
     def stop(*_, **__):
         raise ReadError
