@@ -130,7 +130,7 @@ def test_it_says_what_the_errors_leave_out():
     assert "K = 1000 draws and seed 7 for every run" in text
     assert "paired datum by datum" in text
     assert "at most 0.003." in text
-    assert "tested alike: data set digits; contents abababababab..." in text
+    assert "same for all runs: data set digits; contents abababababab..." in text
     for absent in ("WARNING", "FORCED", "unpaired", "best of", "single run"):
         assert absent not in text
 
@@ -149,7 +149,7 @@ def test_settings_that_a_name_has_no_room_for_are_said_to_be_in_their_table(more
         group(f"prior=standard{more}", [-22.4], -0.3, prior="standard"),
     )
     assert ("in a name" in flat(to_text(found))) == bool(told)
-    assert f"{told} for which it has no room; the table of settings lists them all." in flat(to_text(found)) or not told
+    assert f"{told} The table of settings lists them all." in flat(to_text(found)) or not told
 
 
 def test_one_run_of_a_kind_is_said_to_tell_nothing_of_its_seed():

@@ -324,10 +324,10 @@ def test_the_most_correlated_pair_is_shown():
 def test_a_report_draws_all_its_panels_with_honest_captions():
     found = {panel.title: panel for panel in report_figures.of_report(full())}
     assert len(found) == 9
-    assert "no bound" in found["Importance-weighted bounds"].caption
+    assert "not a bound" in found["Importance-weighted bounds"].caption
     assert "4 test data" in found["Bounds of growing cost"].caption
     assert "there is no upper bound" in found["Simulated data only: the truth bracketed"].caption
-    assert "These estimates are kept separate" in found["More work on the worst data"].caption
+    assert "They stand apart" in found["More work on the worst data"].caption
 
 
 @pytest.mark.parametrize(
