@@ -154,14 +154,17 @@ def for_others(line: str) -> list[str]:
 
     >>> for_others("/opt/bin/python x/scripts/train_svi.py --lr 1e-3"), for_others("python mine.py")
     (['pyro-vae', 'train', '--lr', '1e-3'], ['python', 'mine.py'])
+    >>> " ".join(for_others("torchrun --nproc-per-node 2 x/scripts/train_svi.py --lr 1e-3"))
+    'torchrun --nproc-per-node 2 -m pyro_vae train --lr 1e-3'
     """
     words = shlex.split(line)
-    match [PurePath(word).name for word in words[:4]]:
-        case [_, name, *_] if name in _SCRIPTS:
-            return [_INSTALLED, _SCRIPTS[name], *words[2:]]
-        case [_, "-m", package, _] if package == _PACKAGE:
-            return [_INSTALLED, *words[3:]]
-    return words
+    for place, word in enumerate(words[:5]):  # torchrun has flags of its own
+        path = PurePath(word)
+        if path.name in _SCRIPTS and path.parent.name == "scripts":
+            several = ["torchrun", *words[1:place], "-m", _PACKAGE]
+            begun = several if PurePath(words[0]).name == "torchrun" else [_INSTALLED]
+            return [*begun, _SCRIPTS[path.name], *words[place + 1 :]]
+    return [_INSTALLED, *words[3:]] if words[1:3] == ["-m", _PACKAGE] else words
 
 
 def module(command: str) -> list[str]:

@@ -26,6 +26,7 @@ Colour = Literal["as_stored", "grey", "rgb"]
 Standardize = Literal["auto", "yes", "no"]
 Scaling = Literal["as_stored", "standardized", "counts"]
 Missing = Literal["no", "nan"]
+Scored = Literal["train", "valid", "test"]
 Gradient = Literal["total", "sticking_the_landing", "doubly_reparametrised"]
 
 

@@ -102,7 +102,10 @@ class Watcher:
 
     Attributes:
         stages: those that go on, each within the one before.
+        shows_notes: whether a person sees the notes of the stages, so that nothing needs to be printed beside them.
     """
+
+    shows_notes = False
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
@@ -146,6 +149,11 @@ def watched(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _watcher.reset(token)
+
+
+def shows_notes() -> bool:
+    """Returns whether a person sees the notes of the stages here."""
+    return (watcher := _watcher.get()) is not None and watcher.shows_notes
 
 
 def is_watched() -> bool:

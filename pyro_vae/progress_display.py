@@ -1,10 +1,10 @@
-"""Shows progress to a person who waits: on a terminal two lines that change in place, elsewhere a line a minute.
+"""Shows progress to a person who waits: on a terminal two lines that change in place, elsewhere lines.
 
     ⠹ section 7 of 13 ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  62 %, 0:21 left
       annealing 100 data simulated from the model, in both directions  40 %
 
 The display is on standard output where that is a terminal, and what is printed meanwhile stands above it, unbroken. The
-lines go to standard error.
+lines go to standard error, at most one a minute, each when a stage goes on.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def _is_terminal(stream: Any) -> bool:
 
 
 class Lines(progress.Watcher):
-    """Prints a line a minute.
+    """Prints a line when a stage goes on, if a minute has passed since the last.
 
     Args:
         write: prints a line; by default to standard error.
@@ -173,6 +173,8 @@ def _on_terminal(says: str) -> Iterator[None]:
 
 class _OnTerminal(progress.Watcher):
     """What rich draws at each look: the two lines."""
+
+    shows_notes = True
 
     def __init__(self) -> None:
         super().__init__()

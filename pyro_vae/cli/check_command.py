@@ -1,11 +1,10 @@
 """Check a prior, posterior or likelihood of your own."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from pyro_vae.cli import own_code
-from pyro_vae.cli.command_ending import in_flags, printable
+from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.command_lines import command_line
 from pyro_vae.errors import CheckError, UsageError
 
@@ -39,17 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of networks, data and draws (default 0)")
     options = parser.parse_args(arguments)
-    try:
+    with exit_codes(arguments=vars(options)):
         place = _place(options.member)
 
         from pyro_vae.cli import member_check  # here, since --help needs no torch
 
         report = member_check.report_on(place, options)
-    except UsageError as error:
-        print(f"error: {printable(in_flags(str(error), vars(options)))}", file=sys.stderr)
-        return error.exit_code
-    print(report)
-    return 0 if report.passed else CheckError.exit_code
+        print(report)
+        return 0 if report.passed else CheckError.exit_code
 
 
 def _size(text: str) -> int:

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 def compare(arguments: Namespace) -> None:
     """Measures each run, and writes and prints their differences."""
     places.check_runs(arguments.runs)
+    places.check_reference(arguments.reference, arguments.runs)
     files.check_folder(Path(arguments.out or "runs"))
     evaluation = settings_from(arguments, Evaluation)
     out, own = Path(arguments.out) if arguments.out else None, own_code.offered(vars(arguments))
@@ -47,7 +48,6 @@ def compare(arguments: Namespace) -> None:
     # The runs, and whether they were tested in the same way.
     runs = comparable_runs.candidates(arguments.runs, evaluation.test_data, own)
     own_code.check_served(own, *(run.config for run in runs))
-    comparing.check_reference(arguments.reference, runs)
     if (differing := comparable_runs.disagreements(runs)) and not arguments.force:
         raise comparable_runs.refusal(differing)
 

@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")
         shard = None if arguments.merge else Shard.wanted(arguments.shard, os.environ)
         places.check_run(arguments.run)
+        places.check_data_dir(arguments.data_dir)
         files.check_folder(Path(out))
         own = own_code.offered(vars(arguments))
         where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir, "own": own}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyro_vae import system
+from pyro_vae.errors import StorageError
 
 _STAND_INS = {
     "\N{PLUS-MINUS SIGN}": "+-",
@@ -38,6 +39,10 @@ def output() -> Iterator[None]:
     except BrokenPipeError:
         drop()
         sys.exit(system.BROKEN_PIPE)
+    except OSError as error:  # such as output to a full disk
+        drop()
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(StorageError.exit_code)
 
 
 def drop() -> None:

@@ -7,7 +7,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
 from pyro_vae.experiment.run import files, places
-from pyro_vae.option_words import PathKind, words
+from pyro_vae.option_words import PathKind, check_word, words
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         places.check_run(arguments.run)
+        for kind in arguments.path:
+            check_word("path", kind, PathKind)
         folder = Path(arguments.out or Path(arguments.run) / "samples")
         files.check_folder(folder)
         from pyro_vae.experiment.run.trained_run import open_run  # here, since --help needs no torch

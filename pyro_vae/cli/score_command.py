@@ -14,6 +14,7 @@ from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.run import places
 from pyro_vae.experiment.score import score_table
+from pyro_vae.option_words import Scored, check_word
 
 SHARD = (
     "compute only share i of n, given as i/n with i = 0 ... n-1, into the folder OUT.shards; by default the share of "
@@ -68,6 +69,8 @@ def main(argv: list[str] | None = None) -> None:
 def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
     given = vars(arguments)
     places.check_run(given["run"])
+    if given["split"]:
+        check_word("split", given["split"], Scored)
     if given["data"]:
         places.check_data(given["data"])
     begun, out, wants = time.perf_counter(), Path(given["out"]), {"reconstructions": given["reconstructions"]}

@@ -7,7 +7,7 @@ from jsonargparse import ActionYesNo
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import Parser, add_places
-from pyro_vae.experiment.run import places
+from pyro_vae.experiment.run import files, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         places.check_run(arguments.run)
+        files.check_folder(Path(arguments.out))
+
         from pyro_vae.experiment.run.trained_run import newest_checkpoint  # here, since --help needs no torch
         from pyro_vae.experiment.share import hub, sharing
 

@@ -662,7 +662,9 @@ def test_exit_codes_of_the_process(name, code, user_folder):
     ],
 )
 def test_usage_errors_are_one_sentence(arguments, message, user_folder, capsys):
-    assert main(arguments) == 2
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

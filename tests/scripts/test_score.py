@@ -282,7 +282,7 @@ WRONG = {
     "bools": (["--data", "bools.npy"], 3, "x.astype(np.uint8) * 255"),
     "two arrays": (["--data", "two.npz"], 2, "holds x_train, x_test; choose one, as in --array x_test"),
     "no array": (["--data", "two.npz", "--array", "x_tst"], 2, "did you mean 'x_test'?"),
-    "no split": (["--split", "tset"], 2, "a --split is train, valid, test; got 'tset'"),
+    "no split": (["--split", "tset"], 2, "unknown split 'tset'; did you mean 'test'? (train, valid, test)"),
     "an ending": (["--split", "test", "--out", "scores.txt"], 2, "name such a file, as --out scores.csv"),
 }  # fmt: skip
 

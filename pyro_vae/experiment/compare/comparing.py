@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyro_vae.errors import UsageError, divergence, not_finite
+from pyro_vae.errors import divergence, not_finite
 from pyro_vae.evaluation import (
     Estimate,
     between_seeds,
@@ -29,6 +29,7 @@ from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagr
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.run.places import check_reference
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.progress import stage, through
 from pyro_vae.report.documents.comparison_document import comparison_document, comparison_notes, comparison_rows
@@ -59,21 +60,6 @@ class Measured(NamedTuple):
     def khat_above(self) -> float | None:
         """The share of data whose k-hat lies above 0.7; None where K is too small to tell."""
         return share_above(self.khat)
-
-
-def check_reference(reference: str, runs: Sequence[Candidate]) -> None:
-    """Checks that the reference is "best", "first" or one of the runs.
-
-    Args:
-        reference: what `compare` will be given.
-        runs: the candidates.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if reference not in ("best", "first") and not any(_is_named(run, reference) for run in runs):
-        names = ", ".join(run.name for run in runs)
-        raise UsageError(f"`reference` is best, first or one of the runs ({names}); got {reference!r}")
 
 
 def measure(run: Candidate, evaluation: Evaluation) -> Measured:
@@ -132,7 +118,7 @@ def compare(
     Raises:
         UsageError: the reference is none of these.
     """
-    check_reference(reference, runs)
+    check_reference(reference, [run.path for run in runs])
     pools = [_pool(group, runs, measured) for group in groups(runs)]
     pools.sort(key=lambda pool: -pool.log_likelihood.mean)
     chosen = pools[0] if reference == "best" else pools[_place(reference, runs, pools)]

@@ -41,6 +41,34 @@ def check_runs(paths: Iterable[str | Path]) -> None:
         raise UsageError(f"{twice[0]} is named twice: a run compared with itself says nothing")
 
 
+def check_reference(reference: str, runs: Iterable[str | Path]) -> None:
+    """Checks that what runs are compared with is one of them, or one of the words.
+
+    Raises:
+        UsageError: it is neither.
+
+    Example:
+        >>> check_reference("c", ["runs/a", "runs/b"])
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.UsageError: `reference` is best, first or one of the runs (runs/a, runs/b); got 'c'
+    """
+    folders = [Path(path) for path in runs]
+    if reference not in ("best", "first", *(f.name for f in folders)) and Path(reference) not in folders:
+        names = ", ".join(map(str, folders))
+        raise UsageError(f"`reference` is best, first or one of the runs ({names}); got {reference!r}")
+
+
+def check_data_dir(data_dir: str) -> None:
+    """Checks that the folder of the data is there, if one is named.
+
+    Raises:
+        DataError: it is not.
+    """
+    if data_dir and not Path(data_dir).is_dir():
+        raise DataError(f"{data_dir}: there is no such folder. Name the one that holds the data with `data_dir`.")
+
+
 def check_data(dataset: str) -> None:
     """Checks that data are there, unless they are known by a name.
 

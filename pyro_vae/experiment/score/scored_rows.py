@@ -19,10 +19,9 @@ from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.score import wild_rows
 from pyro_vae.experiment.score.scored_run import ScoredRun
+from pyro_vae.option_words import Scored, check_word
 from pyro_vae.progress import through
 from pyro_vae.randomness import derive
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(eq=False)
@@ -204,8 +203,7 @@ def of_split(run: ScoredRun, split: str, plan: Plan, *, reconstructions: bool = 
         CheckpointError: the data of the run are not there, or are others.
         DataError: the data are not there.
     """
-    if split not in SPLITS:
-        raise UsageError(f"a `split` is {', '.join(SPLITS)}; got {split!r}")
+    check_word("split", split, Scored)
     if run.trained is None:
         raise UsageError(f"{run.path} is a shared folder, which has no splits: score a file, as `data='new.npy'`")
     data = run.trained.data

@@ -1,7 +1,6 @@
-"""The epochs of a training as a person sees them: a stage of the progress, and lines where there is no terminal."""
+"""The epochs of a training as a person sees them: a stage of the progress, or lines where no one sees its note."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,7 +18,7 @@ def progress_bar(epochs: int, done: int) -> Iterator[Callable[[Record], None]]:
         epochs: how many there will be.
         done: how many there were before.
     """
-    shows_lines = not sys.stdout.isatty()
+    shows_lines = not progress.shows_notes()
     with progress.stage("epochs", total=epochs, done=done) as training:
 
         def show(record: Record) -> None:
