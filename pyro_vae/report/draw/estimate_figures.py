@@ -35,7 +35,7 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
     mean = np.array([known(numbers["mean"]) for numbers in curve])
     noise = np.array([error(numbers["monte_carlo_error"]) for numbers in curve])
     data = np.array([error(numbers["standard_error"]) for numbers in curve])
-    with figure(3.2) as drawn:
+    with figure(3.6) as drawn:
         axes, apart = drawn.subplots(1, 2, sharey=True, width_ratios=[6, 1])
         label = f"± over {curve[-1]['num_data']} data, {data[-1]:.3g}: moves all points together"
         axes.fill_between(k, mean - data, mean + data, color=PALE, lw=0, label=label)
@@ -46,7 +46,7 @@ def bounds(curve: Sequence[Numbers], jackknife: Numbers | None = None, *, of: st
         axes.minorticks_off()
         axes.set_xticks(k, _round_numbers(k))
         axes.set_ylim(*_limits(mean, noise, data))
-        axes.legend(loc="lower right")
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper left")
         plain(axes, "y")
         plain(apart, "y")
         apart.tick_params(axis="y", length=0)
@@ -94,7 +94,7 @@ def reference(numbers: Numbers, *, of: str = "x") -> bytes:
     differences = [
         _Row(row["label"], row["mean"], error(row["standard_error"])) for row in numbers.get("differences", ())
     ]
-    about = f"log p({of}), nats per datum: the same {numbers['num_data']} test data in every row"
+    about = f"log p({of}), nats per datum\nthe same {numbers['num_data']} test data in every row"
     return _ladder(rows, differences, about)
 
 
@@ -111,7 +111,7 @@ def simulated(numbers: Numbers, *, of: str = "x") -> bytes:
         for name, label in labels.items()
         if numbers.get(name) is not None
     ]
-    about = f"log p({of}), nats per datum: {numbers['num_data']} data simulated from the model, not test data"
+    about = f"log p({of}), nats per datum\n{numbers['num_data']} data simulated from the model, not test data"
     gap = [_Row(f"gap, reverse {MINUS} forward", numbers["gap"], error(numbers["gap_error"]))]
     bracket = numbers["forward"]["mean"], numbers["reverse"]["mean"]
     return _ladder(rows, gap, about, bracket)
@@ -127,7 +127,7 @@ def _ladder(
 ) -> bytes:
     """Draws estimates below each other, and paired differences below them on an axis of their own."""
     counts = [len(rows), max(1, len(differences))]
-    with figure(1.9 + 0.34 * sum(counts)) as drawn:
+    with figure(2.1 + 0.34 * sum(counts)) as drawn:
         axes, below = drawn.subplots(2, 1, height_ratios=[counts[0] + 0.5, counts[1] + 0.2])
         for i, row in enumerate(rows):
             mark, color = _MARKS[row.bound]
@@ -182,7 +182,7 @@ def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
         ((values >= 0.5) & (values <= threshold), "s", ORANGE, f"0.5 to {threshold:g}"),
         (values > threshold, "^", RED, f"above {threshold:g}: may be loose"),
     )
-    with figure(3.8) as drawn:
+    with figure(4.0) as drawn:
         axes = drawn.subplots()
         for line in (0.5, threshold):
             axes.axhline(line, color=GREY, lw=0.8, ls=(0, (4, 3)))
@@ -194,25 +194,25 @@ def khat(numbers: Numbers, classes: Sequence[str] = ()) -> bytes:
             axes.axvspan(
                 0, 100 * unknown / size, color=PALE, lw=0, label=f"none ({unknown}): weights all agree, or too few"
             )
-        axes.set(xlabel="share of the test data, sorted by k-hat, %", ylabel="k-hat of the importance weights")
+        axes.set(xlabel=_worst(numbers.get("worst", ())[:4], classes), ylabel="k-hat of the importance weights")
         axes.set(xlim=(-1, 101))
         axes.set_ylim(top=max(1.0, 1.1 * values.max(initial=0.0)))
         drawn.legend(loc="outside upper left", handletextpad=0.2)
         plain(axes, "y")
-        _name_worst(axes, numbers.get("worst", ())[:4], classes)
         return svg(drawn)
 
 
-def _name_worst(axes: Any, worst: Sequence[Numbers], classes: Sequence[str]) -> None:
-    """Names the worst data next to their points, which are the last ones on the right."""
+def _worst(worst: Sequence[Numbers], classes: Sequence[str]) -> str:
+    """Describes the axis of the data, and names the worst of them, which are the last ones on the right."""
+    axis = "share of the test data, sorted by k-hat, %"
     if not worst:
-        return
+        return axis
     about = {"protocol": {"classes": classes}}
     labels = [clipped(class_name(about, row.get("label")), 20) for row in worst]
     names = [place(row) + (label and f" (label {label})") for row, label in zip(worst, labels, strict=True)]
     kind = names[0].split()[0]
     listed = ", ".join(name.removeprefix(f"{kind} ") for name in names)
-    axes.annotate(f"largest: {kind} {listed}", (0.985, 0.03), xycoords="axes fraction", ha="right")
+    return f"{axis}\n{textwrap.fill(f'largest: {kind} {listed}', 58)}"
 
 
 def effective_sample_size(numbers: Numbers) -> bytes:

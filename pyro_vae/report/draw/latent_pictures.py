@@ -37,7 +37,7 @@ def draw_interpolation(view: latent_views.Interpolation, key: Key = PLAIN) -> by
     kinds, steps = view.mean.shape[:2]
     pictures = [_between(view, means, key) for means in view.mean]
     height, width, _ = pictures[0].shape
-    with figure(kinds * (WIDTH * height / width + 0.4)) as drawn:
+    with figure(kinds * (WIDTH * height / width + 0.45)) as drawn:
         for axes, picture, kind in zip(drawn.subplots(kinds, squeeze=False).flat, pictures, view.paths, strict=True):
             show(axes, picture, f"{TITLES[kind]}:\n{steps} means of p(x|z), between the data")
         return png(drawn)
