@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         config, given = config_from(arguments, check, argv), given_flags(parser, argv)
         folder = Path(arguments.out) if arguments.out else None
         if not arguments.resume:
+            if folder is not None:
+                places.check_free(folder)
             places.check_data(config.dataset)
         files.check_folder(folder or Path("runs"))
 

@@ -74,7 +74,7 @@ def _why_no_longer(folder: Path, saved: Config, epochs: int) -> str:
         return f"{why}. Leave `epochs` out"
     more: dict[str, Any] = {"start_from": folder, "epochs": epochs - saved.epochs, "out": free_name(folder)}
     line = command_line("train", **places_of(saved), **more)
-    return f"{why}. A new run can start from the weights of this one: {line}"
+    return f"{why}. A new run can start from the weights of this one, for {epochs - saved.epochs} more epochs: {line}"
 
 
 def check_same_config(run: Run, before: Config) -> None:

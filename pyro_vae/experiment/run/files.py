@@ -98,7 +98,9 @@ def check_folder(path: Path) -> None:
         StorageError: they could not.
     """
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    check_file(there / token_hex(4))
+    with storage_errors(path), _partial(there / token_hex(4)) as partial:
+        partial.touch()
+        partial.unlink()
 
 
 def make_folder(path: Path) -> None:

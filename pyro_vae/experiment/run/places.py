@@ -24,6 +24,25 @@ def check_run(path: str | Path) -> None:
         raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
 
 
+def check_free(path: str | Path) -> None:
+    """Checks that a folder holds no run, so that a new one can begin there.
+
+    Raises:
+        UsageError: it holds one.
+    """
+    if (Path(path) / "config.json").exists():
+        raise taken(path)
+
+
+def taken(path: str | Path) -> UsageError:
+    """The error for a folder that holds a run, where a new one should begin.
+
+    >>> print(taken("runs/a"))
+    runs/a already holds a run: add `resume=True` to continue it, or use another `folder`
+    """
+    return UsageError(f"{path} already holds a run: add `resume=True` to continue it, or use another `folder`")
+
+
 def check_runs(paths: Iterable[str | Path]) -> None:
     """Checks that folders hold runs that can be compared: two or more, none of them twice.
 
@@ -35,7 +54,7 @@ def check_runs(paths: Iterable[str | Path]) -> None:
     for folder in folders:
         check_run(folder)
     if len(folders) < 2:
-        raise UsageError("a comparison needs two runs or more: name the folders of both")
+        raise UsageError(f"a comparison needs two runs or more; got only {folders[0]}")
     resolved = [folder.resolve() for folder in folders]
     if twice := [str(f) for i, f in enumerate(folders) if resolved[i] in resolved[:i]]:
         raise UsageError(f"{twice[0]} is named twice: a run compared with itself says nothing")
@@ -76,4 +95,4 @@ def check_data(dataset: str) -> None:
         DataError: they are not.
     """
     if dataset not in tables.DATASETS and not Path(dataset).exists():
-        raise DataError(f"{dataset}: there is no such file.")
+        raise DataError(f"{dataset}: there is no such file. Give its path from {Path.cwd()}, or its whole path.")

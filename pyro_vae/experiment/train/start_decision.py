@@ -13,6 +13,7 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import changes
 from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.places import taken
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import training_lock
 from pyro_vae.experiment.train.earlier_run import EarlierRun
@@ -85,7 +86,7 @@ def decide(
 def _resumed(run: Run, given: set[str], resume: bool, world: World) -> tuple[Run, bool]:
     """Returns a run with the config that holds, and whether it is finished; prints what there is to say of it."""
     if not resume:
-        raise UsageError(f"{run.path} already holds a run: add `resume=True` to continue it, or use another `folder`")
+        raise taken(run.path)
     run = Run(run.path, config_for_resume(run.path, run.config, given))
     if run.is_finished():
         return run, True
