@@ -1,6 +1,7 @@
 """Draws an ablation as PNG: the runs of only reconstruction, only KL and both, side by side."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def _draw_cloud(axes: Any, view: AblationView, title: str) -> None:
         axes.add_collection(ellipses)
     reach = torch.cat([view.cloud, view.prior]).abs().quantile(0.995).item() * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.axes[0], ylabel=view.axes[1])
-    axes.set_title(title, fontweight="bold")
+    axes.set_title(textwrap.fill(title, 14), fontweight="bold")  # no wider than a third of the figure
 
 
 def _of_labels(labels: Tensor) -> list[Any]:
