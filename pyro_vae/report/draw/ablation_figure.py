@@ -57,11 +57,11 @@ def ablation_picture(views: Mapping[str, AblationView], key: Key = PLAIN) -> byt
                 show(axes[1], tile(key.shades(view.samples), side))
                 show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]))
         if first.samples is not None and first.reconstructions is not None:
-            grid[1, 0].set_title("means of p(x|z), z from the prior")
+            titles = [grid[1, 0].set_title("means of p(x|z), z from the prior")]
             draws = len(first.reconstructions) - 1
-            grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)")
-            for axes in grid[1:, 0]:
-                axes.title.set_in_layout(False)  # one title for all columns
+            titles.append(grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)"))
+            for title in titles:
+                title.set_in_layout(False)  # one title for all columns
         _add_legend(drawn, first, key)
         return png(drawn)
 
