@@ -1,6 +1,7 @@
 """Draws an ablation as PNG: the runs of only reconstruction, only KL and both, side by side."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -56,11 +57,11 @@ def ablation_picture(views: Mapping[str, AblationView], key: Key = PLAIN) -> byt
                 show(axes[1], tile(key.shades(view.samples), side))
                 show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]))
         if first.samples is not None and first.reconstructions is not None:
-            grid[1, 0].set_title("means of p(x|z), z from the prior")
+            titles = [grid[1, 0].set_title("means of p(x|z), z from the prior")]
             draws = len(first.reconstructions) - 1
-            grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)")
-            for axes in grid[1:, 0]:
-                axes.title.set_in_layout(False)  # one title for all columns
+            titles.append(grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)"))
+            for title in titles:
+                title.set_in_layout(False)  # one title for all columns
         _add_legend(drawn, first, key)
         return png(drawn)
 
@@ -79,7 +80,7 @@ def _draw_cloud(axes: Any, view: AblationView, title: str) -> None:
         axes.add_collection(ellipses)
     reach = torch.cat([view.cloud, view.prior]).abs().quantile(0.995).item() * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.axes[0], ylabel=view.axes[1])
-    axes.set_title(title, fontweight="bold")
+    axes.set_title(textwrap.fill(title, 14), fontweight="bold")  # no wider than a third of the figure
 
 
 def _of_labels(labels: Tensor) -> list[Any]:

@@ -63,7 +63,7 @@ def draw_traversal(view: latent_views.Traversal, key: Key = PLAIN) -> bytes:
     """
     rows, steps = view.mean.shape[:2]
     height = 0.8 * WIDTH / (steps + 1.3) * rows * view.x.shape[-2] / view.x.shape[-1] + 1.5
-    with figure(max(height, 2.8)) as drawn:
+    with figure(max(height, 2.2)) as drawn:
         left, right = drawn.subplots(1, 2, width_ratios=(1.3, steps))
         show(left, tile(key.shades(torch.cat([view.x, view.reconstruction])), 1), "datum")
         left.set_xlabel("p(x|z) at\nits code")
