@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
         config: its settings.
         card: its protocol card, label -> text.
         sources: the SHA-256 of the files that members of a user's own stood in when it was trained.
-        start: the record of the weights that it started from, see `lineage`; empty where they were random.
+        starts: its lineage; empty where it started from random weights.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
     config: Config
     card: dict[str, str]
     sources: tuple[str, ...] = ()
-    start: lineage.Record = {}
+    starts: tuple[lineage.Record, ...] = ()
 
 
 class Disagreement(NamedTuple):
@@ -133,8 +133,8 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
     """
     places: dict[tuple[str, int], list[int]] = {}
     for i, run in enumerate(runs):
-        alike, copy = repr((_settings(run.config), run.card, run.sources, run.start.get("sha256"))), 0
-        while any(run.start or run.config.seed == runs[j].config.seed for j in places.get((alike, copy), [])):
+        alike, copy = repr((_settings(run.config), run.card, run.sources, _weights(run))), 0
+        while any(run.starts or run.config.seed == runs[j].config.seed for j in places.get((alike, copy), [])):
             copy += 1
         places.setdefault((alike, copy), []).append(i)
     members = list(places.values())
@@ -161,7 +161,12 @@ def _candidate(name: str, path: Path, test_data: int | None, own: Iterable[OwnMe
         raise UsageError(f"{path}: {error}") from error
     sources = tuple(member["sha256"] for member in checkpoint.own.values())
     card = tested(config, run.status.read()["protocol"], num_data)
-    return Candidate(name, path, config, card, sources, next(iter(run.status.started_from()), {}))
+    return Candidate(name, path, config, card, sources, tuple(run.status.started_from()))
+
+
+def _weights(run: Candidate) -> list[str]:
+    """Returns the SHA-256 of the weights that it started from, the newest first."""
+    return [record["sha256"] for record in run.starts]
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -192,4 +197,4 @@ def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candi
 
 
 def _start(run: Candidate) -> str:
-    return f", from {Path(run.start['run']).name}" if run.start else ""
+    return f", from {Path(run.starts[0]['run']).name}" if run.starts else ""
