@@ -15,7 +15,7 @@ _FEW = 30  # with fewer data, an interval that is called 95 % can cover less
 
 _STORED = {"standardized": "x is the number as stored", "counts": "x is the count as stored"}
 _SEEN = {
-    "standardized": "the program sees each in units of its spread among the training data",
+    "standardized": "the program sees each in units of its spread among the data that it was first trained on",
     "counts": "the program sees log(1 + x)",
 }
 _SENTENCES = {

@@ -12,7 +12,7 @@ from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FAMILIES, OwnMember, places_of, short_name
 from pyro_vae.experiment.protocol_card import tested
-from pyro_vae.experiment.run import rebuilt_program
+from pyro_vae.experiment.run import lineage, rebuilt_program
 from pyro_vae.experiment.run.places import check_runs
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.run.trained_run import newest_checkpoint
@@ -33,6 +33,7 @@ class Candidate(NamedTuple):
         config: its settings.
         card: its protocol card, label -> text.
         sources: the SHA-256 of the files that members of a user's own stood in when it was trained.
+        starts: its lineage; empty where it started from random weights.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Candidate(NamedTuple):
     config: Config
     card: dict[str, str]
     sources: tuple[str, ...] = ()
+    starts: tuple[lineage.Record, ...] = ()
 
 
 class Disagreement(NamedTuple):
@@ -121,6 +123,8 @@ def refusal(differing: Sequence[Disagreement]) -> UsageError:
 def groups(runs: Sequence[Candidate]) -> list[Group]:
     """Puts together runs that differ only in their seed, and labels them by the settings in which the groups differ.
 
+    Runs that started from the same weights are not independent, so they stay apart, and labels name their starts.
+
     Two runs with all settings and the seed in common, as from two versions of the code, stay apart, and are labelled by
     their folders.
 
@@ -129,8 +133,8 @@ def groups(runs: Sequence[Candidate]) -> list[Group]:
     """
     places: dict[tuple[str, int], list[int]] = {}
     for i, run in enumerate(runs):
-        alike, copy = repr((_settings(run.config), run.card, run.sources)), 0
-        while run.config.seed in [runs[j].config.seed for j in places.get((alike, copy), [])]:
+        alike, copy = repr((_settings(run.config), run.card, run.sources, _weights(run))), 0
+        while any(run.starts or run.config.seed == runs[j].config.seed for j in places.get((alike, copy), [])):
             copy += 1
         places.setdefault((alike, copy), []).append(i)
     members = list(places.values())
@@ -156,7 +160,13 @@ def _candidate(name: str, path: Path, test_data: int | None, own: Iterable[OwnMe
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     sources = tuple(member["sha256"] for member in checkpoint.own.values())
-    return Candidate(name, path, config, tested(config, run.status.read()["protocol"], num_data), sources)
+    card = tested(config, run.status.read()["protocol"], num_data)
+    return Candidate(name, path, config, card, sources, tuple(run.status.started_from()))
+
+
+def _weights(run: Candidate) -> list[str]:
+    """Returns the SHA-256 of the weights that it started from, the newest first."""
+    return [record["sha256"] for record in run.starts]
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -180,4 +190,11 @@ def _labels(settings: Sequence[dict[str, Any]], members: Sequence[Sequence[Candi
     labels = [", ".join(own[:shown]) + more for own in typed]
     unique = [bool(label) and labels.count(label) == 1 for label in labels]
     named = zip(labels, unique, members, strict=True)
-    return [label if is_unique else f"{runs[0].name} {label}".strip() for label, is_unique, runs in named]
+    return [
+        (label if is_unique else f"{runs[0].name} {label}".strip()) + _start(runs[0])
+        for label, is_unique, runs in named
+    ]
+
+
+def _start(run: Candidate) -> str:
+    return f", from {Path(run.starts[0]['run']).name}" if run.starts else ""

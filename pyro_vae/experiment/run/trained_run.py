@@ -212,7 +212,7 @@ def open_run(
 def _opened(
     path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any], *, read: bool
 ) -> TrainedRun:
-    newest, complaints = _newest(path)
+    newest, complaints = newest_and_complaints(path)
     check_whole_epoch(path, newest)
     newest, instances = rebuilt_program.with_members(newest, own, members)
     run = Run(path, replace(_moved(newest.config, data_dir), device=device, download=False))
@@ -243,10 +243,15 @@ def newest_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is no run in this folder, or a damaged one.
     """
-    return _newest(path)[0]
+    return newest_and_complaints(path)[0]
 
 
-def _newest(path: Path) -> tuple[Checkpoint, list[str]]:
+def newest_and_complaints(path: Path) -> tuple[Checkpoint, list[str]]:
+    """Reads the newest whole checkpoint of a run, and says what was wrong with newer ones.
+
+    Raises:
+        CheckpointError: there is no run in this folder, or a damaged one.
+    """
     check_run(path)
     newest, complaints = checkpoint.newest(path / "checkpoints")
     if newest is None:

@@ -292,7 +292,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
     with training_lock.locked(folder, b""):
-        session = Session.open(run, trained.data, program, svi)
+        session = Session.open(run, trained.data, program, svi, started_from=trained.run.status.started_from())
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
         run.status.set("running", refitted_from=source)
         with run.status.on_exit():

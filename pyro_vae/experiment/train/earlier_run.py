@@ -20,10 +20,10 @@ from pyro_vae.errors import DataError, UsageError, listed
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import FAMILIES, changes
-from pyro_vae.experiment.run import lineage, training_rows
+from pyro_vae.experiment.run import lineage, rebuilt_program, training_rows
 from pyro_vae.experiment.run.checkpoint import Checkpoint, fitting
 from pyro_vae.experiment.run.run_status import RunStatus
-from pyro_vae.experiment.run.trained_run import check_whole_epoch, newest_checkpoint
+from pyro_vae.experiment.run.trained_run import check_whole_epoch, newest_and_complaints
 from pyro_vae.model.autoencoder import Autoencoder
 
 # The settings that make a program; `precision` only says how its networks compute.
@@ -55,13 +55,15 @@ class EarlierRun:
 
     @classmethod
     def open(cls, path: Path) -> "EarlierRun":
-        """Reads a run, finished or not.
+        """Reads a run, finished or not, and warns of newer checkpoints that are damaged.
 
         Raises:
             CheckpointError: there is no run, a damaged one, or one without a whole epoch.
         """
-        saved, status = newest_checkpoint(path), RunStatus(path / "run.json")
+        saved, complaints = newest_and_complaints(path)
         check_whole_epoch(path, saved)
+        rebuilt_program.warn(complaints)
+        status = RunStatus(path / "run.json")
         return cls(path, saved, status.read().get("protocol", {}), status.started_from())
 
     @property
@@ -117,6 +119,8 @@ class EarlierRun:
     def put_into(self, vae: Autoencoder, data: Splits, config: Config) -> list[lineage.Record]:
         """Gives a program the weights, once it is known that the data may be used; prints what is not known.
 
+        The weights are released then, so that this can be done once.
+
         Args:
             vae: the program of the new run; it is changed in place.
             data: the data of the new run.
@@ -134,6 +138,9 @@ class EarlierRun:
         found = [{**record, "unseen": _unseen(record, data, config)} for record in records]
         with fitting("program"):
             vae.set_tensors(self.saved.tensors())
+        # The decision that holds this run lives as long as the training, and its weights are not needed any more.
+        for values in (self.saved.program, self.saved.progress.best_tensors, self.saved.optimizer):
+            values.clear()
         return found
 
     def _check_form(self, data: Splits, config: Config) -> None:
@@ -160,23 +167,29 @@ def _unseen(record: lineage.Record, data: Splits, config: Config) -> bool | None
     """
     if record["data"] == _contents(data.protocol):
         return True
-    earlier = Config.from_dict(record["config"])
+    earlier, run = Config.from_dict(record["config"]), record["run"]
     try:
         before = build.data(replace(earlier, data_dir=config.data_dir, download=False, own=config.own))
-        if record["data"] not in (None, _contents(before.protocol)):
-            raise DataError("they have changed")
     except (DataError, UsageError) as error:
-        _warn(
-            f"the data of {record['run']} are not here ({error}), so it is not known whether its weights were "
-            f"trained on some of these validation and test data"
-        )
+        _doubt(f"the data of {run} are not there ({error})")
+        return None
+    if record["data"] not in (None, _contents(before.protocol)):
+        _doubt(f"the data of {run} have changed since")
         return None
     known = np.setdiff1d(training_rows.training_hashes(before.train), training_rows.training_hashes(data.train))
     for split in (data.test, data.valid):
         seen = _rows_among(split, known)
         if len(seen):
-            raise UsageError(_leak(record["run"], split, seen, _differing(earlier, config)))
+            raise UsageError(_leak(run, split, seen, _differing(earlier, config)))
+    stored, here = before.train.values, data.train.values
+    if stored != here:  # the same image can stand in both, in other numbers
+        _doubt(f"the data of {run} are stored as {stored}, and these as {here}")
+        return None
     return True
+
+
+def _doubt(why: str) -> None:
+    _warn(f"{why}, so it is not known whether its weights were trained on some of these validation and test data")
 
 
 def _rows_among(split: Split, known: np.ndarray) -> np.ndarray:

@@ -207,8 +207,9 @@ def _impatient(config: Config, progress: Progress) -> str:
     """Explains why a resumed run trains no further although it has epochs left; "" if it does train."""
     if not 0 < config.patience <= progress.epoch - progress.best_epoch or progress.epoch >= config.epochs:
         return ""
+    num_epochs = f"{config.patience} epoch{'s' * (config.patience > 1)}"
     return (
-        f"training ended after epoch {progress.epoch} of {config.epochs}, {config.patience} epochs after the best one; "
+        f"training ended after epoch {progress.epoch} of {config.epochs}, {num_epochs} after the best one; "
         "with more patience, or `patience=0`, it goes on"
     )
 

@@ -156,6 +156,16 @@ def test_two_runs_of_one_seed_stay_apart_under_the_names_of_their_folders(run, d
     assert [g.label for g in found] == [f"{run().name} prior=standard", "again prior=standard", "prior=full"]
 
 
+def test_runs_that_started_from_the_weights_of_another_are_no_further_seeds_of_it(run, data, tmp_path):
+    started = [finished_run(tmp_path / name, data, **BASE, seed=i) for i, name in enumerate("bc", 2)]
+    for path in started:
+        record = {"run": str(run()), "sha256": "90cf", "config": {}}
+        Run(path, open_run(path).config).status.set("finished", started_from=[record])
+    found = groups(candidates([run(), run(seed=1), *started]))
+    assert [group.members for group in found] == [[0, 1], [2], [3]]
+    assert [group.label for group in found] == [run().name, f"b, from {run().name}", f"c, from {run().name}"]
+
+
 def test_folders_of_one_name_go_by_their_paths(data, tmp_path):
     paths = [finished_run(tmp_path / name / "run", data, seed=i) for i, name in enumerate("ab")]
     assert [each.name for each in candidates(paths)] == [str(path) for path in paths]

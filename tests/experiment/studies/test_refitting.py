@@ -137,8 +137,11 @@ def test_the_old_prior_may_be_one_that_holds_the_encoder(tmp_path, capsys):
 
 def test_the_new_run_says_what_it_is(tmp_path, capsys):
     trained = make_run(tmp_path, kl_weight=0.5, kl_warmup=1)
+    start = {"run": "first", "epoch": 1, "checkpoint": "epoch-00001.safetensors", "sha256": "90cf", "unseen": None}
+    trained.run.status.set("finished", started_from=[start])
     refit(trained, tmp_path / "new", "mixture")
     about = json.loads((tmp_path / "new" / "run.json").read_text())
+    assert about["started_from"] == [start]  # its weights may have seen test data, and so may those that it keeps
     assert about["status"] == "finished"
     assert about["refitted_from"]["run"] == str(tmp_path / "run")
     assert about["refitted_from"]["epoch"] == trained.best_epoch
