@@ -153,7 +153,8 @@ def test_pictures_are_inside_unchanged_with_their_size_and_a_text():
 def arranged(sizes):
     """The titles of panels in each column, and of those that take both."""
     pictures = [Picture(str(i), "", png(*size)) for i, size in enumerate(sizes)]
-    columns, across = html_page._arranged([html_page._panel(picture) for picture in pictures])
+    panels = [{"order": i} | html_page._panel(picture) for i, picture in enumerate(pictures)]
+    columns, across = html_page._arranged(panels)
     return [[panel["title"] for panel in column] for column in columns], [panel["title"] for panel in across]
 
 
@@ -162,9 +163,10 @@ def test_columns_of_pictures_are_about_as_high_as_each_other():
     assert arranged([(10, 20), (10, 5), (10, 5), (10, 5)]) == ([["0"], ["1", "2", "3"]], [])
 
 
-def test_the_last_of_an_odd_number_of_pictures_takes_both_columns():
+def test_a_picture_takes_both_columns_where_else_much_would_stay_empty():
     assert arranged([(2, 1)]) == ([], ["0"])
     assert arranged([(2, 1)] * 3) == ([["0"], ["1"]], ["2"])
+    assert arranged([(1, 1), (3, 1)]) == ([], ["0", "1"])  # beside the first the second would leave much empty
     read = Page(to_html(base(), PANELS))
     assert [attrs["class"] for attrs in read.all("div") if attrs.get("class") in ("column", "across")] == ["across"] * 4
 

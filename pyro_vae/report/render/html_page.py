@@ -13,6 +13,7 @@ from pyro_vae.report.cells import MINUS, clean
 from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
 
 _FRAME = 0.25  # the height of a title and a caption, in widths of a column
+_BESIDE = 0.3  # what stays empty beside a picture across both columns, in the same unit
 
 
 def to_html(document: Document) -> str:
@@ -90,7 +91,7 @@ def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     groups = []
     for i, name in enumerate((*GROUPS, *own)):
         title, lead = GROUPS.get(name, (name, ""))
-        panels = [_panel(picture) for picture in pictures if picture.group == name]
+        panels = [{"order": j} | _panel(each) for j, each in enumerate(pictures) if each.group == name]
         columns, across = _arranged(panels)
         about = {"anchor": f"pictures-{i}", "title": title, "lead": lead}
         groups.append(about | {"columns": columns, "across": across})
@@ -98,15 +99,27 @@ def _grouped(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
 
 
 def _arranged(panels: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Puts panels into two columns, each where there is more room. The last of an odd number has both columns."""
-    paired = panels[: len(panels) // 2 * 2]
-    columns: tuple[list[dict[str, Any]], ...] = ([], [])
+    """Puts panels into two columns, each where there is more room, and some across both, so that little stays empty."""
+    choices = [[], *([panel] for panel in reversed(panels)), panels]
+    (columns, _), across = min(((_in_columns(panels, across), across) for across in choices), key=_emptiness)
+    return (columns if any(columns) else []), across
+
+
+def _in_columns(panels: list[dict[str, Any]], across: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], float]:
+    """The columns of those panels that are not across, and by how much one is longer than the other, in widths."""
+    columns: list[list[dict[str, Any]]] = [[], []]
     heights = [0.0, 0.0]
-    for panel in paired:
-        shorter = heights.index(min(heights))
-        columns[shorter].append(panel)
-        heights[shorter] += _FRAME + panel["height"] / (panel["width"] or 1)
-    return [*columns] if paired else [], panels[len(paired) :]
+    for panel in panels:
+        if panel not in across:
+            shorter = heights.index(min(heights))
+            columns[shorter].append(panel)
+            heights[shorter] += _FRAME + panel["height"] / (panel["width"] or 1)
+    return columns, abs(heights[0] - heights[1])
+
+
+def _emptiness(choice: tuple[tuple[Any, float], list[dict[str, Any]]]) -> float:
+    (_, hole), across = choice
+    return hole + _BESIDE * len(across)
 
 
 def _panel(picture: Picture) -> dict[str, Any]:
