@@ -77,7 +77,7 @@ ORDER = [
     ["experiment"],
     ["selfcheck"],
     # The one exception: a file in the room of a lower line, which does nothing but start the command of that name.
-    ["cli", "model.checks.__main__"],
+    ["cli", "__main__", "model.checks.__main__"],
 ]
 
 
