@@ -102,7 +102,7 @@ class Watcher:
 
     Attributes:
         stages: those that go on, each within the one before.
-        shows_notes: whether a person sees the notes of the stages, so that nothing needs to be printed beside them.
+        shows_notes: whether a person sees the notes of the stages, so that nothing needs to be printed too.
     """
 
     shows_notes = False

@@ -13,7 +13,7 @@ from pyro_vae.report.cells import MINUS, clean
 from pyro_vae.report.document import GROUPS, Block, Caution, Code, Document, Notes, Picture, Table
 
 _FRAME = 0.25  # the height of a title and a caption, in widths of a column
-_BESIDE = 0.3  # what stays empty beside a picture across both columns, in the same unit
+_UNUSED = 0.3  # what stays empty next to a picture across both columns, in the same unit
 
 
 def to_html(document: Document) -> str:
@@ -119,7 +119,7 @@ def _in_columns(panels: list[dict[str, Any]], across: list[dict[str, Any]]) -> t
 
 def _emptiness(choice: tuple[tuple[Any, float], list[dict[str, Any]]]) -> float:
     (_, hole), across = choice
-    return hole + _BESIDE * len(across)
+    return hole + _UNUSED * len(across)
 
 
 def _panel(picture: Picture) -> dict[str, Any]:
