@@ -200,6 +200,7 @@ class TestBracket:
         assert lower.endswith("at least")
 
 
+@pytest.mark.thorough
 def test_the_claimed_monte_carlo_errors_are_the_true_spreads(line):
     """200 repeats: the spread of a standard deviation is 5 %, so 20 % is 4 standard errors."""
     runs = [aggregate_terms(*line, 20, seed=s) for s in range(200)]

@@ -113,6 +113,7 @@ class TestTruth:
         assert off.std() < 0.2
         assert abs((off - bias).mean()) < 4 * off.std() / 140**0.5
 
+    @pytest.mark.thorough
     def test_draws_that_chose_the_data_are_in_no_answer(self, truth):
         """Every datum has the same distribution of weights, whose bias at K draws is that of many sets of K draws.
 
@@ -310,6 +311,7 @@ def test_labels_go_with_their_data():
     assert all(abs(row.answer.value - exact[row.datum]) < 0.5 for row in found.rows)
 
 
+@pytest.mark.thorough
 def test_it_is_reproducible_and_changes_nothing(case):
     vae, x, weights = case
     before, options = weights.clone(), {"weights": weights, **SHORTEST}

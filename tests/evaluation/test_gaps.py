@@ -146,6 +146,7 @@ def test_the_report_names_the_reference(case):
     assert named.to_dict()["reference"] == "the formula"
 
 
+@pytest.mark.thorough
 def test_a_reference_below_the_elbo_is_called_loose(case):
     truth, vae, x, found = case
     assert not found.loose

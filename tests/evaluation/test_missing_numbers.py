@@ -37,6 +37,7 @@ def test_a_wrong_posterior_given_the_mask_has_no_constant_weights():
     assert evaluation.log_weights(TRUTH.vae(**WRONG, missing=True), X, 50, seed=0).std(0).min() > 0.01
 
 
+@pytest.mark.thorough
 def test_estimates_agree_with_the_closed_form():
     vae, truth = TRUTH.vae(**WRONG, missing=True), TRUTH.log_evidence(X)
     assert off(evaluation.iwae(vae, X, 10_000, seed=0), truth) < 4
@@ -104,6 +105,7 @@ def test_nuts_finds_the_posterior_given_the_observed_numbers():
     assert torch.equal(drawn.observed["x"].isnan(), x[0].isnan())
 
 
+@pytest.mark.thorough
 def test_simulated_data_take_the_gaps_that_they_are_given():
     mask = ~X.isnan()
     bounds = evaluation.bdmc(TRUTH.vae(**WRONG, missing=True), 6, 20, 16, seed=0, mask=mask)

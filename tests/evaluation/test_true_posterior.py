@@ -228,6 +228,7 @@ class TestVerdict:
         assert lines[-2] == "and 6 more, with smaller z-scores"
         assert [line.split()[0] for line in lines[2:-2]] == [f"z[{i}]" for i in range(6, 30)]
 
+    @pytest.mark.thorough
     def test_divergent_transitions_are_counted(self):
         """A funnel: log z's scale is a latent of its own, and the neck is too narrow for any step size."""
 

@@ -189,6 +189,7 @@ def evidence(vae, x):
 
 
 @torch.no_grad()
+@pytest.mark.thorough
 def test_estimators_find_the_integral(trained):
     """Within 5 standard errors for each of 12 data (7e-6), and the ELBO below."""
     vae, x = trained

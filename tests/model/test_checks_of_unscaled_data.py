@@ -220,6 +220,7 @@ def test_latents_far_out_are_held_in_range_too(seed):
     pv.check_likelihood(TReal(network((2,), (3,))), 1e13 * torch.randn(4, 2), table(100.0)).raise_if_failed()
 
 
+@pytest.mark.thorough
 def test_a_place_far_from_0_is_as_exact_as_float32_is():
     """Numbers of 1e4 with a spread of 0.1: a thousandth is what float32 tells apart there."""
 
@@ -231,6 +232,7 @@ def test_a_place_far_from_0_is_as_exact_as_float32_is():
         assert pv.check_likelihood(Far(network((2,), (3,))), torch.randn(4, 2), seed=seed).passed
 
 
+@pytest.mark.thorough
 def test_a_kink_within_a_step_is_no_wrong_slope():
     class Sharp(LaplaceQ):
         def made(self, loc, scale):

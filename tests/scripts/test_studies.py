@@ -70,6 +70,7 @@ def test_a_ladder_without_a_fault_ends_with_zero(short, capsys, tmp_path):
     assert found["rows"][0]["estimator"] == "elbo, K = 10"
 
 
+@pytest.mark.thorough
 def test_a_planted_error_ends_with_its_code_and_its_name(short, capsys, tmp_path, monkeypatch):
     good = evaluation.iwae
 

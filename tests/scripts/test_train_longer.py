@@ -86,6 +86,7 @@ def test_a_run_that_is_trained_longer_is_the_run_of_all_its_epochs_to_the_byte(t
     assert read("cut/run.json")["status"] == "finished"
 
 
+@pytest.mark.thorough
 def test_more_patience_goes_on_as_if_it_had_been_there_under_any_learning_rate(tiny):
     flags = [*SMALL, "--dataset", tiny, "--epochs", 8, "--lr", 0.3, "--batch-size", 8]
     train(*flags, "--patience", 0, "--out", "whole")

@@ -497,6 +497,7 @@ def test_an_autoencoder_is_trained_reported_and_taken_up_again(tiny, tmp_path, c
     assert result(tmp_path / "cut") == result(tmp_path / "whole") == result(tmp_path / "run")
 
 
+@pytest.mark.thorough
 def test_a_conditional_run_tells_the_classes_apart(tmp_path, capsys):
     """One pixel says which class it is, and the program is told the class: others make that pixel unlikely."""
     y = np.arange(120) % 3
@@ -518,6 +519,7 @@ def test_a_conditional_run_tells_the_classes_apart(tmp_path, capsys):
     assert (vae.generate(y=y, mean=True)[:, 0, 0].argmax(-1) == y.argmax(-1)).all()
 
 
+@pytest.mark.thorough
 def test_a_run_on_levels_is_about_their_probability(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     np.save("grey.npy", x)

@@ -252,6 +252,7 @@ def test_groups_are_means_over_seeds_and_their_differences_are_paired(run, compa
     assert standard["difference"] is standard["difference_over_seeds"] is None
 
 
+@pytest.mark.thorough
 def test_the_best_stands_first_and_any_run_can_be_the_reference(run, compared):
     paths = [run(epochs=40, lr=0.05), run(), run(epochs=4)]
     means = {each.name: measure(each, K).log_likelihood.mean for each in candidates(paths)}

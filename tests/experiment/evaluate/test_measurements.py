@@ -135,6 +135,7 @@ class TestNumbers:
         error = max(first[-1]["monte_carlo_error"], other[-1]["monte_carlo_error"])
         assert first[-1]["mean"] == pytest.approx(other[-1]["mean"], abs=6 * error)
 
+    @pytest.mark.thorough
     def test_labels_go_to_every_estimator(self, run):
         trained = run(conditional=True, likelihood="normal")
         found, test, seed = look_at(trained).report, trained.test(), derive(0, "evaluation")
@@ -162,6 +163,7 @@ class TestNumbers:
         assert found["latent"]["mutual_information"]["bound"] > 0
         assert found["latent"]["kl_per_dimension"] == {"z": None}
 
+    @pytest.mark.thorough
     def test_data_with_heavy_tails_are_taken_further_apart_from_the_headline(self, run):
         trained = run(latent_dim=3)
         with torch.no_grad():  # a guide far narrower than the posterior

@@ -51,6 +51,7 @@ def written(tmp_path_factory, table):
     return look, text, folder
 
 
+@pytest.mark.thorough
 def test_each_datum_has_its_row_its_id_and_the_name_of_its_class(written, table):
     look, _, folder = written
     with (folder / "data.csv").open() as file:

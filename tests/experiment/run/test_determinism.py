@@ -165,6 +165,7 @@ def tensors(dataset, look):
     return {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 
 
+@pytest.mark.thorough
 def test_an_evaluation_repeats_to_the_byte_but_for_its_times(grey, tmp_path, monkeypatch):
     run = finished_run(tmp_path / "run", grey)
     main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]

@@ -132,6 +132,7 @@ def test_in_two_dimensions_the_axes_are_those_of_z_with_ellipses(config, tmp_pat
     loss_ablation.report(tmp_path, PLAN)
 
 
+@pytest.mark.thorough
 def test_where_each_label_has_its_prior_the_marginal_kl_is_not_there(config, tmp_path, capsys):
     labelled = {"conditional": True, "prior": "conditional", "epochs": 5, "lr": 0.1}
     loss_ablation.train(tmp_path, Config.from_dict({**config.to_dict(), **labelled}), set())

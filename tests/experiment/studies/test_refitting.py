@@ -245,6 +245,7 @@ def test_the_error_of_the_gap_is_that_over_seeds(tmp_path, prior, seeds):
     assert gaps.mean().abs() < 4 * gaps.std() / seeds**0.5
 
 
+@pytest.mark.thorough
 def test_a_change_of_the_kl_that_is_off_by_a_fifth_is_found_by_other_draws(tmp_path, monkeypatch):
     old, new, data, config = fitted(tmp_path, "mixture")
     good, config = evaluation.aggregate_terms, dataclasses.replace(config, elbo_samples=400)

@@ -54,6 +54,7 @@ def run(settings, tmp_path_factory):
 # What is there.
 
 
+@pytest.mark.thorough
 def test_every_number_of_every_epoch_is_a_scalar(run):
     found, history = events(run), run.history.records()
     names = set(history[0]) - {"epoch", "best"}
