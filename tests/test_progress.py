@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import thorough
 
 import pyro_vae as pv
 from pyro_vae import progress
@@ -112,8 +113,10 @@ def test_nothing_is_kept_where_no_one_watches(monkeypatch):
 
 @pytest.mark.parametrize("estimate", [
     lambda vae, x: pv.evaluation.log_weights(vae, x, 300, seed=0),
-    lambda vae, x: annealed.ais(vae, x, 4, 2, seed=0, num_leapfrog=1).value,
-    lambda vae, x: annealed.bdmc(vae, 130, 3, 2, seed=0, num_leapfrog=1).reverse.value,
+    *thorough(
+        lambda vae, x: annealed.ais(vae, x, 4, 2, seed=0, num_leapfrog=1).value,
+        lambda vae, x: annealed.bdmc(vae, 130, 3, 2, seed=0, num_leapfrog=1).reverse.value,
+    ),
     lambda vae, x: pv.evaluation.refine(vae, x[:3], steps=5, num_samples=4, seed=0).gap.value,
     lambda vae, x: pv.evaluation.marginal_kl(vae, x, 2, seed=0).value,
     lambda vae, x: pv.evaluation.nuts(vae, x[:1], seed=0, **CHAINS).draws["z"],

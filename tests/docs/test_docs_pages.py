@@ -30,7 +30,7 @@ PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT 
 RUNNABLE = [page for page in PAGES if fenced.blocks(page.read_text(encoding="utf-8"), "python")]
 SHELL = "".join(code for page in PAGES for code in fenced.blocks(page.read_text(encoding="utf-8"), "sh"))
 LONG = (  # they take a while
-    "swap", "tutorial", "loglik", "report", "global_latents", "own_loops", "library", "README",
+    "swap", "tutorial", "loglik", "report", "global_latents", "own_loops", "library", "README", "inside", "missing",
     "own_arrays", "own_page", "own_members", "large_khat", "which_posterior",
 )  # fmt: skip
 SHORT = [page for page in RUNNABLE if page.stem not in LONG]

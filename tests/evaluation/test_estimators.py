@@ -70,6 +70,7 @@ def test_the_claimed_monte_carlo_error_is_the_true_spread(estimate, case):
     assert 0.8 < spread / claimed < 1.25
 
 
+@pytest.mark.thorough
 def test_the_standard_error_over_the_data_is_the_true_spread(case):
     """The mean over 60 data varies over data sets as claimed: 200 sets, exact weights, no Monte Carlo noise."""
     truth = ProbabilisticPCA()

@@ -31,6 +31,7 @@ def has_mallinfo2():
 
 
 @pytest.mark.skipif(not has_mallinfo2(), reason="the allocator of glibc 2.33 or later says what it takes")
+@pytest.mark.thorough
 def test_large_tensors_are_not_taken_from_the_system_each_for_itself():
     taken = subprocess.run([sys.executable, "-c", MAPPED], capture_output=True, check=True).stdout
     given_back, kept = map(int, taken.split())

@@ -115,11 +115,13 @@ def test_a_step_that_follows_the_chain_it_moves_is_found(monkeypatch, target, ha
     assert "nats from the truth" in fault
 
 
+@pytest.mark.thorough
 def test_grids_that_are_off_are_found(monkeypatch, target):
     changed(monkeypatch, "identity", lambda found: dataclasses.replace(found, kl=found.kl + 1e-3))
     assert [bool(r.faults) for r in ladder.grids(target)] == [False, False, True]
 
 
+@pytest.mark.thorough
 def test_reverse_annealing_that_is_too_low_is_found(monkeypatch, hasty):
     budget = dataclasses.replace(TINY, num_data=128)
     changed(monkeypatch, "bdmc", lambda found: dataclasses.replace(found, reverse=higher(found.reverse, -1.0)))

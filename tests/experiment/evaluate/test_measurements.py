@@ -329,8 +329,8 @@ class TestFiles:
         [
             {"posterior": "delta", "kl_weight": 0.0},
             {"conditional": True, "prior": "conditional", "posterior": "full"},
-            {"latent_dim": 4, "posterior": "full", "plan": {"annealed_data": 0}},
             *thorough(
+                {"latent_dim": 4, "posterior": "full", "plan": {"annealed_data": 0}},
                 {"latent_dim": 1},
                 {"latent_dim": 4, "posterior": "flow", "prior": "flow"},
                 {"latent_dim": 4, "plan": {"num_samples": 10, "test_data": 1}},
