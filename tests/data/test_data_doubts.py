@@ -109,7 +109,7 @@ def test_groups_that_given_splits_share_are_counted(tmp_path):
     np.savez(tmp_path / "own.npz", **parts)
     assert "6 of the 30 test data share a group with training data" in shown(load(tmp_path / "own.npz"))
     np.savez(tmp_path / "own.npz", **{**parts, "group_test": group + 10})
-    assert "of a group" not in shown(load(tmp_path / "own.npz"))
+    assert "share a group" not in shown(load(tmp_path / "own.npz"))
 
 
 @pytest.mark.parametrize(
