@@ -19,10 +19,12 @@ CALLS = {
 FINE = {"re.compile", "torch.compile"}
 MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "code", "imp"}
 FALSE = {"shell": False, "allow_pickle": False, "weights_only": True, "autoescape": True}
-# Where names become modules: names of a table of this package or of the command line, never of a file.
+# Where names become modules: names of a table of this package or of the command line, never of a file. The front door
+# imports the commands of `command_lines.COMMANDS`.
 IMPORTERS = {
     "pyro_vae/__init__.py", "pyro_vae/data/__init__.py", "pyro_vae/data/loading.py", "pyro_vae/experiment/tables.py",
     "pyro_vae/evaluation/trust/arviz_adapter.py", "pyro_vae/model/distributions/flows.py", "pyro_vae/cli/own_code.py",
+    "pyro_vae/cli/front_door.py",
 }  # fmt: skip
 
 

@@ -444,7 +444,7 @@ class TestMistakes:
             ais(small_vae(), binary_data(0))
         with pytest.raises(ValueError, match="no data"):
             bdmc(small_vae(), 0)
-        with pytest.raises(ValueError, match="num_data=3 data for 4 labels"):
+        with pytest.raises(ValueError, match="num_data=3 does not fit 4 labels: leave num_data out"):
             bdmc(small_vae(), 3, y=torch.ones(4, 2))
         with pytest.raises(TypeError, match=r"x must be a tensor; got list"):
             ais(small_vae(), [1.0])
@@ -458,7 +458,7 @@ class TestMistakes:
     def test_a_guide_that_is_a_point_can_not_be_where_chains_start_but_its_model_has_a_prior(self, hasty):
         vae = small_vae()
         point = pv.VAE(vae.prior, pv.posteriors.Delta(pv.networks.MLP((6,), (3,), (8,)), 3), vae.likelihood).double()
-        with pytest.raises(ValueError, match=r'site z is a point \(Delta\) .* use start="prior"'):
+        with pytest.raises(ValueError, match=r'site z is a point \(Delta\) .* Use `start="prior"`'):
             ais(point, binary_data(4))
         found = [ais(v, binary_data(4), 3, 4, seed=0, start="prior").value for v in (point, vae)]
         assert torch.equal(*found)

@@ -330,7 +330,7 @@ def test_a_class_without_a_fit_of_its_own_takes_that_of_all_and_says_so(small):
 
 
 def test_labels_are_needed_where_they_are_given():
-    with pytest.raises(DataError, match="these data have no labels"):
+    with pytest.raises(DataError, match="needs labels, and these data have none"):
         baselines(split(noise().random((20, 2))), torch.zeros(1, 2), torch.eye(2)[:1], support=constraints.real)
 
 

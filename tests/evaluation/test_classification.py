@@ -181,5 +181,7 @@ def test_the_interval_is_wilsons(number, size):
 
 
 def test_predictions_without_their_labels_are_refused():
-    with pytest.raises(ValueError, match=r"must be one prediction for each label, both \(N,\); got \(3,\) and \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"must be one prediction for each label, both of shape \(N,\); got \(3,\) and \(2,\)"
+    ):
         accuracy(torch.zeros(3), torch.zeros(2))

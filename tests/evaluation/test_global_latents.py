@@ -235,7 +235,7 @@ class TestRefused:
     @pytest.mark.parametrize("size", [2, 3])
     def test_a_plate_that_draws_its_rows_is_refused(self, size):
         """It would take 2 rows of its own data, whatever it is given, and numbers would come out for two."""
-        with pytest.raises(ValueError, match=r"plate data draws 2 of its 5 rows by chance.*'data', 5, subsample=x\)"):
+        with pytest.raises(ValueError, match=r"plate data draws 2 of its 5 rows at random.*'data', 5, subsample=x\)"):
             iwae(given(_Own(pyro.plate("data", 5, 2)), {}), torch.zeros(size), 1)
 
     @pytest.mark.parametrize("num_samples", [1, 9])
@@ -245,7 +245,7 @@ class TestRefused:
             iwae(_Own(pyro.plate("data", 5)), OWN[:5], num_samples)
 
     def test_a_plate_that_leaves_data_out_is_refused(self):
-        with pytest.raises(ValueError, match=r"plate data takes 2 of the 3 data .* subsample=x"):
+        with pytest.raises(ValueError, match=r"plate data uses 2 of the 3 data .* subsample=x"):
             iwae(given(_Plain(take=2), {}), torch.zeros(3), 1)
 
 

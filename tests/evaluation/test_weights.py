@@ -278,7 +278,7 @@ class Broadcast:
     ],
 )
 def test_latents_of_another_shape_are_not_broadcast(sizes, estimate):
-    with pytest.raises(ValueError, match=rf"site z has event shape \({sizes[0]},\) in the model and \({sizes[1]},\)"):
+    with pytest.raises(ValueError, match=rf"site z has event shape \({sizes[0]},\) in the model but \({sizes[1]},\)"):
         estimate(Broadcast(*sizes), torch.zeros(4))
 
 

@@ -312,7 +312,7 @@ def test_a_network_that_loses_rows_is_refused(network):
     [
         ((X, D), torch.float64, r"encoder of DiagonalNormal, Linear, cannot take x \(5, 4\) of float64: .*program.to"),
         ((X, D), torch.int64, r"encoder of DiagonalNormal, Linear, .* x\.to\(torch\.float32\)$"),
-        ((X + 1, D), torch.float32, r"encoder of DiagonalNormal, .*5x4 and 5x6.* Build it for x \(N, 4\), or give"),
+        ((X + 1, D), torch.float32, r"encoder of DiagonalNormal, .*5x4 and 5x6.* Build it for x \(N, 4\), or pass"),
         (
             (X, D + 1),
             torch.float32,

@@ -34,7 +34,7 @@ def test_a_batch_under_no_plate_would_share_one_latent():
 def test_one_datum_would_count_for_all_of_a_plate():
     vae, x = small_vae(), binary_data(4)
     for half in (vae.generative, vae.recognition):
-        refused(under([("data", 4)], half, x[:1]), r"has 1 rows at dim -1, where the plate 'data' has 4: give one")
+        refused(under([("data", 4)], half, x[:1]), r"has 1 rows at dim -1, where the plate 'data' has 4: pass one")
         refused(under([("data", 4)], half, x[0]), r"x of shape \(6,\) has no dim -1, where the plate 'data' has 4")
         under([("data", 4)], half, x[:1].expand(4, 6))()
         under([("num_particles_vectorized", 3)], half, x[0])()  # as an ELBO opens it around a program of one datum

@@ -255,7 +255,7 @@ def test_a_delta_has_no_log_p_of_x_and_can_not_be_mixed():
     vae = pv.VAE(pv.priors.StandardNormal(D).double(), delta, likelihood)
     with pytest.raises(ValueError, match="Delta"):
         pv.evaluation.iwae(vae, data().round(), num_samples=2, seed=0)
-    with pytest.raises(ValueError, match="Delta posterior has none"):
+    with pytest.raises(ValueError, match="Delta posterior has no density"):
         pv.priors.VampPrior(delta, SHAPE)
 
 

@@ -534,7 +534,7 @@ def vamp_prior(posterior="DiagonalNormal", **options):
         ),
         (
             lambda: pv.priors.VampPrior(pv.posteriors.Delta(nn.Identity(), D), SHAPE),
-            "VampPrior .*Delta posterior has none",
+            "VampPrior .*Delta posterior has no density",
         ),
         (lambda: pv.priors.FlowPrior(D, flow="splin"), "unknown flow 'splin'; did you mean 'spline'"),
         (lambda: pv.priors.FlowPrior(1, flow="spline"), "latent_dim 2 or more; got 1. Use an autoregressive flow"),
