@@ -103,7 +103,7 @@ def test_other_test_data_are_refused_and_when_forced_not_paired(runs, capsys):
         (["@standard-0"], 2, "two runs or more"),
         (["@standard-0", "@standard-0"], 2, "is named twice"),
         (["@standard-0", "@nothing"], 4, "holds no trained run"),
-        (["@standard-0", "@labels", "--reference", "x"], 2, "best, first or one of the runs (standard-0, labels)"),
+        (["@standard-0", "@labels", "--reference", "x"], 2, "best, first or one of the runs (@standard-0, @labels)"),
         (["@standard-0", "@laplace-0", "--num-samples", "0"], 2, "--num-samples must be at least 1; got 0"),
         (["@standard-0", "@laplace-0", "--num-samples", "x"], 2, "--num-samples takes whole numbers; got"),
         (["@standard-0", "@laplace-0", "--test-data", "-1"], 2, "--test-data must be at least 0; got -1"),
@@ -118,7 +118,7 @@ def test_a_mistake_is_one_sentence_and_a_code(runs, capsys, arguments, code, wor
     assert compare(*(argument.replace("@", f"{runs}/") for argument in arguments)) == code
     said = capsys.readouterr().err
     assert said.startswith("error: ")
-    assert words in said
+    assert words.replace("@", f"{runs}/") in said
 
 
 def test_data_that_moved_are_found(runs, tmp_path):

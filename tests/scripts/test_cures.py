@@ -94,7 +94,7 @@ def test_a_finished_run_is_mended_before_it_is_shared(capsys):
     newest = max(Path("run2/checkpoints").glob("*.json"))
     newest.write_bytes(b"{")
     assert script("share", "run2", "--out", "elsewhere") == 4
-    cure = "Mend the run first: remove run2/report.json, then pyro-vae train --out run2 --resume"
+    cure = "Repair the run first: remove run2/report.json, then pyro-vae train --out run2 --resume"
     assert cure in capsys.readouterr().err
     Path("run2/report.json").unlink()
     assert script("train_svi", "--out", "run2", "--resume") == 0

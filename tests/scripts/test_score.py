@@ -271,7 +271,7 @@ def test_codes_without_closed_moments_are_those_of_what_the_decoder_sees(setting
 
 
 WRONG = {
-    "neither": ([], 2, "say what to score: --data FILE"),
+    "neither": ([], 2, "name what to score: --data FILE"),
     "no file": (["--data", "none.npy"], 3, "there is no such file"),
     "no folder": (["--data", "nowhere"], 3, "there is no such file"),
     "another shape": (["--data", "shape.npy"], 3, "one datum is 1 x 4 x 5 numbers; the run was trained on 1 x 4 x 4"),

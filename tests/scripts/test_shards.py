@@ -98,7 +98,7 @@ def test_of_a_job_that_was_killed_nothing_is_taken_for_a_shard(run, copy, capsys
     (shards / "shard-00001-of-00002.json").unlink()  # the tensors come first
     (shards / "shard-00001-of-00002.json.pyro_vae-partial").write_bytes(b"{")
     assert evaluate(run, "--out", copy, "--merge") == 4
-    assert "lacks shard 1/2: make it with --shard 1/2" in capsys.readouterr().err
+    assert "lacks shard 1/2: compute it with --shard 1/2, then --merge again" in capsys.readouterr().err
     assert evaluate(run, "--out", copy, "--shard", "1/2") == 0
     assert content(copy) == before
 

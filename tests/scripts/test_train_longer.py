@@ -140,7 +140,7 @@ def test_a_falling_rate_refuses_more_epochs_and_the_line_that_it_names_works(tin
     assert "epochs=3, not 5" in said
     assert f"under --lr-schedule {schedule}" in said
     assert "started with --lr-schedule constant can go on" in said
-    line = shlex.split(said[said.index("weights of this one: ") + len("weights of this one: ") :])
+    line = shlex.split(said.partition("more epochs: ")[2])
     train(*line[line.index("--start-from") :])
     assert len(history("my runs/x-longer")) == 2
     assert "my runs/x-longer-2" in refused(capsys, "--out", "my runs/x", "--resume", "--epochs", 5)
@@ -422,7 +422,7 @@ def test_a_member_of_ones_own_is_named_again(tiny, capsys):
     assert "the prior is code of your own" in said
     assert "--prior mine.py:Mine" in said
     said = refused(capsys, "--out", "first", *place, "--resume", "--epochs", 3)
-    line = shlex.split(said[said.index("weights of this one: ") + len("weights of this one: ") :])
+    line = shlex.split(said.partition("more epochs: ")[2])
     assert line[line.index("--prior") + 1] == "mine.py:Mine"
     train(*line[min(line.index("--prior"), line.index("--start-from")) :], "--no-check")
     assert len(history("first-longer")) == 2

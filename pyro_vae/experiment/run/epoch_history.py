@@ -34,7 +34,10 @@ class EpochHistory:
         """
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-            return [dict(json.loads(line)) for line in lines]
+            records = [dict(json.loads(line)) for line in lines]
+            if not all({"epoch", "best"} <= record.keys() for record in records):
+                raise ValueError("a line lacks its epoch, or whether that is the best one")
+            return records
         except (ValueError, TypeError, RecursionError) as error:
             raise damaged(self.path, error) from error
 

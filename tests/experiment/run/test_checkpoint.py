@@ -282,7 +282,7 @@ def test_a_file_of_the_right_hash_that_holds_no_tensors_is_refused(last):
     last.with_suffix(".safetensors").write_bytes(content)
     entry = {"file": "epoch-00005.safetensors", "sha256": files.sha256(content), "bytes": len(content)}
     edit(last, lambda body: body.update(tensors=entry))
-    with pytest.raises(CheckpointError, match="is no safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
         checkpoint.read(last)
 
 

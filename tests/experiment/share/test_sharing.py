@@ -163,7 +163,7 @@ def test_the_card_has_the_numbers_of_the_report_with_both_errors_and_units(share
     annealed = "| AIS from q, T = 200 | lower | -22.030 | 0.362 | 0.003 | 16 | 4 |"
     tail = "| data with k-hat above 0.7 |  | 33 % | n/a | n/a | 1000 | 6 |"
     assert [row for row in (elbo, log_p, bits, annealed, tail) if row not in text] == []
-    assert "- **± Monte Carlo \\***: Too small, since some k-hat is above 0.7" in text
+    assert "- **± Monte Carlo \\***: Too small, because some k-hat is above 0.7" in text
     assert "nats per datum" in text
     metrics = front_matter(shared)["model-index"][0]["results"][0]["metrics"]
     values = {metric["type"]: metric["value"] for metric in metrics}
@@ -312,7 +312,7 @@ def test_a_report_of_another_epoch_is_not_shared(run, tmp_path):
     report = json.loads((path / "report.json").read_bytes())
     report["training"]["best_epoch"] += 7
     (path / "report.json").write_bytes(files.to_json(report))
-    with pytest.raises(CheckpointError, match=r"is of epoch \d, and the best epoch is \d by now: .* --resume"):
+    with pytest.raises(CheckpointError, match=r"is of epoch \d, but the best epoch is now \d: .* --resume"):
         pv.share(path, tmp_path / "shared")
     assert not (tmp_path / "shared").exists()
 
@@ -326,7 +326,7 @@ def test_a_damaged_run_is_not_shared(run, tmp_path):
             pv.share(path, tmp_path / "shared")
         (path / name).write_bytes(before)
     flip(max((path / "checkpoints").glob("*.safetensors")), 999)
-    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 should be .* Mend the run first"):
+    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 should be .* Repair the run first"):
         pv.share(path, tmp_path / "shared")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no trained run"):

@@ -236,7 +236,7 @@ def test_what_a_run_reported_is_kept_whatever_is_written_over_it_later(capsys):
     state = json.loads(Path("out/sweep.json").read_text())
     Path("out/sweep.json").write_text(json.dumps({"plan": state["plan"], "chosen": "lr=0.1"}))
     with pytest.raises(
-        CheckpointError, match=r"not that of the training, but of 7 draws for each of 10 test data: remove"
+        CheckpointError, match=r"is not the report of the training, but of 7 draws for each of 10 test data: remove"
     ):
         swept("lr=0.01,0.1")
     path.unlink()

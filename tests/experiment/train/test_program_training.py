@@ -191,5 +191,5 @@ class TestBadInput:
             pv.train(program(), data, **FEW)
 
     def test_data_are_splits(self):
-        with pytest.raises(UsageError, match=r"`data` are Splits, .* got Tensor: pv\.data"):
+        with pytest.raises(UsageError, match=r"`data` must be Splits, .* got Tensor: pv\.data"):
             pv.train(vae(), torch.zeros(9, 6), **FEW)
