@@ -122,7 +122,7 @@ def test_it_trains_and_reports_or_says_why_not(tmp_path, levels, capsys, prior, 
 def test_delta_asks_for_the_weight_that_it_needs(tmp_path, levels, capsys):
     with pytest.raises(SystemExit, match="2"):
         MAIN(["--dataset", levels, "--out", str(tmp_path / "run"), *SMALL, "--posterior", "delta"])
-    assert "trains with --kl-weight 0, not 1" in capsys.readouterr().err
+    assert "with --kl-weight 0, not 1" in capsys.readouterr().err
 
 
 def test_a_conditional_prior_asks_for_labels(tmp_path, levels, capsys):
