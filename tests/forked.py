@@ -67,8 +67,8 @@ def _script(name, arguments, inside, folder, *pipes):
     for number, pipe in enumerate(pipes, 1):
         os.dup2(pipe.fileno(), number)
         pipe.close()
-    # Streams of its own, as in a new process. Those of the server know whether its own output can seek.
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    # New streams: the server's own may have been opened on a file, and would then seek in the pipe.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv = [str(SCRIPTS / name), *arguments]
     with inside():
         runpy.run_path(sys.argv[0], run_name="__main__")
