@@ -94,7 +94,7 @@ def test_a_run_of_a_changed_preset_goes_on_with_its_own_settings(tmp_path):
 
     assert resumed() == saved
     assert resumed("--test-samples", "5000") == replace(saved, test_samples=5000)
-    with pytest.raises(UsageError, match="was started with epochs=20, not 100, .* Leave `epochs` out$"):
+    with pytest.raises(UsageError, match=r"was started with epochs=20, not 100, .* Leave `epochs` out$"):
         resumed("--epochs", "100")
 
 
