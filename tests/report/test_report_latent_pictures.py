@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.report import palette
+from pyro_vae.report.cells import MINUS
 from pyro_vae.report.draw import image_views, images, latent_pictures, latent_views
 from pyro_vae.report.draw.images import PLAIN, Key
 
@@ -138,7 +139,7 @@ def test_the_grid_grows_to_the_right_and_upwards():
 
 
 def test_places_are_named_at_both_ends_and_between():
-    assert latent_pictures._some([-2.0, -1.004, 0.0, 1.0, 2.0], 3) == ["-2", "", "0", "", "2"]
+    assert latent_pictures._some([-2.0, -1.004, 0.0, 1.0, 2.0], 3) == [f"{MINUS}2", "", "0", "", "2"]
     assert latent_pictures._some([float(i) for i in range(6)], 5) == ["0", "1", "2", "", "4", "5"]
 
 

@@ -213,7 +213,7 @@ def test_pictures_of_classes_grow_with_their_number(num_classes):
     vae = program((1, 8, 8))
     vae.likelihood.decode = lambda z, y: vae.likelihood.decoder(z)
     height, width, _ = read(samples(vae, seed=0, rows=4, num_classes=num_classes)).shape
-    assert (width, height) == (1008, pytest.approx(504 * num_classes / 4 + 90, abs=1))
+    assert (width, height) == (1008, pytest.approx(504 * num_classes / 4 + 72, abs=1))
 
 
 def test_reconstructions_are_given_the_labels_of_their_data():

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import torch
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -57,11 +58,9 @@ def ablation_picture(views: Mapping[str, AblationView], key: Key = PLAIN) -> byt
                 show(axes[1], tile(key.shades(view.samples), side))
                 show(axes[2], tile(key.shades(rows.flatten(0, 1)), rows.shape[1]))
         if first.samples is not None and first.reconstructions is not None:
-            titles = [grid[1, 0].set_title("means of p(x|z), z from the prior")]
+            _add_row_title(grid[1, 0], "means of p(x|z), z from the prior")
             draws = len(first.reconstructions) - 1
-            titles.append(grid[2, 0].set_title(f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)"))
-            for title in titles:
-                title.set_in_layout(False)  # one title for all columns
+            _add_row_title(grid[2, 0], f"top row: data; below: means of p(x|z) at {draws} draws of q(z|x)")
         _add_legend(drawn, first, key)
         return png(drawn)
 
@@ -81,6 +80,13 @@ def _draw_cloud(axes: Any, view: AblationView, title: str) -> None:
     reach = torch.cat([view.cloud, view.prior]).abs().quantile(0.995).item() * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.axes[0], ylabel=view.axes[1])
     axes.set_title(textwrap.fill(title, 14), fontweight="bold")  # no wider than a third of the figure
+
+
+def _add_row_title(axes: Any, words: str) -> None:
+    """Writes a title that reaches over all columns. As a title of the first column it would make that one wider."""
+    axes.set_title(" ")  # leaves room
+    pad = mpl.rcParams["axes.titlepad"]
+    axes.annotate(words, (0, 1), (0, pad), "axes fraction", "offset points", va="baseline", in_layout=False)
 
 
 def _of_labels(labels: Tensor) -> list[Any]:

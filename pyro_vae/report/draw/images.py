@@ -102,10 +102,11 @@ def draw_samples(view: Samples, key: Key = PLAIN, columns: int = 8) -> bytes:
     """
     rows, (high, wide) = -(-len(view.x) // columns), view.x.shape[-2:]
     titles = "means of p(x|z),\nz drawn from the prior", "draws of x\nat the same z"
-    with figure(WIDTH / 2 * rows / columns * high / wide + 0.45) as drawn:
+    with figure(WIDTH / 2 * rows / columns * high / wide + 0.4) as drawn:
         panels = drawn.subplots(1, 2)
         for axes, images, title in zip(panels, (view.mean, view.x), titles, strict=True):
             show(axes, picture := tile(key.shades(images), columns), title)
+            axes.set_anchor("N")  # the title then stands where the layout left room for it
         if view.labels is not None:
             first = view.labels[::columns].tolist()
             is_new = [i == 0 or label != first[i - 1] for i, label in enumerate(first)]
