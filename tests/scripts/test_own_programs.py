@@ -136,7 +136,7 @@ def test_a_member_that_was_built_stands_in_for_a_class():
 WRONG = {
     "a contract": (["--prior", "horseshoe.py:Uncorrected"], "fails the contract of its family, in integral"),
     "an argument": ([*PRIOR, "--prior-args", '{"taus": 1}'], "unknown argument of horseshoe.py:Horseshoe 'taus'"),
-    "a fact": ([*PRIOR, "--prior-args", '{"latent_dim": 1}'], "latent_dim of horseshoe.py:Horseshoe is known from"),
+    "a fact": ([*PRIOR, "--prior-args", '{"latent_dim": 1}'], "latent_dim of horseshoe.py:Horseshoe comes from"),
     "a value": (
         [*PRIOR, "--prior-args", '{"tau": "x"}'],
         """cannot be built from --prior-args '{"tau": "x"}': """,
