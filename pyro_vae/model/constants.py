@@ -38,13 +38,15 @@ class Constants(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        with torch.device("cpu"):
-            values = {name: value for name, value in self.constants().items() if _is(self._buffers.get(name), value)}
+        is_described = all(buffer.is_meta for buffer in self._buffers.values() if buffer is not None)
+        with torch.device("meta" if is_described else "cpu"):  # of what holds no values only the shapes count
+            kept = [name for name, value in self.constants().items() if _is(self._buffers.get(name), value)]
         super()._apply(fn, recurse)
-        for name, value in values.items():
-            buffer = getattr(self, name)
-            if not buffer.is_meta:
-                buffer.copy_(value)
+        filled = [name for name in kept if not getattr(self, name).is_meta]
+        with torch.device("cpu"):
+            values = self.constants() if filled else {}
+        for name in filled:
+            getattr(self, name).copy_(values[name])
         return self
 
     def _load_from_state_dict(
