@@ -321,7 +321,7 @@ class TestLabels:
     def test_without_training_data_classes_are_said_to_be_left_out(self):
         found = evaluate(labelled(), torch.zeros(3, 3), y=torch.eye(3))
         assert "training data" in found.report["left_out"]["classes"]
-        assert "classes: there are test data alone" in re.sub(r"\s+", " ", str(found))
+        assert "classes: there are only test data" in re.sub(r"\s+", " ", str(found))
         assert "classes" not in evaluate(labelled(False), torch.zeros(3, 3)).report["left_out"]
 
     @pytest.mark.thorough
