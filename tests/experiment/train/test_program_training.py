@@ -171,7 +171,12 @@ class TestBadInput:
                 (lambda: nn.Linear(2, 2), {}, UsageError, "Linear has no model and no guide"),
                 (vae, {"objective": "iwa"}, UsageError, "unknown objective 'iwa'; did you mean 'iwae'"),
                 (vae, {"objective": "iwae", "kl_warmup": 2}, UsageError, "no separate KL"),
-                (vae, {"objective": pyro.infer.Trace_ELBO(), "num_particles": 2}, UsageError, "belongs to the objective"),
+                (
+                    vae,
+                    {"objective": pyro.infer.Trace_ELBO(), "num_particles": 2},
+                    UsageError,
+                    "belongs to the objective",
+                ),
                 (vae, {"optimizer": pyro.optim.Adam({"lr": 1.0})}, UsageError, "`lr` belongs to the optimiser"),
                 (lambda: vae(y_dim=4), {}, ValueError, "pass one-hot labels"),
                 (lambda: small_vae(2), {}, ValueError, "torch.float64; got torch.float32"),
