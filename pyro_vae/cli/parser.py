@@ -37,10 +37,10 @@ class _Help(DefaultHelpFormatter):
     """jsonargparse's help, without the types and without the defaults that say nothing."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        says_nothing = (
-            action.default is None or action.default is False or action.default in ("", [], argparse.SUPPRESS)
-        )
-        return action.help or "" if says_nothing else f"{action.help} (default: %(default)s)"
+        default = action.default
+        if default is None or default is False or default in ("", [], argparse.SUPPRESS):
+            return action.help or ""
+        return f"{action.help} (default: %(default)s)"
 
 
 class Parser(ArgumentParser):

@@ -21,7 +21,16 @@ def check_run(path: str | Path) -> None:
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run: name the folder that pyro-vae train wrote
     """
     if not (Path(path) / "config.json").exists():
-        raise CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
+        raise untrained(path)
+
+
+def untrained(path: str | Path) -> CheckpointError:
+    """The error for a folder that holds no run, where one is read.
+
+    >>> print(untrained("runs"))
+    runs holds no trained run: name the folder that pyro-vae train wrote
+    """
+    return CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
 
 
 def check_free(path: str | Path) -> None:

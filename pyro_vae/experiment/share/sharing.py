@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
-from pyro_vae.command_lines import command_line, for_others, script
+from pyro_vae.command_lines import command_line, for_others
 from pyro_vae.data.intake import Intake
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build
@@ -32,6 +32,7 @@ from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import checkpoint, files, lineage, raw_data, rebuilt_program
 from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.checkpoint import Checkpoint
+from pyro_vae.experiment.run.places import untrained
 from pyro_vae.experiment.run.provenance import surroundings
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.share import hub
@@ -241,7 +242,7 @@ def _listed(members: dict[str, str]) -> str:
 def _trained(run: Path) -> Checkpoint:
     """The newest checkpoint; a damaged one is not passed over here."""
     if not (run / "run.json").exists():
-        raise CheckpointError(f"{run} holds no trained run: name the folder that {script('train')} wrote")
+        raise untrained(run)
     newest, complaints = checkpoint.newest(run / "checkpoints")
     if complaints:
         finished = f"remove {run / 'report.json'}, then " if (run / "report.json").exists() else ""
