@@ -43,10 +43,23 @@ def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> Usage
 
     >>> print(unknown("likelihood", "bernouli", ["bernoulli", "normal"]))
     unknown likelihood 'bernouli'; did you mean 'bernoulli'? (bernoulli, normal)
+    >>> print(unknown("likelihood", "gaussian", ["bernoulli", "normal"]))
+    unknown likelihood 'gaussian'; choose from bernoulli, normal
     """
     names = list(names)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
-    return UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)}{also})")
+    if near := nearest(name, names):
+        return UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)}{also})")
+    return UsageError(f"unknown {kind} {name!r}; choose from {', '.join(names)}{also}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns which of `names` was probably meant, or "" where none is near.
+
+    >>> nearest("Bernouli", ["bernoulli", "normal"]), nearest("gaussian", ["bernoulli", "normal"])
+    ('bernoulli', '')
+    """
+    by_letters = {other.lower(): other for other in names}
+    return next((by_letters[near] for near in difflib.get_close_matches(name.lower(), by_letters, n=1)), "")
 
 
 def uninstalled(what: str, extra: str) -> UsageError:

@@ -27,6 +27,7 @@ Standardize = Literal["auto", "yes", "no"]
 Scaling = Literal["as_stored", "standardized", "counts"]
 Missing = Literal["no", "nan"]
 Scored = Literal["train", "valid", "test"]
+Picture = Literal["samples", "reconstructions", "columns", "interpolation", "traversal", "latent_cloud", "latent_grid"]
 Gradient = Literal["total", "sticking_the_landing", "doubly_reparametrised"]
 
 

@@ -1,7 +1,6 @@
 """Flags made from dataclasses of settings, and settings made from flags: what every command shares."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +13,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import in_flags, printable
 from pyro_vae.cli.config_file import ConfigFile
 from pyro_vae.command_lines import COMMANDS, command_line
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, nearest
 from pyro_vae.experiment import build, presets, tables
 from pyro_vae.experiment.checked_fields import kind_of, settings_of, words_of
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
@@ -89,8 +88,8 @@ class Parser(ArgumentParser):
         """Exits with code 2 and one sentence."""
         if unknown := re.search(r"unrecognized arguments: (--[^\s=]+)", message, re.IGNORECASE):
             flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], flags, n=1, cutoff=0.0)[0]
-            message = f"unknown flag {unknown[1]}; did you mean {near}?"
+            near = nearest(unknown[1], flags)
+            message = f"unknown flag {unknown[1]}" + (f"; did you mean {near}?" if near else "")
         elif wrong := _WRONG_TYPE.search(message):
             message = f"--{wrong[1].replace('_', '-')} takes {_KINDS[wrong[2]]}; got {wrong[3]}"
         message = printable(" ".join(message.split()))

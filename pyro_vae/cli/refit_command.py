@@ -7,6 +7,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import add_flags, add_places, given_flags, run_parser, settings_from
 from pyro_vae.errors import CheckError, UsageError
+from pyro_vae.experiment import tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.own_members import FAMILIES, is_place, short_name
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UsageError("name the new prior, e.g. `prior='vamp'`")
         plan, source = settings_from(arguments, Plan), Path(arguments.run)
         places.check_run(source)
+        tables.check_name("PRIORS", arguments.prior)
         name = short_name(arguments.prior)
         folder = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-{name}")
         files.check_folder(folder)

@@ -7,7 +7,7 @@ from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.parser import run_parser
 from pyro_vae.experiment.run import files, places
-from pyro_vae.option_words import PathKind, check_word, words
+from pyro_vae.option_words import PathKind, Picture, check_word, words
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=str, default="", help="folder of the results; by default samples/ in the run's folder"
     )
-    parser.add_argument("--only", type=str, nargs="+", default=[], help="names of the pictures to draw; by default all")
+    pictures = f"pictures to draw: {', '.join(words(Picture))}; by default all that apply"
+    parser.add_argument("--only", type=str, nargs="+", default=[], help=pictures)
     parser.add_argument(
         "--y",
         "--label",
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_codes(arguments=vars(arguments)):
         places.check_run(arguments.run)
+        for name in arguments.only:
+            check_word("picture", name, Picture)
         for kind in arguments.path:
             check_word("path", kind, PathKind)
         folder = Path(arguments.out or Path(arguments.run) / "samples")

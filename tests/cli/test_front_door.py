@@ -28,6 +28,14 @@ WRONG = {
     "check": (["nope.py:Prior"], 2, "there is no file nope.py"),
 }
 
+NAMES = {  # of a run that is there
+    "sample": (["run", "--only", "sample"], "unknown picture 'sample'; did you mean 'samples'?"),
+    "refit": (["run", "--prior", "vampp"], "unknown prior 'vampp'; did you mean 'vamp'?"),
+    "compare": (["run", "other", "--reference", "b"], "b"),
+    "train": (["--posterior", "gaussian"], "unknown posterior 'gaussian'; choose from diagonal, full"),
+    "sweep": (["--grid", "priro=vamp", "--out", "s"], "unknown flag 'priro'; did you mean 'prior'?"),
+}
+
 BEGIN = "from pyro_vae.cli.front_door import main; sys.exit(main({}))"
 ALL_WRONG = """
 import contextlib, io, json, sys
@@ -61,6 +69,17 @@ def test_every_wrong_path_is_answered_without_torch(tmp_path):
         assert answers[name][0] == code, answers[name]
         assert said in answers[name][1]
         assert answers[name][2] == [], name
+
+
+def test_every_wrong_name_is_answered_without_torch(tmp_path):
+    for run in ("run", "other"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.json").write_text("{}")
+    done = process("-c", ALL_WRONG, json.dumps(NAMES), folder=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    for name, (code, said, heavy) in json.loads(done.stdout).items():
+        assert NAMES[name][1] in said
+        assert (code, heavy) == (2, []), name
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -97,8 +97,8 @@ BROKEN = {
     ("line", "words"),
     [
         (["--prior", "horshoe.py:Horseshoe"], "--prior horshoe.py:Horseshoe: there is no file horshoe.py"),
-        (["--prior", "horseshoe.py"], "unknown prior 'horseshoe.py'; did you mean"),
-        (["--prior", "horseshoe"], "or one of your own, file.py:Class or module:Class)"),
+        (["--prior", "horseshoe.py"], "unknown prior 'horseshoe.py'; choose from"),
+        (["--prior", "horseshoe"], "or one of your own, file.py:Class or module:Class"),
         (["--prior", "horseshoe.py:Horsesho"], "unknown prior of horseshoe.py 'Horsesho'; did you mean 'Horseshoe'?"),
         (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "does not name a prior: write file.py:Class"),
         (["--network", "horseshoe.py:Encoder"], "does not name a network: write file.py:Encoder,Decoder"),

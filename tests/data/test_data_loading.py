@@ -142,8 +142,8 @@ def test_binary_data_stay_as_they_are(tmp_path, binarize):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"binarize": "auto"}, "unknown binarize 'auto'; did you mean 'threshold'? (dynamic, static, threshold, none)"),
-        ({"split": "sorted"}, "unknown split 'sorted'; did you mean 'random'? (random, contiguous)"),
+        ({"binarize": "auto"}, "unknown binarize 'auto'; choose from dynamic, static, threshold, none"),
+        ({"split": "sorted"}, "unknown split 'sorted'; choose from random, contiguous"),
         ({"binarize": "static", "dequantize": True}, "`dequantize=True` excludes `binarize='static'`"),
         ({"levels": True, "binarize": "static"}, "takes the levels as they are: leave out `binarize` and `dequantize`"),
         ({"levels": True, "dequantize": True}, "takes the levels as they are: leave out `binarize` and `dequantize`"),

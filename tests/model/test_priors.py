@@ -530,7 +530,7 @@ def vamp_prior(posterior="DiagonalNormal", **options):
         (lambda: vamp_prior(num_components=0), "num_components=0"),
         (
             lambda: vamp_prior(pseudo_inputs="zeros"),
-            "unknown pseudo_inputs 'zeros'; did you mean 'random'",
+            "unknown pseudo_inputs 'zeros'; choose from data, random",
         ),
         (
             lambda: pv.priors.VampPrior(pv.posteriors.Delta(nn.Identity(), D), SHAPE),

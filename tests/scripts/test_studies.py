@@ -4,7 +4,6 @@ import json
 import runpy
 import subprocess
 import sys
-import time
 from itertools import takewhile
 from pathlib import Path
 
@@ -34,14 +33,12 @@ def run(script, *arguments):
 
 @pytest.mark.parametrize("script", ["selfcheck.py", "refit_prior.py", "loss_ablation.py", "train_svi.py"])
 def test_help_answers_without_torch(script):
-    begun = time.perf_counter()
     code = (
         f"import runpy, sys; sys.argv = ['x', '--help']; runpy.run_path({str(SCRIPTS / script)!r}, run_name='__main__')"
     )
     check = f"try:\n    exec({code!r})\nexcept SystemExit:\n    sys.exit(40 + ('torch' in sys.modules))"
     found = subprocess.run([sys.executable, "-c", f"import sys\n{check}"], capture_output=True, text=True, check=False)
     assert found.returncode == 40, found.stderr
-    assert time.perf_counter() - begun < 20  # of a machine that is busy
     assert "--seed" in found.stdout
 
 

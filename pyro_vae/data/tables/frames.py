@@ -5,7 +5,6 @@ text, dates         left out, and named in a note; refused if `columns` names th
 a count of rows     left out, and named in a note, if it has no name, or one such as id, index, row or sample_nr
 """
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from pandas.api.types import is_any_real_numeric_dtype
 
 from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.tables.column_cells import has_decimal_comma, is_count, is_sequence, numbers, plain
-from pyro_vae.errors import DataError, UsageError
+from pyro_vae.errors import DataError, UsageError, nearest
 
 LABELS = ("label", "labels", "target", "class", "y")
 _COUNTERS = {"id", "ids", "index", "row", "rows", "number", "nr", "no", "sample"}
@@ -138,8 +137,9 @@ def _check_uses(frame: pd.DataFrame, reading: Reading, place: str) -> None:
 
 def _check_column(column: str, names: Sequence[str], use: str, place: str) -> None:
     if column not in names:
-        near = difflib.get_close_matches(column, names, n=1, cutoff=0.0)[0]
-        raise UsageError(f"{place}: `{use}={column!r}` is not a column; did you mean {near!r}? ({named(names)})")
+        near = nearest(column, names)
+        guess = f"did you mean {near!r}? ({named(names)})" if near else f"choose from {named(names)}"
+        raise UsageError(f"{place}: `{use}={column!r}` is not a column; {guess}")
 
 
 def _label(frame: pd.DataFrame, reading: Reading, place: str) -> tuple[Reading, list[str]]:

@@ -158,8 +158,8 @@ def _complete(folder: Path, subject: Subject) -> list[tuple[Shard, Path]]:
     paths = {Shard(int(name[1]), int(name[2])): path for path, name in names.items() if name}
     if not paths:
         place: dict[str, Any] = {} if folder.parent == run else {"out": folder.parent}
-        make = command_line("evaluate", run, **place, **places_of(trained.config), shard="i/n")
-        raise CheckpointError(f"{folder} holds no shards: compute them with {make}, i = 0 ... n-1")
+        make = command_line("evaluate", run, **place, **places_of(trained.config), shard="0/2")
+        raise CheckpointError(f"{folder} holds no shards: compute them with {make}, then with 1/2")
     numbers = sorted({shard.number for shard in paths})
     if len(numbers) > 1:
         raise CheckpointError(

@@ -32,13 +32,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import UsageError, unknown
+from pyro_vae.errors import UsageError
 from pyro_vae.evaluation import subset
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataInMemory
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.experiment.run_pictures import CLOUD, PICTURES, Source
 from pyro_vae.model import paths
+from pyro_vae.option_words import PathKind, Picture, check_word
 from pyro_vae.progress import through
 from pyro_vae.randomness import generator
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
@@ -295,8 +296,7 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
     if not 0 <= wanted.number <= MOST:
         raise UsageError(f"`number` of data is 1 ... {MOST:,}; got {wanted.number}")
     for name in wanted.only:
-        if name not in ABOUT:
-            raise unknown("picture", name, ABOUT)
+        check_word("picture", name, Picture)
     if wanted.only and not set(wanted.only) <= set(_OF_TWO_LAYERS):
         _ = trained.one_layer
     if "latent_grid" in wanted.only and D != 2:
@@ -306,8 +306,7 @@ def _check(trained: TrainedRun, wanted: Wanted) -> None:
             f"columns shows those of a table, at most {MOST_COLUMNS}; these data have the shape {shape}: leave it out"
         )
     for kind in wanted.paths:
-        if kind not in paths.PATHS:
-            raise unknown("path", kind, paths.PATHS)
+        check_word("path", kind, PathKind)
     if "base" in wanted.paths and "base" not in _kinds(trained):
         above = " of z2, not of the z1 that the path is in" if trained.config.layers == 2 else ""
         raise UsageError(
