@@ -6,7 +6,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-_PICTURE = re.compile(r"^!\[[^\]]*\]\((?!https?:)[^)]*\)\n+(?:\*[^*]+\*\n+)?", re.MULTILINE)  # with its caption
+_PICTURE = re.compile(r'^<img src="(?!https?:)[^>]*>\n+(?:\*[^*]+\*\n+)?', re.MULTILINE)  # with its caption
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)[^)]*\)")
 
 
