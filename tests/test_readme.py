@@ -48,7 +48,7 @@ def test_the_two_lines_stand_first():
 
 @pytest.mark.parametrize("table", ["PRIORS", "POSTERIORS", "LIKELIHOODS", "NETWORKS", "OBJECTIVES", "DATASETS"])
 def test_the_tables_name_every_member(table):
-    in_short = README.split("## Members")[1].split("\n## ")[0]
+    in_short = README.split("## What is included")[1].split("\n## ")[0]
     in_full = MEMBERS.split("## What there is")[1].split("\n## ")[0]
     assert all(f"`{name}`" in rows for name in getattr(tables, table) for rows in (in_short, in_full))
 

@@ -129,6 +129,7 @@ class TestIdentity:  # R7
         assert reconstruction - kl == pytest.approx(joint, abs=1e-9)
         assert evidence - gap == pytest.approx(joint, abs=1e-9)
 
+    @pytest.mark.thorough
     def test_the_estimated_elbo_is_this_integral(self, one):
         _, vae, x = one
         estimate = pv.evaluation.elbo(vae, x, 20_000, seed=0)

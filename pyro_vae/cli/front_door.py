@@ -51,7 +51,7 @@ def _help() -> str:
         [
             f"usage: {typed} COMMAND ...   (COMMAND --help lists its flags)",
             "",
-            "Variational autoencoders, with estimates of log p(x) that can be trusted.",
+            "Variational autoencoders, with error bars on log p(x).",
             "",
             "What most people need:",
             *lines,

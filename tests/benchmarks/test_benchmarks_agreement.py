@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from scipy import integrate, stats
 from torch.nn import functional
 
@@ -43,7 +44,7 @@ def built(table, key, size):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("size", [MLP, CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize("size", [MLP, *thorough((CONV,))], ids=["mlp", "conv"])
 @pytest.mark.parametrize("key", EAGER)
 def test_rows_step_alike(key, size):
     StepTruth(size).check(built(rows.STEP, key, size))

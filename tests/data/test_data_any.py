@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
@@ -264,7 +265,7 @@ Y_SHAPES = [(10,), (10,), (10,), (5,), (7,), (10, 1), (10, 2), ()]
 @example(RAMP, np.arange(10) % 2 == 0)
 @example(RAMP, np.eye(10))
 @example(RAMP, np.full(10, 2**64 - 1, "u8"))
-@pytest.mark.parametrize("needed", [True, False])
+@pytest.mark.parametrize("needed", [True, *thorough(False)])
 def test_labels_of_any_plain_type_are_classes_in_order(needed, x, y):
     splits = read(saved(None, x=x, y=y), "x.npz", needs_labels=needed)
     truth, labels = slowly(x), slow_labels(y, len(x))

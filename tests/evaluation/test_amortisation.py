@@ -58,6 +58,7 @@ def test_where_nothing_is_to_gain_nothing_is_gained(truth):
     assert found.gap.monte_carlo_error < 1e-6
 
 
+@pytest.mark.thorough
 def test_a_posterior_that_is_not_diagonal_keeps_its_approximation_gap():
     """The best diagonal normal has the precision's diagonal: 1 / s_j^2 = Lambda_jj, and misses KL of that much."""
     truth = ProbabilisticPCA(latent_dim=2, seed=3)

@@ -52,7 +52,7 @@ def assert_mean_is(values, wanted, largest_error):
 class TestTruth:
     @pytest.mark.parametrize(
         ("start", "latent_dim", "data_dim", "T"),
-        [("guide", 2, 5, 10), ("prior", 2, 5, 60), *thorough(("guide", 10, 12, 60))],
+        [("guide", 2, 5, 10), *thorough(("prior", 2, 5, 60), ("guide", 10, 12, 60))],
     )
     def test_weights_are_unbiased_and_their_logarithm_is_a_bound(self, start, latent_dim, data_dim, T):
         """128 runs of 8 chains. The logarithm of a mean lies below by half its squared error, to second order."""
@@ -193,7 +193,7 @@ PROGRAMS = {
 
 
 class TestAnyProgram:
-    @pytest.mark.parametrize("name", all_but(PROGRAMS.keys() - {"bottom_up"}, PROGRAMS))
+    @pytest.mark.parametrize("name", all_but(["student"], PROGRAMS))
     def test_both_bounds_hold_and_their_weights_are_unbiased(self, name):
         """128 simulated data: E[exp(forward)] = p(x), E[exp(-reverse)] = 1 / p(x): bounds, in expectation."""
         program, y, exact = PROGRAMS[name]()
@@ -231,6 +231,7 @@ class TestAnyProgram:
 
 
 class TestTwoSides:
+    @pytest.mark.thorough
     def test_the_gap_is_that_of_its_sides_and_closes_with_temperatures(self):
         truth = ProbabilisticPCA()
         loose, tight = (bdmc(truth.vae(widen=1.5, shift=0.5), 100, T, 4, seed=0, num_leapfrog=3) for T in (3, 60))
@@ -276,7 +277,8 @@ class TestChains:
 
 
 class TestPilots:
-    @pytest.mark.parametrize("T", [40, *thorough(1)])
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("T", [40, 1])
     @pytest.mark.usefixtures("default_pilots")
     def test_find_steps_that_give_the_wanted_acceptance(self, T):
         """Guides from 10 times too narrow to 3 times too wide; the chains that count accept about 0.65."""

@@ -1,4 +1,4 @@
-"""Baselines against scipy and slow loops, and differences to them by hand."""
+"""Baselines against scipy and slow loops, and differences from them by hand."""
 
 import math
 

@@ -30,6 +30,7 @@ def test_with_exact_guides_it_is_bayes_rule_for_any_k(truth, K):
     assert torch.equal(found.prediction, truth.log_posterior(x, P).argmax(0))
 
 
+@pytest.mark.thorough
 def test_with_mismatched_guides_it_is_bayes_rule_within_its_noise(truth):
     """120 estimates within 5 Monte Carlo standard errors, one false alarm in 15,000 seeds."""
     x, _ = truth.data(40, P)

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import thorough
 from exact import ProbabilisticPCA, binary_data, small_vae
 
 import pyro_vae as pv
@@ -88,7 +89,7 @@ def conditional():
     return pv.VAE(pv.priors.StandardNormal(2), posterior, likelihood).double()
 
 
-@pytest.mark.parametrize("y", [None, torch.eye(2).double()[torch.arange(3) % 2]], ids=["x", "x given y"])
+@pytest.mark.parametrize("y", [None, *thorough(torch.eye(2).double()[torch.arange(3) % 2])], ids=["x", "x given y"])
 def test_every_estimator_says_what_its_estimate_is_of(y):
     E, x = pv.evaluation, binary_data(3)
     vae = small_vae(2) if y is None else conditional()

@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from exact import ProbabilisticPCA
 from scipy import stats
 
@@ -26,7 +27,7 @@ def draw(size, seed=0, difficulty=10.0):
     return estimate(common + noise.standard_normal(size) + 0.5), estimate(common + noise.standard_normal(size))
 
 
-@pytest.mark.parametrize("difference", [paired, unpaired])
+@pytest.mark.parametrize("difference", [paired, *thorough(unpaired)])
 def test_the_interval_holds_the_truth_as_often_as_it_says(difference):
     # 400 repeats: the share of intervals that hold 0.5 has a standard error of 0.015 around 0.9; four of them.
     # The noise of the first is skewed: exponential.

@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import thorough
 from exact import ProbabilisticPCA, binary_data, small_vae
 from shortened import few_pilots
 from torch import nn
@@ -167,7 +168,7 @@ class TestTruth:
             assert (row.annealed is None) == (row.more.khat <= 0.7)
             assert row.answer is (row.annealed or row.more)
 
-    @pytest.mark.parametrize("khat", [0.7, 99.0])
+    @pytest.mark.parametrize("khat", [*thorough(0.7), 99.0])
     def test_more_samples_are_new(self, case, monkeypatch, khat):
         """The draws of one datum are known; no value of a later stage holds any of the old weights."""
         vae, x, weights = case
@@ -199,6 +200,7 @@ class TestTruth:
 
 
 class TestBudget:
+    @pytest.mark.thorough
     def test_what_annealing_costs_is_what_it_runs(self, monkeypatch):
         """Every decoder call of `ais` on 5 data is counted."""
         vae, x = small_vae(), binary_data(5)
@@ -218,7 +220,7 @@ class TestBudget:
         assert sum(rows) == found.spent + probes > probes
         assert f"{found.spent:,} of at most 2,000,000 evaluations of the decoder" in str(found)
 
-    @pytest.mark.parametrize("data", [0, 1, 3])
+    @pytest.mark.parametrize("data", [0, 1, *thorough(3)])
     def test_it_is_kept_and_the_worst_come_first(self, case, data):
         vae, x, weights = case
         found = escalate(vae, x, weights=weights, **SHORTEST, budget=(data + 1) * in_full() - 1, seed=0)

@@ -35,7 +35,7 @@ def vamp():
     return pv.VAE(pv.priors.VampPrior(posterior, (6,), 5), posterior, pv.likelihoods.Bernoulli(decoder)).double()
 
 
-PROGRAMS = [small_vae, vamp, two_layers, *thorough(lambda: two_layers("bottom_up"))]
+PROGRAMS = [small_vae, vamp, *thorough(two_layers, lambda: two_layers("bottom_up"))]
 
 
 @pytest.mark.parametrize("make", PROGRAMS)

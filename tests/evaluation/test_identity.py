@@ -6,6 +6,7 @@ from importlib import import_module
 import pyro
 import pytest
 import torch
+from cases import thorough
 from densities import integral
 from exact import MixturePrior, ProbabilisticPCA, binary_data, small_vae
 from torch import nn
@@ -46,7 +47,7 @@ def digits():
 
 
 class TestIdentity:
-    @pytest.mark.parametrize(("activation", "largest"), [("tanh", 1e-5), ("relu", 5e-4)])
+    @pytest.mark.parametrize(("activation", "largest"), [("tanh", 1e-5), *thorough(("relu", 5e-4))])
     def test_holds_on_digits_whether_or_not_the_decoder_has_kinks(self, digits, activation, largest):
         vae, x = digits[activation]
         found = identity(vae, x)
@@ -81,8 +82,7 @@ class TestIdentity:
         ("module", "rule", "activation"),
         [
             (grid_search, "trapezoid_rule", "tanh"),
-            (room, "midpoint_rule", "tanh"),
-            (room, "hermite_rule", "tanh"),
+            *thorough((room, "midpoint_rule", "tanh"), (room, "hermite_rule", "tanh")),
             (room, "legendre_rule", "relu"),
         ],
     )

@@ -91,6 +91,7 @@ class TestActiveUnits:
         assert (found.count, found.relative_count) == ({"z": 3}, {"z": None})
         assert "relative" not in str(found)
 
+    @pytest.mark.thorough
     def test_sampled_means_carry_no_bias(self, x):
         """With K = 4 draws the means are noisy by 0.09 / 4 = 0.0225, which would wake the dead; 100 seeds, 4 errors."""
         vae = coded(self.GAIN, CodedWithoutMean)
@@ -100,6 +101,7 @@ class TestActiveUnits:
         assert ((runs.mean(0) - exact).abs() < 4 * error).all()
         assert (error < 0.0225 / 10).all()
 
+    @pytest.mark.thorough
     def test_the_claimed_error_is_the_true_spread_over_data(self):
         """200 sets of uniform data; the spread of a standard deviation is 5 %, so 20 % is 4 standard errors."""
         vae, noise = coded((1.0,)), torch.Generator().manual_seed(1)
@@ -161,6 +163,7 @@ class TestKLPerDimension:
         assert torch.allclose(found.mean, by_hand.mean(0))
         assert torch.allclose(found.standard_error, by_hand.detach().std(0) / 140**0.5)
 
+    @pytest.mark.thorough
     def test_sampled_under_heavy_tails_it_is_the_integral(self):
         """18 integrals within 5 standard errors each, 1e-5 in all."""
         vae, x = small_vae(prior=pv.priors.StudentT(3, df=3.0)), binary_data(6)

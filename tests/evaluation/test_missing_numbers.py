@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import needs_compiler
+from cases import needs_compiler, thorough
 from exact import ProbabilisticPCA, small_vae, two_layers
 
 import pyro_vae as pv
@@ -173,7 +173,7 @@ def moments(vae, truth, row, seed=0, M=4000):
     return found.draws[:, 0, row.isnan()]
 
 
-@pytest.mark.parametrize("datum", [3, 4])
+@pytest.mark.parametrize("datum", [*thorough(3), 4])
 def test_imputations_have_the_mean_and_covariance_of_the_closed_form(datum):
     row = X[datum]
     mean, covariance = TRUTH.missing_given_observed(row)

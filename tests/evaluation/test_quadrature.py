@@ -147,6 +147,7 @@ def test_two_narrow_modes_far_apart_of_which_the_guide_knows_none():
     assert found.value.item() == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_network_against_nested_integration():
     vae, x = small_vae(latent_dim=2), binary_data(1)
 

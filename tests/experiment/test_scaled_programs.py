@@ -207,7 +207,7 @@ def session_in(folder, config):
     return Session.open(Run(folder, config), data, vae, build.svi(config, vae))
 
 
-@pytest.mark.parametrize("likelihood", ["normal", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", ["normal", *thorough("negative_binomial")])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(scaled, tmp_path, likelihood):
     config, ends = scaled(likelihood, prior="vamp"), []
     for folder, stops in ((tmp_path / "whole", [99]), (tmp_path / "parts", [2, 99])):
@@ -256,7 +256,7 @@ def test_a_shared_program_comes_back(scaled, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"prior": "vamp"}, *thorough({}, {"layers": 2}, {"objective": "iwae"})], ids=str)
-@pytest.mark.parametrize("likelihood", ["normal", "negative_binomial", *thorough("low_rank_normal", "poisson")])
+@pytest.mark.parametrize("likelihood", ["normal", *thorough("negative_binomial", "low_rank_normal", "poisson")])
 def test_traced_steps_are_pyros_to_the_last_bit(scaled, traced_only, likelihood, settings):
     particles = {"num_particles": 3} if settings.get("objective") == "iwae" else {}
     config, ends = scaled(likelihood, **settings, **particles), []

@@ -85,7 +85,8 @@ def trained(world, config):
 POINT = {"posterior": "delta", "kl_weight": 0.0}
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(2, 16), *thorough((3, 41))])
+@pytest.mark.thorough
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 16), (3, 41)])
 def test_without_draws_many_processes_do_what_one_does(grey, tmp_path, size, batch_size):
     config = Config(dataset=grey, **{**SMALL, "batch_size": batch_size}, **POINT, max_grad_norm=0.02, conditional=True)
     records, tensors = trained(ALONE, config)

@@ -45,9 +45,9 @@ def tensors(vae, svi):
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
-        (MeanFieldELBO, {}),
+        *thorough((MeanFieldELBO, {})),
         (Trace_ELBO, {"kl_warmup": 4, "lr_schedule": "cosine", "reconstruction_weight": 2.0}),
-        (lambda: ImportanceWeightedELBO(3), {"lr_schedule": "step"}),
+        *thorough((lambda: ImportanceWeightedELBO(3), {"lr_schedule": "step"})),
     ],
 )
 def test_going_on_is_bitwise_the_run_without_a_break(data, loss, options):
@@ -212,7 +212,9 @@ def test_the_validation_numbers_are_the_true_elbo_under_a_weighted_loss(data):
     assert record.loss > 2 * -record.valid_reconstruction  # it was the weighted loss that was minimised
 
 
-@pytest.mark.parametrize(("weights", "kl_rises"), [({"kl_weight": 0.0}, True), ({"reconstruction_weight": 0.0}, False)])
+@pytest.mark.parametrize(
+    ("weights", "kl_rises"), [*thorough(({"kl_weight": 0.0}, True)), ({"reconstruction_weight": 0.0}, False)]
+)
 def test_only_reconstruction_and_only_kl(data, weights, kl_rises):
     vae, svi = build(lr=1e-2)
     records = list(fit(vae, svi, data, Schedule(epochs=6, batch_size=64, **weights)))

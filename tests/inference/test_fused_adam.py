@@ -257,7 +257,7 @@ def test_contexts_may_end_in_any_order(traced_only):
     assert not svi.graphs._updates
 
 
-@pytest.mark.parametrize("another", [False, True], ids=["state loaded", "another optimiser"])
+@pytest.mark.parametrize("another", [*thorough(False), True], ids=["state loaded", "another optimiser"])
 def test_an_optimiser_that_was_changed_is_used_as_it_is_now(another, traced_only):
     results = []
     for steady in (True, False):

@@ -109,10 +109,10 @@ ALL = [
 
 NORMAL = [name for name in tables.POSTERIORS if name != "delta"]
 COVERED = covering(tables.PRIORS, NORMAL, tables.LIKELIHOODS, objectives("diagonal"))
-SOME = [("standard", "delta", "bernoulli", "trace_elbo"), *COVERED[:6]]
+SOME = [("standard", "delta", "bernoulli", "trace_elbo"), COVERED[0]]
 
 
-@pytest.mark.parametrize("names", [*SOME, *thorough(*((names,) for names in COVERED[6:]))], ids="-".join)
+@pytest.mark.parametrize("names", [*SOME, *thorough(*((names,) for names in COVERED[1:]))], ids="-".join)
 def test_traced_steps_of_every_member_are_the_same_to_the_last_bit(names, traced_only):
     check_same_to_the_last_bit(config(*names), steps=6)
 
@@ -176,7 +176,9 @@ def check_same(make, *arguments, steps=10, **weights):
     assert all(torch.equal(p, q) for p, q in zip(results[0][1], results[1][1], strict=True))
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.SGD])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.Adam, *thorough(torch.optim.AdamW, torch.optim.Adamax, torch.optim.SGD)]
+)
 @pytest.mark.parametrize("bound", [1e9, 0.5])
 def test_every_optimiser_and_a_bound_on_the_gradient(optimizer, bound, traced_only):
     x = binary_data(16)
@@ -185,7 +187,7 @@ def test_every_optimiser_and_a_bound_on_the_gradient(optimizer, bound, traced_on
 
 @pytest.mark.parametrize(
     "weights",
-    [{"kl_weight": 0.0}, {"reconstruction_weight": 0.0}, {"kl_weight": 0.3, "reconstruction_weight": 2.0}],
+    [*thorough({"kl_weight": 0.0}, {"reconstruction_weight": 0.0}), {"kl_weight": 0.3, "reconstruction_weight": 2.0}],
     ids=str,
 )
 @pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
@@ -199,8 +201,10 @@ PARTICLES = {"vectorize_particles": True, "max_plate_nesting": 1}
 @pytest.mark.parametrize(
     ("guide", "loss"),
     [
-        ("top_down", lambda: TraceMeanField_ELBO(num_particles=2, **PARTICLES)),
-        ("top_down", lambda: ImportanceWeightedELBO(4)),
+        *thorough(
+            ("top_down", lambda: TraceMeanField_ELBO(num_particles=2, **PARTICLES)),
+            ("top_down", lambda: ImportanceWeightedELBO(4)),
+        ),
         ("bottom_up", lambda: Trace_ELBO(num_particles=3, **PARTICLES)),
         *thorough(
             ("top_down", lambda: Trace_ELBO(num_particles=3, **PARTICLES)),
@@ -235,7 +239,7 @@ def regression(x, y):
         pyro.sample("y", dist.Normal(x @ weight, scale), obs=y)
 
 
-@pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("loss", [*thorough(Trace_ELBO), TraceMeanField_ELBO])
 def test_bayesian_regression_with_an_automatic_guide(loss, traced_only):
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
     y = x @ torch.tensor([1.0, -1.0, 0.5])
@@ -507,7 +511,7 @@ def test_no_compile_never_does(soon):
     assert captures(svi) == 0
 
 
-@pytest.mark.parametrize(("start", "expected", "compiles"), [(0, 10, False), (10, 0, True), (0, 20, True)])
+@pytest.mark.parametrize(("start", "expected", "compiles"), [(0, 10, False), (10, 0, True), *thorough((0, 20, True))])
 def test_auto_compiles_where_it_pays(soon, monkeypatch, start, expected, compiles):
     monkeypatch.setattr(step_graphs, "COMPILE_AFTER", 10)
     asked = []
@@ -660,10 +664,10 @@ def two(value):
     [
         (Shaped, {"shape": torch.sin}, lambda q: setattr(q, "shape", torch.tanh)),
         (Scaled, {"factor": 1.0}, lambda q: setattr(q, "factor", two([1.0, 2.0, 3.0]))),
-        (Listed, {"factors": [1.0]}, lambda q: q.factors.__setitem__(0, 2.0)),
-        (Configured, {"options": SimpleNamespace(factor=1.0)}, lambda q: setattr(q.options, "factor", 2.0)),
-        (Shaped, {}, lambda q: setattr(q, "forward", lambda x, y=None: pinned())),
         *thorough(
+            (Listed, {"factors": [1.0]}, lambda q: q.factors.__setitem__(0, 2.0)),
+            (Configured, {"options": SimpleNamespace(factor=1.0)}, lambda q: setattr(q.options, "factor", 2.0)),
+            (Shaped, {}, lambda q: setattr(q, "forward", lambda x, y=None: pinned())),
             (Shaped, {}, lambda q: setattr(q, "shape", torch.sin)),
             (Scaled, {}, lambda q: setattr(q, "factor", 2.0)),
             (Scaled, {"factor": two(1.0)}, lambda q: setattr(q, "factor", two(2.0))),
@@ -688,8 +692,10 @@ def _other_program(svi):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda svi: setattr(svi, "loss", TraceMeanField_ELBO()),
-        lambda svi: setattr(svi, "max_grad_norm", 0.01),
+        *thorough(
+            lambda svi: setattr(svi, "loss", TraceMeanField_ELBO()),
+            lambda svi: setattr(svi, "max_grad_norm", 0.01),
+        ),
         lambda svi: setattr(svi, "optimizer", torch.optim.SGD(svi.held(), lr=1e-3)),
         _other_program,
     ],
@@ -706,9 +712,11 @@ def _scale_gradient(parameter):
     "add",
     [
         lambda svi: svi.held()[0].register_hook(lambda gradient: 100 * gradient),
-        lambda svi: svi.held()[0].register_post_accumulate_grad_hook(_scale_gradient),
-        lambda svi: posterior_of(svi).encoder.register_forward_hook(lambda net, x, h: 2 * h),
-        lambda svi: posterior_of(svi).encoder.register_forward_pre_hook(lambda net, x: None),
+        *thorough(
+            lambda svi: svi.held()[0].register_post_accumulate_grad_hook(_scale_gradient),
+            lambda svi: posterior_of(svi).encoder.register_forward_hook(lambda net, x, h: 2 * h),
+            lambda svi: posterior_of(svi).encoder.register_forward_pre_hook(lambda net, x: None),
+        ),
     ],
 )
 def test_hooks_are_called_at_each_step(add, traced_only, caplog):
@@ -783,12 +791,12 @@ class ChanceOfNumpy(Shaped):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Stateful, "running it sets calls"),
+        *thorough((Stateful, "running it sets calls")),
         (Kept, "running it sets last"),
         (Rebound, "Rebound replaces its buffer mean"),
-        (Constant, "it does something different at each call"),
+        *thorough((Constant, "it does something different at each call")),
         (Chance, "random numbers that are not torch's"),
-        (ChanceOfNumpy, "random numbers that are not torch's"),
+        *thorough((ChanceOfNumpy, "random numbers that are not torch's")),
     ],
 )
 def test_state_in_python_is_no_graph(kind, reason, caplog):

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import thorough
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
@@ -24,7 +25,7 @@ def mean(guide):
         return guide.median(torch.zeros(2))["shift"]
 
 
-@pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("kind", [AutoNormal, *thorough(AutoMultivariateNormal)])
 def test_the_training_of_the_second_leaves_the_first_alone(kind):
     """Which stock Pyro does not (when this test fails there, `unshared` has had its time)."""
     pyro.clear_param_store()

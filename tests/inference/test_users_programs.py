@@ -76,7 +76,7 @@ def shared():
     return (6,), encoder, nn.Sequential(nn.Linear(D, 8), nn.Tanh(), Transposed(layer))
 
 
-@pytest.fixture(params=[normalising, recurrent, shared], ids=lambda build: build.__name__)
+@pytest.fixture(params=[normalising, *thorough(recurrent), shared], ids=lambda build: build.__name__)
 def make(request):
     """Makes the same program each time, in float64, and data for it."""
 

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import all_but
 from torch import nn
 
 import pyro_vae as pv
@@ -121,7 +122,7 @@ def test_evaluations_are_those_of_a_loop_over_draws(name):
     torch.testing.assert_close(ends, program.likelihood(program.centre(x()[:2])).mean)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", all_but(["batch norm", "recurrent", "inside ours", "around ours"], DECODERS))
 def test_checks_pass_except_for_batch_norm_in_training(name):
     torch.manual_seed(0)
     report = pv.check_likelihood(pv.likelihoods.Normal(seeded(DECODERS[name])), torch.randn(5, D))

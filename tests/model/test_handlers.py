@@ -1,12 +1,14 @@
 """Effect handlers of Pyro on either half of a program: what they do, held to formulas and to steps made by hand."""
 
 import copy
+import itertools
 import math
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import all_but
 from exact import ProbabilisticPCA, binary_data, small_vae, two_layers
 from pyro import poutine
 from pyro.contrib.autoname import scope
@@ -62,9 +64,12 @@ def graph(vae, trained):
     return ours(vae, trained, mode=True)
 
 
-@pytest.mark.parametrize("svi", [stock, ours, graph])
-@pytest.mark.parametrize("trained", ["model", "guide"])
-@pytest.mark.parametrize("program", PROGRAMS)
+BLOCKED = list(itertools.product(PROGRAMS, ["model", "guide"], [stock, ours, graph]))
+
+
+@pytest.mark.parametrize(
+    ("program", "trained", "svi"), all_but([case for case in BLOCKED if "vae" in case or graph not in case], BLOCKED)
+)
 def test_where_one_halfs_parameters_are_blocked_the_other_trains_alone(program, trained, svi, traced_only):
     make, of_model, of_guide = PROGRAMS[program]
     with stream(0, "init"):

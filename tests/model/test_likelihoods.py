@@ -480,6 +480,7 @@ def learned(member, x, steps=600):
     return member.scales()
 
 
+@pytest.mark.thorough
 def test_learned_scales_find_their_closed_forms():
     x = 0.05 * torch.randn(50, *SHAPE, dtype=torch.float64) * torch.linspace(1, 5, 8).double().reshape(SHAPE)
     rmse = x.square().mean((1, 2, 3)).sqrt().mean().item()

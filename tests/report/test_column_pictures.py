@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import thorough
 from scipy import stats
 
 import pyro_vae as pv
@@ -65,7 +66,7 @@ def test_bins_hold_all_data_and_whole_numbers_have_their_own():
         assert np.diff(column_pictures._edges(nothing, nothing)).min() > 0
 
 
-@pytest.mark.parametrize("columns", [1, 2, 20])
+@pytest.mark.parametrize("columns", [1, 2, *thorough(20)])
 def test_any_number_of_columns_makes_a_picture(columns):
     x = torch.randn(30, columns)
     x[:5] = torch.nan

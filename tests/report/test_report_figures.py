@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from cases import all_but
 from evaluated import estimates, full
 
 from pyro_vae.report import palette
@@ -77,7 +78,10 @@ def residual(values, places):
     return abs(places - slope * np.array(values) - start).max(), slope
 
 
-@pytest.mark.parametrize("name", DRAWN)
+LONG = {"bounds", "reference", "simulated", "posterior_draws"}
+
+
+@pytest.mark.parametrize("name", all_but(DRAWN.keys() - LONG, DRAWN))
 def test_figures_are_whole_reproducible_and_leave_settings_alone(name):
     before = dict(mpl.rcParams)
     first = DRAWN[name](full())

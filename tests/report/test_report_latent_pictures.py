@@ -216,9 +216,7 @@ def test_an_ellipse_is_turned_with_the_covariance():
     assert np.corrcoef(-rows, columns)[0, 1] > 0.7  # rows count downwards
 
 
-@pytest.mark.parametrize(
-    ("latent_dim", "classes"), all_but([(1, 10), (2, 0), (2, 40), (5, 15)], product([1, 2, 5], [0, 1, 10, 15, 40]))
-)
+@pytest.mark.parametrize(("latent_dim", "classes"), all_but([(2, 0), (5, 15)], product([1, 2, 5], [0, 1, 10, 15, 40])))
 def test_clouds_of_any_dimension_and_number_of_classes(latent_dim, classes):
     posterior = pv.posteriors.DiagonalNormal(pv.networks.MLP((6,), (2 * latent_dim,)), latent_dim)
     likelihood = pv.likelihoods.Normal(pv.networks.MLP((latent_dim,), (6,)))

@@ -81,6 +81,7 @@ def test_reconstructions_are_those_of_the_program_and_their_log_likelihoods():
         image_views.reconstructions(vae, torch.tensor([[0.0] * 6, [0.5] * 6]).double(), 3)
 
 
+@pytest.mark.thorough
 def test_the_spread_of_the_reconstruction_over_draws_is_that_of_a_quadratic_form():
     """log p(x|z) for z ~ N(m, S): mean and variance in closed form; 8 data, 4.5 standard errors (16 tests, 1e-4)."""
     truth, K = ProbabilisticPCA(), 20_000

@@ -62,6 +62,7 @@ def test_it_compares_prints_and_writes(runs, capsys):
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.thorough
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(runs):
     folders = runs / "standard-0", runs / "laplace-0"
     for name, flags in (("a", []), ("b", []), ("c", ["--seed", 1])):

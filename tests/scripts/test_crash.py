@@ -128,7 +128,8 @@ def finished(process):
     assert process.exitcode == 0, Path("log.txt").read_text()[-2000:]
 
 
-@pytest.mark.parametrize("moments", [1, *thorough(10), pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("moments", [1, 10, pytest.param(50, marks=pytest.mark.slow)])
 def test_training_killed_at_random_moments_loses_nothing(folder, temporary, moments):
     acknowledged = folder / "acknowledged"
     process = start("train_svi", TRAIN, str(acknowledged), temporary)

@@ -81,6 +81,7 @@ def test_a_home_that_can_not_be_written_goes_unnoticed(tmp_path):
     assert "R-hat" in (run / "report.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
     assert evaluate(run) == 0
     found, times = (json.loads((run / name).read_bytes()) for name in ("report.json", "timings.json"))

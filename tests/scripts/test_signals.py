@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cases import thorough
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
@@ -74,7 +75,7 @@ def about(folder):
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 12])  # three in each of four epochs
+@pytest.mark.parametrize("steps", [*thorough(1, 2, 3), 5, *thorough(12)])  # three in each of four epochs
 def test_the_step_in_hand_is_kept_and_the_run_goes_on_to_the_same_bytes(whole, monkeypatch, capfd, number, code, steps):
     with monkeypatch.context() as patch:
         after_steps(patch, steps, lambda: signal.raise_signal(number))
@@ -101,7 +102,7 @@ def test_a_run_can_be_interrupted_at_every_step(whole, monkeypatch):
     assert result("cut") == whole
 
 
-@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize(("number", "code"), [*thorough(CODES[0]), *CODES[1:]])
 def test_a_second_signal_ends_at_once(whole, monkeypatch, capfd, number, code):
     """In the middle of a save, which leaves nothing that a later run trips over."""
     with monkeypatch.context() as patch:
@@ -121,7 +122,7 @@ def test_a_second_signal_ends_at_once(whole, monkeypatch, capfd, number, code):
     assert result("cut") == whole
 
 
-@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize(("number", "code"), [*thorough(CODES[0]), *CODES[1:]])
 def test_a_signal_while_the_report_is_made_ends_at_once(whole, monkeypatch, number, code):
     with monkeypatch.context() as patch:
         patch.setattr("pyro_vae.experiment.train.training_report.write", lambda *a: signal.raise_signal(number))

@@ -245,10 +245,12 @@ def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, cap
     ("flags", "words"),
     [
         (["--latent-dim", 3], "has latent_dim=2, not 3, and its weights fit no other program: leave out --latent-dim"),
-        (["--hidden", 9, "--activation", "tanh"], r"hidden=\(8,\), not \(9,\), activation=relu, not tanh"),
+        *thorough((["--hidden", 9, "--activation", "tanh"], r"hidden=\(8,\), not \(9,\), activation=relu, not tanh")),
         (["--prior", "vamp"], r"prior=standard, not vamp.*To fit another prior .* first --prior vamp"),
-        (["--preset", "vamp_dynamic_mnist"], "trains from the beginning: leave out either it"),
-        (["--kl-weight", 0, "--reconstruction-weight", 0], "are both 0"),
+        *thorough(
+            (["--preset", "vamp_dynamic_mnist"], "trains from the beginning: leave out either it"),
+            (["--kl-weight", 0, "--reconstruction-weight", 0], "are both 0"),
+        ),
     ],
 )
 def test_what_does_not_fit_the_weights_is_named(first, capsys, flags, words):

@@ -147,6 +147,7 @@ def test_the_second_rung_has_its_truth_from_a_grid(monkeypatch):
     assert [(r.estimator.split(",")[0], bool(r.faults)) for r in found] == [(n, n == "iwae") for n in names]
 
 
+@pytest.mark.thorough
 def test_a_grid_that_misses_a_spike_is_found(monkeypatch):
     assert [found.faults for found in misleading_cases.spike(ladder.GRID)] == [(), ()]
     monkeypatch.setattr(grid_search, "_at_spikes", lambda density, draws, height, before, tolerance: before)

@@ -104,7 +104,7 @@ def compare(
     *,
     reference: str = "best",
 ) -> dict[str, Any]:
-    """Makes the content of comparison.json: groups sorted by log p(x), their differences to the reference, all runs.
+    """Makes the content of comparison.json: groups sorted by log p(x), their differences from the reference, all runs.
 
     Args:
         runs: what `candidates` returned.

@@ -1,4 +1,4 @@
-"""The baselines of a report: simple densities fitted to the training data, and the program's difference to each."""
+"""The baselines of a report: simple densities fitted to the training data, and the program's difference from each."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,7 @@ def baseline_sentence(report: Report) -> str:
 
 
 def best_baseline(report: Report) -> Iterator[str]:
-    """Yields the difference to the highest baseline and the verdict on it, in a few words, where there is one.
+    """Yields the difference from the highest baseline and the verdict on it, in a few words, where there is one.
 
     Example:
         >>> row = {"name": "independent normals", "mean": -31.5, "difference": {"mean": 4.2}, "verdict": "better"}

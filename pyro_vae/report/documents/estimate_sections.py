@@ -258,7 +258,7 @@ def _test(report: Report) -> Iterator[Entry]:
 
 
 def _baselines(report: Report) -> Iterator[Entry]:
-    """Yields each baseline, and the difference to it with the verdict."""
+    """Yields each baseline, and the difference from it with the verdict."""
     for row in (report.get("baselines") or {}).get("rows", ()):
         name, difference = row["name"], row["difference"]
         yield Entry(name, name, row)

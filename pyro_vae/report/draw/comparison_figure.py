@@ -62,7 +62,7 @@ def _ticked(group: Mapping[str, Any], reference: str) -> str:
 
 
 def _draw_differences(ax: Any, comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Draws the differences to the reference, and returns what the legend shows, label -> artist."""
+    """Draws the differences from the reference, and returns what the legend shows, label -> artist."""
     groups, reference = comparison["groups"], comparison["reference"]["label"]
     zero = next(group for group in groups if group["label"] == reference)
     level = zero["log_likelihood"]["mean"]
@@ -72,7 +72,7 @@ def _draw_differences(ax: Any, comparison: Mapping[str, Any]) -> dict[str, Any]:
         handles |= _draw_intervals(ax, place, group)
         if dots := _draw_seeds(ax, place, [mean - level for mean in group["run_means"]]):
             handles["single seeds"] = dots
-    ax.set_title("difference to the reference, nats per datum")
+    ax.set_title("difference from the reference, nats per datum")
     ax.set_xlabel(f"mean and {interval_head(comparison)}")
     return handles
 

@@ -115,6 +115,7 @@ class TestNumbers:
         assert gaps["reference"].startswith("grid, n^D = ")
         assert found["posterior"]["method"] == "grid"
 
+    @pytest.mark.thorough
     def test_above_three_dimensions_there_is_no_grid_and_nuts_draws_the_posterior(self, run):
         look = look_at(run(latent_dim=4), posterior_draws=20)
         assert [row["name"] for row in look.report["reference"]["rows"]] == ["ELBO", "IWAE", "AIS"]
@@ -328,8 +329,8 @@ class TestFiles:
         "settings",
         [
             {"posterior": "delta", "kl_weight": 0.0},
-            {"conditional": True, "prior": "conditional", "posterior": "full"},
             *thorough(
+                {"conditional": True, "prior": "conditional", "posterior": "full"},
                 {"latent_dim": 4, "posterior": "full", "plan": {"annealed_data": 0}},
                 {"latent_dim": 1},
                 {"latent_dim": 4, "posterior": "flow", "prior": "flow"},

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cases import thorough
 from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
@@ -107,7 +108,7 @@ def damaged(folder, chance):
     return kind.__name__, [path.with_suffix(".json") for path in touched if before[path.name] != after[path.name]]
 
 
-@pytest.mark.parametrize("mutations", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mutations", [*thorough(200), pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_refused_by_name_and_hash_and_the_newest_whole_one_is_found(run, tmp_path, mutations):
     chance = random.Random(mutations)  # noqa: S311 - no secret
     whole, folder = run / "run" / "checkpoints", tmp_path / "checkpoints"
@@ -136,7 +137,9 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_hash_and_the_newest_whole_o
     assert done.keys() == {kind.__name__ for kind in KINDS}
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(i, marks=pytest.mark.slow) for i in range(6, 40))])
+@pytest.mark.parametrize(
+    "seed", [0, *thorough(1, 2), 3, *thorough(4, 5), *(pytest.param(i, marks=pytest.mark.slow) for i in range(6, 40))]
+)
 def test_resume_goes_on_from_the_newest_whole_checkpoint_and_says_so(run, tmp_path, monkeypatch, capsys, seed):
     chance = random.Random(seed)  # noqa: S311
     copied(run, tmp_path, monkeypatch)
@@ -178,7 +181,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_by_every_script(run, tmp_pa
 
 @pytest.mark.parametrize("kind", [truncate, flip_a_bit, zero_a_page, append])
 @pytest.mark.parametrize("name", ["history.jsonl", "config.json", "run.json"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *thorough(1, 2, 3)])
 def test_no_damage_beside_the_checkpoints_changes_what_is_trained(run, tmp_path, monkeypatch, capsys, name, kind, seed):
     """Either it is refused in a sentence, or it was in what does not matter: a date, a line past the checkpoint."""
     copied(run, tmp_path, monkeypatch)

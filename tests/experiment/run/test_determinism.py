@@ -106,9 +106,8 @@ def a_run_that_failed(grey, folder):
 @pytest.mark.parametrize(
     "before",
     [
-        other_draws,
         another_run,
-        *thorough(draws_of_another_thread, another_precision_put_back, other_programs, a_run_that_failed),
+        *thorough(other_draws, draws_of_another_thread, another_precision_put_back, other_programs, a_run_that_failed),
     ],
 )
 def test_a_run_repeats_whatever_ran_before_in_the_process(first, grey, tmp_path, before):
@@ -127,7 +126,11 @@ def test_a_run_repeats_in_another_process_with_other_hashes_and_in_another_folde
 
 @pytest.mark.parametrize(
     "flags",
-    [("--tensorboard",), ("--test-samples", "50"), ("--elbo-samples", "7"), ("--test-data", "5")],
+    [
+        *thorough((("--tensorboard",),), (("--test-samples", "50"),)),
+        ("--elbo-samples", "7"),
+        *thorough((("--test-data", "5"),)),
+    ],
     ids=lambda flags: flags[0],
 )
 def test_what_is_measured_beside_it_does_not_change_the_training(first, grey, tmp_path, flags):

@@ -128,7 +128,9 @@ def altered(body, place, value):
     return copy
 
 
-@pytest.mark.parametrize("other", [*ODD, KeyError], ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize(
+    "other", all_but([None, {}, "../../etc/passwd"], [*ODD, KeyError]), ids=lambda value: repr(value)[:20]
+)
 def test_a_manifest_of_wrong_types_is_refused_or_loads(trained, last, other):
     """At every place of it; a setting may be another one, and harmless."""
     body, wrong = content_of(last), []

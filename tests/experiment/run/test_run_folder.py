@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import thorough
 
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
 from pyro_vae.experiment import build
@@ -61,11 +62,13 @@ def test_a_run_says_what_was_computed(folder, config):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"prior": "vamp", "posterior": "flow"},
+        *thorough({"prior": "vamp", "posterior": "flow"}),
         {"prior": "mixture"},
-        {"prior": "conditional", "conditional": True},
-        {"prior": "vamp", "posterior": "full", "conditional": True, "likelihood": "categorical"},
-        {"posterior": "delta", "kl_weight": 0.0, "likelihood": "normal", "learn_scale": "one"},
+        *thorough(
+            {"prior": "conditional", "conditional": True},
+            {"prior": "vamp", "posterior": "full", "conditional": True, "likelihood": "categorical"},
+            {"posterior": "delta", "kl_weight": 0.0, "likelihood": "normal", "learn_scale": "one"},
+        ),
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )

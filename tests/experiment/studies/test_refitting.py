@@ -38,7 +38,7 @@ def tensors(vae, *names):
     return {k: v.clone() for name in names for k, v in getattr(vae, name).state_dict().items()}
 
 
-@pytest.mark.parametrize("prior", ["diagonal", "mixture", "vamp", "flow"])
+@pytest.mark.parametrize("prior", ["diagonal", *thorough("mixture", "vamp", "flow")])
 def test_encoder_and_decoder_stay_bit_by_bit_and_the_identity_holds(tmp_path, capsys, prior):
     trained = make_run(tmp_path)
     before = tensors(trained.vae, "posterior", "likelihood")
@@ -91,7 +91,7 @@ def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path):
     assert abs((old - new).mean().item() - change) < 4 * error
 
 
-@pytest.mark.parametrize("prior", ["conditional", "vamp"])
+@pytest.mark.parametrize("prior", ["conditional", *thorough("vamp")])
 def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prior):
     trained = make_run(tmp_path, conditional=True)
     swaps, again = refit(trained, tmp_path / "new", prior)
@@ -116,7 +116,7 @@ def test_a_vamp_prior_starts_on_training_data_and_holds_the_frozen_encoder(tmp_p
     assert [name for name, p in program.named_parameters() if p.requires_grad] == ["prior.pseudo_x"]
 
 
-@pytest.mark.parametrize("prior", ["standard", "vamp"])
+@pytest.mark.parametrize("prior", [*thorough("standard"), "vamp"])
 def test_the_run_that_was_read_is_left_as_it_was(tmp_path, capsys, prior):
     trained = make_run(tmp_path, prior=prior, num_components=5)
     flags = {name: p.requires_grad for name, p in trained.vae.named_parameters()}

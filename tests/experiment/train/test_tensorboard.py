@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import thorough
+from cases import all_but, thorough
 from exact import binary_data, two_layers
 from finished import SMALL, content, images
 from PIL import Image
@@ -99,7 +99,7 @@ def test_codes_are_the_centres_of_validation_data_with_their_labels_and_thumbnai
     assert "00045/codes/sprite.png" in (run.path / "tensorboard" / "projector_config.pbtxt").read_text()
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 4, 6)], ids=str)
+@pytest.mark.parametrize("shape", [*thorough(((4, 6),), ((6, 4),)), (3, 4, 6)], ids=str)
 def test_thumbnails_of_oblong_images_are_squares(shape, tmp_path):
     np.save(tmp_path / "oblong.npy", np.random.default_rng(0).random((40, *shape)))
     settings = Config(dataset=str(tmp_path / "oblong.npy"), likelihood="normal", **{**FEW, "epochs": 1})
@@ -129,7 +129,7 @@ SWAPS = [
 ]
 
 
-@pytest.mark.parametrize("swap", SWAPS, ids=lambda swap: "-".join(map(str, swap.values())))
+@pytest.mark.parametrize("swap", all_but(SWAPS[1::2], SWAPS), ids=lambda swap: "-".join(map(str, swap.values())))
 def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_path):
     swapped = replace(settings, epochs=1, flow_hidden=(4,), **swap)
     run = training.train(Run(tmp_path / "run", swapped), tensorboard=True)
@@ -140,7 +140,7 @@ def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_pa
     np.testing.assert_allclose(shown[::7, ::7] / 255, x, atol=1 / 255)
 
 
-@pytest.mark.parametrize("guide", ["top_down", "bottom_up"])
+@pytest.mark.parametrize("guide", [*thorough("top_down"), "bottom_up"])
 def test_the_codes_of_two_layers_are_those_that_the_decoder_sees(guide, settings, tmp_path):
     layered = replace(settings, epochs=1, layers=2, latent_dim2=2, guide=guide, objective="trace_elbo")
     run = training.train(Run(tmp_path / "run", layered), tensorboard=True)

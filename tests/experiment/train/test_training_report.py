@@ -107,7 +107,9 @@ def test_bits_of_binary_data(tmp_path, settings, binarize):
     assert f"-log p(x), bits/dim {bits:.3f}" in text
 
 
-@pytest.mark.parametrize("likelihood", ["categorical", "discretized_logistic", "poisson", "negative_binomial"])
+@pytest.mark.parametrize(
+    "likelihood", ["categorical", *thorough("discretized_logistic"), "poisson", "negative_binomial"]
+)
 def test_bits_of_levels_and_counts(tmp_path, settings, likelihood):
     _, _, found, text = finished(tmp_path / "run", replace(settings, likelihood=likelihood))
     bits = -found["test"]["log_likelihood"]["mean"] / (16 * math.log(2))
