@@ -257,7 +257,7 @@ def _class(found: Place, module: ModuleType, name: str) -> Any:
             raise UsageError(f"{source} has no {name!r}, nor any {found.family}: {_derive(found.family)}")
         raise unknown(f"{found.family} of {source}", name, able)
     if not _is_member(found.family, kind):
-        raise UsageError(f"{name} of {source} is no {found.family}{_what_else(kind)}: {_derive(found.family)}")
+        raise UsageError(f"{name} of {source} is not a {found.family}{_what_else(kind)}: {_derive(found.family)}")
     return kind
 
 

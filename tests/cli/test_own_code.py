@@ -102,10 +102,10 @@ BROKEN = {
         (["--prior", "horseshoe.py:Horsesho"], "unknown prior of horseshoe.py 'Horsesho'; did you mean 'Horseshoe'?"),
         (["--prior", "horseshoe.py:Horseshoe,Cauchy"], "does not name a prior: write file.py:Class"),
         (["--network", "horseshoe.py:Encoder"], "does not name a network: write file.py:Encoder,Decoder"),
-        (["--prior", "horseshoe.py:Cauchy"], "Cauchy of horseshoe.py is no prior but a likelihood: derive it from"),
+        (["--prior", "horseshoe.py:Cauchy"], "Cauchy of horseshoe.py is not a prior but a likelihood: derive it from"),
         (
             ["--likelihood", "math:sqrt"],
-            "sqrt of math is no likelihood: derive it from pyro_vae.likelihoods.Likelihood",
+            "sqrt of math is not a likelihood: derive it from pyro_vae.likelihoods.Likelihood",
         ),
         (["--prior", "no.such:Thing"], "no.such cannot be imported: ModuleNotFoundError: No module named 'no'"),
         (["--prior", "needs_more.py:A"], "ModuleNotFoundError (line 1 of needs_more.py): No module named 'nothing_"),

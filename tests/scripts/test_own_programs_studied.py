@@ -178,7 +178,7 @@ WRONG = {
     "a class, swept": (["sweep", *DATA, "--grid", "prior=code/horseshoe.py:Horsesho"], "did you mean 'Horseshoe'?"),
     "a family, swept": (
         ["sweep", *DATA, "--grid", "prior=standard,code/horseshoe.py:Cauchy"],
-        "Cauchy of horseshoe.py is no prior but a likelihood",
+        "Cauchy of horseshoe.py is not a prior but a likelihood",
     ),
     "a contract, swept": (
         ["sweep", *DATA, "--grid", "prior=standard,code/horseshoe.py:Uncorrected"],

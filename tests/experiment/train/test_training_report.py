@@ -108,7 +108,7 @@ def test_bits_of_binary_data(tmp_path, settings, binarize):
 
 
 @pytest.mark.parametrize(
-    "likelihood", ["categorical", *thorough("discretized_logistic"), "poisson", "negative_binomial"]
+    "likelihood", ["categorical", "poisson", "negative_binomial", *thorough("discretized_logistic")]
 )
 def test_bits_of_levels_and_counts(tmp_path, settings, likelihood):
     _, _, found, text = finished(tmp_path / "run", replace(settings, likelihood=likelihood))
