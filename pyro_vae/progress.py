@@ -229,7 +229,7 @@ def through(says: str, items: Iterable[T], total: float | None = None, *, parts:
         ['a', 'b']
     """
     size = len(items) if total is None and isinstance(items, Sized) else total
-    if not is_watched() or (size == 1 and not says):  # what one item does fills the unit around it
+    if not is_watched() or (size == 1 and not says and parts == 1):  # what one item does fills the unit around it
         yield from items
         return
     with stage(says, size, parts=parts) as going:

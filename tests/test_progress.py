@@ -71,6 +71,18 @@ def test_loops_within_loops_fill_the_whole(recorder):
     assert any(share == pytest.approx(0.25 + 0.25 / 2 * (1 + 1 / 2)) for share in recorder.shares)
 
 
+def test_the_parts_of_a_single_item_share_it(recorder):
+    """A block of data that is alone has its pilots and its walk like any other."""
+    for _ in through("all", range(1)):
+        for _ in through("", range(1), parts=2):
+            for _ in through("", range(4)):
+                pass
+            assert recorder.fractions()[0][1] == 0.5
+            for _ in through("", range(4)):
+                pass
+    assert climbs_to_one(recorder.shares)
+
+
 def test_what_is_not_counted_fills_nothing(recorder):
     with stage("whole", total=2) as whole:
         with stage("compiling"):

@@ -90,6 +90,8 @@ class Parser(ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = nearest(unknown[1], flags)
             message = f"unknown flag {unknown[1]}" + (f"; did you mean {near}?" if near else "")
+        elif stray := re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
+            message = f"{stray[1]!r} is neither a flag nor the value of one"
         elif wrong := _WRONG_TYPE.search(message):
             message = f"--{wrong[1].replace('_', '-')} takes {_KINDS[wrong[2]]}; got {wrong[3]}"
         message = printable(" ".join(message.split()))

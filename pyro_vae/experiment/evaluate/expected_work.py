@@ -18,12 +18,12 @@ from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 
 _CALL = 4_000  # what a gradient takes, however few data it is of
-_STEPS, _STEP = 500, 20_000  # of the optimiser that fits the guide to a block of data, and what each takes
+_STEPS, _STEP = 500, 7_500  # of the optimiser that fits the guide to a block of data, and what each takes
 _GRID = 2_000  # points of a grid for each datum and latent dimension
-_PAIR = 0.05  # of one density of one code, for the aggregate posterior
-_NUTS = 4 * 7 * 6_000  # chains, gradients of a transition, and what a gradient of a single datum takes
+_PAIR = 0.2  # of one density of one code, for the aggregate posterior
+_NUTS = 4 * 7 * 2_500  # chains, gradients of a transition, and what a gradient of a single datum takes
 _PICTURE = 300_000
-_FILES, _FILES_OF_HEADLINE = 2_000_000, 200_000
+_FILES, _FILES_OF_HEADLINE = 5_000_000, 200_000
 _BASELINES = 100_000
 
 

@@ -122,20 +122,20 @@ def _ring_chosen(axes: Any, x: Sequence[Group], y: Sequence[Group], chosen: Sequ
 
 
 def _draw_levels(axes: Any) -> None:
-    """Draws lines where rate + distortion is the same, within what is shown already."""
+    """Draws lines where rate + distortion is the same, within what is shown; a number that hits a name is left out."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    axes.set(xlim=(left, right), ylim=(low, high))
+    axes.figure.draw_without_rendering()  # only then have the names their places
+    names = [name.get_window_extent() for name in axes.texts]
     levels = MaxNLocator(7).tick_values(left + low, right + high)
     for level in levels[(left + low < levels) & (levels < right + high)]:
         axes.plot((left, right), (level - left, level - right), color=PALE, lw=0.9, zorder=0)
         place = (left, level - left) if low < level - left < high else (level - high, high)
-        axes.annotate(
-            f"{0.0 - level:g}".replace("-", MINUS),
-            place,
-            xytext=(2, -11),
-            textcoords="offset points",
-            color=GREY,
+        number = axes.annotate(
+            f"{0.0 - level:g}".replace("-", MINUS), place, xytext=(2, -11), textcoords="offset points", color=GREY
         )
-    axes.set(xlim=(left, right), ylim=(low, high))
+        if number.get_window_extent().count_overlaps(names):
+            number.remove()
 
 
 def _add_legend(axes: Any, lines: Mapping[str, Any]) -> None:
