@@ -21,6 +21,7 @@ _MINUTE = 60.0  # seconds between two lines
 _PER_SECOND = 4  # looks of the terminal
 _EARLY = 0.02  # the share of work before which no one can say how long the rest will take
 _NARROW = 60  # columns, below which words are left out
+_COUNTED = 1000  # units, above which a share says more
 _BAR = (4, 40)  # columns of the bar
 
 
@@ -125,7 +126,7 @@ def view(watcher: progress.Watcher, now: float, *, narrow: bool = False) -> View
 def _far(inner: progress.Stage, share: float, now: float) -> str:
     if not inner.total:
         return _duration(now - inner.begun)
-    return f"{inner.done:.0f} of {inner.total:.0f}" if inner.total > 1 else f"{100 * share:.0f} %"
+    return f"{inner.done:.0f} of {inner.total:.0f}" if 1 < inner.total <= _COUNTED else f"{100 * share:.0f} %"
 
 
 def _head(whole: progress.Stage, *, narrow: bool) -> str:

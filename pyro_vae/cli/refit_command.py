@@ -74,8 +74,6 @@ def main(argv: list[str] | None = None) -> None:
         for name in sorted(given & set(build.unused(config))):
             print(f"note: {name} has no effect: --prior {config.prior} does not take it", file=sys.stderr)
         swaps = refitting.refit(trained, config, folder, plan, display=progress_bar)
-        print(
-            f"\n{(folder / 'refit.txt').read_text(encoding='utf-8')}\nIn {folder}: a run as any other, and refit.json."
-        )
+        print(f"\n{(folder / 'refit.txt').read_text(encoding='utf-8')}\nIn {folder}: an ordinary run, with refit.json.")
         if faults := [fault for swap in swaps for fault in swap.faults()]:
             raise CheckError(f"more than the prior has changed: {'; '.join(faults)}")

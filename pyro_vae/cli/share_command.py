@@ -68,6 +68,6 @@ def main(argv: list[str] | None = None) -> None:
             own=own,
         )
         there = [file for file in sharing.FILES if (folder / file).exists()]
-        print(f"{was.capitalize()}, in {folder}: {', '.join(there)}. Read README.md before others do.")
+        print(f"{was.capitalize()}, in {folder}: {', '.join(there)}. Check README.md before you share it.")
         if arguments.push:
             print(f"Sent: {hub.send(folder, arguments.push, there)}")

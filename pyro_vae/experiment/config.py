@@ -247,7 +247,9 @@ class Config:
         1.0, "weight on the reconstruction term; 1 is the ELBO, 0 leaves only the KL", least=0
     )
     kl_weight: float = flag(1.0, "weight on the KL; 1 is the ELBO, 0 leaves only the reconstruction", least=0)
-    kl_warmup: int = flag(0, "epochs over which kl_weight rises linearly; the default networks do not need it", least=0)
+    kl_warmup: int = flag(
+        0, "epochs over which kl_weight rises linearly; mlp rarely needs it, conv often does", least=0
+    )
 
     epochs: int = flag(
         600,

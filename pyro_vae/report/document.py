@@ -120,7 +120,7 @@ GROUPS = {
     "latent": ("Latent space", "What the codes look like, and which of their dimensions are used."),
     "likelihood": (
         "How probable are the data?",
-        "Estimators of growing cost bound log p(x) from below. A triangle points to where the truth lies.",
+        "Estimates of log p(x), most of them lower bounds. A triangle points to where the truth lies.",
     ),
     "trust": ("Can these numbers be trusted?", "Importance weights with a heavy tail make a loose bound look exact."),
     "posterior": ("Guide and true posterior", "What is lost because q(z|x) is not p(z|x)."),

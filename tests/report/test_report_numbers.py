@@ -266,12 +266,27 @@ def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates
         assert re.search(r"column +sigma{}\nweight +0.5{}\na_price +1000{}\n".format(*ends), text)
         for document in (evaluation_document(found), terminal_document(found)):
             assert [block.name for block in document.blocks if isinstance(block, Table)].count("scales") == 1
-        assert f"likelihood: sigma of each column: see its table{said}" in " ".join(text.split())
+        assert f"likelihood: sigma of each column: in the table of scales{said}" in " ".join(text.split())
         assert "median" not in text
     assert headline.scale_by_column(likelihood, PROTOCOL) == {}
     assert headline.scale_by_column(pv.likelihoods.Bernoulli(lambda z: z), protocol) == {}
     plain = pv.likelihoods.Normal(lambda z: z, learn_scale="predicted")
     assert headline.scale_by_column(plain, protocol) == {}
+
+
+@pytest.mark.parametrize(("kl", "objective", "is_said"), [
+    (0.0004, {}, True),
+    (-0.001, {"reconstruction_weight": 1.0}, True),  # sampled
+    (0.02, {}, False),
+    (0.0, {"reconstruction_weight": 0.0}, False),  # as the loss wants it
+])  # fmt: skip
+def test_latents_that_are_not_used_are_a_caution(estimates, kl, objective, is_said):
+    found, _ = report(estimates, PROTOCOL, {})
+    found["test"]["kl"]["mean"] = kl
+    found["objective"] = objective
+    cautions = [note.text for note in notes(found) if note.term == "caution"]
+    assert [text.startswith(f"The KL is {kl:.3f} nats") for text in cautions] == [True] * is_said
+    assert ("posterior collapse" in " ".join(to_text(terminal_document(found)).split())) is is_said
 
 
 @pytest.mark.parametrize(

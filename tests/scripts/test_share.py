@@ -28,7 +28,7 @@ def test_a_run_is_shared_and_another_process_loads_it_in_another_place(run, tmp_
     assert exit_code(MAIN, [run, "--out", tmp_path / "a", "--license", "mit", "--name", "Digits"]) == 0
     out = capsys.readouterr().out
     files = "model.safetensors, config.json, README.md"
-    assert out == f"Written, in {tmp_path / 'a'}: {files}. Read README.md before others do.\n"
+    assert out == f"Written, in {tmp_path / 'a'}: {files}. Check README.md before you share it.\n"
     (tmp_path / "a").rename(tmp_path / "b")
     code = "import pyro_vae as pv; print(sum(t.double().sum().item() for t in pv.load('b').tensors().values()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -112,7 +112,7 @@ def disagreements(runs: Iterable[Candidate]) -> list[Disagreement]:
 
 def refusal(differing: Sequence[Disagreement]) -> UsageError:
     """The error for runs that were not tested in the same way: every difference with all its values, and the cure."""
-    cure = "`force=True` compares them all the same, and says so"
+    cure = "To compare them anyway, with a warning in the report: `force=True`"
     if [line.what for line in differing] == ["test data"]:
         cure = "`test_data=N` takes the same subset for all of them; `test_data=0` takes all test data"
     return UsageError(

@@ -18,7 +18,7 @@ def check_run(path: str | Path) -> None:
         >>> check_run("no-such-run")
         Traceback (most recent call last):
         ...
-        pyro_vae.errors.CheckpointError: no-such-run holds no trained run: name the folder that pyro-vae train wrote
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run (there is no such folder): name the folder that pyro-vae train wrote
     """
     if not (Path(path) / "config.json").exists():
         raise untrained(path)
@@ -28,9 +28,10 @@ def untrained(path: str | Path) -> CheckpointError:
     """The error for a folder that holds no run, where one is read.
 
     >>> print(untrained("runs"))
-    runs holds no trained run: name the folder that pyro-vae train wrote
+    runs holds no trained run (there is no such folder): name the folder that pyro-vae train wrote
     """
-    return CheckpointError(f"{path} holds no trained run: name the folder that {script('train')} wrote")
+    missing = "" if Path(path).exists() else " (there is no such folder)"
+    return CheckpointError(f"{path} holds no trained run{missing}: name the folder that {script('train')} wrote")
 
 
 def check_free(path: str | Path) -> None:
@@ -104,4 +105,6 @@ def check_data(dataset: str) -> None:
         DataError: they are not.
     """
     if dataset not in tables.DATASETS and not Path(dataset).exists():
-        raise DataError(f"{dataset}: there is no such file. Give its path from {Path.cwd()}, or its whole path.")
+        raise DataError(
+            f"{dataset}: there is no such file. Give its path relative to {Path.cwd()}, or the absolute path."
+        )

@@ -28,8 +28,8 @@ def sentences(spool: Spool, columns: Columns, rows: ScoredRows) -> list[str]:
     if "percentile" in columns:
         among = columns["percentile"](0, size)
         said.append(
-            f"Of your rows, {int((among == 0).sum()):,} lie below all test data and {int((among == 100).sum()):,} "
-            "reach the highest; both tails are strange, and the middle proves nothing."
+            f"Rows with log p(x) below all test data: {int((among == 0).sum()):,}; at or above the highest: "
+            f"{int((among == 100).sum()):,}. Rows in either tail are unusual. A row between them can be unusual too."
         )
     pieces = score_table.pieces(size, 1)
     if "in_training" in columns and (seen := sum(int(columns["in_training"](*piece).sum()) for piece in pieces)):
@@ -41,7 +41,7 @@ def _of_values(values: np.ndarray, khat: np.ndarray, rows: ScoredRows) -> list[s
     """Explains what log p(x) and k-hat are, and which rows have none."""
     given, right = "x|y" if rows.is_labelled else "x", np.isfinite(values)
     K, above = rows.plan.num_samples, int((khat > KHAT_THRESHOLD).sum())
-    trust = f"k-hat is above {KHAT_THRESHOLD} for {above:,}"
+    trust = f"k-hat is above {KHAT_THRESHOLD} for {f'{above:,}' if above else 'none'}"
     if right.any() and np.isnan(khat[right]).all():
         trust = f"k-hat needs 25 draws or more: n/a with {K}"
     finite = values[right] if right.any() else values

@@ -156,7 +156,10 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
     files.make_folder(folder)
     if not source.shows:
         drawn = "the pictures of columns and" if source.has_columns else "the picture of"
-        yield f"data of shape {trained.form.x_shape} are not images: arrays, and {drawn} the latent cloud, only"
+        yield (
+            f"data of shape {trained.form.x_shape} are not images, so only arrays are written, and {drawn} the latent "
+            "cloud"
+        )
     for name in through("pictures", names):
         view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
@@ -320,7 +323,9 @@ def _check_class(trained: TrainedRun, y: int | str | None) -> None:
     if y is None:
         return
     if not trained.config.conditional:
-        raise UsageError("`y` chooses a class of a conditional run; this one was trained without `conditional=True`")
+        raise UsageError(
+            "`y` chooses a class of a conditional run; this one was trained without `conditional=True`. Leave it out"
+        )
     number = _class(trained, "y", y)
     if number not in trained.trained_classes:
         raise UsageError(f"`y={y}`: no training datum has this label, so there is nothing to sample from")

@@ -231,7 +231,7 @@ def _batches(config: Config, num_train: int) -> str:
     wanted, size = min(config.batch_size, num_train), build.batch_size(config, num_train)
     if size == wanted:
         return ""
-    return f"\nbatches of {size} data, and not of {wanted}, so that an epoch has {-(-num_train // size)} steps"
+    return f"\nbatches of {size} data instead of {wanted}, so that an epoch has {-(-num_train // size)} steps"
 
 
 def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:

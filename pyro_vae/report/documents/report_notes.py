@@ -8,7 +8,7 @@ from pyro_vae.report.cells import clean, number, share
 from pyro_vae.report.document import Note
 from pyro_vae.report.documents.baseline_section import baseline_sentence
 from pyro_vae.report.documents.estimate_sections import Report, of_x
-from pyro_vae.report.documents.training_document import levels_as_reals, preset_sentence, rounding_sentence
+from pyro_vae.report.documents.training_document import collapsed, levels_as_reals, preset_sentence, rounding_sentence
 
 
 def notes(report: Report, without: Collection[str] = ()) -> list[Note]:
@@ -54,6 +54,7 @@ def _values(report: Report) -> dict[str, Any]:
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
         "levels": levels_as_reals(report),
+        "collapsed": collapsed(report) if "test" in report else "",
         "baselines": baseline_sentence(report) if report.get("baselines") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),
@@ -121,6 +122,7 @@ _NOTES = (
         "p({of}) is not part of its ±, and shrinks with the number of draws.",
     ),
     ("likelihood", "caution", "{levels}"),
+    ("test.kl", "caution", "{collapsed}"),
     ("baselines", "baselines", "{baselines}"),
     ("precision", "precision", "{precision}"),
     ("preset", "preset", "{preset}"),

@@ -155,8 +155,8 @@ def _flattery(sweep: Sweep, ranked: Sequence[Mapping[str, Any]]) -> str:
     others = [run["name"] for run in sweep["runs"] if run["setting"] != chosen and run.get("reported")]
     told = f"to others too, but not by the sweep: {_first(others)}" if others else "only to its runs, after the choice"
     return (
-        f"{chosen} {place} the best of {len(ranked)} on these validation data, which flatters its ELBO there a little. "
-        f"The result of the sweep is its numbers on test data. Test data were shown {told}."
+        f"{chosen} {place} the best of {len(ranked)} on these validation data, which makes its ELBO there look "
+        f"slightly too good. The result of the sweep is its numbers on test data. Test data were shown {told}."
     )
 
 

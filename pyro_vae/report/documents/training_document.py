@@ -11,6 +11,7 @@ from pyro_vae.report.documents.estimate_sections import Entry, Report, headline_
 
 _WIDTH = 92  # columns of its notes
 _SCALES_OF_DENSITIES = {"sigma", "b", "rate"}
+_COLLAPSED = 0.01  # nats of KL, of all dimensions together
 MOST_COLUMNS = 20  # of a table that have a picture
 
 
@@ -56,6 +57,8 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"likelihood: {_likelihood(report)}."
         if caution := levels_as_reals(report):
             yield f"caution: {caution}"
+    if caution := collapsed(report):
+        yield f"caution: {caution}"
     if report.get("classification"):
         yield _classes(report["classification"])
     if training:
@@ -129,7 +132,7 @@ def _likelihood(report: Report) -> str:
     if not (listed := report.get("scale_by_column")):
         return plain(report["likelihood"])
     other = {n: v for n, v in report["likelihood"].items() if n != "unit" and not isinstance(v, Mapping)}
-    return ", ".join(filter(None, (f"{listed['names'][0]} of each column: see its table", plain(other))))
+    return ", ".join(filter(None, (f"{listed['names'][0]} of each column: in the table of scales", plain(other))))
 
 
 def levels_as_reals(report: Report) -> str:
@@ -152,6 +155,21 @@ def levels_as_reals(report: Report) -> str:
         f"x are {levels} grey levels and p(x|z) is a density of real numbers: {what}. It is not a log p of the "
         f"levels, and does not compare with one. For a log p of the levels, dequantise the data or choose a "
         f"likelihood of levels."
+    )
+
+
+def collapsed(report: Report) -> str:
+    """Warns of latents that carry nothing about x; '' where they carry something, or the loss asks for nothing.
+
+    Args:
+        report: what report.json holds.
+    """
+    kl, objective = report["test"].get("kl"), report.get("objective", {})
+    if kl is None or kl["mean"] >= _COLLAPSED or objective.get("reconstruction_weight") == 0:
+        return ""
+    return (
+        f"The KL is {kl['mean']:.3f} nats, so q(z|x) is the prior for every x, and the latents are not used (posterior "
+        "collapse). A KL that is weighted up slowly often prevents this, for example `kl_warmup=20`."
     )
 
 
@@ -239,8 +257,8 @@ def _pictures(report: Report) -> str:
     shape = report["protocol"]["shape"]
     if len(shape) != 1 or "program" in report.get("run", {}):
         return ""
-    instead = "; see columns.png" if shape[0] <= MOST_COLUMNS else ", nor for more than 20 columns"
-    return f"pictures: there are none of samples and reconstructions for rows of a table{instead}."
+    instead = "; see columns.png" if shape[0] <= MOST_COLUMNS else ", and columns.png shows at most 20 columns"
+    return f"Rows of a table have no pictures of samples and reconstructions{instead}."
 
 
 def _weights(objective: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def test_other_files_are_a_difference_and_digests_are_shown_short(run, tmp_path)
     assert digest not in said
     assert f"contents: {digest[:12]}... ({runs[0].name}) against " in said
     assert [group.label for group in groups(runs)] == [each.name for each in runs]  # one seed each, and not pooled
-    assert said.endswith("`force=True` compares them all the same, and says so")
+    assert said.endswith("To compare them anyway, with a warning in the report: `force=True`")
 
 
 def test_the_same_test_data_can_be_asked_for(run):
