@@ -18,7 +18,7 @@ def check_run(path: str | Path) -> None:
         >>> check_run("no-such-run")
         Traceback (most recent call last):
         ...
-        pyro_vae.errors.CheckpointError: no-such-run holds no trained run (there is no such folder): name the folder that pyro-vae train wrote
+        pyro_vae.errors.CheckpointError: no-such-run holds no trained run (there is no such folder): ...
     """
     if not (Path(path) / "config.json").exists():
         raise untrained(path)
