@@ -79,7 +79,7 @@ def _draw_cloud(axes: Any, view: AblationView, title: str) -> None:
         axes.add_collection(ellipses)
     reach = torch.cat([view.cloud, view.prior]).abs().quantile(0.995).item() * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", ylabel=view.axes[1])
-    axes.set_xlabel(textwrap.fill(view.axes[0], 22))  # these two are no wider than a third of the figure
+    axes.set_xlabel(textwrap.fill(view.axes[0], 18))  # these two are no wider than a third of the figure
     axes.set_title(textwrap.fill(title, 14), fontweight="bold")
 
 
