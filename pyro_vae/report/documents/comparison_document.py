@@ -197,8 +197,8 @@ def _difference_notes(differences: Sequence[Mapping[str, Any]], reference: Mappi
     noise = "unknown, from one draw" if None in noises else f"at most {max(noises):.3f}"
     pairing = ", paired datum by datum" if any(difference["is_paired"] for difference in differences) else ""
     yield (
-        f"difference: from {reference['label']}{pairing}; {first['confidence'] * 100:g} % interval by the BCa bootstrap "
-        "over the data, or by Student's t if that is wider and there are fewer than 30 data; it covers one "
+        f"difference: from {reference['label']}{pairing}; {first['confidence'] * 100:g} % interval by the BCa "
+        "bootstrap over the data, or by Student's t if that is wider and there are fewer than 30 data; it covers one "
         "difference at a time. It leaves out the variance over training seeds, and is valid only for these trained "
         "programs. The Monte Carlo error of "
         f"the differences is {noise}."
