@@ -100,7 +100,7 @@ def test_the_data_line_says_what_the_file_holds(written):
     assert "data: own.csv, 120 rows of 3 numbers, reals, labels ant ... cat; random split 84 / 12 / 24" in " ".join(
         text.split()
     )
-    assert "none of samples and reconstructions for rows of a table" in " ".join(text.split())
+    assert "Rows of a table have no pictures of samples and reconstructions" in " ".join(text.split())
 
 
 def test_a_report_of_earlier_without_rows_is_still_read(written):
