@@ -88,6 +88,13 @@ def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
     assert "K = 7; where k-hat is above 0.7 it is loose by an unknown amount. Mutual" in notes
 
 
+def test_a_lower_end_below_0_is_no_lower_end(columns):
+    lower = {"mean": -3.0, "standard_error": 0.1}
+    assert documents._between({"mean": 2.0, "standard_error": 0.08, "leave_one_out": lower}) == (
+        "between 0 and 2.00 ± 0.08"
+    )
+
+
 def notes_of(columns, **changes):
     changed = dataclasses.replace(columns["both"], **changes)
     return " ".join(text_of({**columns, "both": changed}).split())

@@ -145,8 +145,9 @@ class Sweep:
         for what in plan:
             if before.get(what) != plan[what]:
                 was, wanted = _differing(before.get(what), plan[what])
+                named = "" if what == "base" else f"{what} "  # settings have their own names
                 raise UsageError(
-                    f"{self.folder} holds a sweep with {what} {was}, not {wanted}: give the flags that it was started "
+                    f"{self.folder} holds a sweep with {named}{was}, not {wanted}: give the flags that it was started "
                     "with, or use another `folder`"
                 )
         self._keep({**self._read(), "plan": plan})

@@ -118,6 +118,8 @@ def _lower(kl: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 def _between(kl: Mapping[str, Any]) -> str:
     if (lower := _lower(kl)) is None:
         return f"at most {_number(kl)}"
+    if lower["mean"] < 0:  # as no KL is
+        return f"between 0 and {_number(kl)}"
     return f"between {_number(lower)} (each datum left out of its own mixture) and {_number(kl)}"
 
 

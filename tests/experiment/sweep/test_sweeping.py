@@ -172,7 +172,7 @@ def test_another_sweep_in_the_folder_is_refused_and_where_it_is_computed_does_no
     for grid, more, words in (
         ("lr=0.01,0.2", {}, r"grids lr=\['0.01', '0.1'\], not lr=\['0.01', '0.2'\]"),
         ("lr=0.01,0.1", {"seeds": 3}, "seeds 2, not 3"),
-        ("lr=0.01,0.1", {"command": ["--prior", "laplace"]}, "base prior=standard, not prior=laplace"),
+        ("lr=0.01,0.1", {"command": ["--prior", "laplace"]}, "prior=standard, not prior=laplace"),
     ):
         with pytest.raises(UsageError, match=f"out holds a sweep with {words}"):
             swept(grid, **more)
@@ -188,7 +188,7 @@ def test_a_sweep_of_an_earlier_version_goes_on_with_the_defaults_of_settings_tha
     state = json.loads(path.read_text())
     del state["plan"]["base"]["guide"]
     path.write_text(json.dumps(state))
-    with pytest.raises(UsageError, match="base guide=top_down, not guide=bottom_up"):
+    with pytest.raises(UsageError, match="a sweep with guide=top_down, not guide=bottom_up"):
         swept("lr=0.01,0.1", command=["--guide", "bottom_up"])
     assert swept("lr=0.01,0.1") == []
 
