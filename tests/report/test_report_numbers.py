@@ -279,13 +279,14 @@ def test_the_scales_of_a_table_are_listed_by_column_in_their_own_units(estimates
     (-0.001, {"reconstruction_weight": 1.0}, True),  # sampled
     (0.02, {}, False),
     (0.0, {"reconstruction_weight": 0.0}, False),  # as the loss wants it
+    (None, {}, False),  # not finite
 ])  # fmt: skip
 def test_latents_that_are_not_used_are_a_caution(estimates, kl, objective, is_said):
     found, _ = report(estimates, PROTOCOL, {})
     found["test"]["kl"]["mean"] = kl
     found["objective"] = objective
     cautions = [note.text for note in notes(found) if note.term == "caution"]
-    assert [text.startswith(f"The KL is {kl:.3f} nats") for text in cautions] == [True] * is_said
+    assert [text.startswith(f"The KL is {kl or 0.0:.3f} nats") for text in cautions] == [True] * is_said
     assert ("posterior collapse" in " ".join(to_text(terminal_document(found)).split())) is is_said
 
 
