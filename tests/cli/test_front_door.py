@@ -180,8 +180,10 @@ def test_flags_are_listed_in_groups_and_those_most_used_come_first(capsys):
     assert not any("default: )" in line or "type: " in line for line in lines)
 
 
-@pytest.mark.parametrize(("words", "code"), [("--help", system.BROKEN_PIPE), ("train --help", 0)])  # argparse's own
-def test_a_reader_that_leaves_is_no_error(words, code, tmp_path):
+@pytest.mark.parametrize("words", ["--help", "train --help"])
+def test_a_reader_that_leaves_is_no_error(words, tmp_path):
     closed = f"import os, sys; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1); {BEGIN.format(words.split())}"
     done = process("-c", closed, folder=tmp_path)
-    assert (done.returncode, done.stderr) == (code, b"")
+    assert done.stderr == b""
+    # argparse hides the error of a closed pipe, from Python 3.11.4 on
+    assert done.returncode in ({system.BROKEN_PIPE, 0} if words == "train --help" else {system.BROKEN_PIPE})

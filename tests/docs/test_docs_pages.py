@@ -40,6 +40,7 @@ OURS = [(words, ours) for words in COMMANDS if (ours := command_of(words))]  # b
 OTHERS = (
     "bandit", "bash .ci/run", "cd", "jupytext", "jupyter execute", "mypy", "pip install", "pytest", "ruff",
     "sphinx-build", "python -m pyro_vae.model.checks", "pyro-vae --help", "python benchmarks/run.py", "seq",
+    "for p in standard vamp; do for s in 0 1 2; do pyro-vae train --prior",
     "python tests/mutations/run.py", "python docs/programs", "python benchmarks/gradient_noise.py",
 )  # fmt: skip
 

@@ -651,8 +651,8 @@ def test_exit_codes_of_the_process(name, code, user_folder):
         (["user_members:Gold"], "unknown member of user_members 'Gold'; did you mean 'Good'?"),
         (["user_members.py:Gold"], "unknown member of user_members.py 'Gold'; did you mean 'Good'?"),
         (["no_such.py:Good"], "'no_such.py:Good': there is no file no_such.py"),
-        (["user_members:number"], "number of user_members is no member: derive it from pyro_vae.priors.Prior, "),
-        (["pyro_vae.model.priors:Prior"], "Prior of pyro_vae.model.priors is no member: derive it from"),
+        (["user_members:number"], "number of user_members is not a member: derive it from pyro_vae.priors.Prior, "),
+        (["pyro_vae.model.priors:Prior"], "Prior of pyro_vae.model.priors is not a member: derive it from"),
         (["user_members:Good", "--args", "{3}"], "--args must be a JSON object"),
         (
             ["user_members:Good", "--args", '{"d": 3}'],

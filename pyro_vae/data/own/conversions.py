@@ -87,7 +87,9 @@ _PACKED = {
     ".tar .tar.gz .tgz .tar.bz2 .tar.xz": (
         "an archive",
         "folder",
-        "import tarfile\nwith tarfile.open({path}) as file: file.extractall({out}, filter='data')",
+        # Python 3.11.3 has no filter, and leaves the attribute alone.
+        "import tarfile\nwith tarfile.open({path}) as file: "
+        "file.extraction_filter = getattr(tarfile, 'data_filter', None); file.extractall({out})",
     ),
 }
 _BY_ENDING = {ending: form for endings, form in (_TABLES | _ARRAYS | _PACKED).items() for ending in endings.split()}

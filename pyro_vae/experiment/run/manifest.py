@@ -127,7 +127,8 @@ def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tens
     try:
         return load_tensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{beside} is not a safetensors file: {error}.") from error
+        said = str(error).partition("\n")[0]  # torch can add the calls of its C++ code
+        raise CheckpointError(f"{beside} is not a safetensors file: {said}.") from error
 
 
 def _bytes(path: Path, most: int) -> bytes:
