@@ -327,7 +327,7 @@ def test_a_table_of_unequal_scales_trains_to_a_normal_of_full_covariance():
     assert gap > -0.1 - 4 * error
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [1e3, 1e5])
 def test_counts_of_two_groups_train_to_the_log_probability_of_the_truth(top):
     rng, r = np.random.default_rng(1), 5.0

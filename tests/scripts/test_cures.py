@@ -104,7 +104,7 @@ def test_a_finished_run_is_mended_before_it_is_shared(capsys):
 @pytest.mark.thorough
 def test_shards_are_made_where_they_are_looked_for(capsys):
     assert script("evaluate", *READERS["evaluate"], "--merge") == 4
-    assert "pyro-vae evaluate run --out elsewhere --shard i/n, i = 0" in capsys.readouterr().err
+    assert "pyro-vae evaluate run --out elsewhere --shard 0/2, then with 1/2" in capsys.readouterr().err
     assert script("evaluate", *READERS["evaluate"], "--shard", "0/1") == 0
     assert script("evaluate", *READERS["evaluate"], "--merge") == 0
 

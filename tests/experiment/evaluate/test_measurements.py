@@ -390,7 +390,7 @@ def test_a_mistake_in_an_evaluation_is_not_called_divergence(run):
     assert not isinstance(caught.value, DivergenceError)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_draws_in_smaller_blocks_than_usual_may_be_too_many_for_a_seed(run, monkeypatch):
     monkeypatch.setattr("pyro_vae.evaluation.weights.sample_block", lambda *_: 1)
     with pytest.raises(UsageError, match=r"beyond the \d+ blocks of data .* take fewer draws"):

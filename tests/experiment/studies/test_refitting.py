@@ -233,7 +233,7 @@ def test_an_elbo_that_changed_by_something_else_is_found(swapped, monkeypatch):
     assert any("by other draws the two changes differ" in fault for fault in found)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(("prior", "seeds"), [("mixture", 30), *thorough(("diagonal", 80), ("mixture", 80))])
 def test_the_error_of_the_gap_is_that_over_seeds(tmp_path, prior, seeds):
     """Over n seeds (n - 1) s^2 / error^2 is chi-squared; error rate 6e-5. The KL is analytic in both, or in one."""
