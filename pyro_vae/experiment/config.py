@@ -253,7 +253,7 @@ class Config:
 
     epochs: int = flag(
         600,
-        "passes over the training data; digits levels off within 600, which take about a quarter of a minute",
+        "passes over the training data; digits levels off within 600, which take less than a minute",
         above=0,
     )
     batch_size: int = flag(128, "data per step; at 128, an epoch of digits has ten steps", above=0)
