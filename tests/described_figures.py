@@ -1,5 +1,7 @@
 """What is on a figure, in numbers and words: labels, limits, ticks, lines, marks and pictures."""
 
+from itertools import combinations
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -33,7 +35,7 @@ def _described(axes):
 
 
 def unreadable(figure, least):
-    """What is written on a drawn figure in letters of fewer points than `least`, or reaches over its edge."""
+    """What is written on a drawn figure in letters of fewer points than `least`, over its edge, or over other words."""
     page, hidden = figure.bbox.padded(1.0), _beyond_limits(figure)
     shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     boxes = [(text, text.get_window_extent()) for text in shown if text not in hidden]
@@ -41,6 +43,10 @@ def unreadable(figure, least):
         text.get_text()
         for text, box in boxes
         if text.get_fontsize() < least or not (page.contains(*box.min) and page.contains(*box.max))
+    ] + [
+        f"{one.get_text()!r} over {other.get_text()!r}"
+        for (one, box), (other, other_box) in combinations(boxes, 2)
+        if box.padded(-1.0).overlaps(other_box.padded(-1.0))
     ]
 
 

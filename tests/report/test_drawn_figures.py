@@ -18,6 +18,7 @@ import torch
 from evaluated import full
 
 import pyro_vae as pv
+from pyro_vae.experiment.studies.loss_ablation import PRINCIPAL_AXES
 from pyro_vae.report.draw import (
     column_pictures,
     column_views,
@@ -98,6 +99,10 @@ FIGURES = {
     ),
     "columns": lambda: column_pictures.draw_columns(columns()),
     "ablation": lambda: ablation_picture({name: test_ablation_document.panel() for name in ("both", "reconstruction")}),
+    "ablation of many dimensions": lambda: ablation_picture(
+        {name: test_ablation_document.panel()._replace(axes=PRINCIPAL_AXES) for name in test_ablation_document.NAMES}
+    ),
+    "names in the corners of a sweep": lambda: sweep_figures.rate_distortion(test_report_sweep.CORNERS),
     "latent grid": lambda: latent.latent_grid(latent.plain(), 0, side=5),
 }
 

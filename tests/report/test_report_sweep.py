@@ -44,6 +44,11 @@ def grid(**priors):
 
 GRID = grid(vamp={1.0: -21.0, 0.1: -23.0, 10.0: -25.0}, flow={1.0: -22.0, 0.1: -24.0, 10.0: -26.0})
 
+CORNERS = found(
+    {f"prior={name}": {"prior": name} for name in ("mixture", "standard")},
+    [run("prior=mixture", 0, -26.17, kl=1.41), run("prior=standard", 0, -25.33, kl=2.48)],
+)
+
 
 def to_text(shown):
     return plain_text.to_text(sweep_document(shown, ranking.over_seeds(shown["test"])))

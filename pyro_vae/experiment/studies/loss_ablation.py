@@ -42,6 +42,7 @@ from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
 
 _CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn, and how many of them have an ellipse round their q(z|x)
+PRINCIPAL_AXES = ("first principal axis of the means of q(z|x)", "second")  # where z has more than two dimensions
 _SIDE, _SHOWN, _DRAWN = 8, 8, 3  # rows of samples; data that are reconstructed, and how often
 
 
@@ -218,7 +219,7 @@ def view(trained: TrainedRun, seed: int) -> AblationView:
     axes = torch.eye(D, 2).to(z) if D <= 2 else torch.linalg.svd(centres - centres.mean(0))[2][:2].T
     if D == 2 and isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         ellipses = torch.stack([q.mean, q.stddev], 1)[:_ELLIPSES].cpu()
-    names = ("z1", "z2") if D <= 2 else ("first principal axis of the means of q(z|x)", "second")
+    names = ("z1", "z2") if D <= 2 else PRINCIPAL_AXES
     return AblationView((z @ axes).cpu(), (prior @ axes).cpu(), labels, ellipses, names, *_images(trained, x, y, seed))
 
 
