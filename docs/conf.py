@@ -10,9 +10,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import docstrings  # noqa: E402
+import docstrings  # noqa: E402 - found by the path above
 
-import pyro_vae  # noqa: E402
+import pyro_vae  # noqa: E402 - the same
 
 project = "pyro_vae"
 author = "The pyro_vae developers"

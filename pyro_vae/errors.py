@@ -47,9 +47,23 @@ def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> Usage
     unknown likelihood 'gaussian'; choose from bernoulli, normal
     """
     names = list(names)
-    if near := nearest(name, names):
-        return UsageError(f"unknown {kind} {name!r}; did you mean {near!r}? ({', '.join(names)}{also})")
-    return UsageError(f"unknown {kind} {name!r}; choose from {', '.join(names)}{also}")
+    return UsageError(f"unknown {kind} {name!r}; {guess(name, names, ', '.join(names) + also)}")
+
+
+def guess(name: str, names: Iterable[str], listed: str) -> str:
+    """Returns what to write in place of a name that is none of `names`.
+
+    Args:
+        name: what was written.
+        names: what can be.
+        listed: these, for a reader.
+
+    Example:
+        >>> guess("ag", ["age", "height"], "age, height"), guess("weight", ["age", "x"], "age, x")
+        ("did you mean 'age'? (age, height)", 'choose from age, x')
+    """
+    near = nearest(name, names)
+    return f"did you mean {near!r}? ({listed})" if near else f"choose from {listed}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

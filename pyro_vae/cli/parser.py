@@ -67,6 +67,7 @@ class Parser(ArgumentParser):
         """As argparse does, behind some examples."""
         return "\n".join([*self._examples, "", super().format_help(*of)])
 
+    # jsonargparse's has more arguments, which no command gives.
     def parse_args(self, args: Sequence[str] | None = None, *, defaults: bool = True) -> Namespace:  # type: ignore[override]
         """As argparse does; without defaults there is only what was given, which settings of a preset are not."""
         line = sys.argv[1:] if args is None else args

@@ -255,7 +255,7 @@ class Intake:
         """
         if missing := [column for column in self.columns if column not in columns]:
             listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            raise DataError(f"{name}: columns that the run was trained on are missing: {listed}. The model needs all.")
+            raise DataError(f"{name}: columns that the run was trained on are missing: {listed}. It needs all of them.")
         return [columns.index(column) for column in self.columns]
 
     def _is_whole(self, width: int) -> bool:

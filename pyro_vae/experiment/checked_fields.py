@@ -90,6 +90,7 @@ def words_of(setting: Field[Any]) -> tuple[str, ...]:
 def kind_of(setting: Field[Any]) -> type:
     """Returns the type of the value of a field, or of each of several: str for words, int for `int | None`."""
     inner = get_args(setting.type)
+    # The annotations of settings are types, not text, which mypy cannot know.
     return setting.type if not inner else str if words_of(setting) else inner[0]  # type: ignore[return-value]
 
 

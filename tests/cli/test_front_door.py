@@ -1,5 +1,7 @@
 """One command whose first word names what is run: its help, wrong words, and output that shows few letters."""
 
+import argparse
+import inspect
 import json
 import os
 import subprocess
@@ -14,41 +16,41 @@ from pyro_vae.command_lines import COMMANDS, command_line
 
 ROOT = Path(__file__).parents[2]
 
-WRONG = {
-    "train": (["--dataset", "nope.npy"], 3, "nope.npy: there is no such file"),
-    "evaluate": (["runs/nope"], 4, "runs/nope holds no trained run"),
-    "score": (["runs/nope", "--data", "x.npy", "--out", "s.csv"], 4, "runs/nope holds no trained run"),
-    "compare": (["runs/nope"], 4, "runs/nope holds no trained run"),
-    "sample": (["runs/nope"], 4, "runs/nope holds no trained run"),
-    "sweep": (["--grid", "prior=standard", "--out", "file/s"], 6, "Not a directory"),
-    "refit": (["runs/nope", "--prior", "vamp"], 4, "runs/nope holds no trained run"),
-    "ablate": (["--dataset", "nope.npy", "--out", "a"], 3, "nope.npy: there is no such file"),
-    "share": (["runs/nope", "--out", "s"], 4, "runs/nope holds no trained run"),
-    "selfcheck": (["--json", "nope/x.json"], 6, "nope/x.json"),
-    "check": (["nope.py:Prior"], 2, "there is no file nope.py"),
-}
-
-NAMES = {  # of a run that is there
-    "sample": (["run", "--only", "sample"], "unknown picture 'sample'; did you mean 'samples'?"),
-    "refit": (["run", "--prior", "vampp"], "unknown prior 'vampp'; did you mean 'vamp'?"),
-    "compare": (["run", "other", "--reference", "b"], "b"),
-    "train": (["--posterior", "gaussian"], "unknown posterior 'gaussian'; choose from diagonal, full"),
-    "sweep": (["--grid", "priro=vamp", "--out", "s"], "unknown flag 'priro'; did you mean 'prior'?"),
-}
+# Command line, exit code, what is said. "run" and "other" are runs.
+WRONG = [
+    ("train --dataset nope.npy", 3, "nope.npy: there is no such file"),
+    ("train --posterior gaussian", 2, "unknown posterior 'gaussian'; choose from diagonal, full"),
+    ("evaluate runs/nope", 4, "runs/nope holds no trained run (there is no such folder)"),
+    ("score runs/nope --data x.npy --out s.csv", 4, "runs/nope holds no trained run"),
+    ("compare runs/nope", 4, "runs/nope holds no trained run"),
+    ("compare run other --reference b", 2, "--reference is best, first or one of the runs (run, other); got 'b'"),
+    ("sample runs/nope", 4, "runs/nope holds no trained run"),
+    ("sample run --only sample", 2, "unknown picture 'sample'; did you mean 'samples'?"),
+    ("sweep --grid prior=standard --out file/s", 6, "Not a directory"),
+    ("sweep --grid priro=vamp --out s", 2, "unknown flag 'priro'; did you mean 'prior'?"),
+    ("sweep --grid prior=vamp --out s --seeds 2 3", 2, "'3' is neither a flag nor the value of one"),
+    ("refit runs/nope --prior vamp", 4, "runs/nope holds no trained run"),
+    ("refit run --prior vampp", 2, "unknown prior 'vampp'; did you mean 'vamp'?"),
+    ("ablate --dataset nope.npy --out a", 3, "nope.npy: there is no such file"),
+    ("share runs/nope --out s", 4, "runs/nope holds no trained run"),
+    ("selfcheck --json nope/x.json", 6, "nope/x.json"),
+    ("check nope.py:Prior", 2, "there is no file nope.py"),
+]
 
 BEGIN = "from pyro_vae.cli.front_door import main; sys.exit(main({}))"
 ALL_WRONG = """
 import contextlib, io, json, sys
 from pyro_vae.cli.front_door import main
 
-answers = {}
-for name, (words, *_) in json.loads(sys.argv[1]).items():
+answers = []
+for words in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            code = main([name, *words])
+            code = main(words.split())
         except SystemExit as end:
             code = end.code
-    answers[name] = code, said.getvalue(), [heavy for heavy in ("torch", "pyro", "pandas") if heavy in sys.modules]
+    heavy = [name for name in ("torch", "pyro", "pandas") if name in sys.modules]
+    answers.append((code, said.getvalue(), heavy))
 print(json.dumps(answers))
 """
 
@@ -59,27 +61,17 @@ def process(*words, folder, **environment):
     return subprocess.run([sys.executable, *words], cwd=folder, env=variables, capture_output=True, timeout=120)
 
 
-def test_every_wrong_path_is_answered_without_torch(tmp_path):
+def test_every_wrong_path_and_name_is_answered_without_torch(tmp_path):
     (tmp_path / "file").touch()
-    done = process("-c", ALL_WRONG, json.dumps(WRONG), folder=tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    answers = json.loads(done.stdout)
-    assert set(answers) == set(COMMANDS)
-    for name, (_, code, said) in WRONG.items():
-        assert answers[name][0] == code, answers[name]
-        assert said in answers[name][1]
-        assert answers[name][2] == [], name
-
-
-def test_every_wrong_name_is_answered_without_torch(tmp_path):
     for run in ("run", "other"):
         (tmp_path / run).mkdir()
         (tmp_path / run / "config.json").write_text("{}")
-    done = process("-c", ALL_WRONG, json.dumps(NAMES), folder=tmp_path)
+    done = process("-c", ALL_WRONG, json.dumps([words for words, *_ in WRONG]), folder=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
-    for name, (code, said, heavy) in json.loads(done.stdout).items():
-        assert NAMES[name][1] in said
-        assert (code, heavy) == (2, []), name
+    assert {words.split()[0] for words, *_ in WRONG} == set(COMMANDS)
+    for (words, code, sentence), (ended, said, heavy) in zip(WRONG, json.loads(done.stdout), strict=True):
+        assert (ended, heavy) == (code, []), words
+        assert sentence in said
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -180,10 +172,14 @@ def test_flags_are_listed_in_groups_and_those_most_used_come_first(capsys):
     assert not any("default: )" in line or "type: " in line for line in lines)
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help"])
-def test_a_reader_that_leaves_is_no_error(words, tmp_path):
+# The argparse of newer Pythons hides the error that its own help meets.
+HIDDEN = "OSError" in inspect.getsource(argparse.ArgumentParser._print_message)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [("--help", system.BROKEN_PIPE), ("train --help", 0 if HIDDEN else system.BROKEN_PIPE)]
+)
+def test_a_reader_that_leaves_is_no_error(words, code, tmp_path):
     closed = f"import os, sys; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1); {BEGIN.format(words.split())}"
     done = process("-c", closed, folder=tmp_path)
-    assert done.stderr == b""
-    # argparse hides the error of a closed pipe, from Python 3.11.4 on
-    assert done.returncode in ({system.BROKEN_PIPE, 0} if words == "train --help" else {system.BROKEN_PIPE})
+    assert (done.returncode, done.stderr) == (code, b"")

@@ -88,13 +88,6 @@ def test_the_notes_quote_the_numbers_and_claim_no_more(columns):
     assert "K = 7; where k-hat is above 0.7 it is loose by an unknown amount. Mutual" in notes
 
 
-def test_a_lower_end_below_0_is_no_lower_end(columns):
-    lower = {"mean": -3.0, "standard_error": 0.1}
-    assert documents._between({"mean": 2.0, "standard_error": 0.08, "leave_one_out": lower}) == (
-        "between 0 and 2.00 ± 0.08"
-    )
-
-
 def notes_of(columns, **changes):
     changed = dataclasses.replace(columns["both"], **changes)
     return " ".join(text_of({**columns, "both": changed}).split())
@@ -116,6 +109,11 @@ def test_a_marginal_kl_is_not_0_beyond_two_standard_errors(columns, errors, is_t
     assert ("nats, which differs from 0" in notes) is is_told
     assert ("does not differ from 0" in notes) is not is_told
     assert "-0.00" not in notes
+
+
+def test_a_kl_is_between_0_and_its_upper_end_where_the_lower_one_is_below_0(columns):
+    notes = notes_of(columns, aggregate={**columns["both"].aggregate, "marginal_kl": bracket(2.0, below=5.0)})
+    assert "Both: KL(q(z)||p(z)) is between 0 and 2.00 ± 0.08 nats, which does not differ from 0" in notes
 
 
 def test_without_a_lower_end_nothing_is_told_apart_from_0(columns):

@@ -17,7 +17,7 @@ from pandas.api.types import is_any_real_numeric_dtype
 
 from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.tables.column_cells import has_decimal_comma, is_count, is_sequence, numbers, plain
-from pyro_vae.errors import DataError, UsageError, nearest
+from pyro_vae.errors import DataError, UsageError, guess
 
 LABELS = ("label", "labels", "target", "class", "y")
 _COUNTERS = {"id", "ids", "index", "row", "rows", "number", "nr", "no", "sample"}
@@ -137,9 +137,7 @@ def _check_uses(frame: pd.DataFrame, reading: Reading, place: str) -> None:
 
 def _check_column(column: str, names: Sequence[str], use: str, place: str) -> None:
     if column not in names:
-        near = nearest(column, names)
-        guess = f"did you mean {near!r}? ({named(names)})" if near else f"choose from {named(names)}"
-        raise UsageError(f"{place}: `{use}={column!r}` is not a column; {guess}")
+        raise UsageError(f"{place}: `{use}={column!r}` is not a column; {guess(column, names, named(names))}")
 
 
 def _label(frame: pd.DataFrame, reading: Reading, place: str) -> tuple[Reading, list[str]]:

@@ -54,7 +54,7 @@ def _values(report: Report) -> dict[str, Any]:
         "unfinished": report.get("unfinished", ""),
         "precision": rounding_sentence(report["precision"]) if report.get("precision") else "",
         "levels": levels_as_reals(report),
-        "collapsed": collapsed(report) if "test" in report else "",
+        "collapsed": collapsed(report),
         "baselines": baseline_sentence(report) if report.get("baselines") else "",
         "preset": preset_sentence(report["preset"]) if report.get("preset") else "",
         "escalated": _escalated(report.get("escalation", {})),

@@ -164,12 +164,12 @@ def collapsed(report: Report) -> str:
     Args:
         report: what report.json holds.
     """
-    kl, objective = report["test"].get("kl", {}).get("mean"), report.get("objective", {})
+    kl, objective = report.get("test", {}).get("kl", {}).get("mean"), report.get("objective", {})
     if kl is None or kl >= _COLLAPSED or objective.get("reconstruction_weight") == 0:
         return ""
     return (
-        f"The KL is {kl:.3f} nats, so q(z|x) is the prior for every x, and the latents are not used (posterior "
-        "collapse). A KL that is weighted up slowly often prevents this, for example `kl_warmup=20`."
+        f"The KL is {kl:.3f} nats, so q(z|x) is almost the prior for every x, and the latents are not used "
+        "(posterior collapse). A KL warm-up, or a longer one, often prevents this, for example `kl_warmup=20`."
     )
 
 
