@@ -50,6 +50,15 @@ def unknown(kind: str, name: str, names: Iterable[str], also: str = "") -> Usage
     return UsageError(f"unknown {kind} {name!r}; {guess(name, names, ', '.join(names) + also)}")
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its kind if it says nothing. Torch can add many lines of C++.
+
+    >>> first_line(RuntimeError("shapes differ\\nframe #1")), first_line(MemoryError())
+    ('shapes differ', 'MemoryError')
+    """
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def guess(name: str, names: Iterable[str], listed: str) -> str:
     """Returns what to write in place of a name that is none of `names`.
 
@@ -154,7 +163,7 @@ def divergence(what: str) -> Iterator[None]:
         refused = _REFUSED.search(str(error))
         if not refused and not isinstance(error, LinAlgError):
             raise
-        raise not_finite(what, refused[0] if refused else str(error).splitlines()[0]) from error
+        raise not_finite(what, refused[0] if refused else first_line(error)) from error
 
 
 def not_finite(what: str, reason: str) -> DivergenceError:

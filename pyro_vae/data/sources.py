@@ -15,7 +15,7 @@ import numpy as np
 
 from pyro_vae.data import formats
 from pyro_vae.data.own.reading import Reading
-from pyro_vae.errors import DataError
+from pyro_vae.errors import DataError, first_line
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def _from_torchvision(request: Request, class_name: str, **arguments: Any) -> An
     except (RuntimeError, OSError, urllib.error.URLError) as error:
         if request.download:
             raise DataError(
-                f"{class_name}: the download into {request.data_dir} failed ({str(error).splitlines()[0]}). Without a "
+                f"{class_name}: the download into {request.data_dir} failed ({first_line(error)}). Without a "
                 "network, fetch its files elsewhere and name their folder with `data_dir`."
             ) from error
         raise DataError(

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.errors import PyroVAEError, UsageError, of_data
+from pyro_vae.errors import PyroVAEError, UsageError, first_line, of_data
 from pyro_vae.experiment import own_members, program_members, tables
 from pyro_vae.experiment.checked_fields import settings_of
 from pyro_vae.experiment.config import Config
@@ -561,7 +561,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:100]
+        reason = first_line(error).split(". ")[0][:100]
         raise UsageError(f"device {name!r} cannot be used here ({reason}): try `device='cpu'`") from error
     return device
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import UsageError
+from pyro_vae.errors import UsageError, first_line
 from pyro_vae.model.networks import Network
 
 _OF_FORM = re.compile(
@@ -85,7 +85,7 @@ def _misfit(network: Any, rows: list[Tensor], names: tuple[str, str], error: Run
         (kept,), got = others, rows[0].dtype
         other = f", or make the program {_plain(got)}, program.to({got})" if got.is_floating_point else ""
         cure = f"Its parameters are {_plain(kept)}: pass such numbers, {letter}.to({kept}){other}"
-    return UsageError(f"{what}, {_name(network)}, cannot take {given}: {str(error).splitlines()[0]}. {cure}")
+    return UsageError(f"{what}, {_name(network)}, cannot take {given}: {first_line(error)}. {cure}")
 
 
 def _plain(dtype: torch.dtype) -> str:

@@ -94,7 +94,11 @@ def test_times_stand_apart_and_the_report_says_how_to_repeat_it(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["nowhere"], 4, "error: nowhere holds no trained run (there is no such folder): name the folder that"),
+        (
+            ["nowhere"],
+            4,
+            "error: nowhere holds no trained run (there is no such folder): name the folder that pyro-vae train wrote",
+        ),
         (["RUN", "--latent-samples", "1"], 2, "error: --latent-samples must be at least 2; got 1"),
         (["RUN", "--chains", "4"], 2, "error: unknown flag --chains; did you mean --num-chains?"),
         (["RUN", "--device", "abacus"], 2, "error: device 'abacus' cannot be used here"),

@@ -18,7 +18,7 @@ from pyro_vae.data.own.reading import Found, Reading
 from pyro_vae.data.tables.column_cells import MISSING, SeparatorError, has_decimal_comma
 from pyro_vae.data.tables.frames import LABELS, of_frame
 from pyro_vae.data.tables.table_text import Form, checked_bytes, form_of_file, is_blank, lines_of, opened, records_of
-from pyro_vae.errors import DataError
+from pyro_vae.errors import DataError, first_line
 
 _DEFAULT = Reading()
 # The default is exact from 3.1 on, and naming it is deprecated.
@@ -133,7 +133,7 @@ def _pandas(path: Path, form: Form, **options: Any) -> pd.DataFrame:
                 **options,
             )
         except (ValueError, OverflowError) as error:
-            raise DataError(f"{path}: cannot be read as a table ({str(error).splitlines()[0][:160]}).") from error
+            raise DataError(f"{path}: cannot be read as a table ({first_line(error)[:160]}).") from error
 
 
 def _key(form: Form, i: int) -> str:

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyro_vae.data.formats import digest
-from pyro_vae.errors import CheckpointError, PyroVAEError
+from pyro_vae.errors import CheckpointError, PyroVAEError, first_line
 from pyro_vae.experiment.run import files
 
 # 1 had no middles of epochs, and no hash of the history; 2 did not say how networks see the data
@@ -127,8 +127,7 @@ def tensors(path: Path, entry: dict[str, Any], name: str = "") -> dict[str, Tens
     try:
         return load_tensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        said = str(error).partition("\n")[0]  # torch can add the calls of its C++ code
-        raise CheckpointError(f"{beside} is not a safetensors file: {said}.") from error
+        raise CheckpointError(f"{beside} is not a safetensors file: {first_line(error)}.") from error
 
 
 def _bytes(path: Path, most: int) -> bytes:

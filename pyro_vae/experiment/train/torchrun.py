@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyro_vae import system
 from pyro_vae.command_lines import command_line
-from pyro_vae.errors import ProcessError, UsageError
+from pyro_vae.errors import ProcessError, UsageError, first_line
 
 if TYPE_CHECKING:
     from pyro_vae.inference import World
@@ -82,7 +82,7 @@ def joined(device: str) -> Iterator[World]:
         dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
-            f"{size} processes were announced but do not find each other ({str(error).splitlines()[0]}): "
+            f"{size} processes were announced but do not find each other ({first_line(error)}): "
             f"start them by {command_line('train', processes=size)} ..."
         ) from error
     try:

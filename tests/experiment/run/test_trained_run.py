@@ -56,7 +56,7 @@ def test_data_may_have_moved_and_must_be_the_same(run, tmp_path):
 
 
 def test_what_is_no_run_is_said_in_a_sentence(run, tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no trained run.*: name the folder"):
+    with pytest.raises(CheckpointError, match=r"holds no trained run \(there is no such folder\): name the folder"):
         open_run(tmp_path / "nothing")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json").write_bytes((run.path / "config.json").read_bytes())
