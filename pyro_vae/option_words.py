@@ -28,6 +28,7 @@ Scaling = Literal["as_stored", "standardized", "counts"]
 Missing = Literal["no", "nan"]
 Scored = Literal["train", "valid", "test"]
 Picture = Literal["samples", "reconstructions", "columns", "interpolation", "traversal", "latent_cloud", "latent_grid"]
+Threads = Literal["auto"] | int
 Gradient = Literal["total", "sticking_the_landing", "doubly_reparametrised"]
 
 

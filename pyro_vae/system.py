@@ -31,12 +31,23 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.Signals["SIGBREAK"]] if _BY
 INTERRUPTED = [128 + number for number in STOPPING]
 BY_HAND = "Ctrl-C where it was started" if _BY_CTRL_BREAK else "kill"
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code if nothing reads the output
+SHARE = "PYRO_VAE_CORES"  # environment variable: the cores of a process that shares the machine with its siblings
 _LOCKED_BYTE = (1 << 31) - 2  # on Windows, where no one else can read a locked byte: far beyond the contents of a file
 
 
 def cores() -> int:
     """Counts the processor cores that this process may use; all of the machine if the system does not say."""
+    if share := os.environ.get(SHARE, ""):
+        return int(share)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_core() -> int:
+    """Counts the hardware threads that count as cores and share one; 1 if the system does not say."""
+    try:
+        return 2 if Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1" else 1
+    except OSError:
+        return 1
 
 
 def flush_folder(folder: Path) -> None:

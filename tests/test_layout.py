@@ -30,7 +30,7 @@ ORDER = [
         "loss_requirements",
         "progress",
     ],
-    ["progress_display"],
+    ["progress_display", "threads"],
     ["data"],
     ["model.encoder_inputs"],
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import add_flags, run_parser, settings_from
+from pyro_vae.cli.parser import MACHINE, add_flags, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.run import files, places
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         places.check_data_dir(arguments.data_dir)
         files.check_folder(Path(out))
         own = own_code.offered(vars(arguments))
-        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir, "own": own}
+        where: dict[str, Any] = {name: arguments[name] for name in MACHINE} | {"own": own}
         if shard is not None:
             compute(shard, arguments.run, out, plan, where)
         else:

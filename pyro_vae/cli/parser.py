@@ -100,6 +100,9 @@ class Parser(ArgumentParser):
         sys.exit(UsageError.exit_code)
 
 
+MACHINE = ("data_dir", "device", "threads")  # what every command that looks back at runs can be told of where
+
+
 def config_parser(command: str, description: str) -> Parser:
     """A parser with one flat flag for each field of `Config`, `--config FILE` and `--print_config`."""
     parser = Parser(command, description)
@@ -122,7 +125,7 @@ def run_parser(command: str, description: str, *, many: bool = False, own: bool 
         parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
     else:
         parser.add_argument("run", type=str, help="folder of a trained run")
-    add_flags(parser, Evaluation, ("data_dir", "device"))
+    add_flags(parser, Evaluation, MACHINE)
     if own:
         add_places(parser)
     return parser
@@ -198,13 +201,27 @@ class _Float:
         return "float"
 
 
+class _WordOrNumber:
+    """Takes one of some words, or a whole number."""
+
+    def __init__(self, words: Collection[str]) -> None:
+        self.words = words
+
+    def __call__(self, value: Any) -> str | int:
+        return value if value in self.words else int(value)
+
+    def __repr__(self) -> str:
+        return " or ".join((*self.words, "int"))
+
+
 def _add_flag(place: Any, field: Field[Any]) -> None:
     kind = kind_of(field)
     options: dict[str, Any] = {"default": field.default, "help": help_of(field)}
     if kind is bool:
         options["action"] = ActionYesNo(no_prefix="no-")
     else:
-        options["type"] = _Float() if kind is float else kind
+        words = words_of(field) if kind is int else ()
+        options["type"] = _Float() if kind is float else _WordOrNumber(words) if words else kind
     if isinstance(field.default, tuple):
         options |= {"nargs": "+", "default": list(field.default)}
     place.add_argument("--" + field.name.replace("_", "-"), **options)
@@ -213,5 +230,6 @@ def _add_flag(place: Any, field: Field[Any]) -> None:
 def help_of(field: Field[Any]) -> str:
     """The words that a flag takes, what it does, and the limits of its numbers."""
     words = getattr(tables, field.metadata["table"]) if field.metadata["table"] else words_of(field)
+    words = (*words, "N") if words and kind_of(field) is int else words
     reason, limits = in_flags(field.metadata["help"]), str(field.metadata["limits"])
     return f"{', '.join(words)}: {reason}" if words else f"{reason} ({limits})" if limits else reason

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import run_parser
+from pyro_vae.cli.parser import MACHINE, run_parser
 from pyro_vae.experiment.run import files, places
 from pyro_vae.option_words import PathKind, Picture, check_word, words
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             only=tuple(arguments.only),
             number=arguments.number,
         )
-        where: dict[str, Any] = {"device": arguments.device, "data_dir": arguments.data_dir}
+        where: dict[str, Any] = {name: arguments[name] for name in MACHINE}
         own = own_code.offered(vars(arguments))
         trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted), own=own)
         own_code.check_served(own, trained.config)

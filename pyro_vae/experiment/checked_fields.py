@@ -83,15 +83,19 @@ def settings_of(kind: type) -> tuple[Field[Any], ...]:
 
 
 def words_of(setting: Field[Any]) -> tuple[str, ...]:
-    """Returns the words that a field of a `Literal` type takes; none for any other."""
-    return get_args(setting.type) if get_origin(setting.type) is Literal else ()
+    """Returns the words that a field of a `Literal` type takes, alone or with numbers; none for any other."""
+    kinds = (setting.type, *get_args(setting.type))
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
 def kind_of(setting: Field[Any]) -> type:
-    """Returns the type of the value of a field, or of each of several: str for words, int for `int | None`."""
+    """Returns the type of the value of a field, or of each of several.
+
+    It is str for words, and int for `int | None` and for `Literal["auto"] | int`.
+    """
     inner = get_args(setting.type)
     # The annotations of settings are types, not text, which mypy cannot know.
-    return setting.type if not inner else str if words_of(setting) else inner[0]  # type: ignore[return-value]
+    return setting.type if not inner else next((kind for kind in inner if isinstance(kind, type)), str)  # type: ignore[return-value]
 
 
 def check(settings: Any) -> None:
@@ -112,11 +116,14 @@ def check(settings: Any) -> None:
 
 
 def _check_one(setting: Field[Any], value: Any) -> None:
-    kind = kind_of(setting)
+    kind, words = kind_of(setting), words_of(setting)
+    if kind is not str and value in words:
+        return
     # A null in a config file, or an edited config.json, comes through every parser.
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UsageError(f"`{setting.name}` must be of type {kind.__name__}; got {value!r}")
-    if words_of(setting):
+        either = "".join(f"{word} or " for word in words if kind is not str)
+        raise UsageError(f"`{setting.name}` must be {either}of type {kind.__name__}; got {value!r}")
+    if words and kind is str:
         check_word(setting.name, str(value), setting.type)
     elif kind is not str and (wanted := setting.metadata["limits"].complaint(value)):
         raise UsageError(f"`{setting.name}` must be {wanted}; got {value}")

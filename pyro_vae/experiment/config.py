@@ -23,6 +23,7 @@ from pyro_vae.option_words import (
     PseudoInputs,
     SplitKind,
     Standardize,
+    Threads,
 )
 from pyro_vae.randomness import MOST_SAMPLES
 
@@ -324,6 +325,15 @@ class Config:
     )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU", scope="place")
 
+    threads: Threads = flag(
+        "auto",
+        "threads of torch; auto is 1 for steps of up to 100 million multiplications, which more threads do not make "
+        "faster and other programs make slower, and else one for each core; OMP_NUM_THREADS goes before auto, and a "
+        "run keeps its number",
+        scope="place",
+        least=1,
+    )
+
     own: OwnMembers = field(default=OwnMembers(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -351,7 +361,7 @@ class Config:
 
         Example:
             >>> Config.within("place")
-            ('data_dir', 'download', 'device')
+            ('data_dir', 'download', 'device', 'threads')
         """
         return tuple(f.name for f in settings_of(cls) if f.metadata["scope"] == scope)
 

@@ -9,7 +9,7 @@ common order and binarisation.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from pyro_vae.model.program import Program, undisturbed
 from pyro_vae.model.squashed_logits import warn_of_squashed_logits_in
 from pyro_vae.progress import through
 from pyro_vae.randomness import derive, go_to, position, preserved, stream
+from pyro_vae.threads import Pace
 
 
 def fit(
@@ -141,6 +142,7 @@ class _Training:
         data: on the program's device.
         held_out: the arguments of model and guide for the validation data.
         make: makes their arguments from a batch.
+        pace: notices steps that have become slow.
     """
 
     program: Program
@@ -151,6 +153,7 @@ class _Training:
     schedule: Schedule
     seed: int
     world: World
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def steps(self) -> int:
@@ -172,10 +175,12 @@ class _Training:
             go_to(progress.part.noise, train.device)
         raw = train.raw_batches(self.schedule.batch_size, seed=self.seed, epoch=epoch, done=done)
         with self.svi.steady(), closing(raw) as batches:
+            self.pace.begin()
             for batch in through("", batches, self.steps - done):
                 with self.world.noise(self.seed, epoch, done, train.device):
                     loss += self._step(batch, epoch * self.steps + done)
                 done += 1
+                self.pace.step()
                 if stop():
                     break
         return Part(done, loss, position(train.device))

@@ -58,7 +58,7 @@ FLAGS = {
     "--conditional": True, "--df": 3.0, "--num-components": 21, "--pseudo-inputs": "random", "--flow": "autoregressive",
     "--flow-transforms": 2, "--flow-hidden": (9,), "--encoder-predicts": "log_variance", "--rank": 4,
     "--learn-scale": "one", "--scale-floor": 0.0625, "--rate": 77.0, "--test-data": 15, "--seed": 16,
-    "--device": "meta", "--download": True, "--dequantize": True, "--missing": "nan",
+    "--device": "meta", "--threads": 3, "--download": True, "--dequantize": True, "--missing": "nan",
     "--precision": "bfloat16", "--compile": "no", "--layers": 2, "--latent-dim2": 8, "--hidden2": (4, 3),
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
     "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",

@@ -33,6 +33,7 @@ from pyro_vae.model.program import check_tensor, number_to_generate, remembering
 from pyro_vae.notebook_html import Row, html_table, plus_minus
 from pyro_vae.progress import through
 from pyro_vae.randomness import block_stream, derive_if_given
+from pyro_vae.threads import Pace
 
 STARTS = ("guide", "prior")
 STEEPNESS = 4.0  # of the schedule
@@ -254,7 +255,9 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
     log_weight = (levels[1] - levels[0]) * point.ratio()
     accepted = torch.zeros_like(log_weight)
     walk = list(zip(levels[1:-1], levels[2:], steps.size, strict=True))
+    pace = Pace()
     for b, following, size in through("", walk):
+        pace.step()
         point, probability = transition(path, point, b, size[:, None] * steps.width, num_leapfrog)
         log_weight = log_weight + (following - b) * point.ratio()
         accepted += probability

@@ -37,6 +37,7 @@ from pyro_vae.report.draw.comparison_figure import picture
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.markdown import to_markdown
 from pyro_vae.report.render.plain_text import to_text
+from pyro_vae.threads import computing
 
 
 class Measured(NamedTuple):
@@ -80,7 +81,13 @@ def measure(run: Candidate, evaluation: Evaluation) -> Measured:
         DivergenceError: an estimate is not finite.
     """
     own = run.config.own.given().values()
-    trained = open_run(run.path, device=evaluation.device, data_dir=evaluation.data_dir, own=own)
+    where: Any = {"device": evaluation.device, "data_dir": evaluation.data_dir, "threads": evaluation.threads}
+    trained = open_run(run.path, **where, own=own)
+    with computing(trained.threads):
+        return _measured(run, trained, evaluation)
+
+
+def _measured(run: Candidate, trained: TrainedRun, evaluation: Evaluation) -> Measured:
     test, K = trained.test(evaluation.test_data), evaluation.num_samples
     jacobian, name = trained.data.test.log_jacobian, run.card["quantity"]
     bounds, khats = [], []

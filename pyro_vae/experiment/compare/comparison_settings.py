@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pyro_vae.experiment.checked_fields import check, flag
+from pyro_vae.option_words import Threads
 from pyro_vae.randomness import MOST_SAMPLES
 
 
@@ -27,6 +28,12 @@ class Evaluation:
     )
     data_dir: str = flag("", "folder of the data, if they have moved since training", scope="place")
     device: str = flag("cpu", "device to compute on, e.g. cpu or cuda; training may have used another", scope="place")
+    threads: Threads = flag(
+        "auto",
+        "threads of torch; auto is the number of the training, unless OMP_NUM_THREADS is set",
+        scope="place",
+        least=1,
+    )
 
     def __post_init__(self) -> None:
         check(self)

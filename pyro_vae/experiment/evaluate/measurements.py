@@ -33,6 +33,7 @@ from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 from pyro_vae.inference.divergence import fault_on_data
+from pyro_vae.threads import computing
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -136,7 +137,11 @@ def evaluate(
     Raises:
         DivergenceError: an estimate is not finite.
     """
-    look = Look(trained, plan, say, dict(parts or {}))
+    with computing(trained.threads):
+        return _evaluated(Look(trained, plan, say, dict(parts or {})))
+
+
+def _evaluated(look: Look) -> Look:
     estimates = _headline(look)
     if look.is_headline:
         return look

@@ -28,6 +28,7 @@ from pyro_vae.report.render.html_page import to_html
 from pyro_vae.report.render.latex import to_latex
 from pyro_vae.report.render.markdown import to_markdown
 from pyro_vae.report.render.plain_text import to_text
+from pyro_vae.threads import computing
 
 TIMINGS = "timings.json"
 NAMES = (
@@ -49,7 +50,7 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     Raises:
         StorageError: a file cannot be written.
     """
-    with progress.section("files", "pictures and files", parts=2):
+    with computing(look.trained.threads), progress.section("files", "pictures and files", parts=2):
         return _written(look, Path(folder), completed(look))
 
 

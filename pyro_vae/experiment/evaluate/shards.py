@@ -32,6 +32,7 @@ from pyro_vae.experiment.run import manifest as manifest_file
 from pyro_vae.experiment.run.provenance import surroundings
 from pyro_vae.experiment.run.trained_run import TrainedRun
 from pyro_vae.progress import section
+from pyro_vae.threads import computing
 
 FOLDER = "shards"
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
@@ -73,7 +74,8 @@ def write(subject: Subject, shard: Shard, folder: Path, say: Any = lambda senten
     about: dict[str, Any] = {}
     share = dict(_share(subject, shard))
     every = {name: len(block_tasks.blocks_of(subject, name)) for name in share}
-    with expected_work.planned_share(subject, {name: len(wanted) / every[name] for name, wanted in share.items()}):
+    planned = expected_work.planned_share(subject, {name: len(wanted) / every[name] for name, wanted in share.items()})
+    with computing(subject.trained.threads), planned:
         for name, wanted in share.items():
             sentence = block_tasks.says(subject, name)
             say(f"shard {shard}, {len(wanted)} of {every[name]} blocks: {sentence}")

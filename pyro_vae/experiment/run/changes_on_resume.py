@@ -52,7 +52,10 @@ def config_for_resume(folder: Path, wanted: Config, given: set[str]) -> Config:
     saved = saved_config(folder)
     if refused := _refused(saved, wanted, given):
         raise UsageError(_contradiction(folder, saved, wanted, refused[0]))
-    return replace(saved, own=wanted.own, **{name: getattr(wanted, name) for name in given})
+    chosen = {name: getattr(wanted, name) for name in given}
+    if wanted.threads == "auto":
+        chosen["threads"] = saved.threads  # which it decided when it began, and its last digits depend on it
+    return replace(saved, own=wanted.own, **chosen)
 
 
 def _contradiction(folder: Path, saved: Config, wanted: Config, name: str) -> str:

@@ -44,13 +44,14 @@ def settings_after(before: Config) -> Config:
     """Returns the settings of a run that starts from another, where none are given.
 
     They are those of the other run, except two that describe a beginning: the warm-up of the KL weight, which the
-    weights have behind them, and the preset, whose published number belongs to a training from the beginning.
+    weights have behind them, and the preset, whose published number belongs to a training from the beginning. The
+    number of threads is decided again.
 
     Example:
         >>> settings_after(Config(kl_warmup=10, epochs=50)).to_dict() == Config(epochs=50).to_dict()
         True
     """
-    return replace(before, kl_warmup=0, preset="")
+    return replace(before, kl_warmup=0, preset="", threads="auto")
 
 
 def default_settings(lineage: Sequence[Record], path: Path) -> Config:

@@ -7,13 +7,21 @@ same questions. What is not known without a run is empty, and the report does no
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
+
+from pyro_vae import threads
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import UsageError
+from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.experiment.run.evaluation_data import DataInMemory, DataReader
+from pyro_vae.model import traces
 from pyro_vae.model.posteriors import Delta
+from pyro_vae.model.program import undisturbed
 from pyro_vae.model.vae import VAE
+from pyro_vae.randomness import preserved
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,19 @@ class ProgramAndData:
     def graphs(self, num_draws: int) -> AbstractContextManager[None]:
         """Returns the context for estimates of this many draws: compiled graphs where that is wanted."""
         raise NotImplementedError
+
+    @cached_property
+    def threads(self) -> int:
+        """The number of threads that its numbers are computed with, see `pyro_vae.threads`."""
+        return threads.chosen(lambda: threads.by_size(self._multiplications()))
+
+    def _multiplications(self) -> int:
+        """Counts those of a step, on one block of test data."""
+        test = self.reader("test")
+        x, y = test.at(torch.arange(min(DATA_BLOCK, len(test))))
+        given = (x,) if y is None else (x, y)
+        with undisturbed(self.vae), preserved(x.device):
+            return threads.multiplications(lambda: traces.run(self.vae.model, self.vae.guide, 1, *given))
 
     def tested(self, num_data: int) -> dict[str, str]:
         """Lists what must be the same where numbers on this many test data are compared, label -> text."""

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from pyro_vae.command_lines import command_line
 from pyro_vae.data import Form, Splits
 from pyro_vae.errors import CheckpointError, DataError
@@ -23,7 +25,9 @@ from pyro_vae.experiment.run.places import check_run
 from pyro_vae.experiment.run.program_and_data import Facts, ProgramAndData
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.model.autoencoder import Autoencoder
+from pyro_vae.option_words import Threads
 from pyro_vae.progress import stage
+from pyro_vae.threads import chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class TrainedRun(ProgramAndData):
         best_epoch: the number of that epoch, from 1.
         epochs: how many epochs were trained.
         saved_form: what its checkpoint knows of the data.
+        wanted_threads: how many threads it is evaluated with; "auto" is the number of the training.
     """
 
     is_run: ClassVar[bool] = True
@@ -47,6 +52,7 @@ class TrainedRun(ProgramAndData):
     best_epoch: int
     epochs: int
     saved_form: Form | None = None
+    wanted_threads: Threads = "auto"
 
     @cached_property
     def data(self) -> Splits:
@@ -62,6 +68,11 @@ class TrainedRun(ProgramAndData):
         data = build.data(self.config)
         check_same_data(self.run, data.protocol)
         return data
+
+    @cached_property
+    def threads(self) -> int:
+        """The number of threads that its numbers are computed with, see `pyro_vae.threads`."""
+        return evaluated_with(self.wanted_threads, self.config) or super().threads
 
     @property
     def form(self) -> Form:
@@ -179,6 +190,7 @@ def open_run(
     *,
     device: str = "cpu",
     data_dir: str = "",
+    threads: Threads = "auto",
     read: bool = True,
     own: Iterable[OwnMember] = (),
     **members: Any,
@@ -189,6 +201,8 @@ def open_run(
         path: the path of the folder.
         device: where it is evaluated; the device that it was trained on does not matter, and need not exist here.
         data_dir: where the data are now, if they moved.
+        threads: how many threads it is evaluated with; "auto" is the number of the training, unless the caller or
+            `OMP_NUM_THREADS` has set one.
         read: whether to read the data now, and not when something asks for them.
         own: classes of a user's own, of which the run takes those that its config names.
         members: a user's own `prior`, `posterior` or `likelihood`, as for `pyro_vae.load`. Data are read as the
@@ -206,12 +220,13 @@ def open_run(
         pyro_vae.errors.CheckpointError: no-such-run holds no trained run (there is no such folder): ...
     """
     with stage(f"opening {path}"):
-        return _opened(Path(path), device, data_dir, own, members, read=read)
+        trained = replace(_opened(Path(path), device, data_dir, own, members), wanted_threads=threads)
+        if read:
+            _ = trained.data
+        return trained
 
 
-def _opened(
-    path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any], *, read: bool
-) -> TrainedRun:
+def _opened(path: Path, device: str, data_dir: str, own: Iterable[OwnMember], members: dict[str, Any]) -> TrainedRun:
     newest, complaints = newest_and_complaints(path)
     check_whole_epoch(path, newest)
     newest, instances = rebuilt_program.with_members(newest, own, members)
@@ -220,10 +235,20 @@ def _opened(
     vae = rebuilt_program.rebuilt(newest, device=device, **instances)
     vae.intake = raw_data.intake_of_run(path, run.config, newest.form, newest.intake)
     run.history.first_lines(newest.progress.epoch, newest.history)
-    trained = TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
-    if read:
-        _ = trained.data
-    return trained
+    return TrainedRun(run, vae, None, newest.progress.best_epoch, newest.progress.epoch, newest.form)
+
+
+def evaluated_with(wanted: Threads, config: Config) -> int:
+    """Returns the number of threads that a run is evaluated with; 0 if its training has not decided.
+
+    Args:
+        wanted: "auto" is the number of the training, up to torch's own, unless the caller has set one.
+        config: of the run.
+    """
+    if wanted != "auto":
+        return wanted
+    trained = config.threads
+    return 0 if trained == "auto" else chosen(lambda: min(trained, torch.get_num_threads()))
 
 
 def check_whole_epoch(path: Path, newest: Checkpoint) -> None:

@@ -22,6 +22,7 @@ from pyro_vae.experiment.score.scored_run import ScoredRun
 from pyro_vae.option_words import Scored, check_word
 from pyro_vae.progress import through
 from pyro_vae.randomness import derive
+from pyro_vae.threads import computing
 
 
 @dataclass(eq=False)
@@ -86,7 +87,7 @@ class ScoredRows:
         wanted = list(numbers)
         index = [torch.arange(n * DATA_BLOCK, min((n + 1) * DATA_BLOCK, len(self))) for n in wanted]
         draws = len(self) * self.plan.num_samples
-        with build.estimating(self.run.config, draws):
+        with computing(self.run.threads), build.estimating(self.run.config, draws):
             pieces = zip(wanted, index, self.reader.pieces(index), strict=True)
             for number, at, (x, y) in through("blocks of rows", pieces, len(wanted)):
                 yield self._columns(_Block(number, int(at[0]), likelihood_alone), x, y)

@@ -15,10 +15,11 @@ from pyro_vae.errors import CheckpointError, DataError, UsageError
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import OwnMember
 from pyro_vae.experiment.run import raw_data
-from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
+from pyro_vae.experiment.run.trained_run import TrainedRun, evaluated_with, open_run
 from pyro_vae.experiment.share import sharing
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.posteriors import Delta
+from pyro_vae.option_words import Threads
 
 
 @dataclass(eq=False)
@@ -31,6 +32,7 @@ class ScoredRun:
         vae: the program at its best epoch.
         intake: the recipe of its data.
         trained: the run; None of a shared folder, which has no data.
+        threads: the number of threads that it scores with.
         notes: what a reader of the scores must know, in sentences; they grow.
     """
 
@@ -39,6 +41,7 @@ class ScoredRun:
     vae: Autoencoder
     intake: Intake
     trained: TrainedRun | None
+    threads: int
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -73,7 +76,12 @@ class ScoredRun:
 
 
 def open_scored(
-    path: str | Path, *, device: str = "cpu", data_dir: str = "", own: Iterable[OwnMember] = ()
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    data_dir: str = "",
+    threads: Threads = "auto",
+    own: Iterable[OwnMember] = (),
 ) -> ScoredRun:
     """Opens the folder of a run, or one that `pyro_vae.share` wrote.
 
@@ -81,6 +89,7 @@ def open_scored(
         path: the folder.
         device: where to compute.
         data_dir: where the run's data are now, if they moved.
+        threads: how many threads it scores with; "auto" is the number of the training, see `open_run`.
         own: classes of a user's own, of which the run takes those that its config names.
 
     Raises:
@@ -96,7 +105,8 @@ def open_scored(
     if sharing.is_shared(path):
         saved, vae = sharing.open_shared(path, device=device, own=own)
         config = replace(saved.config, device=device)
-        return ScoredRun(path, config, vae, vae.intake or raw_data.of_settings(config, saved.form), None)
-    trained = open_run(path, device=device, data_dir=data_dir, read=False, own=own)
+        intake, number = vae.intake or raw_data.of_settings(config, saved.form), evaluated_with(threads, config)
+        return ScoredRun(path, config, vae, intake, None, number or torch.get_num_threads())
+    trained = open_run(path, device=device, data_dir=data_dir, threads=threads, read=False, own=own)
     known: Any = trained.vae.intake
-    return ScoredRun(path, trained.config, trained.vae, known, trained)
+    return ScoredRun(path, trained.config, trained.vae, known, trained, trained.threads)

@@ -40,6 +40,7 @@ from pyro_vae.report.draw.ablation_figure import AblationView, ablation_picture
 from pyro_vae.report.draw.images import Key, can_show
 from pyro_vae.report.render.csv_file import to_csv
 from pyro_vae.report.render.plain_text import to_text
+from pyro_vae.threads import computing
 
 _CLOUD, _ELLIPSES = 2000, 60  # data whose z is drawn, and how many of them have an ellipse round their q(z|x)
 PRINCIPAL_AXES = ("first principal axis of the means of q(z|x)", "second")  # where z has more than two dimensions
@@ -188,6 +189,11 @@ def measure(trained: TrainedRun, plan: Plan) -> Ablated:
         trained: the run.
         plan: how many draws, and of how many data.
     """
+    with computing(trained.threads):
+        return _measured(trained, plan)
+
+
+def _measured(trained: TrainedRun, plan: Plan) -> Ablated:
     data = {"test": trained.test(plan.test_data), "train": trained.training(plan.latent_data)}
     measured = {name: _bounds(trained.one_layer, held, plan) for name, held in data.items()}
     x, y, _ = data["train"]

@@ -49,6 +49,7 @@ from pyro_vae.randomness import derive, stream
 from pyro_vae.report.document import Document, Section, Table
 from pyro_vae.report.documents.refit_document import Change, change_table, refit_document
 from pyro_vae.report.render.plain_text import to_text
+from pyro_vae.threads import computing
 
 _PARTS = 14  # of a comparison: draws of either program, and their mixtures
 ROUNDING = 1e-6  # share of the largest ELBO of a datum: log-densities are computed in the program's own precision
@@ -283,6 +284,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     Raises:
         UsageError: the folder holds a run, another process trains in it, or the prior has nothing to fit.
     """
+    config = replace(config, threads=trained.threads)
     run = Run(folder, config)
     if run.exists():
         raise UsageError(f"{folder} already holds a run: use another `folder`")
@@ -291,7 +293,7 @@ def refit(trained: TrainedRun, config: Config, folder: Path, plan: Plan, display
     only = replace(config, own=OwnMembers(prior=config.own.prior))  # the others were checked before their training
     member_checks.check(only, program, trained.data)
     svi = build.svi(config, program)
-    with training_lock.locked(folder, b""):
+    with computing(trained.threads), training_lock.locked(folder, b""):
         session = Session.open(run, trained.data, program, svi, started_from=trained.run.status.started_from())
         source = {"run": str(trained.run.path), "epoch": trained.best_epoch, "config": trained.config.scientific()}
         run.status.set("running", refitted_from=source)

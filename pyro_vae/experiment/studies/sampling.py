@@ -45,6 +45,7 @@ from pyro_vae.randomness import generator
 from pyro_vae.report.documents.training_document import MOST_COLUMNS
 from pyro_vae.report.draw import column_views, image_views, latent_views
 from pyro_vae.report.render.csv_file import csv_lines, harmless
+from pyro_vae.threads import computing
 
 DRAWS = 100  # draws of z for each datum that is reconstructed, which show the spread of log p(x|z)
 _LISTED = 20  # classes in a message
@@ -161,7 +162,8 @@ def write(trained: TrainedRun, folder: Path, wanted: Wanted) -> Iterator[str]:
             "cloud"
         )
     for name in through("pictures", names):
-        view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
+        with computing(trained.threads):
+            view = source.samples() if name == "samples" and wanted.number else PICTURES[name].view(source)
         more, sentence = ABOUT[name](view, source)
         arrays = in_own_units({**view._asdict(), **more}, source)
         files.write(folder / f"{name}.npz", to_npz(arrays))

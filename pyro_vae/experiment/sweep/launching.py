@@ -81,7 +81,8 @@ def work(
         looked: told once a second which jobs are at work.
     """
     waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
-    environment = {"OMP_NUM_THREADS": str(max(1, system.cores() // at_once)), **os.environ}
+    share = str(max(1, system.cores() // at_once))
+    environment = {"OMP_NUM_THREADS": share, system.SHARE: share, **os.environ}
     pauses = itertools.count()
     with noted() as stop:
         told = False

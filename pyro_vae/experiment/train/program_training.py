@@ -19,17 +19,29 @@ from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.evaluate.seen_program import check_program, look_at
 from pyro_vae.experiment.run import interruption
 from pyro_vae.experiment.train.progress_bar import progress_bar
+from pyro_vae.experiment.train.training_threads import threads_for
 from pyro_vae.inference import SVI, Progress, Record, fit
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.model.program import Program
 from pyro_vae.progress_display import shown
 from pyro_vae.randomness import preserved
 from pyro_vae.report.draw import images
+from pyro_vae.threads import computing
 
 _OF_OBJECTIVE, _OF_OPTIMIZER = ("num_particles", "gradient"), ("lr", "weight_decay")
 _WANTED = {
-    *("epochs", "batch_size", "fewest_steps", "lr_schedule", "max_grad_norm", "patience", "valid_samples", "compile"),
-    *("kl_weight", "reconstruction_weight", "kl_warmup", *_OF_OBJECTIVE, *_OF_OPTIMIZER),
+    *(
+        "epochs",
+        "batch_size",
+        "fewest_steps",
+        "lr_schedule",
+        "max_grad_norm",
+        "patience",
+        "valid_samples",
+        "compile",
+        "threads",
+    ),
+    *("compile", "threads", "kl_weight", "reconstruction_weight", "kl_warmup", *_OF_OBJECTIVE, *_OF_OPTIMIZER),
 }
 SETTINGS = tuple(setting.name for setting in fields(Config) if setting.name in _WANTED)
 _COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
@@ -118,7 +130,7 @@ def train(
         quiet: True shows nothing; else a bar on a terminal, and lines elsewhere.
         settings: `epochs`, `batch_size`, `fewest_steps`, `lr`, `lr_schedule`, `weight_decay`, `max_grad_norm`,
             `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `gradient`, `valid_samples`,
-            `compile`.
+            `compile`, `threads`.
             Meaning, range and default are those of the flags, see `pyro_vae.experiment.config.Config`: 600 epochs of
             batches of 128, Adam with a rate of 0.003 that falls along a cosine.
 
@@ -152,7 +164,8 @@ def train(
     schedule = build.schedule(config, len(data.train))
     display = nullcontext() if quiet else shown("starting")
     epochs = nullcontext(lambda record: None) if quiet else progress_bar(config.epochs, 0)
-    with _flags_kept(vae), interruption.noted() as stop, display, epochs as show:
+    threads = threads_for(svi, vae, data, config) if config.threads == "auto" else config.threads
+    with computing(threads), _flags_kept(vae), interruption.noted() as stop, display, epochs as show:
         for record in fit(vae, svi, data, schedule, conditional=given, seed=seed, progress=progress, stop=stop):
             history.append(record)
             show(record)

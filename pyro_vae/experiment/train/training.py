@@ -14,7 +14,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from pyro_vae.command_lines import command_line
 from pyro_vae.data import Splits
@@ -28,9 +31,11 @@ from pyro_vae.experiment.train import tensorboard as board
 from pyro_vae.experiment.train.epoch_display import Display, Wording, as_it_is, nothing
 from pyro_vae.experiment.train.start_decision import Decision, decide
 from pyro_vae.experiment.train.training_session import Session
+from pyro_vae.experiment.train.training_threads import threads_for
 from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.progress import stage
+from pyro_vae.threads import computing
 
 _logger = logging.getLogger(__name__)
 
@@ -117,11 +122,14 @@ def _train(
     config = decision.config
     begins = decision.folder is None or not Run(decision.folder, config).exists()
     data, vae, svi = _built(config, world, begins=begins, check=check)
+    if begins and config.threads == "auto":  # a run of a version that did not decide goes on with torch's own number
+        config = replace(config, threads=threads_for(svi, vae, data, config))
+    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     with world.together():
         started_from = decision.earlier.put_into(vae, data, config) if decision.earlier else []
     run = Run(decision.folder or _new_folder(config, world), config)
     more = {**({"tensorboard": True} if tensorboard else {}), **({} if test else {"no_test": True})}
-    with _told_how_to_go_on(run, world, **more), _alone(run, world, decision.mark):
+    with computing(threads), _told_how_to_go_on(run, world, **more), _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world, started_from)
         begun = time.perf_counter()
         with run.status.on_exit() if world.first else nullcontext():

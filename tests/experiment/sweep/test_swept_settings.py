@@ -140,7 +140,7 @@ def test_the_flags_of_a_config_make_it_again():
         "reconstruction_weight": 0.3, "weight_decay": 1e-7, "hidden": (3, 4), "flow_hidden": (5,), "hidden2": (6,),
         "guide": "bottom_up", "preset": "iwae_1l_k5", "standardize": "yes", "scale": 0.3, "reader": 1, "label": "a",
         "id": "b", "group": "c", "columns": ("d", "e f"), "channels": "last", "colour": "grey", "missing": "nan",
-        "gradient": "sticking_the_landing",
+        "gradient": "sticking_the_landing", "threads": 3,
     }  # fmt: skip
     config = Config(**{**values, **named})
     of_own_members = {f"{family}_args" for family in FAMILIES}  # which go with code that is typed
