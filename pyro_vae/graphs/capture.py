@@ -77,7 +77,8 @@ class Graph:
         """
         inputs: list[Any] = [*given, *self.held]
         device = next((tensor.device.type for tensor in (*given, *self.held)), "cpu")
-        options = {"fallback_random": True} | ({} if device == "cpu" else {"triton.cudagraphs": True})
+        on_cpu = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum in one operation
+        options = {"fallback_random": True} | (on_cpu if device == "cpu" else {"triton.cudagraphs": True})
         with torch.no_grad(), _quiet():
             from torch._inductor import compile as by_inductor
 

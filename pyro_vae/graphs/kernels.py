@@ -1,9 +1,9 @@
-"""Kernels for compiled graphs: faster products of float32 matrices and log(1 + x), and torch's own draws.
+"""Kernels for compiled graphs: faster products of float32 matrices and elementary functions, and torch's own draws.
 
 torch passes products to MKL, which does not use the wide vectors of processors that are not from Intel. oneDNN does,
 and is about twice as fast there and about equal on Intel processors. It is the library that torch itself uses in
-bfloat16. log(1 + x) is the logarithm of the sum with a correction. Numbers differ in their last digits, as between any
-two such libraries.
+bfloat16. The exponential and log(1 + x) are those of `pyro_vae.graphs.elementary`. Numbers differ in their last digits,
+as between any two such libraries.
 """
 
 import platform
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from pyro_vae.graphs.elementary import exp, log1p
 
 _FEWEST = 10_000_000  # multiplications; for smaller products the call of another library does not pay off
 
@@ -84,21 +86,6 @@ def _pays(node: fx.Node) -> bool:
     return fits and all(t.dim() == 1 for t in bias) and left.numel() * right.shape[1] >= _FEWEST
 
 
-def log1p(x: Tensor) -> Tensor:
-    """Computes log(1 + x) to two units in the last place.
-
-    It is the logarithm of the rounded sum u with a first-order correction. When vectorised, torch's own takes twelve
-    times as long as a logarithm, more than everything else that a Bernoulli needs.
-
-    Reference:
-        Theorem 4 of Goldberg, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", ACM
-        Computing Surveys 1991, https://doi.org/10.1145/103162.103163
-    """
-    u = 1 + x
-    edge = u.isinf() | (u == 0)
-    return u.log() + torch.where(edge, 0.0, (x - (u - 1)) / u)
-
-
 def sigmoid(x: Tensor) -> Tensor:
     """Computes 1 / (1 + exp(-x)) from exp(-|x|).
 
@@ -119,8 +106,18 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.softplus,
         aten.logaddexp,
     ]
-    ours = {aten.log1p.default: log1p, aten.sigmoid.default: sigmoid}
+    ours = {aten.exp.default: exp, aten.log1p.default: log1p, aten.sigmoid.default: sigmoid, **_truths()}
     return {**torch._decomp.get_decompositions(to_log1p), **ours, **_draws()}
+
+
+def _truths() -> dict[Any, Callable[..., Any]]:
+    """Whether all are true, by the largest of zeros and ones: Inductor makes 64-bit integers of truth values."""
+    aten = torch.ops.aten
+
+    def every(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+        return torch.where(x, 0.0, 1.0).amax(dim, keepdim) == 0 if x.numel() else NotImplemented
+
+    return {aten.all.default: every, aten.all.dim: every}
 
 
 def _draws() -> dict[Any, Callable[..., Any]]:

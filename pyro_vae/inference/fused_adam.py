@@ -58,9 +58,11 @@ class Update:
             has_state = all(optimizer.state.get(parameter) for parameter in members)
             if kernel is None or not has_state or not _is_plain(settings, members):
                 return None
-            states = [[optimizer.state[p][name] for p in members] for name in ("exp_avg", "exp_avg_sq", "step")]
             if members:
-                groups.append(_Group(kernel, settings, [places[p] for p in members], members, *states))
+                means, squares = ([optimizer.state[p][name] for p in members] for name in ("exp_avg", "exp_avg_sq"))
+                counters = _counted_together([optimizer.state[p] for p in members])
+                places_of = [places[p] for p in members]
+                groups.append(_Group(kernel, settings, places_of, members, means, squares, *counters))
         return cls(optimizer, groups)
 
     def is_current(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -83,10 +85,14 @@ class _Group(NamedTuple):
     means: list[Tensor]
     squares: list[Tensor]
     counters: list[Tensor]
+    together: Tensor | None
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         settings, (beta1, beta2) = self.settings, self.settings["betas"]
-        torch._foreach_add_(self.counters, 1.0)
+        if self.together is None:
+            torch._foreach_add_(self.counters, 1.0)
+        else:
+            self.together.add_(1.0)
         self.kernel(
             self.parameters,
             [gradients[i] for i in self.places],
@@ -102,6 +108,25 @@ class _Group(NamedTuple):
             eps=settings["eps"],
             maximize=settings["maximize"],
         )
+
+
+def _counted_together(states: Sequence[dict[str, Any]]) -> tuple[list[Tensor], Tensor | None]:
+    """Makes the counters of the optimiser's steps parts of one tensor, so that one operation counts them all.
+
+    Returns:
+        The counters, and that tensor; None where some of them are parts of one already, of other parameters.
+    """
+    counters = [state["step"] for state in states]
+    bases = {id(base): base for counter in counters if (base := counter._base) is not None}
+    if not bases:
+        together = torch.stack(counters)
+        counters = list(together.unbind())
+        for state, counter in zip(states, counters, strict=True):
+            state["step"] = counter
+        return counters, together
+    base = next(iter(bases.values()))
+    is_whole = len(bases) == 1 and len(base) == len(counters) and all(counter._base is base for counter in counters)
+    return counters, base if is_whole else None
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:

@@ -2,13 +2,14 @@
 units in the last place."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.graphs import kernels
-from pyro_vae.graphs.kernels import by_onednn, log1p, sigmoid
+from pyro_vae.graphs.kernels import by_onednn, decompositions, sigmoid
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -99,25 +100,6 @@ def test_a_graph_draws_what_torch_draws(drawn):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_log1p(dtype):
-    mpmath = pytest.importorskip("mpmath")
-    mpmath.mp.dps = 40
-    small = torch.logspace(-30, 0, 301, dtype=dtype)
-    x = torch.cat([small, -small[:-1], 10 ** torch.linspace(0, 30, 61, dtype=dtype)])
-    found, unit = log1p(x), torch.finfo(dtype).eps
-    for value, argument in zip(found.tolist(), x.tolist(), strict=True):
-        truth = mpmath.log1p(mpmath.mpf(argument))
-        assert abs((value - truth) / truth) <= 2 * unit, argument
-
-
-def test_log1p_at_the_edges():
-    x = torch.tensor([0.0, -0.0, -1.0, math.inf, -2.0, math.nan])
-    found = log1p(x)
-    assert found[:4].tolist() == [0.0, 0.0, -math.inf, math.inf]
-    assert found[4:].isnan().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sigmoid(dtype):
     mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 40
@@ -133,3 +115,30 @@ def test_sigmoid_at_the_edges():
     found = sigmoid(torch.tensor([math.inf, -math.inf, math.nan]))
     assert found[:2].tolist() == [1.0, 0.0]
     assert found[2].isnan()
+
+
+def decomposed(function, *given):
+    return make_fx(function, decompositions(), tracing_mode="fake")(*given)
+
+
+def test_a_sigmoid_of_a_compiled_graph_is_as_exact():
+    x = torch.linspace(-87, 87, 100_001)
+    truth = x.double().sigmoid()
+    assert ((decomposed(torch.sigmoid, x)(x).double() - truth).abs() <= 3 * torch.finfo(x.dtype).eps * truth).all()
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 1), (2, 3, 4)])
+def test_whether_all_are_true(shape):
+    each = [{}, *({"dim": dim, "keepdim": keep} for dim in range(len(shape)) for keep in (False, True))]
+    cases = [torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool), torch.rand(shape) < 0.7]
+    for arguments in each:
+        graph = decomposed(partial(torch.all, **arguments), cases[0])
+        assert not any("aten.all" in str(target) for target in targets(graph))
+        for x in cases:
+            found = graph(x)
+            assert found.dtype == torch.bool
+            assert found.equal(x.all(**arguments))
+
+
+def test_whether_all_of_none_are_true():
+    assert decomposed(lambda x: x.all(), torch.ones(0, dtype=torch.bool))(torch.ones(0, dtype=torch.bool))

@@ -44,6 +44,28 @@ def check_same_state(one, other):
         assert all(torch.equal(now[name], then[name]) for name in then)
 
 
+def test_updates_of_all_parameters_and_of_some_count_the_same_steps():
+    """Graphs of a full and of a short batch, and one whose loss does not depend on every parameter, take turns."""
+    results = []
+    for directly in (True, False):
+        made = parameters()
+        adam = torch.optim.Adam(made, lr=0.1, fused=True)
+        step_by_optimizer(adam, made, 0)
+        chosen = [made, made, made[1:]]
+        updates = [Update.of(adam, some) for some in chosen] if directly else []
+        for step in (1, 2, 3, 4, 5, 6, 7):
+            some = chosen[step % 3]
+            if directly:
+                updates[step % 3](gradients(some, step))
+            else:
+                step_by_optimizer(adam, some, step)
+        results.append((made, adam.state_dict()))
+    (ours, our_state), (theirs, their_state) = results
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    check_same_state(our_state, their_state)
+    assert [state["step"].item() for state in our_state["state"].values()] == [6.0, 8.0, 8.0]
+
+
 # Which kernel it is, the group says, and not the class.
 DECOUPLED = {"weight_decay": 0.5, "decoupled_weight_decay": True}
 SETTINGS = [{}, {"weight_decay": 0.1, "betas": (0.5, 0.9)}, {"maximize": True}, DECOUPLED]

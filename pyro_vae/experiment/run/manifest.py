@@ -31,7 +31,12 @@ def sealed(body: dict[str, Any]) -> bytes:
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
     """Writes tensors in the form of safetensors, wherever they are. Equal tensors give equal bytes."""
-    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return save_tensors({name: _apart(tensor.detach().cpu()) for name, tensor in tensors.items()})
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """Returns the tensor in memory of its own, since a part of a larger one cannot be written."""
+    return tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def write(path: Path, body: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
