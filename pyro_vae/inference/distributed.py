@@ -1,7 +1,8 @@
 """The step and the validation in one of many processes, with the numbers of all.
 
 Every process gets the whole batch and computes on its slice. The optimisers see the gradient summed over the whole
-batch, which is the same on all processes to the last bit. So the parameters stay the same too.
+batch, which is the same on all processes to the last bit. So the parameters stay the same too. A step that is a graph
+sums once, see `pyro_vae.inference.replayed`; for Pyro's own steps `DistributedDataParallel` does it.
 """
 
 import json
@@ -27,18 +28,21 @@ from pyro_vae.inference.world import World, peers
 
 
 class SharedSVI(SVI):
-    """`SVI` in many processes: `DistributedDataParallel` over `Objective`, with sums in place of its averages.
+    """`SVI` in many processes, which share each batch.
 
     All processes call `step` with the same batch. Each computes on its slice; the slices are as even as possible. If
     the batch is smaller than the number of processes, a process without a slice computes on the first datum with zero
     weight. Loss and gradient are sums over the batch, so one process and many make the same step, except for their
     draws of z and for rounding. If the loss of one process is refused, all refuse the step, with the same error.
 
-    Pyro runs the steps; they are not graphs.
+    Steps become graphs as in one process, and in all processes at once: the decision depends on the whole batch. If one
+    process cannot make a graph, or its compiler fails, none uses it. Pyro then runs the steps in
+    `DistributedDataParallel` over `Objective`, with sums in place of its averages. A promise of `steady` must hold in
+    all processes.
 
     Args:
         program: a module with `.model` and `.guide`.
-        optimizer, loss, max_grad_norm: as for `SVI`; the bound is per datum of the whole batch.
+        optimizer, loss, max_grad_norm, compile: as for `SVI`; the bound is per datum of the whole batch.
         world: the processes, of a running process group.
 
     Raises:

@@ -58,10 +58,11 @@ class Outputs:
         """
         gradients = list(map(_laid_out_as, self.parameters, gradients))
         norm = _norm(gradients)
-        if not math.isinf(self.limit):
-            factor = torch.where(norm > self.limit, _factor(norm, self.limit), 1.0)
-            return [loss, is_sound & torch.isfinite(norm), *(gradient * factor for gradient in gradients)]
-        return [loss, is_sound & torch.isfinite(norm), *gradients]
+        is_sound = is_sound & torch.isfinite(norm)
+        if math.isinf(self.limit):
+            return [loss, is_sound, *gradients]
+        factor = torch.where(norm > self.limit, _factor(norm, self.limit), 1.0)
+        return [loss, is_sound, *(gradient * factor for gradient in gradients)]
 
     def read(self, replay: Replay) -> Replayed:
         """Replays the graph and reads what it returns."""
