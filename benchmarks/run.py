@@ -15,7 +15,7 @@ from benchmarks.problem import parse_size
 from benchmarks.tables import write
 from benchmarks.team import Setting
 
-SECTIONS = ("step", "likelihood", "growth", "start", "target")
+SECTIONS = ("step", "likelihood", "growth", "start", "processes", "target")
 PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "numpy")
 
 

@@ -364,10 +364,15 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
     """
-    y = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+    y = indicators(labels, num_classes)
     if not (told := y.any(1)).all():
         raise DataError(f"labels must be whole numbers from 0 to {num_classes - 1}; got {labels[~told][0].item()}")
     return y
+
+
+def indicators(labels: Tensor, num_classes: int) -> Tensor:
+    """Like `one_hot`, for labels that are known to be classes, and within a graph; another label has a row of zeros."""
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
 class Form(NamedTuple):

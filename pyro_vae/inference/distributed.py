@@ -1,7 +1,8 @@
 """The step and the validation in one of many processes, with the numbers of all.
 
 Every process gets the whole batch and computes on its slice. The optimisers see the gradient summed over the whole
-batch, which is the same on all processes to the last bit. So the parameters stay the same too.
+batch, which is the same on all processes to the last bit. So the parameters stay the same too. A step that is a graph
+sums once, see `pyro_vae.inference.replayed`; for Pyro's own steps `DistributedDataParallel` does it.
 """
 
 import json
@@ -20,24 +21,28 @@ from pyro_vae.evaluation.data_fingerprint import fingerprint
 from pyro_vae.evaluation.estimators import of_data
 from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.pyro_step import Attempt
+from pyro_vae.inference.pyro_step import Attempt, Share
+from pyro_vae.inference.step_graphs import Compile, StepGraphs
 from pyro_vae.inference.svi import SVI
 from pyro_vae.inference.world import World, peers
 
 
 class SharedSVI(SVI):
-    """`SVI` in many processes: `DistributedDataParallel` over `Objective`, with sums in place of its averages.
+    """`SVI` in many processes, which share each batch.
 
     All processes call `step` with the same batch. Each computes on its slice; the slices are as even as possible. If
     the batch is smaller than the number of processes, a process without a slice computes on the first datum with zero
     weight. Loss and gradient are sums over the batch, so one process and many make the same step, except for their
     draws of z and for rounding. If the loss of one process is refused, all refuse the step, with the same error.
 
-    Pyro runs the steps; they are not graphs.
+    Steps become graphs as in one process, and in all processes at once: the decision depends on the whole batch. If one
+    process cannot make a graph, or its compiler fails, none uses it. Pyro then runs the steps in
+    `DistributedDataParallel` over `Objective`, with sums in place of its averages. A promise of `steady` must hold in
+    all processes.
 
     Args:
         program: a module with `.model` and `.guide`.
-        optimizer, loss, max_grad_norm: as for `SVI`; the bound is per datum of the whole batch.
+        optimizer, loss, max_grad_norm, compile: as for `SVI`; the bound is per datum of the whole batch.
         world: the processes, of a running process group.
 
     Raises:
@@ -52,9 +57,11 @@ class SharedSVI(SVI):
         loss: ELBO,
         world: World,
         max_grad_norm: float = math.inf,
+        compile: Compile = "auto",  # noqa: A002 - as torch names it
     ) -> None:
-        super().__init__(program.model, program.guide, optimizer, loss, max_grad_norm, compile=False)
+        super().__init__(program.model, program.guide, optimizer, loss, max_grad_norm, compile)
         self.world = world
+        self.graphs = StepGraphs(compile, world)
         # A parameter that the loss does not reach, such as one of a prior under kl_weight=0, has no gradient, as in one
         # process. Looking for these also keeps the buckets, and so the order of sums, from the first step to the last.
         with peers(), warnings.catch_warnings():
@@ -71,15 +78,13 @@ class SharedSVI(SVI):
             DivergenceError: the loss of a process is not finite; every process raises it.
             ProcessError: another process has ended.
         """
-        own = attempt._replace(
-            args=tuple(map(self._slice, attempt.args)),
-            kwargs={name: self._slice(value) for name, value in attempt.kwargs.items()},
-        )
+        args, kwargs, weight = self.share(attempt.args, attempt.kwargs)
+        own = attempt._replace(args=args, kwargs=kwargs)
         weights = {"kl_weight": own.call.kl_weight, "reconstruction_weight": own.call.reconstruction_weight}
         value, refusal = 0.0, None
         try:
             with self.explaining(own):
-                loss = self._weight(attempt) * self.objective(*own.args, **own.kwargs, **weights)
+                loss = weight * self.objective(*own.args, **own.kwargs, **weights)
             value = loss.item()
             self.check_loss(value, own)
         except Exception as error:  # of any kind: the others are about to wait for this gradient
@@ -93,16 +98,17 @@ class SharedSVI(SVI):
             loss.backward()
         return total
 
+    def share(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Share:
+        """The slice of this process; without one, the first datum with zero weight."""
+        named = {name: self._slice(value) for name, value in kwargs.items()}
+        sizes = [len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+        return tuple(map(self._slice, args)), named, float(self.world.rank < sizes[0])
+
     def _slice(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.dim():
             return value
         own = value.tensor_split(self.world.size)[self.world.rank]
         return own if len(own) else value[:1]
-
-    def _weight(self, attempt: Attempt) -> float:
-        values = (*attempt.args, *attempt.kwargs.values())
-        sizes = [len(value) for value in values if isinstance(value, Tensor) and value.dim()]
-        return float(self.world.rank < sizes[0])
 
 
 def _summed(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

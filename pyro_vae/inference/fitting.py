@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.data import Splits, one_hot
 from pyro_vae.data.recipes import Recipe
+from pyro_vae.data.splits import indicators
 from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.evaluation.memory import DATA_BLOCK
@@ -116,6 +117,8 @@ def fit(
     if not isinstance(program, Autoencoder):  # all latents of which belong to one datum
         with torch.no_grad(), undisturbed(program), preserved(data.train.device):
             traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
+    if num_classes is not None and data.train.labels is not None:
+        one_hot(data.train.labels.unique(), num_classes)  # refuses what is no class, which a step does not look for
     make = _Make(data.train.recipe_of_x, num_classes)
     training = _Training(program, svi, data, held_out, make, schedule, seed, world)
     full, done = min(schedule.batch_size, len(data.train)), progress.epoch * training.steps + progress.steps
@@ -246,13 +249,15 @@ class _Training:
         return self.world.sum(mean).item()
 
 
-def _arguments(x: Tensor, labels: Tensor | None, num_classes: int | None) -> tuple[Tensor, ...]:
+def _arguments(
+    x: Tensor, labels: Tensor | None, num_classes: int | None, hot: Callable[[Tensor, int], Tensor] = one_hot
+) -> tuple[Tensor, ...]:
     """The arguments of model and guide: x and, for a conditional program, one-hot labels of that many classes."""
     if num_classes is None:
         return (x,)
     if labels is None:
         raise DataError("a conditional program needs labels, and these data have none")
-    return x, one_hot(labels, num_classes)
+    return x, hot(labels, num_classes)
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ class _Make:
     num_classes: int | None
 
     def __call__(self, levels: Tensor, noise: Tensor | None, labels: Tensor | None) -> tuple[Tensor, ...]:
-        return _arguments(self.recipe.make(levels, noise), labels, self.num_classes)
+        return _arguments(self.recipe.make(levels, noise), labels, self.num_classes, indicators)
 
 
 def _score(terms: ELBOTerms, schedule: Schedule) -> float:

@@ -27,6 +27,7 @@ from pyro_vae.inference.objectives import weigh
 from pyro_vae.model.parameter_store import store_kept
 
 Make = Callable[..., tuple[Any, ...]]
+Share = tuple[tuple[Any, ...], dict[str, Any], float]
 Halves = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -127,6 +128,10 @@ class PyroStep:
         weights = call.reconstruction_weight, call.kl_weight
         unweighted = all(isinstance(weight, float) and weight == 1.0 for weight in weights)
         return (self.model, self.guide) if unweighted else weigh(self.model, self.guide, *weights)
+
+    def share(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Share:
+        """The arguments that this process computes on, and the weight of their loss: all of them."""
+        return args, kwargs, 1.0
 
     def largest_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """The bound on the norm of the gradient, a sum over the batch, whether x is positional or a keyword."""

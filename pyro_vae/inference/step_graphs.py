@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -34,6 +34,8 @@ from pyro_vae.inference.covered_losses import COVERED, is_covered, requiring_sup
 from pyro_vae.inference.fused_adam import Update
 from pyro_vae.inference.objectives import ImportanceWeightedELBO
 from pyro_vae.inference.pyro_step import Call, PyroStep
+from pyro_vae.inference.replayed import Outputs, Replayed, outputs
+from pyro_vae.inference.world import ALONE, World
 from pyro_vae.model import parameter_store
 from pyro_vae.model.conditions import collected
 from pyro_vae.model.program import Program
@@ -49,26 +51,13 @@ _logger = logging.getLogger(__name__)
 _PLAIN = (int, float, str, bool, type(None))
 
 
-class Replayed(NamedTuple):
-    """The result of a graph, before anything is applied.
-
-    Attributes:
-        loss: summed over the batch, in nats.
-        is_sound: whether loss and gradients are finite and the data are valid for the program.
-        gradients: in the order of the graph's parameters.
-    """
-
-    loss: float
-    is_sound: bool
-    gradients: Sequence[Tensor]
-
-
 class StepGraph:
     """The graph of all steps whose calls have the same form.
 
     Args:
         step: the step as Pyro runs it; later calls get the same one.
         call: one such call.
+        world: the processes that share the step.
 
     Attributes:
         parameters: the parameters that the loss depends on.
@@ -79,11 +68,11 @@ class StepGraph:
         Exception: the error that Pyro's own step would raise for the program or the call.
     """
 
-    def __init__(self, step: PyroStep, call: Call) -> None:
-        self._call = call
+    def __init__(self, step: PyroStep, call: Call, world: World = ALONE) -> None:
+        self._call, self._world = call, world
         self._weights, self._like = _weights(step, call), step.held()[0]
         self._last: dict[str, tuple[float, Tensor]] = {}
-        self.parameters: list[Tensor] = []
+        self._outputs = Outputs([], math.inf)
         self.is_compiled = False
         check_hooks(step.modules(), step.held())
         with drawing_by_torch():
@@ -95,22 +84,28 @@ class StepGraph:
             with setting_nothing(self._watch):
                 self._graph = self._captured(step)
 
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        return self._outputs.parameters
+
     def is_current(self, step: PyroStep) -> bool:
         """Returns whether program and step are still what they were when they were captured."""
         unchanged = self._settings == _settings(step) and self._watch.unchanged() and self._graph.is_current()
         return unchanged and self._is_listed(step)
 
     def compile(self) -> None:
-        """Replaces the traced operations by compiled ones, unless the compiler fails."""
+        """Replaces the traced operations by compiled ones, unless the compiler fails in one of the processes."""
         self.is_compiled = True
         try:
-            self._graph = self._graph.compiled(self._given(self._call))
+            with self._world.together():
+                made = self._graph.compiled(self._given(self._call))
+            self._graph = made
         except Exception as error:
-            _logger.warning("steps are traced, but not compiled: %s", why_not(error))
+            if self._world.first:
+                _logger.warning("steps are traced, but not compiled: %s", why_not(error))
 
     def __call__(self, call: Call) -> Replayed:
-        loss, sound, *gradients = self._graph(*self._given(call))
-        return Replayed(loss.item(), bool(sound), gradients)
+        return self._outputs.read(partial(self._graph, *self._given(call)))
 
     def _is_listed(self, step: PyroStep) -> bool:
         """Whether Pyro's store holds the parameters of the programs; if it was cleared, they list them again."""
@@ -142,18 +137,19 @@ class StepGraph:
         call = self._call.with_tensors(given[len(weights) :])._replace(**weights)
         with torch.enable_grad(), collected() as conditions:
             args, kwargs = call.arguments()
+            own_args, own_kwargs, weight = step.share(args, kwargs)
             model, guide = step.weighted(call)
             model = requiring_support(model) if validating else model
-            loss = step.loss.differentiable_loss(model, guide, *args, **kwargs)
+            loss = step.loss.differentiable_loss(model, guide, *own_args, **own_kwargs)
+            loss = loss if weight == 1.0 else weight * loss
             trained = [p for p in step.held() if p.requires_grad and id(p) not in self._hidden]
             of_each = torch.autograd.grad(loss, trained, allow_unused=True)
-        pairs = [(p, _laid_out_as(p, g)) for p, g in zip(trained, of_each, strict=True) if g is not None]
-        self.parameters, gradients = [p for p, _ in pairs], [g for _, g in pairs]
-        norm = _norm(gradients)
-        sound = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        pairs = [(p, g) for p, g in zip(trained, of_each, strict=True) if g is not None]
+        self._outputs = outputs([p for p, _ in pairs], step.largest_norm(args, kwargs), self._world)
+        sound = torch.isfinite(loss.detach())
         for condition in conditions:
             sound = sound & condition
-        return [loss.detach(), sound, *_bounded(gradients, norm, step.largest_norm(args, kwargs))]
+        return self._outputs.made(loss.detach(), sound, [g for _, g in pairs])
 
 
 class StepGraphs:
@@ -162,16 +158,17 @@ class StepGraphs:
     Args:
         mode: False: never. True: from the first step on. "auto": if it saves time, for models and guides that belong to
             modules, whose changes can be seen.
+        world: the processes that share the steps. They make and use the same graphs, or none.
 
     Attributes:
         expected: the total number of steps, if it is known.
         largest: the number of data in a full batch, if it is known.
     """
 
-    def __init__(self, mode: Compile) -> None:
+    def __init__(self, mode: Compile, world: World = ALONE) -> None:
         if not (isinstance(mode, bool) or mode == "auto"):
             raise ValueError(f"compile must be True, False or 'auto'; got {mode!r}")
-        self.mode = mode
+        self.mode, self.world = mode, world
         self.expected = self.largest = 0
         self._graphs: dict[tuple[Any, ...], StepGraph] = {}
         self._captures = 0
@@ -213,10 +210,11 @@ class StepGraphs:
         try:
             form = _form(call)
             graph = self._graphs.get(form)
-            if graph is None or not (self._is_left_alone(step, graph) or graph.is_current(step)):
+            if graph is None or not (self._is_left_alone(step, graph) or self._is_current(step, graph)):
                 graph = self._graphs[form] = self._make(step, call)
         except NoGraph as reason:
-            _logger.warning("Pyro runs the steps, not a graph: %s", reason)
+            if self.world.first:
+                _logger.warning("Pyro runs the steps, not a graph: %s", reason)
             self.mode = False
             return None
         except (ValueError, torch.linalg.LinAlgError):
@@ -225,13 +223,21 @@ class StepGraphs:
             graph.compile()
         return graph
 
+    def _is_current(self, step: PyroStep, graph: StepGraph) -> bool:
+        """Whether a graph is current in all processes, since they replay it together."""
+        return not self.world.largest(not graph.is_current(step))
+
     def _make(self, step: PyroStep, call: Call) -> StepGraph:
-        if not is_covered(step.loss):
-            names = ", ".join(kind.__name__ for kind in COVERED)
-            raise NoGraph(f"graphs work for {names}, and the loss is a {type(step.loss).__name__}")
-        if self._captures == MOST_CAPTURES:
-            raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
-        graph = StepGraph(step, call)
+        with self.world.together():
+            if not is_covered(step.loss):
+                names = ", ".join(kind.__name__ for kind in COVERED)
+                raise NoGraph(f"graphs work for {names}, and the loss is a {type(step.loss).__name__}")
+            if self._captures == MOST_CAPTURES:
+                raise NoGraph(f"the program, or the form of its data, has changed {MOST_CAPTURES} times")
+            graph = StepGraph(step, call, self.world)
+        places = {id(parameter): place for place, parameter in enumerate(step.held())}
+        if len(set(self.world.gather(str([places[id(p)] for p in graph.parameters])))) > 1:
+            raise NoGraph("its loss depends on other parameters in other processes")
         self._captures += 1
         return graph
 
@@ -282,27 +288,7 @@ def _rehearse(step: PyroStep, call: Call) -> poutine.Trace:
         poutine.trace(param_only=True) as seen,
     ):
         warnings.filterwarnings("ignore", "Encountered NaN")  # the step itself reports it
-        args, kwargs = call.arguments()
+        args, kwargs, _ = step.share(*call.arguments())
         step.loss.loss(*step.weighted(call), *args, **kwargs)
     step.check_held(seen.trace)
     return seen.trace
-
-
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Returns the gradient in the memory layout of the parameter, since optimisers go through both in memory order."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """Like `torch.nn.utils.get_total_norm`, with operations that a compiler can fuse."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-
-
-def _bounded(gradients: list[Tensor], norm: Tensor, limit: float) -> list[Tensor]:
-    """Like `torch.nn.utils.clip_grads_with_norm_`, but only if the norm is above the limit."""
-    if math.isinf(limit):
-        return gradients
-    factor = torch.where(norm > limit, limit / (norm + 1e-6), 1.0)
-    return [gradient * factor for gradient in gradients]

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from pyro_vae import errors
 from pyro_vae.errors import ProcessError
+from pyro_vae.graphs.suitability import NoGraph
 from pyro_vae.randomness import block_stream, derive
 
 T = TypeVar("T")
 # The errors whose class is kept from one process to another.
 _OURS = errors.UsageError, errors.DataError, errors.CheckpointError, errors.DivergenceError, errors.StorageError
-_TOLD: dict[str, type[Exception]] = {kind.__name__: kind for kind in (*_OURS, ValueError, torch.linalg.LinAlgError)}
+_TOLD: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (*_OURS, ValueError, torch.linalg.LinAlgError, NoGraph)
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class World:
         return self.sum(table)
 
     def together(self) -> AbstractContextManager[None]:
-        """Makes all processes raise an error that one raises inside, so that none goes on alone or waits for ever."""
+        """Makes all processes raise the error of the first one that raises inside, so that none goes on or waits."""
         return self._together() if self.size > 1 else nullcontext()
 
     @contextmanager
@@ -93,9 +96,9 @@ class World:
         except Exception as error:  # of any kind: the others must know
             own = error
         told = self.gather("" if own is None else json.dumps([type(own).__name__, str(own)]))
-        if own is not None:
-            raise own
         for rank, words in enumerate(told):
+            if own is not None and rank == self.rank:
+                raise own
             if words:
                 self._raise(rank, *json.loads(words))
 

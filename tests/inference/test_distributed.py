@@ -1,14 +1,13 @@
 """Training in many processes: the step, the records and the parameters of one, and nobody waits for ever."""
 
-import os
+from dataclasses import replace
 
-import forked
 import pyro
 import pytest
 import torch
-import torch.distributed as dist
 from cases import thorough
 from finished import images
+from worlds import SMALL, made, spread
 
 import pyro_vae as pv
 from pyro_vae.errors import DataError, DivergenceError, ProcessError
@@ -19,58 +18,10 @@ from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.world import ALONE
 from pyro_vae.randomness import block_stream, derive
 
-SMALL = {"latent_dim": 2, "hidden": (8,), "batch_size": 16, "epochs": 3, "lr": 0.01, "compile": "no", "fewest_steps": 1}
-SLOWEST = 60  # seconds until processes that wait for each other count as hanging
-
-
-def spread(size, folder, work, *arguments):
-    """Calls `work(world, *arguments)` in so many processes; returns what each returned, or raised, by rank."""
-    answers = forked.SERVER.Queue()
-    meeting = f"file://{folder / f'meeting-{work.__name__}-{size}'}"
-    given = [(answers, meeting, rank, size, work, arguments) for rank in range(size)]
-    started = [forked.start(in_world, *each) for each in given]
-    found = dict(answers.get(timeout=SLOWEST) for _ in range(size))
-    for process in started:
-        process.join(SLOWEST)
-    return [found[rank] for rank in range(size)]
-
-
-def in_world(answers, meeting, rank, size, work, arguments):
-    """A child: its answer, or the error that it got, goes into the queue."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
-    try:
-        answers.put((rank, work(World(rank, size), *arguments)))
-    except Exception as error:
-        answers.put((rank, error))
-    answers.close()
-    answers.join_thread()
-
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory):
     return images(tmp_path_factory.mktemp("data") / "grey.npz", size=60)
-
-
-class Double(pv.VAE):
-    """A program that computes in float64 whatever its data are, so that rounding is no excuse."""
-
-    def model(self, x=None, y=None):
-        return super().model(*(value if value is None else value.double() for value in (x, y)))
-
-    def guide(self, x, y=None):
-        return super().guide(*(value if value is None else value.double() for value in (x, y)))
-
-
-def made(config, world=ALONE):
-    """Data, program in float64, and its step."""
-    data = build.data(config)
-    vae = build.vae(config, *data.form)
-    build.start(config, vae, data)
-    vae = Double(vae.prior, vae.posterior, vae.likelihood).double()
-    svi = build.svi(config, vae)
-    return data, vae, svi if world.size == 1 else SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
 
 
 def trained(world, config):
@@ -78,6 +29,7 @@ def trained(world, config):
     data, vae, svi = made(config, world)
     options = {"conditional": config.conditional, "seed": config.seed, "world": world}
     records = [record.to_dict() for record in fit(vae, svi, data, build.schedule(config, len(data.train)), **options)]
+    assert config.compile == "no" or svi.graphs.mode == "auto", "it fell back"
     return records, {name: tensor.tolist() for name, tensor in vae.tensors().items()}
 
 
@@ -85,12 +37,16 @@ def trained(world, config):
 POINT = {"posterior": "delta", "kl_weight": 0.0}
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(("size", "batch_size"), [(2, 16), (3, 41)])
-def test_without_draws_many_processes_do_what_one_does(grey, tmp_path, size, batch_size):
+GRAPHS = ["no", "auto"]  # which are graphs from the first step on, see `worlds`
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "mode"), [(3, 41, "auto"), *thorough((3, 41, "no"), (2, 16, "auto"), (2, 16, "no"))]
+)
+def test_without_draws_many_processes_do_what_one_does(grey, tmp_path, size, batch_size, mode):
     config = Config(dataset=grey, **{**SMALL, "batch_size": batch_size}, **POINT, max_grad_norm=0.02, conditional=True)
     records, tensors = trained(ALONE, config)
-    found = spread(size, tmp_path, trained, config)
+    found = spread(size, tmp_path, trained, replace(config, compile=mode))
     assert len(set(map(repr, found))) == 1  # that is, NaN where the others have it
     for one, many in zip(records, found[0][0], strict=True):
         known = {name: value for name, value in one.items() if value is not None}  # a point has no ELBO
@@ -197,16 +153,19 @@ def poisoned(world, config):
     data, vae, svi = made(config, world)
     x = data.train.fixed()[:17].double()
     svi.step(x)
-    before = [parameter.tolist() for parameter in vae.parameters()]
-    x[-1] = 1e300
+    before = repr((vae.state_dict(), svi.optimizer.state_dict()))
+    sound, x[-1] = x.clone(), 1e300
     with pytest.raises(DivergenceError) as caught:
         svi.step(x)
-    assert [parameter.tolist() for parameter in vae.parameters()] == before
+    assert repr((vae.state_dict(), svi.optimizer.state_dict())) == before
+    svi.step(sound)
+    world.check_same(vae.tensors(), "after a step that was refused")
     return str(caught.value)
 
 
-def test_a_step_that_one_process_refuses_is_refused_by_all(grey, tmp_path):
-    config = Config(dataset=grey, **SMALL, likelihood="laplace")
+@pytest.mark.parametrize("mode", GRAPHS)
+def test_a_step_that_one_process_refuses_is_refused_by_all(grey, tmp_path, mode):
+    config = Config(dataset=grey, **{**SMALL, "compile": mode}, likelihood="laplace")
     told = spread(3, tmp_path, poisoned, config)
     assert told[0] == told[1] == f"process 2 of 3: {told[2]}"
     assert told[2].startswith("step 2: the loss is")
@@ -224,8 +183,9 @@ def gone(world, config):
     return "went on"
 
 
-def test_where_a_process_has_ended_the_others_say_so(grey, tmp_path):
-    *others, last = spread(3, tmp_path, gone, Config(dataset=grey, **SMALL))
+@pytest.mark.parametrize("mode", GRAPHS)
+def test_where_a_process_has_ended_the_others_say_so(grey, tmp_path, mode):
+    *others, last = spread(3, tmp_path, gone, Config(dataset=grey, **{**SMALL, "compile": mode}))
     assert last == "gone"
     assert [(type(other), "has ended" in str(other)) for other in others] == [(ProcessError, True)] * 2
 
@@ -235,6 +195,18 @@ def raising(world, kind):
         if world.rank == 1:
             raise kind("no file")
     return "went on"
+
+
+def raising_each(world):
+    with world.together():
+        if world.rank:
+            raise (DataError, ValueError)[world.rank - 1](f"by {world.rank}")
+
+
+def test_all_raise_the_error_of_the_first_one_that_raises(tmp_path):
+    errors = spread(3, tmp_path, raising_each)
+    assert [type(error) for error in errors] == [DataError] * 3
+    assert list(map(str, errors)) == ["process 1 of 3: by 1", "by 1", "process 1 of 3: by 1"]
 
 
 @pytest.mark.parametrize(("kind", "told"), [(DataError, DataError), (KeyError, ProcessError)])
@@ -276,8 +248,9 @@ def stopping(world, config):
     return stopped, [record.to_dict() for record in records], {n: t.tolist() for n, t in vae.tensors().items()}
 
 
-def test_all_stop_at_the_step_where_one_is_told_to_and_go_on_to_the_same_bits(grey, tmp_path):
-    config = Config(dataset=grey, **SMALL)
+@pytest.mark.parametrize("mode", GRAPHS)
+def test_all_stop_at_the_step_where_one_is_told_to_and_go_on_to_the_same_bits(grey, tmp_path, mode):
+    config = Config(dataset=grey, **{**SMALL, "compile": mode})
     undisturbed = spread(2, tmp_path, trained, config)[0]
     for stopped, *found in spread(2, tmp_path, stopping, config):
         assert stopped == (1, 1)

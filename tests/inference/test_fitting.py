@@ -15,7 +15,16 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data import Split, Splits
 from pyro_vae.errors import DataError, DivergenceError
-from pyro_vae.inference import SVI, ImportanceWeightedELBO, MeanFieldELBO, Part, Progress, Trace_ELBO, fit
+from pyro_vae.inference import (
+    SVI,
+    ImportanceWeightedELBO,
+    MeanFieldELBO,
+    Part,
+    Progress,
+    Trace_ELBO,
+    fit,
+    step_graphs,
+)
 from pyro_vae.inference.fitting import Schedule
 from pyro_vae.randomness import derive, stream
 
@@ -313,6 +322,26 @@ def test_labels_reach_model_and_guide_one_hot_beside_their_data():
         assert (y.shape, y.dtype) == ((len(x), 3), torch.float32)
         assert len(x) in ((16, 2) if training else (20,))
         assert all(row.tolist() == [float(c == int(v[0])) for c in range(3)] for v, row in zip(x, y, strict=True))
+
+
+def test_the_steps_of_a_conditional_fit_can_be_graphs(monkeypatch):
+    monkeypatch.setattr(step_graphs, "TRACE_AFTER", 0)
+    vae, svi = conditional(3)
+    traced = [record.loss for record in fit(vae, svi, labelled(), Schedule(epochs=2, batch_size=16), conditional=True)]
+    assert (svi.graphs.mode, len(svi.graphs._graphs)) == ("auto", 2)
+    vae, svi = conditional(3)
+    svi.graphs.mode = False
+    by_pyro = [record.loss for record in fit(vae, svi, labelled(), Schedule(epochs=2, batch_size=16), conditional=True)]
+    assert traced == by_pyro
+
+
+def test_a_label_that_is_no_class_is_refused_before_the_first_step():
+    vae, svi = conditional(3)
+    data = labelled()
+    data.train.labels[5] = 7
+    with pytest.raises(DataError, match="labels must be whole numbers from 0 to 2; got 7"):
+        next(fit(vae, svi, data, Schedule(epochs=1), conditional=True))
+    assert svi.num_steps == 0
 
 
 def test_without_conditional_the_labels_stay_where_they_are():

@@ -23,7 +23,7 @@ from pyro_vae.experiment.run import checkpoint
 from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.train import torchrun
 from pyro_vae.experiment.train.training_lock import locked
-from pyro_vae.inference import SharedSVI
+from pyro_vae.inference import SharedSVI, step_graphs
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_svi.py"
 FLAGS = [
@@ -42,6 +42,7 @@ def one(rank, size, port, arguments, signalled):
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, GLOO_SOCKET_IFNAME="lo")
     torchrun._PATIENCE = 0.5  # there is no torchrun that would end it
+    step_graphs.TRACE_AFTER = 0  # torchrun itself starts processes whose steps Pyro runs, to the same bits
     if signalled and rank == size - 1:
         signal_after_steps(signalled)
     sys.argv = [str(SCRIPT), *arguments]

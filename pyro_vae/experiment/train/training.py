@@ -9,7 +9,6 @@
 Notes and warnings are printed. The caller decides how epochs are shown.
 """
 
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,8 +35,6 @@ from pyro_vae.inference import ALONE, SVI, Progress, SharedSVI, World
 from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.progress import stage
 from pyro_vae.threads import computing
-
-_logger = logging.getLogger(__name__)
 
 
 def start_or_resume(
@@ -164,9 +161,7 @@ def _built(config: Config, world: World, *, begins: bool, check: bool) -> tuple[
             member_checks.check(config, vae, data, contract=check)
         svi = build.svi(config, vae)
     if world.size > 1:
-        if config.compile != "no":
-            _logger.warning("steps are run by Pyro, and not as a graph, in each of %d processes", world.size)
-        svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm)
+        svi = SharedSVI(vae, svi.optimizer, svi.loss, world, svi.max_grad_norm, svi.graphs.mode)
     for name in build.unused(config):
         print(f"note: {name}={getattr(config, name)} has no effect: the members chosen do not take it", file=sys.stderr)
     return data, vae, svi
