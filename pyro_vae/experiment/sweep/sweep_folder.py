@@ -1,6 +1,6 @@
 """The folder of a sweep: how its runs are made, and what they came to.
 
-sweep.json      what is to be kept: see `sweep_record`
+sweep.json      its plan and results: see `sweep_record`
 NAME,seed=S/    an ordinary run, with train.log where the sweep itself has made it
 """
 
@@ -168,7 +168,7 @@ class Sweep:
 
     @property
     def record(self) -> Record:
-        """What is kept of the sweep."""
+        """Its sweep.json."""
         return Record(self.folder)
 
     def tasks(self, setting: Setting) -> list[Task]:
