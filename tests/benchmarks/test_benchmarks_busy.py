@@ -80,6 +80,13 @@ def test_a_row_of_one_thread_computes_with_one():
         torch.set_num_threads(before)
 
 
+def test_a_run_that_takes_too_long_is_ended_and_said_to(monkeypatch):
+    monkeypatch.setattr(busy, "LINE", ("-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(busy, "LINE_LIMIT", 0.1)
+    assert busy.shown([3.0, busy.run_line([])]) == "more than 0.1"
+    assert busy.shown([3.0, 4.0]) == 3.5
+
+
 def test_the_readmes_first_line_is_the_one_that_is_timed():
     assert f"python {' '.join(busy.LINE)}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
