@@ -36,7 +36,7 @@ class StepTruth:
     """What a training step of a size must report: at next to no noise, on average, and after a few steps."""
 
     def __init__(self, size: Size) -> None:
-        parameters, x = draw_parameters(size), draw_data(size.batch)
+        parameters, x = draw_parameters(size), draw_data(size.batch, size.x_dim)
         self.size = size
         self.sharp = Reference(size, sharpen(parameters)).losses(x, 1)[0]
         self.ordinary = Sample.of(Reference(size, parameters).losses(x, TRUE_DRAWS))
@@ -74,7 +74,7 @@ class LikelihoodTruth:
     """What log p(x) of the first data must be, on average."""
 
     def __init__(self, size: Size) -> None:
-        reference, x = Reference(size, draw_parameters(size)), draw_data(DATA)
+        reference, x = Reference(size, draw_parameters(size)), draw_data(DATA, size.x_dim)
         self.mean = Sample.of([float(reference.log_p(x, SAMPLES, seed).mean()) for seed in range(TIMES)])
 
     def check(self, worker: Worker) -> None:
@@ -101,7 +101,7 @@ def _trajectory(size: Size) -> list[float]:
     reference = Reference(size, draw_parameters(size))
     held = [parameter.requires_grad_() for parameter in reference.parameters.values()]
     adam = torch.optim.Adam(held, lr=RATE)
-    batches = torch.from_numpy(draw_data(BATCHES * size.batch)).split(size.batch)
+    batches = torch.from_numpy(draw_data(BATCHES * size.batch, size.x_dim)).split(size.batch)
     losses = []
     for i in range(STEPS):
         loss = reference.loss(batches[i % BATCHES], draws=1, seed=i)[0]

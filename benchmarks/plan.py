@@ -1,5 +1,6 @@
 """What one run of the benchmarks measures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from benchmarks.team import Setting
 
 SIZES = ("64x64", "128x400", "256x1000", "128xconv")
 QUICK_SIZES = ("16x32",)
+LOADS = (0, 1, 4)
 
 
 @dataclass
@@ -17,6 +19,8 @@ class Plan:
 
     Attributes:
         sizes: of the tables.
+        sizes_given: whether these were asked for; else a section may have sizes of its own.
+        loads: numbers of busy loops beside the rows of the section `busy`.
         repeats: rounds of each table.
         seconds: of one burst of one row.
         rows: keys of the registry; empty means all.
@@ -26,6 +30,8 @@ class Plan:
     """
 
     sizes: list[Size] = field(default_factory=lambda: [parse_size(text) for text in SIZES])
+    sizes_given: bool = False
+    loads: Sequence[int] = LOADS
     repeats: int = 15
     seconds: float = 0.3
     rows: list[str] = field(default_factory=list)

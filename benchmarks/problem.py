@@ -2,8 +2,9 @@
 
     p(z) = N(0, I_20),   q(z|x) = N(mu(x), diag exp(s(x))),   p(x|z) = prod Bernoulli(sigmoid(decoder(z)))
 
-on 28 x 28 binary pixels, the KL analytic, Adam with rate 1e-3. Encoder and decoder have one hidden layer of H ReLUs, or
-two 3 x 3 convolutions of stride 2. Everything is drawn by NumPy from a seed, so that workers need not exchange arrays.
+on 28 x 28 binary pixels, or another number of them, the KL analytic, Adam with rate 1e-3. Encoder and decoder have one
+hidden layer of H ReLUs, or two 3 x 3 convolutions of stride 2. Everything is drawn by NumPy from a seed, so that
+workers need not exchange arrays.
 """
 
 import math
@@ -25,11 +26,12 @@ FEATURES = CHANNELS[1] * 7 * 7
 
 @dataclass(frozen=True)
 class Size:
-    """Batch size, hidden width and latent dimension of one table; `hidden` 0 is the convolutional pair."""
+    """Batch size, hidden width, latent dimension and pixels of one table; `hidden` 0 is the convolutional pair."""
 
     batch: int
     hidden: int
     latent_dim: int = LATENT_DIM
+    x_dim: int = X_DIM
 
     @property
     def convolutional(self) -> bool:
@@ -37,7 +39,8 @@ class Size:
 
     @property
     def name(self) -> str:
-        return f"{self.batch}xconv" if self.convolutional else f"{self.batch}x{self.hidden}"
+        width = "conv" if self.convolutional else self.hidden
+        return "x".join(map(str, (self.batch, width, *[self.x_dim] * (self.x_dim != X_DIM))))
 
     @property
     def decoder_flops(self) -> int:
@@ -45,24 +48,30 @@ class Size:
         if self.convolutional:
             # Each of the transposed convolutions' inputs meets 3 x 3 weights for each output channel.
             return 2 * (self.latent_dim * FEATURES + 49 * 64 * 32 * 9 + 196 * 32 * 9)
-        return 2 * (self.latent_dim * self.hidden + self.hidden * X_DIM)
+        return 2 * (self.latent_dim * self.hidden + self.hidden * self.x_dim)
 
 
 def parse_size(text: str) -> Size:
-    """`128x400` or `128xconv`.
+    """`128x400`, `128x256x64` for 64 pixels in place of 784, or `128xconv`.
 
-    >>> parse_size("128x400"), parse_size("64xconv").convolutional
-    (Size(batch=128, hidden=400, latent_dim=20), True)
+    >>> parse_size("128x400"), parse_size("128x256x64").x_dim, parse_size("64xconv").convolutional
+    (Size(batch=128, hidden=400, latent_dim=20, x_dim=784), 64, True)
     """
-    batch, _, hidden = text.partition("x")
-    if not all(part.isdecimal() and int(part) for part in (batch, "1" if hidden == "conv" else hidden)):
-        raise ValueError(f"a size is batch x hidden, e.g. 128x400, or batch x conv, e.g. 128xconv; got {text!r}")
-    return Size(int(batch), 0 if hidden == "conv" else int(hidden))
+    parts = text.split("x")
+    convolutional = len(parts) == 2 and parts[1] == "conv"
+    numbers = parts[:1] if convolutional else parts
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in numbers):
+        raise ValueError(
+            "a size is batch x hidden, e.g. 128x400, batch x hidden x pixels, e.g. 128x256x64, or batch x conv, e.g. "
+            f"128xconv; got {text!r}"
+        )
+    batch, hidden, x_dim = (*map(int, numbers), *(0, X_DIM)[len(numbers) - 1 :])
+    return Size(batch, hidden, x_dim=x_dim)
 
 
 def shapes(size: Size) -> dict[str, tuple[int, ...]]:
     """The canonical parameters, laid out as in torch."""
-    D, H = size.latent_dim, size.hidden
+    D, H, x_dim = size.latent_dim, size.hidden, size.x_dim
     if size.convolutional:
         first, second = CHANNELS
         return {
@@ -80,14 +89,14 @@ def shapes(size: Size) -> dict[str, tuple[int, ...]]:
             "decoder.out.bias": PIXELS,
         }
     return {
-        "encoder.first.weight": (H, X_DIM),
+        "encoder.first.weight": (H, x_dim),
         "encoder.first.bias": (H,),
         "encoder.out.weight": (2 * D, H),
         "encoder.out.bias": (2 * D,),
         "decoder.first.weight": (H, D),
         "decoder.first.bias": (H,),
-        "decoder.out.weight": (X_DIM, H),
-        "decoder.out.bias": (X_DIM,),
+        "decoder.out.weight": (x_dim, H),
+        "decoder.out.bias": (x_dim,),
     }
 
 
@@ -110,8 +119,8 @@ def sharpen(parameters: Parameters, log_variance: float = -30.0) -> Parameters:
     return {**parameters, "encoder.out.weight": weight, "encoder.out.bias": bias}
 
 
-def draw_data(num_data: int, seed: int = 0) -> Array:
-    """(N, 784) binary pixels with a mean of their own each."""
+def draw_data(num_data: int, x_dim: int = X_DIM, seed: int = 0) -> Array:
+    """(N, x_dim) binary pixels with a mean of their own each."""
     random = np.random.default_rng([seed, 2])
-    mean = random.uniform(0.05, 0.6, X_DIM)
-    return (random.random((num_data, X_DIM)) < mean).astype(np.float32)
+    mean = random.uniform(0.05, 0.6, x_dim)
+    return (random.random((num_data, x_dim)) < mean).astype(np.float32)

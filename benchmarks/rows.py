@@ -72,6 +72,12 @@ LIKELIHOOD: dict[str, Row] = {
     "pythae": Row("pythae get_nll", "benchmarks.peers.pythae_peer:Pythae", ("torch", "pythae")),
 }
 
+BUSY: dict[str, Row] = {
+    "one-thread": Row("pyro_vae, compiled, 1 thread", _OURS, _PYRO, {"compiled": True, "threads": 1}),
+    "all-cores": Row("pyro_vae, compiled, a thread for each core", _OURS, _PYRO, {"compiled": True}),
+    "numpyro": STEP["numpyro"],
+}
+
 FLOOR: dict[str, Row] = {"floor": Row("matrix products", "benchmarks.peers.floor:Floor", ("torch",))}
 
-TASKS = {"step": STEP, "likelihood": LIKELIHOOD, "floor": FLOOR}
+TASKS = {"step": STEP, "busy": BUSY, "likelihood": LIKELIHOOD, "floor": FLOOR}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder above, so that `benchmarks` is a package
 
-from benchmarks.plan import QUICK_SIZES, SIZES, Plan
+from benchmarks.plan import LOADS, QUICK_SIZES, SIZES, Plan
 from benchmarks.problem import parse_size
 from benchmarks.tables import write
 from benchmarks.team import Setting
 
-SECTIONS = ("step", "likelihood", "growth", "start", "processes", "target")
+SECTIONS = ("step", "likelihood", "growth", "start", "processes", "target", "busy")
 PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "numpy")
 
 
@@ -23,7 +23,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(description=__doc__)
     found.add_argument("--only", action="append", choices=SECTIONS, help="a section; may be given again")
-    found.add_argument("--sizes", nargs="+", help=f"batch x hidden, or batch x conv; default {' '.join(SIZES)}")
+    found.add_argument(
+        "--sizes",
+        nargs="+",
+        help=f"batch x hidden, batch x hidden x pixels, or batch x conv; default {' '.join(SIZES)}",
+    )
+    found.add_argument("--loads", nargs="+", type=int, default=LOADS, help="busy loops beside the rows of `busy`")
     found.add_argument("--rows", nargs="+", default=[], help="keys of benchmarks/rows.py; default all")
     found.add_argument("--repeats", type=int, help="rounds in which every row has its turn; default 15")
     found.add_argument("--seconds", type=float, help="length of one row's turn; default 0.3")
@@ -43,6 +48,8 @@ def plan(arguments: argparse.Namespace) -> Plan:
     quick = arguments.quick
     return Plan(
         sizes=[parse_size(text) for text in arguments.sizes or (QUICK_SIZES if quick else SIZES)],
+        sizes_given=bool(arguments.sizes),
+        loads=arguments.loads,
         repeats=arguments.repeats or (2 if quick else Plan.repeats),
         seconds=arguments.seconds or (0.02 if quick else Plan.seconds),
         rows=arguments.rows,

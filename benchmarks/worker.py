@@ -48,7 +48,7 @@ class Server:
         found = []
         for _ in range(times):
             self.set_parameters(kind)
-            self.peer.feed(draw_data(self.size.batch))
+            self.peer.feed(draw_data(self.size.batch, self.size.x_dim))
             found += self.peer.losses(1)
         return found
 
@@ -60,7 +60,7 @@ class Server:
     def start_over(self, num_data: int) -> None:
         """The ordinary parameters and so many data."""
         self.set_parameters("ordinary")
-        self.peer.feed(draw_data(num_data))
+        self.peer.feed(draw_data(num_data, self.size.x_dim))
 
     def feed_file(self, path: str) -> None:
         """Data from a .npy file."""

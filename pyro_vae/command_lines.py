@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 _PACKAGE, _INSTALLED = __name__.partition(".")[0], "pyro-vae"
@@ -104,13 +104,14 @@ def script(command: str) -> str:
     return command_line(command)
 
 
-def command_line(command: str, *places: Any, processes: int = 1, **settings: Any) -> str:
+def command_line(command: str, *places: Any, processes: int = 1, everywhere: bool = False, **settings: Any) -> str:
     """The line that is typed to run a command.
 
     Args:
         command: its name.
         places: what it takes by place, such as the folder of a run.
         processes: above 1, torchrun starts this many.
+        everywhere: whether the program must be found from every folder; else its path is as it was typed.
         settings: its flags, see `flags`.
 
     Example:
@@ -119,7 +120,9 @@ def command_line(command: str, *places: Any, processes: int = 1, **settings: Any
         >>> command_line("train", processes=2)
         'torchrun --nproc-per-node 2 -m pyro_vae train'
     """
-    return shlex.join([*_begun(command, processes), *map(str, places), *flags(settings)])
+    begun = _begun(command, processes)
+    begun = [_absolute(word) for word in begun] if everywhere else begun
+    return shlex.join([*begun, *map(str, places), *flags(settings)])
 
 
 def program() -> str:
@@ -213,6 +216,12 @@ def _begun(command: str, processes: int = 1) -> list[str]:
     if how == "package" or processes > 1:
         return [*python, "-m", _PACKAGE, command]
     return [_short(sys.argv[0]) if how == "installed" else _INSTALLED, command]
+
+
+def _absolute(word: str) -> str:
+    """The path of a program or a script; another word, or a program that the shell finds, stays."""
+    path = Path(word)
+    return str(path.absolute()) if path.name != word or path.suffix == ".py" else word
 
 
 def _short(word: str) -> str:

@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.infer import SVI, TraceMeanField_ELBO
 
 from benchmarks.peers.peer import NotAvailableError, Peer
-from benchmarks.problem import PIXELS, RATE, X_DIM, Array, Parameters, Size, draw_parameters
+from benchmarks.problem import PIXELS, RATE, Array, Parameters, Size, draw_parameters
 
 _LAYOUT = ("NCHW", "OIHW", "NCHW")
 
@@ -35,7 +35,7 @@ class NumPyro(Peer):
         self.scan, self.rows = scan, rows
         svi = SVI(self.model, self.guide, numpyro.optim.Adam(RATE), TraceMeanField_ELBO())
         self.svi, self.start = svi, draw_parameters(size)
-        self.state = svi.init(jax.random.PRNGKey(0), jnp.zeros((size.batch, *PIXELS)))
+        self.state = svi.init(jax.random.PRNGKey(0), jnp.zeros((size.batch, size.x_dim)))
         self.update = jax.jit(svi.update, donate_argnums=0)
         self.many = jax.jit(self._many, donate_argnums=0)
         self.weigh = jax.jit(self._log_sum, static_argnums=3)
@@ -87,7 +87,7 @@ class NumPyro(Peer):
     def feed(self, x: Array) -> None:
         self.data = jnp.asarray(x)
         count = len(x) // self.size.batch
-        self.batches = self.data[: count * self.size.batch].reshape(count, self.size.batch, X_DIM)
+        self.batches = self.data[: count * self.size.batch].reshape(count, self.size.batch, self.size.x_dim)
         self.position = 0
 
     def losses(self, num_steps: int) -> list[float]:

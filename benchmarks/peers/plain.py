@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.peers.torch_peer import TorchPeer
-from benchmarks.problem import CHANNELS, FEATURES, PIXELS, RATE, X_DIM, Size
+from benchmarks.problem import CHANNELS, FEATURES, PIXELS, RATE, Size
 
 
 class Encoder(nn.Module):
@@ -16,7 +16,7 @@ class Encoder(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.first = nn.Linear(X_DIM, size.hidden)
+        self.first = nn.Linear(size.x_dim, size.hidden)
         self.out = nn.Linear(size.hidden, 2 * size.latent_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.first = nn.Linear(size.latent_dim, size.hidden)
-        self.out = nn.Linear(size.hidden, X_DIM)
+        self.out = nn.Linear(size.hidden, size.x_dim)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.out(torch.relu(self.first(z)))

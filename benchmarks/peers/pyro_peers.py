@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from benchmarks.peers.torch_peer import TorchPeer
-from benchmarks.problem import CHANNELS, PIXELS, RATE, X_DIM, Size
+from benchmarks.problem import CHANNELS, PIXELS, RATE, Size
 
 _MLP = {
     "first.weight": "body.0.weight",
@@ -44,8 +44,8 @@ def program(size: Size) -> Any:
         encoder: Any = pv.networks.ConvEncoder(PIXELS, (2 * D,), hidden=CHANNELS)
         decoder: Any = pv.networks.ConvDecoder((D,), PIXELS, hidden=CHANNELS)
     else:
-        encoder = pv.networks.MLP((X_DIM,), (2 * D,), hidden=(size.hidden,))
-        decoder = pv.networks.MLP((D,), (X_DIM,), hidden=(size.hidden,))
+        encoder = pv.networks.MLP((size.x_dim,), (2 * D,), hidden=(size.hidden,))
+        decoder = pv.networks.MLP((D,), (size.x_dim,), hidden=(size.hidden,))
     posterior = pv.posteriors.DiagonalNormal(encoder, D, floor=1e-12, encoder_predicts="log_variance")
     return pv.VAE(pv.priors.StandardNormal(D), posterior, pv.likelihoods.Bernoulli(decoder))
 
@@ -92,10 +92,15 @@ class Ours(PyroPeer):
     Args:
         compiled: the step as one compiled graph; log-likelihoods inside `pyro_vae.evaluation.block_graphs()`.
         bfloat16: the networks' arithmetic.
+        threads: of torch; 0 leaves it one for each core.
     """
 
-    def __init__(self, size: Size, device: str = "cpu", compiled: bool = False, bfloat16: bool = False) -> None:
+    def __init__(
+        self, size: Size, device: str = "cpu", compiled: bool = False, bfloat16: bool = False, threads: int = 0
+    ) -> None:
         super().__init__(size, device)
+        if threads:
+            torch.set_num_threads(threads)
         if bfloat16:
             self.tolerance = 1e-2
             _use_bfloat16(self.module)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.peers.plain import networks
 from benchmarks.peers.torch_peer import TorchPeer
-from benchmarks.problem import RATE, X_DIM, Size
+from benchmarks.problem import RATE, Size
 
 
 class _Encoder(BaseEncoder):
@@ -40,7 +40,7 @@ class Pythae(TorchPeer):
 
     def __init__(self, size: Size, device: str = "cpu") -> None:
         super().__init__(size, device)
-        config = VAEConfig(input_dim=(X_DIM,), latent_dim=size.latent_dim, reconstruction_loss="bce")
+        config = VAEConfig(input_dim=(size.x_dim,), latent_dim=size.latent_dim, reconstruction_loss="bce")
         self.module = VAE(config, encoder=_Encoder(size), decoder=_Decoder(size)).to(device)
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=RATE)
 

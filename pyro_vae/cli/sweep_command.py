@@ -4,8 +4,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import Namespace
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes, kept
@@ -58,21 +61,45 @@ def main(argv: list[str] | None = None) -> None:
         "--search", type=int, default=0, help="number of settings that Optuna chooses; 0 tries all of them"
     )
     parser.add_argument("--range", **listed, help="numbers that --search chooses from, as flag=low..high")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="train nothing, and print a command for each run, one per line, for xargs, GNU parallel, a SLURM array or "
+        "Ray; afterwards the same command without --list ranks the runs",
+    )
     parser.add_argument("--out", type=str, default="", help="folder of all runs, the table and the pictures (required)")
     arguments = parser.parse_args(argv)
+    command = sys.argv[1:] if argv is None else argv
     with exit_codes(kept("the same command"), vars(arguments)):
-        if not arguments.out:
-            raise UsageError("a sweep needs a folder: add --out, e.g. --out runs/sweep")
-        command = sys.argv[1:] if argv is None else argv
-        wanted = space(parser, command, arguments.grid, arguments.range, arguments.search, arguments.seeds)
-        if not arguments.search:
-            wanted.settings()  # so that a wrong one is answered at once
-        places.check_data(arguments.dataset)
-        files.check_folder(Path(arguments.out))
+        if not arguments.list:
+            _sweep(parser, command, arguments)
+            return
+        with redirect_stdout(sys.stderr):  # whatever a library or a member of the user's own says
+            lines = _sweep(parser, command, arguments)
+        print("\n".join(lines))
 
-        from pyro_vae.experiment.sweep import sweeping  # here, since --help needs no torch
 
-        sweeping.sweep(Path(arguments.out), wanted, module("train"), arguments.jobs)
+def _sweep(parser: Parser, command: Sequence[str], arguments: Namespace) -> list[str]:
+    """Makes the sweep, or lists its runs and makes none."""
+    if not arguments.out:
+        raise UsageError("a sweep needs a folder: add --out, e.g. --out runs/sweep")
+    if arguments.list and arguments.search:
+        raise UsageError(
+            "--list goes with no --search, in which the results of runs choose the next ones: search without --list, "
+            "or list a --grid"
+        )
+    wanted = space(parser, command, arguments.grid, arguments.range, arguments.search, arguments.seeds)
+    if not arguments.search:
+        wanted.settings()  # so that a wrong one is answered at once
+    places.check_data(arguments.dataset)
+    files.check_folder(Path(arguments.out))
+
+    from pyro_vae.experiment.sweep import sweeping  # here, since --help needs no torch
+
+    if arguments.list:
+        return sweeping.lines(Path(arguments.out), wanted)
+    sweeping.sweep(Path(arguments.out), wanted, module("train"), arguments.jobs)
+    return []
 
 
 def space(

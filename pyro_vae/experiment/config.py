@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pyro_vae.errors import UsageError
@@ -354,6 +355,16 @@ class Config:
     def scientific(self) -> dict[str, Any]:
         """Converts to plain values like `to_dict`, without those that say where to compute."""
         return {k: v for k, v in self.to_dict().items() if k not in self.within("place")}
+
+    def portable(self) -> "Config":
+        """Returns the settings without what holds on one machine alone: where to compute, and the folder of the data.
+
+        Example:
+            >>> Config(dataset="/home/me/data.npy", device="cuda").portable() == Config(dataset="data.npy")
+            True
+        """
+        here = {name: getattr(Config, name) for name in self.within("place")}
+        return replace(self, dataset=Path(self.dataset).name, **here)
 
     @classmethod
     def within(cls, scope: str) -> tuple[str, ...]:

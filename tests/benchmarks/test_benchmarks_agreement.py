@@ -18,7 +18,7 @@ from benchmarks.reference import Reference
 from benchmarks.team import FailedError
 from benchmarks.worker import Server
 
-MLP, CONV = Size(8, 16, 3), Size(8, 0, 3)
+MLP, CONV, FEW_PIXELS = Size(8, 16, 3), Size(8, 0, 3), Size(8, 16, 3, 64)
 EAGER = ("pyro", "eager", "twin", "pythae")
 
 
@@ -44,7 +44,7 @@ def built(table, key, size):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("size", [MLP, *thorough((CONV,))], ids=["mlp", "conv"])
+@pytest.mark.parametrize("size", [MLP, FEW_PIXELS, *thorough((CONV,))], ids=["mlp", "few pixels", "conv"])
 @pytest.mark.parametrize("key", EAGER)
 def test_rows_step_alike(key, size):
     StepTruth(size).check(built(rows.STEP, key, size))

@@ -17,10 +17,15 @@ ROOT = Path(__file__).parents[2]
 def test_sizes():
     assert parse_size("128x400") == Size(128, 400)
     assert parse_size("64xconv").convolutional
+    assert parse_size("128x256x64") == Size(128, 256, x_dim=64)
+    for text in ("128x400", "128x256x64", "64xconv"):
+        assert parse_size(text).name == text
     assert parse_size("128x400").decoder_flops == 2 * (20 * 400 + 400 * 784)
 
 
-@pytest.mark.parametrize("text", ["128", "x400", "128x", "0x400", "128x0", "128xdeep"])
+@pytest.mark.parametrize(
+    "text", ["128", "x400", "128x", "0x400", "128x0", "128xdeep", "128x256x", "1x2x3x4", "8xconvx64"]
+)
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="a size is batch x hidden"):
         parse_size(text)

@@ -120,18 +120,27 @@ class TestWhatWasTyped:
         assert command_line("evaluate", "a b") == "'my bin/pyro-vae' evaluate 'a b'"
         assert command_lines.typed(sys.argv) == "'my bin/pyro-vae' train --lr 1"
         assert command_lines.typed(sys.argv, 2) == "torchrun --nproc-per-node 2 -m pyro_vae train --lr 1"
+        assert command_line("train", everywhere=True) == f"'{Path.cwd()}/my bin/pyro-vae' train"
+        begun("installed", "pyro-vae", "train")
+        assert command_line("train", everywhere=True, out="-a") == "pyro-vae train --out=-a"
 
     def test_the_package(self, begun):
         begun("package", "/x/pyro_vae/__main__.py", "train", "--lr", "1", python="python3")
         assert command_line("evaluate", "a") == "python3 -m pyro_vae evaluate a"
         assert command_lines.typed(sys.argv) == "python3 -m pyro_vae train --lr 1"
         assert command_lines.program() == "python3 -m pyro_vae"
+        assert command_line("train", everywhere=True) == "python3 -m pyro_vae train"
+        begun("package", "/x/pyro_vae/__main__.py", "train", python=".venv/bin/python")
+        assert command_line("train", everywhere=True) == f"{Path.cwd()}/.venv/bin/python -m pyro_vae train"
 
     def test_a_script(self, begun):
         begun("script", "../x/scripts/train_svi.py", "--lr", "1")
         assert command_line("refit", "a") == "python ../x/scripts/refit_prior.py a"
         assert command_lines.typed(sys.argv) == "python ../x/scripts/train_svi.py --lr 1"
         assert command_line("train", processes=2) == "torchrun --nproc-per-node 2 ../x/scripts/train_svi.py"
+        assert command_line("train", everywhere=True) == f"python {Path.cwd()}/../x/scripts/train_svi.py"
+        begun("script", "sweep.py", "--list")
+        assert command_line("train", everywhere=True) == f"python {Path.cwd()}/train_svi.py"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,61 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
     assert "is not finished" not in capfd.readouterr().err
 
 
+PRINTS = """
+import pyro.distributions as dist
+from pyro_vae import priors
+print("a word of my own")
+class Mine(priors.Prior):
+    def forward(self, y=None): return dist.Laplace(self.loc, self.scale).to_event(1)
+"""
+
+
+def test_a_list_is_the_lines_and_nothing_else_whatever_a_file_of_ones_own_prints(tmp_path, capsys):
+    Path("own.py").write_text(PRINTS)
+    assert exit_code(SWEEP, [*FLAGS, "--grid", "prior=standard,own.py:Mine", "--out", "out", "--list"]) == 0
+    said = capsys.readouterr()
+    lines = [shlex.split(line) for line in said.out.splitlines()]
+    assert [line[-3] for line in lines] == [f"{tmp_path}/out/prior={name},seed=0" for name in ("standard", "Mine")]
+    assert "a word of my own" in said.err
+
+
+@pytest.mark.thorough
+def test_the_lines_of_a_sweep_make_its_runs_from_another_folder_two_at_once(tmp_path, capsys):
+    grid = [*FLAGS, "--grid", "prior=standard,laplace", "--out", "a sweep"]
+    sweep = [sys.executable, SCRIPTS / "sweep.py", *grid]
+    listed = subprocess.run([*sweep, "--list"], capture_output=True, check=True).stdout
+    (tmp_path / "elsewhere").mkdir()
+    side_by_side = ["xargs", "-0", "-n", "1", "-P", "2", "sh", "-c"]
+    subprocess.run(side_by_side, input=listed.replace(b"\n", b"\0"), cwd="elsewhere", check=True)
+    assert not list(Path("elsewhere").iterdir())
+    assert [status(path) for path in Path("a sweep").glob("*/")] == ["trained", "trained"]
+    assert exit_code(SWEEP, grid) == 0
+    (best,) = (run["name"] for run in json.loads(Path("a sweep/report.json").read_bytes())["test"])
+    prior = best.removeprefix("prior=").removesuffix(",seed=0")
+    assert exit_code(TRAIN, [*FLAGS, "--dataset", f"{tmp_path}/tiny.npy", "--prior", prior, "--out", "hand"]) == 0
+    hand, made = without_times("hand"), without_times(Path("a sweep", best))
+    names_the_data = {"config.json", "report.json"}  # by its path, which the sweep itself has as it was typed
+    assert {name for name in hand if hand[name] != made.get(name)} <= names_the_data
+    assert hand.keys() == made.keys()
+    reports = [json.loads((Path(run) / "report.json").read_bytes())["test"] for run in ("hand", f"a sweep/{best}")]
+    assert reports[0] == reports[1]
+    again = next(line for line in listed.decode().splitlines() if best in line)
+    capsys.readouterr()
+    assert exit_code(TRAIN, shlex.split(again)[2:]) == 0
+    assert f"{best} is finished. Its report:" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_a_list_of_which_only_the_first_line_is_read_ends_quietly():
+    sweep = [sys.executable, SCRIPTS / "sweep.py", *FLAGS, "--grid", "lr=0.1,0.2", "--seeds", "300", "--list"]
+    with subprocess.Popen([*sweep, "--out", "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"python")
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        code = process.wait()
+    assert (code, "Traceback" in said) == (141, False)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -83,6 +138,10 @@ def test_a_sweep_of_real_runs_is_that_of_runs_by_hand_and_its_runs_open(capfd):
         (["--grid", "prior=standard"], "a sweep needs a folder: add --out"),
         (["--gird", "prior=standard"], "unknown flag --gird; did you mean --grid?"),
         (["--jobs", "-1", "--out", "out"], "--jobs must be 1 or more"),
+        (
+            ["--list", "--search", "3", "--range", "lr=1e-4..1e-2", "--out", "out"],
+            "--list goes with no --search, in which the results of runs choose the next ones",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(flags, words, capsys):

@@ -171,8 +171,7 @@ def _weights(run: Candidate) -> list[str]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What decides how the run was trained, except the seed."""
-    settings = {name: value for name, value in config.scientific().items() if name not in _NO_SETTINGS}
-    return {**settings, "dataset": Path(config.dataset).name}
+    return {name: value for name, value in config.portable().scientific().items() if name not in _NO_SETTINGS}
 
 
 def _short(name: str, value: Any) -> str:

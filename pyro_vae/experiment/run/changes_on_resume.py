@@ -19,7 +19,6 @@ from pyro_vae.experiment.own_members import FAMILIES, is_place, places_of
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.run_folder import Run, free_name, saved_config
 
-_FREE = (*Config.within("place"), *Config.within("report"))
 # The entry in a protocol, and its meaning if it is missing, as in older protocols or for data without any of it.
 _WHAT_THE_MODEL_SEES = {
     "sha256": "nothing",
@@ -101,11 +100,15 @@ def check_same_config(run: Run, before: Config) -> None:
 
 
 def _refused(before: Config, after: Config, names: Iterable[str]) -> list[str]:
-    """Lists the settings that differ but must not, in the order of their names."""
+    """Lists the settings that differ but must not, in the order of their names.
+
+    A path of the data may differ in its folder: what lies there is compared by its contents, see `check_same_data`.
+    """
+    before, after = before.portable(), after.portable()
     longer = before.lr_schedule == "constant" and after.epochs > before.epochs
     more_patient = 0 < before.patience < (after.patience or math.inf)
     changed = {name for name in names if getattr(after, name) != getattr(before, name)}
-    return sorted(changed - {*_FREE, *["epochs"] * longer, *["patience"] * more_patient})
+    return sorted(changed - {*Config.within("report"), *["epochs"] * longer, *["patience"] * more_patient})
 
 
 def check_same_data(run: Run, protocol: dict[str, Any]) -> None:

@@ -46,8 +46,8 @@ class Run:
         return (self.path / "config.json").exists() or bool(checkpoint.manifests(self.checkpoints))
 
     def is_finished(self) -> bool:
-        """Returns whether the report of exactly this config is there: more epochs or draws are new work."""
-        same = saved_config(self.path) == self.config
+        """Returns whether the report of this config is there: more epochs or draws are new work, another place none."""
+        same = saved_config(self.path).portable() == self.config.portable()
         written = all((self.path / f"report.{ending}").exists() for ending in ("json", "txt"))
         return same and self.status.now() == "finished" and written
 

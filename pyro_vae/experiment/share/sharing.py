@@ -15,7 +15,6 @@ import io
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,20 +199,13 @@ def _body(trained: Checkpoint, program: Program, content: bytes, intake: Intake)
         "schema": manifest_file.SCHEMA,
         "library_name": "pyro-vae",
         "tensors": {"file": TENSORS, "sha256": files.sha256(content), "bytes": len(content)},
-        "config": _portable(trained.config).to_dict(),
+        "config": trained.config.portable().to_dict(),
         **trained.form._asdict(),
         "intake": intake.to_dict(),
         "members": _members(program),
         **({"own": trained.own} if trained.own else {}),
         "versions": surroundings("cpu")["versions"],
     }
-
-
-def _portable(config: Config) -> Config:
-    """The settings without those that hold on only one machine."""
-    return replace(
-        config, dataset=Path(config.dataset).name, data_dir=Config.data_dir, download=False, device=Config.device
-    )
 
 
 def _places_on_this_machine(config: Config) -> list[str]:

@@ -1,10 +1,9 @@
-"""The folder of a sweep: its plan, the results of its runs, and what was read from their reports.
+"""The folder of a sweep: how its runs are made, and what they came to.
 
-sweep.json      the plan, the setting chosen as soon as it is, and what its runs reported of test data
-NAME,seed=S/    an ordinary run, with train.log
+sweep.json      its plan and results: see `sweep_record`
+NAME,seed=S/    an ordinary run, with train.log where the sweep itself has made it
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any, NamedTuple
 from pyro_vae.command_lines import flags
 from pyro_vae.errors import BY_EXIT_CODE, CheckpointError, ProcessError, PyroVAEError, UsageError
 from pyro_vae.experiment import presets
-from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import changed, in_sentences, places_of
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.run_folder import Run
+from pyro_vae.experiment.run.run_folder import Run, saved_config
 from pyro_vae.experiment.sweep import launching
 from pyro_vae.experiment.sweep.launching import Job
 from pyro_vae.experiment.sweep.ranking import reported
+from pyro_vae.experiment.sweep.sweep_record import Record
 from pyro_vae.experiment.sweep.swept_settings import Setting
+from pyro_vae.experiment.train import training_lock
 from pyro_vae.progress import is_watched, stage
 from pyro_vae.report.documents.sweep_document import ended_run
 
@@ -44,8 +44,9 @@ class Task(NamedTuple):
         """Reads what is known of the run: its status, its record of the epoch that it kept, what code made it.
 
         Raises:
-            CheckpointError: its training has ended, and there is no such record.
+            CheckpointError: its training has ended, and there is no such record; or it had other settings.
         """
+        self._check_settings()
         kept, about = [record for record in self.run.history.records() if record["best"]], self.run.status.read()
         status = about.get("status", "new")
         if not kept and status in ("trained", "finished"):
@@ -82,6 +83,17 @@ class Task(NamedTuple):
             raise CheckpointError(f"{self._report_path} is not the report of the training, but of {other}: {cure}")
         return test
 
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """Returns the flags of the training that makes the run or goes on with it.
+
+        Args:
+            more: further ones, such as `test=False`.
+        """
+        config = self.run.config
+        # The user's own members have been checked, and their places are valid wherever a process starts.
+        own = {**places_of(config, absolute=True), "no_check": True} if config.own.given() else {}
+        return {**presets.changed(config), **own, "out": self.path, "resume": True, **more}
+
     def share(self) -> float:
         """Returns the share of its epochs that it has made."""
         return min(1.0, self.run.history.length() / max(1, self.setting.config.epochs))
@@ -94,6 +106,18 @@ class Task(NamedTuple):
         """Returns whether the run has ended with a report, or with none because it diverged."""
         status = self.run.status.now()
         return status == "diverged" or (status == "finished" and self._report_path.exists())
+
+    def _check_settings(self) -> None:
+        """Refuses a run that someone has trained here with other settings than its name says."""
+        if not self.run.exists():
+            return
+        was, wanted = (config.portable().scientific() for config in (saved_config(self.path), self.run.config))
+        if other := [name for name in wanted if was[name] != wanted[name]]:
+            name = other[0]
+            raise CheckpointError(
+                f"{self.path} was trained with {name}={was[name]}, not {wanted[name]}: remove it and give the same "
+                "command again"
+            )
 
     def _otherwise(self, report: dict[str, Any]) -> str:
         """Names the draws and data of a report that another command than the training has written; else empty."""
@@ -108,6 +132,18 @@ class Task(NamedTuple):
     @property
     def _report_path(self) -> Path:
         return self.path / "report.json"
+
+
+def tasks(folder: Path, setting: Setting, seeds: int) -> list[Task]:
+    """Lists the runs of a setting, from this many seeds, below the folder of a sweep."""
+    return [Task(setting, seed, folder / f"{setting.name},seed={seed}") for seed in range(seeds)]
+
+
+def changed_members(runs: Iterable[Task]) -> list[str]:
+    """Lists, in sentences, the members of the user's own that are not those that these runs were trained with."""
+    own = [task for task in runs if task.setting.config.own.given()]
+    told = (changed(task.run.status.read().get("own", {}), task.setting.config.own) for task in own)
+    return in_sentences(name for names in told for name in names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,67 +166,20 @@ class Sweep:
     lock: files.Lock
     say: Callable[[str], None] = print
 
-    def begin(self, plan: dict[str, Any]) -> None:
-        """Keeps the plan in the folder.
-
-        Args:
-            plan: what makes it this sweep and no other, see `Space.plan`.
-
-        Raises:
-            UsageError: the folder holds a sweep with another plan.
-            CheckpointError: its sweep.json is damaged.
-        """
-        plan = json.loads(files.to_json(plan))
-        before = _with_newer_settings(self._read().get("plan", plan), plan)
-        for what in plan:
-            if before.get(what) != plan[what]:
-                was, wanted = _differing(before.get(what), plan[what])
-                named = "" if what == "base" else f"{what} "  # settings have their own names
-                raise UsageError(
-                    f"{self.folder} holds a sweep with {named}{was}, not {wanted}: give the flags that it was started "
-                    "with, or use another `folder`"
-                )
-        self._keep({**self._read(), "plan": plan})
-
-    def changed(self, settings: Iterable[Setting]) -> list[str]:
-        """Lists, in sentences, the members of the user's own that are not those that runs here were trained with."""
-        tasks = [task for setting in settings if setting.config.own.given() for task in self.tasks(setting)]
-        told = (changed(task.run.status.read().get("own", {}), task.setting.config.own) for task in tasks)
-        return in_sentences(name for names in told for name in names)
-
-    def chosen(self) -> str | None:
-        """Returns the name of the chosen setting; None before it is chosen."""
-        return self._read().get("chosen")
-
-    def choose(self, name: str) -> None:
-        """Writes down the name of the chosen setting, before its runs see any test data."""
-        self._keep({**self._read(), "chosen": name})
-
-    def _read(self) -> dict[str, Any]:
-        path = self.folder / "sweep.json"
-        if not path.exists():
-            return {}
-        try:
-            content = files.from_json(path)
-            if not isinstance(content.get("plan"), dict) or not isinstance(content.get("tests", {}), dict):
-                raise ValueError("it holds no plan")
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} is damaged: {error}. Put a copy of it back, or use another `folder`"
-            ) from error
-        return content
-
-    def _keep(self, content: dict[str, Any]) -> None:
-        files.write(self.folder / "sweep.json", files.to_json(content))
+    @property
+    def record(self) -> Record:
+        """Its sweep.json."""
+        return Record(self.folder)
 
     def tasks(self, setting: Setting) -> list[Task]:
         """Lists the runs of a setting."""
-        return [Task(setting, seed, self.folder / f"{setting.name},seed={seed}") for seed in range(self.seeds)]
+        return tasks(self.folder, setting, self.seeds)
 
     def train(self, settings: Iterable[Setting]) -> None:
         """Trains the runs that are not trained yet. One that diverges has ended too, and is not trained again.
 
         Raises:
+            UsageError: other processes train some of them; it is raised when all others have ended.
             PyroVAEError: runs failed in any other way; it is raised when all others have ended.
         """
         tasks = [task for setting in settings for task in self.tasks(setting)]
@@ -216,21 +205,23 @@ class Sweep:
         Raises:
             CheckpointError: a report cannot be read, or is not the report of the training.
         """
-        known = self._read().get("tests", {})
+        known = self.record.tests()
         tests = {task.path.name: known.get(task.path.name) or task.test() for task in self.tasks(setting)}
-        self._keep({**self._read(), "tests": tests})
+        self.record.keep_tests(tests)
         return list(tests.values())
 
     def _row(self, task: Task) -> dict[str, Any]:
         row = task.row()
-        if row["status"] == "diverged" and row["setting"] == self.chosen():  # which it was not when it was trained
-            row["status"] = "test diverged"
+        if row["status"] == "diverged" and row["setting"] == self.record.chosen():
+            row["status"] = "test diverged"  # or it could not have been chosen
         return row
 
     def _work(self, tasks: Sequence[Task], is_done: Callable[[Task], bool], **more: bool) -> None:
-        by_path, trains = {task.path: task for task in tasks if not is_done(task)}, is_done is Task.is_trained
+        left, trains = [task for task in tasks if not is_done(task)], is_done is Task.is_trained
+        elsewhere = {task.path.name: who for task in left if (who := training_lock.holder(task.path))}
+        by_path = {task.path: task for task in left if task.path.name not in elsewhere}
         failed: list[tuple[Task, int]] = []
-        ended = len(tasks) - len(by_path)
+        ended = len(tasks) - len(left)
 
         def done(job: Job, code: int, seconds: float) -> None:
             nonlocal ended
@@ -240,10 +231,9 @@ class Sweep:
                 failed.append((task, code))
             self.say(f"{ended}/{len(tasks)}  {ended_run(self._row(task), code)}, {seconds:.0f} s")
 
-        before = self._read()
-        kept = {name: row for name, row in before.get("tests", {}).items() if self.folder / name not in by_path}
-        self._keep({**before, "tests": kept})  # a run that is made again reports again
-        jobs = [Job(task.path, self._command(task, **more)) for task in by_path.values()]
+        kept = {name: row for name, row in self.record.tests().items() if self.folder / name not in by_path}
+        self.record.keep_tests(kept)  # a run that is made again reports again
+        jobs = [Job(path, [*self.trainer, *flags(task.settings(**more))]) for path, task in by_path.items()]
         with stage("runs" if trains else "tests of runs", len(tasks), done=ended) as going:
 
             def looked(working: Sequence[Job]) -> None:
@@ -253,29 +243,12 @@ class Sweep:
             launching.work(jobs, self.at_once, self.lock, done, looked)
         if failed:
             raise _failure(failed)
-
-    def _command(self, task: Task, **more: bool) -> list[str]:
-        config = task.run.config
-        # The user's own members have been checked, and their places are valid wherever a process starts.
-        own = {**places_of(config, absolute=True), "no_check": True} if config.own.given() else {}
-        return [*self.trainer, *flags({**presets.changed(config), **own, "out": task.path, "resume": True, **more})]
-
-
-def _with_newer_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Completes a plan of an earlier version: its runs had the default of every setting that it did not know."""
-    defaults = Config().to_dict()
-    known = before.get("base")
-    if not isinstance(known, dict):
-        return before
-    return {**before, "base": {**{name: defaults[name] for name in now["base"] if name in defaults}, **known}}
-
-
-def _differing(before: Any, now: Any) -> tuple[Any, Any]:
-    """The first difference, by its name where these are mappings."""
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return before, now
-    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-    return f"{name}={before.get(name)}", f"{name}={now.get(name)}"
+        if elsewhere:
+            name, who = next(iter(elsewhere.items()))
+            raise UsageError(
+                f"{len(elsewhere)} of the runs {'is' if len(elsewhere) == 1 else 'are'} still at work elsewhere, the "
+                f"first of them {name} (process {who}): give the same command again when they have ended"
+            )
 
 
 def _failure(failed: Sequence[tuple[Task, int]]) -> PyroVAEError:

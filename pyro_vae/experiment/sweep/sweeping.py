@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import system
-from pyro_vae.data import Form
+from pyro_vae.command_lines import command_line
+from pyro_vae.data import Form, is_path
 from pyro_vae.errors import CheckpointError, DivergenceError, UsageError, uninstalled
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, disagreements
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.protocol_card import tested
 from pyro_vae.experiment.run import files
-from pyro_vae.experiment.run.run_folder import Run
 from pyro_vae.experiment.sweep import launching, ranking
-from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep
+from pyro_vae.experiment.sweep.sweep_folder import LONGEST_NAME, Sweep, changed_members, tasks
+from pyro_vae.experiment.sweep.sweep_record import Record
 from pyro_vae.experiment.sweep.swept_settings import Setting, Space
 from pyro_vae.experiment.train import member_checks
 from pyro_vae.progress import through
@@ -53,24 +54,68 @@ def sweep(folder: Path, space: Space, trainer: Sequence[str], jobs: int = 0) -> 
     settings = space.choices() if search else space.settings()
     runs = (space.search or len(settings)) * space.seeds
     card = check_settings(settings, begins=not (folder / "sweep.json").exists())
-    if not search and (long := [setting.name for setting in settings if len(setting.name.encode()) > LONGEST_NAME]):
-        raise UsageError(
-            f"{long[0][:60]}... names a folder, and has {len(long[0].encode())} bytes of at most {LONGEST_NAME}: sweep "
-            "over fewer flags at once"
-        )
-    if Run(folder, settings[0].config).exists():
-        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another `folder`")
+    _check_folder(folder, [] if search else settings)
     with launching.locked(folder) as lock:
         sweep_folder = Sweep(folder, space.seeds, trainer, jobs or min(system.cores(), runs), lock, _say)
-        sweep_folder.begin(space.plan())
-        for sentence in sweep_folder.changed(settings):
-            _say(f"warning: {sentence}")
+        _begin(folder, space, settings)
         if search:
             settings = search(sweep_folder, space)
         else:
             sweep_folder.train(settings)
         text = finish(sweep_folder, settings, card)
     print(f"\n{text}\n\nIn {folder}: report.txt, report.json, table.csv, pictures (*.png), and a folder for each run.")
+
+
+def lines(folder: Path, space: Space) -> list[str]:
+    """Writes, for each run, the command line that trains it, from any folder and on any computer that has these files.
+
+    The folder and its record are made, so that `sweep` takes up the runs. The lines of a sweep and their order are
+    always the same, however many of its runs have ended.
+
+    Args:
+        folder: new, or that of a sweep with the same plan.
+        space: the settings, which no search chooses.
+
+    Raises:
+        UsageError: as `sweep` does; or a line would have a line break.
+    """
+    settings = space.settings()
+    check_settings(settings, begins=not (folder / "sweep.json").exists())
+    _check_folder(folder, settings)
+    _begin(folder, space, settings)
+    everywhere = [setting._replace(config=_everywhere(setting.config)) for setting in settings]
+    runs = [task for setting in everywhere for task in tasks(folder.absolute(), setting, space.seeds)]
+    listed = [command_line("train", everywhere=True, **task.settings(test=False)) for task in runs]
+    if broken := [line for line in listed if "\n" in line]:
+        raise UsageError(f"{broken[0]!r} has a line break: give folders and files other names")
+    return listed
+
+
+def _everywhere(config: Config) -> Config:
+    """A config whose paths hold in every folder."""
+    if is_path(config.dataset):
+        return replace(config, dataset=str(Path(config.dataset).absolute()))
+    is_used = config.download or Path(config.data_dir).is_dir()
+    return replace(config, data_dir=str(Path(config.data_dir).absolute())) if is_used else config
+
+
+def _check_folder(folder: Path, settings: Sequence[Setting]) -> None:
+    """Refuses the folder of a run, and settings whose names are too long for folders in it."""
+    if long := [setting.name for setting in settings if len(setting.name.encode()) > LONGEST_NAME]:
+        raise UsageError(
+            f"{long[0][:60]}... names a folder, and has {len(long[0].encode())} bytes of at most {LONGEST_NAME}: sweep "
+            "over fewer flags at once"
+        )
+    if (folder / "config.json").exists():
+        raise UsageError(f"{folder} is a run, whose report a sweep would replace: use another `folder`")
+
+
+def _begin(folder: Path, space: Space, settings: Sequence[Setting]) -> None:
+    """Keeps the plan, and tells of members of the user's own that have changed since runs were trained."""
+    Record(folder).begin(space.plan())
+    runs = [task for setting in settings for task in tasks(folder, setting, space.seeds)]
+    for sentence in changed_members(runs):
+        _say(f"warning: {sentence}")
 
 
 def _search() -> Callable[[Sweep, Space], list[Setting]]:
@@ -145,7 +190,7 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
     """
     by_name = {setting.name: setting for setting in settings}
     groups, runs = _ranked(sweep, settings)
-    chosen = sweep.chosen() or ranking.best(groups)
+    chosen = sweep.record.chosen() or ranking.best(groups)
     if chosen is None:
         write(sweep.folder, ranking.content(groups, runs, card))
         raise DivergenceError(
@@ -153,7 +198,7 @@ def finish(sweep: Sweep, settings: Sequence[Setting], card: dict[str, str]) -> s
         )
     if chosen not in by_name:
         raise CheckpointError(f"{sweep.folder}/sweep.json names {chosen!r}, which is none of its settings")
-    sweep.choose(chosen)
+    sweep.record.choose(chosen)
     sweep.test(by_name[chosen])
     tests = sweep.tests(by_name[chosen])
     groups, runs = _ranked(sweep, settings)  # again: some are tested now

@@ -36,9 +36,9 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
     """
     files.make_folder(folder)
 
-    def refusal(holder: str) -> str:
+    def refusal(named: str) -> str:
         return (
-            f"another training is at work in {folder} (process {holder}): wait for it, or end it by "
+            f"another training is at work in {folder} (process {named}): wait for it, or end it by "
             f"{system.BY_HAND}, which keeps its step; or use another `folder`"
         )
 
@@ -52,8 +52,25 @@ def locked(folder: Path, before: bytes | None = None) -> Iterator[None]:
         yield
 
 
+def holder(folder: Path) -> str:
+    """Returns who trains in a folder now, as "123 on this-computer"; "" where no one does.
+
+    The lock that a killed training left is removed.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    path = folder / "train.lock"
+    if not path.exists():
+        return ""
+    try:
+        with files.locked(path, lambda named: named or "that has just begun", remove=True):
+            return ""
+    except UsageError as refusal:
+        return str(refusal)
+
+
 def sweep(folder: Path) -> None:
     """Removes the lock that a killed training left."""
-    if (folder / "train.lock").exists():
-        with suppress(UsageError, StorageError), locked(folder):
-            pass
+    with suppress(StorageError):
+        holder(folder)

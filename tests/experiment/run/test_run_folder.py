@@ -18,7 +18,7 @@ from pyro_vae.errors import CheckpointError, DivergenceError, UsageError
 from pyro_vae.experiment import build
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, files
-from pyro_vae.experiment.run.changes_on_resume import config_for_resume
+from pyro_vae.experiment.run.changes_on_resume import check_same_config, config_for_resume
 from pyro_vae.experiment.run.run_folder import Run, new_folder, saved_config
 from pyro_vae.experiment.train import training
 from pyro_vae.experiment.train.training_lock import locked
@@ -182,6 +182,9 @@ def test_a_run_is_finished_when_its_report_is_there_for_this_config(folder, conf
     assert run.is_finished()
     assert not Run(folder, replace(config, test_samples=7)).is_finished()
     assert not Run(folder, replace(config, epochs=9)).is_finished()
+    elsewhere = {"dataset": "/elsewhere/tiny.npy", "data_dir": "elsewhere", "device": "cuda"}
+    assert Run(folder, replace(config, **elsewhere)).is_finished()
+    assert not Run(folder, replace(config, dataset="/elsewhere/other.npz")).is_finished()
 
 
 def test_a_finished_run_from_before_a_setting_was_known_stays_finished(folder, config):
@@ -301,6 +304,18 @@ def resumed(folder, saved, **given):
 
 def test_a_resumed_run_has_its_own_config_not_the_defaults(folder, config):
     assert resumed(folder, config) == config
+
+
+def test_the_data_of_a_resumed_run_may_lie_in_another_folder(folder, config):
+    moved = replace(config, dataset="/elsewhere/tiny.npy")
+    assert resumed(folder, config, dataset=moved.dataset) == moved
+    check_same_config(Run(folder, moved), config)
+
+
+@pytest.mark.parametrize("dataset", ["/elsewhere/other.npz", "digits"])
+def test_other_data_than_those_of_a_resumed_run_are_refused_by_their_name(folder, config, dataset):
+    with pytest.raises(UsageError, match=rf"started with dataset={config.dataset}, not {dataset}:"):
+        resumed(folder, config, dataset=dataset)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
 """A sweep of runs that take no time: what is trained, chosen, tested, taken up again and refused."""
 
 import json
+import shlex
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scripted import save_tiny
 
-from pyro_vae.cli.parser import config_parser
+from pyro_vae.cli.parser import config_from, config_parser
 from pyro_vae.cli.sweep_command import space
 from pyro_vae.errors import CheckpointError, DivergenceError, PyroVAEError, StorageError, UsageError
+from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.sweep import sweeping
+from pyro_vae.experiment.train import training_lock
 
 # Like train_svi.py from outside. The ELBO has its peak at lr = 0.1, on test data at lr = 0.3; odd seeds are lower.
 TRAINER = """
@@ -41,6 +46,19 @@ if status == "finished":
 sys.exit(5 if code else 0)
 """
 
+OWN = """
+import pyro.distributions as dist
+from pyro_vae import priors
+
+class Mine(priors.Prior):
+    def __init__(self, latent_dim, tau):
+        super().__init__(latent_dim)
+        self.tau = tau
+
+    def forward(self, y=None):
+        return dist.Laplace(self.loc, self.scale * 2.0**self.tau).to_event(1)
+"""
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -68,13 +86,15 @@ def ends(**codes):
     Path("ends.json").write_text(json.dumps(codes))
 
 
-def swept(*grids, seeds=2, out="out", command=(), **more):
+def wanted(*grids, seeds=2, command=(), ranges=(), search=0):
+    given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
+    return space(config_parser("sweep", "For tests."), given, grids, ranges, search, seeds)
+
+
+def swept(*grids, out="out", **more):
     """Sweeps, and returns the calls that it made."""
     Path("calls.txt").write_text("")
-    given = ["--dataset", "tiny.npy", "--hidden", "4", "--latent-dim", "2", *command]
-    found = space(
-        config_parser("sweep", "For tests."), given, grids, more.get("ranges", ()), more.get("search", 0), seeds
-    )
+    found = wanted(*grids, **more)
     try:
         sweeping.sweep(Path(out), found, ["trainer.py"], 2)
     finally:
@@ -315,6 +335,107 @@ def test_names_too_long_for_a_folder_are_refused_before_anything_is_there():
     ):
         swept(f"hidden2={' '.join(['10'] * 80)}")
     assert not Path("out").exists()
+
+
+# Runs that are made elsewhere.
+
+
+def train_elsewhere(line):
+    subprocess.run([sys.executable, "trainer.py", *shlex.split(line)[2:]], check=True)
+
+
+def test_runs_that_their_lines_have_trained_elsewhere_are_only_ranked_and_tested():
+    swept("lr=0.01,0.1", out="here")
+    lines = sweeping.lines(Path("out"), wanted("lr=0.01,0.1"))
+    for line in lines:
+        Path(shlex.split(line)[-3]).mkdir()
+        train_elsewhere(line)
+    assert not list(Path("out").glob("*/report.json"))
+    Path("out/lr=0.01,seed=1/run.json").write_text(json.dumps({"status": "interrupted"}))
+    first, *rest = swept("lr=0.01,0.1")
+    assert first == ["lr=0.01,seed=1", True, True]
+    assert sorted(rest) == [["lr=0.1,seed=0", False, True], ["lr=0.1,seed=1", False, True]]
+    assert report() == report("here")
+
+
+def test_the_lines_of_a_sweep_hold_in_every_folder_and_stay(tmp_path, monkeypatch):
+    (tmp_path / "my code").mkdir()
+    Path("my code/laplaces.py").write_text(OWN)
+    typed = ["--prior", "my code/laplaces.py:Mine"]
+    grids = ['prior_args={"tau": -0.5},{"tau": 2}']
+    monkeypatch.setattr(sys, "argv", ["sweep", *typed])
+    lines = sweeping.lines(Path("a sweep"), wanted(*grids, command=typed))
+    assert [path.name for path in Path("a sweep").iterdir()] == ["sweep.json"]
+    words = [shlex.split(line) for line in lines]
+    names = [f"prior_args=tau={tau},seed={seed}" for tau in ("-0.5", "2") for seed in (0, 1)]
+    assert [line[-4:] for line in words] == [
+        ["--out", f"{tmp_path}/a sweep/{name}", "--resume", "--no-test"] for name in names
+    ]
+    monkeypatch.chdir("/")
+    for line, tau, seed in zip(words, (-0.5, -0.5, 2, 2), (0, 1, 0, 1), strict=True):
+        assert line[:2] == ["pyro-vae", "train"]
+        flags = line[2 : line.index("--no-check")]
+        config = config_from(config_parser("train", "For tests.").parse_args(flags), argv=flags)
+        assert config == Config(
+            dataset=f"{tmp_path}/tiny.npy", hidden=(4,), latent_dim=2, seed=seed, prior="laplaces.py:Mine",
+            prior_args=json.dumps({"tau": tau}),
+        )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    run = Path("a sweep", names[1])
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"status": "trained"}))
+    before = Path("a sweep/sweep.json").stat()
+    assert sweeping.lines(Path("a sweep"), wanted(*grids, command=typed)) == lines
+    assert Path("a sweep/sweep.json").stat() == before
+
+
+def test_the_folder_of_the_data_is_named_where_a_data_set_may_lie_in_it(tmp_path):
+    def data_dir(out, *command):
+        lines = sweeping.lines(Path(out), wanted("lr=0.01,0.1", command=command))
+        words = shlex.split(lines[0])
+        return words[words.index("--data-dir") + 1] if "--data-dir" in words else ""
+
+    assert data_dir("a", "--dataset", "digits") == ""
+    Path("data").mkdir()
+    assert data_dir("a", "--dataset", "digits") == f"{tmp_path}/data"
+    assert data_dir("b") == ""
+
+
+def test_a_line_break_is_refused_where_each_line_is_a_run():
+    with pytest.raises(UsageError, match="has a line break: give folders and files other names"):
+        sweeping.lines(Path("o\nut"), wanted("lr=0.01,0.1"))
+
+
+def test_a_run_that_is_at_work_elsewhere_is_left_alone():
+    run = Path("out/lr=0.01,seed=0")
+    with training_lock.locked(run):
+        with pytest.raises(
+            UsageError,
+            match=r"1 of the runs is still at work elsewhere, the first of them lr=0.01,seed=0 \(process \d+ on .*\): "
+            "give the same command again when they have ended",
+        ):
+            swept("lr=0.01,0.1")
+        assert [path.name for path in run.iterdir()] == ["train.lock"]
+    assert len(list(Path("out").glob("*/run.json"))) == 3
+    assert swept("lr=0.01,0.1")[0] == ["lr=0.01,seed=0", True, True]
+
+
+def test_the_lock_that_a_killed_run_left_keeps_no_one_away():
+    (Path("out/lr=0.01,seed=0")).mkdir(parents=True)
+    Path("out/lr=0.01,seed=0/train.lock").write_text("1 on another-computer\n")
+    assert len(swept("lr=0.01,0.1")) == 4 + 2
+
+
+def test_a_run_that_was_trained_with_other_settings_is_not_taken_for_one_of_the_sweep(tmp_path):
+    swept("lr=0.01,0.1")
+    (setting, _) = wanted("lr=0.01,0.1").settings()
+    path = Path("out/lr=0.01,seed=1/config.json")
+    same = replace(setting.config, seed=1, dataset=str(tmp_path / "tiny.npy"), device="cuda", data_dir="x")
+    path.write_text(json.dumps(same.to_dict()))
+    assert swept("lr=0.01,0.1") == []
+    path.write_text(json.dumps(replace(same, epochs=7).to_dict()))
+    with pytest.raises(CheckpointError, match=r"out/lr=0.01,seed=1 was trained with epochs=7, not 600: remove it"):
+        swept("lr=0.01,0.1")
 
 
 # A search.
