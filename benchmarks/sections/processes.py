@@ -41,7 +41,9 @@ def table(plan: Plan, size: Size) -> Table:
         teams = {way: stack.enter_context(Team(size, plan.setting, *of)) for way, of in WAYS.items()}
         turns = {way: Turn(cast(Worker, team), "steps", "num_steps") for way, team in teams.items()}
         timings, failed = alternate(turns, plan.repeats, plan.seconds, watch)
-    rows = [_row(way, timings) if way in timings else {"row": way, "ms": failed[way]} for way in WAYS]
+    rows: list[dict[str, Cell]] = [
+        _row(way, timings) if way in timings else {"row": way, "ms": failed[way]} for way in WAYS
+    ]
     notes = [f"Medians of {plan.repeats} rounds; the processes share the batch, by gloo on this machine."]
     title = f"Training step in processes of one thread, batch x hidden {size.name}"
     return Table(title, COLUMNS, rows, [*notes, watch.verdict()])
