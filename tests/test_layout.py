@@ -50,7 +50,7 @@ ORDER = [
     ["model.checks"],
     ["model.autoencoder", "model.observing"],
     ["model.vae", "model.hierarchical", "model"],
-    ["graphs.watch", "graphs.allocation"],
+    ["graphs.watch", "graphs.allocation", "graphs.elementary"],
     ["graphs.suitability", "graphs.kernels"],
     ["graphs"],
     ["evaluation"],

@@ -118,7 +118,7 @@ def fit(
         with torch.no_grad(), undisturbed(program), preserved(data.train.device):
             traces.look_for_globals(program.model, program.guide, *(array[:1] for array in held_out))
     if num_classes is not None and data.train.labels is not None:
-        one_hot(data.train.labels.unique(), num_classes)  # refuses what is no class, which a step does not look for
+        one_hot(data.train.labels.unique(), num_classes)  # refuses other numbers, which a step does not look for
     make = _Make(data.train.recipe_of_x, num_classes)
     training = _Training(program, svi, data, held_out, make, schedule, seed, world)
     full, done = min(schedule.batch_size, len(data.train)), progress.epoch * training.steps + progress.steps
