@@ -89,7 +89,8 @@ def first_line(plan: Plan, watch: Watch) -> Table:
             with beside(load):
                 seconds[load].append(run_line(["--epochs", "1"] if plan.quick else []))
     cells = {name(load, "s"): shown(found) for load, found in seconds.items()}
-    notes = [f"Medians of {repeats} runs, in turn under each load.", _loads(plan), watch.verdict()]
+    how = f"Medians of {repeats} runs, in turn under each load. A run of more than {LINE_LIMIT:g} s is ended."
+    notes = [how, _loads(plan), watch.verdict()]
     title = "The README's first line beside other work"
     return Table(title, ["row", *cells], [{"row": f"python {' '.join(LINE)}", **cells}], notes)
 
