@@ -4,6 +4,7 @@
     with stage("fitting", total=500) as fitting: ... fitting.step()  anything else that can be counted
     with planned({"elbo": 1.0, "iwae": 10.0}): ...                   sections in a row, and what each may take
         with section("elbo", "ELBO of 360 test data"): ...
+        with piece("iwae", "log p(x)", 0.5): ...                     a half of one; other processes may do the rest
 
 Stages lie within one another, and each that is counted fills one unit of the stage around it: in the loop over blocks,
 the steps of the current block count as a part of that block. No one listens unless `watched` says so, and until then
@@ -70,11 +71,14 @@ class Plan(Stage):
     Attributes:
         expected: name -> what it is expected to take, of those that are still to come.
         place: the number of the current section, from 1.
+        beside: process -> how many units another process has done.
     """
 
     def __init__(self, expected: Mapping[str, float]) -> None:
         super().__init__("", sum(expected.values()))
         self.expected, self.place, self._current = dict(expected), 0, 0.0
+        self.beside: dict[int, float] = {}
+        self._in_pieces: dict[str, float] = {}
 
     @property
     def size(self) -> int:
@@ -85,11 +89,36 @@ class Plan(Stage):
         """Begins a section. Those planned before it that were not begun are left out of the plan."""
         self.place += 1
         for earlier in list(self.expected)[: list(self.expected).index(name)] if name in self.expected else ():
-            self.total = (self.total or 0.0) - self.expected.pop(earlier)
+            self.leave_out(earlier)
         self._current = self.expected.pop(name, 0.0)
 
+    def take(self, name: str, share: float) -> float:
+        """Begins a piece of a section, in any order, and returns its units.
+
+        Args:
+            name: that of the section.
+            share: how much of it the piece is.
+        """
+        if name not in self._in_pieces:
+            self.place += 1
+            self._in_pieces[name] = self.expected.pop(name, 0.0)
+        return share * self._in_pieces[name]
+
+    def begin_piece(self, name: str, share: float) -> None:
+        """Begins a piece of a section in this process, until `end`."""
+        self._current, self._filled = self.take(name, share), 0.0
+
+    def leave_out(self, name: str) -> None:
+        """Takes a section that is not asked for out of the plan."""
+        self.total = (self.total or 0.0) - self.expected.pop(name, 0.0)
+
+    def fraction(self, within: float) -> float:
+        """Returns the share that is done, here and by others."""
+        others = sum(list(self.beside.values()))  # of a copy, for a thread listens to the others
+        return min(1.0, super().fraction(within) + others / self.total) if self.total else 0.0
+
     def end(self) -> None:
-        """Ends the current section."""
+        """Ends the current section or piece."""
         ended, self._current = self._current, 0.0
         self.step(ended)
 
@@ -201,18 +230,43 @@ def section(name: str, says: str, *, parts: int = 1) -> Iterator[None]:
         says: what is done inside.
         parts: how many stages there are inside, one after another.
     """
+    plan = current_plan()
+    if plan is not None:
+        plan.begin(name)
+    with _ended(plan), stage(says, total=1, parts=parts):
+        yield
+
+
+@contextmanager
+def piece(name: str, says: str, share: float) -> Iterator[None]:
+    """A context for one piece of a section, in any order; a stage like any other where there is no plan.
+
+    Args:
+        name: that of the section.
+        says: what is done inside.
+        share: how much of the section the piece is.
+    """
+    plan = current_plan()
+    if plan is not None:
+        plan.begin_piece(name, share)
+    with _ended(plan), stage(says, total=1):
+        yield
+
+
+def current_plan() -> Plan | None:
+    """Returns the plan whose next section can begin here."""
     watcher = _watcher.get()
-    plan = watcher.stages[-1] if watcher is not None and watcher.stages else None
-    if not isinstance(plan, Plan):
-        with stage(says, total=1, parts=parts):
-            yield
-        return
-    plan.begin(name)
+    last = watcher.stages[-1] if watcher is not None and watcher.stages else None
+    return last if isinstance(last, Plan) else None
+
+
+@contextmanager
+def _ended(plan: Plan | None) -> Iterator[None]:
     try:
-        with stage(says, total=1, parts=parts):
-            yield
+        yield
     finally:
-        plan.end()
+        if plan is not None:
+            plan.end()
 
 
 def through(says: str, items: Iterable[T], total: float | None = None, *, parts: int = 1) -> Iterator[T]:

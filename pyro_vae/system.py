@@ -70,6 +70,19 @@ def child_options(descriptor: int) -> dict[str, Any]:
     return {"pass_fds": [descriptor], "process_group": 0}
 
 
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """A context whose children Ctrl-C does not reach; this process hears it at the end. On Windows they hear it too."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ask_to_end(process: "subprocess.Popen[Any]") -> None:
     """Asks a child that `child_options` started to save its step and end, by SIGTERM or, on Windows, Ctrl-Break."""
     try:

@@ -72,7 +72,7 @@ ORDER = [
     ["experiment.tables", "experiment.program_members"],
     ["experiment.build"],
     ["experiment.run", "experiment.protocol_card"],
-    ["experiment.run_pictures"],
+    ["experiment.run_pictures", "experiment.team"],
     ["experiment.evaluate"],
     ["experiment.train"],
     ["experiment"],

@@ -36,12 +36,15 @@ _graphs: ContextVar[dict[Any, "BlockGraph | None"] | None] = ContextVar("graphs"
 
 
 @contextmanager
-def compiled() -> Iterator[None]:
+def compiled(kept: "dict[Any, BlockGraph | None] | None" = None) -> Iterator[None]:
     """A context in which estimators of 256 or more draws for each datum run as compiled graphs.
 
     A graph takes some seconds to compile and is kept until the end of the context. It pays off from about a million
     decoded draws. The values of parameters can change in between. The program can change too, and is then captured
     again. A program that cannot be a graph is run by Pyro, and a logged sentence says so.
+
+    Args:
+        kept: where the graphs are kept, for another such context after this one; by default until its end.
 
     Example:
         >>> import pyro_vae as pv
@@ -51,7 +54,7 @@ def compiled() -> Iterator[None]:
         >>> with compiled():
         ...     few = pv.evaluation.iwae(vae, torch.zeros(3, 4), num_samples=100, seed=0)   # by Pyro, since K is small
     """
-    token = _graphs.set({})
+    token = _graphs.set({} if kept is None else kept)
     try:
         yield
     finally:

@@ -455,19 +455,20 @@ def _compile(config: Config) -> Compile:
 
 
 @contextmanager
-def estimating(config: Config, num_draws: int) -> Iterator[None]:
+def estimating(config: Config, num_draws: int, kept: dict[Any, Any] | None = None) -> Iterator[None]:
     """Runs the estimates inside as compiled graphs where the config wants them; "auto" from some millions of draws on.
 
     Args:
         config: the settings of the run.
         num_draws: how many draws of latents there are, data times draws for each. If an estimate is split over
         processes, pass the total, so that all round in the same way.
+        kept: where graphs are kept for the next estimates, see `evaluation.compiled`.
     """
     from pyro_vae.evaluation.block_graphs import MANY_DRAWS, compiled
 
     wanted = _compile(config)
     if wanted is True or (wanted == "auto" and num_draws >= MANY_DRAWS):
-        with compiled():
+        with compiled(kept):
             yield
     else:
         yield

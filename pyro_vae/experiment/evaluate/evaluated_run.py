@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,12 @@ class Subject:
 
     def graphs(self) -> AbstractContextManager[None]:
         """Gives the context for estimates of K draws of all test data: compiled graphs where they are wanted."""
-        return self.trained.graphs(len(self.test) * self.plan.num_samples)
+        return self.trained.graphs(len(self.test) * self.plan.num_samples, self._kept)
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        """The graphs, of all pieces of the work that this process does."""
+        return {}
 
 
 class Hardest:

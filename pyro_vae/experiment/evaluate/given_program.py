@@ -157,9 +157,9 @@ class GivenProgram(ProgramAndData):
         split = self._test if part == "test" or self._splits is None else self._splits.train
         return DataReader(self._config, split, self._num_classes, num_data, self._dtype)
 
-    def graphs(self, num_draws: int) -> AbstractContextManager[None]:
+    def graphs(self, num_draws: int, kept: dict[Any, Any] | None = None) -> AbstractContextManager[None]:
         """Returns the context for estimates with this many draws: compiled graphs from some millions on."""
-        return build.estimating(self._config, num_draws)
+        return build.estimating(self._config, num_draws, kept)
 
     def tested(self, num_data: int) -> dict[str, str]:
         """Lists what must be the same where numbers on this many test data are compared, label -> text."""

@@ -27,22 +27,23 @@ from pyro_vae.evaluation.memory import DATA_BLOCK
 from pyro_vae.evaluation.precision import rounding_summary
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.evaluation.trust.gaps import ELBOs, budget
-from pyro_vae.experiment.evaluate import block_tasks, headline
+from pyro_vae.experiment.evaluate import block_tasks, headline, shared_work, whole_tasks
 from pyro_vae.experiment.evaluate.block_tasks import Part
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
+from pyro_vae.experiment.evaluate.whole_tasks import NO_TRAINING, WHOLE_TASKS
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
+from pyro_vae.experiment.team.team import Say, Team
+from pyro_vae.experiment.team.worker import Piece
 from pyro_vae.inference.divergence import fault_on_data
 from pyro_vae.threads import computing
 
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 NOT_REFINED = (
     "they need a guide fitted to single data, which requires one latent site that is a Normal(loc, "
     "scale).to_event(1), as in DiagonalNormal"
 )
-NO_TRAINING = "there are only test data, and this needs training data, which Splits have"
 _AT_ONCE = 8 * DATA_BLOCK  # test data of a baseline; whole blocks of their fingerprint
 
 
@@ -56,6 +57,7 @@ class Look(Subject):
         report: what report.json will hold.
         timings: the seconds of each step.
         posterior: the true posterior of one datum, for a picture.
+        team: the processes that share the work.
         reference: the best estimate of log p(x) of the test data that were annealed, and what it is.
     """
 
@@ -65,19 +67,41 @@ class Look(Subject):
     timings: dict[str, float] = field(default_factory=dict)
     posterior: PosteriorGrid | PosteriorDraws | None = None
     reference: tuple[str, Estimate] | None = None
+    team: Team = field(default_factory=Team)
 
     def part(self, name: str) -> dict[str, Any]:
-        """The answer to one task for all data, measured here unless it is there already.
+        """The answer to one task for all data, measured unless it is there already.
 
         Raises:
             ValueError: this program cannot be asked.
         """
         if name not in self.parts:
-            with self.step(name, block_tasks.says(self, name)):
-                self.parts[name] = block_tasks.joined(block_tasks.measure(self, name).values())
+            pieces = shared_work.offer_blocks(self.team, self, name)
+            self.parts[name] = block_tasks.joined([self._answer(piece) for piece in pieces])
         if isinstance(part := self.parts[name], str):
             raise ValueError(part)
         return part
+
+    def given(self, name: str) -> whole_tasks.Given | None:
+        """What is given with a question about several data; None where the plan does not ask it."""
+        given = WHOLE_TASKS[name].given(self, self.part("iwae"))
+        if given is None and (going := progress.current_plan()) is not None:
+            going.leave_out(name)
+        return given
+
+    def whole(self, name: str, given: whole_tasks.Given) -> Any:
+        """The answer to a question about several data.
+
+        Raises:
+            ValueError: this program cannot be asked.
+        """
+        return self._answer(shared_work.offer_whole(self.team, self, name, given, self.part("iwae")))
+
+    def _answer(self, piece: Piece) -> Any:
+        try:
+            return self.team.answer(piece, partial(shared_work.work, self))
+        finally:
+            self.timings |= {step: round(seconds, 2) for step, seconds in self.team.seconds.items()}
 
     @property
     def terms(self) -> evaluation.ELBOTerms:
@@ -102,11 +126,11 @@ class Look(Subject):
         return replace(last, name="log p(x)", quantity=quantity)
 
     @contextmanager
-    def step(self, name: str, sentence: str, *, parts: int = 1) -> Iterator[None]:
-        """Announces one step with this many stages, and measures its time."""
+    def step(self, name: str, sentence: str) -> Iterator[None]:
+        """Announces a step that this process does, and measures its time."""
         self.say(sentence)
         begun = time.perf_counter()
-        with progress.section(name, sentence, parts=parts):
+        with progress.section(name, sentence):
             yield
         self.timings[name] = round(time.perf_counter() - begun, 2)
 
@@ -124,7 +148,11 @@ class Look(Subject):
 
 
 def evaluate(
-    trained: ProgramAndData, plan: Plan, say: Say = lambda sentence: None, parts: Mapping[str, Part | str] | None = None
+    trained: ProgramAndData,
+    plan: Plan,
+    say: Say = lambda sentence: None,
+    parts: Mapping[str, Part | str] | None = None,
+    team: Team | None = None,
 ) -> Look:
     """Computes everything that a plan asks of a program; `Look.report` is what report.json will hold.
 
@@ -133,21 +161,27 @@ def evaluate(
         plan: how much is computed.
         say: is told what is being done.
         parts: what shards have computed, by task; see `shards`.
+        team: the processes that share the work, see `shared_work.team`; by default this one alone.
 
     Raises:
         DivergenceError: an estimate is not finite.
+        ProcessError: one of several processes was ended by the system.
     """
     with computing(trained.threads):
-        return _evaluated(Look(trained, plan, say, dict(parts or {})))
+        return _evaluated(Look(trained, plan, say, dict(parts or {}), team=team or Team(say=say)))
 
 
 def _evaluated(look: Look) -> Look:
+    if look.team.has_workers:
+        shared_work.offer_ahead(look.team, look, without=look.parts)
     estimates = _headline(look)
     if look.is_headline:
         return look
     look.report["per_datum"] = _per_datum(look, estimates)
     if look.is_autoencoder:
         return look
+    if look.team.has_workers:
+        shared_work.offer_after_curve(look.team, look, look.part("iwae"))
     _curve(look)
     _trust(look)
     sections = {
@@ -249,49 +283,20 @@ def _trust(look: Look) -> None:
 
 
 def _escalated(look: Look) -> None:
-    khat, plan = look.curve.khat, look.plan
-    above = evaluation.worst_data(khat, len(khat))
-    if not plan.escalated_draws or not above:
+    if (given := look.given("escalation")) is None:
         return
-    part = look.part("iwae")
-    worst = sorted(datum for datum, _ in above[: look.most_escalated])
-    at = torch.isin(part["hard"], torch.tensor(worst, dtype=torch.int64))
-    x, y = look.test.at(part["hard"][at])
-    with look.step("escalation", f"more draws, then annealing, for test data with k-hat above 0.7: {_above(khat)}"):
-        weights = part["hard_weights"][at].T  # those of the headline
-        taken = evaluation.escalate(
-            look.trained.vae, x, y, weights=weights, budget=plan.escalated_draws, seed=look.seed
-        )
-        rows = [row._replace(datum=worst[row.datum]) for row in taken.rows]
-        waiting = [datum for datum, _ in above if datum not in {row.datum for row in rows}]
-        found = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
-        look.report["escalation"] = {**found, "rows": [{**row, **_named(look, row["datum"])} for row in found["rows"]]}
+    khat, worst, taken = look.curve.khat, given[0].tolist(), look.whole("escalation", given)
+    rows = [row._replace(datum=worst[row.datum]) for row in taken.rows]
+    above = [datum for datum, _ in evaluation.worst_data(khat, len(khat))]
+    waiting = [datum for datum in above if datum not in {row.datum for row in rows}]
+    found = replace(taken, rows=rows, left_out=waiting, num_data=len(khat)).to_dict()
+    look.report["escalation"] = {**found, "rows": [{**row, **_named(look, row["datum"])} for row in found["rows"]]}
 
 
 def _latent(look: Look) -> None:
-    vae, draws, seed = look.trained.vae, look.plan.latent_samples, look.seed
-    if look.train is None:
-        raise ValueError(NO_TRAINING)
-    x, y = look.train.at(torch.arange(len(look.train)))
-    with look.step("latent", f"the aggregate posterior of {len(x)} training data", parts=7):
-        active = evaluation.active_units(vae, x, y, seed=seed)
-        kl = evaluation.kl_per_dimension(vae, x, look.plan.elbo_samples, y, seed)
-        terms = look.unless_refused("marginal KL", lambda: evaluation.aggregate_terms(vae, x, draws, y, seed))
-        information = terms.mutual_information if terms else evaluation.mutual_information(vae, x, draws, y, seed)
-        correlation = look.unless_refused(
-            "total correlation", lambda: evaluation.total_correlation(vae, x, draws, y, seed)
-        )
-        rate, distortion = evaluation.rate_distortion(vae, x, look.plan.elbo_samples, y, seed)
-    look.report["latent"] = {
-        "num_data": len(x),
-        "active": active.to_dict(),
-        "kl_per_dimension": {site: spectrum and spectrum.to_dict() for site, spectrum in kl.items()},
-        "mutual_information": information.to_dict(),
-        "marginal_kl": terms and terms.marginal_kl.to_dict(),
-        "total_correlation": correlation and correlation.to_dict(),
-        "rate": rate.to_dict(),
-        "distortion": distortion.to_dict(),
-    }
+    look.report["latent"], refused = look.whole("latent", ())
+    for name, reason in refused.items():
+        look.leave_out(name, reason)
 
 
 def _annealed(look: Look) -> None:
@@ -349,20 +354,9 @@ def _gaps(look: Look) -> None:
 
 
 def _posterior(look: Look) -> None:
-    datum = _typical(look.curve.khat)
-    x, y = look.test.at(torch.tensor([datum]))
-    if look.latent_dim <= block_tasks.PICTURE_DIM:
-        with look.step("posterior", f"the true posterior of {look.test.place(datum)} on a grid"):
-            look.posterior = evaluation.posterior_on_grid(look.trained.vae, x, y)
-            about: dict[str, Any] = {"method": "grid"}
-    elif size := look.plan.posterior_draws:
-        with look.step("posterior", f"the true posterior of {look.test.place(datum)} by NUTS"):
-            draws = evaluation.nuts(
-                look.trained.vae, x, y, num_draws=size, num_warmup=min(200, max(50, size)), seed=look.seed
-            )
-            look.posterior, about = draws, draws.to_dict()
-    else:
+    if (given := look.given("posterior")) is None:
         return
+    (datum,), (look.posterior, about) = given, look.whole("posterior", given)
     label = None if look.test.labels is None else int(look.test.labels[datum])
     look.report["posterior"] = {"datum": datum, **_named(look, datum), "label": label, **about}
 
@@ -383,11 +377,6 @@ def _named(look: Look, datum: int) -> dict[str, Any]:
     return {"row": int(look.test.rows[datum]), **({} if ids is None else {"id": str(ids[datum])})}
 
 
-def _typical(khat: Tensor) -> int:
-    """The position of the datum that has the middle k-hat."""
-    return int(khat.nan_to_num(nan=0.0).argsort(stable=True)[len(khat) // 2])
-
-
 def _of(estimate: Estimate, chosen: Tensor) -> Estimate:
     """The estimate for some of the data."""
     return replace(estimate, value=estimate.value[chosen], value_error=estimate.value_error[chosen])
@@ -398,7 +387,3 @@ def _difference(after: Estimate, before: Estimate) -> dict[str, Any]:
     gain = after.value - before.value
     error = gain.std().item() / math.sqrt(len(gain)) if len(gain) > 1 else None
     return {"mean": gain.mean().item(), "standard_error": error}
-
-
-def _above(khat: Tensor) -> str:
-    return f"{int((khat > KHAT_THRESHOLD).sum())} of {len(khat)}"

@@ -113,8 +113,13 @@ class ProgramAndData:
         """
         raise NotImplementedError
 
-    def graphs(self, num_draws: int) -> AbstractContextManager[None]:
-        """Returns the context for estimates of this many draws: compiled graphs where that is wanted."""
+    def graphs(self, num_draws: int, kept: dict[Any, Any] | None = None) -> AbstractContextManager[None]:
+        """Returns the context for estimates of this many draws: compiled graphs where that is wanted.
+
+        Args:
+            num_draws: data times draws for each, in total.
+            kept: where the graphs are kept for another such context.
+        """
         raise NotImplementedError
 
     @cached_property

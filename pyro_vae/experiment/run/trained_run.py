@@ -150,9 +150,9 @@ class TrainedRun(ProgramAndData):
         """Returns a reader of the data of `test` or `training`, bit by bit. `part` is "test" or "train"."""
         return DataReader(self.config, getattr(self.data, part), self.data.num_classes, num_data)
 
-    def graphs(self, num_draws: int) -> AbstractContextManager[None]:
+    def graphs(self, num_draws: int, kept: dict[Any, Any] | None = None) -> AbstractContextManager[None]:
         """Returns the context for estimates of this many draws: compiled graphs where the config wants them."""
-        return build.estimating(self.config, num_draws)
+        return build.estimating(self.config, num_draws, kept)
 
     def tested(self, num_data: int) -> dict[str, str]:
         """Lists what must be the same where numbers on this many test data are compared, label -> text."""
