@@ -37,6 +37,7 @@ class Replay:
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], program: Any) -> None:
         self._function, self._program = function, program
+        self._may = isinstance(program, nn.Module) and not is_surrounded()  # Pyro's MCMC will surround the calls
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, Graph | None] = {}
         self._conditions = 0
@@ -44,7 +45,7 @@ class Replay:
     def __call__(self, *given: Tensor) -> Sequence[Tensor]:
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in given)
         self._calls[key] = calls = self._calls.get(key, 0) + 1
-        if calls == WORTH and isinstance(self._program, nn.Module) and not is_surrounded():
+        if calls == WORTH and self._may:
             self._graphs[key] = self._captured(given)
         if (graph := self._graphs.get(key)) is not None:
             outputs = graph(*(x.detach() for x in given))
