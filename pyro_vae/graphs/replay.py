@@ -27,6 +27,7 @@ class Replay:
         program: what it runs; only a module can become a graph.
 
     Example:
+        >>> import torch
         >>> module = nn.Linear(2, 1)
         >>> twice = Replay(lambda z: [2 * module(z)], module)
         >>> all(torch.equal(*twice(z), 2 * module(z)) for z in torch.randn(400, 3, 2))
