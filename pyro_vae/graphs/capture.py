@@ -208,6 +208,41 @@ def hoist(graph: Graph) -> tuple[Graph, Graph]:
     return Graph(before, graph.tensors), Graph(after, graph.tensors)
 
 
+@sources_forgotten()
+def settled(graph: Graph, moving: int) -> Graph:
+    """Computes what depends neither on the first `moving` given tensors nor on draws once, and returns the rest.
+
+    Args:
+        graph: as captured from no more than these tensors; the values of what it holds must not change any more.
+        moving: how many tensors differ from call to call.
+
+    Example:
+        >>> held = torch.zeros(2)
+        >>> graph = settled(capture(lambda x: [x + held.exp()], [torch.zeros(2)], []), 1)
+        >>> [node.target.__name__ for node in graph.module.graph.nodes if node.op == "call_function"]
+        ['add.Tensor']
+    """
+    nodes = list(graph.module.graph.nodes)
+    calls = [node for node in nodes if node.op == "call_function"]
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    if any(map(_writes, calls)):
+        return graph
+    late = set(inputs[:moving])
+    for node in calls:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or late.intersection(
+            node.all_input_nodes
+        ):
+            late.add(node)
+    rest = [node for node in calls if node in late]
+    used = {source: None for node in [*rest, nodes[-1]] for source in node.all_input_nodes}
+    passed = [node for node in used if node not in late]
+    before = _graph_of(inputs, [node for node in calls if node not in late], passed)
+    given = [torch.empty(0)] * moving  # nothing that is computed now reads them
+    with torch.no_grad():
+        constants = before(*given, *graph.held)
+    return Graph(_graph_of([*inputs[:moving], *passed], rest, nodes[-1].args[0]), constants)
+
+
 def _drawn(nodes: list[fx.Node]) -> set[fx.Node]:
     """Returns the nodes that depend on random numbers; all nodes if something is written that others could read."""
     drawn: set[fx.Node] = set()

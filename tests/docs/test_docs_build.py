@@ -25,8 +25,8 @@ INNER = re.compile(
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data|program_and_data)"
     r"|pyro_vae\.experiment\.run\.(lineage|places|training_rows)"
-    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks|earlier_run|training_threads)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program|expected_work)"
-    r"|pyro_vae\.experiment\.score\..*"
+    r"|pyro_vae\.experiment\.train\.(training_report|progress_bar|member_checks|earlier_run|training_threads)|pyro_vae\.experiment\.evaluate\.(given_program|seen_program|expected_work|shared_work|whole_tasks)"
+    r"|pyro_vae\.experiment\.(score|team)\..*"
     r"|pyro_vae\.experiment\.(protocol_card|own_sources)|pyro_vae\.cli\..*|pyro_vae\.__main__"
 )
 # Whose docstring or some of whose names are shown:

@@ -20,6 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.evaluation.coordinates import Coordinates, check_real
+from pyro_vae.graphs.replay import Replay
 from pyro_vae.model import traces
 from pyro_vae.progress import through
 from pyro_vae.randomness import preserved
@@ -75,6 +76,7 @@ class Path:
         for name, site in sites.items():
             _check_start(name, site["fn"])
         self.coordinates = Coordinates(sites)
+        self._densities = Replay(self._both, vae)
 
     @torch.no_grad()
     def draw(self, num_chains: int) -> Point:
@@ -83,15 +85,18 @@ class Path:
 
     def at(self, z: Tensor) -> Point:
         """Computes both log densities at z (K, B, D), with their gradients in z; parameters get no gradient."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            guide = poutine.replay(self.guide, trace=self.coordinates.hold(z))
-            pair = traces.run(self.model, guide, len(z), *self.data)
-            start = traces.log_posterior(pair).double()
-            target = traces.reconstruction(pair).double() + traces.log_prior(pair).double()
-            (start_slope,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
-            (target_slope,) = torch.autograd.grad(target.sum(), z)
-        return Point(z.detach(), start.detach(), target.detach(), start_slope, target_slope)
+        return Point(z.detach(), *self._densities(z))
+
+    @torch.enable_grad()
+    def _both(self, z: Tensor) -> list[Tensor]:
+        z = z.detach().requires_grad_()
+        guide = poutine.replay(self.guide, trace=self.coordinates.hold(z))
+        pair = traces.run(self.model, guide, len(z), *self.data)
+        start = traces.log_posterior(pair).double()
+        target = traces.reconstruction(pair).double() + traces.log_prior(pair).double()
+        (start_slope,) = torch.autograd.grad(start.sum(), z, retain_graph=True)
+        (target_slope,) = torch.autograd.grad(target.sum(), z)
+        return [start.detach(), target.detach(), start_slope, target_slope]
 
 
 class Steps(NamedTuple):

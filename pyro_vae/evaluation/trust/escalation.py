@@ -40,6 +40,7 @@ from pyro_vae.randomness import derive_if_given
 MISSED = 3.0  # nats
 ROWS = 24  # of a printed table
 GRADIENT = 3  # evaluations of the decoder, which take as long as one with its gradient
+MORE_TEMPERATURES = 500  # than those of annealing elsewhere
 MORE = 10  # times the draws of the fixed K, including these
 
 
@@ -198,7 +199,7 @@ def escalate(
     num_samples: int = 1000,
     threshold: float = KHAT_THRESHOLD,
     more: int = MORE,
-    num_temperatures: int = 500,
+    num_temperatures: int = MORE_TEMPERATURES,
     num_chains: int = 16,
     budget: int = 2_000_000,
     seed: int | None = None,

@@ -8,7 +8,7 @@ with different starting points agree. R-hat says whether they do.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pyro_vae.evaluation.coordinates import check_real
 from pyro_vae.evaluation.estimators import known
 from pyro_vae.evaluation.trust.diagnostics import Mixing, chains_to_inference_data, mixing
+from pyro_vae.graphs.replay import Replay
 from pyro_vae.model import traces
 from pyro_vae.model.program import check_tensor, remembering, undisturbed
 from pyro_vae.progress import stage, through
@@ -251,8 +252,9 @@ def nuts(
             starts = _starts(vae.model, num_chains, data)
         with torch.no_grad(), _noise(seed, x, "guide"):
             beside = traces.run(vae.model, vae.guide, num_chains * num_draws, *data)
+        potential = _Potential(vae, list(starts[0]), data)
         each = enumerate(through("", starts))
-        chains = [_chain(vae.model, start, data, plan, _noise(seed, x, "chain", i)) for i, start in each]
+        chains = [_chain(potential, start, plan, _noise(seed, x, "chain", i)) for i, start in each]
     return _posterior_draws(beside, chains, num_warmup)
 
 
@@ -292,19 +294,44 @@ def _starts(model: Callable[..., Any], num_chains: int, data: tuple[Tensor, ...]
     return [{name: site["value"][i] for name, site in sites.items()} for i in range(num_chains)]
 
 
-def _chain(
-    model: Callable[..., Any],
-    start: dict[str, Tensor],
-    data: tuple[Tensor, ...],
-    plan: _Plan,
-    noise: AbstractContextManager[None],
-) -> _Chain:
-    # A potential, not the model: Pyro would need a map from the support of each site to the real numbers. The
-    # supports are the real numbers already, and Pyro knows no map for mixtures.
-    def potential(z: dict[str, Tensor]) -> Tensor:
-        joint: Any = poutine.trace(poutine.condition(model, z)).get_trace(*data).log_prob_sum()
-        return -joint
+class _Potential:
+    """-log p(x, z) as a function of z, which all chains share, with its gradient in z.
 
+    A potential, not the model: Pyro would need a map from the support of each site to the real numbers. The supports
+    are the real numbers already, and Pyro knows no map for mixtures.
+    """
+
+    def __init__(self, vae: Any, names: list[str], data: tuple[Tensor, ...]) -> None:
+        self._model, self._names, self._data = vae.model, names, data
+        self._replay = Replay(self._with_slopes, vae)
+
+    def __call__(self, z: dict[str, Tensor]) -> Tensor:
+        energy: Tensor = _WithSlopes.apply(self._replay, *(z[name] for name in self._names))
+        return energy
+
+    @torch.enable_grad()
+    def _with_slopes(self, *values: Tensor) -> list[Tensor]:
+        moved = [value.detach().requires_grad_() for value in values]
+        held = poutine.condition(self._model, dict(zip(self._names, moved, strict=True)))
+        joint: Any = poutine.trace(held).get_trace(*self._data).log_prob_sum()
+        return [-joint.detach(), *torch.autograd.grad(-joint, moved)]
+
+
+class _WithSlopes(torch.autograd.Function):
+    """A number whose gradient is computed with it."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., Sequence[Tensor]], *values: Tensor) -> Tensor:
+        energy, *slopes = compute(*values)
+        ctx.save_for_backward(*slopes)
+        return energy
+
+    @staticmethod
+    def backward(ctx: Any, *slope: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(slope[0] * each for each in ctx.saved_tensors)
+
+
+def _chain(potential: _Potential, start: dict[str, Tensor], plan: _Plan, noise: AbstractContextManager[None]) -> _Chain:
     kernel = NUTS(potential_fn=potential, max_tree_depth=plan.max_tree_depth)
     with noise, torch.enable_grad(), stage("", total=plan.num_warmup + plan.num_draws) as walk:
         sampler: Any = MCMC(

@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from pyro_vae import progress
 from pyro_vae.evaluation.annealing.hamiltonian import PILOT_CHAINS
 from pyro_vae.evaluation.memory import DATA_BLOCK
-from pyro_vae.evaluation.trust.escalation import GRADIENT, annealing_cost
+from pyro_vae.evaluation.trust.escalation import GRADIENT, MORE_TEMPERATURES, annealing_cost
 from pyro_vae.experiment.evaluate.block_tasks import PICTURE_DIM, TASKS
 from pyro_vae.experiment.evaluate.evaluated_run import Subject
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan
 from pyro_vae.experiment.run.program_and_data import ProgramAndData
 
-_CALL = 4_000  # what a gradient takes, however few data it is of
+_CALL = 2_000  # what a gradient takes, however few data it is of
 _STEPS, _STEP = 500, 7_500  # of the optimiser that fits the guide to a block of data, and what each takes
 _GRID = 2_000  # points of a grid for each datum and latent dimension
 _PAIR = 0.2  # of one density of one code, for the aggregate posterior
-_NUTS = 4 * 7 * 2_500  # chains, gradients of a transition, and what a gradient of a single datum takes
+_NUTS = 4 * 7 * 1_700  # chains, gradients of a transition, and what a gradient of a single datum takes
 _PICTURE = 300_000
 _FILES, _FILES_OF_HEADLINE = 5_000_000, 200_000
 _BASELINES = 100_000
@@ -32,7 +32,18 @@ def _annealed(subject: Subject, walks: int = 1) -> float:
     pilots = annealing_cost(plan.num_temperatures, 0)
     each = annealing_cost(plan.num_temperatures, 1) - pilots  # of a chain, in one walk
     evaluations = len(subject.chosen) * (pilots + walks * plan.num_chains * each)
-    return GRADIENT * evaluations + _CALL * _blocks(subject) * (pilots / PILOT_CHAINS + walks * each)
+    return GRADIENT * evaluations + _CALL * _blocks(subject) * _annealed_gradients(plan.num_temperatures, walks)
+
+
+def _escalation(subject: Subject) -> float:
+    chains = _annealed_gradients(MORE_TEMPERATURES) if subject.plan.escalated_draws else 0
+    return GRADIENT * subject.plan.escalated_draws / 2 + _CALL * chains
+
+
+def _annealed_gradients(num_temperatures: int, walks: int = 1) -> float:
+    """Gradients one after another, each for all chains and data of a block."""
+    pilots = annealing_cost(num_temperatures, 0)
+    return pilots / PILOT_CHAINS + walks * (annealing_cost(num_temperatures, 1) - pilots)
 
 
 def _blocks(subject: Subject) -> int:
@@ -58,7 +69,7 @@ _EXPECTED: dict[str, Callable[[Subject], float]] = {
     "classes": lambda s: len(s.test) * s.plan.elbo_samples * s.trained.facts.form.num_classes,
     "rounding": lambda s: 2 * len(s.test) * s.plan.elbo_samples,
     "baselines": lambda s: _BASELINES,
-    "escalation": lambda s: GRADIENT * s.plan.escalated_draws / 2,
+    "escalation": _escalation,
     "latent": _latent,
     "annealing": _annealed,
     "grid": lambda s: len(s.chosen) * s.latent_dim * _GRID,

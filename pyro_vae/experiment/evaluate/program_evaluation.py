@@ -84,7 +84,8 @@ def evaluate(
     work on the worst data, annealing, a grid up to three latent numbers, bounds from both sides on simulated data,
     gaps, the true posterior of one datum, and the latent space. What a program cannot be asked is left out, and
     `report["left_out"]` says why. The program, its `.training` flags, the random state and Pyro's parameter store stay
-    as they are.
+    as they are. All is done in this process: another could not open a program whose classes only a notebook or a script
+    has.
 
     The report describes the program by what is there: classes and arguments of its members, or else the distributions
     at its sites; the support of x is that of the likelihood or of the observed site. It says nothing about a training

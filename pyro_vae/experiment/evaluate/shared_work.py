@@ -23,6 +23,7 @@ from pyro_vae.experiment.team.worker import Piece, Work
 
 AUTO = "auto"
 _WORTH = 10_000_000  # units of `expected_work` for each process: twice what it takes to start one
+_UNSURE = ("escalation", "files")  # there may be no datum of a large k-hat, and files are not shared
 _AT_THE_HEAD = ("reconstruction", "elbo", "iwae", "classes", "rounding")
 
 
@@ -46,7 +47,8 @@ def processes(wanted: str | int, subject: Subject) -> int:
         return 1
     if wanted != AUTO:
         return int(wanted)
-    worth = sum(expected_work.expected(subject).values()) / _WORTH
+    certain = [units for name, units in expected_work.expected(subject).items() if name not in _UNSURE]
+    worth = sum(certain) / _WORTH
     return max(1, min(system.cores() // subject.trained.threads, int(worth)))
 
 

@@ -8,7 +8,7 @@ A piece is done by `work(piece, given)`. Each worker makes its own `work`, once,
 and no program. The answer must not depend on who does the piece. The process that asks works too, on whatever is next,
 until the answer that it asks for is there. Without workers each piece is done when it is asked for.
 
-A worker is started anew, by "spawn": a copy of a process in which torch has run its threads would hang.
+A worker starts from the beginning, by "spawn": a copy of a process in which torch has run its threads would hang.
 """
 
 import multiprocessing
@@ -72,7 +72,7 @@ class Team:
 
     Args:
         opener: is called once in each worker, and returns what does its pieces; it is pickled.
-        workers: how many processes there are beside this one.
+        workers: how many processes there are, without this one.
         say: is told what is done, when the first piece of a step begins, wherever that is.
 
     Attributes:

@@ -104,7 +104,7 @@ def serve(connection: Connection, opener: Opener) -> None:
 
 
 class _Voice:
-    """Tells the first process something."""
+    """Sends words to the first process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
@@ -129,7 +129,7 @@ class _Written:
 
 
 class _Far(progress.Watcher):
-    """Tells the first process how far a piece is, a few times a second."""
+    """Reports to the first process how far a piece is, a few times a second."""
 
     def __init__(self, voice: _Voice) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def test_a_process_does_a_piece_of_the_same_run_alone(tmp_path):
     with torch.no_grad():
         next(subject.trained.vae.parameters()).add_(1.0)
     with pytest.raises(CheckpointError, match="the run has changed since this evaluation began: evaluate it again"):
-        shared_work._opened(reopen, *of_run)
+        shared_work._opened(reopen, QUICK, shards.identity(subject), torch.get_num_threads())
 
 
 def test_a_process_has_the_threads_of_the_run(tmp_path, monkeypatch):
