@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def ask_to_end(process: "subprocess.Popen[Any]") -> None:
         process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
     except OSError:  # Windows without a console to send it
         process.terminate()
+
+
+def end_at_once(process: BaseProcess) -> None:
+    """Ends a child of `multiprocessing` that has nothing to save."""
+    process.kill()
 
 
 def hold(path: Path) -> int:

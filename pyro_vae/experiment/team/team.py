@@ -219,7 +219,7 @@ class Team:
         with self._changed:
             workers, self._workers = self._workers, []
         for worker in workers:
-            worker.process.kill()
+            system.end_at_once(worker.process)
         for worker in workers:
             worker.process.join()
         if self._listener.is_alive():
