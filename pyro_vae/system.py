@@ -74,14 +74,15 @@ def child_options(descriptor: int) -> dict[str, Any]:
 @contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
     """A context whose children Ctrl-C does not reach; this process hears it at the end. On Windows they hear it too."""
-    if not hasattr(signal, "pthread_sigmask"):
+    here: Any = signal  # Windows has none of these names
+    if not hasattr(here, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = here.pthread_sigmask(here.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        here.pthread_sigmask(here.SIG_SETMASK, before)
 
 
 def ask_to_end(process: "subprocess.Popen[Any]") -> None:

@@ -201,7 +201,8 @@ class Team:
         spawn = multiprocessing.get_context("spawn")
         try:
             for number in range(1, self._size + 1):
-                ours, theirs = spawn.Pipe()
+                pipe: tuple[Any, Any] = spawn.Pipe()  # of a kind of its own on Windows
+                ours, theirs = pipe
                 process = spawn.Process(target=serve, args=(theirs, self._opener), daemon=True)
                 with system.deaf_to_ctrl_c():
                     process.start()
