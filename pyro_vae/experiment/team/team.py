@@ -15,6 +15,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from bisect import insort
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, suppress
@@ -87,6 +88,7 @@ class Team:
         self._waiting: list[_Order] = []
         self._offered, self._said, self._done = set[Piece](), set[str](), dict[Piece, Outcome]()
         self._fault: Exception | None = None
+        self._is_at_work = False
         self._plan: progress.Plan | None = None
         self._spoken: Spoken | None = None
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -169,10 +171,17 @@ class Team:
 
     def _do(self, order: _Order, work: Work) -> None:
         self._announce(order)
-        with progress.piece(order.piece.step, order.says, order.share):
-            outcome = outcome_of(work, order.piece, order.given)
-        with self._changed:
-            self._finish(order, outcome)
+        try:
+            with progress.piece(order.piece.step, order.says, order.share):
+                self._is_at_work = True
+                outcome = outcome_of(work, order.piece, order.given)
+            with self._changed:
+                self._is_at_work = False
+                self._finish(order, outcome)
+        except (KeyboardInterrupt, SystemExit):
+            if self._fault is None:
+                raise
+            raise self._fault from None  # `_lose` has interrupted it
 
     def _wait(self, piece: Piece) -> None:
         """Waits for a piece that another process does, and shows how far that is."""
@@ -291,6 +300,8 @@ class Team:
             worker.process.join(1.0)
             if worker.is_ready:
                 self._fault = self._fault or _ended(worker)
+                if self._is_at_work:
+                    interrupt_main()
             self._changed.notify_all()
         if not worker.is_ready:
             self._go_on("a process ended before it had begun")

@@ -55,6 +55,11 @@ def _killed(piece):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _killed_soon(piece):
+    time.sleep(0.3)
+    _killed(piece)
+
+
 def _fails(piece, *given):
     raise DivergenceError("an estimate is not finite")
 
@@ -75,6 +80,6 @@ def _unsendable(piece, *given):
 
 
 _WORK = {
-    "square": _square, "slow": _slow, "forever": _forever, "killed": _killed, "fails": _fails,
-    "fails_oddly": _fails_oddly, "tells": _tells, "unsendable": _unsendable,
+    "square": _square, "slow": _slow, "forever": _forever, "killed": _killed, "killed_soon": _killed_soon,
+    "fails": _fails, "fails_oddly": _fails_oddly, "tells": _tells, "unsendable": _unsendable,
 }  # fmt: skip

@@ -97,6 +97,16 @@ class TestErrors:
         with pytest.raises(ProcessError, match=sentence):
             elsewhere("killed")
 
+    def test_a_killed_process_interrupts_the_piece_of_the_first(self):
+        begun = time.monotonic()
+        with Team(pieces.open_quietly, 1) as team:
+            wait_for_worker(team)
+            team.offer(Piece("killed_soon"))
+            team.offer(Piece("square"))
+            with pytest.raises(ProcessError, match="SIGKILL"):
+                team.answer(Piece("square"), lambda piece, given: [time.sleep(0.01) for _ in range(3000)])
+        assert time.monotonic() - begun < 20
+
     def test_one_that_ends_before_it_began_is_done_without(self):
         said = []
         with Team(partial(pieces.open_quietly, "ends"), 1, said.append) as team:
