@@ -27,8 +27,8 @@ def check_run(path: str | Path) -> None:
 def untrained(path: str | Path) -> CheckpointError:
     """The error for a folder that holds no run, where one is read.
 
-    >>> print(untrained("runs"))
-    runs holds no trained run (there is no such folder): name the folder that pyro-vae train wrote
+    >>> print(untrained("runs/none"))
+    runs/none holds no trained run (there is no such folder): name the folder that pyro-vae train wrote
     """
     missing = "" if Path(path).exists() else " (there is no such folder)"
     return CheckpointError(f"{path} holds no trained run{missing}: name the folder that {script('train')} wrote")
