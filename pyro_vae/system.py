@@ -15,9 +15,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 fcntl: Any = None
 msvcrt: Any = None
@@ -93,7 +95,7 @@ def ask_to_end(process: "subprocess.Popen[Any]") -> None:
         process.terminate()
 
 
-def end_at_once(process: BaseProcess) -> None:
+def end_at_once(process: "BaseProcess") -> None:
     """Ends a child of `multiprocessing` that has nothing to save."""
     process.kill()
 

@@ -257,10 +257,10 @@ def anneal(path: Path, point: Point, levels: Sequence[float], steps: Steps, num_
     walk = list(zip(levels[1:-1], levels[2:], steps.size, strict=True))
     pace = Pace()
     for b, following, size in through("", walk):
-        pace.step()
         point, probability = transition(path, point, b, size[:, None] * steps.width, num_leapfrog)
         log_weight = log_weight + (following - b) * point.ratio()
         accepted += probability
+        pace.step()
     return log_weight, accepted / len(steps.size)  # 0 / 0 = NaN without temperatures
 
 

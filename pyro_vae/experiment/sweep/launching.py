@@ -81,8 +81,7 @@ def work(
         looked: told once a second which jobs are at work.
     """
     waiting, working = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, float]]()
-    share = str(max(1, system.cores() // at_once))
-    environment = {"OMP_NUM_THREADS": share, system.SHARE: share, **os.environ}
+    environment = {**_shared_out(at_once), **os.environ}
     pauses = itertools.count()
     with noted() as stop:
         told = False
@@ -107,6 +106,14 @@ def work(
             _ask_to_end(working)
             for process in working:
                 process.wait()
+
+
+def _shared_out(at_once: int) -> dict[str, str]:
+    """The environment of a job that has its share of the cores; empty where the user has set its threads."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    share = str(max(1, system.cores() // at_once))
+    return {"OMP_NUM_THREADS": share, system.SHARE: share}
 
 
 def _start(job: Job, lock: files.Lock, environment: dict[str, str]) -> subprocess.Popen[bytes]:

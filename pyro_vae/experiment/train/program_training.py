@@ -30,17 +30,7 @@ from pyro_vae.threads import computing
 
 _OF_OBJECTIVE, _OF_OPTIMIZER = ("num_particles", "gradient"), ("lr", "weight_decay")
 _WANTED = {
-    *(
-        "epochs",
-        "batch_size",
-        "fewest_steps",
-        "lr_schedule",
-        "max_grad_norm",
-        "patience",
-        "valid_samples",
-        "compile",
-        "threads",
-    ),
+    *("epochs", "batch_size", "fewest_steps", "lr_schedule", "max_grad_norm", "patience", "valid_samples"),
     *("compile", "threads", "kl_weight", "reconstruction_weight", "kl_warmup", *_OF_OBJECTIVE, *_OF_OPTIMIZER),
 }
 SETTINGS = tuple(setting.name for setting in fields(Config) if setting.name in _WANTED)
