@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import MACHINE, add_flags, run_parser, settings_from
+from pyro_vae.cli.parser import add_flags, placed, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.own_members import FAMILIES
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         places.check_run(arguments.run)
         places.check_data_dir(arguments.data_dir)
         files.check_folder(Path(out))
-        where = {name: arguments[name] for name in (*MACHINE, *FAMILIES)}
+        where = {**placed(vars(arguments)), **{family: arguments[family] for family in FAMILIES}}
         if shard is not None:
             compute(shard, arguments.run, out, plan, where)
         else:
@@ -104,7 +104,7 @@ def opened(run: str, where: Mapping[str, Any]) -> "TrainedRun":
     from pyro_vae.experiment.run.trained_run import open_run
 
     own = own_code.offered(where)
-    trained = open_run(run, **{name: where[name] for name in MACHINE}, own=own)
+    trained = open_run(run, **placed(where), own=own)
     own_code.check_served(own, trained.config)
     return trained
 

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, replace
 from typing import Any, NoReturn, TypeVar
 
@@ -100,7 +100,7 @@ class Parser(ArgumentParser):
         sys.exit(UsageError.exit_code)
 
 
-MACHINE = ("data_dir", "device", "threads")  # what every command that looks back at runs can be told of where
+_PLACE = ("data_dir", "device", "threads")  # of a run that a command looks back at
 
 
 def config_parser(command: str, description: str) -> Parser:
@@ -125,10 +125,15 @@ def run_parser(command: str, description: str, *, many: bool = False, own: bool 
         parser.add_argument("runs", nargs="+", type=str, help="folders of trained runs")
     else:
         parser.add_argument("run", type=str, help="folder of a trained run")
-    add_flags(parser, Evaluation, MACHINE)
+    add_flags(parser, Evaluation, _PLACE)
     if own:
         add_places(parser)
     return parser
+
+
+def placed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the data of a run are, and how it computes, as the flags of `run_parser` say it and `open_run` takes it."""
+    return {name: arguments[name] for name in _PLACE}
 
 
 def add_places(parser: Parser, families: Collection[str] = FAMILIES) -> None:

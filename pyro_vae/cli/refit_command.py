@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import MACHINE, add_flags, add_places, given_flags, run_parser, settings_from
+from pyro_vae.cli.parser import add_flags, add_places, given_flags, placed, run_parser, settings_from
 from pyro_vae.errors import CheckError, UsageError
 from pyro_vae.experiment import tables
 from pyro_vae.experiment.config import Config
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"the prior of {source} is code of your own, which is not stored with the run: name it with "
                 f"`old_prior={before.prior}`"
             )
-        trained = open_run(source, **{name: arguments[name] for name in MACHINE}, own=own)
+        trained = open_run(source, **placed(vars(arguments)), own=own)
         config = refitting.refitted_config(
             trained.config,
             new.name if new else arguments.prior,

@@ -1,11 +1,10 @@
 """Sample from a trained run, and decode what lies between data."""
 
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
-from pyro_vae.cli.parser import MACHINE, run_parser
+from pyro_vae.cli.parser import placed, run_parser
 from pyro_vae.experiment.run import files, places
 from pyro_vae.option_words import PathKind, Picture, check_word, words
 
@@ -66,9 +65,8 @@ def main(argv: list[str] | None = None) -> None:
             only=tuple(arguments.only),
             number=arguments.number,
         )
-        where: dict[str, Any] = {name: arguments[name] for name in MACHINE}
         own = own_code.offered(vars(arguments))
-        trained = open_run(arguments.run, **where, read=sampling.needs_data(wanted), own=own)
+        trained = open_run(arguments.run, **placed(vars(arguments)), read=sampling.needs_data(wanted), own=own)
         own_code.check_served(own, trained.config)
         for sentence in sampling.write(trained, folder, wanted):
             print(sentence, flush=True)

@@ -9,7 +9,7 @@ from jsonargparse import ActionYesNo
 from pyro_vae.cli import own_code
 from pyro_vae.cli.command_ending import exit_codes
 from pyro_vae.cli.evaluate_command import say
-from pyro_vae.cli.parser import MACHINE, add_flags, run_parser, settings_from
+from pyro_vae.cli.parser import add_flags, placed, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
 from pyro_vae.experiment.run import places
@@ -79,7 +79,7 @@ def _score(arguments: object, plan: Plan, shard: Shard | None) -> None:
     from pyro_vae.experiment.score import score_files, scored_rows, scored_run  # here, since --help needs no torch
 
     own = own_code.offered(given)
-    run = scored_run.open_scored(given["run"], **{name: given[name] for name in MACHINE}, own=own)
+    run = scored_run.open_scored(given["run"], **placed(given), own=own)
     own_code.check_served(own, run.config)
     if given["data"]:
         rows = scored_rows.of_file(run, given["data"], plan, array=given["array"], **wants)
