@@ -225,14 +225,7 @@ def settled(graph: Graph, moving: int) -> Graph:
     nodes = list(graph.module.graph.nodes)
     calls = [node for node in nodes if node.op == "call_function"]
     inputs = [node for node in nodes if node.op == "placeholder"]
-    if any(map(_writes, calls)):
-        return graph
-    late = set(inputs[:moving])
-    for node in calls:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or late.intersection(
-            node.all_input_nodes
-        ):
-            late.add(node)
+    late = _drawn(nodes, inputs[:moving])
     rest = [node for node in calls if node in late]
     used = {source: None for node in [*rest, nodes[-1]] for source in node.all_input_nodes}
     passed = [node for node in used if node not in late]
@@ -243,9 +236,14 @@ def settled(graph: Graph, moving: int) -> Graph:
     return Graph(_graph_of([*inputs[:moving], *passed], rest, nodes[-1].args[0]), constants)
 
 
-def _drawn(nodes: list[fx.Node]) -> set[fx.Node]:
-    """Returns the nodes that depend on random numbers; all nodes if something is written that others could read."""
-    drawn: set[fx.Node] = set()
+def _drawn(nodes: list[fx.Node], moving: Sequence[fx.Node] = ()) -> set[fx.Node]:
+    """Returns the nodes that depend on random numbers or on these; all if something is written that others could read.
+
+    Args:
+        nodes: of a graph.
+        moving: those of its inputs that count like random numbers.
+    """
+    drawn = set(moving)
     for node in nodes:
         if node.op != "call_function":
             continue
@@ -253,7 +251,7 @@ def _drawn(nodes: list[fx.Node]) -> set[fx.Node]:
         if writes:
             target = node.args[0]
             if not (isinstance(target, fx.Node) and "empty" in str(target.target) and len(target.users) == 1):
-                return {node for node in nodes if node.op == "call_function"}
+                return {*moving, *(node for node in nodes if node.op == "call_function")}
             drawn.add(target)
         if writes or torch.Tag.nondeterministic_seeded in tags or drawn.intersection(node.all_input_nodes):
             drawn.add(node)
