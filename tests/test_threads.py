@@ -209,7 +209,7 @@ def test_shards_take_the_number_of_the_training(cores, config, tmp_path):
 
 
 def test_a_program_in_memory_is_evaluated_with_a_number_by_its_size(cores):
-    x = (torch.rand(130, 784) < 0.5).float()
+    x = (torch.rand(30, 784) < 0.5).float()
     seen = []
     for hidden in (8, 1000):
         program = vae(784, hidden, 2)

@@ -325,12 +325,11 @@ class Config:
         "steps on",
     )
     device: str = flag("cpu", "where to train, e.g. cpu or cuda; small networks are fastest on the CPU", scope="place")
-
     threads: Threads = flag(
         "auto",
-        "threads of torch; auto is 1 for steps of up to 100 million multiplications, which more threads do not make "
-        "faster and other programs make slower, and else one for each core; OMP_NUM_THREADS goes before auto, and a "
-        "run keeps its number",
+        "threads of torch; auto is 1 for steps of up to 100 million multiplications, which more threads hardly speed "
+        "up and other programs slow down, and otherwise one for each core; OMP_NUM_THREADS goes before auto, and a run "
+        "keeps its number",
         scope="place",
         least=1,
     )
