@@ -21,7 +21,7 @@ def targets(module):
 @pytest.fixture
 def any_size(monkeypatch):
     monkeypatch.setattr(kernels, "_FEWEST", 0)
-    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
 def draw(*shape):
@@ -66,13 +66,14 @@ def test_a_bias_that_is_a_matrix_and_scaled_sums_are_left_alone(any_size):
 
 
 def test_small_products_are_left_alone(monkeypatch):
-    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     a, b = draw(7, 3), draw(3, 5)
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
 
-def test_other_processors_are_left_alone(any_size, monkeypatch):
-    monkeypatch.setattr(kernels.platform, "machine", lambda: "arm64")
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_other_processors_are_left_alone(capability, any_size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     a, b = draw(7, 3), draw(3, 5)
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
