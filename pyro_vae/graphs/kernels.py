@@ -1,10 +1,10 @@
 """Kernels for compiled graphs: faster products of float32 matrices and elementary functions, and torch's own draws.
 
 torch passes products to MKL, which does not use the vectors of 512 bits of processors that are not from Intel. oneDNN
-does, and is about twice as fast there and about equal on Intel processors. With vectors of 256 bits MKL is the faster
-one, by a tenth in a whole step. oneDNN is the library that torch itself uses in bfloat16. The exponential and
-log(1 + x) are those of `pyro_vae.graphs.elementary`. Numbers differ in their last digits, as between any two such
-libraries.
+does, and is about twice as fast there and about equal on Intel processors. With vectors of 256 bits oneDNN is the
+faster one for many rows, and MKL for the gradients of weights. oneDNN is the library that torch itself uses in
+bfloat16. The exponential and log(1 + x) are those of `pyro_vae.graphs.elementary`. Numbers differ in their last digits,
+as between any two such libraries.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ torch.library.register_fake("pyro_vae::bernoulli_like", lambda x, p: torch.empty
 
 
 def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
-    """Uses oneDNN for the float32 matrix products of a graph on the CPU, if torch has it and there is AVX-512.
+    """Uses oneDNN for the float32 matrix products of a graph where it is faster, if torch has that library.
 
     Args:
         module: has the shapes of its tensors at the nodes, as `make_fx` leaves them.
@@ -63,11 +63,12 @@ def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
         >>> torch.allclose(module(x), x @ x.T)
         True
     """
-    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if not (torch.backends.mkldnn.is_available() and vectors in ("AVX2", "AVX512")):
         return module
     aten, linear = torch.ops.aten, torch.ops.pyro_vae.linear.default
     for node in list(module.graph.nodes):
-        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs or not _pays(node):
+        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs or not _pays(node, vectors):
             continue
         *bias, left, right = node.args
         with module.graph.inserting_before(node):
@@ -80,8 +81,10 @@ def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _pays(node: fx.Node) -> bool:
+def _pays(node: fx.Node, vectors: str) -> bool:
     *bias, left, right = (source.meta["val"] for source in node.args if isinstance(source, fx.Node))
+    if vectors == "AVX2" and left.stride(1) != 1:  # transposed, as for the gradient of a weight
+        return False
     fits = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (*bias, left, right))
     return fits and all(t.dim() == 1 for t in bias) and left.numel() * right.shape[1] >= _FEWEST
 

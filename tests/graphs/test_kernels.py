@@ -71,7 +71,16 @@ def test_small_products_are_left_alone(monkeypatch):
     assert targets(by_onednn(make_fx(lambda a, b: a @ b)(a, b))) == [torch.ops.aten.mm.default]
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+@needs_onednn
+def test_gradients_of_weights_are_left_alone_with_vectors_of_256_bits(any_size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    a, b = draw(7, 3), draw(7, 5)
+    of_weight, forward = (by_onednn(make_fx(f)(a, b)) for f in (lambda a, b: a.t() @ b, lambda a, b: b @ b.t()))
+    assert torch.ops.pyro_vae.linear.default not in targets(of_weight)
+    assert torch.ops.pyro_vae.linear.default in targets(forward)
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "SVE256"])
 def test_other_processors_are_left_alone(capability, any_size, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     a, b = draw(7, 3), draw(3, 5)
