@@ -161,17 +161,19 @@ def test_a_watcher_sees_every_section_of_an_evaluation(tmp_path):
     seen = evaluated(recorder, out=tmp_path / "seen")
     alone = evaluated(out=tmp_path / "alone")
     steps = {"ELBO of", "log p(x) of", "simple densities", "aggregate posterior", "annealing", "on a grid", "simulated",
-             "the guide refined", "training data", "true posterior", "pictures and files"}  # fmt: skip
+             "the guide refined", "training data", "true posterior", "to keep", "pictures and files"}  # fmt: skip
     said = "\n".join(recorder.names)
     assert not {step for step in steps if step not in said}
     assert climbs_to_one(recorder.shares)
     assert recorder.places[-1][0] == recorder.places[-1][1]  # the last section of all
+    sizes = [size for _, size in recorder.places]
+    assert sizes == sorted(sizes, reverse=True)  # no section that was not planned
     assert (tmp_path / "seen" / "report.json").read_bytes() == (tmp_path / "alone" / "report.json").read_bytes()
     assert seen.log_likelihood.value.equal(alone.log_likelihood.value)
 
 
 @pytest.mark.thorough
-def test_the_plan_of_an_evaluation_has_its_sections_whole_or_in_pieces(monkeypatch):
+def test_the_plan_of_an_evaluation_has_its_sections_whole_or_in_pieces(tmp_path, monkeypatch):
     begun, begin, take = [], progress.Plan.begin, progress.Plan.take
 
     def noted(function):
@@ -183,10 +185,10 @@ def test_the_plan_of_an_evaluation_has_its_sections_whole_or_in_pieces(monkeypat
 
     monkeypatch.setattr(progress.Plan, "begin", noted(begin))
     monkeypatch.setattr(progress.Plan, "take", noted(take))
-    evaluated(Recorder())
+    evaluated(Recorder(), out=tmp_path / "seen")
     names = [name for name, _ in begun]
     assert [name for name, known in begun if not known] == []
-    assert {"elbo", "iwae", "annealing", "simulated", "gaps", "latent", "posterior"} <= set(names)
+    assert {"elbo", "iwae", "annealing", "simulated", "gaps", "latent", "posterior", "draws"} <= set(names)
 
 
 def test_a_headline_expects_no_more_than_it_computes():

@@ -77,9 +77,11 @@ _EXPECTED: dict[str, Callable[[Subject], float]] = {
     "training": lambda s: len(s.train or ()) * s.plan.elbo_samples,
     "gaps": lambda s: _blocks(s) * _STEPS * _STEP,
     "posterior": _posterior,
+    "draws": lambda s: len(s.saved) * s.saved_draws,
     "files": lambda s: _FILES_OF_HEADLINE if s.is_headline else _FILES,
 }
 _OF_HEADLINE = ("baselines", "files")
+_NOT_OF_HEADLINE = ("iwae", "draws")  # of the whole curve, which holds the bounds of the headline
 
 
 def expected(subject: Subject) -> dict[str, float]:
@@ -96,8 +98,7 @@ def expected(subject: Subject) -> dict[str, float]:
 def _applies(subject: Subject, name: str) -> bool:
     if name in TASKS:
         is_shown = TASKS[name].is_headline or not subject.is_headline
-        # The bounds of the whole curve hold the one of the headline.
-        return is_shown and bool(TASKS[name].applies(subject)) and not (name == "iwae" and subject.is_headline)
+        return is_shown and bool(TASKS[name].applies(subject)) and not (name in _NOT_OF_HEADLINE and subject.is_headline)
     if name == "files":
         return True
     return not subject.is_autoencoder and (name in _OF_HEADLINE or not subject.is_headline)

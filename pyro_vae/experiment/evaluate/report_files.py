@@ -50,8 +50,11 @@ def write(look: Look, folder: str | Path) -> tuple[str, list[str]]:
     Raises:
         StorageError: a file cannot be written.
     """
-    with computing(look.trained.threads), progress.section("files", "pictures and files", parts=2):
-        return _written(look, Path(folder), completed(look))
+    with computing(look.trained.threads):
+        if "curve" in look.report:
+            look.part("draws")  # computed before the section in which it is written
+        with progress.section("files", "pictures and files"):
+            return _written(look, Path(folder), completed(look))
 
 
 def _written(look: Look, folder: Path, report: dict[str, Any]) -> tuple[str, list[str]]:

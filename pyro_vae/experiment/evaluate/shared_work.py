@@ -83,10 +83,9 @@ def offer_ahead(team: Team, subject: Subject, without: Collection[str]) -> None:
         without: tasks that are done.
     """
     costs = expected_work.expected(subject)
-    tasks = [name for name in block_tasks.TASKS if name in {*costs, "draws"} and name not in without]
-    for name in tasks:
-        if block_tasks.TASKS[name].applies(subject):
-            offer_blocks(team, subject, name, costs.get(name, 0.0))
+    for name in block_tasks.TASKS:
+        if name in costs and name not in without:
+            offer_blocks(team, subject, name, costs[name])
     if "latent" in costs and subject.train is not None:
         offer_whole(team, subject, "latent", (), {}, costs["latent"])
 
