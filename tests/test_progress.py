@@ -188,7 +188,8 @@ def test_the_plan_of_an_evaluation_has_its_sections_whole_or_in_pieces(tmp_path,
     evaluated(Recorder(), out=tmp_path / "seen")
     names = [name for name, _ in begun]
     assert [name for name, known in begun if not known] == []
-    assert {"elbo", "iwae", "annealing", "simulated", "gaps", "latent", "posterior", "draws"} <= set(names)
+    assert {"elbo", "iwae", "annealing", "simulated", "gaps", "latent", "posterior"} <= set(names)
+    assert names.count("draws") == 2  # those of an escalation, and those to keep
 
 
 def test_a_headline_expects_no_more_than_it_computes():

@@ -98,7 +98,8 @@ def expected(subject: Subject) -> dict[str, float]:
 def _applies(subject: Subject, name: str) -> bool:
     if name in TASKS:
         is_shown = TASKS[name].is_headline or not subject.is_headline
-        return is_shown and bool(TASKS[name].applies(subject)) and not (name in _NOT_OF_HEADLINE and subject.is_headline)
+        is_longer = name in _NOT_OF_HEADLINE and subject.is_headline
+        return is_shown and not is_longer and bool(TASKS[name].applies(subject))
     if name == "files":
         return True
     return not subject.is_autoencoder and (name in _OF_HEADLINE or not subject.is_headline)
