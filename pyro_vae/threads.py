@@ -133,7 +133,7 @@ class Pace:
 def _sentence(now: float, best: float, number: int) -> str:
     return (
         f"a step takes {1e3 * now:.3g} ms, and took {1e3 * best:.3g}: another process has the cores that {number} "
-        f"threads of this one wait for. With threads=1 a step would take {1e3 * best * number:.3g} ms at most"
+        f"threads of this one wait for. With `threads=1` a step would take {1e3 * best * number:.3g} ms at most"
     )
 
 

@@ -3,6 +3,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 import site
 import tempfile
 
@@ -27,6 +28,9 @@ if "PYRO_VAE_TESTS_HOME" not in os.environ:
     _move_home()
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers that run side by side share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.fsync = lambda descriptor: None  # tests ask what a kill leaves, and none what a power cut does
 

@@ -255,7 +255,7 @@ def test_a_step_that_becomes_slow_is_said_once(monkeypatch, caplog, number):
     assert said == ([] if number == 1 else [said[0]])
     if said:
         assert "a step takes 80 ms, and took 20" in said[0]
-        assert "With threads=1 a step would take 40 ms at most" in said[0]
+        assert "With `threads=1` a step would take 40 ms at most" in said[0]
 
 
 def test_one_slow_window_and_work_between_steps_are_no_slow_steps(monkeypatch, caplog):

@@ -6,13 +6,14 @@
     130, 143     SIGINT, SIGTERM; on Windows also 149, Ctrl-Break
     141          the reader of the output has gone
 
-A sentence of the library names arguments, which become the flags that the user of a command knows. A setting of a run
-that the command does not take is a flag of training. `folder` is the place that is written to, and no run that is only
-read.
+A sentence of the library, raised or logged, names arguments, which become the flags that the user of a command knows.
+A setting of a run that the command does not take is a flag of training. `folder` is the place that is written to, and
+no run that is only read.
 """
 
 import atexit
 import gc
+import logging
 import re
 import shlex
 import signal
@@ -59,6 +60,7 @@ def exit_codes(
 
     atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
+    log_as_before = log_in_flags(arguments, place)
     try:
         with shown("starting (loading PyTorch)"):
             yield
@@ -78,8 +80,27 @@ def exit_codes(
         output.drop()
         sys.exit(StorageError.exit_code)
     finally:
+        log_as_before()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class _InFlags(logging.Handler):
+    """Prints what the library logs, on whatever is the standard error then."""
+
+    def __init__(self, arguments: Collection[str], place: str) -> None:
+        super().__init__()
+        self._arguments, self._place = arguments, place
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(in_flags(self.format(record), self._arguments, self._place)), file=sys.stderr)
+
+
+def log_in_flags(arguments: Collection[str], place: str = "out") -> Callable[[], None]:
+    """Prints what the library logs as `in_flags` words it, until the function that this returns is called."""
+    logger, handler = logging.getLogger("pyro_vae"), _InFlags(arguments, place)
+    logger.addHandler(handler)
+    return lambda: logger.removeHandler(handler)
 
 
 def kept(again: str) -> str:

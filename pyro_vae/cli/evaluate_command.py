@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.cli import own_code
-from pyro_vae.cli.command_ending import exit_codes
+from pyro_vae.cli.command_ending import exit_codes, log_in_flags
 from pyro_vae.cli.parser import add_flags, placed, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
@@ -49,10 +49,19 @@ def main(argv: list[str] | None = None) -> None:
         if shard is not None:
             compute(shard, arguments.run, out, plan, where)
         else:
-            evaluate(arguments.run, out, plan, where, arguments.processes, merge=arguments.merge)
+            evaluate(arguments.run, out, plan, where, arguments.processes, list(vars(arguments)), merge=arguments.merge)
 
 
-def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], processes: str = "1", *, merge: bool) -> None:
+def evaluate(
+    run: str,
+    out: str,
+    plan: Plan,
+    where: dict[str, Any],
+    processes: str = "1",
+    flags: Collection[str] = (),
+    *,
+    merge: bool,
+) -> None:
     """Writes and prints the report, of what is computed here or of shards that are there.
 
     Args:
@@ -61,6 +70,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], processes: s
         plan: how much is computed.
         where: device, folder of the data, threads and places of the user's own members, as the command line has them.
         processes: how many share the work.
+        flags: the names of those that the command has.
         merge: whether to take what shards have computed.
     """
     from pyro_vae.experiment.evaluate import expected_work, report_files, shards, shared_work
@@ -71,7 +81,7 @@ def evaluate(run: str, out: str, plan: Plan, where: dict[str, Any], processes: s
     subject = Subject(opened(run, where), plan)
     known = shards.merge(subject, Path(out) / shards.FOLDER) if merge else {}
     number = shared_work.processes(processes, subject)
-    shared = shared_work.team(subject, number, partial(opened, run, where), say)
+    shared = shared_work.team(subject, number, partial(_reopened, run, where, flags), say)
     with expected_work.planned(subject.trained, plan), shared as team:
         look = evaluate(subject.trained, plan, say, known, team)
         say("pictures and files")
@@ -107,6 +117,12 @@ def opened(run: str, where: Mapping[str, Any]) -> "TrainedRun":
     trained = open_run(run, **placed(where), own=own)
     own_code.check_served(own, trained.config)
     return trained
+
+
+def _reopened(run: str, where: Mapping[str, Any], flags: Collection[str]) -> "TrainedRun":
+    """Opens a run in a process that shares its work."""
+    log_in_flags(flags)
+    return opened(run, where)
 
 
 def say(sentence: str) -> None:

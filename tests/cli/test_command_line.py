@@ -1,6 +1,7 @@
 """Flags are made from the config, errors become one sentence and an exit code."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -226,6 +227,14 @@ def test_arguments_in_a_sentence_become_flags(capsys, said, heard):
     with pytest.raises(SystemExit), exit_codes(arguments=["out", "resume", "lr", "prior", "kl_weight", "download"]):
         raise errors.UsageError(said)
     assert capsys.readouterr().err == f"error: {heard}\n"
+
+
+def test_arguments_in_what_is_logged_become_flags_for_as_long_as_the_command_runs(capsys):
+    logger = logging.getLogger("pyro_vae.some.module")
+    with exit_codes(arguments=["threads"]):
+        logger.warning("a step takes %d ms: `threads=1` or `precision='float32'`", 80)
+    assert capsys.readouterr().err == "a step takes 80 ms: --threads 1 or --precision float32 of pyro-vae train\n"
+    assert logging.getLogger("pyro_vae").handlers == []
 
 
 def test_the_library_names_no_flag():

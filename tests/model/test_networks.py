@@ -6,6 +6,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.errors import UsageError
+from pyro_vae.model import networks as home
 from pyro_vae.model.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, in_precision, networks
 from pyro_vae.option_words import Precision, words
 
@@ -326,3 +327,18 @@ def test_every_layer_but_the_last_of_a_decoder_has_a_bias():
     decoder = ConvDecoder((3,), (1, 6, 5), hidden=(4, 3, 2))
     layers = [layer for layer in decoder.modules() if isinstance(layer, torch.nn.ConvTranspose2d)]
     assert [layer.bias is not None for layer in layers] == [True, True, False]
+
+
+@pytest.mark.parametrize(("vectors", "times"), [("AVX2", 1), ("AVX512", 0), ("SVE256", 0)])
+def test_a_processor_without_bfloat16_is_named_once(monkeypatch, caplog, vectors, times):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    home._note_slow.cache_clear()
+    net = MLP((3,), (2,), (4,), precision="bfloat16")
+    with in_precision(net, "float32"):
+        net(torch.zeros(5, 3))
+    assert not caplog.records
+    for _ in range(2):
+        net(torch.zeros(5, 3))
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "this processor has no instructions for bfloat16"
+    ] * times
