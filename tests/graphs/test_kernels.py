@@ -152,3 +152,13 @@ def test_whether_all_are_true(shape):
 
 def test_whether_all_of_none_are_true():
     assert decomposed(lambda x: x.all(), torch.ones(0, dtype=torch.bool))(torch.ones(0, dtype=torch.bool))
+
+
+def test_a_convolution_is_large_and_a_product_with_a_bias_is_as_large_as_its_factors():
+    def has_large(function, *shapes):
+        return kernels.has_large_products(make_fx(function)(*(torch.rand(shape) for shape in shapes)))
+
+    assert has_large(torch.nn.functional.conv2d, (1, 1, 5, 5), (1, 1, 3, 3))
+    assert has_large(torch.addmm, (1_000,), (100, 100), (100, 1_000))
+    assert not has_large(torch.addmm, (999,), (100, 100), (100, 999))
+    assert not has_large(torch.add, (100_000_000 // 10,), (1,))
