@@ -73,6 +73,7 @@ LIKELIHOOD: dict[str, Row] = {
 }
 
 BUSY: dict[str, Row] = {
+    "pyro": STEP["pyro"],
     "one-thread": Row("pyro_vae, compiled, 1 thread", _OURS, _PYRO, {"compiled": True, "threads": 1}),
     "all-cores": Row("pyro_vae, compiled, a thread for each core", _OURS, _PYRO, {"compiled": True}),
     "numpyro": STEP["numpyro"],
