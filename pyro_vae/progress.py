@@ -11,6 +11,7 @@ the steps of the current block count as a part of that block. No one listens unl
 nothing is kept. No number that is computed depends on any of it.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class Plan(Stage):
         self.expected, self.place, self._current = dict(expected), 0, 0.0
         self.beside: dict[int, float] = {}
         self._in_pieces: dict[str, float] = {}
+        self._taking = threading.Lock()  # a thread hands out the pieces of other processes
 
     @property
     def size(self) -> int:
@@ -99,10 +101,11 @@ class Plan(Stage):
             name: that of the section.
             share: how much of it the piece is.
         """
-        if name not in self._in_pieces:
-            self.place += 1
-            self._in_pieces[name] = self.expected.pop(name, 0.0)
-        return share * self._in_pieces[name]
+        with self._taking:
+            if name not in self._in_pieces:
+                self.place += 1
+                self._in_pieces[name] = self.expected.pop(name, 0.0)
+            return share * self._in_pieces[name]
 
     def begin_piece(self, name: str, share: float) -> None:
         """Begins a piece of a section in this process, until `end`."""

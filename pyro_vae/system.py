@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,16 @@ def threads_per_core() -> int:
         return 2 if Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1" else 1
     except OSError:
         return 1
+
+
+@cache
+def performance_cores() -> int | None:
+    """Counts the faster ones of the cores of an Apple processor, on which torch computes; None elsewhere."""
+    told = ""
+    if sys.platform == "darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return int(told) if told.isdecimal() else None
 
 
 def flush_folder(folder: Path) -> None:

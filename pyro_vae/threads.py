@@ -124,16 +124,19 @@ class Pace:
         self._best = min(self._best, each)
         self._slow = self._slow + 1 if each > _SLOW * self._best else 0
         if self._slow == _IN_A_ROW and (number := torch.get_num_threads()) > 1:
-            told = self._told if (shared := _told.get()) is None else shared
+            shared = _told.get()
+            told = self._told if shared is None else shared
             if not told:
-                told.append(_sentence(each, self._best, number))
+                cure = "torch.set_num_threads(1)" if shared is None else "`threads=1`"
+                told.append(_sentence(each, self._best, number, cure))
                 _logger.warning(told[0])
 
 
-def _sentence(now: float, best: float, number: int) -> str:
+def _sentence(now: float, best: float, number: int, cure: str) -> str:
     return (
-        f"a step takes {1e3 * now:.3g} ms, and took {1e3 * best:.3g}: another process has the cores that {number} "
-        f"threads of this one wait for. With `threads=1` a step would take {1e3 * best * number:.3g} ms at most"
+        f"a step takes {1e3 * now:.3g} ms, and took {1e3 * best:.3g}: most likely another process has the cores that "
+        f"{number} threads of this one wait for. With {cure} a step takes about {1e3 * best * number:.3g} ms where one "
+        "core is free"
     )
 
 
@@ -141,4 +144,4 @@ def _is_callers(number: int) -> bool:
     """Whether someone has chosen this number of threads, and it is not torch's own."""
     if wanted := os.environ.get("OMP_NUM_THREADS"):
         return wanted != os.environ.get(system.SHARE)
-    return number not in (system.cores(), system.cores() // system.threads_per_core())
+    return number not in (system.cores(), system.cores() // system.threads_per_core(), system.performance_cores())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import imitated_msvcrt
 import pytest
@@ -190,6 +191,17 @@ def test_the_cores_are_those_of_the_machine_where_nothing_says_more(monkeypatch)
     assert 1 <= system.cores() <= os.cpu_count()
     monkeypatch.delattr(os, "sched_getaffinity")
     assert system.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(("told", "found"), [("4\n", 4), ("", None)])
+def test_the_faster_cores_of_an_apple_processor_are_asked_for(monkeypatch, told, found):
+    monkeypatch.setattr(system.sys, "platform", "darwin")
+    monkeypatch.setattr(system.subprocess, "run", lambda asked, **options: SimpleNamespace(stdout=told))
+    system.performance_cores.cache_clear()
+    assert system.performance_cores() == found
+    monkeypatch.undo()
+    system.performance_cores.cache_clear()
+    assert sys.platform == "darwin" or system.performance_cores() is None
 
 
 NOT_EVERYWHERE = {

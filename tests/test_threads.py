@@ -50,6 +50,9 @@ def test_a_callers_own_number_goes_before_the_rule(cores, monkeypatch):
     monkeypatch.setattr(system, "threads_per_core", lambda: 2)
     with threads.computing(1):  # what torch takes of three hardware threads that two share a core
         assert threads.chosen(lambda: 7) == 7
+    monkeypatch.setattr(system, "performance_cores", lambda: 2)
+    with threads.computing(2):  # what torch takes of an Apple processor with one core that is slower
+        assert threads.chosen(lambda: 7) == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads.chosen(lambda: 7) == 3
     monkeypatch.setenv(system.SHARE, "3")  # set by a sweep, which shares the cores out
@@ -255,7 +258,15 @@ def test_a_step_that_becomes_slow_is_said_once(monkeypatch, caplog, number):
     assert said == ([] if number == 1 else [said[0]])
     if said:
         assert "a step takes 80 ms, and took 20" in said[0]
-        assert "With `threads=1` a step would take 40 ms at most" in said[0]
+        assert "With `threads=1` a step takes about 40 ms where one core is free" in said[0]
+
+
+def test_in_a_loop_of_ones_own_the_cure_is_that_of_torch(monkeypatch, caplog):
+    clock, pace = Clock(monkeypatch), threads.Pace()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    clock.go(pace, 0.02, *[0.08] * 4)
+    assert ["With torch.set_num_threads(1) a step" in record.getMessage() for record in caplog.records] == [True]
+    monkeypatch.undo()
 
 
 def test_one_slow_window_and_work_between_steps_are_no_slow_steps(monkeypatch, caplog):

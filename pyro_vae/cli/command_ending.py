@@ -93,7 +93,10 @@ class _InFlags(logging.Handler):
         self._arguments, self._place = arguments, place
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(in_flags(self.format(record), self._arguments, self._place)), file=sys.stderr)
+        try:
+            print(printable(in_flags(self.format(record), self._arguments, self._place)), file=sys.stderr)
+        except Exception:
+            self.handleError(record)  # as all handlers do: a note ends no training
 
 
 def log_in_flags(arguments: Collection[str], place: str = "out") -> Callable[[], None]:

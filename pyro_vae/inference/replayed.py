@@ -84,7 +84,9 @@ class SharedOutputs(Outputs):
 
     def __init__(self, parameters: Sequence[Tensor], limit: float, world: World) -> None:
         super().__init__(parameters, limit, world)
-        if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+        if not parameters:
+            raise NoGraph("no parameter gets a gradient")
+        if len({(parameter.dtype, parameter.device) for parameter in parameters}) > 1:
             raise NoGraph("its parameters are of several types, and one sum cannot carry their gradients")
 
     def made(self, loss: Tensor, is_sound: Tensor, gradients: Sequence[Tensor]) -> list[Tensor]:

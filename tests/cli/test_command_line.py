@@ -237,6 +237,17 @@ def test_arguments_in_what_is_logged_become_flags_for_as_long_as_the_command_run
     assert logging.getLogger("pyro_vae").handlers == []
 
 
+def test_a_log_that_cannot_be_printed_ends_nothing(monkeypatch):
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with exit_codes():
+        monkeypatch.setattr("sys.stderr", Full())
+        logging.getLogger("pyro_vae").warning("a note")
+        monkeypatch.undo()
+
+
 def test_the_library_names_no_flag():
     """But cli/, the one module that knows how commands are called, and the checks, which are a command of their own."""
     ours = re.compile(r"(?<![\w`-])--(?!nproc-per-node|always|dirty|abbrev|exclude|help)[a-z][a-z-]+")

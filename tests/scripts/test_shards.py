@@ -155,6 +155,8 @@ def test_shards_that_are_not_whole_are_refused(run, copy, capsys, wrong, sentenc
 def test_shards_of_something_else_are_refused(run, copy, tmp_path, capsys, monkeypatch):
     assert evaluate(run, "--out", copy, "--merge", "--elbo-samples", "5") == 2
     assert "was made with elbo_samples = 3, and this command says elbo_samples = 5" in capsys.readouterr().err
+    assert evaluate(run, "--out", copy, "--merge", "--threads", "2") == 2
+    assert "was made with threads = 1, and this command says threads = 2" in capsys.readouterr().err
     seed = finished_run(tmp_path / "seed", "digits", hidden=(8,), epochs=1, latent_dim=4, seed=1)
     assert evaluate(seed, "--out", copy, "--merge") == 4
     assert "is of another run: it has seed = 0, this evaluation seed = 1" in capsys.readouterr().err

@@ -134,6 +134,7 @@ def identity(subject: Subject) -> dict[str, Any]:
         "num_data": len(subject.test),
         "plan": subject.plan.to_dict(),
         "device": trained.config.device,
+        "threads": {"threads": trained.threads},
         "git": around["git"],
         "versions": around["versions"],
     }
@@ -185,7 +186,7 @@ def _check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> Non
         if isinstance(our, dict) and isinstance(their, dict):
             key = next(key for key in (*our, *their) if our.get(key) != their.get(key))
             their, our = f"{key} = {their.get(key)}", f"{key} = {our.get(key)}"
-        if name == "plan":
+        if name in ("plan", "threads"):
             raise UsageError(
                 f"{path} was made with {their}, and this command says {our}: give `merge=True` the flags of the shards"
             )
@@ -200,6 +201,7 @@ _WHAT = {
     "epochs": "another checkpoint",
     "num_data": "another number of data",
     "device": "another device",
+    "threads": "another number of threads",
     "git": "another version of this package",
     "versions": "other versions",
 }

@@ -181,7 +181,7 @@ class Team:
         except (KeyboardInterrupt, SystemExit):
             if self._fault is None:
                 raise
-            raise self._fault from None  # `_lose` has interrupted it
+            raise self._fault from None  # `_fail` has interrupted it
 
     def _wait(self, piece: Piece) -> None:
         """Waits for a piece that another process does, and shows how far that is."""
@@ -238,12 +238,16 @@ class Team:
             worker.connection.close()
 
     def _listen(self) -> None:
-        """Hears what the workers say, in a thread, and gives them work."""
-        while workers := list(self._workers):
-            heard = wait([worker.connection for worker in workers], 1.0)
-            for worker in workers:
-                if worker.connection in heard:
-                    self._hear(worker)
+        """Hears what the workers say, in a thread, and gives them work. An error is one of the first process."""
+        try:
+            while workers := list(self._workers):
+                heard = wait([worker.connection for worker in workers], 1.0)
+                for worker in workers:
+                    if worker.connection in heard:
+                        self._hear(worker)
+        except Exception as error:  # such as output to a disk that is full, or given values that cannot be pickled
+            with self._changed:
+                self._fail(error)
 
     def _hear(self, worker: _Worker) -> None:
         try:
@@ -258,7 +262,7 @@ class Team:
             if kind == "ready":
                 worker.is_ready = True
             elif kind == "failed":
-                self._fault = self._fault or what.here()
+                self._fail(what.here())
             elif kind == "share":
                 worker.share = what
             else:
@@ -299,12 +303,17 @@ class Team:
             self._workers.remove(worker)
             worker.process.join(1.0)
             if worker.is_ready:
-                self._fault = self._fault or _ended(worker)
-                if self._is_at_work:
-                    interrupt_main()
+                self._fail(_ended(worker))
             self._changed.notify_all()
-        if not worker.is_ready:
+        if not worker.is_ready and self._fault is None:
             self._go_on("a process ended before it had begun")
+
+    def _fail(self, fault: Exception) -> None:
+        """Has the first process raise an error, at once if it works on a piece."""
+        self._fault = self._fault or fault
+        if self._is_at_work:
+            interrupt_main()
+        self._changed.notify_all()
 
 
 def _place(order: _Order) -> tuple[bool, float]:
@@ -314,8 +323,12 @@ def _place(order: _Order) -> tuple[bool, float]:
 
 def _ended(worker: _Worker) -> ProcessError:
     code = worker.process.exitcode
-    how = f"by signal {-code} ({signal.Signals(-code).name})" if code is not None and code < 0 else f"with code {code}"
+    if code is None or code >= 0:
+        return ProcessError(
+            f"one of the processes of this evaluation ended with code {code} before its work was done: something that "
+            "it runs has ended Python. `processes=1` shows where"
+        )
     return ProcessError(
-        f"one of the processes of this evaluation was ended from outside, {how}; most often memory was short. Use "
-        "`processes=1`, which needs the least"
+        f"one of the processes of this evaluation was ended from outside, by signal {-code} "
+        f"({signal.Signals(-code).name}); most often memory was short. Use `processes=1`, which needs the least"
     )

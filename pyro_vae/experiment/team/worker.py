@@ -159,7 +159,11 @@ def _failed(error: Exception) -> Failed:
         is_sent = bool(pickle.dumps(error)) and str(copy(error)) == str(error)
     except Exception:
         is_sent = False
-    return Failed(error if is_sent else RuntimeError(f"{type(error).__name__}: {error}"), told)
+    if is_sent:
+        return Failed(error, told)
+    # A ValueError refuses a question, which an evaluation then leaves out with the words of the error.
+    is_refusal = isinstance(error, ValueError)
+    return Failed(ValueError(str(error)) if is_refusal else RuntimeError(f"{type(error).__name__}: {error}"), told)
 
 
 def _end_with_parent() -> None:

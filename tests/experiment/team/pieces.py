@@ -19,6 +19,10 @@ class OddError(Exception):
         super().__init__(f"{one} and {other}")
 
 
+class OddValueError(OddError, ValueError):
+    """A refusal of that kind."""
+
+
 def open_quietly(kind=""):
     """An opener: what it prints has been said before."""
     print("opening")
@@ -68,6 +72,14 @@ def _fails_oddly(piece, *given):
     raise OddError("one", "other")
 
 
+def _refuses_oddly(piece, *given):
+    raise OddValueError("one", "other")
+
+
+def _ends(piece, *given):
+    os._exit(3)
+
+
 def _tells(piece):
     logging.getLogger("pieces").warning("a line of a log")
     warnings.warn("a warning", stacklevel=1)
@@ -82,4 +94,5 @@ def _unsendable(piece, *given):
 _WORK = {
     "square": _square, "slow": _slow, "forever": _forever, "killed": _killed, "killed_soon": _killed_soon,
     "fails": _fails, "fails_oddly": _fails_oddly, "tells": _tells, "unsendable": _unsendable,
+    "refuses_oddly": _refuses_oddly, "ends": _ends,
 }  # fmt: skip

@@ -81,7 +81,11 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("step", "kind", "told"),
-        [("fails_oddly", RuntimeError, "OddError: one and other"), ("unsendable", TypeError, "cannot pickle 'frame'")],
+        [
+            ("fails_oddly", RuntimeError, "OddError: one and other"),
+            ("refuses_oddly", ValueError, "^one and other$"),
+            ("unsendable", TypeError, "cannot pickle 'frame'"),
+        ],
     )
     def test_what_cannot_be_sent_is_told(self, step, kind, told):
         with pytest.raises(kind, match=told) as raised:
@@ -91,6 +95,34 @@ class TestErrors:
     def test_what_cannot_be_opened_is_an_error_of_the_work(self):
         with pytest.raises(DivergenceError, match="it cannot be opened"):
             elsewhere("slow", opener=partial(pieces.open_quietly, "refuses"))
+
+    def test_where_it_cannot_be_opened_nothing_goes_on(self):
+        said = []
+        with Team(partial(pieces.open_quietly, "refuses"), 1, said.append) as team:
+            team.offer(Piece("square"))
+            with pytest.raises(DivergenceError):
+                team.answer(Piece("square"), lambda piece, given: [time.sleep(0.01) for _ in range(3000)])
+            while team.has_workers:
+                time.sleep(0.02)
+        assert said == []
+
+    def test_an_error_of_the_thread_that_listens_is_raised_here(self):
+        def say(sentence):
+            raise BrokenPipeError(32, "no one reads")
+
+        with Team(pieces.open_quietly, 1, say) as team:
+            wait_for_worker(team)
+            team.offer(Piece("slow", -1))
+            team.offer(Piece("here"))
+            team.offer(Piece("square", 1), cost=-1.0, says="handed out when the first is done")
+            with pytest.raises(BrokenPipeError):
+                team.answer(Piece("here"), lambda piece, given: [time.sleep(0.01) for _ in range(3000)])
+
+    def test_one_that_ends_itself_is_not_said_to_lack_memory(self):
+        with pytest.raises(
+            ProcessError, match=r"ended with code 3 before its work was done.*`processes=1` shows where"
+        ):
+            elsewhere("ends")
 
     def test_a_killed_process_is_one_sentence(self):
         sentence = r"was ended from outside, by signal 9 \(SIGKILL\); most often memory was short. Use `processes=1`"
