@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ def computing(number: int) -> Iterator[None]:
         ...     torch.get_num_threads()
         1
     """
+    if number > (cores := system.cores()):
+        _note_many(number, cores)
     told = _told.get()
     before, token = torch.get_num_threads(), _told.set([] if told is None else told)
     torch.set_num_threads(number)
@@ -132,6 +135,14 @@ class Pace:
                 _logger.warning(told[0])
 
 
+@cache
+def _note_many(number: int, cores: int) -> None:
+    has = "1 core is" if cores == 1 else f"{cores} cores are"
+    _logger.warning(
+        "%d threads compute here, and %s there, for which they wait: `threads=%d` is faster", number, has, cores
+    )
+
+
 def _sentence(now: float, best: float, number: int, cure: str) -> str:
     return (
         f"a step takes {1e3 * now:.3g} ms, and took {1e3 * best:.3g}: most likely another process has the cores that "
@@ -142,6 +153,7 @@ def _sentence(now: float, best: float, number: int, cure: str) -> str:
 
 def _is_callers(number: int) -> bool:
     """Whether someone has chosen this number of threads, and it is not torch's own."""
-    if wanted := os.environ.get("OMP_NUM_THREADS"):
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.partition(",")[0].strip().isdecimal():  # of anything else OpenMP says that it is invalid
         return wanted != os.environ.get(system.SHARE)
     return number not in (system.cores(), system.cores() // system.threads_per_core(), system.performance_cores())

@@ -55,6 +55,9 @@ def test_a_callers_own_number_goes_before_the_rule(cores, monkeypatch):
         assert threads.chosen(lambda: 7) == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads.chosen(lambda: 7) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "three")
+    assert threads.chosen(lambda: 7) == 7
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv(system.SHARE, "3")  # set by a sweep, which shares the cores out
     assert threads.chosen(lambda: 7) == 7
 
@@ -245,7 +248,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_step_that_becomes_slow_is_said_once(monkeypatch, caplog, number):
+def test_a_step_that_becomes_slow_is_said_once(cores, monkeypatch, caplog, number):
     clock = Clock(monkeypatch)
     with threads.computing(number), caplog.at_level(logging.WARNING):
         paces = threads.Pace(), threads.Pace()
@@ -259,6 +262,16 @@ def test_a_step_that_becomes_slow_is_said_once(monkeypatch, caplog, number):
     if said:
         assert "a step takes 80 ms, and took 20" in said[0]
         assert "With `threads=1` a step takes about 40 ms where one core is free" in said[0]
+
+
+def test_more_threads_than_cores_are_said_once(cores, caplog):
+    threads._note_many.cache_clear()
+    for number in (3, 5, 5):
+        with threads.computing(number):
+            pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "5 threads compute here, and 3 cores are there, for which they wait: `threads=3` is faster"
+    ]
 
 
 def test_in_a_loop_of_ones_own_the_cure_is_that_of_torch(monkeypatch, caplog):

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--merge", action="store_true", help="write the report from all shards, once they are there")
     add_flags(parser, Plan)
     arguments = parser.parse_args(argv)
-    with exit_codes(arguments=vars(arguments)):
+    with exit_codes("the report is not finished; the same command begins it again", vars(arguments)):
         plan, out = settings_from(arguments, Plan), arguments.out or arguments.run
         if arguments.merge and arguments.shard not in ("auto", "none"):
             raise UsageError("--shard computes a share, --merge joins all shares: give only one of them")

@@ -119,14 +119,14 @@ def _check_one(setting: Field[Any], value: Any) -> None:
     kind, words = kind_of(setting), words_of(setting)
     if kind is not str and value in words:
         return
+    either = "".join(f"{word} or " for word in words if kind is not str)
     # A null in a config file, or an edited config.json, comes through every parser.
     if type(value) is not kind and not (kind is float and type(value) is int):
-        either = "".join(f"{word} or " for word in words if kind is not str)
         raise UsageError(f"`{setting.name}` must be {either}of type {kind.__name__}; got {value!r}")
     if words and kind is str:
         check_word(setting.name, str(value), setting.type)
     elif kind is not str and (wanted := setting.metadata["limits"].complaint(value)):
-        raise UsageError(f"`{setting.name}` must be {wanted}; got {value}")
+        raise UsageError(f"`{setting.name}` must be {either}{wanted}; got {value}")
 
 
 def _check_several(setting: Field[Any], values: Any) -> None:

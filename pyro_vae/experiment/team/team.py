@@ -330,5 +330,6 @@ def _ended(worker: _Worker) -> ProcessError:
         )
     return ProcessError(
         f"one of the processes of this evaluation was ended from outside, by signal {-code} "
-        f"({signal.Signals(-code).name}); most often memory was short. Use `processes=1`, which needs the least"
+        f"({signal.Signals(-code).name}); most often memory was short. Start again with `processes=1`, which needs the "
+        "least"
     )

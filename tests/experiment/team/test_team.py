@@ -125,7 +125,7 @@ class TestErrors:
             elsewhere("ends")
 
     def test_a_killed_process_is_one_sentence(self):
-        sentence = r"was ended from outside, by signal 9 \(SIGKILL\); most often memory was short. Use `processes=1`"
+        sentence = r"by signal 9 \(SIGKILL\); most often memory was short. Start again with `processes=1`"
         with pytest.raises(ProcessError, match=sentence):
             elsewhere("killed")
 
