@@ -137,10 +137,8 @@ class Pace:
 
 @cache
 def _note_many(number: int, cores: int) -> None:
-    has = "1 core is" if cores == 1 else f"{cores} cores are"
-    _logger.warning(
-        "%d threads compute here, and %s there, for which they wait: `threads=%d` is faster", number, has, cores
-    )
+    on = "1 core" if cores == 1 else f"{cores} cores"
+    _logger.warning("%d threads share %s and wait for each other: `threads=%d` is faster", number, on, cores)
 
 
 def _sentence(now: float, best: float, number: int, cure: str) -> str:

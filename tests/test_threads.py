@@ -270,7 +270,7 @@ def test_more_threads_than_cores_are_said_once(cores, caplog):
         with threads.computing(number):
             pass
     assert [record.getMessage() for record in caplog.records] == [
-        "5 threads compute here, and 3 cores are there, for which they wait: `threads=3` is faster"
+        "5 threads share 3 cores and wait for each other: `threads=3` is faster"
     ]
 
 

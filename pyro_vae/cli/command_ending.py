@@ -60,7 +60,8 @@ def exit_codes(
 
     atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
     previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
-    log_as_before = log_in_flags(arguments, place)
+    wording = wording_of(arguments, place)
+    log_as_before = log_in_words(wording)
     try:
         with shown("starting (loading PyTorch)"):
             yield
@@ -73,7 +74,7 @@ def exit_codes(
         output.drop()
         sys.exit(system.BROKEN_PIPE)
     except PyroVAEError as error:
-        print(f"error: {printable(in_flags(str(error), arguments, place))}", file=sys.stderr)
+        print(f"error: {wording(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # such as output that goes to a full disk
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -85,23 +86,23 @@ def exit_codes(
             signal.signal(number, handler)
 
 
-class _InFlags(logging.Handler):
+class _Worded(logging.Handler):
     """Prints what the library logs, on whatever is the standard error then."""
 
-    def __init__(self, arguments: Collection[str], place: str) -> None:
+    def __init__(self, wording: Callable[[str], str]) -> None:
         super().__init__()
-        self._arguments, self._place = arguments, place
+        self._wording = wording
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(printable(in_flags(self.format(record), self._arguments, self._place)), file=sys.stderr)
+            print(self._wording(self.format(record)), file=sys.stderr)
         except Exception:
             self.handleError(record)  # as all handlers do: a note ends no training
 
 
-def log_in_flags(arguments: Collection[str], place: str = "out") -> Callable[[], None]:
-    """Prints what the library logs as `in_flags` words it, until the function that this returns is called."""
-    logger, handler = logging.getLogger("pyro_vae"), _InFlags(arguments, place)
+def log_in_words(wording: Callable[[str], str]) -> Callable[[], None]:
+    """Prints what the library logs in the words of `wording_of`, until the function that this returns is called."""
+    logger, handler = logging.getLogger("pyro_vae"), _Worded(wording)
     logger.addHandler(handler)
     return lambda: logger.removeHandler(handler)
 
@@ -148,13 +149,14 @@ def _by_place(said: re.Match[str]) -> str:
     return f"`{said[1]}={said[3]}:{said[2].replace(', ', ',')}`"
 
 
-def wording_of(arguments: Collection[str] = _SETTINGS) -> Callable[[str], str]:
+def wording_of(arguments: Collection[str] = _SETTINGS, place: str = "out") -> Callable[[str], str]:
     """Returns what turns a note of the library into words for a person who types the flags of a command.
 
     Args:
         arguments: those that the command has.
+        place: that of them which the library calls `folder`.
     """
-    return lambda sentence: printable(in_flags(sentence, arguments))
+    return lambda sentence: printable(in_flags(sentence, arguments, place))
 
 
 def printable(message: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.cli import own_code
-from pyro_vae.cli.command_ending import exit_codes, log_in_flags
+from pyro_vae.cli.command_ending import exit_codes, log_in_words, wording_of
 from pyro_vae.cli.parser import add_flags, placed, run_parser, settings_from
 from pyro_vae.errors import UsageError
 from pyro_vae.experiment.evaluate.evaluation_plan import Plan, Shard
@@ -121,7 +121,7 @@ def opened(run: str, where: Mapping[str, Any]) -> "TrainedRun":
 
 def _reopened(run: str, where: Mapping[str, Any], flags: Collection[str]) -> "TrainedRun":
     """Opens a run in a process that shares its work."""
-    log_in_flags(flags)
+    log_in_words(wording_of(flags))
     return opened(run, where)
 
 

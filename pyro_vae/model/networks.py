@@ -358,8 +358,8 @@ def in_precision(module: nn.Module, precision: Precision) -> Iterator[None]:
 def _note_slow(device: str) -> None:
     if device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         _logger.warning(
-            "this processor has no instructions for bfloat16, in which layers take up to ten times as long here as in "
-            "float32; `precision='float32'` is faster"
+            "this processor has no instructions for bfloat16, so wide layers take about ten times as long as in "
+            "float32: `precision='float32'` is faster"
         )
 
 
