@@ -29,10 +29,15 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.graphs.allocation import sources_forgotten
-from pyro_vae.graphs.kernels import by_onednn, decompositions, has_large_products
+from pyro_vae.graphs.kernels import by_onednn, decompositions
 from pyro_vae.graphs.suitability import NoGraph
 from pyro_vae.model.parameter_store import store_kept
 from pyro_vae.randomness import preserved
+
+_ON_CPU = {
+    "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one operation
+    "cpp_wrapper": True,  # calls kernels from C++: up to a tenth of the time of a step
+}
 
 
 class Graph:
@@ -81,16 +86,9 @@ class Graph:
             from torch._inductor import compile as by_inductor
 
             module = make_fx(self.module, decompositions(), tracing_mode="fake")(*inputs)
-            options = _on_cpu(module) if device == "cpu" else {"triton.cudagraphs": True}
+            options = _ON_CPU if device == "cpu" else {"triton.cudagraphs": True}
             made = by_inductor(by_onednn(module), inputs, options={"fallback_random": True, **options})
         return Graph(made if device == "cpu" else _step_of_cuda_graph(made), self.tensors)
-
-
-def _on_cpu(module: fx.GraphModule) -> dict[str, Any]:
-    return {
-        "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one operation
-        "cpp_wrapper": not has_large_products(module),  # calls kernels from C++: a tenth of the time of a small step
-    }
 
 
 @contextmanager

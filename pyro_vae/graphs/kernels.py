@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from pyro_vae.graphs.elementary import exp, log1p
 
 _FEWEST = 10_000_000  # multiplications; smaller products take no longer than what is around them
+_ROW_MAJOR: dict[str, Any] = {"memory_format": torch.contiguous_format}
 
 _library = torch.library.Library("pyro_vae", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -67,11 +68,14 @@ def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
     if not (torch.backends.mkldnn.is_available() and vectors in ("AVX2", "AVX512")):
         return module
     aten, linear = torch.ops.aten, torch.ops.pyro_vae.linear.default
-    for node in _products(module):
+    products = [node for node in module.graph.nodes if node.target in (aten.mm.default, aten.addmm.default)]
+    for node in products:
         if node.kwargs or not _pays(node, vectors):
             continue
         *bias, left, right = node.args
         with module.graph.inserting_before(node):
+            if not _factors(node)[-2].is_contiguous():  # oneDNN would copy it with one thread
+                left = module.graph.call_function(aten.clone.default, (left,), _ROW_MAJOR)
             transposed = module.graph.call_function(aten.t.default, (right,))
             product = module.graph.call_function(linear, (left, transposed, bias[0] if bias else None))
         product.meta = dict(node.meta)
@@ -81,33 +85,8 @@ def by_onednn(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def has_large_products(module: fx.GraphModule) -> bool:
-    """Whether a product of matrices in a graph takes long compared with the call of a kernel, or a convolution may.
-
-    Args:
-        module: as for `by_onednn`.
-
-    Example:
-        >>> from torch.fx.experimental.proxy_tensor import make_fx
-        >>> [has_large_products(make_fx(lambda x: x @ x.T)(torch.rand(size, size))) for size in (10, 300)]
-        [False, True]
-    """
-    convolutions = [node for node in module.graph.nodes if "convolution" in str(node.target)]
-    return bool(convolutions) or any(_multiplications(node) >= _FEWEST for node in _products(module))
-
-
-def _products(module: fx.GraphModule) -> list[fx.Node]:
-    aten = torch.ops.aten
-    return [node for node in module.graph.nodes if node.target in (aten.mm.default, aten.addmm.default)]
-
-
 def _factors(node: fx.Node) -> list[Tensor]:
     return [source.meta["val"] for source in node.args if isinstance(source, fx.Node)]
-
-
-def _multiplications(node: fx.Node) -> int:
-    *_, left, right = _factors(node)
-    return int(left.numel()) * int(right.shape[1])
 
 
 def _pays(node: fx.Node, vectors: str) -> bool:
@@ -115,7 +94,7 @@ def _pays(node: fx.Node, vectors: str) -> bool:
     if vectors == "AVX2" and left.stride(1) != 1:  # transposed, as for the gradient of a weight
         return False
     fits = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (*bias, left, right))
-    return fits and all(t.dim() == 1 for t in bias) and _multiplications(node) >= _FEWEST
+    return fits and all(t.dim() == 1 for t in bias) and left.numel() * right.shape[1] >= _FEWEST
 
 
 def sigmoid(x: Tensor) -> Tensor:
