@@ -40,7 +40,8 @@ class Turn:
     """What one row does when it is its turn: a method of its worker, which takes a number of units and may round it up.
 
     Attributes:
-        method: of the peer; it takes `units` and `arguments`, and returns how many units it did, or nothing.
+        method: of the peer; it takes `units` and `arguments`, and returns how many units it did, or nothing
+            where these were as many as it was asked for.
         units: the name of the argument that is the number of units; empty for a method that does one.
     """
 
@@ -54,7 +55,7 @@ class Turn:
         """Seconds for one unit, in one burst."""
         number = {self.units: self.length} if self.units else {}
         done = self.worker.call(self.method, **self.arguments, **number)
-        return self.worker.seconds / (done if isinstance(done, int) else 1)
+        return self.worker.seconds / (done if isinstance(done, int) else self.length)
 
     def prepare(self, seconds: float) -> None:
         """Warms up, and finds how many units take about so long."""

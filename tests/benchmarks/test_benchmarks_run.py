@@ -72,6 +72,18 @@ def test_rows_take_turns_and_time_is_divided_by_the_units_done():
     assert turns["a"].length == 15
 
 
+class Silent(Stub):
+    """A worker that does as many units as it is asked for, and says nothing."""
+
+    def call(self, method, num_steps):
+        self.seconds = float(num_steps)
+
+
+def test_a_worker_that_says_nothing_did_what_it_was_asked_for():
+    timings, _ = measure.alternate({"a": measure.Turn(Silent([], "a"), "steps", "num_steps")}, 3, 15.0, None)
+    assert timings["a"].seconds == [1.0] * 3
+
+
 def test_a_busy_machine_is_told_from_a_quiet_one():
     watch = quiet.Watch(1, load_before=0.0)
     watch.spins = [1.0] * 20
