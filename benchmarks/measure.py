@@ -40,8 +40,8 @@ class Turn:
     """What one row does when it is its turn: a method of its worker, which takes a number of units and may round it up.
 
     Attributes:
-        method: of the peer; it takes `units` and `arguments`, and returns how many units it did, or nothing
-            where these were as many as it was asked for.
+        method: of the peer; it takes `units` and `arguments`, and returns how many units it did, or nothing if
+            it did as many as it was asked for.
         units: the name of the argument that is the number of units; empty for a method that does one.
     """
 
