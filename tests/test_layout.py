@@ -32,7 +32,7 @@ ORDER = [
     ],
     ["progress_display", "threads"],
     ["data"],
-    ["model.encoder_inputs"],
+    ["model.encoder_inputs", "model.initialisation"],
     [
         "model.networks",
         "model.scaling",
@@ -55,7 +55,7 @@ ORDER = [
     ["graphs"],
     ["evaluation"],
     ["inference.path_gradients"],
-    ["inference.objectives", "inference.sampled_elbo", "inference.epochs"],
+    ["inference.objectives", "inference.sampled_elbo", "inference.epochs", "inference.averaging"],
     ["inference.covered_losses", "inference.fused_adam", "inference.divergence"],
     ["inference.pyro_step", "inference.world"],
     ["inference.replayed"],

@@ -15,7 +15,8 @@ from pyro_vae.experiment.run import files, places
 
 FLAGS = (
     "prior_args", "num_components", "pseudo_inputs", "flow", "flow_transforms", "flow_hidden", "epochs", "batch_size",
-    "fewest_steps", "optimizer", "lr", "lr_schedule", "weight_decay", "max_grad_norm", "patience", "seed",
+    "fewest_steps", "optimizer", "lr", "lr_schedule", "average", "weight_decay", "max_grad_norm", "patience",
+    "seed",
 )  # fmt: skip
 
 

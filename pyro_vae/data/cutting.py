@@ -1,12 +1,13 @@
 """Cuts the data of a source into splits, at random or in order, with groups kept whole, and records each row."""
 
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
 import torch
 
 from pyro_vae.data.sources import Part, Raw
-from pyro_vae.errors import DataError
+from pyro_vae.errors import DataError, UsageError
 from pyro_vae.randomness import generator
 
 Pieces = dict[str, tuple[Part, np.ndarray]]
@@ -39,6 +40,30 @@ def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
             indices = np.split(order, np.cumsum(list(part.cut.values()))[:-1])
         pieces.update({name: (part, index) for name, index in zip(part.cut, indices, strict=True)})
     return pieces
+
+
+def resized(raw: Raw, valid_data: int) -> Raw:
+    """Returns the data set with so many validation data, whose training data are those that remain.
+
+    Args:
+        raw: the data set.
+        valid_data: their number; 0 leaves the data set as it is.
+
+    Raises:
+        UsageError: the data set has validation data apart from its training data, or too few training data.
+    """
+    if not valid_data:
+        return raw
+    part = next((part for part in raw.parts if {"train", "valid"} <= part.cut.keys()), None)
+    if part is None:
+        raise UsageError(
+            f"{raw.name} has validation data of its own, which `valid_data={valid_data}` cannot change: leave it out"
+        )
+    both = part.cut["train"] + part.cut["valid"]
+    if valid_data >= both:
+        raise UsageError(f"`valid_data={valid_data}` leaves none of {raw.name}'s {both:,} data to train on: take fewer")
+    changed = replace(part, cut={**part.cut, "train": both - valid_data, "valid": valid_data})
+    return replace(raw, parts=tuple(changed if each is part else each for each in raw.parts))
 
 
 def _check_sizes(name: str, part: Part) -> None:

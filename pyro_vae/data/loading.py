@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
-from pyro_vae.data.cutting import Pieces, cut, equal_rows, shared_groups
+from pyro_vae.data.cutting import Pieces, cut, equal_rows, resized, shared_groups
 from pyro_vae.data.own import columns
 from pyro_vae.data.own.reading import Reading, without_effect
 from pyro_vae.data.protocol import description, protocol, untrained
@@ -36,6 +36,7 @@ def load(
     standardize: str = "auto",
     split: str = "random",
     data_seed: int = 0,
+    valid_data: int = 0,
     map_above: int = formats.MAP_ABOVE,
     **reading: Any,
 ) -> Splits:
@@ -57,6 +58,7 @@ def load(
             units.
         split: "random" by the data seed, or "contiguous" in the order of the file. Published splits stay.
         data_seed: fixes the split and the draw that evaluation sees.
+        valid_data: number of validation data, cut from those that train; 0 means the share of the data set.
         map_above: a `.npy` file with more bytes is mapped, not read.
         reading: how to read a user's own file: `label`, `id`, `group`, `columns`, `channels`, `num_levels`,
             `counts`, `missing` ..., see `Reading`.
@@ -77,7 +79,7 @@ def load(
         raise UsageError(
             f"`dataset` is a name or a path; got a {type(dataset).__name__}: from_arrays(x, y) takes arrays"
         )
-    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
+    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed, valid_data)
     name, said = os.fspath(dataset), reading_of(reading)
     made = _resolve(name)(Request(name, Path(data_dir), download, map_above, said))
     if name in SOURCES:
@@ -98,6 +100,7 @@ def from_arrays(
     standardize: str = "auto",
     split: str = "random",
     data_seed: int = 0,
+    valid_data: int = 0,
     **reading: Any,
 ) -> Splits:
     """Makes three disjoint splits from arrays in memory, with their protocol.
@@ -109,7 +112,7 @@ def from_arrays(
         valid, test: data of these splits, x or a pair (x, y). Without both, x is cut by 70, 10 and 20 per cent; if only
             `valid` is missing, one training datum in ten is held out.
         name: what the data are called in reports.
-        binarize, dequantize, levels, standardize, split, data_seed: as for `load`.
+        binarize, dequantize, levels, standardize, split, data_seed, valid_data: as for `load`.
         reading: as for `load`; `mask` and `group` can also be arrays.
 
     Raises:
@@ -123,7 +126,7 @@ def from_arrays(
     from pyro_vae.data.own.arrays import raw
     from pyro_vae.data.own.in_memory import found
 
-    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed)
+    choices = Choices(binarize, dequantize, levels, standardize, split, data_seed, valid_data)
     arrays, options = found(name, x, y, valid, test, reading)
     said = reading_of(options)
     return assemble(raw(arrays, said), choices, said)
@@ -139,6 +142,7 @@ class Choices:
     standardize: str = "auto"
     split: str = "random"
     data_seed: int = 0
+    valid_data: int = 0
 
     def __post_init__(self) -> None:
         check_word("binarize", self.binarize, Binarize)
@@ -175,6 +179,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         UsageError, DataError: as for `load`.
     """
     recipe = "levels" if choices.levels or reading.counts else _recipe(raw, choices.binarize, choices.dequantize)
+    raw = resized(raw, choices.valid_data)
     pieces = cut(raw, choices.split, choices.data_seed)
     scaling = _scaling(raw, choices, reading)
     changed: dict[str, Any] = {}

@@ -148,6 +148,7 @@ def data(config: Config) -> Splits:
         standardize=_standardize(config),
         split=config.split,
         data_seed=config.data_seed,
+        valid_data=config.valid_data,
         **reading(config),
     )
     if config.conditional and not splits.num_classes:
@@ -340,7 +341,7 @@ def unused(config: Config) -> list[str]:
     known -= {"posterior"}  # a VampPrior takes that of the program; as a setting it is the name of a member
     known -= {name for names in own_members.FACTS.values() for name in names}
     if config.own.network and config.layers == 1:
-        known |= {"hidden", "activation", "precision"}
+        known |= {"hidden", "activation", "init", "precision"}
     if config.layers == 1:
         known |= {"latent_dim2", "hidden2", "guide"}
     return [f.name for f in settings_of(Config) if f.name in known - taken and getattr(config, f.name) != f.default]

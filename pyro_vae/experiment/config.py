@@ -17,6 +17,7 @@ from pyro_vae.option_words import (
     Flow,
     Gradient,
     Guide,
+    Init,
     LearningRates,
     LearnScale,
     Missing,
@@ -148,6 +149,13 @@ class Config:
         least=0,
     )
 
+    valid_data: int = flag(
+        0,
+        "number of validation data, cut from the training data; 0 means the share that belongs to the data set, which "
+        "is a sixth of MNIST's 60,000",
+        least=0,
+    )
+
     prior: str = flag("standard", "p(z); the standard normal is the reference for all others", table="PRIORS")
     prior_args: str = flag(
         "", "arguments of a prior of your own, as a JSON object; sizes and other facts are filled in"
@@ -183,6 +191,11 @@ class Config:
         (256,), "widths or channels of the hidden layers; one layer is enough for digits", above=0
     )
     activation: str = flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
+    init: Init = flag(
+        "torch",
+        "first weights of encoder and decoder: glorot and he are the rules of these papers, with biases of 0; torch "
+        "leaves each layer as torch makes it, as in most programs",
+    )
     precision: Precision = flag(
         "float32",
         "arithmetic inside encoder and decoder, never that of a density; bfloat16 is faster for wide layers on "
@@ -270,6 +283,13 @@ class Config:
     lr: float = flag(3e-3, "learning rate at the start; 0.003 is the largest that trains smoothly on digits", above=0)
     lr_schedule: LearningRates = flag(
         "cosine", "how `lr` falls over the epochs; falling to 0 gains some tenths of a nat"
+    )
+    average: float = flag(
+        0.0,
+        "share of the steps so far over whose end the parameters are averaged, as 0.1; the average is what is "
+        "validated, kept and tested; 0 averages nothing, since a falling `lr` does the same",
+        least=0,
+        most=1,
     )
     weight_decay: float = flag(
         0.0, "weight decay of the optimiser; 0 is enough, since the best epoch on validation data is kept", least=0

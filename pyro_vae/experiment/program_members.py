@@ -160,8 +160,10 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
         return own_members.checked_network(own, made)
     if is_place(own):
         raise own_members.without_code({"network": own})
+    from pyro_vae.model.networks import initialise
+
     scale = {"input_scale": values["input_scale"]} if table == "NETWORKS" else {}
-    return tables.find(table, own)(
+    network = tables.find(table, own)(
         in_shape,
         out_shape,
         hidden=values["hidden"],
@@ -170,6 +172,8 @@ def _network(table: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], 
         precision=values["precision"],
         **scale,
     )
+    initialise(network, values["init"])
+    return network
 
 
 def _made(family: str, values: Values) -> Any:

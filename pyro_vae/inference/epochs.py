@@ -24,11 +24,14 @@ class Schedule:
     kl_warmup: int = 0
     patience: int = 0
     valid_samples: int = 4
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
 class Record:
     """One epoch. All numbers are per datum and in nats; the validation numbers are of the true ELBO, unweighted.
+
+    Where a schedule averages, the validation numbers are those of the averaged program, and `loss` is not.
 
     Attributes:
         epoch: counted from 1.
@@ -84,6 +87,7 @@ class Progress:
         epoch: how many whole epochs were made.
         best_epoch, best_score, best_tensors: the best of them, see `fit`.
         part: of the following epoch, if the fit was stopped within it.
+        average: the average of the program's tensors, where the schedule wants one, see `averaging`.
     """
 
     epoch: int = 0
@@ -91,6 +95,7 @@ class Progress:
     best_score: float = -math.inf
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     part: Part | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -134,6 +139,7 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
         constant   1
         cosine     (1 + cos(pi * epoch / epochs)) / 2
         step       10^(-i/7) for i = 0 ... 7, in eight stretches of 1, 3, 9, ... parts
+        cooldown   1, and over the last fifth of the epochs linearly to 0
 
     Args:
         schedule: one of these names.
@@ -150,7 +156,9 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     Reference:
         Eq. 5 of Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
         https://arxiv.org/abs/1608.03983 (cosine); section 5 of Burda, Grosse & Salakhutdinov, "Importance Weighted
-        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step)
+        Autoencoders", ICLR 2016, https://arxiv.org/abs/1509.00519 (step); section 3 of Hägele et al., "Scaling Laws and
+        Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024, https://arxiv.org/abs/2405.18392
+        (cooldown)
     """
     if schedule == "constant":
         return 1.0
@@ -160,4 +168,6 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
         parts = (3**8 - 1) // 2
         stretch = int(math.log(2 * (epoch * parts / epochs) + 1, 3) + 1e-9)
         return 10 ** (-stretch / 7)
+    if schedule == "cooldown":
+        return min(1.0, 5 * (1 - epoch / epochs))
     raise unknown("lr_schedule", schedule, words(LearningRates))

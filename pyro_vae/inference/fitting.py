@@ -20,6 +20,7 @@ from pyro_vae.data.splits import indicators
 from pyro_vae.errors import DataError, DivergenceError, divergence, not_finite
 from pyro_vae.evaluation import ELBOTerms, iwae
 from pyro_vae.evaluation.memory import DATA_BLOCK
+from pyro_vae.inference import averaging
 from pyro_vae.inference.distributed import shared_elbo_terms
 from pyro_vae.inference.divergence import fault_on_data
 from pyro_vae.inference.epochs import Part, Progress, Record, Schedule, learning_rate_factor, warm_up
@@ -53,7 +54,9 @@ def fit(
 
     The best epoch has the highest validation ELBO. Under an importance-weighted objective it has the highest validation
     value of that bound, which can rise while the ELBO falls. Under a weighted loss, where the ELBO is not the goal, it
-    has the lowest weighted loss on the validation data, with the final weights.
+    has the lowest weighted loss on the validation data, with the final weights. If the schedule averages, what is
+    validated and kept is the average, see `pyro_vae.inference.averaging`; the steps go on from the program's own
+    parameters.
 
     Training stops early after `schedule.patience` epochs without a better one. If you leave the loop before its end, or
     stop it, the program holds the state reached, and `progress` the best one. The caller's random state does not
@@ -183,10 +186,18 @@ class _Training:
                 with self.world.noise(self.seed, epoch, done, train.device):
                     loss += self._step(batch, epoch * self.steps + done)
                 done += 1
+                self._average(progress, epoch * self.steps + done)
                 self.pace.step()
                 if stop():
                     break
         return Part(done, loss, position(train.device))
+
+    def _average(self, progress: Progress, done: int) -> None:
+        """Adds the program to its average, after so many steps over all epochs."""
+        count, steps_since = divmod(done, averaging.interval(self.steps))
+        if self.schedule.average > 0 and not steps_since:
+            tensors = self.program.tensors()
+            progress.average = averaging.updated(progress.average, tensors, count, self.schedule.average)
 
     def _step(self, batch: tuple[Tensor | None, ...], number: int) -> float:
         weights = {"kl_weight": self._kl_weight(number), "reconstruction_weight": self.schedule.reconstruction_weight}
@@ -197,12 +208,18 @@ class _Training:
         return self.schedule.kl_weight * warm_up(number, self.schedule.kl_warmup * self.steps)
 
     def record(self, part: Part, rate: float, progress: Progress) -> Record:
-        """Validates after a whole epoch, and counts it in the progress."""
-        terms, bound = self._terms(progress), self._bound()
-        if progress.epoch == 0 and self.world.first:
-            warn_of_squashed_logits_in(self.program, *(array[:DATA_BLOCK] for array in self.held_out))
-        score = _score(terms, self.schedule) if bound is None else bound
-        best = progress.finish_epoch(score, self.program.tensors())
+        """Validates after a whole epoch, and counts it in the progress; where there is an average, it is validated."""
+        try:
+            with averaging.holding(self.program, progress.average):
+                terms, bound = self._terms(progress), self._bound()
+                if progress.epoch == 0 and self.world.first:
+                    warn_of_squashed_logits_in(self.program, *(array[:DATA_BLOCK] for array in self.held_out))
+                score = _score(terms, self.schedule) if bound is None else bound
+                best = progress.finish_epoch(score, self.program.tensors())
+        except DivergenceError:
+            if progress.best_tensors:
+                self.program.set_tensors(progress.best_tensors)
+            raise
         return Record(
             epoch=progress.epoch,
             loss=part.loss / len(self.data.train),
@@ -232,8 +249,6 @@ class _Training:
                 return terms
         except DivergenceError as error:
             fault = fault_on_data(self.program, self.schedule.valid_samples, x, *y)
-            if progress.best_tensors:
-                self.program.set_tensors(progress.best_tensors)
             raise DivergenceError(fault.after(f"{error}{fault.where}")) from error
 
     def _bound(self) -> float | None:

@@ -14,7 +14,7 @@ computes in float64 whatever its `precision` says.
 Your own network can be any `nn.Module` that maps rows `(N, *in_shape)`, and labels `(N, C)` if there are any, to `(N,
 *out_shape)`: members fold leading dimensions before it. `output_bias` is needed only by `Likelihood.start_at`.
 
-An encoder of data with missing numbers is `WithMask(network)`.
+An encoder of data with missing numbers is `WithMask(network)`. `initialise(network, "glorot")` draws its weights again.
 """
 
 import logging
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.model.encoder_inputs import WithMask as WithMask
+from pyro_vae.model.initialisation import initialise as initialise
 from pyro_vae.option_words import Precision, check_word
 
 Activation = Callable[[], nn.Module]

@@ -173,10 +173,25 @@ def test_the_objective_gets_its_particles_and_svi_its_bound(objective):
 def test_the_schedule_takes_all_that_it_has_from_the_config():
     wanted = {
         "epochs": 9, "batch_size": 8, "lr_schedule": "step", "kl_weight": 0.5, "reconstruction_weight": 2.0,
-        "kl_warmup": 3, "patience": 4, "valid_samples": 6,
+        "kl_warmup": 3, "patience": 4, "valid_samples": 6, "average": 0.25,
     }  # fmt: skip
     assert vars(build.schedule(Config(**wanted), 1000)) == wanted
     assert set(wanted) == {f.name for f in fields(Schedule)}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_rule_of_the_first_weights_reaches_every_network_and_no_prior(layers):
+    sizes = {"hidden": (50,), "hidden2": (30,), "latent_dim2": 5, "layers": layers, "prior": "vamp"}
+    torchs, glorot = (build.vae(Config(init=rule, **sizes), (64,)).tensors() for rule in ("torch", "glorot"))
+    weights = [name for name in torchs if name.endswith(".weight")]
+    assert len(weights) == (4 if layers == 1 else 8)  # two in each network, of which two layers have four
+    for name in weights:
+        out, into = glorot[name].shape
+        assert 0.95 < glorot[name].abs().max() / (6 / (out + into)) ** 0.5 <= 1
+        bias = name.replace("weight", "bias")
+        assert bias not in glorot or not glorot[bias].any()
+    others = [name for name in torchs if not name.endswith((".weight", ".bias"))]
+    assert all(torch.equal(torchs[name], glorot[name]) for name in others if "prior" not in name)
 
 
 def test_the_seed_decides_the_initial_parameters():

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import threading
+from dataclasses import replace
 from functools import partial
 
 import numpy
@@ -89,18 +90,20 @@ def check_going_on(made, data, schedule, **options):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "mode", "stops"),
+    ("recipe", "mode", "stops", "average"),
     [
-        ("dynamic", False, range(7)),
-        ("static", False, [4]),
-        *thorough(("dynamic", "auto", [2, 4])),  # with the short batch to come, and within an epoch
-        pytest.param("dynamic", True, range(7), marks=pytest.mark.slow),
+        ("dynamic", False, range(7), 0.0),
+        ("static", False, [4], 0.5),
+        *thorough(("dynamic", "auto", [2, 4], 0.5)),  # with the short batch to come, and within an epoch
+        pytest.param("dynamic", True, range(7), 0.5, marks=pytest.mark.slow),
     ],
 )
-def test_a_fit_stopped_after_any_step_goes_on_as_if_it_had_not_been(recipe, mode, stops, monkeypatch):
+def test_a_fit_stopped_after_any_step_goes_on_as_if_it_had_not_been(recipe, mode, stops, average, monkeypatch):
+    monkeypatch.setattr("pyro_vae.inference.averaging._EVERY", 2)
     monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", 2)
     data = pv.data.load("digits", binarize=recipe)
-    schedule = Schedule(epochs=2, batch_size=500, kl_warmup=2, lr_schedule="cosine")  # 500 + 500 + 257
+    weights = {"kl_warmup": 2, "average": average}
+    schedule = Schedule(epochs=2, batch_size=500, lr_schedule="cosine", **weights)  # 500 + 500 + 257
 
     def made():
         vae, svi = build()
@@ -131,6 +134,43 @@ def test_a_fit_that_goes_on_says_how_many_steps_are_done(data, monkeypatch):
     schedule, progress = Schedule(epochs=2, batch_size=500), Progress(epoch=1, part=Part(2, 0.0, {}))
     assert list(fit(*build(), data, schedule, progress=progress, stop=lambda: True)) == []
     assert said == [(2 * 3, {"largest": 500, "done": 3 + 2})]
+
+
+@pytest.mark.parametrize(("share", "every"), [(0.25, 3), (1.0, 2)])
+def test_the_average_that_is_validated_is_a_weighted_mean_of_the_values(data, share, every, monkeypatch):
+    """Weights that fall like a power, by a slow sum; steps go on from the program's own parameters."""
+    monkeypatch.setattr("pyro_vae.inference.averaging._EVERY", every)
+    schedule = Schedule(epochs=4, batch_size=500)  # 3 steps an epoch
+    vae, svi = build()
+    values = {}
+
+    def noted():
+        if svi.num_steps % every == 0:
+            values.setdefault(svi.num_steps, {name: tensor.clone() for name, tensor in vae.tensors().items()})
+        return False
+
+    plain = list(fit(vae, svi, data, schedule, stop=noted))
+    final = tensors(vae, svi)
+    vae, svi = build()
+    progress = Progress()
+    averaged = list(fit(vae, svi, data, replace(schedule, average=share), progress=progress))
+    assert [record.loss for record in averaged] == [record.loss for record in plain]
+    moments = len(list(vae.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(vae, svi)[moments:], final[moments:], strict=True))
+    del values[0]  # before the first step
+    power = 1 / share - 1
+    weights = []
+    for count in range(1, 12 // every + 1):
+        new = (1 + power) / (count + power)
+        weights = [weight * (1 - new) for weight in weights] + [new]
+    assert sum(weights) == pytest.approx(1)
+    for name, tensor in progress.average.items():
+        mean = sum(weight * value[name].double() for weight, value in zip(weights, values.values(), strict=True))
+        assert torch.allclose(tensor.double(), mean, rtol=0, atol=1e-6)
+    assert progress.best_epoch == 4
+    assert all(torch.equal(progress.best_tensors[name], tensor) for name, tensor in progress.average.items())
+    elbo = pv.evaluation.elbo(vae, data.valid.fixed(), 4, seed=derive(0, "validation"))
+    assert elbo.mean == pytest.approx(averaged[-1].valid_elbo, abs=1e-12)
 
 
 def has_made(svi, steps):

@@ -257,6 +257,8 @@ class TestSchedules:
         assert learning_rate_factor("constant", 7, 10) == 1
         assert learning_rate_factor("cosine", 0, 10) == 1
         assert learning_rate_factor("cosine", 10, 10) == pytest.approx(0)
+        cooling = [learning_rate_factor("cooldown", epoch, 20) for epoch in range(21)]
+        assert cooling == pytest.approx([1.0] * 16 + [1.0, 0.75, 0.5, 0.25, 0.0])
 
     def test_step_schedule_is_the_papers(self):
         """3280 epochs: 3^i epochs at 10^(-i/7), i = 0 ... 7."""

@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to continue or to be used, in two files that hold no code.
 
-    epoch-00012.safetensors    program/..., best/..., optimizer/<parameter>/..., noise/<device>
+    epoch-00012.safetensors    program/..., best/..., average/..., optimizer/<parameter>/..., noise/<device>
     epoch-00012.json           schema, SHA-256 and size of the other file, config, x_shape, progress, SHA-256 of the
                                run's history so far, ... and the SHA-256 of all this
 
@@ -33,6 +33,7 @@ from pyro_vae.model.program import Program
 from pyro_vae.option_words import Scaling, words
 
 KEEP = 3
+_PARTS = ("program", "best", "average", "optimizer", "noise")
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.json")
 
 
@@ -77,7 +78,8 @@ class Checkpoint:
             _check_slots(self.optimizer, optimizer)
             optimizer.load_state_dict(self.optimizer)
         with fitting("program"):
-            program.set_tensors(self.program)
+            for tensors in filter(None, (self.progress.average, self.program)):  # the program last
+                program.set_tensors(tensors)
         if self.progress.part is not None:
             with fitting("stream of noise"):  # for example of another version of torch
                 torch.Generator().set_state(self.progress.part.noise["cpu"])
@@ -103,7 +105,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     progress = checkpoint.progress
     slots, groups = _flatten(checkpoint.optimizer)
     noise = progress.part.noise if progress.part is not None else {}
-    parts = {"program": checkpoint.program, "best": progress.best_tensors, "optimizer": slots, "noise": noise}
+    parts = {"program": checkpoint.program, "best": progress.best_tensors, "average": progress.average}
+    parts |= {"optimizer": slots, "noise": noise}
     tensors = {f"{part}/{key}": tensor for part, named in parts.items() for key, tensor in named.items()}
     body = {
         "config": checkpoint.config.to_dict(),
@@ -140,15 +143,15 @@ def read(manifest: Path) -> Checkpoint:
     body = manifest_file.read(manifest)
     with manifest_file.well_formed(manifest):
         tensors = manifest_file.tensors(manifest, body["tensors"])
-        parts: dict[str, dict[str, Tensor]] = {"program": {}, "best": {}, "optimizer": {}, "noise": {}}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
         for name, tensor in tensors.items():
             part, _, key = name.partition("/")
             parts[part][key] = tensor
-        check_types([*parts["program"].values(), *parts["best"].values()])
+        check_types([*parts["program"].values(), *parts["best"].values(), *parts["average"].values()])
         return Checkpoint(
             config=Config.from_dict(body["config"]),
             form=form_of(body),
-            progress=_progress(body["progress"], parts["best"], parts["noise"]),
+            progress=_progress(body["progress"], parts),
             program=parts["program"],
             optimizer=_unflatten(parts["optimizer"], body["optimizer"]),
             history=str(body.get("history", "")),
@@ -255,14 +258,16 @@ def _known_scaling(word: Any) -> str:
     return str(word)
 
 
-def _progress(entry: dict[str, Any], best: dict[str, Tensor], noise: dict[str, Tensor]) -> Progress:
+def _progress(entry: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> Progress:
+    noise = parts["noise"]
     part, score = entry.get("part"), entry["best_score"]
     progress = Progress(
         epoch=_count(entry["epoch"]),
         best_epoch=_count(entry["best_epoch"]),
         best_score=-math.inf if score is None else float(score),
-        best_tensors=best,
+        best_tensors=parts["best"],
         part=None if part is None else Part(_count(part["steps"]), float(part["loss"]), noise),
+        average=parts["average"],
     )
     if progress.best_epoch > progress.epoch:
         raise ValueError(f"epoch {progress.best_epoch} is recorded as the best of {progress.epoch}")

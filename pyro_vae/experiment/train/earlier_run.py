@@ -139,7 +139,8 @@ class EarlierRun:
         with fitting("program"):
             vae.set_tensors(self.saved.tensors())
         # The decision that holds this run lives as long as the training, and its weights are not needed any more.
-        for values in (self.saved.program, self.saved.progress.best_tensors, self.saved.optimizer):
+        progress = self.saved.progress
+        for values in (self.saved.program, progress.best_tensors, progress.average, self.saved.optimizer):
             values.clear()
         return found
 

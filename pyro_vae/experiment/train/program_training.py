@@ -30,7 +30,7 @@ from pyro_vae.threads import computing
 
 _OF_OBJECTIVE, _OF_OPTIMIZER = ("num_particles", "gradient"), ("lr", "weight_decay")
 _WANTED = {
-    *("epochs", "batch_size", "fewest_steps", "lr_schedule", "max_grad_norm", "patience", "valid_samples"),
+    *("epochs", "batch_size", "fewest_steps", "lr_schedule", "average", "max_grad_norm", "patience", "valid_samples"),
     *("compile", "threads", "kl_weight", "reconstruction_weight", "kl_warmup", *_OF_OBJECTIVE, *_OF_OPTIMIZER),
 }
 SETTINGS = tuple(setting.name for setting in fields(Config) if setting.name in _WANTED)
@@ -118,9 +118,9 @@ def train(
         callback: is given the record of each epoch: to log it, for example.
         seed: of the order of data, binarisation and draws of z; the initialisation is the caller's.
         quiet: True shows nothing; else a bar on a terminal, and lines elsewhere.
-        settings: `epochs`, `batch_size`, `fewest_steps`, `lr`, `lr_schedule`, `weight_decay`, `max_grad_norm`,
-            `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`, `gradient`, `valid_samples`,
-            `compile`, `threads`.
+        settings: `epochs`, `batch_size`, `fewest_steps`, `lr`, `lr_schedule`, `weight_decay`, `average`,
+            `max_grad_norm`, `patience`, `kl_weight`, `reconstruction_weight`, `kl_warmup`, `num_particles`,
+            `gradient`, `valid_samples`, `compile`, `threads`.
             Meaning, range and default are those of the flags, see `pyro_vae.experiment.config.Config`: 600 epochs of
             batches of 128, Adam with a rate of 0.003 that falls along a cosine.
 
