@@ -24,7 +24,7 @@ from pyro_vae.experiment.sweep.swept_settings import Range, Space, check_swept
 _FIELDS = {field.name: field for field in settings_of(Config)}
 _NOT_SWEPT = {
     "seed": "--seeds N trains every setting from seeds 0 to N - 1",
-    **dict.fromkeys(("dataset", "data_seed"), "numbers on other data do not compare"),
+    **dict.fromkeys(("dataset", "data_seed", "valid_data"), "numbers on other data do not compare"),
     **dict.fromkeys(Config.within("place"), "it says where to compute, not what"),
     **dict.fromkeys(Config.within("report"), "it changes the test report and no training"),
     "valid_samples": "all runs must be judged by equally many draws",

@@ -50,8 +50,11 @@ def resized(raw: Raw, valid_data: int) -> Raw:
         valid_data: their number; 0 leaves the data set as it is.
 
     Raises:
-        UsageError: the data set has validation data apart from its training data, or too few training data.
+        UsageError: the data set has validation data apart from its training data, or too few training data; or the
+            number is negative.
     """
+    if valid_data < 0:
+        raise UsageError(f"`valid_data` must be at least 0; got {valid_data}")
     if not valid_data:
         return raw
     part = next((part for part in raw.parts if {"train", "valid"} <= part.cut.keys()), None)

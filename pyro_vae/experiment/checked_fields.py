@@ -39,9 +39,9 @@ class Limits:
             return f"above {self.above}"
         if self.least is not None and not number >= self.least:
             return f"at least {self.least}"
-        if self.most is not None and not number <= self.most:
-            return f"at most {self.most}"
-        return "finite" if self.finite and not math.isfinite(number) else ""
+        if self.finite and not math.isfinite(number):
+            return "finite"
+        return f"at most {self.most}" if self.most is not None and not number <= self.most else ""
 
     def __str__(self) -> str:
         named = {"above": self.above, "at least": self.least, "at most": self.most}

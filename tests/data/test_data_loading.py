@@ -175,3 +175,28 @@ def test_exit_codes():
 def test_importing_the_room_imports_neither_torch_nor_numpy():
     script = "import sys, pyro_vae.data as d; d.SOURCES; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["random", "contiguous"])
+def test_the_number_of_validation_data_is_taken_from_the_training_data_and_the_test_data_stay(numbered, kind):
+    before, found = indices(load(numbered, split=kind)), indices(load(numbered, split=kind, valid_data=3))
+    assert [len(index) for index in found] == [157, 3, 40]
+    assert found[2] == before[2]
+    assert sorted(found[0] + found[1]) == sorted(before[0] + before[1])
+
+
+def test_validation_data_of_the_data_set_and_the_last_training_datum_are_not_taken(numbered, tmp_path):
+    assert len(load(numbered, valid_data=159).train) == 1
+    with pytest.raises(UsageError, match="`valid_data=160` leaves none of numbered.*'s 160 data to train on: take fewer"):
+        load(numbered, valid_data=160)
+    rows = np.arange(40, dtype=np.uint8)[:, None]
+    np.savez(tmp_path / "own.npz", x_train=rows, x_valid=rows, x_test=rows)
+    with pytest.raises(UsageError, match="own.* has validation data of its own, which `valid_data=3` cannot change"):
+        load(tmp_path / "own.npz", valid_data=3)
+    np.savez(tmp_path / "two.npz", x_train=rows, x_test=rows)
+    assert [len(split) for split in parts(load(tmp_path / "two.npz", valid_data=3))] == [37, 3, 40]
+
+
+def test_a_negative_number_of_validation_data_is_refused(numbered):
+    with pytest.raises(UsageError, match="`valid_data` must be at least 0; got -1"):
+        load(numbered, valid_data=-1)

@@ -105,7 +105,7 @@ def data_arguments(config, monkeypatch):
     ("name", "value"),
     [
         ("dataset", "a.npy"), ("data_dir", "elsewhere"), ("download", True), ("binarize", "static"),
-        ("dequantize", True), ("split", "contiguous"), ("data_seed", 5),
+        ("dequantize", True), ("split", "contiguous"), ("data_seed", 5), ("valid_data", 9),
     ],
 )  # fmt: skip
 def test_what_the_config_says_of_the_data_reaches_the_loader(name, value, monkeypatch):

@@ -22,7 +22,7 @@ NUMBERS = [f.name for f in settings_of(Config) if f.type in (int, float)]
 FLOATS = [f.name for f in settings_of(Config) if f.type is float]
 MAY_BE_ZERO = {
     "reconstruction_weight", "kl_weight", "kl_warmup", "weight_decay", "patience", "test_data", "seed", "data_seed",
-    "levels", "image_size", "scale",
+    "levels", "image_size", "scale", "valid_data", "average",
 }  # fmt: skip
 OTHER_THAN_DEFAULT = {
     bool: lambda value: not value,

@@ -38,7 +38,7 @@ def elsewhere(tmp_path, monkeypatch):
 FLAGS = [
     *("--dataset", "tiny.npy", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "4"),
     *("--test-samples", "20", "--elbo-samples", "5", "--kl-warmup", "3", "--objective", "trace_elbo"),
-    *("--fewest-steps", "1"),
+    *("--fewest-steps", "1", "--average", "0.5"),
 ]
 
 

@@ -34,7 +34,7 @@ OF_THE_PROGRAM = (
     "scale_floor", "rate",
 )  # fmt: skip
 # Settings that decide which data are trained on, and which are tested on.
-_OF_THE_SPLIT = ("dataset", "data_seed", "split", "group", "reader")
+_OF_THE_SPLIT = ("dataset", "data_seed", "valid_data", "split", "group", "reader")
 
 
 @dataclass(frozen=True)

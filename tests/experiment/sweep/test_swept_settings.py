@@ -76,6 +76,7 @@ def test_without_a_grid_there_is_the_command_itself():
         ("lr=0", "lr=0: `lr` must be above 0"),
         ("seed=1,2", "--seeds N trains every setting"),
         ("data_seed=1,2", "numbers on other data do not compare"),
+        ("valid_data=1,2", "numbers on other data do not compare"),
         ("test_samples=1,2", "changes the test report and no training"),
         ("batch_size=10,20", "batch_size is given twice"),
         ("posterior=diagonal,delta", "^posterior=delta: `posterior='delta'` is a plain autoencoder, with no ELBO"),
@@ -140,7 +141,7 @@ def test_the_flags_of_a_config_make_it_again():
         "reconstruction_weight": 0.3, "weight_decay": 1e-7, "hidden": (3, 4), "flow_hidden": (5,), "hidden2": (6,),
         "guide": "bottom_up", "preset": "iwae_1l_k5", "standardize": "yes", "scale": 0.3, "reader": 1, "label": "a",
         "id": "b", "group": "c", "columns": ("d", "e f"), "channels": "last", "colour": "grey", "missing": "nan",
-        "gradient": "sticking_the_landing", "threads": 3,
+        "gradient": "sticking_the_landing", "threads": 3, "init": "glorot", "average": 0.2,
     }  # fmt: skip
     config = Config(**{**values, **named})
     of_own_members = {f"{family}_args" for family in FAMILIES}  # which go with code that is typed
