@@ -5,7 +5,8 @@ fields of `Target`.
 """
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -129,7 +130,6 @@ def verdict(
     result, error = estimate["mean"] * factor, estimate["standard_error"]
     shortfall = math.copysign(1.0, factor) * (target.value - result)
     changed = {**_changed(config, target.quantity, estimate["num_samples"]), **(otherwise or {})}
-    reached = "reached" if shortfall <= target.tolerance else "missed"
     return {
         "name": config.preset,
         "quantity": target.quantity,
@@ -143,8 +143,52 @@ def verdict(
         "standard_error": error and error * abs(factor),
         "num_samples": estimate["num_samples"],
         "shortfall": shortfall,
-        "verdict": "not comparable" if changed else reached,
+        "verdict": _word(shortfall, target.tolerance, changed),
     }
+
+
+def over_seeds(verdicts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Pools the verdicts on runs that differ only in their seed.
+
+    Args:
+        verdicts: what `verdict` returned for each of them.
+
+    Returns:
+        None if there is no preset, or not one for all of them. Else a verdict on the mean of the results, as of one
+        run, with `seeds`, their number, and `seed_deviation`, the standard deviation of the results (None for one). Its
+        `standard_error` is the mean of theirs, and so an upper bound on that of the mean.
+
+    Example:
+        >>> test = {"log_likelihood": {"mean": -88.0, "standard_error": 0.3, "num_samples": 5000}}
+        >>> config = Config(preset="gated_static_mnist", **preset("gated_static_mnist").settings)
+        >>> one = verdict(config, test, 784)
+        >>> both = over_seeds([one, {**one, "result": -90.0, "shortfall": 1.44}])
+        >>> both["result"], round(both["seed_deviation"], 3), both["seeds"], both["verdict"]
+        (-89.0, 1.414, 2, 'reached')
+    """
+    found = [each for each in verdicts if each is not None]
+    if len(found) < len(verdicts) or len({each["name"] for each in found}) != 1:
+        return None
+    results, first = [each["result"] for each in found], found[0]
+    shortfall = statistics.fmean(each["shortfall"] for each in found)
+    changed = {name: value for each in found for name, value in each["changed"].items()}
+    errors = [each["standard_error"] for each in found]
+    return {
+        **first,
+        "changed": changed,
+        "result": statistics.fmean(results),
+        "standard_error": None if None in errors else statistics.fmean(errors),
+        "shortfall": shortfall,
+        "verdict": _word(shortfall, first["tolerance"], changed),
+        "seeds": len(results),
+        "seed_deviation": statistics.stdev(results) if len(results) > 1 else None,
+    }
+
+
+def _word(shortfall: float, tolerance: float, changed: Mapping[str, Any]) -> str:
+    if changed:
+        return "not comparable"
+    return "reached" if shortfall <= tolerance else "missed"
 
 
 def _changed(config: Config, quantity: str, num_samples: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagr
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
+from pyro_vae.experiment.presets import over_seeds
 from pyro_vae.experiment.run.places import check_reference
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.progress import stage, through
@@ -49,6 +50,7 @@ class Measured(NamedTuple):
         khat: (N,), k-hat of each datum.
         images: a hash of the test data before any draw, equal where the i-th datum is the same image.
         best_epoch: the epoch that was kept.
+        verdict: on the preset of the run; None without one.
     """
 
     log_likelihood: Estimate
@@ -56,6 +58,7 @@ class Measured(NamedTuple):
     khat: torch.Tensor
     images: str
     best_epoch: int
+    verdict: dict[str, Any] | None = None
 
     @property
     def khat_above(self) -> float | None:
@@ -101,7 +104,9 @@ def _measured(run: Candidate, trained: TrainedRun, evaluation: Evaluation) -> Me
         if not value.isfinite().all():
             raise not_finite(what, f"first at datum {int((~value.isfinite()).nonzero()[0])}")
     estimates = Estimate(name, value, error, K), Estimate("ELBO", elbo, elbo_error, K)
-    return Measured(*estimates, torch.cat(khats), _images(trained, evaluation.test_data), trained.best_epoch)
+    images = _images(trained, evaluation.test_data)
+    found = {key: each.to_dict() for key, each in zip(("log_likelihood", "elbo"), estimates, strict=True)}
+    return Measured(*estimates, torch.cat(khats), images, trained.best_epoch, trained.verdict(found, len(test.x)))
 
 
 def compare(
@@ -217,6 +222,7 @@ def _row(pool: _Pool, reference: _Pool, seed: int) -> dict[str, Any]:
         "khat_above": _mean([run.khat_above for run in pool.measured]),
         "run_means": means,
         "seed_deviation": statistics.stdev(means) if len(means) > 1 else None,
+        "preset": over_seeds([run.verdict for run in pool.measured]),
         **_differences(pool, reference, seed),
     }
 
