@@ -1,7 +1,7 @@
 """Presets: the settings of a published experiment, its number, and the verdict on a run with these settings.
 
-Each preset is a file, published/NAME.yaml. It holds `settings`, flat as in a config file, and the `target`, with the
-fields of `Target`.
+Each preset is a file, published/NAME.yaml. It holds `settings`, flat as in a config file, the `target`, with the fields
+of `Target`, and `start`, if its run starts from the weights of another preset.
 """
 
 import math
@@ -47,11 +47,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a published experiment, and the number that they should reach."""
+    """The settings of a published experiment, and the number that they should reach.
+
+    Attributes:
+        name: its name.
+        settings: those that differ from the defaults.
+        target: the published number.
+        start: the preset of the run whose weights it starts from; "" for random weights.
+    """
 
     name: str
     settings: dict[str, Any]
     target: Target
+    start: str = ""
 
 
 def names() -> list[str]:
@@ -78,7 +86,22 @@ def preset(name: str) -> Preset:
     if name not in names():
         raise unknown("preset", name, names())
     published = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Preset(name, published["settings"], Target(**published["target"]))
+    return Preset(name, published["settings"], Target(**published["target"]), published.get("start", ""))
+
+
+def settings(name: str) -> Config:
+    """Returns the settings of a run of this preset, or of one without a preset, where no others are given.
+
+    Example:
+        >>> settings("vamp_dynamic_mnist").prior, settings("").prior
+        ('vamp', 'standard')
+    """
+    return replace(Config(preset=name), **preset(name).settings) if name else Config()
+
+
+def start(name: str) -> str:
+    """Returns the preset whose weights a run of this preset starts from; "" for random weights, or without a preset."""
+    return preset(name).start if name else ""
 
 
 def changed(config: Config) -> dict[str, Any]:
@@ -88,8 +111,8 @@ def changed(config: Config) -> dict[str, Any]:
         >>> changed(Config(hidden=(300, 300), prior="vamp"))
         {'prior': 'vamp', 'hidden': (300, 300)}
     """
-    start = replace(Config(), **preset(config.preset).settings) if config.preset else Config()
-    return {f.name: value for f in settings_of(Config) if (value := getattr(config, f.name)) != getattr(start, f.name)}
+    given = replace(settings(config.preset), preset="")
+    return {f.name: value for f in settings_of(Config) if (value := getattr(config, f.name)) != getattr(given, f.name)}
 
 
 def verdict(
@@ -191,10 +214,34 @@ def _word(shortfall: float, tolerance: float, changed: Mapping[str, Any]) -> str
     return "reached" if shortfall <= tolerance else "missed"
 
 
+def other_start(name: str, lineage: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns `start_from` where a run started from other weights than its preset says, else nothing.
+
+    Args:
+        name: of the preset; "" for none.
+        lineage: of the run, the newest record first, as run.json keeps it.
+
+    Example:
+        >>> other_start("iwae_1l_k1", [{"run": "runs/a", "config": {}}]), other_start("iwae_1l_k1", [])
+        ({'start_from': 'runs/a'}, {})
+    """
+    wanted = start(name)
+    if not lineage:
+        return {"start_from": "random weights"} if wanted else {}
+    before = lineage[0]["config"]
+    is_same = wanted and before.get("preset") == wanted and not _unlike(Config.from_dict(before))
+    return {} if is_same else {"start_from": lineage[0]["run"]}
+
+
 def _changed(config: Config, quantity: str, num_samples: int) -> dict[str, Any]:
     """The settings that decide the number and differ from the preset; of the draws only those of this quantity."""
-    wanted = Config(**preset(config.preset).settings).to_dict()
+    draws = _DRAWS[quantity]
+    is_same = num_samples == getattr(settings(config.preset), draws)
+    return {**_unlike(config), **({} if is_same else {draws: num_samples})}
+
+
+def _unlike(config: Config) -> dict[str, Any]:
+    """The settings that differ from the preset, without the draws of the report."""
+    wanted = settings(config.preset).to_dict()
     passed_over = {*_OF_ONE_RUN, *_DRAWS.values()}
-    settings = {name: value for name, value in config.scientific().items() if name not in passed_over}
-    settings[_DRAWS[quantity]] = num_samples
-    return {name: value for name, value in settings.items() if value != wanted[name]}
+    return {k: v for k, v in config.scientific().items() if k not in passed_over and v != wanted[k]}

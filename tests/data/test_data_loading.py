@@ -187,11 +187,13 @@ def test_the_number_of_validation_data_is_taken_from_the_training_data_and_the_t
 
 def test_validation_data_of_the_data_set_and_the_last_training_datum_are_not_taken(numbered, tmp_path):
     assert len(load(numbered, valid_data=159).train) == 1
-    with pytest.raises(UsageError, match="`valid_data=160` leaves none of numbered.*'s 160 data to train on: take fewer"):
+    with pytest.raises(
+        UsageError, match=r"`valid_data=160` leaves none of numbered.*'s 160 data to train on: take fewer"
+    ):
         load(numbered, valid_data=160)
     rows = np.arange(40, dtype=np.uint8)[:, None]
     np.savez(tmp_path / "own.npz", x_train=rows, x_valid=rows, x_test=rows)
-    with pytest.raises(UsageError, match="own.* has validation data of its own, which `valid_data=3` cannot change"):
+    with pytest.raises(UsageError, match=r"own.* has validation data of its own, which `valid_data=3` cannot change"):
         load(tmp_path / "own.npz", valid_data=3)
     np.savez(tmp_path / "two.npz", x_train=rows, x_test=rows)
     assert [len(split) for split in parts(load(tmp_path / "two.npz", valid_data=3))] == [37, 3, 40]

@@ -16,7 +16,7 @@ from scripted import exit_code, save_tiny
 
 import pyro_vae as pv
 from pyro_vae.errors import CheckpointError, UsageError
-from pyro_vae.experiment import build, program_members, tables
+from pyro_vae.experiment import build, presets, program_members, tables
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run import checkpoint, files
 from pyro_vae.experiment.train import earlier_run
@@ -248,7 +248,7 @@ def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, cap
         *thorough((["--hidden", 9, "--activation", "tanh"], r"hidden=\(8,\), not \(9,\), activation=relu, not tanh")),
         (["--prior", "vamp"], r"prior=standard, not vamp.*To fit another prior .* first --prior vamp"),
         *thorough(
-            (["--preset", "vamp_dynamic_mnist"], "trains from the beginning: leave out either it"),
+            (["--preset", "vamp_dynamic_mnist"], "its weights fit no other program: leave out --prior"),
             (["--kl-weight", 0, "--reconstruction-weight", 0], "are both 0"),
         ),
     ],
@@ -262,6 +262,75 @@ def test_what_may_change_changes(first):
     flags = ["--num-components", 7, "--lr", 0.01, "--seed", 5, "--kl-weight", 0.5, "--objective", "trace_elbo"]
     train("--start-from", first, "--epochs", 1, *flags, "--precision", "bfloat16", "--out", "second")
     assert read("second/config.json")["objective"] == "trace_elbo"
+
+
+PUBLISHED = """
+start: {start}
+target: {{quantity: log_likelihood, value: -9.0, tolerance: 5.0, source: a paper, protocol: as there}}
+settings: {{dataset: tiny.npy, hidden: [8], latent_dim: 2, test_samples: 20, elbo_samples: 5, epochs: 2, lr: {lr}}}
+"""
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Two presets, of which the second starts from a run of the first."""
+    monkeypatch.setattr(presets, "_FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "PRESETS", ("one_of_two", "two_of_two"))
+    for name, start, lr in (("one_of_two", "''", 0.003), ("two_of_two", "one_of_two", 0.001)):
+        (tmp_path / f"{name}.yaml").write_text(PUBLISHED.format(start=start, lr=lr))
+    save_tiny()
+
+
+def test_a_preset_starts_from_a_run_of_the_preset_that_it_names(published):
+    train("--preset", "one_of_two", "--seed", 3, "--out", "first")
+    train("--preset", "two_of_two", "--seed", 5, "--start-from", "first", "--out", "second")
+    config = read("second/config.json")
+    assert (config["lr"], config["seed"], config["preset"]) == (0.001, 5, "two_of_two")
+    verdict = read("second/report.json")["preset"]
+    assert verdict["changed"] == {}
+    assert verdict["verdict"] in ("reached", "missed")
+
+
+@pytest.mark.parametrize(
+    ("first", "named"),
+    [
+        (None, "random weights"),
+        (["--preset", "one_of_two", "--kl-weight", "0.9"], "first"),
+        (["--preset", "two_of_two"], "first"),
+        ([*SMALL, "--dataset", "tiny.npy", "--epochs", 2], "first"),
+    ],
+)
+def test_a_preset_that_started_otherwise_has_no_verdict(published, capsys, first, named):
+    start = [] if first is None else ["--start-from", "first"]
+    if first:
+        train(*first, "--out", "first")
+    capsys.readouterr()
+    train("--preset", "two_of_two", *start, "--out", "second")
+    said = capsys.readouterr().err
+    assert ("two_of_two starts from the weights of one_of_two" in said) == (first is None)
+    verdict = read("second/report.json")["preset"]
+    assert (verdict["verdict"], verdict["changed"]) == ("not comparable", {"start_from": named})
+
+
+def test_a_preset_that_begins_with_random_weights_has_no_verdict_after_others(published):
+    train("--preset", "two_of_two", "--out", "first")
+    train("--preset", "one_of_two", "--start-from", "first", "--out", "second")
+    assert read("second/report.json")["preset"]["changed"] == {"start_from": "first"}
+
+
+@pytest.mark.parametrize("start", [[], ["--start-from", "first"]])
+def test_the_command_of_a_run_of_a_changed_preset_makes_it_again(published, start):
+    train("--preset", "one_of_two", "--out", "first")
+    # 0.003 is the default of the flag, and not of the preset.
+    line = ["--preset", "two_of_two", "--lr", 0.003, "--epochs", 1, *start, "--out", "second"]
+    train(*line, "--no-test")
+    train("--out", "second", "--resume")
+    again = shlex.split(read("second/run.json")["command"])
+    assert again[:2] == ["pyro-vae", "train"]
+    shutil.rmtree("second")
+    train(*again[2:])
+    assert read("second/config.json")["lr"] == 0.003
+    assert read("second/config.json")["preset"] == "two_of_two"
 
 
 def test_settings_of_the_program_are_all_that_its_members_take():

@@ -27,9 +27,9 @@ from pyro_vae.evaluation.weights import draw_columns, read_log_weights
 from pyro_vae.experiment import build
 from pyro_vae.experiment.compare.comparable_runs import Candidate, Group, disagreements, groups
 from pyro_vae.experiment.compare.comparison_settings import Evaluation
+from pyro_vae.experiment.presets import over_seeds
 from pyro_vae.experiment.run import files
 from pyro_vae.experiment.run.evaluation_data import DataReader
-from pyro_vae.experiment.presets import over_seeds
 from pyro_vae.experiment.run.places import check_reference
 from pyro_vae.experiment.run.trained_run import TrainedRun, open_run
 from pyro_vae.progress import stage, through

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.errors import UsageError
+from pyro_vae.experiment import presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.run.damaged_files import damaged
 
@@ -44,8 +45,8 @@ def settings_after(before: Config) -> Config:
     """Returns the settings of a run that starts from another, where none are given.
 
     They are those of the other run, except two that describe a beginning: the warm-up of the KL weight, which the
-    weights have behind them, and the preset, whose published number belongs to a training from the beginning. The
-    number of threads is decided again.
+    weights have behind them, and the preset, whose published number belongs to another training. The number of threads
+    is decided again.
 
     Example:
         >>> settings_after(Config(kl_warmup=10, epochs=50)).to_dict() == Config(epochs=50).to_dict()
@@ -54,17 +55,20 @@ def settings_after(before: Config) -> Config:
     return replace(before, kl_warmup=0, preset="", threads="auto")
 
 
-def default_settings(lineage: Sequence[Record], path: Path) -> Config:
-    """Returns the settings that a run of this lineage has where the command that begins it gives none.
+def default_settings(preset: str, lineage: Sequence[Record], path: Path) -> Config:
+    """Returns the settings that a run has where the command that begins it gives none but its preset.
 
     Args:
+        preset: its name; "" for none.
         lineage: of the run.
         path: of run.json, for the message.
 
     Raises:
         CheckpointError: the record is damaged.
     """
+    if preset or not lineage:
+        return presets.settings(preset)
     try:
-        return settings_after(Config.from_dict(lineage[0]["config"])) if lineage else Config()
+        return settings_after(Config.from_dict(lineage[0]["config"]))
     except (UsageError, LookupError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error

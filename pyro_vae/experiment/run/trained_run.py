@@ -177,7 +177,8 @@ class TrainedRun(ProgramAndData):
         """Judges the preset. An evaluation can use other test data than the run's own report."""
         config = replace(self.config, test_data=num_data if num_data < len(self.data.test) else 0)
         cut = self.epochs < config.epochs and not config.patience
-        otherwise = {"epochs": self.epochs} if cut else None
+        otherwise: dict[str, Any] = {"epochs": self.epochs} if cut else {}
+        otherwise |= presets.other_start(config.preset, self.run.status.started_from())
         return presets.verdict(config, test, math.prod(self.data.x_shape), otherwise)
 
     @property

@@ -79,21 +79,17 @@ class EarlierRun:
         }
 
     def settings(self, wanted: Config, given: set[str]) -> Config:
-        """Makes the settings of the new run: those that are given, and else those of this one.
+        """Makes the settings of the new run: those that are given, and else those of this one, or of a preset.
 
         Args:
             wanted: the config that is asked for.
             given: the names of the settings that were given explicitly.
 
         Raises:
-            UsageError: they are of another program, or name a preset.
+            UsageError: they are of another program.
         """
-        if "preset" in given:
-            raise UsageError(
-                f"`preset={wanted.preset!r}` trains from the beginning: leave out either it or `start_from`"
-            )
         before = replace(lineage.settings_after(self.saved.config), own=wanted.own)
-        config = replace(before, **{name: getattr(wanted, name) for name in given})
+        config = wanted if wanted.preset else replace(before, **{name: getattr(wanted, name) for name in given})
         self._check_program(config)
         for sentence in changes(self.saved.own, config.own):
             _warn(sentence)

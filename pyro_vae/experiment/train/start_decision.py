@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyro_vae.command_lines import script
 from pyro_vae.errors import CheckpointError, UsageError
-from pyro_vae.experiment import build
+from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
 from pyro_vae.experiment.own_members import changes
 from pyro_vae.experiment.run import checkpoint
@@ -75,6 +75,12 @@ def decide(
                 if start_from is not None:
                     earlier = EarlierRun.open(start_from)
                     config = earlier.settings(config, given)
+                elif wanted := presets.start(config.preset):
+                    print(
+                        f"note: {config.preset} starts from the weights of {wanted}, with --start-from RUN; "
+                        "from random weights its number is not comparable",
+                        file=sys.stderr,
+                    )
             if not is_finished:
                 build.check_clashes(config)
                 build.check_own(config)

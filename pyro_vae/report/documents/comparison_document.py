@@ -7,6 +7,7 @@ from typing import Any
 from pyro_vae.evaluation.trust.diagnostics import KHAT_THRESHOLD
 from pyro_vae.report.cells import UNKNOWN, as_typed, clipped, interval, nats, share
 from pyro_vae.report.document import Caution, Document, Notes, Picture, Section, Table
+from pyro_vae.report.documents.training_document import preset_sentence
 
 FORCED = "FORCED: these runs were not tested in the same way, so their numbers are not comparable as they stand."
 _UNEQUAL = 0.05  # shares of k-hat above 0.7 that far apart: many more data whose bound is loose in one than in another
@@ -161,7 +162,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if differences:
         notes += _difference_notes(differences, reference)
     notes += _joint_notes(groups)
-    return [*notes, *_seed_notes(groups), *_name_notes(groups)]
+    return [*notes, *_seed_notes(groups), *_preset_notes(groups), *_name_notes(groups)]
 
 
 def _bound_note(comparison: Comparison) -> str:
@@ -241,13 +242,19 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "The effect of the training seed is not known for a kind with a single run: train it from other seeds."
 
 
-# For other programs.
+def _preset_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for group in groups:
+        if group.get("preset"):  # which comparisons of older versions have not
+            yield f"preset {preset_sentence(group['preset'])}"
 
 
 def _name_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if more := [found[1] for group in groups if (found := re.search(r", and (\d+) more$", group["label"]))]:
         settings = "one more setting differs" if more[0] == "1" else f"{more[0]} more settings differ"
         yield f'"and {more[0]} more" in a name: {settings}. The table of settings lists them all.'
+
+
+# For other programs.
 
 
 def comparison_rows(comparison: Comparison) -> Table:

@@ -208,7 +208,7 @@ def rounding_sentence(loss: Mapping[str, Any]) -> str:
 
 
 def preset_sentence(verdict: Mapping[str, Any]) -> str:
-    """Describes the target of a preset, the result, the verdict, and any departure from what was published.
+    """Describes the target of a preset, the result, its spread over seeds, the verdict, and what was done otherwise.
 
     Example:
         >>> numbers = {"target": -84.45, "tolerance": 1.0, "result": -85.2, "standard_error": 0.26, "num_samples": 5000}
@@ -223,11 +223,18 @@ def preset_sentence(verdict: Mapping[str, Any]) -> str:
     quantity = {"log_likelihood": "log p(x)", "elbo": "ELBO"}[verdict["quantity"]]
     return (
         f"{verdict['name']}: published {quantity} {verdict['target']:.2f} {unit} ({verdict['source']}); here "
-        f"{verdict['result']:.2f} ± {fixed(verdict['standard_error'], 2)}, K = {verdict['num_samples']}, which is "
+        f"{verdict['result']:.2f} ± {fixed(verdict['standard_error'], 2)}, K = {verdict['num_samples']}"
+        f"{_over_seeds(verdict)}, which is "
         f"{abs(worse):.2f} {unit} {'worse' if worse > 0 else 'better'}: "
         f"{f'not comparable (changed: {changed})' if changed else verdict['verdict']}. Tolerance: "
         f"{verdict['tolerance']:g} {unit}. {verdict['protocol']}"
     )
+
+
+def _over_seeds(verdict: Mapping[str, Any]) -> str:
+    if verdict.get("seed_deviation") is None:
+        return ""
+    return f", mean of {verdict['seeds']} training seeds with SD {verdict['seed_deviation']:.2f}"
 
 
 def _classes(classes: Mapping[str, Any]) -> str:

@@ -252,6 +252,25 @@ def test_groups_are_means_over_seeds_and_their_differences_are_paired(run, compa
     assert standard["difference"] is standard["difference_over_seeds"] is None
 
 
+def test_runs_of_a_preset_are_judged_by_their_mean_over_seeds(run, compared):
+    found = compared(
+        *(run(seed=seed, preset="iwae_1l_k1") for seed in (0, 1)),
+        run(prior="laplace", preset="iwae_1l_k1"),
+        run(prior="student_t"),
+    )
+    by_seeds = {tuple(group["seeds"]): group for group in found["groups"]}
+    both, alone = by_seeds[0, 1], next(group for group in found["groups"] if "laplace" in group["label"])
+    verdict = both["preset"]
+    assert verdict["result"] == pytest.approx(np.mean(both["run_means"]))
+    assert verdict["seed_deviation"] == pytest.approx(np.std(both["run_means"], ddof=1))
+    assert (verdict["seeds"], verdict["target"], verdict["changed"]["test_samples"]) == (2, -86.76, 40)
+    assert (alone["preset"]["seeds"], alone["preset"]["seed_deviation"]) == (1, None)
+    assert next(group for group in found["groups"] if "student_t" in group["label"])["preset"] is None
+    sentences = [note for note in found["notes"] if note.startswith("preset iwae_1l_k1: published log p(x) -86.76")]
+    assert [", mean of 2 training seeds with SD 0." in sentence for sentence in sentences].count(True) == 1
+    assert len(sentences) == 2
+
+
 @pytest.mark.thorough
 def test_the_best_stands_first_and_any_run_can_be_the_reference(run, compared):
     paths = [run(epochs=40, lr=0.05), run(), run(epochs=4)]
