@@ -43,7 +43,7 @@ def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
 
 
 def resized(raw: Raw, valid_data: int) -> Raw:
-    """Returns the data set with so many validation data, whose training data are those that remain.
+    """Returns the data set with this number of validation data; the others stay training data.
 
     Args:
         raw: the data set.

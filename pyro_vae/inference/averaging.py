@@ -23,7 +23,7 @@ _EVERY = 100  # steps; the noise of steps that are nearer to each other is nearl
 
 
 def interval(steps: int) -> int:
-    """Returns after how many steps the average takes a value, for so many steps in an epoch: each epoch has one.
+    """Returns after how many steps the average takes another value: 100, or an epoch if that has fewer.
 
     Example:
         >>> interval(2500), interval(10)

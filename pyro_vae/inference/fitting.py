@@ -193,7 +193,7 @@ class _Training:
         return Part(done, loss, position(train.device))
 
     def _average(self, progress: Progress, done: int) -> None:
-        """Adds the program to its average, after so many steps over all epochs."""
+        """Adds the program to its average, if that is due after this number of steps over all epochs."""
         count, steps_since = divmod(done, averaging.interval(self.steps))
         if self.schedule.average > 0 and not steps_since:
             tensors = self.program.tensors()
