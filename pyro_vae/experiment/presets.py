@@ -225,6 +225,8 @@ def other_start(name: str, lineage: Sequence[Mapping[str, Any]]) -> dict[str, An
         >>> other_start("iwae_1l_k1", [{"run": "runs/a", "config": {}}]), other_start("iwae_1l_k1", [])
         ({'start_from': 'runs/a'}, {})
     """
+    if not name:
+        return {}
     wanted = start(name)
     if not lineage:
         return {"start_from": "random weights"} if wanted else {}

@@ -64,6 +64,7 @@ FLAGS = {
     "--guide": "bottom_up", "--standardize": "no", "--fewest-steps": 5,
     "--label": "kind", "--id": "name", "--group": "patient", "--columns": ("b", "a"), "--channels": "last",
     "--levels": 17, "--image-size": 32, "--colour": "grey", "--reader": 1, "--gradient": "sticking_the_landing",
+    "--init": "he", "--average": 0.25, "--valid-data": 40,
 }  # fmt: skip
 
 

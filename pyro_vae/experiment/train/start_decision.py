@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pyro_vae.command_lines import script
+from pyro_vae.command_lines import command_line, script
 from pyro_vae.errors import CheckpointError, UsageError
 from pyro_vae.experiment import build, presets
 from pyro_vae.experiment.config import Config
@@ -76,9 +76,10 @@ def decide(
                     earlier = EarlierRun.open(start_from)
                     config = earlier.settings(config, given)
                 elif wanted := presets.start(config.preset):
+                    line = command_line("train", preset=config.preset, start_from="RUN")
                     print(
-                        f"note: {config.preset} starts from the weights of {wanted}, with --start-from RUN; "
-                        "from random weights its number is not comparable",
+                        f"note: {config.preset} starts from the weights of {wanted}, and this run from random ones, so "
+                        f"its number is not comparable. To start from a run: {line}",
                         file=sys.stderr,
                     )
             if not is_finished:

@@ -152,6 +152,7 @@ def test_the_flags_of_a_config_make_it_again():
 
 def test_a_setting_of_a_preset_that_is_put_back_to_its_default_is_a_flag():
     line = ["--preset", "iwae_1l_k5", "--batch-size", "128", "--objective", "mean_field_elbo", "--num-particles", "1"]
+    line += ["--gradient", "total"]
     (found,) = made("prior=vamp", command=line).settings()
     assert (found.config.batch_size, found.config.objective) == (128, "mean_field_elbo")
     assert config_from(PARSER.parse_args(flags(changed(found.config)))) == found.config
