@@ -4,7 +4,8 @@
     python docs/results/results.py write
 
 `take` keeps what can be checked of finished work: of a run its settings, report, history and times, of an evaluation
-its report, of a comparison its differences. The name is that of the folder. `write` makes the page from page.jinja.
+its report, of a comparison its differences. The name is that of the folder. A run is taken before it is evaluated, or
+is evaluated with --out, since its folder has one report. `write` makes the page from page.jinja.
 """
 
 import argparse
@@ -35,19 +36,18 @@ def take(folder: Path) -> Path:
     """Keeps the essentials of a run, an evaluation or a comparison, and returns the new file."""
     if (folder / "comparison.json").exists():
         return _keep("comparisons", folder, _read(folder / "comparison.json"))
-    report, about = _read(folder / "report.json"), _read(folder / "run.json")
-    if "reference" in report:
+    report = _read(folder / "report.json")
+    if "reference" in report:  # which only an evaluation has; it writes into its run unless --out names a folder
         seconds = _read(folder / "timings.json")["seconds"]
         kept = {name: report[name] for name in _OF_AN_EVALUATION} | {"seconds": seconds}
-        _keep("evaluations", folder, kept)
+        return _keep("evaluations", folder, kept)
+    config, about = _config(folder), _read(folder / "run.json")
     records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    size, batch = report["protocol"]["split"]["sizes"]["train"], config["batch_size"]
     kept = {name: report[name] for name in _OF_A_REPORT if name in report}
-    kept["training"] |= {
-        "steps": len(records)
-        * math.ceil(report["protocol"]["split"]["sizes"]["train"] / int(_config(folder)["batch_size"]))
-    }
-    kept |= {name: about[name] for name in ("seconds", "versions", "seeds", "started_from") if name in about}
-    return _keep("runs", folder, {"config": _config(folder), **kept, "history": list(_thinned(records))})
+    kept["training"]["steps"] = len(records) * math.ceil(size / batch)
+    kept |= {name: about[name] for name in ("seconds", "versions", "started_from") if name in about}
+    return _keep("runs", folder, {"config": config, **kept, "history": list(_thinned(records))})
 
 
 def _read(path: Path) -> dict[str, Any]:

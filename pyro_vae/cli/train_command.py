@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
         default="",
         metavar="RUN",
         help="begin a new run with the weights of RUN at its best epoch. Settings not given here, including "
-        "--epochs, are those of RUN, not the defaults shown below; only --kl-warmup begins at 0. The program "
+        "--epochs, are those of RUN, not the defaults shown below; only --kl-warmup begins at 0. With --preset all "
+        "settings are those of the preset. The program "
         "must stay the same, the optimiser starts from scratch, and validation or test data that RUN was trained "
         "on are refused",
     )

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from hashlib import blake2b
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ _NUMBERS = 1 << 20  # at a time
 _MOST_COMPARED = 1 << 20  # data searched for equal ones
 
 
-def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
+def cut(raw: Raw, split: str, data_seed: int, valid_data: int = 0) -> Pieces:
     """Maps a split's name to its part and its indices into that part. A random split keeps its random order.
 
     Data of one group stay in one split, so the sizes are as close as whole groups allow.
@@ -25,10 +27,25 @@ def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
         raw: the data set.
         split: "random" by the data seed, or "contiguous" in the order of the file.
         data_seed: of the random order.
+        valid_data: number of validation data, cut from the training data; 0 leaves the sizes as they are.
 
     Raises:
         DataError: there are too few data, or too few groups, for three splits.
+        UsageError: the data set has validation data of its own, or cannot have this number of them.
     """
+    pieces = _cut(raw, split, data_seed)
+    if not valid_data:
+        return pieces
+    changed = _cut(_resized(raw, valid_data), split, data_seed)
+    if not np.array_equal(changed["test"][1], pieces["test"][1]):
+        raise UsageError(
+            f"`valid_data={valid_data}` is less than half a group of {raw.name}, and would take a whole group from the "
+            "test data: take more"
+        )
+    return changed
+
+
+def _cut(raw: Raw, split: str, data_seed: int) -> Pieces:
     pieces: Pieces = {}
     for part in raw.parts:
         _check_sizes(raw.name, part)
@@ -42,21 +59,10 @@ def cut(raw: Raw, split: str, data_seed: int) -> Pieces:
     return pieces
 
 
-def resized(raw: Raw, valid_data: int) -> Raw:
-    """Returns the data set with this number of validation data; the others stay training data.
-
-    Args:
-        raw: the data set.
-        valid_data: their number; 0 leaves the data set as it is.
-
-    Raises:
-        UsageError: the data set has validation data apart from its training data, or too few training data; or the
-            number is negative.
-    """
-    if valid_data < 0:
-        raise UsageError(f"`valid_data` must be at least 0; got {valid_data}")
-    if not valid_data:
-        return raw
+def _resized(raw: Raw, valid_data: int) -> Raw:
+    """Returns the data set with this number of validation data; the others stay training data."""
+    if not _is_size(valid_data):
+        raise UsageError(f"`valid_data` must be a whole number of at least 0; got {valid_data!r}")
     part = next((part for part in raw.parts if {"train", "valid"} <= part.cut.keys()), None)
     if part is None:
         raise UsageError(
@@ -67,6 +73,10 @@ def resized(raw: Raw, valid_data: int) -> Raw:
         raise UsageError(f"`valid_data={valid_data}` leaves none of {raw.name}'s {both:,} data to train on: take fewer")
     changed = replace(part, cut={**part.cut, "train": both - valid_data, "valid": valid_data})
     return replace(raw, parts=tuple(changed if each is part else each for each in raw.parts))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, Integral) and int(value) >= 0
 
 
 def _check_sizes(name: str, part: Part) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data import PATHS, SOURCES, formats, is_path
-from pyro_vae.data.cutting import Pieces, cut, equal_rows, resized, shared_groups
+from pyro_vae.data.cutting import Pieces, cut, equal_rows, shared_groups
 from pyro_vae.data.own import columns
 from pyro_vae.data.own.reading import Reading, without_effect
 from pyro_vae.data.protocol import description, protocol, untrained
@@ -179,8 +179,7 @@ def assemble(raw: Raw, choices: Choices, reading: Reading) -> Splits:
         UsageError, DataError: as for `load`.
     """
     recipe = "levels" if choices.levels or reading.counts else _recipe(raw, choices.binarize, choices.dequantize)
-    raw = resized(raw, choices.valid_data)
-    pieces = cut(raw, choices.split, choices.data_seed)
+    pieces = cut(raw, choices.split, choices.data_seed, choices.valid_data)
     scaling = _scaling(raw, choices, reading)
     changed: dict[str, Any] = {}
     if scaling == "standardized" and raw.parts[0].levels.ndim == 2:

@@ -62,7 +62,7 @@ class Config:
     preset: str = flag(
         "",
         "settings of a published experiment; the report compares its number with the run's, and other flags override "
-        "the settings",
+        "the settings; a preset that begins with the weights of a run of another one says so",
         table="PRESETS",
     )
     dataset: str = flag(
@@ -193,8 +193,8 @@ class Config:
     activation: str = flag("relu", "non-linearity of the hidden layers", table="ACTIVATIONS")
     init: Init = flag(
         "torch",
-        "first weights of encoder and decoder: glorot and he are the rules of these papers, with biases of 0; torch "
-        "leaves each layer as torch makes it, as in most programs",
+        "first weights of encoder and decoder: glorot and he by the rules of Glorot & Bengio 2010 and He et al. 2015, "
+        "with biases of 0; torch leaves each layer as torch makes it, as in most programs",
     )
     precision: Precision = flag(
         "float32",
@@ -286,8 +286,8 @@ class Config:
     )
     average: float = flag(
         0.0,
-        "share of the steps so far over whose end the parameters are averaged, as 0.1; the average is what is "
-        "validated, kept and tested; 0 averages nothing, since a falling `lr` does the same",
+        "average the parameters: two thirds of the weight lie on this last share of the steps, as 0.1; the average is "
+        "what is validated, kept and tested; 0 averages nothing, since a falling `lr` does nearly the same",
         least=0,
         most=1,
     )

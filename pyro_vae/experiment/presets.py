@@ -89,17 +89,17 @@ def preset(name: str) -> Preset:
     return Preset(name, published["settings"], Target(**published["target"]), published.get("start", ""))
 
 
-def settings(name: str) -> Config:
+def config_of(name: str) -> Config:
     """Returns the settings of a run of this preset, or of one without a preset, where no others are given.
 
     Example:
-        >>> settings("vamp_dynamic_mnist").prior, settings("").prior
+        >>> config_of("vamp_dynamic_mnist").prior, config_of("").prior
         ('vamp', 'standard')
     """
     return replace(Config(preset=name), **preset(name).settings) if name else Config()
 
 
-def start(name: str) -> str:
+def start_of(name: str) -> str:
     """Returns the preset whose weights a run of this preset starts from; "" for random weights, or without a preset."""
     return preset(name).start if name else ""
 
@@ -111,7 +111,7 @@ def changed(config: Config) -> dict[str, Any]:
         >>> changed(Config(hidden=(300, 300), prior="vamp"))
         {'prior': 'vamp', 'hidden': (300, 300)}
     """
-    given = replace(settings(config.preset), preset="")
+    given = replace(config_of(config.preset), preset="")
     return {f.name: value for f in settings_of(Config) if (value := getattr(config, f.name)) != getattr(given, f.name)}
 
 
@@ -227,23 +227,32 @@ def other_start(name: str, lineage: Sequence[Mapping[str, Any]]) -> dict[str, An
     """
     if not name:
         return {}
-    wanted = start(name)
+    wanted = start_of(name)
     if not lineage:
         return {"start_from": "random weights"} if wanted else {}
-    before = lineage[0]["config"]
-    is_same = wanted and before.get("preset") == wanted and not _unlike(Config.from_dict(before))
-    return {} if is_same else {"start_from": lineage[0]["run"]}
+    first, *earlier = lineage
+    is_same = (
+        wanted and first["config"].get("preset") == wanted and _as_published(first) and not other_start(wanted, earlier)
+    )
+    return {} if is_same else {"start_from": first["run"]}
+
+
+def _as_published(record: Mapping[str, Any]) -> bool:
+    """Whether a run in a lineage had the settings of its preset, and was trained to its end."""
+    config = Config.from_dict(record["config"])
+    is_whole = record.get("epochs") == config.epochs or bool(config.patience)
+    return is_whole and not _unlike(config)
 
 
 def _changed(config: Config, quantity: str, num_samples: int) -> dict[str, Any]:
     """The settings that decide the number and differ from the preset; of the draws only those of this quantity."""
     draws = _DRAWS[quantity]
-    is_same = num_samples == getattr(settings(config.preset), draws)
+    is_same = num_samples == getattr(config_of(config.preset), draws)
     return {**_unlike(config), **({} if is_same else {draws: num_samples})}
 
 
 def _unlike(config: Config) -> dict[str, Any]:
     """The settings that differ from the preset, without the draws of the report."""
-    wanted = settings(config.preset).to_dict()
+    wanted = config_of(config.preset).to_dict()
     passed_over = {*_OF_ONE_RUN, *_DRAWS.values()}
     return {k: v for k, v in config.scientific().items() if k not in passed_over and v != wanted[k]}

@@ -3,8 +3,8 @@ r"""The average of a program's tensors over the last part of a training, which h
 .. math:: \bar\theta_t = (1 - w_t) \bar\theta_{t-1} + w_t \theta_t, \qquad w_t = \frac{1 + \eta}{t + \eta}, \qquad
    \eta = \frac{1}{s} - 1
 
-The weight of an old value falls like a power of its age, and not like an exponential. So the average reaches over the
-last share s of the training, however long that gets: s = 1 is the mean of all values, s = 0.1 is about the last tenth.
+s = 1 is the mean of all values. A smaller s forgets early values: a share 1 - (1 - s)^(1/s) of the weight, two thirds
+for a small s, lies on the last share s of the training, however long that gets, and the rest on what came before.
 
 Reference:
     Section 4 of Shamir & Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", ICML 2013.
@@ -24,6 +24,8 @@ _EVERY = 100  # steps; the noise of steps that are nearer to each other is nearl
 
 def interval(steps: int) -> int:
     """Returns after how many steps the average takes another value: 100, or an epoch if that has fewer.
+
+    What is validated at the end of an epoch can so be up to 99 steps old.
 
     Example:
         >>> interval(2500), interval(10)
@@ -54,11 +56,12 @@ def updated(
     if not average:
         return {name: tensor.clone() for name, tensor in tensors.items()}
     power = 1 / share - 1
-    floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    moved = [name for name, tensor in tensors.items() if not torch.equal(average[name], tensor)]  # an infinity stays
+    floats = [name for name in moved if tensors[name].is_floating_point()]
     torch._foreach_lerp_(
         [average[name] for name in floats], [tensors[name] for name in floats], (1 + power) / (count + power)
     )
-    for name in tensors.keys() - set(floats):
+    for name in set(moved) - set(floats):
         average[name].copy_(tensors[name])
     return dict(average)
 

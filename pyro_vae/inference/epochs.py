@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from pyro_vae.errors import unknown
+from pyro_vae.errors import UsageError, unknown
 from pyro_vae.option_words import LearningRates, words
 
 
@@ -14,6 +14,9 @@ class Schedule:
     """How long a fit trains, at which rate and with which weights.
 
     Each field is explained in `pyro_vae.experiment.config`.
+
+    Raises:
+        UsageError: `average` is not a share.
     """
 
     epochs: int = 100
@@ -25,6 +28,10 @@ class Schedule:
     patience: int = 0
     valid_samples: int = 4
     average: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.average <= 1:
+            raise UsageError(f"`average` must be at least 0 and at most 1; got {self.average}")
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class _Training:
     def record(self, part: Part, rate: float, progress: Progress) -> Record:
         """Validates after a whole epoch, and counts it in the progress; where there is an average, it is validated."""
         try:
-            with averaging.holding(self.program, progress.average):
+            with averaging.holding(self.program, progress.average if self.schedule.average > 0 else {}):
                 terms, bound = self._terms(progress), self._bound()
                 if progress.epoch == 0 and self.world.first:
                     warn_of_squashed_logits_in(self.program, *(array[:DATA_BLOCK] for array in self.held_out))

@@ -1,9 +1,12 @@
 """initialise: draws the first weights of a network by a published rule."""
 
+import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pyro_vae.option_words import Init, check_word
 
@@ -18,9 +21,11 @@ def initialise(module: nn.Module, rule: Init) -> None:
     .. math:: \text{glorot:}\quad w \sim U(-a, a),\; a = \sqrt{6 / (n_{in} + n_{out})} \qquad
        \text{he:}\quad w \sim N(0, 2 / n_{in})
 
-    n_in and n_out are what enters and leaves one unit: of a convolution, channels times kernel. The value and the gate
-    of a gated layer are two layers for this. Parameters that belong to no such layer stay as they are, as does
-    `output_bias` of a network. The numbers come from torch's global generator.
+    n_in and n_out are what enters one unit, and how many units it goes to: for a linear layer its sizes, for a
+    convolution channels times kernel, where groups and a stride divide what they divide. The value and the gate of a
+    gated layer are two layers for this. Parameters that belong to no such layer stay as they are, as do `output_bias`
+    of a network and weights that a parametrisation, such as weight normalisation, computes.
+    The numbers come from torch's global generator.
 
     Args:
         module: a network, a member or a program; it is changed in place.
@@ -47,9 +52,14 @@ def initialise(module: nn.Module, rule: Init) -> None:
         return
     gated = _gated(module)
     for layer in module.modules():
-        if isinstance(layer, _LAYERS + _TRANSPOSED):
-            for weight in layer.weight.chunk(2 if layer in gated else 1):
-                _draw(weight, rule, transposed=isinstance(layer, _TRANSPOSED))
+        if isinstance(layer, _LAYERS + _TRANSPOSED) and not is_parametrized(layer):
+            halves = 2 if layer in gated else 1
+            into, out = _fans(layer)
+            bound = math.sqrt(6 / (into + out / halves))
+            if rule == "glorot":
+                layer.weight.uniform_(-bound, bound)
+            else:
+                layer.weight.normal_(std=math.sqrt(2 / into))
             if layer.bias is not None:
                 layer.bias.zero_()
 
@@ -60,8 +70,10 @@ def _gated(module: nn.Module) -> set[nn.Module]:
     return {before for row in rows for before, after in pairwise(row) if isinstance(after, nn.GLU)}
 
 
-def _draw(weight: torch.Tensor, rule: str, *, transposed: bool) -> None:
-    if rule == "glorot":
-        nn.init.xavier_uniform_(weight)
-    else:
-        nn.init.kaiming_normal_(weight, mode="fan_out" if transposed else "fan_in", nonlinearity="relu")
+def _fans(layer: Any) -> tuple[float, float]:
+    """Computes n_in and n_out."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    kernel, stride = math.prod(layer.kernel_size) / layer.groups, math.prod(layer.stride)
+    into, out = layer.in_channels * kernel, layer.out_channels * kernel
+    return (into / stride, out) if isinstance(layer, _TRANSPOSED) else (into, out / stride)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from pyro_vae.data import load
+from pyro_vae.data import from_arrays, load
 from pyro_vae.errors import DataError, UsageError
 
 NAMES = ("train", "valid", "test")
@@ -199,6 +199,16 @@ def test_validation_data_of_the_data_set_and_the_last_training_datum_are_not_tak
     assert [len(split) for split in parts(load(tmp_path / "two.npz", valid_data=3))] == [37, 3, 40]
 
 
-def test_a_negative_number_of_validation_data_is_refused(numbered):
-    with pytest.raises(UsageError, match="`valid_data` must be at least 0; got -1"):
-        load(numbered, valid_data=-1)
+@pytest.mark.parametrize("wrong", [-1, 2.5, True, "3"])
+def test_a_number_of_validation_data_that_is_none_is_refused(numbered, wrong):
+    with pytest.raises(UsageError, match="`valid_data` must be a whole number of at least 0; got "):
+        load(numbered, valid_data=wrong)
+
+
+@pytest.mark.parametrize("kind", ["random", "contiguous"])
+def test_validation_data_of_less_than_half_a_group_do_not_take_one_from_the_test_data(kind):
+    rows, groups = np.arange(100, dtype=np.uint8)[:, None], np.arange(100) // 10
+    sizes = [len(split) for split in parts(from_arrays(rows, group=groups, split=kind, valid_data=20))]
+    assert sizes == [60, 20, 20]
+    with pytest.raises(UsageError, match="`valid_data=3` is less than half a group of .*: take more"):
+        from_arrays(rows, group=groups, split=kind, valid_data=3)

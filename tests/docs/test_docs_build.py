@@ -21,7 +21,7 @@ MODULES = [found.name for found in pkgutil.walk_packages(pv.__path__, "pyro_vae.
 # Parts of what is documented as a whole, and what no user calls.
 INNER = re.compile(
     r"pyro_vae\.(data|inference|evaluation|graphs)(\..*)?|pyro_vae\.model\.(checks|distributions|likelihoods)\..*"
-    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing|initialisation)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements|progress|progress_display|threads)"
+    r"|pyro_vae\.model\.(traces|conditions|squashed_logits|given_data|open_plates|observing)|pyro_vae\.(model|report|experiment|selfcheck|cli)(\.[a-z]+)?|pyro_vae\.(system|quiet_matplotlib|notebook_html|loss_requirements|progress|progress_display|threads)"
     r"|pyro_vae\.report\.draw\.(report_figures|style|column_pictures|column_views)"
     r"|pyro_vae\.experiment\.run\.(files|manifest|interruption|damaged_files|raw_data|program_and_data)"
     r"|pyro_vae\.experiment\.run\.(lineage|places|training_rows)"

@@ -188,6 +188,29 @@ def test_bits_per_dimension_count_down():
     assert better["shortfall"] == pytest.approx(-0.03)
 
 
+def started(name, *earlier, epochs=None, **changes):
+    config = config_of(name, **changes)
+    record = {"run": f"runs/{name}", "config": config.to_dict(), "epochs": config.epochs if epochs is None else epochs}
+    return [record, *earlier]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "named"),
+    [
+        (started("iwae_1l_k5"), None),
+        (started("iwae_1l_k5", seed=4), None),
+        ([], "random weights"),
+        (started("iwae_1l_k1"), "runs/iwae_1l_k1"),
+        (started("iwae_1l_k5", lr=0.5), "runs/iwae_1l_k5"),
+        (started("iwae_1l_k5", epochs=1), "runs/iwae_1l_k5"),
+        (started("iwae_1l_k5", *started("gated_dynamic_mnist")), "runs/iwae_1l_k5"),
+    ],
+)
+def test_weights_other_than_those_of_the_named_preset_are_a_change(lineage, named):
+    assert presets.other_start("iwae_1l_k50", lineage) == ({} if named is None else {"start_from": named})
+    assert presets.other_start("", lineage) == {}
+
+
 def test_over_seeds_the_mean_is_judged_and_the_spread_is_said():
     results = [-85.3, -85.5, -85.6]  # the last two alone would miss
     runs = [

@@ -15,7 +15,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data import Split, Splits
-from pyro_vae.errors import DataError, DivergenceError
+from pyro_vae.errors import DataError, DivergenceError, UsageError
 from pyro_vae.inference import (
     SVI,
     ImportanceWeightedELBO,
@@ -171,6 +171,31 @@ def test_the_average_that_is_validated_is_a_weighted_mean_of_the_values(data, sh
     assert all(torch.equal(progress.best_tensors[name], tensor) for name, tensor in progress.average.items())
     elbo = pv.evaluation.elbo(vae, data.valid.fixed(), 4, seed=derive(0, "validation"))
     assert elbo.mean == pytest.approx(averaged[-1].valid_elbo, abs=1e-12)
+
+
+def test_an_average_that_is_not_wanted_any_more_is_not_used(data):
+    vae, svi = build()
+    progress = Progress()
+    list(fit(vae, svi, data, Schedule(epochs=2, average=0.5), progress=progress))
+    (record,) = fit(vae, svi, data, Schedule(epochs=3, valid_samples=3), progress=progress)
+    last = pv.evaluation.elbo(vae, data.valid.fixed(), 3, seed=derive(0, "validation"))
+    assert progress.best_epoch == 3
+    assert record.valid_elbo == pytest.approx(last.mean, abs=1e-12)
+
+
+def test_a_buffer_with_an_infinity_can_be_averaged(data):
+    vae, svi = build()
+    vae.posterior.encoder.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    progress = Progress()
+    assert len(list(fit(vae, svi, data, Schedule(epochs=2, average=0.5), progress=progress))) == 2
+    (mask,) = (tensor for name, tensor in progress.average.items() if name.endswith("mask"))
+    assert mask.tolist() == [0.0, -math.inf]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_an_average_over_no_share_is_refused(share):
+    with pytest.raises(UsageError, match=r"`average` must be at least 0 and at most 1; got "):
+        Schedule(average=share)
 
 
 def has_made(svi, steps):

@@ -1,5 +1,6 @@
 """initialise: bounds and variances of the published rules, for every kind of layer."""
 
+import copy
 import math
 
 import pytest
@@ -8,13 +9,43 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import UsageError
-from pyro_vae.model.initialisation import initialise
+from pyro_vae.model.initialisation import _fans, initialise
 
 LAYERS = {  # with n_in and n_out of one unit
     "linear": (nn.Linear(400, 300), 400, 300),
-    "conv": (nn.Conv2d(20, 50, 3, stride=2), 20 * 9, 50 * 9),
-    "transposed": (nn.ConvTranspose2d(20, 50, 3, stride=2), 20 * 9, 50 * 9),
+    "conv": (nn.Conv2d(20, 50, 3), 20 * 9, 50 * 9),
+    "conv with a stride": (nn.Conv2d(20, 50, 4, stride=2), 20 * 16, 50 * 4),
+    "transposed": (nn.ConvTranspose2d(20, 50, 4, stride=2), 20 * 4, 50 * 16),
+    "depthwise": (nn.Conv2d(600, 600, 5, groups=600), 25, 25),
 }
+
+
+@pytest.mark.parametrize("layer", [each[0] for each in LAYERS.values()], ids=LAYERS)
+def test_each_unit_has_what_enters_and_what_it_goes_to(layer):
+    """Counted: how many inputs change one output in the middle, and how many outputs one input changes."""
+    ones = copy.deepcopy(layer)
+    nn.init.ones_(ones.weight)
+    side = () if isinstance(layer, nn.Linear) else (24, 24)
+    size = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    x = torch.zeros(1, size, *side, requires_grad=True)
+    y = ones(x)
+    middle = [n // 2 for n in y.shape[2:]]
+    counted = torch.autograd.grad(y[(0, 0, *middle)], x, retain_graph=True)[0].count_nonzero()
+    reached = torch.autograd.grad(y.sum(), x)[0][(0, 0, *(n // 2 for n in x.shape[2:]))]
+    assert (counted.item(), reached.item()) == _fans(layer)
+
+
+def test_the_gate_of_a_transposed_convolution_is_a_layer_too():
+    network = nn.Sequential(nn.ConvTranspose2d(30, 80, 4, stride=2), nn.GLU(1))
+    initialise(network, "glorot")
+    assert network[0].weight.abs().max().item() == pytest.approx(math.sqrt(6 / (30 * 4 + 40 * 16)), rel=1e-3)
+
+
+def test_a_weight_that_is_computed_stays():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    before = layer.weight.clone()
+    initialise(layer, "he")
+    assert torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize(("layer", "into", "out"), LAYERS.values(), ids=LAYERS)

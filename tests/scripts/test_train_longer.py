@@ -248,7 +248,7 @@ def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, cap
         *thorough((["--hidden", 9, "--activation", "tanh"], r"hidden=\(8,\), not \(9,\), activation=relu, not tanh")),
         (["--prior", "vamp"], r"prior=standard, not vamp.*To fit another prior .* first --prior vamp"),
         *thorough(
-            (["--preset", "vamp_dynamic_mnist"], "its weights fit no other program: leave out --prior"),
+            (["--preset", "vamp_dynamic_mnist"], "its weights fit no other program: leave out --preset"),
             (["--kl-weight", 0, "--reconstruction-weight", 0], "are both 0"),
         ),
     ],

@@ -78,8 +78,10 @@ class Checkpoint:
             _check_slots(self.optimizer, optimizer)
             optimizer.load_state_dict(self.optimizer)
         with fitting("program"):
-            for tensors in filter(None, (self.progress.average, self.program)):  # the program last
-                program.set_tensors(tensors)
+            if self.progress.average:  # the program puts it on its device
+                program.set_tensors(self.progress.average)
+                self.progress.average = {name: tensor.clone() for name, tensor in program.tensors().items()}
+            program.set_tensors(self.program)
         if self.progress.part is not None:
             with fitting("stream of noise"):  # for example of another version of torch
                 torch.Generator().set_state(self.progress.part.noise["cpu"])

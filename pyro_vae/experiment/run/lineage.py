@@ -1,8 +1,8 @@
 """The lineage of a run: the runs whose weights it started from, the newest first, as run.json keeps it.
 
 A record of each says which weights they were (run, epoch, checkpoint and its SHA-256), and how they were trained
-(config, data). `unseen` is True where none of the validation and test data are among the data of that training, and
-None where that is not known.
+(config, epochs, data). `unseen` is True where none of the validation and test data are among the data of that training,
+and None where that is not known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def default_settings(preset: str, lineage: Sequence[Record], path: Path) -> Conf
         CheckpointError: the record is damaged.
     """
     if preset or not lineage:
-        return presets.settings(preset)
+        return presets.config_of(preset)
     try:
         return settings_after(Config.from_dict(lineage[0]["config"]))
     except (UsageError, LookupError, TypeError, AttributeError) as error:

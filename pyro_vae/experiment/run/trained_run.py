@@ -135,6 +135,7 @@ class TrainedRun(ProgramAndData):
         """How many epochs were trained, the best of them, its score, and the weights that the first one began with."""
         valid_elbo = self.records[self.best_epoch - 1]["valid_elbo"]
         known = {"epochs": self.epochs, "best_epoch": self.best_epoch, "valid_elbo": valid_elbo}
+        known |= {"average": self.config.average} if self.config.average else {}
         earlier = lineage.told(self.run.status.started_from())
         return {**known, **({lineage.KEY: earlier} if earlier else {})}
 

@@ -72,6 +72,7 @@ class EarlierRun:
         return {
             "run": str(self.path),
             "epoch": self.saved.progress.best_epoch,
+            "epochs": self.saved.progress.epoch,
             "checkpoint": self.saved.file,
             "sha256": self.saved.sha256,
             "config": self.saved.config.to_dict(),
@@ -104,7 +105,7 @@ class EarlierRun:
         if not differ:
             return
         what = ", ".join(f"{name}={getattr(saved, name)}, not {getattr(config, name)}" for name in differ)
-        names = listed(f"`{name}`" for name in differ)
+        names = "`preset`" if config.preset else listed(f"`{name}`" for name in differ)
         refit = command_line("refit", self.path, prior=config.prior)
         other_prior = f". To fit another prior to its encoder and decoder: {refit}" if differ == ["prior"] else ""
         raise UsageError(

@@ -75,7 +75,7 @@ def decide(
                 if start_from is not None:
                     earlier = EarlierRun.open(start_from)
                     config = earlier.settings(config, given)
-                elif wanted := presets.start(config.preset):
+                elif wanted := presets.start_of(config.preset):
                     line = command_line("train", preset=config.preset, start_from="RUN")
                     print(
                         f"note: {config.preset} starts from the weights of {wanted}, and this run from random ones, so "

@@ -18,6 +18,7 @@ from pyro_vae.experiment.run.evaluation_data import DataReader
 from pyro_vae.experiment.train.program_graph import Node, nodes_of
 from pyro_vae.experiment.train.training_session import Session
 from pyro_vae.inference import Record
+from pyro_vae.inference.averaging import holding
 from pyro_vae.model.program import undisturbed
 from pyro_vae.randomness import stream
 from pyro_vae.report.draw.images import Key, can_show, labels_to_draw, tile
@@ -77,7 +78,8 @@ class Board(Log):
 
     def __init__(self, writer: Any, session: Session) -> None:
         config, data = session.run.config, session.data
-        self.writer, self.config, self.vae, self.reached = writer, config, session.vae, session.progress.epoch
+        self.writer, self.config, self.vae, self.progress = writer, config, session.vae, session.progress
+        self.reached = session.progress.epoch
         self.valid = DataReader(config, data.valid, data.num_classes, _CODES).whole()
         self.num_classes = data.num_classes if config.conditional else 0
         self.key = Key(*build.shown_range(config, data.form, data.protocol), data.classes)
@@ -100,7 +102,8 @@ class Board(Log):
             if name not in ("epoch", "best") and value is not None:
                 self.writer.add_scalar(name, value, record.epoch)
         if record.epoch % max(1, self.config.epochs // _PICTURES) == 0:
-            self._pictures("")
+            with holding(self.vae, self.progress.average):
+                self._pictures("")
 
     def finish(self) -> None:
         """Writes pictures and codes of the state that is kept, the best epoch."""

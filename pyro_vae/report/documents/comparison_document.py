@@ -244,8 +244,14 @@ def _seed_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _preset_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for group in groups:
-        if group.get("preset"):  # which comparisons of older versions have not
-            yield f"preset {preset_sentence(group['preset'])}"
+        if verdict := group.get("preset"):  # which comparisons of older versions have not
+            yield f"preset {preset_sentence(verdict)}{_cure(verdict)}"
+
+
+def _cure(verdict: Mapping[str, Any]) -> str:
+    """Names what is missing where only the number of draws keeps a number from being comparable."""
+    only_draws = [*verdict["changed"]] in (["test_samples"], ["elbo_samples"])
+    return " For a verdict, compare with as many draws as the preset has: `num_samples`." if only_draws else ""
 
 
 def _name_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:

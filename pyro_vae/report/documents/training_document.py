@@ -85,12 +85,15 @@ def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
     """Describes how long a program was trained, after a word for what is described.
 
     Args:
-        training: `epochs` and `best_epoch`, and `started_from` where the weights of another run were the first.
+        training: `epochs` and `best_epoch`, `average` where the parameters are an average, and `started_from` where
+            the weights of another run were the first.
         is_run: False for a program without a run, of which only its records are known.
 
     Example:
         >>> trained({"epochs": 9, "best_epoch": 7}, is_run=True)
         ('model', 'epoch 7 of 9, the best on validation data')
+        >>> trained({"epochs": 9, "best_epoch": 7, "average": 0.1}, is_run=True)[1]
+        'averaged parameters of epoch 7 of 9, the best on validation data'
         >>> earlier = {"run": "runs/a", "epoch": 5, "checkpoint": "epoch-00006.safetensors", "sha256": "90cfd0"}
         >>> print(trained({"epochs": 9, "best_epoch": 7, "started_from": [earlier | {"unseen": True}]}, is_run=True)[1])
         epoch 7 of 9, the best on validation data; training started from the weights of epoch 5 of runs/a
@@ -99,7 +102,8 @@ def trained(training: Mapping[str, Any], *, is_run: bool) -> tuple[str, str]:
     epochs, best = training["epochs"], training["best_epoch"]
     if is_run:
         started = _started(training.get("started_from", []))
-        return "model", f"epoch {best} of {epochs}, the best on validation data{started}"
+        average = "averaged parameters of " if training.get("average") else ""
+        return "model", f"{average}epoch {best} of {epochs}, the best on validation data{started}"
     return "training", f"{epochs} epochs by its records; the best on validation data was epoch {best}"
 
 

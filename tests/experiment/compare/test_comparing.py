@@ -269,6 +269,7 @@ def test_runs_of_a_preset_are_judged_by_their_mean_over_seeds(run, compared):
     sentences = [note for note in found["notes"] if note.startswith("preset iwae_1l_k1: published log p(x) -86.76")]
     assert [", mean of 2 training seeds with SD 0." in sentence for sentence in sentences].count(True) == 1
     assert len(sentences) == 2
+    assert not any("as many draws as the preset" in sentence for sentence in sentences)  # which would not be enough
 
 
 @pytest.mark.thorough

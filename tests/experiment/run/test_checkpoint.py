@@ -100,6 +100,17 @@ def test_a_state_that_was_restored_gives_the_bytes_it_came_from(trained, config,
     assert again.read_bytes() == last.read_bytes()
 
 
+def test_an_average_is_restored_where_the_program_is(trained, config, last):
+    """The meta device stands for an accelerator."""
+    saved = checkpoint.read(last)
+    saved.progress.average = {name: tensor.clone() for name, tensor in saved.program.items()}
+    vae = build.vae(config, (6,)).to("meta")
+    with torch.device("meta"):
+        average = saved.restore(vae, build.optimizer(config, vae)).average
+    assert {tensor.device.type for tensor in vae.tensors().values()} == {"meta"}
+    assert {tensor.device.type for tensor in average.values()} == {"meta"}
+
+
 def test_only_the_last_three_are_kept(trained):
     assert names(trained.folder) == [f"epoch-0000{i}.{end}" for i in (3, 4, 5) for end in ("json", "safetensors")]
 
