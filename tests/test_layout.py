@@ -161,6 +161,7 @@ def test_the_order_is_strict_enough_to_fail():
     assert level("pyro_vae.inference.fitting") > level("pyro_vae.evaluation.weights")
 
 
+@pytest.mark.thorough
 def test_importing_the_package_loads_no_torch_and_every_public_name_resolves():
     code = (
         "import sys, pyro_vae; light = 'torch' not in sys.modules;"

@@ -117,6 +117,7 @@ def test_a_check_shows_every_finding_with_its_detail():
     ]
 
 
+@pytest.mark.thorough
 def test_an_estimate_of_another_making_says_so():
     exact = ExactEstimate("PCA", torch.zeros(2), torch.zeros(2), 0)
     assert shown(exact).records[0]["Monte Carlo"] == "none, exact"

@@ -264,6 +264,7 @@ with shown("starting"):
 """
 
 
+@pytest.mark.thorough
 def test_what_is_printed_on_a_terminal_stands_whole_above_the_display():
     written = on_terminal(SHOWN)
     assert "starting 0:00" in written

@@ -194,6 +194,7 @@ def of_evaluation(trained):
     return seen
 
 
+@pytest.mark.thorough
 def test_an_evaluation_takes_the_number_of_the_training(cores, config, tmp_path):
     finished_run(tmp_path / "run", config.dataset, threads=2)
     assert of_evaluation(open_run(tmp_path / "run")) == {2}
@@ -214,6 +215,7 @@ def test_shards_take_the_number_of_the_training(cores, config, tmp_path):
     assert seen == {2}
 
 
+@pytest.mark.thorough
 def test_a_program_in_memory_is_evaluated_with_a_number_by_its_size(cores):
     x = (torch.rand(30, 784) < 0.5).float()
     seen = []

@@ -192,6 +192,7 @@ def test_an_array_becomes_the_x_of_a_slow_reading_or_is_refused(array):
         assert splits.train.num_levels == num_levels
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(arrays())
 @example(np.full((10, 2, 2, 3), 7, np.uint8))
@@ -285,6 +286,7 @@ def test_labels_of_any_plain_type_are_classes_in_order(needed, x, y):
         assert splits.num_classes == len(labels[1])
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(arrays(SHAPES), arrays([(10,), (10,), (10,), (5,), (7,), (10, 1), ()]))
 @example(np.ones((10, 2)), np.arange(10) - 1)
@@ -413,6 +415,7 @@ def test_the_bytes_of_an_idx_are_read_as_they_stand_or_refused(content):
     assert content != IDX or x is not None
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(bytes_like(AMAT))
 @example(AMAT)
@@ -429,6 +432,7 @@ def test_the_bytes_of_an_amat_are_read_as_they_stand_or_refused(content):
     assert content != AMAT or x is not None
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(st.sampled_from([IDX, AMAT]).flatmap(lambda plain: st.tuples(st.just(plain), bytes_like(gzip.compress(plain)))))
 @example((IDX, gzip.compress(IDX)))
@@ -441,6 +445,7 @@ def test_gzip_gives_what_was_packed_or_is_refused(case):
     assert content != gzip.compress(IDX) or x is not None
 
 
+@pytest.mark.thorough
 @EXAMPLES
 @given(st.sampled_from([MAT, LOOSE]).flatmap(lambda file: bytes_like(file.getvalue())))
 @example(MAT.getvalue())

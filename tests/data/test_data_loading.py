@@ -210,5 +210,5 @@ def test_validation_data_of_less_than_half_a_group_do_not_take_one_from_the_test
     rows, groups = np.arange(100, dtype=np.uint8)[:, None], np.arange(100) // 10
     sizes = [len(split) for split in parts(from_arrays(rows, group=groups, split=kind, valid_data=20))]
     assert sizes == [60, 20, 20]
-    with pytest.raises(UsageError, match="`valid_data=3` is less than half a group of .*: take more"):
+    with pytest.raises(UsageError, match=r"`valid_data=3` is less than half a group of .*: take more"):
         from_arrays(rows, group=groups, split=kind, valid_data=3)

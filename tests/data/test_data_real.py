@@ -30,6 +30,7 @@ def test_mnist_is_the_published_file():
     assert splits.test.labels[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]
 
 
+@pytest.mark.thorough
 @needs("binarized_mnist")
 def test_binarized_mnist_is_a_draw_of_mnist_sorted_by_class():
     splits = load("binarized_mnist", data_dir=FOLDER, binarize="static")

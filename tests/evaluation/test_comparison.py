@@ -63,6 +63,7 @@ def test_pairing_takes_away_what_the_data_have_in_common():
     assert widths[1] / widths[0] == pytest.approx(math.sqrt(101), rel=0.2)
 
 
+@pytest.mark.thorough
 def test_ten_thousand_data_give_the_interval_of_the_normal_in_little_memory():
     # 9999 resamples of 10,000 numbers would be 800 MB. An end of the interval is known to 0.03 standard errors.
     first, second = draw(10_000)

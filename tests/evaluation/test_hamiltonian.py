@@ -16,6 +16,7 @@ def hasten(monkeypatch):
 
 
 class TestTransitions:
+    @pytest.mark.thorough
     def test_they_leave_f_b_as_it_is(self):
         """N(m, P^-1) with P = (1-b) Pq + b Pp and P m = (1-b) Pq mq + b Pp mp; 8192 chains that began at r_0.
 

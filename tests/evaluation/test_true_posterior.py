@@ -275,6 +275,7 @@ def test_report_and_containers(linear):
 
 
 class TestNothingElse:
+    @pytest.mark.thorough
     def test_it_is_reproducible_and_changes_nothing(self):
         vae, x = small_vae().train(), binary_data(1)
         vae.posterior.encoder.body.append(nn.Dropout(0.5))

@@ -567,6 +567,7 @@ def status(folder):
     return json.loads((folder / "run.json").read_text())["status"]
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverged_can_be_taken_up_again_from_its_last_epoch(run, monkeypatch, capsys):
     """The same rate diverges at the same step again; whatever made it diverge gone, it ends as it would have."""
     from pyro_vae.inference import fitting

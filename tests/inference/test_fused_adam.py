@@ -279,6 +279,7 @@ def test_contexts_may_end_in_any_order(traced_only):
     assert not svi.graphs._updates
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("another", [*thorough(False), True], ids=["state loaded", "another optimiser"])
 def test_an_optimiser_that_was_changed_is_used_as_it_is_now(another, traced_only):
     results = []
@@ -305,6 +306,7 @@ class OwnDescent(torch.optim.SGD):
             parameter.data = parameter.data - 1e-3 * parameter.grad
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "case", ["a hook freezes", *thorough("a hook sets the rate of a dropout", "parameters move in memory")]
 )

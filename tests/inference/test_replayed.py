@@ -154,11 +154,13 @@ def invalid(world, config):
     return [parameter.tolist() for parameter in vae.parameters()] == before, svi.graphs.mode
 
 
+@pytest.mark.thorough
 def test_data_that_are_invalid_in_one_process_are_refused_by_all(grey, tmp_path):
     config = Config(dataset=grey, **{**SMALL, "compile": "auto"})
     assert spread(3, tmp_path, invalid, config) == [(True, "auto")] * 3
 
 
+@pytest.mark.thorough
 def test_where_one_process_cannot_have_a_graph_none_has(grey, tmp_path):
     config = Config(dataset=grey, **{**SMALL, "compile": "auto"})
     found = spread(3, tmp_path, hooked, config)
@@ -187,6 +189,7 @@ def sized(world, config):
     return loss, svi.graphs.mode, logged.told
 
 
+@pytest.mark.thorough
 def test_where_processes_reach_different_parameters_there_is_no_graph(grey, tmp_path):
     found = spread(3, tmp_path, sized, Config(dataset=grey, **SMALL, objective="trace_elbo"))
     assert [(loss, mode) for loss, mode, _ in found] == [(found[0][0], False)] * 3
@@ -205,6 +208,7 @@ def changed(world, config):
     return svi.graphs._captures, svi.graphs.mode
 
 
+@pytest.mark.thorough
 def test_where_the_program_of_one_process_changes_all_make_a_new_graph(grey, tmp_path):
     config = Config(dataset=grey, **{**SMALL, "compile": "auto"})
     assert spread(2, tmp_path, changed, config) == [(2, "auto")] * 2

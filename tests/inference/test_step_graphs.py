@@ -337,6 +337,7 @@ def test_what_changes_by_value_makes_no_new_graph(traced_only):
     assert captures(svi) == 1
 
 
+@pytest.mark.thorough
 def test_another_form_of_the_data_makes_one(traced_only):
     svi = ours(small_vae())
     for size in (16, 7, 16, 7):

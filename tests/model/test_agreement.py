@@ -41,7 +41,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", all_but(GOOD.keys() - {"spline flow"}, GOOD))
-@pytest.mark.parametrize("D", [1, 3, *thorough(2, 10)])
+@pytest.mark.parametrize("D", [3, *thorough(1, 2, 10)])
 def test_good_distributions_agree(name, D):
     if name == "spline flow" and D != 2:
         pytest.skip("slow, and not for one dimension")
@@ -51,7 +51,7 @@ def test_good_distributions_agree(name, D):
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if "flow" not in name])
-@pytest.mark.parametrize("D", [1, 2])
+@pytest.mark.parametrize("D", [2, *thorough(1)])
 def test_integrals_are_exact_to_1e_4(name, D):
     assert (agreement.measure(GOOD[name](D)).integral - 1).abs().max() < 1e-4
 
@@ -83,7 +83,7 @@ POLES = {
 
 
 @pytest.mark.parametrize("name", POLES)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *thorough(1, 2, 3)])
 def test_poles_at_the_ends_of_a_support_are_integrated(name, seed):
     torch.manual_seed(seed)
     measured = agreement.measure(POLES[name]())

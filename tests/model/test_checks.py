@@ -475,6 +475,7 @@ BAD_LIKELIHOODS = [
 ]
 
 
+@pytest.mark.thorough
 def test_what_the_bad_likelihoods_spoil_passes():
     pv.check_likelihood(BadLikelihood(mlp((3,), SHAPE)), torch.randn(5, 3)).raise_if_failed()
 
@@ -528,6 +529,7 @@ def test_a_report_can_be_raised_and_printed():
     assert str(report).startswith("NoEvent: FAILED (2 passed, 1 failed, ")
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_report():
     prior = pv.priors.MixtureOfNormals(2, 3)
     first, second, other = (str(pv.check_prior(prior, seed=seed)) for seed in (1, 1, 2))

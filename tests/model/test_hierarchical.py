@@ -215,6 +215,7 @@ class TestTruth:
         for loss in (Trace_ELBO(), Trace_ELBO(3, vectorize_particles=True), ImportanceWeightedELBO(5), RenyiELBO(0)):
             assert -loss.loss(vae.model, vae.guide, x) == pytest.approx(exact, abs=1e-8)
 
+    @pytest.mark.thorough
     def test_a_mismatched_guide_bounds_from_below_and_rises_with_k(self, guide, truth):
         """Disjoint equal blocks of one pass over 100 data."""
         x = truth.data(100)
@@ -604,6 +605,7 @@ def trains(vae, x, svi=None, steps=40):
 
 @pytest.mark.parametrize("guide", all_but(["top_down"], GUIDES))
 class TestAsAModule:
+    @pytest.mark.thorough
     def test_two_programs_of_one_process_both_train(self, guide, x):
         first, second = small(guide, seed=0), small(guide, seed=1)
         assert trains(first, x)

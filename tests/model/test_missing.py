@@ -445,6 +445,7 @@ def test_a_copy_and_a_pickled_program_still_take_gaps():
         assert torch.equal(*found)
 
 
+@pytest.mark.thorough
 def test_members_of_programs_with_gaps_keep_their_contract():
     torch.manual_seed(0)
     vae, x = program(member("Bernoulli")[0]), gaps(binary_data(5))

@@ -185,6 +185,7 @@ def test_unknown_numbers_are_said_to_be_unknown():
     assert read(picture(found)).shape[2] == 3
 
 
+@pytest.mark.thorough
 def test_what_was_forced_stands_on_top_everywhere():
     found = comparison(*SEEDS, disagreements=[FORCED], quantities=("log p(x)", "log p(x|y)"))
     text = to_text(found)

@@ -111,6 +111,7 @@ def test_columns_stand_below_each_other_whatever_their_cells():
     assert len(heads) == 1
 
 
+@pytest.mark.thorough
 def test_nothing_but_a_renderer_writes_a_form():
     """CSV and HTML have one home each."""
     for path in PACKAGE.rglob("*.py"):

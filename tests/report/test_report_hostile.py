@@ -104,6 +104,7 @@ def runs(tmp_path_factory):
     return [finished_run(folder / f"{i}{EVIL.replace('/', '')}", data, seed=i, **few) for i in range(2)]
 
 
+@pytest.mark.thorough
 def test_every_file_of_an_evaluated_run_is_escaped(runs, tmp_path):
     trained = open_run(runs[0])
     plan = Plan(num_samples=30, elbo_samples=5, annealed_data=0, posterior_draws=0, latent_samples=2)

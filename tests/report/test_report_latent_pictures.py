@@ -174,6 +174,7 @@ def coloured(png, colour):
 BLUE, ORANGE = palette.CLASSES[:2]
 
 
+@pytest.mark.thorough
 def test_labels_have_their_colours_where_their_data_lie():
     # A label's name stands on the middle of its data, which are therefore not there themselves.
     cloud = view([[-2.0, 0.0], [-2.0, 2.0], [2.0, 0.0], [2.0, 2.0]], [3, 3, 8, 8])

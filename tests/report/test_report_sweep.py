@@ -271,5 +271,6 @@ def test_there_is_no_curve_without_numbers_and_a_picture_of_nothing_is_a_picture
     assert pictures.rate_distortion(nothing).startswith(b"\x89PNG")
 
 
+@pytest.mark.thorough
 def test_the_pictures_are_the_same_bytes_again():
     assert pictures.rate_distortion(GRID) == pictures.rate_distortion(GRID)

@@ -254,6 +254,7 @@ def test_a_grid_needs_a_plane():
         latent_views.grid(small_vae(), 0)
 
 
+@pytest.mark.thorough
 def test_views_repeat_themselves_and_leave_no_trace():
     vae, x = small_vae(latent_dim=2, prior=pv.priors.FlowPrior(2, flow_hidden=(8,))), binary_data(6)
     vae.train()

@@ -89,6 +89,7 @@ def test_a_run_that_is_read_is_put_back_or_trained_anew(runs, capsys, name, what
     assert script(name, *READERS[name]) == 0
 
 
+@pytest.mark.thorough
 def test_a_finished_run_is_mended_before_it_is_shared(capsys):
     assert script("train_svi", *ANEW, "--epochs", "2", "--out", "run2") == 0
     newest = max(Path("run2/checkpoints").glob("*.json"))

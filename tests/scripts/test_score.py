@@ -80,6 +80,7 @@ def refused(capsys, code, run, out, *arguments):
     return capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["run", pytest.param("conditional", marks=pytest.mark.thorough)])
 def test_the_scores_of_test_data_are_those_of_an_evaluation_to_the_last_digit(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)

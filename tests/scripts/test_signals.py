@@ -93,6 +93,7 @@ def test_the_step_in_hand_is_kept_and_the_run_goes_on_to_the_same_bytes(whole, m
     assert result("cut") == whole
 
 
+@pytest.mark.thorough
 def test_a_run_can_be_interrupted_at_every_step(whole, monkeypatch):
     for steps in range(1, 13):
         with monkeypatch.context() as patch:
@@ -132,6 +133,7 @@ def test_a_signal_while_the_report_is_made_ends_at_once(whole, monkeypatch, numb
     assert result("cut") == whole
 
 
+@pytest.mark.thorough
 def test_the_step_is_kept_though_nobody_can_be_told(whole, monkeypatch):
     def refused(*arguments):
         raise BrokenPipeError

@@ -100,6 +100,7 @@ def full(size):
             shutil.copytree("disk/run", copy)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "size", [SIZES[0], *thorough(SIZES[1]), *(pytest.param(i, marks=pytest.mark.slow) for i in range(12, 136, 8))]
 )
@@ -153,6 +154,7 @@ def read_only():
     return nullcontext()
 
 
+@pytest.mark.thorough
 def test_a_read_only_run_can_be_read_and_not_written(mounts, run):
     before = contents(run)
     for command in (RESUME, ("evaluate.py", EVALUATE)):

@@ -112,6 +112,7 @@ def test_a_refitted_run_stands_beside_the_first_and_opens_like_any(tmp_path, cap
     assert (tmp_path / "v" / "refit.txt").read_text() in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_check_that_fails_has_a_code_of_its_own(tmp_path, capsys, monkeypatch):
     make_run(tmp_path)
     good = evaluation.elbo_terms
@@ -160,6 +161,7 @@ def test_a_flag_without_effect_is_named_and_no_run_is_no_run(tmp_path, capsys):
 # Three losses.
 
 
+@pytest.mark.thorough
 def test_three_losses_side_by_side_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_tiny()

@@ -35,6 +35,7 @@ def without_times(folder):
     return {name: digest for name, digest in content(folder).items() if name not in ("run.json", "train.log")}
 
 
+@pytest.mark.thorough
 def test_a_run_without_a_test_never_comes_to_the_test_data_and_reports_when_it_is_resumed(monkeypatch, capsys):
     assert exit_code(TRAIN, [*FLAGS, "--out", "whole"]) == 0
     with monkeypatch.context() as patch:

@@ -186,6 +186,7 @@ def test_an_error_is_one_sentence_and_one_code_of_all(flags, code, sentence):
     assert said(1) == ""
 
 
+@pytest.mark.thorough
 def test_a_folder_in_which_another_trains_is_refused_by_all():
     with locked(Path("run")):
         assert codes(start(2, *FLAGS, "--out", "run")) == [2, 2]

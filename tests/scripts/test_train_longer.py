@@ -114,6 +114,7 @@ def test_less_patience_is_refused(tiny, capsys):
     assert "patience=5, not 4" in refused(capsys, "--out", "run", "--resume", "--patience", 4)
 
 
+@pytest.mark.thorough
 def test_a_kill_before_the_first_of_more_epochs_leaves_no_run_that_looks_finished(tiny, monkeypatch):
     flags = [*CONSTANT, "--dataset", tiny]
     train(*flags, "--epochs", 4, "--out", "whole")
@@ -133,6 +134,7 @@ def test_a_kill_before_the_first_of_more_epochs_leaves_no_run_that_looks_finishe
     assert result("cut") == result("whole")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("schedule", ["cosine", *thorough("step")])
 def test_a_falling_rate_refuses_more_epochs_and_the_line_that_it_names_works(tiny, capsys, schedule):
     train(*SMALL, "--dataset", tiny, "--epochs", 3, "--lr-schedule", schedule, "--out", "my runs/x")
@@ -318,6 +320,7 @@ def test_a_preset_that_begins_with_random_weights_has_no_verdict_after_others(pu
     assert read("second/report.json")["preset"]["changed"] == {"start_from": "first"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [[], ["--start-from", "first"]])
 def test_the_command_of_a_run_of_a_changed_preset_makes_it_again(published, start):
     train("--preset", "one_of_two", "--out", "first")

@@ -89,6 +89,7 @@ def cut_after(epochs, whole, folder):
 # A run that was cut and taken up again.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [
@@ -116,6 +117,7 @@ def test_a_run_cut_after_three_epochs_ends_with_the_same_bytes(tiny, tmp_path, s
     assert read(Path("cut"), "run.json")["status"] == "finished"
 
 
+@pytest.mark.thorough
 def test_a_run_of_graphs_ends_with_the_bytes_of_a_run_of_pyro(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_vae.inference.step_graphs.TRACE_AFTER", 3)
     flags = ["--dataset", tiny, "--epochs", 6, "--kl-warmup", 4]
@@ -211,6 +213,7 @@ def awaited(path, process):
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_taken_up_again_names_the_line_that_makes_all_of_it(tiny, tmp_path):
     flags = ["--dataset", tiny, "--epochs", 3, "--kl-weight", 0.5, "--max-grad-norm", 2, "--out", "cut"]
     assert stopped_after(1, *flags) == 143

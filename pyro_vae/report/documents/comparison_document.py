@@ -251,7 +251,7 @@ def _preset_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _cure(verdict: Mapping[str, Any]) -> str:
     """Names what is missing where only the number of draws keeps a number from being comparable."""
     only_draws = [*verdict["changed"]] in (["test_samples"], ["elbo_samples"])
-    return " For a verdict, compare with as many draws as the preset has: `num_samples`." if only_draws else ""
+    return " For a verdict, compare with as many draws as the preset has." if only_draws else ""
 
 
 def _name_notes(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -155,6 +155,7 @@ class TestNumbers:
         assert row["difference"]["mean"] == pytest.approx(program.mean - row["mean"], rel=1e-10)
         assert row["num_data"] == 9
 
+    @pytest.mark.thorough
     def test_what_can_not_be_asked_is_left_out_with_its_reason(self, run):
         found = look_at(run(conditional=True, prior="conditional", posterior="full")).report
         gaps = "approximation and amortisation gap"

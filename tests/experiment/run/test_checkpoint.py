@@ -207,6 +207,7 @@ def test_one_flipped_bit_in_the_tensors_is_refused_with_both_hashes(last, place)
         checkpoint.read(last)
 
 
+@pytest.mark.thorough
 def test_one_flipped_bit_in_the_manifest_is_refused(last):
     content = last.read_bytes()
     for byte in range(0, len(content), 3):

@@ -103,6 +103,7 @@ def a_run_that_failed(grey, folder):
         train(grey, folder, "--lr", "1e30", "--likelihood", "normal")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "before",
     [

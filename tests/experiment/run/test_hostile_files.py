@@ -206,6 +206,7 @@ FILES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FILES)
 def test_a_tensor_file_made_to_harm_is_refused(last, name):
     hold(last, FILES[name])

@@ -212,6 +212,7 @@ def test_data_that_are_no_images_have_arrays_and_a_cloud(vectors, tmp_path):
     assert not any("labels" in arrays for arrays in found.values())
 
 
+@pytest.mark.thorough
 def test_the_same_wish_gives_the_same_bytes_and_another_seed_others(plain, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write(plain, tmp_path / name, seed=seed)

@@ -64,6 +64,7 @@ def test_every_number_of_every_epoch_is_a_scalar(run):
         assert values == pytest.approx({record["epoch"]: record[name] for record in history}, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_there_are_about_twenty_pictures_and_one_of_the_best_epoch(run):
     assert steps(run, "reconstructions") == steps(run, "samples") == list(range(2, 46, 2))
     assert steps(run, "best/reconstructions") == steps(run, "best/samples") == [45]
