@@ -112,12 +112,6 @@ class Results:
         found = [run for run in self.runs.values() if run["config"]["preset"] == preset]
         return sorted(found, key=lambda run: run["config"]["seed"])
 
-    def evaluations_of(self, preset: str) -> list[dict[str, Any]]:
-        """The evaluations of its runs, by their seeds."""
-        names = {name: run["config"] for name, run in self.runs.items() if run["config"]["preset"] == preset}
-        found = sorted(names.keys() & self.evaluations.keys(), key=lambda name: names[name]["seed"])
-        return [self.evaluations[name] for name in found]
-
     def presets(self) -> list[str]:
         """The presets that have runs, in the order of the page."""
         return [name for name in presets.names() if self.of(name)]
@@ -130,19 +124,9 @@ class Results:
         """The mean over seeds of a number of the runs, which stands at this path."""
         return statistics.fmean(float(_at(run, path)) for run in self.of(preset))
 
-    def measured(self, preset: str, *path: str) -> float | None:
-        """The mean over seeds of a number of the evaluations; None without any."""
-        found = [float(_at(each, path)) for each in self.evaluations_of(preset)]
-        return statistics.fmean(found) if found else None
-
     def steps(self, preset: str) -> int:
         """The steps of a run, over all epochs."""
         return self.of(preset)[0]["training"]["steps"]
-
-    def group(self, comparison: str, text: str) -> dict[str, Any]:
-        """The group of a comparison whose label holds this text."""
-        found: dict[str, Any] = next(g for g in self.comparisons[comparison]["groups"] if text in g["label"])
-        return found
 
 
 def judged(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,16 +147,12 @@ def page(results: Results) -> str:
     environment = Environment(  # noqa: S701 - Markdown, which nothing escapes
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"nats": _nats, "interval": _interval}
+    environment.filters["nats"] = _nats
     return environment.from_string((HERE / "page.jinja").read_text(encoding="utf-8")).render(results=results)
 
 
-def _nats(value: float, digits: int = 2, sign: str = "") -> str:
-    return f"{value:{sign}.{digits}f}"
-
-
-def _interval(ends: Sequence[float], digits: int = 2) -> str:
-    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+def _nats(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}"
 
 
 def picture(results: Results) -> bytes:

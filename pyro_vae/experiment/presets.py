@@ -96,7 +96,7 @@ def config_of(name: str) -> Config:
         >>> config_of("vamp_dynamic_mnist").prior, config_of("").prior
         ('vamp', 'standard')
     """
-    return replace(Config(preset=name), **preset(name).settings) if name else Config()
+    return replace(Config(), **preset(name).settings) if name else Config()
 
 
 def start_of(name: str) -> str:
@@ -111,7 +111,7 @@ def changed(config: Config) -> dict[str, Any]:
         >>> changed(Config(hidden=(300, 300), prior="vamp"))
         {'prior': 'vamp', 'hidden': (300, 300)}
     """
-    given = replace(config_of(config.preset), preset="")
+    given = config_of(config.preset)
     return {f.name: value for f in settings_of(Config) if (value := getattr(config, f.name)) != getattr(given, f.name)}
 
 

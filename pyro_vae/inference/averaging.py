@@ -25,7 +25,7 @@ _EVERY = 100  # steps; the noise of steps that are nearer to each other is nearl
 def interval(steps: int) -> int:
     """Returns after how many steps the average takes another value: 100, or an epoch if that has fewer.
 
-    What is validated at the end of an epoch can so be up to 99 steps old.
+    So what is validated at the end of an epoch can be up to 99 steps old.
 
     Example:
         >>> interval(2500), interval(10)
@@ -58,9 +58,10 @@ def updated(
     power = 1 / share - 1
     moved = [name for name, tensor in tensors.items() if not torch.equal(average[name], tensor)]  # an infinity stays
     floats = [name for name in moved if tensors[name].is_floating_point()]
-    torch._foreach_lerp_(
-        [average[name] for name in floats], [tensors[name] for name in floats], (1 + power) / (count + power)
-    )
+    if floats:  # which torch asks for
+        torch._foreach_lerp_(
+            [average[name] for name in floats], [tensors[name] for name in floats], (1 + power) / (count + power)
+        )
     for name in set(moved) - set(floats):
         average[name].copy_(tensors[name])
     return dict(average)

@@ -23,6 +23,7 @@ from pyro_vae.inference import (
     Part,
     Progress,
     Trace_ELBO,
+    averaging,
     fit,
     step_graphs,
 )
@@ -190,6 +191,12 @@ def test_a_buffer_with_an_infinity_can_be_averaged(data):
     assert len(list(fit(vae, svi, data, Schedule(epochs=2, average=0.5), progress=progress))) == 2
     (mask,) = (tensor for name, tensor in progress.average.items() if name.endswith("mask"))
     assert mask.tolist() == [0.0, -math.inf]
+
+
+def test_values_that_do_not_move_are_their_own_average():
+    value = {"w": torch.tensor([1.0, -math.inf]), "count": torch.tensor(3)}
+    average = averaging.updated({}, value, 1, 0.5)
+    assert all(torch.equal(averaging.updated(average, value, 2, 0.5)[name], tensor) for name, tensor in value.items())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])

@@ -100,7 +100,7 @@ class RunStatus:
 
     def _repeated(self, config: Config, processes: int, started_from: Sequence[lineage.Record]) -> str:
         """The command line that repeats the whole run, if the one that was typed only continued it."""
-        default = {**lineage.default_settings(config.preset, started_from, self.path).to_dict(), "preset": ""}
+        default = lineage.default_settings(config.preset, started_from, self.path).to_dict()
         earlier = {"start_from": started_from[0]["run"]} if started_from else {}
         settings = {name: value for name, value in config.to_dict().items() if value != default[name]}
         settings |= places_of(config)
