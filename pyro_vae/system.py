@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,7 +37,33 @@ INTERRUPTED = [128 + number for number in STOPPING]
 BY_HAND = "Ctrl-C where it was started" if _BY_CTRL_BREAK else "kill"
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # exit code if nothing reads the output
 SHARE = "PYRO_VAE_CORES"  # environment variable: the cores of a process that shares the machine with its siblings
+_ended_by: list[int] = []  # the signals that `end` got
 _LOCKED_BYTE = (1 << 31) - 2  # on Windows, where no one else can read a locked byte: far beyond the contents of a file
+
+
+def end(number: int, frame: FrameType | None = None) -> None:
+    """Ends the program with the exit code of a signal: the handler of those in `STOPPING`.
+
+    Raises:
+        SystemExit: always.
+    """
+    _ended_by.append(number)
+    raise SystemExit(128 + number)
+
+
+def end_again() -> None:
+    """Raises what `end` raised, for code that gets another error in its place.
+
+    Raises:
+        SystemExit: `end` was called since `forget_end`.
+    """
+    if _ended_by:
+        raise SystemExit(128 + _ended_by[-1])
+
+
+def forget_end() -> None:
+    """Lets `end_again` do nothing until the next signal."""
+    _ended_by.clear()
 
 
 def cores() -> int:

@@ -20,7 +20,6 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from pyro_vae import system
 from pyro_vae.cli import output
@@ -55,11 +54,8 @@ def exit_codes(
         said = kept(again[0]) if again else left
         return f": {said}" if said else ""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
     atexit.register(gc.freeze)  # or Python searches all of torch for garbage, after the last word
-    previous = {number: signal.signal(number, interrupt) for number in system.STOPPING}
+    previous = {number: signal.signal(number, system.end) for number in system.STOPPING}
     wording = wording_of(arguments, place)
     log_as_before = log_in_words(wording)
     try:
@@ -84,6 +80,7 @@ def exit_codes(
         log_as_before()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        system.forget_end()
 
 
 class _Worded(logging.Handler):

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae import system
 from pyro_vae.graphs.allocation import sources_forgotten
 from pyro_vae.graphs.kernels import by_onednn, decompositions
 from pyro_vae.graphs.suitability import NoGraph
@@ -56,7 +57,11 @@ class Graph:
 
     def __call__(self, *given: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            return self.module(*given, *self.held)
+            try:
+                return self.module(*given, *self.held)
+            except RuntimeError:
+                system.end_again()  # compiled code turns an exit in a kernel of ours into this error
+                raise
 
     @property
     def code(self) -> str:

@@ -1,16 +1,21 @@
 """A captured function gives what the function gives, leaves nothing behind, and is not used once its module changed."""
 
 import logging
+import signal
+import threading
 
 import pyro
 import pyro.distributions as dist
 import pyro.infer.trace_elbo as trace_elbo
 import pytest
 import torch
+from cases import needs_compiler
 from exact import binary_data, small_vae
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae import system
+from pyro_vae.cli import command_ending
 from pyro_vae.graphs import capture as graph_capture
 from pyro_vae.graphs.capture import Graph, capture
 from pyro_vae.graphs.watch import Watch
@@ -219,3 +224,23 @@ def test_the_compilers_logger_is_left_as_it_was():
     with graph_capture._quiet():
         assert logger.level == logging.ERROR
     assert logger.level == before != logging.ERROR
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_compiled_product_ends_the_command_as_elsewhere(number, capsys):
+    x = torch.rand(400, 400)  # the product is a kernel of ours, in which the signal arrives
+    graph = capture(lambda x: [x @ x @ x @ x], [x], []).compiled([x])
+    timer = threading.Timer(0.2, signal.raise_signal, [number])
+
+    def until_it_ends():
+        timer.start()
+        while True:
+            graph(x)
+
+    with pytest.raises(SystemExit) as end, command_ending.exit_codes():
+        until_it_ends()
+    timer.join()
+    assert end.value.code == 128 + number
+    assert capsys.readouterr().err == "interrupted\n"
+    system.end_again()  # nothing is left of it
