@@ -123,6 +123,7 @@ def test_nothing_is_kept_where_no_one_watches(monkeypatch):
         inner.step()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("estimate", [
     lambda vae, x: pv.evaluation.log_weights(vae, x, 300, seed=0),
     *thorough(

@@ -161,6 +161,7 @@ def test_a_run_decides_once_and_keeps_its_number(cores, config, tmp_path):
     assert numbers_in(lambda d: go_on(again, {"epochs", "threads"}, display=d)) == {2}
 
 
+@pytest.mark.thorough
 def test_a_run_of_a_version_that_did_not_decide_goes_on_as_it_began(cores, config, tmp_path):
     folder = tmp_path / "run"
     training.start_or_resume(folder, config, set())

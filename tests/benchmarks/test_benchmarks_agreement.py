@@ -50,6 +50,7 @@ def test_rows_step_alike(key, size):
     StepTruth(size).check(built(rows.STEP, key, size))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("key", ["eager", "twin", "pythae"])
 def test_rows_estimate_the_same_log_likelihood(key):
     LikelihoodTruth(MLP).check(built(rows.LIKELIHOOD, key, MLP))

@@ -172,6 +172,7 @@ def test_damaged_files(tmp_path):
         load(tmp_path / "none.npy")
 
 
+@pytest.mark.thorough
 def test_an_archive_that_unpacks_a_thousandfold_is_refused(tmp_path):
     path = tmp_path / "bomb.npz"
     block = bytes(1 << 24)

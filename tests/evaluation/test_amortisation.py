@@ -76,6 +76,7 @@ def _trace(q, truth):
     return (q.variance * torch.linalg.inv(truth.covariance).diagonal()).sum(-1)
 
 
+@pytest.mark.thorough
 def test_its_elbo_is_that_of_the_programs_own_guide():
     vae, x = small_vae(), binary_data(10)
     found = refine(vae, x, steps=200, seed=5)

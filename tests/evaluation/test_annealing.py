@@ -67,6 +67,7 @@ class TestTruth:
         without = ais(vae, x, 0, 8, seed=0, start=start).value - exact
         assert without.mean() < 3 * (found.value - exact).mean() < 0
 
+    @pytest.mark.thorough
     def test_the_claimed_monte_carlo_error_is_the_true_spread(self):
         """64 repeats of 4 data: the spread of a pooled standard deviation is 4.4 %, so 20 % is 4 standard errors."""
         truth = ProbabilisticPCA()
@@ -208,6 +209,7 @@ class TestAnyProgram:
         assert above.mean() > -4 * above.std() / 128**0.5
         assert all(0.4 < side.acceptance.mean() < 0.95 for side in (bounds.forward, bounds.reverse))
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("order", ["bottom_up", *thorough("top_down")])
     def test_two_layers_from_their_guide(self, order):
         program, _, exact = PROGRAMS[order]()
@@ -223,6 +225,7 @@ class TestAnyProgram:
         assert passes.count(4) == 1  # the pseudo-inputs
         assert passes.count(6) > 20  # the data
 
+    @pytest.mark.thorough
     def test_labels_are_used(self):
         program, y, _ = with_labels()
         x = ProbabilisticPCA().data(6)

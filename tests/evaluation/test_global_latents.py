@@ -293,6 +293,7 @@ def many():
 
 
 class TestPredictive:
+    @pytest.mark.thorough
     def test_it_is_log_p_of_x_given_the_training_data(self, many):
         """With q(u) the posterior."""
         truth = TRUTH.predictive(TRAIN).log_prob(TEST)
@@ -396,6 +397,7 @@ class TestWholeDataSet:
         loss = Trace_ELBO().loss(exact.model, exact.guide, TRAIN)
         assert -loss == pytest.approx(TRUTH.log_evidence_of_all(TRAIN), abs=1e-7)
 
+    @pytest.mark.thorough
     def test_batches_of_a_plate_add_up_to_the_whole(self):
         part = program(size=30)
         svi = SVI(part.model, part.guide, torch.optim.SGD([nn.Parameter(torch.zeros(()))], 0.0), Trace_ELBO())

@@ -58,6 +58,7 @@ class TestIdentity:
         assert found.refinement.max() < 1.1e-4
         assert found.smooth.any() == (activation == "tanh")
 
+    @pytest.mark.thorough
     def test_each_term_of_a_decoder_with_kinks_is_that_of_a_fine_grid(self, digits):
         """500 x 500 midpoints in the guide's own coordinates, +-7 standard deviations; the ELBO by hand."""
         vae, x = digits["relu"]

@@ -28,6 +28,7 @@ GUIDES = {
 
 
 class TestProbabilisticPCA:
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("dim", "size", "guide"),
         [
@@ -120,6 +121,7 @@ CASES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CASES)
 def test_posteriors_with_tails_and_modes(name):
     program, peaks = CASES[name]
@@ -206,6 +208,7 @@ def test_two_latents_without_a_dimension_of_their_own():
     assert identity(Scalars(), x).residual.abs().max() < 1e-6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("guide", ["top_down", "bottom_up"])
 def test_two_layers_of_latents(guide):
     """z2 ~ N(0, 1), z1 ~ N(A z2, s1^2 I), x ~ N(W z1, s^2 I): D1 + D2 = 2 + 1."""
@@ -258,6 +261,7 @@ class Spiked(pv.Program):
 class TestSpikes:
     """Modes that no grid over the whole meets, but a draw of the prior does."""
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("dim", "at", "width", "dtype"),
         [

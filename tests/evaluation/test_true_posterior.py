@@ -156,12 +156,14 @@ class TestComparison:
         error = (mixing(found.draws["z"]).error ** 2 + row.guide_deviation**2 / 400).sqrt()
         assert torch.allclose(row.z_score, (row.mean - row.guide_mean) / error)
 
+    @pytest.mark.thorough
     def test_z_scores_tell_a_moved_guide_from_a_right_one(self, linear):
         truth, x, found = linear
         assert (found.compare()["z"].z_score < -5).all()
         right = nuts(truth.vae(), x, num_draws=80, num_warmup=40, num_chains=2, seed=1).compare()["z"].z_score
         assert (right.abs() < 4.5).all()
 
+    @pytest.mark.thorough
     def test_a_point_guide_has_no_spread(self):
         posterior = pv.posteriors.Delta(pv.networks.MLP((6,), (3,), (8,)), 3)
         vae = pv.VAE(pv.priors.StandardNormal(3), posterior, small_vae().likelihood).double()
@@ -195,6 +197,7 @@ class TestVerdict:
         assert row == pytest.approx([float(number) for number in wanted], abs=0.51, rel=0)
         assert row[:4] == pytest.approx([float(number) for number in wanted[:4]], abs=6e-4, rel=0)
 
+    @pytest.mark.thorough
     def test_chains_in_two_modes_do_not(self):
         """Modes at -9 and 9, between which no chain finds its way: with this seed both get a chain."""
         prior = MixturePrior(1)
@@ -301,6 +304,7 @@ class TestNothingElse:
         assert not list(pyro.get_param_store())
         assert not first.draws["z"].requires_grad
 
+    @pytest.mark.thorough
     def test_chains_that_start_together_part(self, monkeypatch):
         starts = true_posterior._starts
         monkeypatch.setattr(true_posterior, "_starts", lambda *args: starts(*args)[:1] * 2)

@@ -255,6 +255,7 @@ def test_a_shared_program_comes_back(scaled, tmp_path):
 # Steps
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [{"prior": "vamp"}, *thorough({}, {"layers": 2}, {"objective": "iwae"})], ids=str)
 @pytest.mark.parametrize("likelihood", ["normal", *thorough("negative_binomial", "low_rank_normal", "poisson")])
 def test_traced_steps_are_pyros_to_the_last_bit(scaled, traced_only, likelihood, settings):

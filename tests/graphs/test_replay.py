@@ -99,6 +99,7 @@ def test_pyro_goes_on_where_there_can_be_no_graph(kind):
     assert not called.is_graph
 
 
+@pytest.mark.thorough
 def test_draws_of_nuts_and_of_annealing_are_those_of_pyro(monkeypatch):
     vae, x = small_vae(), binary_data(3)
 

@@ -90,6 +90,7 @@ def gradients(vae):
     return {name: None if p.grad is None else p.grad.tolist() for name, p in vae.named_parameters()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "flags",
     [*OBJECTIVES[1:3], *thorough(OBJECTIVES[0], *OBJECTIVES[3:])],
@@ -163,6 +164,7 @@ def poisoned(world, config):
     return str(caught.value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", GRAPHS)
 def test_a_step_that_one_process_refuses_is_refused_by_all(grey, tmp_path, mode):
     config = Config(dataset=grey, **{**SMALL, "compile": mode}, likelihood="laplace")
@@ -183,6 +185,7 @@ def gone(world, config):
     return "went on"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", GRAPHS)
 def test_where_a_process_has_ended_the_others_say_so(grey, tmp_path, mode):
     *others, last = spread(3, tmp_path, gone, Config(dataset=grey, **{**SMALL, "compile": mode}))
@@ -209,6 +212,7 @@ def test_all_raise_the_error_of_the_first_one_that_raises(tmp_path):
     assert list(map(str, errors)) == ["process 1 of 3: by 1", "by 1", "process 1 of 3: by 1"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "told"), [(DataError, DataError), (KeyError, ProcessError)])
 def test_what_one_process_raises_all_raise(tmp_path, kind, told):
     errors = spread(3, tmp_path, raising, kind)

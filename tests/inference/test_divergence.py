@@ -177,6 +177,7 @@ def test_nor_under_those_that_are_traced(name):
     check_fault("one gradient is NaN", "traced", OBJECTIVES[name])
 
 
+@pytest.mark.thorough
 @modes
 def test_clipping_does_not_turn_an_infinite_gradient_into_another(mode):
     check_fault("one gradient is infinite", mode, Trace_ELBO, max_grad_norm=1.0)
@@ -280,6 +281,7 @@ def cliff(mode, loss):
     return vae, ours(vae, mode, loss())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("mode", "loss"),
     [

@@ -396,6 +396,7 @@ def test_labels_reach_model_and_guide_one_hot_beside_their_data():
         assert all(row.tolist() == [float(c == int(v[0])) for c in range(3)] for v, row in zip(x, y, strict=True))
 
 
+@pytest.mark.thorough
 def test_the_steps_of_a_conditional_fit_can_be_graphs(monkeypatch):
     monkeypatch.setattr(step_graphs, "TRACE_AFTER", 0)
     vae, svi = conditional(3)
@@ -495,6 +496,7 @@ def test_an_autoencoder_under_a_kl_is_refused(still):
         next(fit(*autoencoder(), still, Schedule(epochs=1)))
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_keeps_the_epoch_that_reconstructs_best(still):
     vae, svi = autoencoder(lr=0.1)  # so fast that the last epoch is not the best
     progress = Progress()

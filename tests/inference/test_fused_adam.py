@@ -238,6 +238,7 @@ def with_dropout():
     return vae
 
 
+@pytest.mark.thorough
 def test_a_change_after_steady_steps_is_seen(traced_only):
     vae = with_dropout()
     svi = ours(vae, fused=True)

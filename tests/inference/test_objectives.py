@@ -119,6 +119,7 @@ class TestWeights:
             assert close(gradients, mixed)
             assert only_kl > 1
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("prior", [pv.priors.StandardNormal, MixturePrior])
     def test_the_two_losses_have_the_same_mean_under_a_weight(self, prior, x):
         vae, x = small_vae(prior=prior(3)), x.repeat(15, 1)  # 15 draws of each datum in one

@@ -66,6 +66,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("size", "flags"),
     [(3, CASES[0]), (2, CASES[1]), *thorough(*((size, flags) for size in (2, 3) for flags in CASES))],
@@ -236,6 +237,7 @@ def failing(world, config):
     return logged.told
 
 
+@pytest.mark.thorough
 def test_a_failure_of_one_process_is_agreed_on_by_all(grey, tmp_path):
     config = Config(dataset=grey, **{**SMALL, "compile": "yes"})
     told, *others = spread(3, tmp_path, failing, config)
@@ -274,6 +276,7 @@ def rooted(world, bound):
     return vae.weight.item() == before, svi.graphs.mode
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bound", [math.inf, *thorough(1.0)])
 def test_a_gradient_of_one_process_that_is_not_finite_is_refused_by_all(tmp_path, bound):
     assert spread(2, tmp_path, rooted, bound) == [(True, "auto")] * 2

@@ -176,6 +176,7 @@ def check_same(make, *arguments, steps=10, **weights):
     assert all(torch.equal(p, q) for p, q in zip(results[0][1], results[1][1], strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "optimizer", [torch.optim.Adam, *thorough(torch.optim.AdamW, torch.optim.Adamax, torch.optim.SGD)]
 )
@@ -660,6 +661,7 @@ def two(value):
     return torch.tensor(value).double()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "attributes", "change"),
     [
@@ -690,6 +692,7 @@ def _other_program(svi):
     svi.model, svi.guide, svi.optimizer = vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -789,6 +792,7 @@ class ChanceOfNumpy(Shaped):
         return loc if np.random.rand() < 2 else -loc  # noqa: NPY002
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

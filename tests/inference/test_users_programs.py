@@ -146,6 +146,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", LOSSES)
 def test_traced_steps_are_the_same_to_the_last_bit(loss, make, traced_only):
     losses, state = steps(make, True, loss)
@@ -164,6 +165,7 @@ def test_compiled_steps_are_the_same_but_for_rounding(make):
         torch.testing.assert_close(state[name], expected[name], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.thorough
 def test_checks_pass_except_for_what_batch_norm_does_in_training(trained):
     vae, x = trained
     torch.manual_seed(0)

@@ -40,6 +40,7 @@ GOOD = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(GOOD.keys() - {"spline flow"}, GOOD))
 @pytest.mark.parametrize("D", [3, *thorough(1, 2, 10)])
 def test_good_distributions_agree(name, D):
@@ -92,6 +93,7 @@ def test_poles_at_the_ends_of_a_support_are_integrated(name, seed):
     assert abs(measured.integral - 1) < 1e-4
 
 
+@pytest.mark.thorough
 def test_each_factor_is_a_factor():
     found = agreement.measure(dist.Normal(zeros(2, 3, 5), 1.0).to_event(2))
     assert found.integral.shape == (30,)
@@ -115,6 +117,7 @@ WIDER = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("D", [3, *thorough(10, 2, 20)])
 @pytest.mark.parametrize("name", WIDER)
 def test_draws_of_another_distribution_are_found(name, D):
@@ -122,6 +125,7 @@ def test_draws_of_another_distribution_are_found(name, D):
     assert agreement.measure(Spliced(density, sampler)).gap > 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wrong", [dist.Poisson(zeros(50) + 3.3), dist.Poisson(zeros(50) + 2.7)])
 def test_draws_of_other_counts_are_found(wrong):
     class Counts(dist.Poisson):

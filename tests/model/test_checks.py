@@ -77,6 +77,7 @@ def test_a_prior_may_ignore_labels():
     pv.check_prior(pv.priors.StandardNormal(2), LABELS).raise_if_failed()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", POSTERIORS)
 @pytest.mark.parametrize("D", [2, *thorough(5)])
 def test_posteriors_pass(name, D):
@@ -88,6 +89,7 @@ def test_posteriors_pass(name, D):
     assert analytic is (None if name in ("FlowPosterior", "Delta") else True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prior", ["FullNormal", "Laplace", "ConditionalNormal"])
 def test_posteriors_with_labels_and_other_priors_pass(prior):
     report = pv.check_posterior(diagonal(3, y_dim=3), torch.rand(5, *SHAPE), LABELS, prior=PRIORS[prior](3))

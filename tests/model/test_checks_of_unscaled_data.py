@@ -184,6 +184,7 @@ def report(kind, unit, seed):
     return pv.check_likelihood(kind(network((2,), (3,))), torch.randn(4, 2), x, seed=seed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, *thorough(*range(1, 20))])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", [LaplaceQ, NormalQ, TReal])
@@ -207,6 +208,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unit", [*thorough(1e-3, 1.0, 100.0), 1e4])
 @pytest.mark.parametrize(("kind", "line"), [*WRONG[:2], WRONG[-1], *thorough(*WRONG[2:-1])])
 def test_wrong_classes_fail_in_any_unit(kind, line, unit):

@@ -293,6 +293,7 @@ def test_pixels_pass(name):
     check(Pixels, *PIXELS[name]).raise_if_failed()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(("Dirichlet", "OneHotCategorical"), VECTORS))
 def test_vectors_pass(name):
     check(Vector, *VECTORS[name]).raise_if_failed()
@@ -397,6 +398,7 @@ MIXED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(["of gammas with poles"], MIXED))
 def test_mixtures_pass_whose_components_have_ends(name):
     check(Vector, *MIXED[name]).raise_if_failed()

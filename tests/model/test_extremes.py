@@ -549,6 +549,7 @@ def test_the_code_of_an_autoencoder_may_be_anything():
     assert all(map(applied, HUGE))
 
 
+@pytest.mark.thorough
 @rows
 def test_a_decoder_may_answer_with_anything(row):
     x = torch.tensor(row.values[-1]).expand(4, row.size)

@@ -122,6 +122,7 @@ def test_evaluations_are_those_of_a_loop_over_draws(name):
     torch.testing.assert_close(ends, program.likelihood(program.centre(x()[:2])).mean)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(["batch norm", "recurrent", "inside ours", "around ours"], DECODERS))
 def test_checks_pass_except_for_batch_norm_in_training(name):
     torch.manual_seed(0)

@@ -67,6 +67,7 @@ def graph(vae, trained):
 BLOCKED = list(itertools.product(PROGRAMS, ["model", "guide"], [stock, ours, graph]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("program", "trained", "svi"), all_but([case for case in BLOCKED if "vae" in case or graph not in case], BLOCKED)
 )

@@ -232,6 +232,7 @@ class TestTruth:
         assert bounds[0][0] < -0.3
         assert -0.1 < bounds[-1][0] < 4 * bounds[-1][1]
 
+    @pytest.mark.thorough
     def test_gradients_of_the_model_are_those_of_the_evidence(self, guide, truth):
         """Fisher's identity: at the exact posterior the bound has the slope E[grad log p(x, z) | x] = grad log p(x)."""
         x, vae = truth.data(6), truth.program(guide)
@@ -621,6 +622,7 @@ class TestAsAModule:
         assert twin.prior.posterior is twin.posterior2
         assert all(torch.equal(before[name], tensor) for name, tensor in original.state_dict().items())
 
+    @pytest.mark.thorough
     def test_a_stepped_program_survives_pickle(self, guide, x):
         vae = small(guide, vamp(guide))
         vae.guide(x)
@@ -630,6 +632,7 @@ class TestAsAModule:
         assert trains(again, x)
         assert trains(vae, x)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("member", ["prior", "posterior1", *thorough("middle", "likelihood", "posterior2")])
     def test_a_swapped_member_trains_under_the_same_svi(self, guide, member, x):
         vae, other = small(guide, mixture), small(guide, mixture, seed=1)

@@ -601,6 +601,7 @@ def test_a_decoder_of_the_wrong_size_is_refused():
             wrong(z)
 
 
+@pytest.mark.thorough
 def test_a_start_is_found_where_the_data_are():
     # The meta device refuses to mix with the CPU, as an accelerator does.
     likelihood = pv.likelihoods.DiscretizedLogistic(pv.networks.MLP((2,), (3,)), num_levels=16)

@@ -252,6 +252,7 @@ def test_what_the_store_does_not_hold_is_named(x, file):
         vae.load_from_store()
 
 
+@pytest.mark.thorough
 @NAMES
 def test_adam_goes_on_where_it_stood(x, tmp_path, file, name):
     """Held to a training that nobody interrupted."""

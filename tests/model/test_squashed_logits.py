@@ -98,6 +98,7 @@ def test_so_it_does_of_a_softmax_for_the_logits_of_levels():
         pv.check_likelihood(pv.likelihoods.Categorical(decoder, num_levels=4), torch.randn(5, D))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "likelihood",
     [

@@ -130,6 +130,7 @@ def alike(one, other, place=""):
     return [] if one == other else [f"{place}: {one!r} for {other!r}"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but([*FIGURES][::2], FIGURES))
 def test_a_figure_has_on_it_what_it_had_in_letters_that_a_telephone_shows(name, monkeypatch):
     unreadable, sizes = [], []

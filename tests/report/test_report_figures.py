@@ -81,6 +81,7 @@ def residual(values, places):
 LONG = {"bounds", "reference", "simulated", "posterior_draws"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(DRAWN.keys() - LONG, DRAWN))
 def test_figures_are_whole_reproducible_and_leave_settings_alone(name):
     before = dict(mpl.rcParams)
@@ -101,6 +102,7 @@ def test_settings_are_put_back_after_an_error():
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(set(DRAWN) - {"posterior_grid", "posterior_draws"}))
 def test_figures_of_numbers_that_are_not_known(name):
     found = full()

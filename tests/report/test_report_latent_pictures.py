@@ -143,6 +143,7 @@ def test_places_are_named_at_both_ends_and_between():
     assert latent_pictures._some([float(i) for i in range(6)], 5) == ["0", "1", "2", "", "4", "5"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("panels", [1, 2, 3, 10])
 def test_a_grid_for_each_label(panels):
     vae = plain()
@@ -269,6 +270,7 @@ def test_samples_of_one_class_fill_the_panel():
     assert (abs(means - 0.25) < 0.01).mean() < 0.001
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "draw",
     [

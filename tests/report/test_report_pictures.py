@@ -74,6 +74,7 @@ def test_tile_is_a_slow_loop(size, columns, channels):
     np.testing.assert_array_equal(images.tile(data, columns).numpy(), slow_tile(data, columns))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 20), (3, 8, 8)])
 @pytest.mark.parametrize("size", [1, 3, 12])
 def test_pictures_have_a_sensible_size(shape, size):

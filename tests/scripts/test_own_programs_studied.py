@@ -54,6 +54,7 @@ def texts(folder):
     return "\n".join(path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".md", ".txt"))
 
 
+@pytest.mark.thorough
 def test_it_is_compared_with_the_standard_prior_shared_and_loaded_elsewhere(tmp_path, capsys, monkeypatch):
     assert train("--out", "own", *OWN, *GAMMA, "--no-check", "--no-test") == 0
     assert "train --prior code/horseshoe.py:Horseshoe --likelihood" in capsys.readouterr().out

@@ -81,6 +81,7 @@ def test_a_process_of_torchrun_writes_the_same_shard(run, two, tmp_path):
     assert len(expected) == 2
 
 
+@pytest.mark.thorough
 def test_a_shard_that_is_there_is_not_made_again_and_a_damaged_one_is(run, copy, capsys):
     before = content(copy)
     shard = copy / "shards" / "shard-00000-of-00002.safetensors"

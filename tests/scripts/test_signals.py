@@ -74,6 +74,7 @@ def about(folder):
     return json.loads((Path(folder) / "run.json").read_bytes())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), CODES)
 @pytest.mark.parametrize("steps", [*thorough(1, 2, 3), 5, *thorough(12)])  # three in each of four epochs
 def test_the_step_in_hand_is_kept_and_the_run_goes_on_to_the_same_bytes(whole, monkeypatch, capfd, number, code, steps):

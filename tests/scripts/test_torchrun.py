@@ -171,6 +171,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_from_where_the_run_goes_o
     assert result("other") != undisturbed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "code", "sentence"),
     [

@@ -186,6 +186,7 @@ def test_a_run_says_where_its_weights_come_from(first):
     assert "; that training started from the weights of" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("epochs", [0, *thorough(1, 2)])
 def test_a_run_that_started_from_another_and_was_killed_needs_it_no_more(first, monkeypatch, epochs):
     flags = ["--start-from", first, "--epochs", 3, "--lr", 0.01, "--out"]
@@ -243,6 +244,7 @@ def test_the_same_line_with_resume_goes_on_and_another_run_is_refused(first, cap
     assert "first was started from random weights" in said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -293,6 +295,7 @@ def test_a_preset_starts_from_a_run_of_the_preset_that_it_names(published):
     assert verdict["verdict"] in ("reached", "missed")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("first", "named"),
     [

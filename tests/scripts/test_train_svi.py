@@ -272,6 +272,7 @@ def test_a_finished_run_can_be_reported_on_with_more_draws(tiny, tmp_path):
     assert before["elbo"]["num_data"] == 12
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -419,6 +420,7 @@ def test_the_report_of_a_run(tiny, tmp_path, capsys):
     assert {path.name for path in folder.glob("*.png")} == {"training.png", "samples.png", "reconstructions.png"}
 
 
+@pytest.mark.thorough
 def test_a_reader_that_leaves_ends_the_run_without_a_traceback(tiny, tmp_path):
     with start(*SMALL, "--dataset", tiny, "--epochs", 2000, "--out", "piped") as process:
         process.stdout.readline()

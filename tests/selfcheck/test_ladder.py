@@ -65,6 +65,7 @@ def test_no_estimator_of_the_first_rung_is_off(target, hasty):
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("function", "name"), [("elbo", "elbo"), ("iwae", "iwae, "), ("ais", "ais from guide")])
 def test_a_tenth_of_a_nat_is_found_and_named(monkeypatch, target, hasty, function, name):
     changed(monkeypatch, function, lambda estimate: higher(estimate, 0.3 if function == "elbo" else 0.1))
@@ -102,6 +103,7 @@ def test_one_seed_for_all_data_is_found(monkeypatch, target):
     assert any("share noise" in fault for fault in row(ladder.estimators(target, TINY, 0), "iwae, ").faults)
 
 
+@pytest.mark.thorough
 def test_a_step_that_follows_the_chain_it_moves_is_found(monkeypatch, target, hasty):
     """Steps in units of the slope where the chain stands: no transition of that kind leaves f_b as it is."""
     transition = annealed.transition
@@ -129,6 +131,7 @@ def test_reverse_annealing_that_is_too_low_is_found(monkeypatch, hasty):
     assert "from an upper bound" in fault
 
 
+@pytest.mark.thorough
 def test_classes_by_a_wrong_rule_are_found(monkeypatch):
     assert [found.faults for found in ladder.classes(TINY)] == [(), ()]
 

@@ -174,6 +174,7 @@ def test_folders_of_one_name_go_by_their_paths(data, tmp_path):
 # What is measured.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [{}, {"conditional": True}, {"prior": "mixture", "num_components": 3}])
 def test_every_number_is_that_of_the_public_estimators(run, settings):
     path = run(**settings)

@@ -215,6 +215,7 @@ class TestNumbers:
         assert "loss" in found["objective"]
 
 
+@pytest.mark.thorough
 def test_evaluation_changes_nothing(run):
     import pyro
 
@@ -326,6 +327,7 @@ class TestFiles:
         report_files.write(look, tmp_path)
         assert arviz_adapter.read_netcdf(tmp_path / "log_likelihood.nc").posterior.sizes["draw"] == 55
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         "settings",
         [

@@ -179,6 +179,7 @@ class TestClosedForms:
 
 
 class TestWhatIsSaid:
+    @pytest.mark.thorough
     def test_of_a_program_of_ones_own_only_what_is_there(self, tmp_path):
         found = evaluate(Ratio(generates=False), rows(), tmp_path / "report", **QUICK)
         assert sorted(path.name for path in found.files) == sorted(NAMES)

@@ -66,6 +66,7 @@ def test_each_datum_has_its_row_its_id_and_the_name_of_its_class(written, table)
         assert look.trained.data.test.row(int(row["position"])) == at
 
 
+@pytest.mark.thorough
 def test_the_netcdf_has_rows_and_ids(written, table):
     _, _, folder = written
     drawn = xarray.open_dataset(folder / "log_likelihood.nc", group="observed_data", engine="h5netcdf")

@@ -161,6 +161,7 @@ class TestReader:
         again = torch.tensor([6, 0, 6])
         assert torch.equal(reader.at(again)[0], whole.x[again])
 
+    @pytest.mark.thorough
     def test_a_mapped_file_is_evaluated_with_the_same_numbers_and_never_whole(self, tmp_path, monkeypatch):
         np.save(tmp_path / "grey.npy", np.random.default_rng(0).integers(0, 256, (1500, 2, 2), np.uint8))
         run = open_run(finished_run(tmp_path / "run", str(tmp_path / "grey.npy"), latent_dim=4))
@@ -184,6 +185,7 @@ def test_shards_have_every_block_once(subject):
     ]
 
 
+@pytest.mark.thorough
 def test_what_is_written_comes_back_and_what_can_not_be_asked_too(subject, tmp_path, monkeypatch):
     def refuse(*_):
         raise ValueError("there is no such question")

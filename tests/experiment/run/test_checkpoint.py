@@ -242,6 +242,7 @@ def test_an_edited_manifest_is_refused_with_both_hashes(last):
         checkpoint.read(last)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "3", "null", '"x"', "{}", '{"sha256": "x"}', "\xff"])
 def test_what_is_no_manifest_is_refused(last, text):
     last.write_bytes(text.encode("latin-1"))
@@ -249,6 +250,7 @@ def test_what_is_no_manifest_is_refused(last, text):
         checkpoint.read(last)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", ["NaN", '"two"', "null", "[]"])
 def test_an_impossible_schema_is_refused(last, value):
     last.write_bytes(last.read_bytes().replace(b'"schema": 3', f'"schema": {value}'.encode()))
@@ -337,6 +339,7 @@ def best_of(trained):
     return vae
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "what", ["", "checkpoints", "checkpoints/epoch-00005.json", "checkpoints/epoch-00005.safetensors"]
 )
@@ -371,6 +374,7 @@ def with_what_it_needs(settings):
     return Config(**{**sizes, "df": 3.0, "scale": 0.3, "rate": 50.0, **settings, **more})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=lambda settings: "-".join(map(str, settings.values())))
 def test_whatever_the_tables_name_comes_back_bit_by_bit(settings, tmp_path):
     config = with_what_it_needs(settings)
@@ -480,6 +484,7 @@ def test_a_device_that_is_not_there_is_refused(trained, tmp_path):
         pv.load(tmp_path, device="nonesuch")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("settings", "fits"),
     [
@@ -507,6 +512,7 @@ def test_a_config_that_describes_more_than_its_file_holds_takes_no_memory(traine
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 16  # KiB
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -559,6 +565,7 @@ def test_a_position_in_a_stream_of_another_size_is_refused(trained, config):
         found.restore(vae, build.optimizer(config, vae))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("slot", ["0/exp_avg", "0/nonsense/more", "x/exp_avg", "99/exp_avg"])
 def test_a_state_of_the_optimiser_that_has_not_its_shape_is_refused(trained, last, config, slot):
     path = last.with_suffix(".safetensors")

@@ -108,6 +108,7 @@ def damaged(folder, chance):
     return kind.__name__, [path.with_suffix(".json") for path in touched if before[path.name] != after[path.name]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutations", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_refused_by_name_and_hash_and_the_newest_whole_one_is_found(run, tmp_path, mutations):
     chance = random.Random(mutations)  # noqa: S311 - no secret
@@ -179,6 +180,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_by_every_script(run, tmp_pa
         pv.load("run")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [truncate, flip_a_bit, zero_a_page, append])
 @pytest.mark.parametrize("name", ["history.jsonl", "config.json", "run.json"])
 @pytest.mark.parametrize("seed", [0, *thorough(1, 2, 3)])

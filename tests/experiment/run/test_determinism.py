@@ -125,6 +125,7 @@ def test_a_run_repeats_in_another_process_with_other_hashes_and_in_another_folde
     assert found(tmp_path / "somewhere" / "else") == found(first)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "flags",
     [

@@ -64,6 +64,7 @@ def test_a_run_of_an_earlier_version_opens_with_its_numbers(run):
 FEW = [path for path in RUNS if path.name in ("standard", "table", "gaps")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("run", all_but(FEW, RUNS), ids=named, indirect=True)
 def test_a_run_of_an_earlier_version_goes_on(run, tmp_path):
     epochs = json.loads((run / "config.json").read_bytes())["epochs"] + 1

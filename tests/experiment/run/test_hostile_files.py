@@ -79,6 +79,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_is_no_manifest_is_refused(last, text):
     last.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -128,6 +129,7 @@ def altered(body, place, value):
     return copy
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "other", all_but([None, {}, "../../etc/passwd"], [*ODD, KeyError]), ids=lambda value: repr(value)[:20]
 )
@@ -145,6 +147,7 @@ def test_a_manifest_of_wrong_types_is_refused_or_loads(trained, last, other):
     assert not wrong
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["../../canary", "/etc/passwd", "epoch-00004.safetensors", "", ".", "a\0b"])
 def test_a_manifest_that_names_another_file_is_refused(last, name):
     body = content_of(last)
@@ -213,6 +216,7 @@ def test_a_tensor_file_made_to_harm_is_refused(last, name):
     assert "epoch-00005" in complaint(last)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_tensors_of_a_type_that_no_program_has_are_refused(trained, last, dtype):
     from safetensors.torch import save
@@ -343,6 +347,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", all_but(list(CONFIGS)[::3], CONFIGS))
 def test_a_config_file_made_to_harm_is_refused_with_exit_code_2(tmp_path, name):
     """In a process of its own, which may take 1 GiB and 20 seconds."""

@@ -144,6 +144,7 @@ def test_a_run_does_not_go_on_with_other_data(folder, config):
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["lr", "hidden", "kl_weight", "seed"])
 def test_a_run_does_not_go_on_from_checkpoints_of_another_config(folder, config, name):
     other = replace(config, **{name: (9,) if name == "hidden" else getattr(config, name) + 1})

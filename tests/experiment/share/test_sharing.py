@@ -254,6 +254,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_names_can_not_break_the_card(run, tmp_path, name):
     """A card of it has the structure of one of a harmless name, as a parser of Markdown sees it."""
@@ -401,6 +402,7 @@ def test_one_flipped_bit_of_the_tensors_is_refused_with_both_hashes(shared, plac
     assert files.sha256(path.read_bytes()) in said
 
 
+@pytest.mark.thorough
 def test_one_flipped_bit_of_the_settings_is_refused_wherever_it_is(shared):
     path = shared / "config.json"
     before = path.read_bytes()
@@ -460,6 +462,7 @@ def test_a_sealed_config_that_was_made_to_harm_is_refused_in_little_memory(share
         tracemalloc.stop()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("key", sorted(sharing._KEYS))
 @pytest.mark.parametrize("other", [None, [], {}, -1, 0.5, True, [[]], HUGE, "x"], ids=lambda value: repr(value)[:9])
 def test_a_field_of_another_type_is_refused_or_harmless(shared, key, other):

@@ -120,6 +120,7 @@ def test_a_panel_shows_draws_on_the_axes_where_the_means_spread_most(trained):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.thorough
 def test_in_two_dimensions_the_axes_are_those_of_z_with_ellipses(config, tmp_path, capsys):
     small = Config.from_dict({**config.to_dict(), "latent_dim": 2, "epochs": 1, "conditional": True})
     loss_ablation.train(tmp_path, small, set())

@@ -91,6 +91,7 @@ def test_a_diagonal_prior_is_fitted_to_the_moments_of_q(tmp_path):
     assert abs((old - new).mean().item() - change) < 4 * error
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prior", ["conditional", *thorough("vamp")])
 def test_a_conditional_program_is_compared_label_by_label(tmp_path, capsys, prior):
     trained = make_run(tmp_path, conditional=True)
@@ -128,6 +129,7 @@ def test_the_run_that_was_read_is_left_as_it_was(tmp_path, capsys, prior):
     assert all(p.grad is None for p in trained.vae.parameters())
 
 
+@pytest.mark.thorough
 def test_the_old_prior_may_be_one_that_holds_the_encoder(tmp_path, capsys):
     trained = make_run(tmp_path, prior="vamp", num_components=5)
     swaps, again = refit(trained, tmp_path / "new", "mixture")
@@ -204,6 +206,7 @@ def faults(trained, again):
     return refitting.swap("test", trained.vae, again.vae, trained.test(0), 4, again.config).faults()
 
 
+@pytest.mark.thorough
 def test_a_decoder_that_moved_is_found(swapped):
     trained, again = swapped
     with torch.no_grad():
@@ -218,6 +221,7 @@ def test_an_encoder_that_moved_is_found(swapped):
     assert any("the mutual information changed" in fault for fault in faults(trained, again))
 
 
+@pytest.mark.thorough
 def test_an_elbo_that_changed_by_something_else_is_found(swapped, monkeypatch):
     trained, again = swapped
     good = evaluation.aggregate_terms

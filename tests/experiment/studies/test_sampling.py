@@ -79,6 +79,7 @@ def same(array, tensor):
 ALL = {"samples", "reconstructions", "interpolation", "traversal", "latent_cloud"}
 
 
+@pytest.mark.thorough
 def test_every_picture_has_its_arrays(plain, conditional, tmp_path):
     for name, run, expected in (("plain", plain, ALL), ("classes", conditional, ALL | {"latent_grid"})):
         sentences, arrays = write(run, tmp_path / name)
@@ -103,6 +104,7 @@ def test_the_documented_arrays_are_there_and_no_others(conditional, tmp_path):
         assert all(key in section for key in keys.removesuffix(" labels positions rows").split())
 
 
+@pytest.mark.thorough
 def test_arrays_are_what_the_library_gives(plain, tmp_path):
     _, found = write(plain, tmp_path, seed=4, between=(2, 0))
     vae, test = plain.vae, plain.test(0)
@@ -142,6 +144,7 @@ def test_arrays_are_what_the_library_gives(plain, tmp_path):
     assert same(cloud["points"], latent_views.cloud(vae, test.x, 4).points)
 
 
+@pytest.mark.thorough
 def test_two_layers_have_the_pictures_of_what_their_decoder_sees(layered, tmp_path):
     _, arrays = write(layered, tmp_path)
     assert set(arrays) == {"samples", "reconstructions", "interpolation"}

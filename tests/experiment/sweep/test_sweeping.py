@@ -153,6 +153,7 @@ def test_cut_runs_are_taken_up_and_whole_ones_left_alone():
     assert tested == ["lr=0.1,seed=1", False, True]
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverges_does_not_stop_the_sweep_and_its_setting_is_not_chosen(capsys):
     ends(**{"lr=0.1,seed=1": 5})
     calls = swept("lr=0.01,0.1,1")
@@ -176,6 +177,7 @@ def test_where_every_setting_diverges_nothing_is_tested():
     assert not list(Path("out").glob("lr=*/report.json"))
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_is_named_when_the_others_have_ended_and_taken_up_by_the_same_command():
     ends(**{"lr=0.01,seed=0": 6})
     with pytest.raises(StorageError, match=r"1 of the runs failed, the first of them lr=0.01,seed=0 with exit code 6"):
@@ -187,6 +189,7 @@ def test_a_run_that_fails_is_named_when_the_others_have_ended_and_taken_up_by_th
     assert sorted(calls[1:]) == [[f"lr=0.1,seed={seed}", False, True] for seed in (0, 1)]
 
 
+@pytest.mark.thorough
 def test_another_sweep_in_the_folder_is_refused_and_where_it_is_computed_does_not_matter(tmp_path):
     swept("lr=0.01,0.1")
     for grid, more, words in (
@@ -202,6 +205,7 @@ def test_another_sweep_in_the_folder_is_refused_and_where_it_is_computed_does_no
         swept("lr=0.01,0.1")
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_an_earlier_version_goes_on_with_the_defaults_of_settings_that_are_newer():
     swept("lr=0.01,0.1")
     path = Path("out") / "sweep.json"
@@ -245,6 +249,7 @@ def test_settings_that_do_not_compare_or_can_not_be_built_are_refused_before_any
     assert not Path("out").exists()
 
 
+@pytest.mark.thorough
 def test_what_a_run_reported_is_kept_whatever_is_written_over_it_later(capsys):
     swept("lr=0.01,0.1")
     before, path = report(), Path("out/lr=0.1,seed=1/report.json")
@@ -264,6 +269,7 @@ def test_what_a_run_reported_is_kept_whatever_is_written_over_it_later(capsys):
     assert report() == before
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_removed_is_trained_and_tested_anew():
     swept("lr=0.01,0.1")
     before, path = report(), Path("out/sweep.json")
@@ -277,6 +283,7 @@ def test_a_run_that_was_removed_is_trained_and_tested_anew():
     assert report() == before
 
 
+@pytest.mark.thorough
 def test_a_run_whose_files_are_damaged_is_named_with_the_cure():
     swept("lr=0.01,0.1")
     state = json.loads(Path("out/sweep.json").read_text())
@@ -344,6 +351,7 @@ def train_elsewhere(line):
     subprocess.run([sys.executable, "trainer.py", *shlex.split(line)[2:]], check=True)
 
 
+@pytest.mark.thorough
 def test_runs_that_their_lines_have_trained_elsewhere_are_only_ranked_and_tested():
     swept("lr=0.01,0.1", out="here")
     lines = sweeping.lines(Path("out"), wanted("lr=0.01,0.1"))
@@ -358,6 +366,7 @@ def test_runs_that_their_lines_have_trained_elsewhere_are_only_ranked_and_tested
     assert report() == report("here")
 
 
+@pytest.mark.thorough
 def test_the_lines_of_a_sweep_hold_in_every_folder_and_stay(tmp_path, monkeypatch):
     (tmp_path / "my code").mkdir()
     Path("my code/laplaces.py").write_text(OWN)

@@ -70,6 +70,7 @@ def test_there_are_about_twenty_pictures_and_one_of_the_best_epoch(run):
     assert steps(run, "best/reconstructions") == steps(run, "best/samples") == [45]
 
 
+@pytest.mark.thorough
 def test_the_picture_shows_validation_data_in_its_top_row_and_the_best_program_below(run, settings):
     shown = picture(events(run).Images("best/reconstructions")[0])
     data, vae, larger = build.data(settings), pv.load(run.path), 7  # 4 pixels to 28
@@ -130,6 +131,7 @@ SWAPS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("swap", all_but(SWAPS[1::2], SWAPS), ids=lambda swap: "-".join(map(str, swap.values())))
 def test_it_works_for_labels_points_levels_and_two_layers(swap, settings, tmp_path):
     swapped = replace(settings, epochs=1, flow_hidden=(4,), **swap)
@@ -213,6 +215,7 @@ def test_the_graph_is_read_back_with_shapes_and_classes(run):
 # What it must not do.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("swap", [{}, *thorough({"batch_size": 1}, {"prior": "vamp", "num_components": 5})], ids=str)
 def test_a_training_that_is_watched_gives_the_same_bytes(swap, settings, tmp_path, monkeypatch):
     """With batches of one datum its steps are traced from the first on, as twice so many of them are expected."""

@@ -278,6 +278,7 @@ def test_a_constant_pixel_leaves_a_sentence(tmp_path, settings):
 # Which pictures.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize(("likelihood", "white"), [("bernoulli", 1.0), ("categorical", 255.0)])
 def test_the_pictures_are_of_the_chosen_classes_with_the_highest_level_white(
