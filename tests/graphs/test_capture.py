@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pyro.infer.trace_elbo as trace_elbo
 import pytest
 import torch
-from cases import needs_compiler, thorough
+from cases import needs_compiler
 from exact import binary_data, small_vae
 from torch import nn
 
@@ -227,7 +227,8 @@ def test_the_compilers_logger_is_left_as_it_was():
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", [signal.SIGTERM, *thorough(signal.SIGINT)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_a_compiled_product_ends_the_command_as_elsewhere(number, capsys):
     x = torch.rand(400, 400)  # the product is a kernel of ours, in which the signal arrives
     graph = capture(lambda x: [x @ x @ x @ x], [x], []).compiled([x])
