@@ -74,6 +74,7 @@ class TestIdentity:
 
                 assert found.elbo[b].item() == pytest.approx(integral(integrand, midpoint_rule, edges, 500), abs=2e-4)
 
+    @pytest.mark.thorough
     def test_its_elbo_is_the_sampled_one(self, digits):
         vae, x = digits["tanh"]
         sampled = pv.evaluation.elbo(vae, x, 2000, seed=0)

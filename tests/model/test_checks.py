@@ -418,6 +418,7 @@ BAD_POSTERIORS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "failed"), all_but(BAD_POSTERIORS[:2] + BAD_POSTERIORS[5:], BAD_POSTERIORS))
 def test_a_bad_posterior_is_found_by_its_line(kind, failed):
     pv.check_posterior(BadPosterior(encoder(2), 2), torch.rand(6, *SHAPE)).raise_if_failed()

@@ -364,6 +364,7 @@ def test_a_missing_accelerator_is_a_usage_error(capsys):
     assert "device 'cuda' cannot be used here" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_process_with_bad_data_shows_no_traceback(tmp_path):
     process = start(*SMALL, "--binarize", "none", "--out", "run")
     out, err = process.communicate()

@@ -238,6 +238,7 @@ def test_test_data_are_not_looked_at(settings, tmp_path, monkeypatch):
     assert "test" not in looked
 
 
+@pytest.mark.thorough
 def test_a_run_that_goes_on_has_each_epoch_once(settings, tmp_path):
     """After epoch 5 its checkpoint is lost, so that it goes on from epoch 4: what was written of 5 is dropped."""
     short = replace(settings, epochs=5, lr_schedule="constant")
