@@ -50,8 +50,6 @@ def take(folder: Path) -> Path:
     kept = {name: report[name] for name in _OF_A_REPORT if name in report}
     kept["training"]["steps"] = len(records) * math.ceil(size / batch)
     kept |= {name: about[name] for name in ("seconds", "versions", "started_from") if name in about}
-    if about["session_started"] != about["started"]:  # its seconds are those since it was resumed
-        del kept["seconds"]["training"]
     return _keep("runs", folder, {"config": config, **kept, "history": list(_thinned(records))})
 
 
@@ -126,11 +124,6 @@ class Results:
         """The mean over seeds of a number of the runs, which stands at this path."""
         return statistics.fmean(float(_at(run, path)) for run in self.of(preset))
 
-    def minutes(self, preset: str, part: str) -> float | None:
-        """The mean time of "training" or "report", over the runs that were made in one go; None if there are none."""
-        seconds = [run["seconds"][part] for run in self.of(preset) if part in run["seconds"]]
-        return statistics.fmean(seconds) / 60 if seconds else None
-
     def steps(self, preset: str) -> int:
         """The steps of a run, over all epochs."""
         return self.of(preset)[0]["training"]["steps"]
@@ -158,8 +151,8 @@ def page(results: Results) -> str:
     return environment.from_string((HERE / "page.jinja").read_text(encoding="utf-8")).render(results=results)
 
 
-def _nats(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _nats(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}"
 
 
 def picture(results: Results) -> bytes:

@@ -4,6 +4,7 @@ A run can be trained by teams of processes, one after another. The draws of z de
 written down with the epoch and the step at which it began.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -44,6 +45,18 @@ class RunStatus:
         """Returns the runs whose weights this one started from, the newest first, see `lineage`."""
         return lineage.of(self.read(), self.path)
 
+    def trained_for(self) -> float:
+        """Returns the seconds of training over all sessions; the last minute of one that was killed is not in them.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        told = self.read().get("seconds", {})
+        seconds = told.get("training", 0.0) if isinstance(told, dict) else None
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise damaged(self.path, "its seconds of training are none")
+        return float(seconds)
+
     def now(self) -> str:
         """The status, "new" before the run has begun."""
         return self.read().get("status", "new")
@@ -66,6 +79,7 @@ class RunStatus:
             started_from: the lineage of the run.
         """
         before = self.read()
+        spent = {"seconds": {"training": self.trained_for()}} if "seconds" in before else {}
         teams = self._teams(before, progress, processes)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         goes_on = progress.epoch or progress.steps
@@ -76,6 +90,7 @@ class RunStatus:
             "session_started": now,
             "processes": processes,
             "teams": teams,
+            **spent,
             "seeds": {"seed": config.seed, "data_seed": config.data_seed},
             "protocol": protocol,
             **({lineage.KEY: list(started_from)} if started_from else {}),

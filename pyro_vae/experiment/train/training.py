@@ -36,6 +36,8 @@ from pyro_vae.model.autoencoder import Autoencoder
 from pyro_vae.progress import stage
 from pyro_vae.threads import computing
 
+_NOTED = 60.0  # seconds between two notes of the time: a note for each of many short epochs would cost more than they
+
 
 def start_or_resume(
     folder: Path | None,
@@ -128,14 +130,14 @@ def _train(
     more = {**({"tensorboard": True} if tensorboard else {}), **({} if test else {"no_test": True})}
     with computing(threads), _told_how_to_go_on(run, world, **more), _alone(run, world, decision.mark):
         session = _opened(run, data, vae, svi, world, started_from)
-        begun = time.perf_counter()
+        watch = _Stopwatch(run)
         with run.status.on_exit() if world.first else nullcontext():
             if world.first and _is_new(session.progress) and config.dataset not in tables.DATASETS:
                 _tell_of(data, wording)
-            _fit(session, display, tensorboard=tensorboard)
+            _fit(session, watch, display, tensorboard=tensorboard)
             torchrun.leave(world)
             if world.first:
-                _end(session, time.perf_counter() - begun, test=test)
+                _end(session, watch.seconds(), test=test)
     return run
 
 
@@ -237,7 +239,24 @@ def _batches(config: Config, num_train: int) -> str:
     return f"\nbatches of {size} data instead of {wanted}, so that an epoch has {-(-num_train // size)} steps"
 
 
-def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
+class _Stopwatch:
+    """The seconds of training of a run, over all its sessions."""
+
+    def __init__(self, run: Run) -> None:
+        self._status, self._before = run.status, run.status.trained_for()
+        self._begun = self._noted = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._begun
+
+    def note(self, every: float = 0.0) -> None:
+        """Writes them into run.json, if that was last done so many seconds ago: a session can be killed."""
+        if (now := time.perf_counter()) - self._noted >= every:
+            self._status.set("running", seconds={"training": round(self.seconds(), 1)})
+            self._noted = now
+
+
+def _fit(session: Session, watch: _Stopwatch, display: Display, *, tensorboard: bool) -> None:
     """Trains to the last epoch, or to a signal, and keeps every epoch."""
     world, done = session.world, session.progress.epoch
     with (
@@ -249,12 +268,14 @@ def _fit(session: Session, display: Display, *, tensorboard: bool) -> None:
             with world.together():
                 if world.first:
                     session.save(record)
+                    watch.note(every=_NOTED)
                     show(record)
                     log.epoch(record)
         stopped = stop()
         with world.together():
             if world.first and stopped:
                 session.save_part()
+                watch.note()
             elif world.first:
                 log.finish()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -414,3 +415,65 @@ def test_a_start_that_is_refused_leaves_nothing(tmp_path, config, monkeypatch):
 def vectors():
     np.save("vectors.npy", np.eye(40, 3))
     return "vectors.npy"
+
+
+class TestTime:
+    """The seconds of training are those of all sessions."""
+
+    @pytest.fixture
+    def by_hand(self, monkeypatch):
+        """A clock that a test turns on; an epoch takes 100 seconds."""
+        clock = SimpleNamespace(now=0.0)
+        monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        save = Session.save
+
+        def slow(session, record):
+            clock.now += 100
+            save(session, record)
+
+        monkeypatch.setattr(Session, "save", slow)
+        return clock
+
+    def told(self, folder):
+        return json.loads((folder / "run.json").read_bytes())["seconds"]["training"]
+
+    def test_a_session_that_only_reports_adds_nothing(self, folder, config, by_hand):
+        run = training.train(Run(folder, config), test=False)
+        assert (run.status.now(), self.told(folder)) == ("trained", 500)
+        by_hand.now += 7000
+        training.train(run)
+        assert (run.status.now(), self.told(folder)) == ("finished", 500)
+
+    def test_a_run_that_is_trained_longer_adds_to_it(self, folder, config, by_hand):
+        config = replace(config, lr_schedule="constant")
+        training.train(Run(folder, config), test=False)
+        by_hand.now += 7000
+        training.train(Run(folder, replace(config, epochs=8)), test=False)
+        assert self.told(folder) == 800
+
+    @pytest.mark.parametrize(("taken", "kept"), [(100, 300), (40, 80)])
+    def test_of_a_run_that_was_killed_it_is_there_up_to_its_last_minute(
+        self, taken, kept, folder, config, by_hand, monkeypatch
+    ):
+        save = Session.save
+
+        def killed(session, record):
+            by_hand.now += taken - 100
+            save(session, record)
+            if record.epoch == 4:
+                raise RuntimeError("killed")
+
+        monkeypatch.setattr(Session, "save", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            training.train(Run(folder, config))
+        assert self.told(folder) == kept
+        monkeypatch.setattr(Session, "save", save)
+        training.train(Run(folder, config), test=False)
+        assert self.told(folder) == kept + 100
+
+    @pytest.mark.parametrize("seconds", [7, {"training": "long"}, {"training": -1.0}, {"training": None}])
+    def test_damage_is_named(self, seconds, folder, config):
+        run, *_ = train(folder, config, 2)
+        run.status.set("running", seconds=seconds)
+        with pytest.raises(CheckpointError, match=r"run\.json is damaged: its seconds of training are none"):
+            train(folder, config)
