@@ -128,6 +128,11 @@ class Results:
         """The steps of a run, over all epochs."""
         return self.of(preset)[0]["training"]["steps"]
 
+    def reference(self, comparison: Mapping[str, Any]) -> dict[str, Any]:
+        """The group that the others of a comparison are compared with."""
+        found: dict[str, Any] = next(group for group in comparison["groups"] if group["difference"] is None)
+        return found
+
 
 def judged(run: Mapping[str, Any]) -> dict[str, Any]:
     """Compares a run with its preset as it stands."""
@@ -147,12 +152,20 @@ def page(results: Results) -> str:
     environment = Environment(  # noqa: S701 - Markdown, which nothing escapes
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["nats"] = _nats
+    environment.filters |= {"nats": _nats, "interval": _interval, "percent": _percent}
     return environment.from_string((HERE / "page.jinja").read_text(encoding="utf-8")).render(results=results)
 
 
 def _nats(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"[{', '.join(map(_nats, ends))}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def picture(results: Results) -> bytes:

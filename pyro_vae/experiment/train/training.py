@@ -250,7 +250,7 @@ class _Stopwatch:
         return self._before + time.perf_counter() - self._begun
 
     def note(self, every: float = 0.0) -> None:
-        """Writes them into run.json, if that was last done so many seconds ago: a session can be killed."""
+        """Writes them into run.json, unless that was done in the last `every` seconds: a session can be killed."""
         if (now := time.perf_counter()) - self._noted >= every:
             self._status.set("running", seconds={"training": round(self.seconds(), 1)})
             self._noted = now
