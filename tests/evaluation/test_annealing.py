@@ -281,10 +281,13 @@ class TestChains:
 
 class TestPilots:
     @pytest.mark.thorough
-    @pytest.mark.parametrize("T", [40, 1])
+    @pytest.mark.parametrize("T", [40, 1, 410])
     @pytest.mark.usefixtures("default_pilots")
     def test_find_steps_that_give_the_wanted_acceptance(self, T):
-        """Guides from 10 times too narrow to 3 times too wide; the chains that count accept about 0.65."""
+        """Guides from 10 times too narrow to 3 times too wide; the chains that count accept about 0.65.
+
+        Of 410 temperatures, three share a step size.
+        """
         truth = ProbabilisticPCA()
         for widen in (0.1, 3.0):
             found = ais(truth.vae(widen=widen), truth.data(50), T, 16, seed=0, num_leapfrog=2)
@@ -316,6 +319,20 @@ class TestPilots:
             assert not (ratio == 1).any()
         starts = torch.cat([seen[0][3].flatten(), *(block[0][3].flatten() for block in blocks[:3])])
         assert len(starts.unique()) == len(starts)  # no noise of theirs is that of a pilot
+
+    @pytest.mark.parametrize(("T", "walked"), [(3, 3), (4, 2), (7, 3)])
+    def test_neighbours_share_a_step_size_where_temperatures_are_many(self, T, walked, monkeypatch, hasty):
+        """At most three are walked: the size found at one is also that of those after it, up to the next."""
+        monkeypatch.setattr(hamiltonian, "PILOT_TEMPERATURES", 3)
+        seen, real = [], hamiltonian.transition
+        monkeypatch.setattr(hamiltonian, "transition", lambda *given: seen.append(given[2]) or real(*given))
+        levels = schedule(T)[1:-1]
+        size = hamiltonian.tune(Path(small_vae(), "guide", binary_data(3)), levels, 2).size
+        shared = -(-T // 3)
+        assert list(dict.fromkeys(seen)) == levels[::shared]
+        assert len(size) == T
+        assert len({tuple(row) for row in size.tolist()}) == walked
+        assert all(torch.equal(size[t], size[t - t % shared]) for t in range(T))
 
     def test_steps_do_not_depend_on_the_chains_that_count(self):
         """How the chains went cannot be seen in the steps: other numbers of chains, the same pilots."""

@@ -205,8 +205,9 @@ class TestBudget:
         """Every decoder call of `ais` on 5 data is counted."""
         vae, x = small_vae(), binary_data(5)
         rows = counted(vae)
-        for T, K, pilots in ((0, 3, 20), (7, 40, 10), (10, 2, 25)):
+        for T, K, pilots, most in ((0, 3, 20, 200), (7, 40, 10, 200), (10, 2, 25, 200), (10, 2, 25, 4)):
             monkeypatch.setattr(hamiltonian, "PILOT_TRANSITIONS", pilots)
+            monkeypatch.setattr(hamiltonian, "PILOT_TEMPERATURES", most)
             rows.clear()
             annealed.ais(vae, x, T, K, seed=0)
             assert sum(rows) == 5 * annealing_cost(T, K)

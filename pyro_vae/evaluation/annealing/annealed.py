@@ -124,7 +124,7 @@ def ais(
     This is a lower bound in expectation (not in each run), and becomes tight as T or K grows. `bdmc` measures how tight
     it is, on simulated data. The Monte Carlo error is the error of the logarithm of a mean, and does not include the
     bias. Pilot chains tune the step sizes for each datum and temperature. There are 16 of them, and they cost as much
-    as 16 of the chains that count.
+    as 16 of the chains that count, or less for T > 200: they walk through 200 temperatures at most.
 
     Args:
         vae: anything with `.model` and `.guide` over one data plate, and continuous latents on all of R^D.

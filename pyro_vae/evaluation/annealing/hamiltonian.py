@@ -29,6 +29,7 @@ from pyro_vae.randomness import preserved
 TARGET_ACCEPTANCE = 0.65
 PILOT_CHAINS = 16
 PILOT_TRANSITIONS = 100  # at least, over all temperatures, so that few of them leave time to follow the path
+PILOT_TEMPERATURES = 200  # at most: of more, neighbours share a step size, and pilots do not outweigh the chains
 FIRST_TRANSITIONS = 40  # more, at the first temperature: e^(0.2 * 0.35 * 40), a factor of 16 up, more down
 PILOT_RATE = 0.2  # of the Robbins-Monro step; 16 pilots then know each step size within about a tenth
 JITTER = 0.2  # of the step size, either way, so that no trajectory closes on itself
@@ -165,7 +166,8 @@ def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
 
     Directions are scaled by the spread of r_0 (by quartiles, which are robust to heavy tails). At every temperature the
     logarithm of each datum's step size follows the pilots' acceptance, starting from its value at the previous
-    temperature.
+    temperature. Of more than 200 temperatures the pilots walk every second, third and so on, and those that follow
+    share its step size.
 
     Args:
         path: the densities.
@@ -181,12 +183,24 @@ def tune(path: Path, levels: Sequence[float], num_leapfrog: int) -> Steps:
     width = ((quartiles[1] - quartiles[0]) / 1.35).clamp(min=torch.finfo(point.z.dtype).tiny)
     log_size = torch.full_like(width[:, 0], math.log(0.2))
     sizes: list[Tensor] = []
-    for b in through("", levels):
-        for _ in range(math.ceil(PILOT_TRANSITIONS / len(levels)) + (0 if sizes else FIRST_TRANSITIONS)):
+    shared, transitions = pilots(len(levels))
+    for b in through("", levels[::shared]):
+        for _ in range(transitions + (0 if sizes else FIRST_TRANSITIONS)):
             point, probability = transition(path, point, b, log_size.exp()[:, None] * width, num_leapfrog)
             log_size = log_size + PILOT_RATE * (probability.mean(0) - TARGET_ACCEPTANCE).to(log_size)
         sizes.append(log_size.exp())
-    return Steps(width, torch.stack(sizes))
+    return Steps(width, torch.stack(sizes).repeat_interleave(shared, dim=0)[: len(levels)])
+
+
+def pilots(num_temperatures: int) -> tuple[int, int]:
+    """Returns how many temperatures share a step size, and how many transitions the pilots make for each size.
+
+    Example:
+        >>> pilots(10), pilots(200), pilots(1000)
+        ((1, 10), (1, 1), (5, 1))
+    """
+    shared = math.ceil(num_temperatures / PILOT_TEMPERATURES)
+    return shared, math.ceil(PILOT_TRANSITIONS / math.ceil(num_temperatures / shared))
 
 
 def _kinetic(momentum: Tensor) -> Tensor:

@@ -269,8 +269,8 @@ def annealing_cost(num_temperatures: int, num_chains: int, num_leapfrog: int = 5
     """
     pilots = 0
     if num_temperatures:
-        each = math.ceil(hamiltonian.PILOT_TRANSITIONS / num_temperatures)
-        transitions = each * num_temperatures + hamiltonian.FIRST_TRANSITIONS
+        shared, each = hamiltonian.pilots(num_temperatures)
+        transitions = each * math.ceil(num_temperatures / shared) + hamiltonian.FIRST_TRANSITIONS
         pilots = hamiltonian.PILOT_CHAINS * (2 + num_leapfrog * transitions)
     # One draw to see the sites; two for each chain, to draw its start and to compute the gradients there.
     return 1 + pilots + num_chains * (2 + num_leapfrog * num_temperatures)
