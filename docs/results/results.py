@@ -128,11 +128,6 @@ class Results:
         """The steps of a run, over all epochs."""
         return self.of(preset)[0]["training"]["steps"]
 
-    def reference(self, comparison: Mapping[str, Any]) -> dict[str, Any]:
-        """The group that the others of a comparison are compared with."""
-        found: dict[str, Any] = next(group for group in comparison["groups"] if group["difference"] is None)
-        return found
-
 
 def judged(run: Mapping[str, Any]) -> dict[str, Any]:
     """Compares a run with its preset as it stands."""
